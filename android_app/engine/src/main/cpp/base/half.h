@@ -1,0 +1,18 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace moe_mobile {
+
+// IEEE 754 binary16, round to nearest even; overflow becomes infinity, NaN stays NaN.
+uint16_t float_to_half(float value);
+float half_to_float(uint16_t half);
+
+// `count` values at once, with the CPU's conversion instructions where it has them. Same results.
+void floats_to_halves(const float* source, uint16_t* destination, size_t count);
+void halves_to_floats(const uint16_t* source, float* destination, size_t count);
+
+}  // namespace moe_mobile

@@ -1,0 +1,112 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/sha256.h"
+
+namespace moe_mobile {
+
+// bundle.json, field by field as docs/bundle-format.md section 2 has it, validated.
+
+struct FileRef {
+  std::string path;  // relative to the bundle's folder
+  uint64_t bytes = 0;
+  Sha256Digest sha256{};
+};
+
+struct AttentionSpec {
+  uint32_t num_heads = 0;
+  uint32_t num_kv_heads = 0;
+  uint32_t head_dim = 0;
+  double scale = 0;
+  std::vector<double> inverse_frequencies;
+  double amplitude = 1;
+  bool kv_float32 = false;
+};
+
+struct MoeSpec {
+  uint32_t num_experts = 0;
+  uint32_t top_k = 0;
+  uint32_t intermediate_size = 0;
+  bool renormalize = false;
+};
+
+struct Quantization {
+  std::string experts;    // fp32, 8da8w or 8da4w
+  std::string dense;      // the same
+  std::string head;       // the same
+  std::string embedding;  // fp32 or int8
+  uint32_t group_size = 0;
+};
+
+struct ExpertProgram {
+  uint64_t offset = 0;  // in the layer's shard
+  uint64_t bytes = 0;
+  Sha256Digest sha256{};
+};
+
+struct LayerExperts {
+  FileRef shard;
+  std::vector<ExpertProgram> programs;  // one per expert
+};
+
+struct LayerSpec {
+  uint32_t window = 0;  // 0: full attention
+  FileRef dense;
+  std::optional<LayerExperts> experts;  // absent where the MLP is dense
+};
+
+struct EmbeddingSpec {
+  FileRef file;
+  bool int8 = false;
+  uint64_t row_bytes = 0;
+};
+
+struct MemoryFacts {
+  uint64_t dense_bytes = 0;        // all dense programs and the head
+  uint64_t embedding_bytes = 0;    //
+  uint64_t expert_bytes = 0;       // the largest expert program
+  uint64_t token_cycle_bytes = 0;  // layers with experts x top_k x expert_bytes
+  uint64_t experts_bytes = 0;      // all expert programs
+};
+
+struct Manifest {
+  std::string name;
+  std::string family;
+  uint32_t vocab_size = 0;
+  uint32_t hidden_size = 0;
+  uint32_t num_layers = 0;
+  uint32_t context_length = 0;
+  std::optional<uint32_t> bos_token_id;
+  std::vector<uint32_t> eos_token_ids;  // ascending
+  uint64_t num_parameters = 0;
+  AttentionSpec attention;
+  MoeSpec moe;
+  Quantization quantization;
+  std::string delegate_name;
+  std::string delegate_version;  // of ExecuTorch; the opener compares it
+  uint32_t max_batch = 0;
+  EmbeddingSpec embedding;
+  std::vector<LayerSpec> layers;
+  FileRef head;
+  std::vector<FileRef> files;
+  MemoryFacts memory;
+  std::string bundle_hash;  // SHA-256 of bundle.json, hexadecimal
+
+  // Number of layers with experts.
+  uint32_t num_moe_layers() const;
+};
+
+constexpr uint64_t kMaxManifestBytes = 64ull << 20;
+
+// Parses and validates the text of a bundle.json; `file` names it in errors. Throws kBundleInvalid
+// naming the field (layers[3].experts.programs[7].offset), or kUnsupported for a version or
+// delegate this build does not know.
+Manifest parse_manifest(const std::string& text, const std::string& file);
+
+}  // namespace moe_mobile

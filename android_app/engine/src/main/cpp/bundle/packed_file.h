@@ -1,0 +1,75 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "base/sha256.h"
+
+namespace moe_mobile {
+
+// One file of the packed store that `prepare` writes: blobs of packed weights for one key (CPU +
+// ExecuTorch version). Little endian:
+//   header  16 KiB: magic "MOEPACK1", u32 version, u32 key length, key (at most 256 bytes), zeros,
+//   u32 CRC-32C of
+//           the 16,380 bytes before it
+//   blobs   each at a multiple of 16 KiB, zero padded to the next one
+//   index   at a multiple of 16 KiB: 56 bytes per blob, as PackedEntry, in the order of the blobs
+//   footer  32 bytes: u64 index offset, u64 entry count, u32 CRC-32C of the index, u32 zero, u32
+//   CRC-32C of the 24
+//           bytes before it, magic "END1"
+
+struct PackedEntry {
+  uint64_t offset = 0;    // multiple of kBlobAlignment
+  uint64_t length = 0;    // without padding, at least 1
+  uint32_t crc32c = 0;    // of the `length` bytes
+  Sha256Digest source{};  // the bundle program it was made from
+};
+
+// Streams blobs to a temporary file; nothing appears under the final path before commit().
+class PackedFileWriter {
+ public:
+  PackedFileWriter(const std::string& final_path, const std::string& key);
+  // Returns the blob's index.
+  uint64_t append(const void* data, size_t length, const Sha256Digest& source);
+  // Writes index and footer, syncs, renames. Call at most once.
+  void commit();
+
+ private:
+  AtomicFile file_;
+  std::vector<PackedEntry> entries_;
+};
+
+// A validated, open packed file. Blobs themselves are checked by whoever reads them
+// (PackedEntry::crc32c).
+class PackedFile {
+ public:
+  // Validates all but the blobs. kBundleCorrupt for anything wrong, a different key included. With
+  // `allow_direct` off the file is read through the page cache.
+  static PackedFile open(const std::string& path, const std::string& expected_key,
+                         bool allow_direct = true);
+
+  const std::string& path() const { return path_; }
+  const std::vector<PackedEntry>& entries() const { return entries_; }
+  // For reads at aligned offsets and lengths; O_DIRECT where direct().
+  int fd() const { return fd_.get(); }
+  // Whether fd() bypasses the page cache: the file system takes O_DIRECT and one direct read gave
+  // the same bytes as a buffered one. Otherwise readers should drop what they read
+  // (POSIX_FADV_DONTNEED).
+  bool direct() const { return direct_; }
+  // One blob through the page cache, its CRC checked.
+  AlignedBuffer read(size_t index) const;
+
+ private:
+  std::string path_;
+  UniqueFd buffered_;
+  UniqueFd fd_;
+  bool direct_ = false;
+  std::vector<PackedEntry> entries_;
+};
+
+}  // namespace moe_mobile

@@ -1,0 +1,63 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace moe_mobile {
+
+// How much memory the experts may take.
+struct Budget {
+  enum class Kind { kAuto, kBytes, kPercent };
+  Kind kind = Kind::kAuto;
+  uint64_t bytes = 0;  // kBytes
+  double percent = 0;  // kPercent, of all experts; above 0, at most 100
+};
+
+// "auto", "50%", "512MiB", "1.5GiB", "64KiB", "100MB" (powers of ten), "200000000" or "200000000B".
+// kUsage otherwise.
+Budget parse_budget(const std::string& text);
+
+// Bytes this process could still take: MemAvailable, or what its cgroups leave, whichever is less.
+// The folders are parameters for tests.
+uint64_t available_memory(const std::string& proc = "/proc",
+                          const std::string& cgroup = "/sys/fs/cgroup");
+
+struct MemoryPlanInputs {
+  Budget budget;
+  uint64_t slot_bytes = 0;       // one expert's packed bytes
+  uint64_t num_experts = 0;      // of all layers together
+  uint32_t moe_layers = 0;       // layers with experts
+  uint32_t top_k = 0;            //
+  uint64_t dense_bytes = 0;      // dense programs and head, packed
+  uint64_t kv_bytes = 0;         //
+  uint64_t arena_bytes = 0;      // planned memory, activations, buffers
+  uint64_t available_bytes = 0;  // available_memory() before anything was loaded
+  bool allow_below_cycle = false;
+};
+
+struct MemoryPlan {
+  uint64_t experts_budget_bytes = 0;  // what the budget grants
+  uint64_t slots = 0;
+  uint64_t slot_bytes = 0;
+  uint64_t num_experts = 0;
+  uint64_t dense_bytes = 0;
+  uint64_t kv_bytes = 0;
+  uint64_t arena_bytes = 0;
+  uint64_t total_bytes = 0;        // slots and all the rest
+  uint64_t token_cycle_slots = 0;  // MoE layers x top_k, at most num_experts
+  uint64_t available_bytes = 0;
+};
+
+// Throws kBudget with the numbers and a remedy: fewer slots than top_k; fewer than one token cycle
+// unless allowed; more than the available memory. No layer with experts gives a plan with no slots.
+MemoryPlan plan_memory(const MemoryPlanInputs& inputs);
+
+// A few lines for people.
+std::string describe(const MemoryPlan& plan);
+
+// "4.9 MiB", "1.50 GiB", "812 B".
+std::string format_bytes(uint64_t bytes);
+
+}  // namespace moe_mobile

@@ -1,0 +1,73 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace moe_mobile {
+
+struct ReadRequest {
+  int fd = -1;
+  uint64_t offset = 0;
+  uint64_t length = 0;  // to read; for O_DIRECT a multiple of the block size (pages do)
+  void* destination =
+      nullptr;       // room for `length` bytes, page aligned for O_DIRECT; the caller's until done
+  uint64_t tag = 0;  // the caller's, handed back in ReadDone
+  uint64_t payload_bytes = 0;  // of `length`, the ones that must be there; the rest is padding
+  uint32_t crc = 0;            // CRC-32C of the payload
+  bool check_crc = false;
+  bool drop_cache = false;            // after a buffered read, ask the kernel to forget the pages
+  const std::string* file = nullptr;  // names the file in errors; outlives the request
+};
+
+struct ReadDone {
+  uint64_t tag = 0;
+  uint64_t bytes = 0;        // read from the file
+  uint64_t nanoseconds = 0;  // from the lane taking the request to the bytes being checked
+  std::exception_ptr error;  // an Error: kIo, or kBundleCorrupt for a short file or a wrong CRC
+};
+
+// Threads that read blobs from flash. One consumer thread submits and waits; completions come in
+// order of arrival.
+class ReadLanes {
+ public:
+  // 1 to 16 lanes (kUsage otherwise).
+  explicit ReadLanes(unsigned lanes);
+  ReadLanes(const ReadLanes&) = delete;
+  ReadLanes& operator=(const ReadLanes&) = delete;
+  // Finishes the reads that are under way, forgets those not begun.
+  ~ReadLanes();
+
+  unsigned lanes() const { return static_cast<unsigned>(threads_.size()); }
+  void submit(const ReadRequest& request);
+  // Blocks for the next completion. kRuntime if nothing is in flight.
+  ReadDone wait();
+  // False if none has completed.
+  bool try_wait(ReadDone* done);
+  // Submitted and not yet handed back.
+  size_t in_flight() const { return in_flight_; }
+
+ private:
+  void run();
+
+  std::mutex mutex_;
+  std::condition_variable work_;
+  std::condition_variable arrival_;
+  std::deque<ReadRequest> queue_;
+  std::deque<ReadDone> done_;
+  unsigned idle_lanes_ = 0;
+  bool consumer_waits_ = false;
+  bool stop_ = false;
+  size_t in_flight_ = 0;  // touched by the consumer only
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace moe_mobile

@@ -1,0 +1,32 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "base/parallel_for.h"
+#include "decoder/kv_cache.h"
+
+namespace moe_mobile {
+
+// Softmax attention of queries over one layer of the KV cache, with grouped query heads.
+struct AttentionCall {
+  const KvCache* cache = nullptr;
+  uint32_t layer = 0;
+  uint32_t num_heads = 0;  // a multiple of the cache's num_kv_heads
+  float scale = 1;         // multiplies the scores
+  uint32_t window =
+      0;  // 0: all positions up to the query's own; w: that one and the w - 1 before it
+};
+
+// One query at `position`: q and out are [num_heads x head_dim], q rotated. Positions 0 .. position
+// must be in the cache.
+void attend(const AttentionCall& call, uint32_t position, const float* q, float* out,
+            const ParallelFor& parallel = serial_for);
+
+// `count` queries at positions first, first + 1, ...: q and out are [count, num_heads x head_dim].
+// A query's result is bit-identical to that of attend(), for any number of threads.
+void attend_batch(const AttentionCall& call, uint32_t first, uint32_t count, const float* q,
+                  float* out, const ParallelFor& parallel = serial_for);
+
+}  // namespace moe_mobile

@@ -1,0 +1,53 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "base/span.h"
+
+namespace moe_mobile {
+
+// What one token cost. Times are wall clock in nanoseconds, of the deciding thread.
+struct TokenMetrics {
+  uint32_t token = 0;         // the token id that went in
+  uint64_t total_ns = 0;      //
+  uint64_t dense_ns = 0;      // dense programs
+  uint64_t attention_ns = 0;  //
+  uint64_t expert_ns = 0;     // running experts
+  uint64_t wait_ns = 0;       // waiting for flash with nothing to compute
+  uint64_t router_ns = 0;     //
+  uint64_t head_ns = 0;       //
+  uint32_t hits = 0;
+  uint32_t misses = 0;
+  uint64_t bytes_read = 0;
+  uint64_t bytes_wasted = 0;              // read and never used
+  uint32_t slots_changed_by_routing = 0;  // selections that differ from exact routing
+};
+
+// Totals over tokens, and percentiles of total_ns by nearest rank.
+struct RunMetrics {
+  uint64_t tokens = 0;
+  uint64_t total_ns = 0;
+  uint64_t dense_ns = 0;
+  uint64_t attention_ns = 0;
+  uint64_t expert_ns = 0;
+  uint64_t wait_ns = 0;
+  uint64_t router_ns = 0;
+  uint64_t head_ns = 0;
+  uint64_t hits = 0;
+  uint64_t misses = 0;
+  uint64_t bytes_read = 0;
+  uint64_t bytes_wasted = 0;
+  uint64_t slots_changed_by_routing = 0;
+  uint64_t p50_ns = 0;
+  uint64_t p95_ns = 0;
+  uint64_t p99_ns = 0;
+
+  // Share of expert uses that were hits; 0 where there were none.
+  double hit_rate() const;
+};
+
+RunMetrics aggregate(Span<const TokenMetrics> tokens);
+
+}  // namespace moe_mobile
