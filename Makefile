@@ -1,0 +1,90 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+#
+#   make venv    an environment in .venv with the pinned ExecuTorch, and the package compiled against it
+#   make demo    export, prepare and stream the demo model
+#   make bench   measure streaming on experts of real size
+#   make test    native and Python tests
+#   make lint    what a change must pass besides the tests; `make format` repairs most of it
+#   make clean   remove build output; `make distclean` removes the environment too
+#
+# All that is needed beforehand: make, a C++17 compiler and Python 3.11 or newer with its venv module.
+
+.DELETE_ON_ERROR:
+.PHONY: venv demo bench test lint format clean distclean gtest
+
+VENV := .venv
+BIN := $(VENV)/bin
+ENGINE := android_app/engine/src/main/cpp
+
+# Folders are listed too: removing a file changes only them.
+ENGINE_SOURCES := CMakeLists.txt $(shell find cmake $(ENGINE) -type d -o -type f)
+CPP_FILES = $(shell find $(ENGINE) tests/native -name '*.h' -o -name '*.cpp')
+
+venv: $(VENV)/package.stamp
+
+# $(PYTHON) overrides the search. Wheels of the pinned ExecuTorch exist for Python 3.10 to 3.14.
+$(VENV)/uv.stamp:
+	@command -v c++ >/dev/null || { echo "No C++ compiler found: apt-get install g++"; exit 1; }
+	@for python in $(PYTHON) python3.11 python3; do \
+	  if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; \
+	  then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "Python 3.11 to 3.14 is needed, and neither python3.11 nor python3 is one." \
+	       "Name one with: make venv PYTHON=/path/to/python"; exit 1; fi; \
+	$$found -c 'import venv, ensurepip' || { \
+	  echo "$$found lacks the venv module: apt-get install python3-venv"; exit 1; }; \
+	test -x $(BIN)/python || $$found -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	@touch $@
+
+# The pins and the tools, all that the package needs to be built and run.
+$(VENV)/pins.stamp: $(VENV)/uv.stamp pyproject.toml
+	@$(BIN)/python -c "import tomllib; \
+	  print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep='\n')" \
+	  > $(VENV)/build-requires.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -r pyproject.toml --extra dev -r $(VENV)/build-requires.txt
+	@touch $@
+
+# Without build isolation, so that the engine meets at run time the ExecuTorch it was compiled with.
+# Editable: Python files are used where they lie; only a change of the engine comes through here.
+$(VENV)/package.stamp: $(VENV)/pins.stamp $(ENGINE_SOURCES)
+	PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --no-build-isolation \
+	  --no-deps --reinstall-package moe-mobile -C build-dir=build/package --editable .
+	@touch $@
+
+demo: venv
+	$(BIN)/moe-mobile demo
+
+bench: venv
+	$(BIN)/python -m moe_mobile.bench.proof
+
+test: venv gtest
+	$(BIN)/python -m pytest
+
+# GoogleTest is the one thing the native tests take from the system.
+gtest:
+	@test -e /usr/include/gtest/gtest.h || test -e /usr/local/include/gtest/gtest.h || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libgtest-dev; \
+	else echo "The native tests need GoogleTest: apt-get install libgtest-dev"; exit 1; fi
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@echo clang-format --dry-run
+	@$(if $(CPP_FILES),$(BIN)/clang-format --dry-run --Werror $(CPP_FILES))
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	@echo clang-format -i
+	@$(if $(CPP_FILES),$(BIN)/clang-format -i $(CPP_FILES))
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(VENV)/package.stamp
+
+distclean: clean
+	rm -rf $(VENV)
