@@ -1,0 +1,123 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures shared by all tests: native builds with and without sanitizers."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Cached between runs; a changed source rebuilds only what depends on it.
+BUILD_ROOT = Path(os.environ.get("MOE_NATIVE_BUILD_ROOT", ROOT / "build"))
+
+SANITIZE = {"plain": "", "address": "address", "thread": "thread"}
+
+
+@dataclass(frozen=True)
+class NativeBuild:
+    """One configured build folder of the native code, ``build/native-<flavour>``.
+
+    ``flavour`` is ``plain``, ``address`` (AddressSanitizer with UndefinedBehaviorSanitizer) or
+    ``thread`` (ThreadSanitizer).
+    """
+
+    flavour: str
+    directory: Path
+
+    def program(self, target: str) -> Path:
+        """Build ``target`` (``moe_runner``, ``moe_core_tests``, ...) and return its path."""
+        command = [_tool("cmake"), "--build", str(self.directory), "--target", target]
+        with _locked(self.directory):
+            _check_call([*command, "--parallel", str(os.cpu_count() or 1)])
+        path = self.directory / "bin" / target
+        if not path.is_file():
+            raise AssertionError(f"building {target} left no {path}")
+        return path
+
+    def command(self, program: Path, *arguments: str) -> list[str]:
+        """The command line that runs ``program`` in this flavour."""
+        command = [str(program), *arguments]
+        # ThreadSanitizer needs its shadow memory where kernels with much address randomisation
+        # may have put a library.
+        if self.flavour == "thread" and _can_fix_addresses():
+            return ["setarch", os.uname().machine, "--addr-no-randomize", *command]
+        return command
+
+    def environment(self) -> dict[str, str]:
+        """The environment to run this build's programs in: the first finding is fatal."""
+        return os.environ | {
+            "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1",
+            "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+            "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
+        }
+
+
+@pytest.fixture(scope="session")
+def native_build() -> Callable[[str], NativeBuild]:
+    """A function that configures the native build of a flavour and returns it."""
+    return _native_build
+
+
+@functools.cache
+def _native_build(flavour: str) -> NativeBuild:
+    directory = BUILD_ROOT / f"native-{flavour}"
+    directory.mkdir(parents=True, exist_ok=True)
+    definitions = {
+        "CMAKE_BUILD_TYPE": "Release",
+        "MOE_SANITIZE": SANITIZE[flavour],
+        "MOE_BUILD_TESTS": "ON",
+        "MOE_BUILD_PYTHON": "OFF",
+        "Python_EXECUTABLE": sys.executable,
+        "CMAKE_MAKE_PROGRAM": _tool("ninja"),
+    }
+    arguments = [f"-D{name}={value}" for name, value in definitions.items()]
+    with _locked(directory):
+        _check_call(
+            [_tool("cmake"), "-S", str(ROOT), "-B", str(directory), "-G", "Ninja", *arguments]
+        )
+    return NativeBuild(flavour, directory)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keep two test runs of one checkout from building in one folder at once."""
+    with (directory / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _tool(name: str) -> str:
+    """Path of a program of this environment (installed from PyPI), else of the system."""
+    path = Path(sysconfig.get_path("scripts")) / name
+    found = str(path) if path.exists() else shutil.which(name)
+    if found is None:
+        raise FileNotFoundError(f"{name} is not installed: run `make venv`")
+    return found
+
+
+def _check_call(command: list[str]) -> None:
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if result.returncode != 0:
+        pytest.fail(f"{' '.join(command)} failed:\n{result.stdout[-20000:]}", pytrace=False)
+
+
+@functools.cache
+def _can_fix_addresses() -> bool:
+    setarch = shutil.which("setarch")
+    if setarch is None:
+        return False
+    command = [setarch, os.uname().machine, "--addr-no-randomize", "true"]
+    return subprocess.run(command, capture_output=True).returncode == 0

@@ -1,0 +1,119 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Rules that hold for the whole project and its installed programs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import moe_mobile
+
+ROOT = Path(__file__).resolve().parent.parent
+ENGINE = ROOT / "android_app/engine/src/main/cpp"
+HEADER = ("Copyright the moe-mobile authors.", "SPDX-License-Identifier: Apache-2.0")
+CODE_SUFFIXES = {".py", ".h", ".cpp", ".cmake", ".kt", ".kts", ".java", ".sh"}
+CODE_NAMES = {"CMakeLists.txt", "Makefile"}
+MAX_LINES = 400
+
+
+def _tracked_files() -> list[Path]:
+    command = ["git", "-C", str(ROOT), "ls-files", "-z"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        pytest.skip("not a git checkout")
+    paths = [ROOT / name for name in result.stdout.split("\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+def _code_files() -> list[Path]:
+    files = [
+        path for path in _tracked_files() if path.suffix in CODE_SUFFIXES or path.name in CODE_NAMES
+    ]
+    assert files
+    return files
+
+
+def test_code_states_its_licence() -> None:
+    bare = []
+    for path in _code_files():
+        head = "\n".join(path.read_text().splitlines()[:4])
+        if any(line not in head for line in HEADER):
+            bare.append(path.relative_to(ROOT))
+    assert bare == []
+
+
+def test_files_stay_small() -> None:
+    long = [
+        path.relative_to(ROOT)
+        for path in _code_files()
+        if len(path.read_text().splitlines()) > MAX_LINES
+    ]
+    assert long == []
+
+
+def test_version_is_stated_once_for_all() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert moe_mobile.__version__ == pyproject["project"]["version"]
+
+
+def test_core_rooms_do_not_include_what_depends_on_executorch() -> None:
+    wrong = []
+    for room in ("base", "bundle", "cache", "routing", "metrics", "decoder"):
+        for path in (ENGINE / room).rglob("*"):
+            if path.suffix in {".h", ".cpp"}:
+                found = re.findall(r'#include\s+["<](?:executorch|engine)/.*', path.read_text())
+                wrong += [f"{path.relative_to(ROOT)}: {line}" for line in found]
+    assert wrong == []
+
+
+def _installed_binaries() -> list[Path]:
+    """The compiled files of the installed package (an editable install has two folders)."""
+    folders = [Path(folder) for folder in moe_mobile.__path__]
+    runners = [folder / "bin" / "moe_runner" for folder in folders]
+    modules = [module for folder in folders for module in folder.glob("_native*.so")]
+    return [path for path in [*runners, *modules] if path.is_file()]
+
+
+def _readelf(path: Path) -> str:
+    return subprocess.run(
+        ["readelf", "--dynamic", "--program-headers", "--wide", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_runner_and_module_are_installed() -> None:
+    names = {path.name.split(".")[0] for path in _installed_binaries()}
+    assert names == {"_native", "moe_runner"}
+
+
+def test_installed_binaries_can_be_moved() -> None:
+    for path in _installed_binaries():
+        run_paths = re.findall(r"\((?:RUNPATH|RPATH)\).*\[(.*)\]", _readelf(path))
+        assert len(run_paths) == 1, path
+        entries = run_paths[0].split(":")
+        assert all(entry.startswith("$ORIGIN/") for entry in entries), (path, entries)
+
+
+def test_installed_binaries_load_with_large_pages() -> None:
+    for path in _installed_binaries():
+        alignments = re.findall(r"^\s*LOAD\s.*\s(0x[0-9a-f]+)$", _readelf(path), re.MULTILINE)
+        assert alignments, path
+        assert all(int(alignment, 16) >= 16384 for alignment in alignments), (path, alignments)
+
+
+def test_module_imports_from_any_folder(tmp_path: Path) -> None:
+    for folder in (tmp_path, ROOT):
+        subprocess.run(
+            [sys.executable, "-c", "import moe_mobile._native"],
+            cwd=folder,
+            check=True,
+            timeout=120,
+        )
