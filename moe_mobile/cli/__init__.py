@@ -1,0 +1,2 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0

@@ -1,0 +1,275 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Client of the ``moe_runner`` process: JSON lines in, JSON lines out, typed errors.
+
+Running the engine in a process of its own keeps memory figures clean, and turns a crash of native
+code into an error with the process's last words instead of the end of Python.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import IO, Any, Self
+
+from moe_mobile.errors import BY_CODE, IoError, MoeMobileError, RuntimeFailedError
+
+__all__ = ["Progress", "Runner", "find_runner"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with stage ("verify", "prepare", "slots", "load"), steps done, steps in all."""
+
+RUNNER_VARIABLE = "MOE_MOBILE_RUNNER"
+"""Environment variable that names another ``moe_runner``."""
+
+_STDERR_LINES = 40
+_CLOSE_SECONDS = 5.0
+
+
+def find_runner() -> pathlib.Path:
+    """Path of ``moe_runner``: ``$MOE_MOBILE_RUNNER``, else the one installed with this package.
+
+    Raises RuntimeFailedError where there is none.
+    """
+    override = os.environ.get(RUNNER_VARIABLE)
+    if override:
+        path = pathlib.Path(override)
+        remedy = f"{RUNNER_VARIABLE} names it: correct or unset that variable"
+    else:
+        path = _installed_runner()
+        remedy = (
+            "Install the package with its engine: `make venv` in a checkout, or `pip install .`"
+        )
+    if not path.is_file():
+        raise RuntimeFailedError("moe_runner is not installed", file=path, remedy=remedy)
+    if not os.access(path, os.X_OK):
+        raise RuntimeFailedError("moe_runner is not executable", file=path, remedy=remedy)
+    return path
+
+
+def _installed_runner() -> pathlib.Path:
+    import moe_mobile
+
+    # An editable install keeps the Python files in the checkout and the binary in site-packages:
+    # look wherever the package may have parts.
+    candidates = [pathlib.Path(folder) / "bin" / "moe_runner" for folder in moe_mobile.__path__]
+    with contextlib.suppress(ImportError):
+        import sysconfig
+
+        site = pathlib.Path(sysconfig.get_path("platlib"))
+        candidates.append(site / "moe_mobile" / "bin" / "moe_runner")
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+class Runner:
+    """One ``moe_runner`` process; use it as a context manager, or call :meth:`close`.
+
+    Not for use from several threads at once. After an error of kind ``runtime`` that says the
+    process ended, the object is closed.
+    """
+
+    def __init__(
+        self,
+        binary: str | os.PathLike[str] | None = None,
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.binary = pathlib.Path(binary) if binary is not None else find_runner()
+        self._next_id = 1
+        self._last_words: collections.deque[str] = collections.deque(maxlen=_STDERR_LINES)
+        try:
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(
+                [str(self.binary)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=None if environment is None else {**os.environ, **environment},
+            )
+        except OSError as error:
+            raise RuntimeFailedError(
+                f"moe_runner cannot be started: {error.strerror}",
+                file=self.binary,
+                remedy="Run `moe-mobile doctor`; the package may be built for another machine",
+            ) from error
+        assert self._process.stderr is not None
+        self._drain = threading.Thread(
+            target=_collect, args=(self._process.stderr, self._last_words), daemon=True
+        )
+        self._drain.start()
+        # However this object or the interpreter ends, the process does not outlive it.
+        self._finalizer = weakref.finalize(self, _kill, self._process)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the runner."""
+        return self._process.pid
+
+    @property
+    def log_tail(self) -> str:
+        """The last lines the runner wrote to stderr."""
+        return "\n".join(self._last_words)
+
+    def request(
+        self,
+        command: str,
+        *,
+        progress: Progress | None = None,
+        on_token: Callable[[int], None] | None = None,
+        **members: object,
+    ) -> dict[str, Any]:
+        """Send one request and wait for its result, the members of the ``result`` event.
+
+        Members that are None are left out. Raises the typed error the runner reports,
+        RuntimeFailedError if it ends or breaks the protocol. An exception from a callback (or
+        Ctrl-C) ends the process: its answer would be taken for the next request's.
+        """
+        request_id = self._next_id
+        self._next_id += 1
+        message = {"id": request_id, "command": command}
+        message |= {name: value for name, value in members.items() if value is not None}
+        self._send(message)
+        try:
+            while True:
+                event = self._receive(request_id)
+                kind = event.get("event")
+                if kind == "result":
+                    return {k: v for k, v in event.items() if k not in ("id", "event")}
+                if kind == "error":
+                    raise _typed_error(event.get("error"))
+                if kind == "progress" and progress is not None:
+                    progress(str(event["stage"]), int(event["done"]), int(event["total"]))
+                elif kind == "token" and on_token is not None:
+                    on_token(int(event["token"]))
+        except MoeMobileError:
+            raise
+        except BaseException:
+            self.kill()
+            raise
+
+    def close(self) -> None:
+        """End the process: politely by closing its input, after a few seconds by force."""
+        stdin = self._process.stdin
+        if stdin is not None and not stdin.closed:
+            with contextlib.suppress(OSError):
+                stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_CLOSE_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._finalizer()
+        self._drain.join(timeout=_CLOSE_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.kill()
+
+    def _send(self, message: dict[str, object]) -> None:
+        stdin = self._process.stdin
+        if stdin is None or stdin.closed:
+            raise RuntimeFailedError("the runner is closed", file=self.binary)
+        try:
+            stdin.write(json.dumps(message).encode() + b"\n")
+            stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+        except OSError as error:
+            raise IoError(f"writing to moe_runner failed: {error.strerror}") from error
+
+    def _receive(self, request_id: int) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise self._ended()
+        try:
+            event = json.loads(line)
+        except ValueError:
+            event = None
+        if not isinstance(event, dict) or event.get("id") != request_id:
+            self.kill()
+            shown = line[:200].decode(errors="replace").rstrip()
+            raise RuntimeFailedError(
+                f"moe_runner broke its protocol: expected an event for request {request_id}, "
+                f"got: {shown}",
+                file=self.binary,
+                remedy="Something else may be writing to its stdout; run `moe-mobile doctor`",
+            )
+        return event
+
+    def _ended(self) -> RuntimeFailedError:
+        """The error for a process that ended without an answer."""
+        try:
+            code = self._process.wait(timeout=_CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            code = None
+        self.kill()
+        if code is None:
+            how = "closed its output"
+        elif code < 0:
+            how = f"was killed by {_signal_name(-code)}"
+        else:
+            how = f"ended with exit code {code}"
+        cause = f"moe_runner {how} before it answered"
+        tail = "\n".join(f"    {line}" for line in list(self._last_words)[-12:])
+        if tail:
+            cause += f"; its last words:\n{tail}"
+        if code == -signal.SIGKILL:
+            remedy = "Often the kernel ran out of memory: try a smaller --cache or --context"
+        else:
+            remedy = "Run `moe-mobile verify BUNDLE` and `moe-mobile doctor`"
+        return RuntimeFailedError(cause, file=self.binary, remedy=remedy)
+
+
+def _collect(stream: IO[bytes], lines: collections.deque[str]) -> None:
+    with stream:
+        for line in stream:
+            lines.append(line.decode(errors="replace").rstrip())
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _typed_error(value: object) -> MoeMobileError:
+    """The exception for an error object of the engine."""
+    if not isinstance(value, dict):
+        return RuntimeFailedError(f"moe_runner reported an error without details: {value!r}")
+    kind = BY_CODE.get(str(value.get("code")), RuntimeFailedError)
+    return kind(
+        str(value.get("cause") or "unknown error"),
+        file=value.get("file") or None,
+        remedy=value.get("remedy") or None,
+    )

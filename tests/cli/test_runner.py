@@ -1,0 +1,222 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The runner client against processes that behave, misbehave and die."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+
+import pytest
+
+from moe_mobile import errors
+from moe_mobile.runner import Runner, find_runner
+
+MakeRunner = Callable[[str], pathlib.Path]
+
+
+@pytest.fixture
+def make_runner(tmp_path: pathlib.Path) -> MakeRunner:
+    """Write a Python program that answers requests; `body` handles one parsed `request`."""
+
+    def make(body: str) -> pathlib.Path:
+        path = tmp_path / "moe_runner"
+        path.write_text(
+            f"#!{sys.executable}\n"
+            "import json, os, signal, sys, time\n"
+            "def send(**event):\n"
+            "    print(json.dumps(event), flush=True)\n"
+            "for line in sys.stdin:\n"
+            "    request = json.loads(line)\n"
+            "    id = request['id']\n" + textwrap.indent(textwrap.dedent(body), "    ")
+        )
+        path.chmod(0o755)
+        return path
+
+    return make
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_results_progress_and_tokens(make_runner: MakeRunner) -> None:
+    binary = make_runner(
+        """
+        send(id=id, event="progress", stage="load", done=1, total=2)
+        send(id=id, event="token", token=17)
+        send(id=id, event="result", got=request)
+        """
+    )
+    progress: list[tuple[str, int, int]] = []
+    tokens: list[int] = []
+    with Runner(binary) as runner:
+        first = runner.request(
+            "open",
+            progress=lambda *step: progress.append(step),
+            on_token=tokens.append,
+            bundle="b",
+            packed_dir=None,
+        )
+        second = runner.request("info")
+    assert first == {"got": {"id": 1, "command": "open", "bundle": "b"}}
+    assert second == {"got": {"id": 2, "command": "info"}}
+    assert progress == [("load", 1, 2)]
+    assert tokens == [17]
+    assert not _alive(runner.pid)
+
+
+def test_errors_keep_their_type_and_the_process_goes_on(make_runner: MakeRunner) -> None:
+    binary = make_runner(
+        """
+        if request["command"] == "open":
+            send(id=id, event="error", error={"code": "budget", "file": "/b", "cause": "too small",
+                                              "remedy": "--cache 90%"})
+        else:
+            send(id=id, event="result", ok=True)
+        """
+    )
+    with Runner(binary) as runner:
+        with pytest.raises(errors.BudgetError) as caught:
+            runner.request("open")
+        assert (caught.value.file, caught.value.cause, caught.value.remedy) == (
+            "/b",
+            "too small",
+            "--cache 90%",
+        )
+        assert caught.value.exit_code == 9
+        assert runner.request("info") == {"ok": True}
+
+
+def test_an_unknown_error_code_is_a_runtime_error(make_runner: MakeRunner) -> None:
+    binary = make_runner('send(id=id, event="error", error={"code": "new", "cause": "c"})')
+    with Runner(binary) as runner, pytest.raises(errors.RuntimeFailedError, match="c"):
+        runner.request("open")
+
+
+def test_a_crash_names_the_signal_and_the_last_words(make_runner: MakeRunner) -> None:
+    binary = make_runner(
+        """
+        print("slot 3 is gone", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+        """
+    )
+    with Runner(binary) as runner:
+        with pytest.raises(errors.RuntimeFailedError) as caught:
+            runner.request("open")
+        assert "killed by SIGSEGV" in caught.value.cause
+        assert "slot 3 is gone" in caught.value.cause
+        assert caught.value.file == str(binary)
+        # The next request does not hang.
+        with pytest.raises(errors.RuntimeFailedError):
+            runner.request("info")
+
+
+def test_a_kill_hints_at_memory(make_runner: MakeRunner) -> None:
+    binary = make_runner("os.kill(os.getpid(), signal.SIGKILL)")
+    with Runner(binary) as runner, pytest.raises(errors.RuntimeFailedError) as caught:
+        runner.request("open")
+    assert "SIGKILL" in caught.value.cause
+    assert caught.value.remedy is not None
+    assert "memory" in caught.value.remedy
+
+
+def test_an_early_exit_gives_its_code(make_runner: MakeRunner) -> None:
+    binary = make_runner("sys.exit(127)")
+    with Runner(binary) as runner, pytest.raises(errors.RuntimeFailedError, match="exit code 127"):
+        runner.request("open")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        'print("hello", flush=True)',
+        'print("[1]", flush=True)',
+        'send(id=id + 1, event="result")',
+        'send(event="result")',
+    ],
+)
+def test_protocol_violations_are_told_and_end_it(make_runner: MakeRunner, answer: str) -> None:
+    with Runner(make_runner(answer)) as runner:
+        with pytest.raises(errors.RuntimeFailedError, match="broke its protocol"):
+            runner.request("open")
+        assert not _alive(runner.pid)
+
+
+def test_a_line_cut_short_is_not_an_answer(make_runner: MakeRunner) -> None:
+    binary = make_runner(
+        """
+        sys.stdout.write('{"id": 1, "event": "result"}')
+        sys.stdout.flush()
+        os._exit(3)
+        """
+    )
+    with Runner(binary) as runner, pytest.raises(errors.RuntimeFailedError, match="exit code 3"):
+        runner.request("open")
+
+
+def test_an_exception_in_a_callback_ends_the_process(make_runner: MakeRunner) -> None:
+    binary = make_runner(
+        """
+        send(id=id, event="progress", stage="load", done=0, total=1)
+        time.sleep(60)
+        """
+    )
+
+    def stop(*step: object) -> None:
+        raise KeyboardInterrupt
+
+    runner = Runner(binary)
+    with pytest.raises(KeyboardInterrupt):
+        runner.request("open", progress=stop)
+    assert not _alive(runner.pid)
+
+
+def test_leaving_the_block_by_an_error_does_not_wait(make_runner: MakeRunner) -> None:
+    binary = make_runner('send(id=id, event="result")\ntime.sleep(60)')
+    began = time.monotonic()
+    with contextlib.suppress(ValueError), Runner(binary) as runner:
+        runner.request("open")
+        raise ValueError
+    assert time.monotonic() - began < 3
+    assert not _alive(runner.pid)
+
+
+def test_the_process_ends_with_the_interpreter(make_runner: MakeRunner) -> None:
+    binary = make_runner('send(id=id, event="result")\ntime.sleep(60)')
+    program = (
+        "import sys; from moe_mobile.runner import Runner\n"
+        f"r = Runner({str(binary)!r}); r.request('open'); print(r.pid)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert not _alive(int(result.stdout))
+
+
+def test_a_missing_binary_says_where_and_what_to_do(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOE_MOBILE_RUNNER", str(tmp_path / "none"))
+    with pytest.raises(errors.RuntimeFailedError) as caught:
+        find_runner()
+    assert caught.value.file == str(tmp_path / "none")
+    assert "MOE_MOBILE_RUNNER" in str(caught.value)
+
+
+def test_a_binary_that_cannot_run_is_told(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "moe_runner"
+    path.write_bytes(b"\x7fELF, for another machine")
+    path.chmod(0o755)
+    with pytest.raises(errors.RuntimeFailedError, match="cannot be started"):
+        Runner(path)
