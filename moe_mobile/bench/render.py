@@ -1,0 +1,176 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Results as Markdown, CSV, JSON or JSON lines, each row written as soon as it is measured."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+from moe_mobile.bench.driver import Settings
+from moe_mobile.bench.results import BenchResult, BenchTest
+
+__all__ = ["FORMATS", "Renderer", "make_renderer"]
+
+FORMATS = ("md", "csv", "json", "jsonl")
+_MIB = 1 << 20
+_GIB = 1 << 30
+
+
+class Renderer:
+    """Writes rows to a text stream; call :meth:`begin`, :meth:`row` for each, :meth:`end`."""
+
+    def __init__(self, out: TextIO, *, tokens: bool = False) -> None:
+        self.out = out
+        self.tokens = tokens
+
+    def begin(self, rows: Sequence[tuple[BenchTest, Settings]]) -> None:
+        """Called once with what will be measured."""
+
+    def row(self, result: BenchResult) -> None:
+        """Called with each result."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Called once after the last row, also where the run was cut short by an error."""
+        self.out.flush()
+
+
+class JsonLines(Renderer):
+    """One JSON object per line."""
+
+    def row(self, result: BenchResult) -> None:
+        self.out.write(json.dumps(result.as_dict(tokens=self.tokens)) + "\n")
+        self.out.flush()
+
+
+class Json(Renderer):
+    """One JSON array."""
+
+    def begin(self, rows: Sequence[tuple[BenchTest, Settings]]) -> None:
+        self._separator = "[\n"
+
+    def row(self, result: BenchResult) -> None:
+        self.out.write(self._separator + json.dumps(result.as_dict(tokens=self.tokens), indent=2))
+        self.out.flush()
+        self._separator = ",\n"
+
+    def end(self) -> None:
+        self.out.write("[]\n" if self._separator == "[\n" else "\n]\n")
+        self.out.flush()
+
+
+class Csv(Renderer):
+    """A header and a line per row. Lists are left out, objects are written as JSON."""
+
+    def begin(self, rows: Sequence[tuple[BenchTest, Settings]]) -> None:
+        self._writer = csv.writer(self.out, lineterminator="\n")
+        self._header_due = True
+
+    def row(self, result: BenchResult) -> None:
+        flat: dict[str, Any] = {}
+        for name, value in result.as_dict().items():
+            if isinstance(value, list):
+                continue
+            flat[name] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+        if self._header_due:
+            self._writer.writerow(flat)
+            self._header_due = False
+        self._writer.writerow("" if value is None else value for value in flat.values())
+        self.out.flush()
+
+
+_Column = tuple[str, int, Callable[[BenchResult], str]]
+
+
+class Markdown(Renderer):
+    """llama-bench's table and our columns. Settings that no row changes have no column."""
+
+    def begin(self, rows: Sequence[tuple[BenchTest, Settings]]) -> None:
+        default = Settings()
+        columns: list[_Column] = [
+            ("model", 22, lambda r: r.model_type),
+            ("size", 10, lambda r: _size(r.model_size)),
+            ("params", 8, lambda r: _count(r.model_n_params)),
+            ("backend", 7, lambda r: r.backends),
+            ("threads", 7, lambda r: str(r.n_threads)),
+            ("cache", 6, lambda r: str(r.config["cache"])),
+        ]
+        optional: list[_Column] = [
+            ("residency", 9, lambda r: str(r.config["residency"])),
+            ("routing", 8, lambda r: str(r.config["routing"])),
+            ("lanes", 5, lambda r: str(r.config["lanes"])),
+        ]
+        for column in optional:
+            if any(getattr(s, column[0]) != getattr(default, column[0]) for _, s in rows):
+                columns.append(column)
+        columns += [
+            ("test", 14, lambda r: r.test.name),
+            ("t/s", 18, lambda r: f"{r.avg_ts:.2f} ± {r.stddev_ts:.2f}"),
+            ("ttft ms", 9, lambda r: _number(r.ttft_ms, 1)),
+            ("p50 ms", 8, lambda r: _number(r.itl_p50_ms, 2)),
+            ("p95 ms", 8, lambda r: _number(r.itl_p95_ms, 2)),
+            ("p99 ms", 8, lambda r: _number(r.itl_p99_ms, 2)),
+            ("hit %", 6, lambda r: _percent(r.hit_rate)),
+            ("MiB/tok", 8, lambda r: f"{r.mib_read_per_token:.2f}"),
+            ("wait %", 6, lambda r: _percent(r.wait_share)),
+            ("anon MiB", 8, lambda r: f"{r.rss_anon_bytes / _MIB:.0f}"),
+            ("file MiB", 8, lambda r: f"{r.rss_file_bytes / _MIB:.0f}"),
+        ]
+        self._columns = columns
+        # Text columns are aligned to the left, numbers to the right, as llama-bench does.
+        self._left = {"model", "backend", "residency", "routing"}
+        self._line([name for name, _, _ in columns])
+        rule = [
+            "-" * (width + 2) if name in self._left else "-" * (width + 1) + ":"
+            for name, width, _ in columns
+        ]
+        self.out.write("|" + "|".join(rule) + "|\n")
+        self.out.flush()
+
+    def row(self, result: BenchResult) -> None:
+        self._line([value(result) for _, _, value in self._columns])
+        self.out.flush()
+        self._last = result
+
+    def end(self) -> None:
+        last: BenchResult | None = getattr(self, "_last", None)
+        if last is not None:
+            reading = "O_DIRECT" if last.direct_io else "buffered reads"
+            self.out.write(
+                f"\nbuild: {last.build_commit} ({last.build_number}), moe-mobile {last.version}, "
+                f"ExecuTorch {last.executorch_version}, {reading}\n"
+                f"bundle: {last.bundle_hash}\n"
+            )
+        self.out.flush()
+
+    def _line(self, cells: Sequence[str]) -> None:
+        padded = [
+            cell.ljust(width) if name in self._left else cell.rjust(width)
+            for (name, width, _), cell in zip(self._columns, cells, strict=True)
+        ]
+        self.out.write("| " + " | ".join(padded) + " |\n")
+
+
+def make_renderer(format: str, out: TextIO, *, tokens: bool = False) -> Renderer:
+    """The renderer of a format in :data:`FORMATS`."""
+    kinds = {"md": Markdown, "csv": Csv, "json": Json, "jsonl": JsonLines}
+    return kinds[format](out, tokens=tokens)
+
+
+def _size(size: int) -> str:
+    return f"{size / _GIB:.2f} GiB" if size >= _GIB else f"{size / _MIB:.2f} MiB"
+
+
+def _count(count: int) -> str:
+    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

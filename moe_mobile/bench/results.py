@@ -1,0 +1,166 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""One row of a benchmark: llama-bench's members under their names, and ours beside them.
+
+`docs/cli.md` describes every member; :class:`BenchResult` is the one place that defines them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moe_mobile.bench.statistics import mean, percentile, sample_stddev
+
+__all__ = ["BenchResult", "BenchTest", "summarize"]
+
+Json = dict[str, Any]
+_MIB = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchTest:
+    """What one row measures: a prompt of `n_prompt` random tokens, then `n_gen` decoded ones."""
+
+    n_prompt: int
+    n_gen: int
+
+    @property
+    def name(self) -> str:
+        """llama-bench's name of the test: `pp512`, `tg128` or `pp512+tg128`."""
+        parts = [f"pp{self.n_prompt}"] if self.n_prompt else []
+        parts += [f"tg{self.n_gen}"] if self.n_gen else []
+        return "+".join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchResult:
+    """A row. Times in nanoseconds or milliseconds as named, sizes in bytes unless named MiB."""
+
+    # llama-bench's members
+    build_commit: str
+    build_number: int
+    cpu_info: str
+    gpu_info: str
+    backends: str
+    model_filename: str
+    model_type: str
+    model_size: int
+    model_n_params: int
+    n_batch: int
+    n_ubatch: int
+    n_threads: int
+    n_prompt: int
+    n_gen: int
+    n_depth: int
+    test_time: str
+    avg_ns: int
+    stddev_ns: int
+    avg_ts: float
+    stddev_ts: float
+    samples_ns: list[int]
+    samples_ts: list[float]
+    # ours
+    version: str
+    executorch_version: str
+    bundle_hash: str
+    config: Json
+    plan: Json
+    direct_io: bool
+    fallbacks: list[str]
+    load_ms: float
+    ttft_ms: float | None
+    ttft_stddev_ms: float | None
+    prompt_ts: float | None
+    gen_ts: float | None
+    itl_ns: list[list[int]]
+    itl_p50_ms: float | None
+    itl_p95_ms: float | None
+    itl_p99_ms: float | None
+    hit_rate: float | None
+    mib_read_per_token: float
+    mib_wasted_per_token: float
+    wait_share: float
+    rss_anon_bytes: int
+    rss_file_bytes: int
+    rss_bytes: int
+    peak_rss_bytes: int
+    swap_bytes: int
+    major_faults: int
+    tokens: list[list[Json]]
+
+    @property
+    def test(self) -> BenchTest:
+        """What this row measured."""
+        return BenchTest(self.n_prompt, self.n_gen)
+
+    def as_dict(self, *, tokens: bool = False) -> Json:
+        """The row as a JSON-ready object; the parts of every token only where asked for."""
+        row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if not tokens:
+            del row["tokens"]
+        return row
+
+
+def summarize(
+    test: BenchTest, samples: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> BenchResult:
+    """The row of a test from its repetitions (`samples` of the runner's `bench` answer).
+
+    `facts` holds the members that are not measured here (model, host, configuration). Rates of
+    hits, reading and waiting are those of the decoded tokens, of the prompt where nothing was
+    decoded.
+    """
+    times = [_sample_ns(test, sample) for sample in samples]
+    tokens_done = test.n_prompt + test.n_gen
+    speeds = [tokens_done * 1e9 / time for time in times]
+    itl = [[int(value) for value in sample["itl_ns"]] for sample in samples]
+    every_itl = [value / 1e6 for values in itl for value in values]
+    first = [sample["ttft_ns"] / 1e6 for sample in samples] if test.n_prompt else []
+    phase = "decode" if test.n_gen else "prefill"
+    parts = [t for sample in samples for t in sample["tokens"] if t["phase"] == phase]
+    count = sum(part.get("count", 1) for part in parts) or 1
+    uses = sum(part["hits"] + part["misses"] for part in parts)
+    total_ns = sum(part["total_ns"] for part in parts)
+    memory = [sample["memory"] for sample in samples]
+    return BenchResult(
+        **facts,
+        n_prompt=test.n_prompt,
+        n_gen=test.n_gen,
+        n_depth=0,
+        avg_ns=round(mean(times)),
+        stddev_ns=round(sample_stddev(times)),
+        avg_ts=mean(speeds),
+        stddev_ts=sample_stddev(speeds),
+        samples_ns=times,
+        samples_ts=speeds,
+        ttft_ms=mean(first) if first else None,
+        ttft_stddev_ms=sample_stddev(first) if first else None,
+        prompt_ts=_speed(test.n_prompt, [s["prompt_ns"] for s in samples]),
+        gen_ts=_speed(test.n_gen, [s["gen_ns"] for s in samples]),
+        itl_ns=itl,
+        itl_p50_ms=percentile(every_itl, 50) if every_itl else None,
+        itl_p95_ms=percentile(every_itl, 95) if every_itl else None,
+        itl_p99_ms=percentile(every_itl, 99) if every_itl else None,
+        hit_rate=sum(part["hits"] for part in parts) / uses if uses else None,
+        mib_read_per_token=sum(part["bytes_read"] for part in parts) / count / _MIB,
+        mib_wasted_per_token=sum(part["bytes_wasted"] for part in parts) / count / _MIB,
+        wait_share=sum(part["wait_ns"] for part in parts) / total_ns if total_ns else 0.0,
+        rss_anon_bytes=max(m["rss_anon_bytes"] for m in memory),
+        rss_file_bytes=max(m["rss_file_bytes"] for m in memory),
+        rss_bytes=max(m["rss_bytes"] for m in memory),
+        peak_rss_bytes=max(m["peak_rss_bytes"] for m in memory),
+        swap_bytes=max(m["swap_bytes"] for m in memory),
+        major_faults=max(m["major_faults"] for m in memory),
+        tokens=[list(sample["tokens"]) for sample in samples],
+    )
+
+
+def _sample_ns(test: BenchTest, sample: Mapping[str, Any]) -> int:
+    prompt = int(sample["prompt_ns"]) if test.n_prompt else 0
+    return prompt + (int(sample["gen_ns"]) if test.n_gen else 0)
+
+
+def _speed(tokens: int, times: Sequence[int]) -> float | None:
+    return mean([tokens * 1e9 / time for time in times]) if tokens else None
