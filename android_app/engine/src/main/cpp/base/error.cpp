@@ -78,4 +78,10 @@ void throw_errno(const std::string& file, const char* action) {
               error == ENOENT ? "Check the path" : "Check the path, its permissions and the disk");
 }
 
+std::string in_quotes(const std::string& text) {
+  std::string shown = "\"";
+  for (const char c : text.substr(0, 64)) shown += c >= ' ' && c <= '~' ? c : '?';
+  return shown + (text.size() > 64 ? "...\"" : "\"");
+}
+
 }  // namespace moe_mobile

@@ -50,4 +50,7 @@ class Error : public std::runtime_error {
 // "remove"), everything else is kIo. `action` completes the sentence "cannot <action>".
 [[noreturn]] void throw_errno(const std::string& file, const char* action);
 
+// What a message may show of a string from a file: printable ASCII, at most 64 bytes, in quotes.
+std::string in_quotes(const std::string& text);
+
 }  // namespace moe_mobile

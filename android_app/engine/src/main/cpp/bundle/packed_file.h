@@ -56,19 +56,18 @@ class PackedFile {
   const std::string& path() const { return path_; }
   const std::vector<PackedEntry>& entries() const { return entries_; }
   // For reads at aligned offsets and lengths; O_DIRECT where direct().
-  int fd() const { return fd_.get(); }
+  int fd() const { return direct() ? direct_.get() : buffered_.get(); }
   // Whether fd() bypasses the page cache: the file system takes O_DIRECT and one direct read gave
   // the same bytes as a buffered one. Otherwise readers should drop what they read
   // (POSIX_FADV_DONTNEED).
-  bool direct() const { return direct_; }
+  bool direct() const { return direct_.valid(); }
   // One blob through the page cache, its CRC checked.
   AlignedBuffer read(size_t index) const;
 
  private:
   std::string path_;
   UniqueFd buffered_;
-  UniqueFd fd_;
-  bool direct_ = false;
+  UniqueFd direct_;  // invalid where it is not used
   std::vector<PackedEntry> entries_;
 };
 

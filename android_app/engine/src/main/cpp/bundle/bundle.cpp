@@ -1,0 +1,155 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "bundle/bundle.h"
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <set>
+
+#include "base/error.h"
+
+namespace moe_mobile {
+namespace {
+
+constexpr char kRemedy[] = "Copy or export the bundle again";
+
+enum class Missing { kAllowed, kRefused };
+
+class FileChecker {
+ public:
+  explicit FileChecker(const Bundle& bundle) : bundle_(bundle) {}
+
+  // Whether the file is there; all else must be right.
+  bool check(const FileRef& file, Missing missing) {
+    const std::string path = bundle_.path(file);
+    for (size_t slash = file.path.find('/'); slash != std::string::npos;
+         slash = file.path.find('/', slash + 1)) {
+      if (!check_folder(file.path.substr(0, slash), missing)) return false;
+    }
+    struct stat status;
+    if (::lstat(path.c_str(), &status) != 0) {
+      if (errno != ENOENT) throw_errno(path, "inspect");
+      if (missing == Missing::kAllowed) return false;
+      throw Error(ErrorCode::kBundleInvalid, path, "is listed in bundle.json but missing", kRemedy);
+    }
+    if (!S_ISREG(status.st_mode)) {
+      throw Error(ErrorCode::kBundleInvalid, path, "is not a regular file", kRemedy);
+    }
+    const auto bytes = static_cast<uint64_t>(status.st_size);
+    if (bytes != file.bytes) {
+      throw Error(ErrorCode::kBundleCorrupt, path,
+                  "is " + std::to_string(bytes) + " bytes long, bundle.json says " +
+                      std::to_string(file.bytes),
+                  kRemedy);
+    }
+    return true;
+  }
+
+ private:
+  // A link in the middle of a path would lead out of the bundle.
+  bool check_folder(const std::string& folder, Missing missing) {
+    if (checked_.count(folder) != 0) return true;
+    const std::string path = bundle_.directory() + "/" + folder;
+    struct stat status;
+    if (::lstat(path.c_str(), &status) != 0) {
+      if (errno != ENOENT) throw_errno(path, "inspect");
+      if (missing == Missing::kAllowed) return false;
+      throw Error(ErrorCode::kBundleInvalid, path, "is missing", kRemedy);
+    }
+    if (!S_ISDIR(status.st_mode)) {
+      throw Error(ErrorCode::kBundleInvalid, path, "is not a folder", kRemedy);
+    }
+    checked_.insert(folder);
+    return true;
+  }
+
+  const Bundle& bundle_;
+  std::set<std::string> checked_;
+};
+
+void expect_hash(const Sha256Digest& actual, const Sha256Digest& expected, const std::string& path,
+                 const std::string& what) {
+  if (actual == expected) return;
+  throw Error(ErrorCode::kBundleCorrupt, path,
+              what + " has SHA-256 " + to_hex(actual) + ", bundle.json says " + to_hex(expected),
+              kRemedy);
+}
+
+}  // namespace
+
+Bundle Bundle::open(const std::string& directory) {
+  Bundle bundle;
+  bundle.directory_ = directory;
+  const std::string manifest_path = directory + "/bundle.json";
+  struct stat status;
+  if (::stat(directory.c_str(), &status) != 0) throw_errno(directory, "open the bundle");
+  if (!S_ISDIR(status.st_mode)) {
+    throw Error(ErrorCode::kBundleInvalid, directory, "is not a folder",
+                "A bundle is the folder that `moe-mobile export` wrote");
+  }
+  if (::lstat(manifest_path.c_str(), &status) != 0 && errno == ENOENT) {
+    throw Error(ErrorCode::kBundleInvalid, manifest_path, "is missing: the folder is no bundle",
+                "A bundle is the folder that `moe-mobile export` wrote");
+  }
+  bundle.manifest_ = parse_manifest(read_text(manifest_path, kMaxManifestBytes), manifest_path);
+
+  const Manifest& m = bundle.manifest_;
+  FileChecker checker(bundle);
+  checker.check(m.embedding.file, Missing::kRefused);
+  checker.check(m.head, Missing::kRefused);
+  for (const FileRef& file : m.files) checker.check(file, Missing::kRefused);
+  for (const LayerSpec& layer : m.layers) {
+    checker.check(layer.dense, Missing::kRefused);
+    bundle.has_shard_.push_back(layer.experts.has_value() &&
+                                checker.check(layer.experts->shard, Missing::kAllowed));
+  }
+  return bundle;
+}
+
+std::string Bundle::path(const FileRef& file) const { return directory_ + "/" + file.path; }
+
+void Bundle::verify_file(const FileRef& file) const {
+  const std::string name = path(file);
+  const UniqueFd fd = open_read(name);
+  expect_hash(sha256_file(fd.get(), 0, file.bytes, name), file.sha256, name, "the file");
+}
+
+AlignedBuffer Bundle::read_verified(const FileRef& file) const {
+  const std::string name = path(file);
+  const UniqueFd fd = open_read(name);
+  // The file may have changed since open(): the length is checked before memory is taken for it.
+  if (file_size(fd.get(), name) != file.bytes) {
+    throw Error(ErrorCode::kBundleCorrupt, name, "has changed its length", kRemedy);
+  }
+  AlignedBuffer buffer(file.bytes);
+  read_exactly(fd.get(), buffer.data(), buffer.size(), 0, name);
+  expect_hash(sha256(buffer.data(), buffer.size()), file.sha256, name, "the file");
+  return buffer;
+}
+
+AlignedBuffer Bundle::read_program(uint32_t layer, uint32_t expert) const {
+  if (layer >= manifest_.layers.size() || !manifest_.layers[layer].experts.has_value() ||
+      expert >= manifest_.moe.num_experts) {
+    throw Error(ErrorCode::kUsage, directory_,
+                "has no expert " + std::to_string(expert) + " in layer " + std::to_string(layer));
+  }
+  const LayerExperts& experts = *manifest_.layers[layer].experts;
+  const ExpertProgram& program = experts.programs[expert];
+  const std::string name = path(experts.shard);
+  if (!has_shard_[layer]) {
+    throw Error(ErrorCode::kIo, name, "is not there; its packed form may be",
+                "Copy the shard into the bundle again");
+  }
+  const UniqueFd fd = open_read(name);
+  if (file_size(fd.get(), name) != experts.shard.bytes) {
+    throw Error(ErrorCode::kBundleCorrupt, name, "has changed its length", kRemedy);
+  }
+  AlignedBuffer buffer(program.bytes);
+  read_exactly(fd.get(), buffer.data(), buffer.size(), program.offset, name);
+  expect_hash(sha256(buffer.data(), buffer.size()), program.sha256, name,
+              "the program of expert " + std::to_string(expert));
+  return buffer;
+}
+
+}  // namespace moe_mobile

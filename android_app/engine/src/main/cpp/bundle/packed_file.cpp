@@ -1,0 +1,216 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "bundle/packed_file.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+
+#include "base/crc32c.h"
+#include "base/error.h"
+
+namespace moe_mobile {
+namespace {
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little endian");
+
+constexpr char kMagic[8] = {'M', 'O', 'E', 'P', 'A', 'C', 'K', '1'};
+constexpr char kEnd[4] = {'E', 'N', 'D', '1'};
+constexpr uint32_t kVersion = 1;
+constexpr size_t kMaxKey = 256;
+constexpr uint64_t kMaxEntries = 1u << 20;
+
+struct Header {
+  char magic[8];
+  uint32_t version;
+  uint32_t key_length;
+  char key[kMaxKey];
+  char zeros[kBlobAlignment - 8 - 4 - 4 - kMaxKey - 4];
+  uint32_t crc;  // of all before it
+};
+static_assert(sizeof(Header) == kBlobAlignment);
+
+struct IndexEntry {
+  uint64_t offset;
+  uint64_t length;
+  uint32_t crc;
+  uint32_t zero;
+  uint8_t source[32];
+};
+static_assert(sizeof(IndexEntry) == 56);
+
+struct Footer {
+  uint64_t index_offset;
+  uint64_t entries;
+  uint32_t index_crc;
+  uint32_t zero;
+  uint32_t crc;  // of the 24 bytes before it
+  char magic[4];
+};
+static_assert(sizeof(Footer) == 32);
+
+[[noreturn]] void refuse(const std::string& path, const std::string& cause) {
+  throw Error(ErrorCode::kBundleCorrupt, path, cause,
+              "Delete the .packed folder and run moe-mobile prepare again");
+}
+
+void check_header(int fd, const std::string& path, const std::string& expected_key) {
+  Header header;
+  read_exactly(fd, &header, sizeof header, 0, path);
+  if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0) refuse(path, "is no packed file");
+  if (header.crc != crc32c(&header, offsetof(Header, crc))) {
+    refuse(path, "has a header that does not match its checksum");
+  }
+  if (header.version != kVersion) {
+    refuse(path, "has version " + std::to_string(header.version) + ", this build knows 1");
+  }
+  if (header.key_length > kMaxKey) refuse(path, "has a key that is too long");
+  const std::string key(header.key, header.key_length);
+  if (key != expected_key) {
+    refuse(path, "was packed for " + in_quotes(key) + ", this is " + in_quotes(expected_key));
+  }
+}
+
+std::vector<PackedEntry> read_index(int fd, uint64_t size, const std::string& path) {
+  Footer footer;
+  read_exactly(fd, &footer, sizeof footer, size - sizeof footer, path);
+  if (std::memcmp(footer.magic, kEnd, sizeof kEnd) != 0 ||
+      footer.crc != crc32c(&footer, offsetof(Footer, crc))) {
+    refuse(path, "has no valid footer: it is truncated or overwritten");
+  }
+  const uint64_t index_end = size - sizeof footer;
+  if (footer.entries > kMaxEntries || footer.index_offset % kBlobAlignment != 0 ||
+      footer.index_offset < sizeof(Header) || footer.index_offset > index_end ||
+      index_end - footer.index_offset != footer.entries * sizeof(IndexEntry)) {
+    refuse(path, "has an index that does not fit the file");
+  }
+  std::vector<IndexEntry> index(footer.entries);
+  const size_t index_bytes = index.size() * sizeof(IndexEntry);
+  read_exactly(fd, index.data(), index_bytes, footer.index_offset, path);
+  if (footer.index_crc != crc32c(index.data(), index_bytes)) {
+    refuse(path, "has an index that does not match its checksum");
+  }
+  std::vector<PackedEntry> entries;
+  uint64_t next = sizeof(Header);
+  for (const IndexEntry& e : index) {
+    // Blobs follow one another without gaps, so that each has one possible place.
+    if (e.offset != next || e.length == 0 || e.length > footer.index_offset - e.offset ||
+        e.zero != 0) {
+      refuse(path, "has blobs that overlap, are misplaced or empty");
+    }
+    next = e.offset + align_up(e.length, kBlobAlignment);
+    PackedEntry entry;
+    entry.offset = e.offset;
+    entry.length = e.length;
+    entry.crc32c = e.crc;
+    std::copy(std::begin(e.source), std::end(e.source), entry.source.begin());
+    entries.push_back(entry);
+  }
+  if (next != footer.index_offset) refuse(path, "has bytes that belong to no blob");
+  return entries;
+}
+
+// Opens the file a second time around the page cache. Some FUSE file systems refuse O_DIRECT or
+// take the flag and return other bytes, so one read is compared. An invalid descriptor means: do
+// without.
+UniqueFd open_direct(const std::string& path, int buffered,
+                     const std::vector<PackedEntry>& entries) {
+  if (entries.empty()) return UniqueFd();
+  UniqueFd direct;
+  try {
+    direct = open_read(path, true);
+  } catch (const Error&) {
+    return UniqueFd();
+  }
+  const uint64_t bytes = std::min<uint64_t>(align_up(entries[0].length, kBlobAlignment), 1u << 16);
+  AlignedBuffer expected(bytes), got(bytes);
+  read_exactly(buffered, expected.data(), bytes, entries[0].offset, path);
+  std::memset(got.data(), 0x5a, bytes);
+  ssize_t count;
+  do {
+    count = ::pread(direct.get(), got.data(), bytes, static_cast<off_t>(entries[0].offset));
+  } while (count < 0 && errno == EINTR);
+  const bool same =
+      count == static_cast<ssize_t>(bytes) && std::memcmp(expected.data(), got.data(), bytes) == 0;
+  return same ? std::move(direct) : UniqueFd();
+}
+
+}  // namespace
+
+PackedFileWriter::PackedFileWriter(const std::string& final_path, const std::string& key)
+    : file_(final_path) {
+  if (key.size() > kMaxKey) {
+    throw Error(ErrorCode::kUsage, final_path, "the key is longer than 256 bytes");
+  }
+  Header header{};
+  std::copy(std::begin(kMagic), std::end(kMagic), header.magic);
+  header.version = kVersion;
+  header.key_length = static_cast<uint32_t>(key.size());
+  std::copy(key.begin(), key.end(), header.key);
+  header.crc = crc32c(&header, offsetof(Header, crc));
+  file_.write(&header, sizeof header);
+}
+
+uint64_t PackedFileWriter::append(const void* data, size_t length, const Sha256Digest& source) {
+  if (length == 0) throw Error(ErrorCode::kUsage, file_.path(), "a blob must not be empty");
+  PackedEntry entry;
+  entry.offset = file_.position();
+  entry.length = length;
+  entry.crc32c = crc32c(data, length);
+  entry.source = source;
+  file_.write(data, length);
+  static constexpr char kZeros[kBlobAlignment] = {};
+  file_.write(kZeros, align_up(length, kBlobAlignment) - length);
+  entries_.push_back(entry);
+  return entries_.size() - 1;
+}
+
+void PackedFileWriter::commit() {
+  std::vector<IndexEntry> index(entries_.size());
+  for (size_t i = 0; i < index.size(); ++i) {
+    index[i].offset = entries_[i].offset;
+    index[i].length = entries_[i].length;
+    index[i].crc = entries_[i].crc32c;
+    std::copy(entries_[i].source.begin(), entries_[i].source.end(), index[i].source);
+  }
+  const size_t index_bytes = index.size() * sizeof(IndexEntry);
+  Footer footer{};
+  footer.index_offset = file_.position();
+  footer.entries = index.size();
+  footer.index_crc = crc32c(index.data(), index_bytes);
+  footer.crc = crc32c(&footer, offsetof(Footer, crc));
+  std::copy(std::begin(kEnd), std::end(kEnd), footer.magic);
+  file_.write(index.data(), index_bytes);
+  file_.write(&footer, sizeof footer);
+  file_.commit();
+}
+
+PackedFile PackedFile::open(const std::string& path, const std::string& expected_key,
+                            bool allow_direct) {
+  PackedFile file;
+  file.path_ = path;
+  file.buffered_ = open_read(path);
+  const int fd = file.buffered_.get();
+  const uint64_t size = file_size(fd, path);
+  if (size < sizeof(Header) + sizeof(Footer)) refuse(path, "is too short for a packed file");
+  check_header(fd, path, expected_key);
+  file.entries_ = read_index(fd, size, path);
+  if (allow_direct) file.direct_ = open_direct(path, fd, file.entries_);
+  return file;
+}
+
+AlignedBuffer PackedFile::read(size_t index) const {
+  const PackedEntry& entry = entries_.at(index);
+  AlignedBuffer buffer(entry.length);
+  read_exactly(buffered_.get(), buffer.data(), entry.length, entry.offset, path_);
+  if (crc32c(buffer.data(), entry.length) != entry.crc32c) {
+    refuse(path_, "blob " + std::to_string(index) + " at offset " + std::to_string(entry.offset) +
+                      " does not match its checksum");
+  }
+  return buffer;
+}
+
+}  // namespace moe_mobile
