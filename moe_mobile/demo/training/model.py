@@ -9,6 +9,7 @@ Same function as ``Qwen3MoeForCausalLM`` of transformers (models/qwen3_moe/model
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,16 @@ from torch import Tensor
 
 from .kernels import experts, tied_loss
 from .settings import Shape
+
+LIFT_BELOW = 0.4
+"""Experts with less than this multiple of their fair share of a step's tokens count as starved."""
+
+
+class Auxiliary(NamedTuple):
+    """Losses on the router, scalars: Switch ``balance`` and ``lift`` of starved experts."""
+
+    balance: Tensor
+    lift: Tensor
 
 
 class DemoModel(torch.nn.Module):
@@ -87,11 +98,14 @@ class DemoModel(torch.nn.Module):
         mixed = F.scaled_dot_product_attention(q, repeat(k), repeat(v), is_causal=True)
         return F.linear(mixed.transpose(1, 2).reshape(rows, length, heads * head), self.wo[layer])
 
-    def hidden(self, ids: Tensor, routes: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Final hidden states of ``ids`` (int64 ``[rows, length]``) and the balance loss.
+    def hidden(self, ids: Tensor, routes: list[Tensor] | None = None) -> tuple[Tensor, Auxiliary]:
+        """Final hidden states of ``ids`` (int64 ``[rows, length]``) and the router's losses.
 
         The states are ``[rows, length, hidden]``, after the final norm. The balance loss is that of
-        the Switch Transformer (arXiv:2101.03961, eq. 4), averaged over layers: 1 when balanced.
+        the Switch Transformer (arXiv:2101.03961, eq. 4), averaged over layers: 1 when balanced. It
+        hardly moves an expert that next to no token chooses, for its gradient has the tiny
+        probability of that expert as a factor. The lift has not: for every expert below
+        :data:`LIFT_BELOW` it is the mean logit, negated, times how far the expert is below.
         ``routes``, if given, receives per layer the chosen experts, ``[rows * length, active]``.
         """
         shape = self.shape
@@ -99,27 +113,31 @@ class DemoModel(torch.nn.Module):
         tokens = rows * length
         x = F.embedding(ids, self.embedding)
         rotation = self._rotation(length, ids.device)
-        balance = x.new_zeros(())
+        balance, lift = x.new_zeros(()), x.new_zeros(())
         for layer in range(shape.layers):
             x = x + self._attention(layer, self._norm(x, self.attn_norm[layer]), rotation)
             h = self._norm(x, self.moe_norm[layer]).view(tokens, shape.hidden)
-            probability = torch.softmax(F.linear(h, self.router[layer]), -1)
+            scores = F.linear(h, self.router[layer])
+            probability = torch.softmax(scores, -1)
             weight, chosen = torch.topk(probability, shape.active, -1)
             weight = weight / weight.sum(-1, keepdim=True)
             used = torch.bincount(chosen.reshape(-1), minlength=shape.experts)
             share = used.to(x.dtype) / (tokens * shape.active)
             balance = balance + shape.experts * (share * probability.mean(0)).sum()
+            starved = torch.relu(1 - share * (shape.experts / LIFT_BELOW))
+            lift = lift - (starved * scores.mean(0)).sum()
             if routes is not None:
                 routes.append(chosen)
             out = experts(h, chosen, weight, self.gate_up[layer], self.down[layer])
             x = x + out.view(rows, length, shape.hidden)
-        return self._norm(x, self.final_norm), balance / shape.layers
+        auxiliary = Auxiliary(balance / shape.layers, lift / shape.layers)
+        return self._norm(x, self.final_norm), auxiliary
 
-    def loss(self, ids: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean next-token loss in nats and balance loss; both inputs int64 ``[rows, length]``."""
-        states, balance = self.hidden(ids)
+    def loss(self, ids: Tensor, target: Tensor) -> tuple[Tensor, Auxiliary]:
+        """Mean next-token loss in nats, and the router's; inputs int64 ``[rows, length]``."""
+        states, auxiliary = self.hidden(ids)
         flat = states.view(-1, self.shape.hidden)
-        return tied_loss(flat, self.embedding, target.reshape(-1)), balance
+        return tied_loss(flat, self.embedding, target.reshape(-1)), auxiliary
 
     def logits(self, ids: Tensor) -> Tensor:
         """Next-token logits, ``[rows, length, vocabulary]``."""

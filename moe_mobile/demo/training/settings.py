@@ -33,6 +33,9 @@ class Settings:
     full context in the last ``long_steps`` steps. The learning rate rises linearly for
     ``warmup_steps``, stays at ``peak_rate`` and falls linearly to 0 over the last ``decay_steps``;
     up to the point where it starts to fall, a run does not depend on ``steps``.
+
+    ``balance`` weighs the balance loss in all steps, ``lift`` the loss that brings back starved
+    experts from 0-based step ``lift_from`` on (both: :meth:`.model.DemoModel.hidden`).
     """
 
     steps: int = 3600
@@ -45,6 +48,8 @@ class Settings:
     adam_scale: float = 0.6
     weight_decay: float = 0.1
     balance: float = 0.03
+    lift: float = 0.005
+    lift_from: int = 915
     seed: int = 0
 
     @property
@@ -57,6 +62,10 @@ class Settings:
         rise = (step + 1) / self.warmup_steps
         fall = (self.steps - step) / self.decay_steps
         return self.peak_rate * min(1.0, rise, fall)
+
+    def lift_at(self, step: int) -> float:
+        """Weight of the loss that lifts starved experts in 0-based ``step``."""
+        return self.lift if step >= self.lift_from else 0.0
 
     def row(self, step: int, context: int) -> int:
         """Row length, in tokens, of 0-based ``step``."""

@@ -58,8 +58,11 @@ class Trainer:
     def step(self) -> tuple[float, float]:
         """Train one step; returns its next-token loss (nats) and balance loss."""
         ids, target = self._batch(self.done)
-        loss, balance = self.model.loss(ids, target)
-        (loss + self.settings.balance * balance).backward()  # type: ignore[no-untyped-call]
+        loss, (balance, lift) = self.model.loss(ids, target)
+        total = loss + self.settings.balance * balance
+        if weight := self.settings.lift_at(self.done):
+            total = total + weight * lift
+        total.backward()  # type: ignore[no-untyped-call]
         self.optimisers.step(self.settings.rate(self.done))
         self.done += 1
         return loss.item(), balance.item()
