@@ -8,12 +8,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from moe_mobile.bench.statistics import mean, percentile, sample_stddev
 
-__all__ = ["BenchResult", "BenchTest", "summarize"]
+__all__ = ["BenchResult", "BenchTest", "Rates", "phase_rates", "summarize"]
 
 Json = dict[str, Any]
 _MIB = 1 << 20
@@ -103,6 +103,38 @@ class BenchResult:
         return row
 
 
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """What the cache and the flash did for the tokens of one phase."""
+
+    tokens: int
+    total_ns: int
+    hit_rate: float | None
+    mib_read_per_token: float
+    mib_wasted_per_token: float
+    wait_share: float
+
+
+def phase_rates(tokens: Iterable[Mapping[str, Any]], phase: str) -> Rates:
+    """Rates over the engine's per-token entries of a phase, "prefill" or "decode".
+
+    The hit rate is None where no expert was used; the others are 0 without tokens.
+    """
+    parts = [token for token in tokens if token["phase"] == phase]
+    count = sum(int(part.get("count", 1)) for part in parts)
+    uses = sum(part["hits"] + part["misses"] for part in parts)
+    total_ns = sum(int(part["total_ns"]) for part in parts)
+    per_token = 1 / (count * _MIB) if count else 0.0
+    return Rates(
+        tokens=count,
+        total_ns=total_ns,
+        hit_rate=sum(part["hits"] for part in parts) / uses if uses else None,
+        mib_read_per_token=sum(part["bytes_read"] for part in parts) * per_token,
+        mib_wasted_per_token=sum(part["bytes_wasted"] for part in parts) * per_token,
+        wait_share=sum(part["wait_ns"] for part in parts) / total_ns if total_ns else 0.0,
+    )
+
+
 def summarize(
     test: BenchTest, samples: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
 ) -> BenchResult:
@@ -118,11 +150,10 @@ def summarize(
     itl = [[int(value) for value in sample["itl_ns"]] for sample in samples]
     every_itl = [value / 1e6 for values in itl for value in values]
     first = [sample["ttft_ns"] / 1e6 for sample in samples] if test.n_prompt else []
-    phase = "decode" if test.n_gen else "prefill"
-    parts = [t for sample in samples for t in sample["tokens"] if t["phase"] == phase]
-    count = sum(part.get("count", 1) for part in parts) or 1
-    uses = sum(part["hits"] + part["misses"] for part in parts)
-    total_ns = sum(part["total_ns"] for part in parts)
+    rates = phase_rates(
+        (token for sample in samples for token in sample["tokens"]),
+        "decode" if test.n_gen else "prefill",
+    )
     memory = [sample["memory"] for sample in samples]
     return BenchResult(
         **facts,
@@ -143,10 +174,10 @@ def summarize(
         itl_p50_ms=percentile(every_itl, 50) if every_itl else None,
         itl_p95_ms=percentile(every_itl, 95) if every_itl else None,
         itl_p99_ms=percentile(every_itl, 99) if every_itl else None,
-        hit_rate=sum(part["hits"] for part in parts) / uses if uses else None,
-        mib_read_per_token=sum(part["bytes_read"] for part in parts) / count / _MIB,
-        mib_wasted_per_token=sum(part["bytes_wasted"] for part in parts) / count / _MIB,
-        wait_share=sum(part["wait_ns"] for part in parts) / total_ns if total_ns else 0.0,
+        hit_rate=rates.hit_rate,
+        mib_read_per_token=rates.mib_read_per_token,
+        mib_wasted_per_token=rates.mib_wasted_per_token,
+        wait_share=rates.wait_share,
         rss_anon_bytes=max(m["rss_anon_bytes"] for m in memory),
         rss_file_bytes=max(m["rss_file_bytes"] for m in memory),
         rss_bytes=max(m["rss_bytes"] for m in memory),

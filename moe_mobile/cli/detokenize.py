@@ -1,0 +1,57 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Text from token ids as they come, without ever showing half a character."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+__all__ = ["Detokenizer", "TokenDecoder"]
+
+_REPLACEMENT = "\ufffd"
+
+
+class TokenDecoder(Protocol):
+    """What a `tokenizers.Tokenizer` offers here."""
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of a sequence of tokens."""
+
+
+class Detokenizer:
+    """Turns a stream of token ids into a stream of text.
+
+    One token may hold only a part of a character's UTF-8 bytes; such text is held back until it is
+    complete. A token's text may also depend on what precedes it (SentencePiece drops the space
+    before the first word), so each step decodes a few tokens again and takes what they added.
+    Joined, the pieces are the text that decoding everything at once adds to the prompt's.
+    """
+
+    def __init__(self, decoder: TokenDecoder, prompt_ids: Sequence[int] = ()) -> None:
+        self._decoder = decoder
+        # Tokens whose text is out, kept as context; then tokens whose text is not. The context is
+        # never cut inside: its first half character would spoil what follows.
+        self._context = list(prompt_ids)
+        self._pending: list[int] = []
+
+    def step(self, token: int) -> str:
+        """Text that can be shown now that `token` came; often empty."""
+        self._pending.append(token)
+        added = self._added()
+        if not added or added.endswith(_REPLACEMENT):
+            return ""
+        self._context = self._pending
+        self._pending = []
+        return added
+
+    def finish(self) -> str:
+        """What was held back, U+FFFD for the bytes that never became a character."""
+        added = self._added() if self._pending else ""
+        self._context, self._pending = [], []
+        return added
+
+    def _added(self) -> str:
+        before = self._decoder.decode(self._context)
+        whole = self._decoder.decode(self._context + self._pending)
+        return whole[len(before) :]

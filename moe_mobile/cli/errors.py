@@ -1,0 +1,34 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How an error looks: one block on stderr, and an object on stdout where JSON was asked for."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from moe_mobile.errors import MoeMobileError
+
+__all__ = ["INTERNAL_EXIT_CODE", "format_error", "report"]
+
+INTERNAL_EXIT_CODE = 1
+"""A defect: an exception nobody turned into a typed error."""
+
+
+def format_error(error: MoeMobileError) -> str:
+    """The block for people: cause, file, what to do."""
+    lines = [f"error: {error.cause}"]
+    if error.file is not None:
+        lines.append(f"  file: {error.file}")
+    if error.remedy is not None:
+        lines.append(f"  what to do: {error.remedy}")
+    return "\n".join(lines)
+
+
+def report(error: MoeMobileError, *, as_json: bool) -> int:
+    """Print the error and return the exit code."""
+    if as_json:
+        click.echo(json.dumps({"error": error.as_dict()}))
+    click.echo(format_error(error), err=True)
+    return error.exit_code

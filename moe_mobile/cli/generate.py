@@ -1,0 +1,261 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`moe-mobile generate`."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from moe_mobile.bench.results import phase_rates
+from moe_mobile.bench.statistics import mean
+from moe_mobile.cli.detokenize import Detokenizer
+from moe_mobile.cli.options import (
+    bundle_argument,
+    echo_json,
+    engine_options,
+    examples,
+    json_option,
+)
+from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.text import percent
+from moe_mobile.errors import BundleInvalidError, UsageError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@click.command(
+    epilog=examples(
+        'moe-mobile generate demo -p "Once upon a time"',
+        "moe-mobile generate demo -f prompt.txt -n 200 --temperature 0.8 --top-p 0.95 --seed 7",
+        'moe-mobile generate demo -p "Hello" --cache 25% --json',
+        "moe-mobile generate demo --token-ids 5,17,9       # a bundle without a tokenizer",
+    )
+)
+@bundle_argument
+@click.option("-p", "--prompt", help="The text to continue.")
+@click.option(
+    "-f", "--file", "prompt_file", type=click.File("rb"), help="Read it from a file; - is stdin."
+)
+@click.option("--token-ids", help="The prompt as token ids, separated by commas.")
+@click.option(
+    "-n",
+    "--max-new-tokens",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="Stop after this many tokens.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="0 takes the likeliest token each time.",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Sample among this many likeliest tokens; 0 among all.",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Sample among the likeliest tokens that together have this probability.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--ignore-eos", is_flag=True, help="Go on after the end-of-text token.")
+@engine_options
+@json_option
+def command(
+    bundle: pathlib.Path,
+    prompt: str | None,
+    prompt_file: IO[bytes] | None,
+    token_ids: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    ignore_eos: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Continue a prompt with a bundle's model, streaming text to stdout as it comes.
+
+    One line of statistics follows on stderr.
+    """
+    given = [value is not None for value in (prompt, prompt_file, token_ids)]
+    if sum(given) != 1:
+        raise UsageError(
+            "give the prompt once", remedy="Use one of --prompt, --file and --token-ids"
+        )
+    tokenizer = None
+    if token_ids is None:
+        text = prompt if prompt is not None else _read(prompt_file)
+        tokenizer = _load_tokenizer(bundle)
+        prompt_ids = list(tokenizer.encode(text).ids)
+        if not prompt_ids:
+            raise UsageError("the prompt is empty", remedy="Give at least one word")
+    else:
+        prompt_ids = _parse_ids(token_ids)
+        if (bundle / "tokenizer.json").is_file():
+            tokenizer = _load_tokenizer(bundle)
+    answer = _run(
+        bundle,
+        prompt_ids,
+        tokenizer,
+        {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "seed": seed,
+            "ignore_eos": ignore_eos,
+        },
+        settings,
+        show=not as_json,
+    )
+    if as_json:
+        echo_json(answer)
+
+
+def _run(
+    bundle: pathlib.Path,
+    prompt_ids: list[int],
+    tokenizer: Tokenizer | None,
+    sampling: dict[str, Any],
+    settings: dict[str, Any],
+    *,
+    show: bool,
+) -> dict[str, Any]:
+    from moe_mobile.engine import Engine
+
+    stream = None if tokenizer is None else Detokenizer(tokenizer, prompt_ids)
+    new_ids: list[int] = []
+    pieces: list[str] = []
+
+    def emit(piece: str) -> None:
+        pieces.append(piece)
+        if show:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+    with ProgressBar() as progress, Engine(bundle, progress=progress, **settings) as engine:
+        progress.close()
+        for fallback in engine.info["fallbacks"]:
+            click.echo(f"note: {fallback}", err=True)
+        began = time.monotonic_ns()
+        times: list[int] = []
+        try:
+            for token in engine.generate(prompt_ids, **sampling):
+                times.append(time.monotonic_ns())
+                new_ids.append(token)
+                emit(f"{token} " if stream is None else stream.step(token))
+            if stream is not None:
+                emit(stream.finish())
+        finally:
+            # Also where it was stopped: what is printed next starts on a line of its own.
+            if show and pieces:
+                sys.stdout.write("\n")
+                sys.stdout.flush()
+        stats = engine.stats
+        answer = _summary(began, times, stats)
+        answer |= {
+            "bundle_hash": engine.info["bundle_hash"],
+            "settings": engine.info["settings"],
+            "prompt_tokens": len(prompt_ids),
+            "token_ids": new_ids,
+            "text": None if stream is None else "".join(pieces),
+            "stats": stats,
+        }
+    if show:
+        click.echo(_line(answer), err=True)
+    return answer
+
+
+def _summary(began: int, times: Sequence[int], stats: dict[str, Any]) -> dict[str, Any]:
+    """What a reader wants to know of a run; times from monotonic_ns()."""
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    rates = phase_rates(stats["tokens"], "decode")
+    return {
+        "new_tokens": len(times),
+        "ttft_ms": (times[0] - began) / 1e6 if times else None,
+        "tokens_per_second": 1e9 / mean(gaps) if gaps else None,
+        "hit_rate": rates.hit_rate,
+        "mib_read_per_token": rates.mib_read_per_token,
+        "wait_share": rates.wait_share,
+    }
+
+
+def _line(answer: dict[str, Any]) -> str:
+    parts = [f"{answer['prompt_tokens']} + {answer['new_tokens']} tokens"]
+    if answer["tokens_per_second"] is not None:
+        parts.append(f"{answer['tokens_per_second']:.1f} tok/s")
+    if answer["ttft_ms"] is not None:
+        parts.append(f"first token after {answer['ttft_ms']:.0f} ms")
+    parts += [
+        f"cache hits {percent(answer['hit_rate'])}",
+        f"{answer['mib_read_per_token']:.2f} MiB read per token",
+        f"{percent(answer['wait_share'])} of the time waiting for flash",
+    ]
+    return "\n[" + " | ".join(parts) + "]"
+
+
+def _read(file: IO[bytes] | None) -> str:
+    assert file is not None
+    try:
+        return file.read().decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"the prompt is not UTF-8: {error.reason} at byte {error.start}",
+            file=file.name,
+            remedy="Convert it, for example with iconv",
+        ) from None
+
+
+def _parse_ids(text: str) -> list[int]:
+    try:
+        ids = [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        ids = []
+    if not ids or min(ids) < 0:
+        raise UsageError(
+            f"not a list of token ids: {text!r}", remedy="Write it like --token-ids 5,17,9"
+        )
+    return ids
+
+
+def _load_tokenizer(bundle: pathlib.Path) -> Tokenizer:
+    path = bundle / "tokenizer.json"
+    if not (bundle / "bundle.json").is_file():
+        raise BundleInvalidError(
+            "there is no bundle here",
+            file=bundle / "bundle.json",
+            remedy="Give the folder that `moe-mobile export` wrote",
+        )
+    if not path.is_file():
+        raise UsageError(
+            "this bundle has no tokenizer", file=path, remedy="Use --token-ids instead of text"
+        )
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise BundleInvalidError(
+            f"the tokenizer cannot be read: {error}",
+            file=path,
+            remedy="Export again from a complete checkpoint",
+        ) from error

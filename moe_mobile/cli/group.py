@@ -1,0 +1,115 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The command group: imports commands on use, turns errors into text and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import click
+
+import moe_mobile
+from moe_mobile.cli.errors import INTERNAL_EXIT_CODE, report
+from moe_mobile.errors import CancelledError, MoeMobileError, UsageError, read_error, write_error
+
+__all__ = ["CommandGroup"]
+
+
+class CommandGroup(click.Group):
+    """Commands by name with their one-line help; module `moe_mobile.cli.NAME` holds `command`."""
+
+    def __init__(self, *, commands: Mapping[str, str], **options: Any) -> None:
+        super().__init__(
+            no_args_is_help=True,
+            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+            **options,
+        )
+        self._summaries = dict(commands)
+        self.params.append(
+            click.Option(
+                ["--version"],
+                is_flag=True,
+                expose_value=False,
+                is_eager=True,
+                callback=_print_version,
+                help="Print the version and exit.",
+            )
+        )
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._summaries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._summaries:
+            return None
+        module = importlib.import_module(f"moe_mobile.cli.{cmd_name}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # The base class imports every command to print its summary.
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self._summaries.items()))
+
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        **extra: Any,
+    ) -> NoReturn:
+        """Run the command line and exit: 0, or the exit code of the error it printed."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        extra["standalone_mode"] = False
+        as_json = _wants_json(arguments)
+        try:
+            value = super().main(arguments, prog_name or "moe-mobile", **extra)
+            sys.stdout.flush()
+        except MoeMobileError as error:
+            sys.exit(report(error, as_json=as_json))
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            sys.exit(2)
+        except click.UsageError as error:
+            sys.exit(report(_usage(error), as_json=as_json))
+        except click.ClickException as error:
+            sys.exit(report(UsageError(error.format_message()), as_json=as_json))
+        except (KeyboardInterrupt, click.Abort):
+            sys.exit(report(CancelledError("stopped by the user"), as_json=as_json))
+        except BrokenPipeError:
+            # The reader of our output left (`| head`); keep Python from complaining at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except OSError as error:
+            name = error.filename if isinstance(error.filename, str) else "a file"
+            typed = read_error if isinstance(error, FileNotFoundError) else write_error
+            sys.exit(report(typed(error, name), as_json=as_json))
+        except Exception:
+            traceback.print_exc()
+            click.echo("error: this is a defect of moe-mobile; please report it", err=True)
+            sys.exit(INTERNAL_EXIT_CODE)
+        sys.exit(value if isinstance(value, int) else 0)
+
+
+def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(f"moe-mobile {moe_mobile.__version__}")
+        ctx.exit()
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether errors go to stdout as JSON too; asked before the arguments are known to be valid."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in options
+
+
+def _usage(error: click.UsageError) -> UsageError:
+    command = error.ctx.command_path if error.ctx is not None else "moe-mobile"
+    return UsageError(
+        error.format_message().rstrip("."), remedy=f"`{command} --help` lists what is possible"
+    )

@@ -1,0 +1,121 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands share, and the shape of a command."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+__all__ = [
+    "BUNDLE",
+    "RESIDENCIES",
+    "bundle_argument",
+    "common_engine_options",
+    "echo_json",
+    "engine_options",
+    "examples",
+    "json_option",
+    "packed_dir_option",
+]
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+RESIDENCIES = ("slots", "programs", "resident")
+
+# Whether the folder exists is the bundle reader's to say: its errors name the remedy.
+BUNDLE = click.Path(path_type=pathlib.Path)
+
+bundle_argument = click.argument("bundle", type=BUNDLE)
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object, errors included."
+)
+
+packed_dir_option = click.option(
+    "--packed-dir",
+    type=click.Path(path_type=pathlib.Path),
+    help="Where the packed weights lie.  [default: BUNDLE/.packed/<cpu>]",
+)
+
+
+def examples(*lines: str) -> str:
+    """The epilog of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def echo_json(value: object) -> None:
+    """Print a command's JSON answer."""
+    click.echo(json.dumps(value, indent=2))
+
+
+_COMMON = (
+    click.option(
+        "--routing",
+        type=click.Choice(("exact",)),
+        default="exact",
+        show_default=True,
+        help="How experts are chosen; exact is the model's own choice.",
+    ),
+    click.option(
+        "-c",
+        "--context",
+        type=click.IntRange(1),
+        help="Positions to keep keys and values for.  [default: the engine's choice]",
+    ),
+    packed_dir_option,
+    click.option(
+        "--allow-below-cycle",
+        is_flag=True,
+        help="Run even where the cache holds less than one token uses, and so never hits.",
+    ),
+)
+
+_SINGLE = (
+    click.option(
+        "--cache",
+        default="50%",
+        show_default=True,
+        help="Memory for experts: a share of them (50%), MiB (512) or auto.",
+    ),
+    click.option(
+        "--residency",
+        type=click.Choice(RESIDENCIES),
+        default="slots",
+        show_default=True,
+        help="slots: swap weights under live programs; programs: load a program per miss; "
+        "resident: everything in memory.",
+    ),
+    click.option(
+        "--lanes",
+        type=click.IntRange(1, 16),
+        default=2,
+        show_default=True,
+        help="Reads in flight at once.",
+    ),
+    click.option(
+        "-t",
+        "--threads",
+        type=click.IntRange(1, 256),
+        help="Threads that compute.  [default: the machine's cores]",
+    ),
+)
+
+
+def common_engine_options(function: Decorated) -> Decorated:
+    """Settings of :class:`moe_mobile.Engine` that `bench` takes one value of."""
+    for option in reversed(_COMMON):
+        function = option(function)
+    return function
+
+
+def engine_options(function: Decorated) -> Decorated:
+    """All settings of :class:`moe_mobile.Engine`, for a command that runs one configuration."""
+    function = common_engine_options(function)
+    for option in reversed(_SINGLE):
+        function = option(function)
+    return function

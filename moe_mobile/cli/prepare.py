@@ -1,0 +1,62 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`moe-mobile prepare`."""
+
+from __future__ import annotations
+
+import pathlib
+
+import click
+
+from moe_mobile.cli.options import (
+    bundle_argument,
+    echo_json,
+    examples,
+    json_option,
+    packed_dir_option,
+)
+from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.text import size
+from moe_mobile.runner import Runner
+
+
+@click.command(
+    epilog=examples(
+        "moe-mobile prepare olmoe",
+        "moe-mobile prepare olmoe --consume          # delete each shard once it is packed",
+        "moe-mobile prepare olmoe --packed-dir /fast/disk/olmoe-packed",
+    )
+)
+@bundle_argument
+@packed_dir_option
+@click.option(
+    "--consume",
+    is_flag=True,
+    help="Delete each shard of experts once its packed bytes are on disk. The bundle then runs "
+    "on this kind of machine only.",
+)
+@json_option
+def command(
+    bundle: pathlib.Path, packed_dir: pathlib.Path | None, consume: bool, as_json: bool
+) -> None:
+    """Pack a bundle's weights as this machine's CPU wants them, so that a cache miss is one read.
+
+    Opening a bundle does the same when it is needed. Interrupted runs continue where they were.
+    """
+    with ProgressBar() as progress, Runner() as runner:
+        answer = runner.request(
+            "prepare",
+            bundle=str(bundle),
+            packed_dir=None if packed_dir is None else str(packed_dir),
+            consume=consume,
+            progress=progress,
+        )
+    if as_json:
+        echo_json(answer)
+    elif answer["already_prepared"]:
+        click.echo(f"already prepared: {answer['packed_dir']}")
+    else:
+        click.echo(
+            f"packed {answer['experts']} experts, wrote {size(answer['bytes_written'])}: "
+            f"{answer['packed_dir']}"
+        )

@@ -1,0 +1,86 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Progress on stderr: a bar on a terminal, else now and then a line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn, Self
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+__all__ = ["ProgressBar"]
+
+_LINE_SECONDS = 10.0
+
+_LABELS = {
+    "verify": "verifying",
+    "prepare": "packing weights for this CPU",
+    "slots": "creating slots",
+    "load": "loading",
+    "bench": "measuring",
+}
+
+
+class ProgressBar:
+    """A context manager that is also the progress callback of Engine, Runner and export.
+
+    Lines for a log: the stage when it has run for ten seconds, then every ten seconds.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
+        self._stage = ""
+        self._bar: tqdm[NoReturn] | None = None
+        self._next_line = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._quiet:
+            return
+        if stage != self._stage:
+            self._close_bar()
+            self._stage = stage
+            self._next_line = time.monotonic() + _LINE_SECONDS
+        if self._terminal:
+            self._draw(done, total)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINE_SECONDS
+            print(f"{self._label()}: {done} of {total}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Clear the bar, so that what is printed next starts on a clean line."""
+        self._close_bar()
+        self._stage = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _label(self) -> str:
+        return _LABELS.get(self._stage, self._stage)
+
+    def _draw(self, done: int, total: int) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total, desc=self._label(), file=sys.stderr, leave=False, ncols=80
+            )
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,101 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Streamed text equals text decoded at once, and never shows half a character."""
+
+from __future__ import annotations
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from moe_mobile.cli.detokenize import Detokenizer
+
+
+def _byte_level() -> Tokenizer:
+    """Tokens are the 256 bytes and a merge or two, as in GPT-2's and Qwen's tokenizers."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {symbol: index for index, symbol in enumerate(alphabet)}
+    vocabulary |= {"he": 256, "ðŁ": 257}  # the latter is the first half of most emoji
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("h", "e"), ("ð", "Ł")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken("<eos>", special=True)])
+    return tokenizer
+
+
+def _byte_fallback() -> Tokenizer:
+    """Words with a space mark, and bytes for the rest, as in Llama's and Mixtral's tokenizers."""
+    vocabulary = {"<unk>": 0, "▁Hello": 1, "▁world": 2, "!": 3}
+    vocabulary |= {f"<0x{byte:02X}>": 4 + byte for byte in range(256)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return tokenizer
+
+
+BYTE_LEVEL = _byte_level()
+BYTE_FALLBACK = _byte_fallback()
+
+
+def _stream(tokenizer: Tokenizer, prompt: list[int], ids: list[int]) -> list[str]:
+    stream = Detokenizer(tokenizer, prompt)
+    return [*(stream.step(token) for token in ids), stream.finish()]
+
+
+@given(st.text(), st.text())
+@example("", "héllo 🙂🙂 wörld")
+@example("a 🙂", "🙂🙂 b")
+@example("\ufffd", "\ufffd\ufffd a")
+def test_text_comes_out_whole(prompt: str, text: str) -> None:
+    prompt_ids = BYTE_LEVEL.encode(prompt).ids
+    ids = BYTE_LEVEL.encode(text).ids
+    pieces = _stream(BYTE_LEVEL, prompt_ids, ids)
+    assert "".join(pieces) == text
+    if "\ufffd" not in text:
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+@given(st.lists(st.integers(0, 258)), st.lists(st.integers(0, 258)))
+def test_any_tokens_give_the_text_of_decoding_at_once(left: list[int], right: list[int]) -> None:
+    # A prompt comes from text, so it ends with a whole character.
+    prompt = BYTE_LEVEL.encode(BYTE_LEVEL.decode(left)).ids
+    whole = BYTE_LEVEL.decode(prompt + right)
+    assert "".join(_stream(BYTE_LEVEL, prompt, right)) == whole[len(BYTE_LEVEL.decode(prompt)) :]
+
+
+def _fallback_ids(text: str) -> list[int]:
+    return [4 + byte for byte in text.encode()]
+
+
+def test_byte_fallback_and_spaces_between_words() -> None:
+    ids = [2, *_fallback_ids("🙂🙂é"), 2, 3]
+    assert "".join(_stream(BYTE_FALLBACK, [1], ids)) == " world🙂🙂é world!"
+    # With nothing before it, a first word has no space.
+    assert "".join(_stream(BYTE_FALLBACK, [], [1, 2])) == "Hello world"
+
+
+@given(st.text())
+def test_byte_fallback_text_comes_out_whole(text: str) -> None:
+    prompt = [1, *_fallback_ids("é🙂é")]
+    assert "".join(_stream(BYTE_FALLBACK, prompt, _fallback_ids(text))) == text
+
+
+def test_text_is_shown_as_soon_as_it_is_complete() -> None:
+    ids = BYTE_LEVEL.encode("he🙂h").ids
+    assert _stream(BYTE_LEVEL, [], ids) == ["he", "", "", "🙂", "h", ""]
+
+
+def test_bytes_that_never_complete_are_shown_at_the_end() -> None:
+    ids = BYTE_LEVEL.encode("a🙂").ids[:-1]
+    pieces = _stream(BYTE_LEVEL, [], ids)
+    assert (pieces[:-1], pieces[-1]) == (["a", "", ""], "\ufffd")
+
+
+def test_special_tokens_are_silent() -> None:
+    assert "".join(_stream(BYTE_LEVEL, [], [258, *BYTE_LEVEL.encode("a").ids, 258])) == "a"
