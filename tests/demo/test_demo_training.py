@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from moe_mobile.demo.training import checkpoint
 from moe_mobile.demo.training.evaluate import perplexity_and_usage
 from moe_mobile.demo.training.kernels import experts, tied_loss
-from moe_mobile.demo.training.model import DemoModel
+from moe_mobile.demo.training.model import LIFT_BELOW, DemoModel
 from moe_mobile.demo.training.optim import orthogonalise
 from moe_mobile.demo.training.rows import Rows
 from moe_mobile.demo.training.settings import Settings, Shape
@@ -197,3 +198,19 @@ def test_perplexity_and_usage_count_every_scored_token() -> None:
     expected = F.cross_entropy(logits, windows[:, 1:].flatten()).exp().item()
     assert perplexity == pytest.approx(expected, rel=1e-5)
     assert usage.sum(1).tolist() == [96 * SHAPE.active] * SHAPE.layers
+
+
+def test_lift_acts_on_starved_experts_only() -> None:
+    model = DemoModel(dataclasses.replace(SHAPE, active=1))
+    with torch.no_grad():  # in the last layer, two experts share all tokens
+        model.router[-1, 1] = -model.router[-1, 0]
+        model.router[-1, 2:] = 0
+    routes: list[torch.Tensor] = []
+    _, auxiliary = model.hidden(stream(256).view(8, 32), routes)
+    used = torch.bincount(routes[-1].flatten(), minlength=4)
+    assert used[2:].sum() == 0
+    assert used[:2].min() > LIFT_BELOW * 256 / 4
+    auxiliary.lift.backward()  # type: ignore[no-untyped-call]
+    assert model.router.grad is not None
+    reached = model.router.grad[-1].abs().sum(1) > 0
+    assert reached.tolist() == [False, False, True, True]

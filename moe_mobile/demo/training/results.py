@@ -52,7 +52,7 @@ def _log_facts(log: str) -> dict[str, Any]:
     """Wall time and speed of a run out of its log."""
     starts = re.findall(r"^([0-9-]+ [0-9:]+) from step (\d+): (.*)$", log, re.MULTILINE)
     finished = re.findall(r"^([0-9-]+ [0-9:]+) done$", log, re.MULTILINE)
-    facts: dict[str, Any] = {"sessions": len(starts), **json.loads(starts[0][2])}
+    facts: dict[str, Any] = {"sessions": len(starts), **json.loads(starts[-1][2])}
     facts["tokens_per_second"] = [int(s) for s in re.findall(r" (\d+) tokens/s ", log)][-1]
     if len(starts) == 1 and finished:
         begin, end = (

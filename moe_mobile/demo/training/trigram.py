@@ -95,10 +95,11 @@ class KneserNey:
         """Perplexity over the tokens the model is scored on: all but the first of every window.
 
         ``tokens`` is ``[tokens]``, cut into windows of ``length``; unlike the model, the trigram
-        also sees the two tokens before a window. The very first two tokens are not scored.
+        also sees the token before a window. Token 0 stands before the first one.
         """
         n = len(tokens) // length * length
-        at = np.arange(2, n)
+        at = np.arange(n)
         at = at[at % length != 0]
-        p = self.probability(tokens[at - 2], tokens[at - 1], tokens[at])
+        before = np.concatenate([[0], tokens])  # shifted: before[i] is tokens[i - 1]
+        p = self.probability(before[at - 1], tokens[at - 1], tokens[at])
         return float(np.exp(-np.log(p).mean()))
