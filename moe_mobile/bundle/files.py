@@ -1,0 +1,68 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Writing files so that a reader sees either nothing or all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from moe_mobile.errors import write_error
+
+
+class HashingFile:
+    """A binary file being written, with its length and SHA-256."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self.bytes += len(data)
+
+    def pad(self, alignment: int) -> None:
+        """Zeros up to the next multiple of ``alignment``."""
+        self.write(bytes(-self.bytes % alignment))
+
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+def write_file(path: Path, fill: Callable[[HashingFile], None]) -> tuple[int, str]:
+    """Writes ``path`` through ``fill``: temporary name, fsync, rename, fsync of the folder.
+
+    Returns:
+        Length in bytes and SHA-256.
+
+    Raises:
+        DiskFullError, ReadOnlyError, IoError: naming ``path``.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as raw:
+            file = HashingFile(raw)
+            fill(file)
+            raw.flush()
+            os.fsync(raw.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise write_error(error, path) from error
+    return file.bytes, file.sha256()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

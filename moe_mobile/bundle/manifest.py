@@ -1,0 +1,186 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""``bundle.json`` as dataclasses; docs/bundle-format.md, section 2, says what they mean.
+
+Field names are the JSON's member names. :mod:`moe_mobile.bundle.reader` makes these from a file,
+:mod:`moe_mobile.bundle.writer` writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+FORMAT = "moe-mobile-bundle"
+VERSION = 1
+MANIFEST_FILE = "bundle.json"
+ALIGNMENT = 16384
+"""Expert programs start at multiples of this: Android's larger page size, and O_DIRECT."""
+
+
+@dataclass(frozen=True)
+class Model:
+    name: str
+    family: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    context_length: int
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    num_parameters: int
+
+
+@dataclass(frozen=True)
+class Rope:
+    inverse_frequencies: tuple[float, ...]
+    amplitude: float
+
+
+@dataclass(frozen=True)
+class Attention:
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    rope: Rope
+    kv_dtype: str
+
+
+@dataclass(frozen=True)
+class Router:
+    score: str
+    renormalize: bool
+
+
+@dataclass(frozen=True)
+class Moe:
+    num_experts: int
+    top_k: int
+    intermediate_size: int
+    router: Router
+
+
+@dataclass(frozen=True)
+class Quantization:
+    experts: str
+    dense: str
+    head: str
+    embedding: str
+    group_size: int
+
+
+@dataclass(frozen=True)
+class Delegate:
+    name: str
+    executorch: str
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the bundle; ``path`` is relative to the bundle."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Embedding:
+    path: str
+    bytes: int
+    sha256: str
+    dtype: str
+    row_bytes: int
+
+    @property
+    def file(self) -> File:
+        return File(self.path, self.bytes, self.sha256)
+
+
+@dataclass(frozen=True)
+class Program:
+    """An expert's program inside its layer's shard."""
+
+    offset: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    path: str
+    bytes: int
+    sha256: str
+    programs: tuple[Program, ...]
+
+    @property
+    def file(self) -> File:
+        return File(self.path, self.bytes, self.sha256)
+
+
+@dataclass(frozen=True)
+class Mixer:
+    kind: str
+    window: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """``experts`` is None (absent) where the layer's MLP is dense."""
+
+    mixer: Mixer
+    dense: File
+    experts: Shard | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    dense_bytes: int
+    embedding_bytes: int
+    expert_bytes: int
+    token_cycle_bytes: int
+    experts_bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    model: Model
+    attention: Attention
+    moe: Moe
+    quantization: Quantization
+    delegate: Delegate
+    max_batch: int
+    embedding: Embedding
+    layers: tuple[Layer, ...]
+    head: File
+    files: tuple[File, ...]
+    memory: Memory
+    provenance: dict[str, Any]
+
+    def all_files(self) -> Iterator[File]:
+        """Every file of the bundle but ``bundle.json``."""
+        yield self.embedding.file
+        for layer in self.layers:
+            yield layer.dense
+            if layer.experts is not None:
+                yield layer.experts.file
+        yield self.head
+        yield from self.files
+
+
+def memory_facts(
+    *, layers: tuple[Layer, ...], head: File, embedding: Embedding, top_k: int
+) -> Memory:
+    """The planning facts that follow from the files."""
+    shards = [layer.experts for layer in layers if layer.experts is not None]
+    sizes = [program.bytes for shard in shards for program in shard.programs]
+    largest = max(sizes, default=0)
+    return Memory(
+        dense_bytes=sum(layer.dense.bytes for layer in layers) + head.bytes,
+        embedding_bytes=embedding.bytes,
+        expert_bytes=largest,
+        token_cycle_bytes=len(shards) * top_k * largest,
+        experts_bytes=sum(sizes),
+    )

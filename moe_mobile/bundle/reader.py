@@ -1,0 +1,295 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and validating ``bundle.json``, member by member as docs/bundle-format.md has it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from moe_mobile.bundle import manifest as m
+from moe_mobile.bundle.json_field import (
+    MAX_INTEGER,
+    MAX_MANIFEST_BYTES,
+    JsonField,
+    parse_strict_json,
+)
+from moe_mobile.errors import BundleInvalidError, UnsupportedError, read_error
+
+_QUANTS = ("fp32", "8da8w", "8da4w")
+_GROUP_SIZES = (32, 64, 128, 256)
+_TOKENS = 2**24
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMPONENT = re.compile(r"[A-Za-z0-9._-]+")
+_FILE_MEMBERS = ("path", "bytes", "sha256")
+_MEMBERS = (
+    "format", "version", "model", "attention", "moe", "quantization", "delegate", "max_batch",
+    "embedding", "layers", "head", "files", "memory", "provenance",
+)  # fmt: skip
+
+
+def read_manifest(bundle: Path) -> m.Manifest:
+    """The validated manifest of the bundle in this folder.
+
+    Raises:
+        BundleInvalidError: it breaks the format; the message names the member.
+        UnsupportedError: a version, delegate or quantization this build does not know.
+        IoError: it cannot be read.
+    """
+    return parse_manifest(read_manifest_bytes(bundle), str(bundle / m.MANIFEST_FILE))
+
+
+def read_manifest_bytes(bundle: Path) -> bytes:
+    """The bytes of ``bundle.json``; at most one more than the format allows is read."""
+    path = bundle / m.MANIFEST_FILE
+    if not path.is_file():
+        raise BundleInvalidError("no bundle: bundle.json is missing", file=bundle)
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise read_error(error, path) from error
+
+
+def parse_manifest(data: bytes, file: str = m.MANIFEST_FILE) -> m.Manifest:
+    """The manifest in these bytes; errors as :func:`read_manifest`."""
+    return _Reader(JsonField(parse_strict_json(data, file), "", file)).read()
+
+
+class _Reader:
+    def __init__(self, root: JsonField) -> None:
+        self._root = root
+        self._paths: set[str] = set()
+
+    def read(self) -> m.Manifest:
+        root = self._root
+        root.expect_object()
+        # Format and version first: a newer version may have other members.
+        if not root.has("format") or not root.has("version"):
+            root.fail("lacks 'format' or 'version': it is no bundle manifest")
+        root["format"].one_of([m.FORMAT])
+        version = root["version"].integer(0, MAX_INTEGER)
+        if version != m.VERSION:
+            root["version"].fail(f"is {version}, this build knows {m.VERSION}", UnsupportedError)
+        root.expect_members(_MEMBERS)
+        root["provenance"].expect_object()
+        model = self._model(root["model"])
+        attention = self._attention(root["attention"])
+        moe = self._moe(root["moe"])
+        quantization = self._quantization(root["quantization"], attention)
+        embedding = self._embedding(root["embedding"], model, quantization)
+        layers = self._layers(root["layers"], model, moe)
+        head = self._file(root["head"], 1)
+        files = tuple(self._file(field, 0) for field in root["files"].items())
+        return m.Manifest(
+            model=model,
+            attention=attention,
+            moe=moe,
+            quantization=quantization,
+            delegate=self._delegate(root["delegate"]),
+            max_batch=root["max_batch"].integer(1, 4096),
+            embedding=embedding,
+            layers=layers,
+            head=head,
+            files=files,
+            memory=self._memory(root["memory"], layers, head, embedding, moe),
+            provenance=dict(root["provenance"].value),
+        )
+
+    def _model(self, f: JsonField) -> m.Model:
+        f.expect_members(
+            ("name", "family", "vocab_size", "hidden_size", "num_layers", "context_length",
+             "bos_token_id", "eos_token_ids", "num_parameters")
+        )  # fmt: skip
+        vocab = f["vocab_size"].integer(1, _TOKENS)
+        bos = f["bos_token_id"]
+        stops = f["eos_token_ids"].items()
+        if len(stops) > 16:
+            f["eos_token_ids"].fail("has more than 16 entries")
+        ids: list[int] = []
+        for stop in stops:
+            value = stop.integer(0, vocab - 1)
+            if ids and value <= ids[-1]:
+                stop.fail("is not above the one before it")
+            ids.append(value)
+        return m.Model(
+            name=f["name"].text(200),
+            family=f["family"].text(64),
+            vocab_size=vocab,
+            hidden_size=f["hidden_size"].integer(1, 2**20),
+            num_layers=f["num_layers"].integer(1, 4096),
+            context_length=f["context_length"].integer(1, _TOKENS),
+            bos_token_id=None if bos.value is None else bos.integer(0, vocab - 1),
+            eos_token_ids=tuple(ids),
+            num_parameters=f["num_parameters"].integer(0, MAX_INTEGER),
+        )
+
+    def _attention(self, f: JsonField) -> m.Attention:
+        f.expect_members(("num_heads", "num_kv_heads", "head_dim", "scale", "rope", "kv_dtype"))
+        heads, kv_heads = f["num_heads"].integer(1, 4096), f["num_kv_heads"].integer(1, 4096)
+        if heads % kv_heads:
+            f["num_heads"].fail("is not a multiple of attention.num_kv_heads")
+        head_dim = f["head_dim"].integer(1, 4096)
+        scale = f["scale"].number()
+        if scale <= 0:
+            f["scale"].fail("is not positive")
+        rope = f["rope"]
+        rope.expect_members(("inverse_frequencies", "amplitude"))
+        frequencies = tuple(item.number() for item in rope["inverse_frequencies"].items())
+        if 2 * len(frequencies) > head_dim:
+            rope["inverse_frequencies"].fail("rotates more elements than attention.head_dim")
+        return m.Attention(
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
+            scale=scale,
+            rope=m.Rope(frequencies, rope["amplitude"].number()),
+            kv_dtype=f["kv_dtype"].one_of(("float16", "float32")),
+        )
+
+    def _moe(self, f: JsonField) -> m.Moe:
+        f.expect_members(("num_experts", "top_k", "intermediate_size", "router"))
+        experts = f["num_experts"].integer(1, 65536)
+        router = f["router"]
+        router.expect_members(("score", "renormalize"))
+        return m.Moe(
+            num_experts=experts,
+            top_k=f["top_k"].integer(1, experts),
+            intermediate_size=f["intermediate_size"].integer(1, _TOKENS),
+            router=m.Router(
+                router["score"].one_of(("softmax",), UnsupportedError),
+                router["renormalize"].boolean(),
+            ),
+        )
+
+    def _quantization(self, f: JsonField, attention: m.Attention) -> m.Quantization:
+        f.expect_members(("experts", "dense", "head", "embedding", "group_size"))
+        experts, dense, head = (
+            f[name].one_of(_QUANTS, UnsupportedError) for name in ("experts", "dense", "head")
+        )
+        group = f["group_size"].integer(0, 256)
+        if "8da4w" in (experts, dense, head):
+            if group not in _GROUP_SIZES:
+                f["group_size"].fail("is not 32, 64, 128 or 256")
+        elif group:
+            f["group_size"].fail("is not 0, though nothing is 8da4w")
+        if attention.kv_dtype == "float32" and dense != "fp32":
+            self._root["attention"]["kv_dtype"].fail(
+                "is float32, though quantization.dense is not fp32"
+            )
+        embedding = f["embedding"].one_of(("fp32", "int8"), UnsupportedError)
+        return m.Quantization(experts, dense, head, embedding, group)
+
+    def _delegate(self, f: JsonField) -> m.Delegate:
+        f.expect_members(("name", "executorch"))
+        return m.Delegate(
+            f["name"].one_of(("xnnpack",), UnsupportedError), f["executorch"].text(64)
+        )
+
+    def _embedding(self, f: JsonField, model: m.Model, quantization: m.Quantization) -> m.Embedding:
+        f.expect_members((*_FILE_MEMBERS, "dtype", "row_bytes"))
+        file = self._file_members(f, 1)
+        dtype = f["dtype"].one_of(("fp32", "int8"))
+        if dtype != quantization.embedding:
+            f["dtype"].fail("differs from quantization.embedding")
+        hidden = model.hidden_size
+        expected = 4 * hidden if dtype == "fp32" else -(-hidden // 4) * 4 + 4
+        row_bytes = f["row_bytes"].integer(1, MAX_INTEGER)
+        if row_bytes != expected:
+            f["row_bytes"].fail(f"is not {expected}")
+        if file.bytes != model.vocab_size * row_bytes:
+            f["bytes"].fail("is not model.vocab_size x row_bytes")
+        return m.Embedding(file.path, file.bytes, file.sha256, dtype, row_bytes)
+
+    def _layers(self, f: JsonField, model: m.Model, moe: m.Moe) -> tuple[m.Layer, ...]:
+        fields = f.items()
+        if len(fields) != model.num_layers:
+            f.fail("does not have model.num_layers entries")
+        return tuple(self._layer(field, moe) for field in fields)
+
+    def _layer(self, f: JsonField, moe: m.Moe) -> m.Layer:
+        f.expect_members(("mixer", "dense"), ("experts",))
+        mixer = f["mixer"]
+        mixer.expect_members(("kind", "window"))
+        return m.Layer(
+            mixer=m.Mixer(
+                mixer["kind"].one_of(("attention",), UnsupportedError),
+                mixer["window"].integer(0, 2**32 - 1),
+            ),
+            dense=self._file(f["dense"], 1),
+            experts=self._shard(f["experts"], moe) if f.has("experts") else None,
+        )
+
+    def _shard(self, f: JsonField, moe: m.Moe) -> m.Shard:
+        f.expect_members((*_FILE_MEMBERS, "programs"))
+        file = self._file_members(f, 1)
+        fields = f["programs"].items()
+        if len(fields) != moe.num_experts:
+            f["programs"].fail("does not have moe.num_experts entries")
+        programs, end = [], 0
+        for field in fields:
+            field.expect_members(("offset", "bytes", "sha256"))
+            offset = field["offset"].integer(0, MAX_INTEGER)
+            size = field["bytes"].integer(1, MAX_INTEGER)
+            if offset % m.ALIGNMENT:
+                field["offset"].fail(f"is not a multiple of {m.ALIGNMENT}")
+            if offset < end:
+                field["offset"].fail("overlaps or precedes the program before it")
+            end = offset + size
+            if end > file.bytes:
+                field["bytes"].fail("reaches beyond the end of the shard")
+            programs.append(m.Program(offset, size, _sha256(field["sha256"])))
+        if file.bytes != -(-end // m.ALIGNMENT) * m.ALIGNMENT:
+            f["bytes"].fail(f"is not the end of the last program rounded up to {m.ALIGNMENT}")
+        return m.Shard(file.path, file.bytes, file.sha256, tuple(programs))
+
+    def _memory(
+        self,
+        f: JsonField,
+        layers: tuple[m.Layer, ...],
+        head: m.File,
+        embedding: m.Embedding,
+        moe: m.Moe,
+    ) -> m.Memory:
+        facts = m.memory_facts(layers=layers, head=head, embedding=embedding, top_k=moe.top_k)
+        names = tuple(m.Memory.__dataclass_fields__)
+        f.expect_members(names)
+        for name in names:
+            stated, expected = f[name].integer(0, MAX_INTEGER), getattr(facts, name)
+            if stated != expected:
+                f[name].fail(f"is {stated}, the entries give {expected}")
+        return facts
+
+    def _file(self, f: JsonField, minimum: int) -> m.File:
+        f.expect_members(_FILE_MEMBERS)
+        return self._file_members(f, minimum)
+
+    def _file_members(self, f: JsonField, minimum: int) -> m.File:
+        path = f["path"].text(200)
+        _check_path(path, f["path"])
+        if path in self._paths:
+            f["path"].fail(f"is listed twice: {path!r}")
+        self._paths.add(path)
+        return m.File(path, f["bytes"].integer(minimum, MAX_INTEGER), _sha256(f["sha256"]))
+
+
+def _check_path(path: str, f: JsonField) -> None:
+    components = path.split("/")
+    for component in components:
+        if not component:
+            f.fail(f"has an empty component: {path!r}")
+        if component in (".", ".."):
+            f.fail(f"has the component {component!r}: {path!r}")
+        if not _COMPONENT.fullmatch(component):
+            f.fail(f"has a character outside [A-Za-z0-9._-]: {path!r}")
+    if components[0] == ".packed":
+        f.fail("lies in .packed, which is no part of a bundle")
+    if path == m.MANIFEST_FILE:
+        f.fail(f"lists {m.MANIFEST_FILE} itself")
+
+
+def _sha256(f: JsonField) -> str:
+    value = f.text(64)
+    if not _SHA256.fullmatch(value):
+        f.fail("is not 64 lower-case hexadecimal digits")
+    return value

@@ -1,0 +1,144 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Checking a bundle's files against its manifest, and saying what a bundle holds."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from moe_mobile.bundle import manifest as m
+from moe_mobile.bundle.reader import parse_manifest, read_manifest_bytes
+from moe_mobile.errors import BundleCorruptError, BundleInvalidError, read_error
+
+_CHUNK = 4 << 20
+
+VerifyProgress = Callable[[int, int, str], None]
+"""Called with bytes done, bytes in all, and the file being read."""
+
+
+def verify_bundle(path: str | os.PathLike[str], progress: VerifyProgress | None = None) -> str:
+    """Reads every byte of a bundle and compares it with the manifest.
+
+    Checks the manifest, that every file is a regular file of its length, the SHA-256 of each file
+    and of each expert's program, and that the gaps between programs are zero.
+
+    Returns:
+        The bundle hash (SHA-256 of ``bundle.json``).
+
+    Raises:
+        BundleInvalidError, UnsupportedError: the manifest or a file's kind or length is wrong.
+        BundleCorruptError: bytes differ from their hash.
+        IoError: a file cannot be read.
+    """
+    bundle = Path(path)
+    data = read_manifest_bytes(bundle)
+    manifest = parse_manifest(data, str(bundle / m.MANIFEST_FILE))
+    check_files(bundle, manifest)
+    files = list(manifest.all_files())
+    shards = {s.experts.path: s.experts for s in manifest.layers if s.experts is not None}
+    done, total = 0, sum(file.bytes for file in files)
+    for file in files:
+        if progress is not None:
+            progress(done, total, file.path)
+        _verify_file(bundle, file, shards.get(file.path), done, total, progress)
+        done += file.bytes
+    if progress is not None:
+        progress(total, total, "")
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_files(bundle: Path, manifest: m.Manifest) -> None:
+    """Raises a BundleInvalidError unless every file is a regular file of its length."""
+    for file in manifest.all_files():
+        path = bundle / file.path
+        for parent in reversed(path.relative_to(bundle).parents[:-1]):
+            if (bundle / parent).is_symlink():
+                raise BundleInvalidError("is a link, not a folder", file=bundle / parent)
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            raise BundleInvalidError("file of the bundle is missing", file=path) from None
+        except OSError as error:
+            raise read_error(error, path) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleInvalidError("is not a regular file", file=path)
+        if status.st_size != file.bytes:
+            raise BundleInvalidError(
+                f"has {status.st_size} bytes, the manifest says {file.bytes}", file=path
+            )
+
+
+def inspect_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a bundle holds, as a JSON-ready object; reads the manifest and file lengths only.
+
+    Raises:
+        BundleInvalidError, UnsupportedError, IoError: as :func:`verify_bundle`.
+    """
+    bundle = Path(path)
+    data = read_manifest_bytes(bundle)
+    manifest = parse_manifest(data, str(bundle / m.MANIFEST_FILE))
+    check_files(bundle, manifest)
+    moe_layers = sum(layer.experts is not None for layer in manifest.layers)
+    return {
+        "path": str(bundle),
+        "hash": hashlib.sha256(data).hexdigest(),
+        "version": m.VERSION,
+        "model": asdict(manifest.model),
+        "attention": {k: v for k, v in asdict(manifest.attention).items() if k != "rope"},
+        "moe": {**asdict(manifest.moe), "layers": moe_layers},
+        "windows": sorted({layer.mixer.window for layer in manifest.layers}),
+        "quantization": asdict(manifest.quantization),
+        "delegate": asdict(manifest.delegate),
+        "max_batch": manifest.max_batch,
+        "memory": asdict(manifest.memory),
+        "bytes": len(data) + sum(file.bytes for file in manifest.all_files()),
+        "num_files": 1 + sum(1 for _ in manifest.all_files()),
+        "provenance": manifest.provenance,
+    }
+
+
+def _verify_file(
+    bundle: Path,
+    file: m.File,
+    shard: m.Shard | None,
+    done: int,
+    total: int,
+    progress: VerifyProgress | None,
+) -> None:
+    path = bundle / file.path
+    digest, position = hashlib.sha256(), 0
+    try:
+        with open(path, "rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+                position += len(chunk)
+                if progress is not None:
+                    progress(done + position, total, file.path)
+            if digest.hexdigest() != file.sha256:
+                raise BundleCorruptError(
+                    "bytes differ from their SHA-256", file=path, remedy="Export or copy it again"
+                )
+            if shard is not None:
+                _verify_programs(path, stream.fileno(), shard)
+    except OSError as error:
+        raise read_error(error, path) from error
+
+
+def _verify_programs(path: Path, descriptor: int, shard: m.Shard) -> None:
+    """A manifest may state a right hash of the shard and wrong ones of its programs."""
+    end = 0
+    for index, program in enumerate(shard.programs):
+        if any(os.pread(descriptor, program.offset - end, end)):
+            raise BundleInvalidError(f"bytes before program {index} are not zero", file=path)
+        data = os.pread(descriptor, program.bytes, program.offset)
+        if hashlib.sha256(data).hexdigest() != program.sha256:
+            raise BundleCorruptError(f"program {index} differs from its SHA-256", file=path)
+        end = program.offset + program.bytes
+    if any(os.pread(descriptor, shard.bytes - end, end)):
+        raise BundleInvalidError("bytes after the last program are not zero", file=path)

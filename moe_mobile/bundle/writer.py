@@ -1,0 +1,36 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Writing ``bundle.json``: canonical bytes, validated by the reader before they are written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from moe_mobile.bundle.manifest import FORMAT, VERSION, Manifest
+
+
+def to_json(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as the JSON object that ``bundle.json`` holds."""
+    value: dict[str, Any] = dataclasses.asdict(manifest)
+    for layer in value["layers"]:
+        if layer["experts"] is None:
+            del layer["experts"]
+    return {"format": FORMAT, "version": VERSION, **value}
+
+
+def to_bytes(manifest: Manifest) -> bytes:
+    """The canonical content of ``bundle.json``.
+
+    Raises:
+        BundleInvalidError: the manifest breaks the format.
+    """
+    from moe_mobile.bundle.reader import parse_manifest
+
+    text = json.dumps(
+        to_json(manifest), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False
+    )
+    data = (text + "\n").encode()
+    parse_manifest(data)
+    return data

@@ -1,0 +1,313 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Exporting a model into a bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from moe_mobile.bundle import manifest as m
+from moe_mobile.bundle.files import HashingFile
+from moe_mobile.bundle.writer import to_bytes
+from moe_mobile.errors import CancelledError, UnsupportedError
+from moe_mobile.export.embedding import ROWS_AT_ONCE, encode_rows, row_bytes
+from moe_mobile.export.lowering import EXECUTORCH_VERSION, lower
+from moe_mobile.export.options import Options, resolve_options
+from moe_mobile.export.plan import Plan, make_plan
+from moe_mobile.export.shapes import ProgramShape
+from moe_mobile.export.template import Programs
+from moe_mobile.export.workspace import Record, Workspace, open_workspace
+from moe_mobile.model.names import TensorRef
+from moe_mobile.model.source import OpenModel, SourceLike, open_model
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``done`` of ``total`` programs (and the embedding) are made; ``what`` is being made."""
+
+    done: int
+    total: int
+    what: str
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def export_bundle(
+    source: SourceLike,
+    out: str | os.PathLike[str],
+    quant: str = "8da4w",
+    *,
+    dense: str | None = None,
+    head: str | None = None,
+    embedding: str | None = None,
+    group_size: int = 32,
+    max_batch: int | None = None,
+    name: str | None = None,
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Path:
+    """Exports a Mixture-of-Experts model into a bundle of ExecuTorch programs.
+
+    An interrupted export continues where it stopped when it is called again with the same
+    arguments; until it is complete its files lie in ``OUT.partial``.
+
+    Args:
+        source: a folder with a Hugging Face checkpoint, a Hugging Face model id, ``"demo"``, or
+            :class:`~moe_mobile.model.presets.RandomWeights`.
+        out: the bundle's folder.
+        quant: ``fp32``, ``8da8w`` (int8 per channel) or ``8da4w`` (int4 in groups), activations
+            int8 per token: of the experts, and of what the next two leave open.
+        dense: the same for attention, dense and shared MLPs.
+        head: the same for the output head.
+        embedding: ``fp32`` or ``int8``; by default ``int8`` unless ``quant`` is ``fp32``.
+        group_size: columns per scale in ``8da4w``: 32, 64, 128 or 256.
+        max_batch: largest number of rows per call of a program, by default 256.
+        name: the model's name in the bundle.
+        overwrite: replace an existing bundle.
+        progress: called before each program and once at the end.
+
+    Returns:
+        The bundle's path.
+
+    Raises:
+        UsageError: arguments that make no sense, or a target that exists.
+        UnsupportedError: a model or option combination that cannot be exported.
+        CheckpointError: a broken checkpoint.
+        DiskFullError, ReadOnlyError, IoError: writing or reading failed.
+        CancelledError: interrupted from the keyboard; calling again continues.
+    """
+    options = resolve_options(
+        quant,
+        dense=dense,
+        head=head,
+        embedding=embedding,
+        group_size=group_size,
+        max_batch=max_batch,
+    )
+    _require_executorch()
+    target = Path(out).absolute()
+    try:
+        model = open_model(source, name=name)
+        plan = make_plan(model.architecture, options)
+        with open_workspace(target, _key(model, options), overwrite=overwrite) as workspace:
+            _Export(model, options, plan, workspace, progress).run(target)
+    except KeyboardInterrupt:
+        raise CancelledError(
+            "export interrupted", file=target, remedy="Run it again to continue"
+        ) from None
+    return target
+
+
+class _Export:
+    """One run of an export; every file is skipped if an earlier run finished it."""
+
+    def __init__(
+        self,
+        model: OpenModel,
+        options: Options,
+        plan: Plan,
+        workspace: Workspace,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self._model = model
+        self._options = options
+        self._plan = plan
+        self._workspace = workspace
+        self._progress = progress
+        self._programs: dict[ProgramShape, Programs] = {}
+        self._done = 0
+        architecture = model.architecture
+        moe_layers = sum(layer.is_moe for layer in architecture.layers)
+        self._total = 2 + len(architecture.layers) + moe_layers * architecture.moe.num_experts
+
+    def run(self, out: Path) -> None:
+        layers = []
+        embedding = self._embedding()
+        for index, spec in enumerate(self._model.architecture.layers):
+            dense = self._layer(index)
+            experts = self._experts(index) if spec.is_moe else None
+            layers.append(m.Layer(m.Mixer("attention", spec.window), dense, experts))
+        # The largest program of all: nothing else of size is held beside it.
+        self._programs.clear()
+        head = self._head()
+        files = tuple(self._copy(name) for name in sorted(self._model.files))
+        manifest = self._manifest(embedding, tuple(layers), head, files)
+        self._report("finishing")
+        self._workspace.complete(out, to_bytes(manifest))
+        self._report("done")
+
+    def _embedding(self) -> m.Embedding:
+        ref = self._model.tensors.embedding()
+        rows, hidden = ref.shape
+        dtype = self._options.embedding
+
+        def fill(file: HashingFile) -> None:
+            for begin in range(0, rows, ROWS_AT_ONCE):
+                part = self._read(ref.slice_rows(begin, min(begin + ROWS_AT_ONCE, rows)))
+                file.write(encode_rows(part, dtype))
+
+        record = self._write("embedding.bin", "embedding", 1, fill)
+        return m.Embedding(**_file(record), dtype=dtype, row_bytes=row_bytes(dtype, hidden))
+
+    def _layer(self, index: int) -> m.File:
+        shape = self._plan.layers[index]
+
+        def fill(file: HashingFile) -> None:
+            weights = self._weights(self._model.tensors.layer(index))
+            file.write(self._of_shape(shape).make(weights))
+
+        record = self._write(f"dense/layer-{index:02d}.pte", f"layer {index}", 1, fill)
+        return m.File(**_file(record))
+
+    def _experts(self, index: int) -> m.Shard:
+        count = self._model.architecture.moe.num_experts
+        before = self._done
+
+        def fill(file: HashingFile) -> Record:
+            programs = []
+            for expert in range(count):
+                self._done = before + expert
+                self._report(f"layer {index}, expert {expert}")
+                weights = self._weights(self._model.tensors.expert(index, expert))
+                program = self._of_shape(self._plan.expert).make(weights)
+                file.pad(m.ALIGNMENT)
+                digest = hashlib.sha256(program).hexdigest()
+                programs.append({"offset": file.bytes, "bytes": len(program), "sha256": digest})
+                file.write(program)
+            file.pad(m.ALIGNMENT)
+            return {"programs": programs}
+
+        path = f"experts/layer-{index:02d}.shard"
+        record = self._workspace.finished(path)
+        if record is None:
+            record = self._workspace.write(path, fill)
+        self._done = before + count
+        programs = tuple(m.Program(**program) for program in record["programs"])
+        return m.Shard(**_file(record), programs=programs)
+
+    def _head(self) -> m.File:
+        def fill(file: HashingFile) -> None:
+            # Only one program has this shape: substituting would be of no use.
+            file.write(lower(self._plan.head, self._weights(self._model.tensors.head())))
+
+        return m.File(**_file(self._write("dense/head.pte", "head", 1, fill)))
+
+    def _copy(self, name: str) -> m.File:
+        content = self._model.files[name]
+        return m.File(**_file(self._write(name, name, 0, lambda file: file.write(content))))
+
+    def _write(
+        self, path: str, what: str, units: int, fill: Callable[[HashingFile], None]
+    ) -> Record:
+        self._report(what)
+        record = self._workspace.finished(path) or self._workspace.write(path, fill)
+        self._done += units
+        return record
+
+    def _of_shape(self, shape: ProgramShape) -> Programs:
+        return self._programs.setdefault(shape, Programs(shape))
+
+    def _weights(self, refs: dict[str, TensorRef]) -> dict[str, torch.Tensor]:
+        return {name: self._read(ref) for name, ref in refs.items()}
+
+    def _read(self, ref: TensorRef) -> torch.Tensor:
+        return self._model.store.read(ref)
+
+    def _report(self, what: str) -> None:
+        if self._progress is not None:
+            self._progress(Progress(self._done, self._total, what))
+
+    def _manifest(
+        self,
+        embedding: m.Embedding,
+        layers: tuple[m.Layer, ...],
+        head: m.File,
+        files: tuple[m.File, ...],
+    ) -> m.Manifest:
+        a, options = self._model.architecture, self._options
+        attention, moe = a.attention, a.moe
+        return m.Manifest(
+            model=m.Model(
+                name=a.name,
+                family=a.family,
+                vocab_size=a.vocab_size,
+                hidden_size=a.hidden_size,
+                num_layers=len(a.layers),
+                context_length=a.context_length,
+                bos_token_id=a.bos_token_id,
+                eos_token_ids=a.eos_token_ids,
+                num_parameters=self._model.tensors.num_parameters(),
+            ),
+            attention=m.Attention(
+                num_heads=attention.num_heads,
+                num_kv_heads=attention.num_kv_heads,
+                head_dim=attention.head_dim,
+                scale=attention.scale,
+                rope=m.Rope(attention.rope.inverse_frequencies, attention.rope.amplitude),
+                kv_dtype=options.kv_dtype,
+            ),
+            moe=m.Moe(
+                num_experts=moe.num_experts,
+                top_k=moe.top_k,
+                intermediate_size=moe.intermediate_size,
+                router=m.Router("softmax", moe.renormalize),
+            ),
+            quantization=m.Quantization(
+                experts=options.experts,
+                dense=options.dense,
+                head=options.head,
+                embedding=options.embedding,
+                group_size=options.group_size,
+            ),
+            delegate=m.Delegate("xnnpack", EXECUTORCH_VERSION),
+            max_batch=options.max_batch,
+            embedding=embedding,
+            layers=layers,
+            head=head,
+            files=files,
+            memory=m.memory_facts(layers=layers, head=head, embedding=embedding, top_k=moe.top_k),
+            provenance={"source": self._model.label, **_versions()},
+        )
+
+
+def _file(record: Record) -> Record:
+    return {name: record[name] for name in ("path", "bytes", "sha256")}
+
+
+def _versions() -> dict[str, str]:
+    import moe_mobile
+
+    return {
+        "moe_mobile": moe_mobile.__version__,
+        "torch": importlib.metadata.version("torch"),
+        "torchao": importlib.metadata.version("torchao"),
+    }
+
+
+def _key(model: OpenModel, options: Options) -> str:
+    inputs = [model.fingerprint(), asdict(options), _versions(), EXECUTORCH_VERSION]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _require_executorch() -> None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        version = importlib.metadata.version("executorch")
+        if version.split("+")[0] == EXECUTORCH_VERSION:
+            return
+        raise UnsupportedError(
+            f"ExecuTorch {version} is installed, programs are made for {EXECUTORCH_VERSION}",
+            remedy=f"Install executorch=={EXECUTORCH_VERSION}",
+        )
+    raise UnsupportedError(
+        "ExecuTorch is not installed", remedy=f"Install executorch=={EXECUTORCH_VERSION}"
+    )

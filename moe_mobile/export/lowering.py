@@ -1,0 +1,82 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Lowering a program through torch.export and ExecuTorch to XNNPACK: seconds per program."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from moe_mobile.errors import RuntimeFailedError
+
+if TYPE_CHECKING:
+    from moe_mobile.export.shapes import Method, ProgramShape
+
+EXECUTORCH_VERSION = "1.5.1"
+"""The version whose packing of constants this package reproduces."""
+
+
+def lower(shape: ProgramShape, weights: Mapping[str, torch.Tensor]) -> bytes:
+    """The program of ``shape`` with these float32 parameters, as the bytes of a ``.pte`` file.
+
+    Raises:
+        RuntimeFailedError: a method did not become exactly one XNNPACK call.
+    """
+    with _quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+
+        modules = shape.build(weights)
+        programs = {m.name: _trace(modules[m.name], m) for m in shape.methods()}
+        del modules
+        edge = to_edge_transform_and_lower(
+            programs,
+            partitioner=[XnnpackPartitioner()],
+            compile_config=EdgeCompileConfig(_check_ir_validity=False),
+        )
+        del programs
+        for method in shape.methods():
+            _require_one_partition(edge.exported_program(method.name), method.name)
+        manager = edge.to_executorch()
+        del edge
+        return bytes(manager.buffer)
+
+
+def _trace(module: torch.nn.Module, method: Method) -> torch.export.ExportedProgram:
+    # Two rows: a single one would be specialised.
+    rows = min(2, method.max_rows)
+    inputs = tuple(torch.zeros(rows, width) for width in method.input_widths)
+    if method.max_rows == 1:
+        return torch.export.export(module, inputs)
+    dim = torch.export.Dim("n", min=1, max=method.max_rows)
+    return torch.export.export(module, inputs, dynamic_shapes=tuple({0: dim} for _ in inputs))
+
+
+def _require_one_partition(program: torch.export.ExportedProgram, method: str) -> None:
+    calls = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
+    others = [c for c in calls if "executorch_call_delegate" not in c and "getitem" not in c]
+    delegates = len([c for c in calls if "executorch_call_delegate" in c])
+    if delegates != 1 or others:
+        raise RuntimeFailedError(
+            f"method {method} became {delegates} XNNPACK calls and {len(others)} other operators "
+            f"({', '.join(others[:3])}) instead of exactly one call",
+            remedy="This is a bug, or another version of ExecuTorch than this package expects",
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps warnings and log lines of the toolchain off the user's terminal."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,146 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The programs as PyTorch modules, written so that XNNPACK takes each as one partition.
+
+All tensors are float32, n is the number of rows (tokens), H the hidden size. See
+docs/bundle-format.md, section 3, for what the programs compute.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+
+if TYPE_CHECKING:
+    from moe_mobile.export.shapes import HeadShape, LayerShape
+
+
+class RmsNorm(nn.Module):
+    """x / sqrt(mean(x^2) + epsilon) * weight over the last dimension.
+
+    XNNPACK does not take a mean over the last dimension; a linear layer with constant weights 1/d
+    computes the same and keeps the program in one partition.
+    """
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.epsilon = epsilon
+        self.mean: Tensor
+        # Real even where the module is built on the meta device.
+        self.register_buffer("mean", _mean_row(width), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(linear(x * x, self.mean) + self.epsilon) * self.weight
+
+
+def _mean_row(width: int) -> Tensor:
+    return torch.full((1, width), 1.0 / width, device="cpu")
+
+
+def mean_constants(widths: set[int]) -> list[bytes]:
+    """The bytes of the constants that norms of these widths add to a program."""
+    return [_mean_row(width).numpy().tobytes() for width in sorted(widths)]
+
+
+class SwiGlu(nn.Module):
+    """down(silu(gate(x)) * up(x)), [n, H] -> [n, H]; an expert's whole program."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(hidden, width, bias=False)
+        self.up = nn.Linear(hidden, width, bias=False)
+        self.down = nn.Linear(width, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _swiglu(self, x)
+
+
+def _swiglu(module: SwiGlu | Mix, x: Tensor) -> Tensor:
+    hidden: Tensor = silu(module.gate(x)) * module.up(x)
+    out: Tensor = module.down(hidden)
+    return out
+
+
+class Qkv(nn.Module):
+    """Input norm, projections, query and key norms: [n, H] -> q, k, v."""
+
+    def __init__(self, shape: LayerShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.norm = RmsNorm(shape.hidden, shape.epsilon)
+        query, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        self.q = nn.Linear(shape.hidden, query, bias=shape.qkv_bias)
+        self.k = nn.Linear(shape.hidden, kv, bias=shape.qkv_bias)
+        self.v = nn.Linear(shape.hidden, kv, bias=shape.qkv_bias)
+        if shape.qk_norm == "head":
+            self.q_norm = RmsNorm(shape.head_dim, shape.epsilon)
+            self.k_norm = RmsNorm(shape.head_dim, shape.epsilon)
+        elif shape.qk_norm == "projection":
+            self.q_norm = RmsNorm(query, shape.epsilon)
+            self.k_norm = RmsNorm(kv, shape.epsilon)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        shape = self.shape
+        h = self.norm(x)
+        q, k, v = self.q(h), self.k(h), self.v(h)
+        if shape.qk_norm == "head":
+            q = self._per_head(self.q_norm, q, shape.heads)
+            k = self._per_head(self.k_norm, k, shape.kv_heads)
+        elif shape.qk_norm == "projection":
+            q, k = self.q_norm(q), self.k_norm(k)
+        if shape.clip is not None:
+            q, k, v = (torch.clamp(t, -shape.clip, shape.clip) for t in (q, k, v))
+        return q, k, v
+
+    def _per_head(self, norm: nn.Module, x: Tensor, heads: int) -> Tensor:
+        width = self.shape.head_dim
+        normed: Tensor = norm(x.view(-1, heads, width))
+        return normed.view(-1, heads * width)
+
+
+class Mix(nn.Module):
+    """Output projection, residual, norm, and what follows in the layer outside its experts.
+
+    Inputs: attention output a [n, heads x head_dim], x [n, H]. A MoE layer gives x' (with the
+    shared expert's part), the experts' input, and router logits; a dense layer gives x' alone.
+    """
+
+    def __init__(self, shape: LayerShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.o = nn.Linear(shape.heads * shape.head_dim, shape.hidden, bias=shape.output_bias)
+        self.norm = RmsNorm(shape.hidden, shape.epsilon)
+        if shape.experts:
+            self.router = nn.Linear(shape.hidden, shape.experts, bias=False)
+        if shape.mlp_width:
+            self.gate = nn.Linear(shape.hidden, shape.mlp_width, bias=False)
+            self.up = nn.Linear(shape.hidden, shape.mlp_width, bias=False)
+            self.down = nn.Linear(shape.mlp_width, shape.hidden, bias=False)
+        if shape.experts and shape.mlp_width:
+            self.switch = nn.Linear(shape.hidden, 1, bias=False)
+
+    def forward(self, a: Tensor, x: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        x = x + self.o(a)
+        h = self.norm(x)
+        if not self.shape.experts:
+            return x + _swiglu(self, h)
+        if self.shape.mlp_width:
+            x = x + _swiglu(self, h) * torch.sigmoid(self.switch(h))
+        return x, h, self.router(h)
+
+
+class Head(nn.Module):
+    """Final norm and output head: [1, H] -> logits [1, vocabulary]."""
+
+    def __init__(self, shape: HeadShape) -> None:
+        super().__init__()
+        self.norm = RmsNorm(shape.hidden, shape.epsilon)
+        self.linear = nn.Linear(shape.hidden, shape.vocab, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(self.norm(x))
+        return out

@@ -1,0 +1,84 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What an export is asked to do, checked against the model before any work starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moe_mobile.errors import UnsupportedError, UsageError
+from moe_mobile.export.quantization import Encoding, Quant
+from moe_mobile.export.shapes import ProgramShape
+
+QUANTS = tuple(quant.value for quant in Quant)
+EMBEDDINGS = ("fp32", "int8")
+GROUP_SIZES = (32, 64, 128, 256)
+DEFAULT_MAX_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Options:
+    """Resolved options: nothing is None."""
+
+    experts: str
+    dense: str
+    head: str
+    embedding: str
+    group_size: int
+    max_batch: int
+
+    def encoding(self, quant: str) -> Encoding:
+        kind = Quant(quant)
+        return Encoding(kind, self.group_size if kind is Quant.INT4 else 0)
+
+    @property
+    def kv_dtype(self) -> str:
+        return "float32" if self.dense == Quant.FP32.value else "float16"
+
+
+def resolve_options(
+    quant: str = "8da4w",
+    *,
+    dense: str | None = None,
+    head: str | None = None,
+    embedding: str | None = None,
+    group_size: int = 32,
+    max_batch: int | None = None,
+) -> Options:
+    """Options with their defaults filled in; see ``export_bundle``.
+
+    Raises:
+        UsageError: a value that is none of the known ones.
+    """
+    dense, head = dense or quant, head or quant
+    embedding = embedding or ("fp32" if quant == Quant.FP32.value else "int8")
+    for name, value, known in (
+        ("quant", quant, QUANTS),
+        ("dense", dense, QUANTS),
+        ("head", head, QUANTS),
+        ("embedding", embedding, EMBEDDINGS),
+    ):
+        if value not in known:
+            raise UsageError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+    if group_size not in GROUP_SIZES:
+        sizes = ", ".join(map(str, GROUP_SIZES))
+        raise UsageError(f"group_size must be one of {sizes}, not {group_size!r}")
+    max_batch = DEFAULT_MAX_BATCH if max_batch is None else max_batch
+    if not 1 <= max_batch <= 4096:
+        raise UsageError(f"max_batch must be 1..4096, not {max_batch!r}")
+    grouped = Quant.INT4.value in (quant, dense, head)
+    return Options(quant, dense, head, embedding, group_size if grouped else 0, max_batch)
+
+
+def check_shape(shape: ProgramShape, what: str) -> None:
+    """Refuses a program whose layers the group size does not divide."""
+    for parameter in shape.parameters():
+        group = parameter.encoding.group_size
+        if group and parameter.dims[1] % group:
+            smaller = [size for size in GROUP_SIZES if parameter.dims[1] % size == 0]
+            other = f"group_size={smaller[-1]} or " if smaller else ""
+            raise UnsupportedError(
+                f"{what}: {parameter.name} has {parameter.dims[1]} columns, no multiple of the "
+                f"group size {group}",
+                remedy=f"Use {other}quantization 8da8w or fp32 for it",
+            )

@@ -1,0 +1,70 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From an architecture and options to the shapes of all programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moe_mobile.export.options import Options, check_shape
+from moe_mobile.export.shapes import ExpertShape, HeadShape, LayerShape
+from moe_mobile.model.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``layers[i]`` is the shape of layer i's dense program."""
+
+    layers: tuple[LayerShape, ...]
+    expert: ExpertShape
+    head: HeadShape
+
+
+def make_plan(architecture: Architecture, options: Options) -> Plan:
+    """The shapes of a model's programs.
+
+    Raises:
+        UnsupportedError: dimensions that the chosen quantization cannot store.
+    """
+    attention, moe = architecture.attention, architecture.moe
+
+    def layer(is_moe: bool) -> LayerShape:
+        return LayerShape(
+            hidden=architecture.hidden_size,
+            heads=attention.num_heads,
+            kv_heads=attention.num_kv_heads,
+            head_dim=attention.head_dim,
+            epsilon=architecture.norm_epsilon,
+            qk_norm=attention.qk_norm.value,
+            qkv_bias=attention.qkv_bias,
+            output_bias=attention.output_bias,
+            clip=attention.clip,
+            experts=moe.num_experts if is_moe else 0,
+            mlp_width=(
+                moe.shared_intermediate_size if is_moe else architecture.dense_intermediate_size
+            ),
+            encoding=options.encoding(options.dense),
+            max_rows=options.max_batch,
+        )
+
+    plan = Plan(
+        layers=tuple(layer(spec.is_moe) for spec in architecture.layers),
+        expert=ExpertShape(
+            hidden=architecture.hidden_size,
+            width=moe.intermediate_size,
+            encoding=options.encoding(options.experts),
+            max_rows=options.max_batch,
+        ),
+        head=HeadShape(
+            hidden=architecture.hidden_size,
+            vocab=architecture.vocab_size,
+            epsilon=architecture.norm_epsilon,
+            encoding=options.encoding(options.head),
+        ),
+    )
+    for shape in dict.fromkeys(plan.layers):
+        kind = "MoE layer" if shape.experts else "dense layer"
+        check_shape(shape, kind)
+    check_shape(plan.expert, "expert")
+    check_shape(plan.head, "head")
+    return plan

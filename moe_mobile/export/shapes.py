@@ -1,0 +1,189 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The kinds of programs: programs of equal shape differ in their constants only.
+
+A shape knows its parameters (names, dimensions, encodings), its methods, and how to build them as
+PyTorch modules. Shapes are hashable: templates are kept by shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from moe_mobile.export.modules import Head, Mix, Qkv, SwiGlu, mean_constants
+from moe_mobile.export.quantization import FLOAT, Encoding, Quant, quantize
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a program and how its constants are encoded."""
+
+    name: str
+    dims: tuple[int, ...]
+    encoding: Encoding
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of a program.
+
+    Attributes:
+        name: its name in the program.
+        prefix: prefix of its parameters among the program's.
+        module: makes the module.
+        input_widths: the width of each input [n, width].
+        max_rows: largest n; 1 where n is fixed.
+    """
+
+    name: str
+    prefix: str
+    module: Callable[[], nn.Module]
+    input_widths: tuple[int, ...]
+    max_rows: int
+
+
+class ProgramShape:
+    """Base of the shapes. Subclasses are frozen dataclasses."""
+
+    encoding: Encoding
+
+    def methods(self) -> tuple[Method, ...]:
+        raise NotImplementedError
+
+    def float_linears(self) -> frozenset[str]:
+        """Linear layers that stay float32 in quantized programs."""
+        return frozenset()
+
+    def norm_widths(self) -> set[int]:
+        return set()
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        """All parameters, in the order of the modules' own."""
+        found = []
+        with torch.device("meta"):
+            for method in self.methods():
+                for name, value in method.module().named_parameters():
+                    full = method.prefix + name
+                    owner = full.rsplit(".", 1)[0]
+                    quantized = value.dim() == 2 and owner not in self.float_linears()
+                    encoding = self.encoding if quantized else FLOAT
+                    found.append(Parameter(full, tuple(value.shape), encoding))
+        return tuple(found)
+
+    def fixed_constants(self) -> list[bytes]:
+        """Constants of such programs that are no parameters."""
+        return mean_constants(self.norm_widths())
+
+    def build(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+        """The methods as modules with these (float32) parameters, quantized as encoded.
+
+        Linear weights take torchao's tensor type, whose linear operation quantizes activations.
+        """
+        encodings = {parameter.name: parameter.encoding for parameter in self.parameters()}
+        modules = {}
+        for method in self.methods():
+            with torch.device("meta"):
+                module = method.module().eval()
+            for name, _ in list(module.named_parameters()):
+                full = method.prefix + name
+                owner_name, _, leaf = name.rpartition(".")
+                value = _as_parameter(weights[full], encodings[full])
+                setattr(module.get_submodule(owner_name), leaf, value)
+            modules[method.name] = module
+        return modules
+
+
+def _as_parameter(weight: Tensor, encoding: Encoding) -> nn.Parameter:
+    if encoding.quant is Quant.FP32:
+        return nn.Parameter(weight, requires_grad=False)
+    from torchao.quantization import IntxUnpackedToInt8Tensor
+
+    group = encoding.group_size or weight.shape[1]
+    quantized = quantize(weight, encoding)
+    tensor = IntxUnpackedToInt8Tensor(
+        qdata=quantized.values,
+        scale=quantized.scales,
+        zero_point=torch.zeros_like(quantized.scales, dtype=torch.int8),
+        target_dtype=getattr(torch, "int4" if encoding.quant is Quant.INT4 else "int8"),
+        block_size=(1, group),
+        dtype=torch.float32,
+        activation_quantization="int8_asym_per_token",
+    )
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+@dataclass(frozen=True)
+class ExpertShape(ProgramShape):
+    """An expert's program."""
+
+    hidden: int
+    width: int
+    encoding: Encoding
+    max_rows: int
+
+    def methods(self) -> tuple[Method, ...]:
+        def module() -> nn.Module:
+            return SwiGlu(self.hidden, self.width)
+
+        return (Method("forward", "", module, (self.hidden,), self.max_rows),)
+
+
+@dataclass(frozen=True)
+class HeadShape(ProgramShape):
+    """The head's program."""
+
+    hidden: int
+    vocab: int
+    epsilon: float
+    encoding: Encoding
+
+    def methods(self) -> tuple[Method, ...]:
+        return (Method("forward", "", lambda: Head(self), (self.hidden,), 1),)
+
+    def norm_widths(self) -> set[int]:
+        return {self.hidden}
+
+
+@dataclass(frozen=True)
+class LayerShape(ProgramShape):
+    """A layer's program. ``qk_norm`` is none, head or projection.
+
+    ``experts`` 0: a dense layer whose MLP is ``mlp_width`` wide; else ``mlp_width`` is that of the
+    shared expert, 0 where there is none.
+    """
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    epsilon: float
+    qk_norm: str
+    qkv_bias: bool
+    output_bias: bool
+    clip: float | None
+    experts: int
+    mlp_width: int
+    encoding: Encoding
+    max_rows: int
+
+    def methods(self) -> tuple[Method, ...]:
+        attention = self.heads * self.head_dim
+        return (
+            Method("qkv", "qkv.", lambda: Qkv(self), (self.hidden,), self.max_rows),
+            Method("mix", "mix.", lambda: Mix(self), (attention, self.hidden), self.max_rows),
+        )
+
+    def float_linears(self) -> frozenset[str]:
+        return frozenset({"mix.router", "mix.switch"})
+
+    def norm_widths(self) -> set[int]:
+        widths = {self.hidden}
+        if self.qk_norm == "head":
+            widths.add(self.head_dim)
+        elif self.qk_norm == "projection":
+            widths |= {self.heads * self.head_dim, self.kv_heads * self.head_dim}
+        return widths

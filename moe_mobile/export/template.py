@@ -1,0 +1,190 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Making programs from one lowered template by substituting its constants.
+
+A ``.pte`` file holds a program's constants in two places: *named data*, keyed by the SHA-256 of
+each block (weights, scales, biases), and the *constant segment* (static operands of
+multiplications, such as norm weights). Programs of one shape differ in nothing else, as long as
+equal blocks are equal in the same places: lowering merges blocks of equal content. So a template
+is lowered with random parameters, whose blocks all differ, and serves every program whose blocks
+all differ; any other program is lowered itself, and serves those with the same pattern.
+The result is byte for byte what lowering the program gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from moe_mobile.errors import RuntimeFailedError
+from moe_mobile.export.lowering import lower
+from moe_mobile.export.quantization import pack
+from moe_mobile.export.shapes import ProgramShape
+
+
+@dataclass(frozen=True)
+class Block:
+    """One constant of a program: its named-data key, and its bytes (uint8)."""
+
+    key: str
+    digest: bytes
+    data: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a block lies in the template: its data, and (for named data) its key's copies."""
+
+    offset: int
+    keys: tuple[int, ...]
+
+
+def blocks_of(shape: ProgramShape, weights: Mapping[str, torch.Tensor]) -> list[Block]:
+    """The constants that lowering makes of these float32 parameters, in a fixed order."""
+    found = []
+    for parameter in shape.parameters():
+        for prefix, data in pack(weights[parameter.name], parameter.encoding):
+            digest = hashlib.sha256(data.numpy().data).digest()
+            found.append(Block(prefix + digest.hex(), digest, data))
+    return found
+
+
+class Programs:
+    """Makes programs of one shape, lowering as few of them as possible."""
+
+    def __init__(self, shape: ProgramShape) -> None:
+        self._shape = shape
+        self._fixed = [hashlib.sha256(c).digest() for c in shape.fixed_constants()]
+        self._templates: dict[tuple[int, ...], _Template] = {}
+        self.lowered = 0
+
+    def make(self, weights: Mapping[str, torch.Tensor]) -> bytes | bytearray:
+        """The program with these float32 parameters, as the bytes of a ``.pte`` file."""
+        blocks = blocks_of(self._shape, weights)
+        pattern = _pattern([*self._fixed, *(block.digest for block in blocks)])
+        template = self._templates.get(pattern)
+        if template is None:
+            if len(set(pattern)) == len(pattern):
+                weights = random_weights(self._shape)
+                template_blocks = blocks_of(self._shape, weights)
+            else:
+                template_blocks = blocks
+            template = _Template(lower(self._shape, weights), template_blocks, self._fixed)
+            self._templates[pattern] = template
+            self.lowered += 1
+        return template.substitute(blocks)
+
+
+def random_weights(shape: ProgramShape) -> dict[str, torch.Tensor]:
+    """Parameters whose blocks all differ; the same ones every time."""
+    generator = torch.Generator().manual_seed(20250101)
+    return {p.name: torch.rand(p.dims, generator=generator) + 0.5 for p in shape.parameters()}
+
+
+class _Template:
+    """A lowered program and the places of its blocks."""
+
+    def __init__(self, program: bytes, blocks: Sequence[Block], fixed: Sequence[bytes]) -> None:
+        self._program = program
+        file = _ProgramFile(program)
+        self._places: list[_Place | None] = []
+        for block in blocks:
+            # Equal to a constant that every such program has: nothing to substitute.
+            place = None if block.digest in fixed else file.find(block)
+            self._places.append(place)
+
+    def substitute(self, blocks: Sequence[Block]) -> bytearray:
+        out = bytearray(self._program)
+        view = torch.frombuffer(out, dtype=torch.uint8)
+        for place, block in zip(self._places, blocks, strict=True):
+            if place is None:
+                continue
+            view[place.offset : place.offset + block.data.numel()] = block.data
+            key = block.key.encode()
+            for at in place.keys:
+                out[at : at + len(key)] = key
+        return out
+
+
+class _ProgramFile:
+    """The layout of a ``.pte`` file, as far as its constants go."""
+
+    def __init__(self, data: bytes) -> None:
+        # Private, but its meaning is pinned by the version of ExecuTorch and by our tests.
+        from executorch.exir._serialize import _program as pte
+
+        header: Any = pte._get_extended_header(data)
+        program: Any = pte._flatbuffer_to_program(data[: header.program_size])
+        self._data = data
+        self._base: int = header.segment_base_offset
+        self._segments: list[Any] = program.segments
+        self._named = {entry.key: entry.segment_index for entry in program.named_data}
+        named = set(self._named.values())
+        # Keys stand in the program's own table and in the delegates' payloads.
+        self._searched = [(0, header.program_size)] + [
+            (self._base + s.offset, self._base + s.offset + s.size)
+            for i, s in enumerate(self._segments)
+            if i not in named
+        ]
+        self._constants = self._read_constants(program)
+
+    def find(self, block: Block) -> _Place:
+        segment = self._named.get(block.key)
+        if segment is not None:
+            entry = self._segments[segment]
+            self._require(entry.size == block.data.numel())
+            offset = self._base + entry.offset
+            return _Place(offset, tuple(self._find_key(block.key)))
+        offset = self._constants.get(block.digest, -1)
+        self._require(offset >= 0)
+        return _Place(offset, ())
+
+    def _find_key(self, key: str) -> list[int]:
+        pattern = re.compile(re.escape(key.encode()))
+        # "scale_<digest>" contains "<digest>": a plain key must not start after an underscore.
+        found = [
+            match.start()
+            for begin, end in self._searched
+            for match in pattern.finditer(self._data, begin, end)
+            if self._data[match.start() - 1 : match.start()] != b"_"
+        ]
+        self._require(len(found) >= 2)
+        return found
+
+    def _read_constants(self, program: Any) -> dict[bytes, int]:
+        """Offset of each tensor in the constant segment by the SHA-256 of its bytes."""
+        offsets = program.constant_segment.offsets
+        segment = self._segments[program.constant_segment.segment_index] if offsets else None
+        found: dict[bytes, int] = {}
+        for plan in program.execution_plan:
+            for value in plan.values:
+                tensor = value.val
+                index = getattr(tensor, "data_buffer_idx", 0)
+                if type(tensor).__name__ != "Tensor" or index == 0 or segment is None:
+                    continue
+                size = 4  # all our tensors are float32
+                for extent in tensor.sizes:
+                    size *= extent
+                begin = self._base + segment.offset + offsets[index]
+                digest = hashlib.sha256(self._data[begin : begin + size]).digest()
+                self._require(found.setdefault(digest, begin) == begin)
+        return found
+
+    @staticmethod
+    def _require(condition: bool) -> None:
+        if not condition:
+            raise RuntimeFailedError(
+                "a lowered program does not hold its constants where they are expected",
+                remedy="This is a bug, or another version of ExecuTorch than this package expects",
+            )
+
+
+def _pattern(digests: Sequence[bytes]) -> tuple[int, ...]:
+    """For each digest the index of its first occurrence."""
+    first: dict[bytes, int] = {}
+    return tuple(first.setdefault(digest, index) for index, digest in enumerate(digests))

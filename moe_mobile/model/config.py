@@ -1,0 +1,142 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Strict access to a Hugging Face ``config.json`` through transformers' own configuration class.
+
+transformers supplies the defaults of absent members, so that a model means here what it means
+there. Members that neither the family's adapter nor the list of neutral ones knows are refused:
+they might change the computation.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from moe_mobile.errors import CheckpointError, UnsupportedError, read_error
+
+JsonObject = dict[str, Any]
+
+# Members that do not change what the model computes at inference, with any value.
+_NEUTRAL = frozenset(
+    [
+        "_name_or_path",
+        "architectures",
+        "attention_dropout",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "eos_token_id",
+        "id2label",
+        "initializer_range",
+        "is_encoder_decoder",
+        "keys_to_ignore_at_inference",
+        "label2id",
+        "model_type",
+        "num_labels",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "pad_token_id",
+        "problem_type",
+        "return_dict",
+        "router_aux_loss_coef",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    ]
+)
+
+
+def read_json_object(path: Path) -> JsonObject:
+    """Reads a JSON file that holds one object; errors name the file."""
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise read_error(error, path) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"not valid JSON: {error}", file=path) from error
+    if not isinstance(value, dict):
+        raise CheckpointError("must hold a JSON object", file=path)
+    return value
+
+
+class ConfigView:
+    """A configuration whose members are read with type checks.
+
+    Args:
+        raw: the content of ``config.json``.
+        file: name for error messages.
+        module, cls: where transformers defines the configuration class.
+        known: members that the adapter reads or checks.
+    """
+
+    def __init__(
+        self, raw: JsonObject, file: str, module: str, cls: str, known: Iterable[str]
+    ) -> None:
+        self.file = file
+        unknown = sorted(set(raw) - set(known) - _NEUTRAL)
+        if "quantization_config" in unknown:
+            raise UnsupportedError(
+                "the checkpoint is already quantized (quantization_config)",
+                file=file,
+                remedy="Export from the original bf16, fp16 or fp32 checkpoint",
+            )
+        if unknown:
+            raise UnsupportedError(
+                f"unknown option {unknown[0]!r} = {raw[unknown[0]]!r}",
+                file=file,
+                remedy="If it does not change what the model computes, remove it",
+            )
+        config_class = getattr(importlib.import_module(module), cls)
+        # Its remarks on options repeat, less precisely, what our own checks say.
+        logger = logging.getLogger("transformers")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            self.config = config_class(**{k: v for k, v in raw.items() if k != "model_type"})
+        except Exception as error:
+            cause = " ".join(str(error).split())
+            raise CheckpointError(f"transformers refuses it: {cause}", file=file) from error
+        finally:
+            logger.setLevel(level)
+
+    def get(self, name: str) -> Any:
+        """The member's value (or transformers' default), unchecked."""
+        return getattr(self.config, name, None)
+
+    def integer(self, name: str, minimum: int = 1, maximum: int = 2**24) -> int:
+        value = self.get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            raise CheckpointError(
+                f"{name} must be an integer in {minimum}..{maximum}, not {value!r}", file=self.file
+            )
+        return value
+
+    def number(self, name: str) -> float:
+        """A finite positive number."""
+        value = self.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(f"{name} must be a number, not {value!r}", file=self.file)
+        if not 0 < value < float("inf"):
+            raise CheckpointError(f"{name} must be positive, not {value!r}", file=self.file)
+        return float(value)
+
+    def boolean(self, name: str) -> bool:
+        value = self.get(name)
+        if not isinstance(value, bool):
+            raise CheckpointError(f"{name} must be true or false, not {value!r}", file=self.file)
+        return value
+
+    def require(self, name: str, *allowed: object) -> None:
+        """Refuses the model unless the member has one of these values."""
+        value = self.get(name)
+        if value not in allowed:
+            raise UnsupportedError(
+                f"{name} = {value!r} is not supported, only "
+                + " or ".join(repr(a) for a in allowed),
+                file=self.file,
+            )

@@ -1,0 +1,176 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What all families share: the row of the registry and the reading of common members."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from moe_mobile.errors import CheckpointError, UnsupportedError
+from moe_mobile.model.architecture import Architecture, Attention, Layer, Moe, QkNorm
+from moe_mobile.model.config import ConfigView, JsonObject
+from moe_mobile.model.names import TensorNames
+from moe_mobile.model.rope import read_rope
+
+COMMON_MEMBERS = frozenset(
+    [
+        "hidden_act",
+        "hidden_size",
+        "intermediate_size",
+        "max_position_embeddings",
+        "num_attention_heads",
+        "num_experts_per_tok",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "rms_norm_eps",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "tie_word_embeddings",
+        "vocab_size",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an adapter gets: the raw configuration, its file's name, and the model's name."""
+
+    raw: JsonObject
+    file: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the registry.
+
+    Attributes:
+        model_type: ``model_type`` of the Hugging Face configuration.
+        title: what to call it; ``models``: well-known members.
+        notes: what is special about it, one line.
+        describe: turns a configuration into an architecture, or refuses.
+        names: the names of its tensors.
+    """
+
+    model_type: str
+    title: str
+    models: tuple[str, ...]
+    notes: str
+    describe: Callable[[Source], Architecture]
+    names: TensorNames
+
+
+def read_attention(
+    view: ConfigView,
+    *,
+    qk_norm: QkNorm = QkNorm.NONE,
+    qkv_bias: bool = False,
+    output_bias: bool = False,
+    clip: float | None = None,
+) -> Attention:
+    """Attention with ``head_dim`` defaulting to ``hidden_size / num_attention_heads``."""
+    hidden, heads = view.integer("hidden_size"), view.integer("num_attention_heads", maximum=4096)
+    kv_heads = view.integer("num_key_value_heads", maximum=4096)
+    if heads % kv_heads:
+        raise CheckpointError(
+            f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}",
+            file=view.file,
+        )
+    if view.get("head_dim") is None:
+        if hidden % heads:
+            raise CheckpointError(
+                f"hidden_size {hidden} is no multiple of num_attention_heads {heads}",
+                file=view.file,
+            )
+        view.config.head_dim = hidden // heads
+    head_dim = view.integer("head_dim", maximum=4096)
+    return Attention(
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        scale=head_dim**-0.5,
+        rope=read_rope(view, head_dim),
+        qk_norm=qk_norm,
+        qkv_bias=qkv_bias,
+        output_bias=output_bias,
+        clip=clip,
+    )
+
+
+def read_moe(
+    view: ConfigView, experts: str, width: str, *, renormalize: bool, shared_width: int = 0
+) -> Moe:
+    """The routed experts; ``experts`` and ``width`` name the members that hold their numbers."""
+    count = view.integer(experts, maximum=65536)
+    return Moe(
+        num_experts=count,
+        top_k=view.integer("num_experts_per_tok", maximum=count),
+        intermediate_size=view.integer(width),
+        renormalize=renormalize,
+        shared_intermediate_size=shared_width,
+    )
+
+
+def sparse_layers(view: ConfigView) -> list[bool]:
+    """Which layers are MoE layers by ``mlp_only_layers`` and ``decoder_sparse_step`` (Qwen)."""
+    count = view.integer("num_hidden_layers", maximum=4096)
+    step = view.integer("decoder_sparse_step")
+    dense = view.get("mlp_only_layers")
+    if not isinstance(dense, list) or not all(type(i) is int and 0 <= i < count for i in dense):
+        raise CheckpointError(
+            f"mlp_only_layers must list layer indices below {count}, not {dense!r}", file=view.file
+        )
+    sparse = [i not in dense and (i + 1) % step == 0 for i in range(count)]
+    if not any(sparse):
+        raise UnsupportedError("no layer has experts: this is a dense model", file=view.file)
+    return sparse
+
+
+def read_window(view: ConfigView) -> int:
+    """``sliding_window``: 0 where it is null."""
+    return 0 if view.get("sliding_window") is None else view.integer("sliding_window")
+
+
+def build(
+    source: Source,
+    view: ConfigView,
+    *,
+    attention: Attention,
+    moe: Moe,
+    layers: list[Layer],
+) -> Architecture:
+    """Joins the parts with the members that every family has, checking those we cannot vary."""
+    view.require("hidden_act", "silu", "swish")
+    vocab = view.integer("vocab_size")
+    epsilon = view.number("rms_norm_eps")
+    return Architecture(
+        family=source.raw["model_type"],
+        name=source.name,
+        vocab_size=vocab,
+        hidden_size=view.integer("hidden_size", maximum=2**20),
+        context_length=view.integer("max_position_embeddings"),
+        norm_epsilon=epsilon,
+        dense_intermediate_size=view.integer("intermediate_size"),
+        tied_embedding=view.boolean("tie_word_embeddings"),
+        bos_token_id=_optional_token(view, "bos_token_id", vocab),
+        eos_token_ids=_tokens(view, "eos_token_id", vocab),
+        attention=attention,
+        moe=moe,
+        layers=tuple(layers),
+    )
+
+
+def _optional_token(view: ConfigView, name: str, vocab: int) -> int | None:
+    return None if view.get(name) is None else view.integer(name, 0, vocab - 1)
+
+
+def _tokens(view: ConfigView, name: str, vocab: int) -> tuple[int, ...]:
+    value = view.get(name)
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    if len(ids) > 16 or not all(type(i) is int and 0 <= i < vocab for i in ids):
+        raise CheckpointError(
+            f"{name} must be up to 16 token ids below {vocab}, not {value!r}", file=view.file
+        )
+    return tuple(sorted(set(ids)))

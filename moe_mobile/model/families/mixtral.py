@@ -1,0 +1,54 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Mixtral: plain grouped-query attention, few large experts, weights always renormalised."""
+
+from __future__ import annotations
+
+from moe_mobile.model.architecture import Architecture, Layer
+from moe_mobile.model.config import ConfigView
+from moe_mobile.model.families.common import (
+    COMMON_MEMBERS,
+    Family,
+    Source,
+    build,
+    read_attention,
+    read_moe,
+    read_window,
+)
+from moe_mobile.model.names import TensorNames
+
+# router_jitter_noise acts in training only.
+_MEMBERS = ["head_dim", "num_experts", "num_local_experts", "router_jitter_noise", "sliding_window"]
+
+
+def _describe(source: Source) -> Architecture:
+    view = ConfigView(
+        source.raw,
+        source.file,
+        "transformers.models.mixtral.configuration_mixtral",
+        "MixtralConfig",
+        COMMON_MEMBERS.union(_MEMBERS),
+    )
+    layer = Layer(is_moe=True, window=read_window(view))
+    return build(
+        source,
+        view,
+        attention=read_attention(view),
+        moe=read_moe(view, "num_local_experts", "intermediate_size", renormalize=True),
+        layers=[layer] * view.integer("num_hidden_layers", maximum=4096),
+    )
+
+
+MIXTRAL = Family(
+    model_type="mixtral",
+    title="Mixtral",
+    models=("mistralai/Mixtral-8x7B-v0.1", "mistralai/Mixtral-8x22B-v0.1"),
+    notes="sliding windows are honoured; routing weights are always renormalised",
+    describe=_describe,
+    names=TensorNames(
+        router=("block_sparse_moe.gate.weight", "mlp.gate.weight"),
+        expert_gate="block_sparse_moe.experts.{expert}.w1.weight",
+        expert_up="block_sparse_moe.experts.{expert}.w3.weight",
+        expert_down="block_sparse_moe.experts.{expert}.w2.weight",
+    ),
+)

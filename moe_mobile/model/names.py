@@ -1,0 +1,224 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which checkpoint tensor is which parameter of which program.
+
+Programs have parameters with our names (``qkv.q.weight``); checkpoints have tensors with their
+family's names. A family is described by a :class:`TensorNames`; :class:`ModelTensors` joins it
+with the architecture and what a checkpoint really holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, replace
+
+from moe_mobile.model.architecture import Architecture, QkNorm
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """A stored tensor, or a part of it.
+
+    Attributes:
+        name: the tensor's name in the checkpoint.
+        shape: the shape the whole stored tensor must have.
+        index: where not None, element ``index`` of the first dimension is meant.
+        rows: where not None, rows ``rows[0]:rows[1]`` (of that element) are meant.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    index: int | None = None
+    rows: tuple[int, int] | None = None
+
+    @property
+    def part_shape(self) -> tuple[int, ...]:
+        """Shape of the part that is meant."""
+        shape = self.shape if self.index is None else self.shape[1:]
+        return shape if self.rows is None else (self.rows[1] - self.rows[0], *shape[1:])
+
+    def slice_rows(self, begin: int, end: int) -> TensorRef:
+        """Rows ``begin:end`` of this part."""
+        first = 0 if self.rows is None else self.rows[0]
+        return replace(self, rows=(first + begin, first + end))
+
+
+@dataclass(frozen=True)
+class TensorNames:
+    """Names of a family's tensors; ``{expert}`` stands for the expert's index.
+
+    Names of a layer's tensors follow ``layer``. Where several are given, the first one that the
+    checkpoint holds is used (transformers 5 renames some of them when it stacks experts).
+    """
+
+    embedding: str = "model.embed_tokens.weight"
+    final_norm: str = "model.norm.weight"
+    head: str = "lm_head.weight"
+    layer: str = "model.layers.{layer}."
+    input_norm: str = "input_layernorm.weight"
+    query: str = "self_attn.q_proj"
+    key: str = "self_attn.k_proj"
+    value: str = "self_attn.v_proj"
+    output: str = "self_attn.o_proj"
+    query_norm: str = "self_attn.q_norm.weight"
+    key_norm: str = "self_attn.k_norm.weight"
+    post_norm: str = "post_attention_layernorm.weight"
+    router: tuple[str, ...] = ("mlp.gate.weight",)
+    dense_gate: str = "mlp.gate_proj.weight"
+    dense_up: str = "mlp.up_proj.weight"
+    dense_down: str = "mlp.down_proj.weight"
+    shared_gate: str = "mlp.shared_expert.gate_proj.weight"
+    shared_up: str = "mlp.shared_expert.up_proj.weight"
+    shared_down: str = "mlp.shared_expert.down_proj.weight"
+    shared_switch: str = "mlp.shared_expert_gate.weight"
+    expert_gate: str = "mlp.experts.{expert}.gate_proj.weight"
+    expert_up: str = "mlp.experts.{expert}.up_proj.weight"
+    expert_down: str = "mlp.experts.{expert}.down_proj.weight"
+    stacked_gate_up: str = "mlp.experts.gate_up_proj"
+    stacked_down: str = "mlp.experts.down_proj"
+
+
+class ModelTensors:
+    """The tensors behind every program of one model.
+
+    Args:
+        architecture: the model.
+        names: its family's tensor names.
+        stored: the names that the checkpoint holds.
+    """
+
+    def __init__(
+        self, architecture: Architecture, names: TensorNames, stored: Container[str]
+    ) -> None:
+        self._a = architecture
+        self._names = names
+        self._stored = stored
+
+    def embedding(self) -> TensorRef:
+        """The embedding table [vocab_size, hidden_size]."""
+        return TensorRef(self._names.embedding, (self._a.vocab_size, self._a.hidden_size))
+
+    def head(self) -> dict[str, TensorRef]:
+        """Parameters of the head program; a tied head reads the embedding table."""
+        shape = (self._a.vocab_size, self._a.hidden_size)
+        weight = self._names.embedding if self._a.tied_embedding else self._names.head
+        return {
+            "norm.weight": TensorRef(self._names.final_norm, (self._a.hidden_size,)),
+            "linear.weight": TensorRef(weight, shape),
+        }
+
+    def layer(self, index: int) -> dict[str, TensorRef]:
+        """Parameters of a layer's program, ``qkv.`` and ``mix.`` methods together."""
+        prefix = self._names.layer.format(layer=index)
+        refs = self._qkv(prefix)
+        refs |= self._output(prefix)
+        refs |= self._moe_mix(prefix) if self._a.layers[index].is_moe else self._dense_mix(prefix)
+        return refs
+
+    def expert(self, layer: int, expert: int) -> dict[str, TensorRef]:
+        """Parameters of one expert's program."""
+        prefix = self._names.layer.format(layer=layer)
+        hidden, width = self._a.hidden_size, self._a.moe.intermediate_size
+        count = self._a.moe.num_experts
+        if prefix + self._names.stacked_gate_up in self._stored:
+            stacked = TensorRef(
+                prefix + self._names.stacked_gate_up, (count, 2 * width, hidden), index=expert
+            )
+            down = TensorRef(
+                prefix + self._names.stacked_down, (count, hidden, width), index=expert
+            )
+            return {
+                "gate.weight": stacked.slice_rows(0, width),
+                "up.weight": stacked.slice_rows(width, 2 * width),
+                "down.weight": down,
+            }
+        names = self._names
+        return {
+            "gate.weight": TensorRef(
+                prefix + names.expert_gate.format(expert=expert), (width, hidden)
+            ),
+            "up.weight": TensorRef(prefix + names.expert_up.format(expert=expert), (width, hidden)),
+            "down.weight": TensorRef(
+                prefix + names.expert_down.format(expert=expert), (hidden, width)
+            ),
+        }
+
+    def num_parameters(self) -> int:
+        """Number of parameters of the whole model; a tied head counts once."""
+        groups = [self.head(), *(self.layer(i) for i in range(len(self._a.layers)))]
+        total = sum(_count(ref) for group in groups for ref in group.values())
+        if not self._a.tied_embedding:
+            total += _count(self.embedding())
+        for index, layer in enumerate(self._a.layers):
+            if layer.is_moe:
+                one = sum(_count(ref) for ref in self.expert(index, 0).values())
+                total += one * self._a.moe.num_experts
+        return total
+
+    def _qkv(self, prefix: str) -> dict[str, TensorRef]:
+        attention, hidden, names = self._a.attention, self._a.hidden_size, self._names
+        refs = {"qkv.norm.weight": TensorRef(prefix + names.input_norm, (hidden,))}
+        widths = {
+            "q": (names.query, attention.query_width),
+            "k": (names.key, attention.kv_width),
+            "v": (names.value, attention.kv_width),
+        }
+        for ours, (theirs, width) in widths.items():
+            refs[f"qkv.{ours}.weight"] = TensorRef(f"{prefix}{theirs}.weight", (width, hidden))
+            if attention.qkv_bias:
+                refs[f"qkv.{ours}.bias"] = TensorRef(f"{prefix}{theirs}.bias", (width,))
+        if attention.qk_norm is not QkNorm.NONE:
+            per_head = attention.qk_norm is QkNorm.HEAD
+            query = attention.head_dim if per_head else attention.query_width
+            key = attention.head_dim if per_head else attention.kv_width
+            refs["qkv.q_norm.weight"] = TensorRef(prefix + names.query_norm, (query,))
+            refs["qkv.k_norm.weight"] = TensorRef(prefix + names.key_norm, (key,))
+        return refs
+
+    def _output(self, prefix: str) -> dict[str, TensorRef]:
+        attention, hidden, names = self._a.attention, self._a.hidden_size, self._names
+        refs = {
+            "mix.o.weight": TensorRef(
+                f"{prefix}{names.output}.weight", (hidden, attention.query_width)
+            ),
+            "mix.norm.weight": TensorRef(prefix + names.post_norm, (hidden,)),
+        }
+        if attention.output_bias:
+            refs["mix.o.bias"] = TensorRef(f"{prefix}{names.output}.bias", (hidden,))
+        return refs
+
+    def _moe_mix(self, prefix: str) -> dict[str, TensorRef]:
+        hidden, names, moe = self._a.hidden_size, self._names, self._a.moe
+        router = next((n for n in names.router if prefix + n in self._stored), names.router[0])
+        refs = {"mix.router.weight": TensorRef(prefix + router, (moe.num_experts, hidden))}
+        if moe.shared_intermediate_size:
+            refs |= _swiglu(
+                prefix,
+                (names.shared_gate, names.shared_up, names.shared_down),
+                hidden,
+                moe.shared_intermediate_size,
+            )
+            refs["mix.switch.weight"] = TensorRef(prefix + names.shared_switch, (1, hidden))
+        return refs
+
+    def _dense_mix(self, prefix: str) -> dict[str, TensorRef]:
+        names = (self._names.dense_gate, self._names.dense_up, self._names.dense_down)
+        return _swiglu(prefix, names, self._a.hidden_size, self._a.dense_intermediate_size)
+
+
+def _swiglu(
+    prefix: str, names: tuple[str, str, str], hidden: int, width: int
+) -> dict[str, TensorRef]:
+    gate, up, down = names
+    return {
+        "mix.gate.weight": TensorRef(prefix + gate, (width, hidden)),
+        "mix.up.weight": TensorRef(prefix + up, (width, hidden)),
+        "mix.down.weight": TensorRef(prefix + down, (hidden, width)),
+    }
+
+
+def _count(ref: TensorRef) -> int:
+    count = 1
+    for size in ref.part_shape:
+        count *= size
+    return count

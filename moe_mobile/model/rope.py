@@ -1,0 +1,89 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Rotary frequencies from a configuration: scaling variants are an export matter.
+
+The engine rotates by ``position * inverse_frequency`` and multiplies by an amplitude, whatever
+variant they come from. Variants whose frequencies depend on the sequence length are refused.
+"""
+
+from __future__ import annotations
+
+import math
+
+from moe_mobile.errors import CheckpointError, UnsupportedError
+from moe_mobile.model.architecture import Rope
+from moe_mobile.model.config import ConfigView
+
+_KNOWN = {
+    "default": {"rope_theta"},
+    "linear": {"rope_theta", "factor"},
+    "llama3": {
+        "rope_theta",
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    },
+    "yarn": {
+        "rope_theta",
+        "factor",
+        "attention_factor",
+        "beta_fast",
+        "beta_slow",
+        "mscale",
+        "mscale_all_dim",
+        "original_max_position_embeddings",
+        "truncate",
+    },
+}
+
+
+def read_rope(view: ConfigView, head_dim: int) -> Rope:
+    """Frequencies and amplitude as transformers computes them, float32 values.
+
+    Raises:
+        UnsupportedError: a variant or member that we do not know.
+        CheckpointError: values from which no finite frequencies follow.
+    """
+    parameters = view.get("rope_parameters")
+    if not isinstance(parameters, dict):
+        raise CheckpointError("rope_parameters must be an object", file=view.file)
+    kind = parameters.get("rope_type", "default")
+    if kind not in _KNOWN:
+        raise UnsupportedError(
+            f"rope_type {kind!r} is not supported, only {', '.join(sorted(_KNOWN))}",
+            file=view.file,
+            remedy="Its frequencies may depend on the sequence length; see the family guide",
+        )
+    unknown = sorted(set(parameters) - _KNOWN[kind] - {"rope_type", "type"})
+    if unknown == ["partial_rotary_factor"] and parameters["partial_rotary_factor"] in (None, 1):
+        unknown = []
+    if unknown:
+        raise UnsupportedError(f"unknown rope option {unknown[0]!r}", file=view.file)
+    if head_dim % 2:
+        raise UnsupportedError(f"head_dim {head_dim} is odd and cannot be rotated", file=view.file)
+    try:
+        frequencies, amplitude = _frequencies(view, kind, head_dim)
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"rope_parameters give no frequencies: {error!r}", file=view.file
+        ) from error
+    if len(frequencies) != head_dim // 2:
+        raise UnsupportedError("rotating a part of a head is not supported", file=view.file)
+    if not all(math.isfinite(f) and f > 0 for f in frequencies) or not math.isfinite(amplitude):
+        raise CheckpointError("rope_parameters give frequencies out of range", file=view.file)
+    return Rope(tuple(frequencies), amplitude)
+
+
+def _frequencies(view: ConfigView, kind: str, head_dim: int) -> tuple[list[float], float]:
+    import torch
+
+    if kind == "default":
+        theta = float(view.get("rope_parameters")["rope_theta"])
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+        return (1.0 / (theta**exponents)).tolist(), 1.0
+
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    frequencies, amplitude = ROPE_INIT_FUNCTIONS[kind](view.config)
+    return frequencies.tolist(), float(amplitude)

@@ -1,0 +1,212 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Lazy reading of (sharded) safetensors checkpoints, a slice at a time.
+
+Bytes are read with ``pread`` into fresh buffers, never mapped: mapped pages would count as ours
+and grow with the checkpoint. Headers are checked in full when a checkpoint is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moe_mobile.errors import CheckpointError, UnsupportedError, read_error
+from moe_mobile.model.config import read_json_object
+from moe_mobile.model.names import TensorRef
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_SIZES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I16": 2, "U16": 2,
+    "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "C64": 8, "F64": 8, "I64": 8, "U64": 8,
+}  # fmt: skip
+_MAX_HEADER = 100_000_000  # the format's own limit
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class _Stored:
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int  # of the data, from the start of the file
+
+
+class SafetensorsStore:
+    """The tensors of a local checkpoint folder.
+
+    Raises:
+        CheckpointError: missing or broken files; the message names file and tensor.
+        IoError: a file that cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._tensors: dict[str, _Stored] = {}
+        self._fingerprint = hashlib.sha256()
+        index = folder / INDEX_FILE
+        if index.exists():
+            self._open_sharded(folder, index)
+        elif (folder / SINGLE_FILE).exists():
+            self._add_file(folder / SINGLE_FILE)
+        else:
+            raise CheckpointError(
+                f"holds neither {SINGLE_FILE} nor {INDEX_FILE}",
+                file=folder,
+                remedy="Only safetensors checkpoints can be exported",
+            )
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def fingerprint(self) -> str:
+        """Changes when the checkpoint's files do (headers, lengths, modification times)."""
+        return self._fingerprint.hexdigest()
+
+    def check(self, ref: TensorRef) -> None:
+        """Raises a CheckpointError unless ``ref``'s tensor exists with its shape."""
+        self._find(ref)
+
+    def read(self, ref: TensorRef) -> torch.Tensor:
+        """The part that ``ref`` means, float32, freshly allocated.
+
+        Raises:
+            CheckpointError: the tensor is absent, of another shape, or holds NaN or infinity.
+            UnsupportedError: it is stored in another type than float32, float16 or bfloat16.
+        """
+        stored = self._find(ref)
+        dtype = _DTYPES.get(stored.dtype)
+        if dtype is None:
+            raise UnsupportedError(
+                f"tensor {ref.name} is stored as {stored.dtype}",
+                file=stored.file,
+                remedy="Only F32, F16 and BF16 weights can be exported",
+            )
+        shape = ref.part_shape
+        begin, elements = 0, 1
+        for size in shape:
+            elements *= size
+        if ref.index is not None:
+            begin += ref.index * _elements(ref.shape[1:])
+        if ref.rows is not None:
+            begin += ref.rows[0] * _elements(shape[1:])
+        item = dtype.itemsize
+        data = _read_exactly(stored.file, stored.begin + begin * item, elements * item, ref.name)
+        tensor = torch.frombuffer(data, dtype=dtype).reshape(shape).to(torch.float32)
+        if not bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
+            raise CheckpointError(f"tensor {ref.name} holds NaN or infinity", file=stored.file)
+        return tensor
+
+    def _find(self, ref: TensorRef) -> _Stored:
+        stored = self._tensors.get(ref.name)
+        if stored is None:
+            raise CheckpointError(f"tensor {ref.name} is missing", file=self._some_file())
+        if stored.shape != ref.shape:
+            raise CheckpointError(
+                f"tensor {ref.name} has shape {list(stored.shape)}, config.json asks for "
+                f"{list(ref.shape)}",
+                file=stored.file,
+            )
+        return stored
+
+    def _some_file(self) -> Path | None:
+        first = next(iter(self._tensors.values()), None)
+        return None if first is None else first.file.parent
+
+    def _open_sharded(self, folder: Path, index: Path) -> None:
+        weight_map = read_json_object(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError("weight_map is missing", file=index)
+        for name, file in weight_map.items():
+            if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
+                raise CheckpointError(f"weight_map: bad file name {file!r} of {name}", file=index)
+        for file in sorted(set(weight_map.values())):
+            self._add_file(folder / file)
+        for name, file in weight_map.items():
+            stored = self._tensors.get(name)
+            if stored is None or stored.file.name != file:
+                raise CheckpointError(f"tensor {name} is not in {file}", file=index)
+
+    def _add_file(self, path: Path) -> None:
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            raise CheckpointError("file of the checkpoint is missing", file=path) from None
+        except OSError as error:
+            raise read_error(error, path) from error
+        head = _read_exactly(path, 0, 8, "the header") if stat.st_size >= 8 else bytearray()
+        length = int.from_bytes(head, "little")
+        if not head or not 2 <= length <= min(_MAX_HEADER, stat.st_size - 8):
+            raise CheckpointError("not a safetensors file, or cut off in its header", file=path)
+        text = _read_exactly(path, 8, length, "the header")
+        self._fingerprint.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}:".encode())
+        self._fingerprint.update(text)
+        try:
+            header = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"header is not valid JSON: {error}", file=path) from error
+        if not isinstance(header, dict):
+            raise CheckpointError("header is not an object", file=path)
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            if name in self._tensors:
+                raise CheckpointError(f"tensor {name} is in two files", file=path)
+            self._tensors[name] = _entry(path, name, entry, 8 + length, stat.st_size)
+
+
+def _entry(path: Path, name: str, entry: Any, base: int, size: int) -> _Stored:
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
+        raise CheckpointError(f"tensor {name}: incomplete header entry", file=path)
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _SIZES:
+        raise CheckpointError(f"tensor {name}: unknown dtype {dtype!r}", file=path)
+    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
+        raise CheckpointError(f"tensor {name}: bad shape or offsets", file=path)
+    begin, end = offsets
+    if end - begin != _elements(shape) * _SIZES[dtype]:
+        raise CheckpointError(
+            f"tensor {name}: {end - begin} bytes do not fit {dtype} {shape}", file=path
+        )
+    if base + end > size:
+        raise CheckpointError(f"tensor {name} lies beyond the end: the file is cut off", file=path)
+    return _Stored(path, dtype, tuple(shape), base + begin)
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(type(i) is int and i >= 0 for i in value)
+
+
+def _elements(shape: tuple[int, ...] | list[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _read_exactly(path: Path, offset: int, length: int, what: str) -> bytearray:
+    """``length`` bytes at ``offset``; a short file is a CheckpointError."""
+    data = bytearray(length)
+    view, done = memoryview(data), 0
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while done < length:
+                count = os.preadv(descriptor, [view[done : done + (1 << 30)]], offset + done)
+                if count == 0:
+                    raise CheckpointError(f"cut off inside {what}", file=path)
+                done += count
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise read_error(error, path) from error
+    return data

@@ -1,0 +1,185 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Opening what is to be exported: a folder, a Hugging Face id, the demo model, random weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from moe_mobile.errors import CheckpointError, IoError, UsageError, read_error
+from moe_mobile.model.architecture import Architecture
+from moe_mobile.model.config import JsonObject, read_json_object
+from moe_mobile.model.families.common import Source
+from moe_mobile.model.names import ModelTensors, TensorRef
+from moe_mobile.model.presets import RandomWeights, preset_config
+from moe_mobile.model.random_weights import RandomStore
+from moe_mobile.model.registry import describe
+from moe_mobile.model.safetensors import SafetensorsStore
+
+SourceLike = str | os.PathLike[str] | RandomWeights
+"""What can be exported: a folder, a Hugging Face id ("org/name"), "demo", or random weights."""
+
+# Copied unchanged into the bundle where the checkpoint has them.
+HUGGING_FACE_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class TensorStore(Protocol):
+    """Where weights come from."""
+
+    def __contains__(self, name: object) -> bool: ...
+    def fingerprint(self) -> str: ...
+    def check(self, ref: TensorRef) -> None: ...
+    def read(self, ref: TensorRef) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model ready to be read.
+
+    Attributes:
+        label: what the bundle's provenance calls the source; no path of this machine.
+        tensors: which tensor is which program's parameter.
+        store: reads them.
+        files: Hugging Face files to copy: bundle name to content.
+    """
+
+    label: str
+    architecture: Architecture
+    tensors: ModelTensors
+    store: TensorStore
+    files: dict[str, bytes]
+
+    def fingerprint(self) -> str:
+        """Changes when anything that the export reads does."""
+        digest = hashlib.sha256(self.label.encode())
+        digest.update(repr(self.architecture).encode())
+        digest.update(self.store.fingerprint().encode())
+        for name, content in sorted(self.files.items()):
+            digest.update(f"{name}:{hashlib.sha256(content).hexdigest()}".encode())
+        return digest.hexdigest()
+
+    def check(self) -> None:
+        """Raises a CheckpointError unless every tensor is there with the right shape."""
+        for ref in self._all_refs():
+            self.store.check(ref)
+
+    def _all_refs(self) -> Iterator[TensorRef]:
+        yield self.tensors.embedding()
+        yield from self.tensors.head().values()
+        for index, layer in enumerate(self.architecture.layers):
+            yield from self.tensors.layer(index).values()
+            if layer.is_moe:
+                for expert in range(self.architecture.moe.num_experts):
+                    yield from self.tensors.expert(index, expert).values()
+
+
+def open_model(source: SourceLike, *, name: str | None = None) -> OpenModel:
+    """Opens a source and checks that all its tensors exist with the right shapes.
+
+    Args:
+        source: see :data:`SourceLike`. An existing folder wins over a Hugging Face id.
+        name: the model's name; by default the folder's, the id's or the preset's.
+
+    Raises:
+        UsageError: there is no such source.
+        UnsupportedError: a model that cannot be exported.
+        CheckpointError, IoError: a broken one.
+    """
+    if isinstance(source, RandomWeights):
+        config = preset_config(source)
+        text = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+        label = f"random weights of {source.preset}, seed {source.seed}"
+        return _open(
+            config, f"preset {source.preset}", name or f"{source.preset}-random", label,
+            RandomStore(source.seed), {"config.json": text},
+        )  # fmt: skip
+    text_source = os.fspath(source)
+    if text_source == "demo":
+        from moe_mobile.demo import checkpoint_dir
+
+        folder, label, default = checkpoint_dir(), "demo", "demo"
+    elif Path(text_source).is_dir():
+        folder = Path(text_source)
+        default = label = folder.resolve().name
+    elif isinstance(source, str) and _HUB_ID.fullmatch(source) and not Path(source).exists():
+        folder, label, default = _download(source), source, source.rsplit("/", 1)[1]
+    else:
+        raise UsageError(
+            "no such checkpoint folder",
+            file=text_source,
+            remedy="Give a folder, a Hugging Face id (org/name), or 'demo'",
+        )
+    return _open_folder(folder, name or default, label)
+
+
+def _open_folder(folder: Path, name: str, label: str) -> OpenModel:
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise CheckpointError("config.json is missing", file=folder)
+    config = read_json_object(config_file)
+    files: dict[str, bytes] = {}
+    for file in HUGGING_FACE_FILES:
+        path = folder / file
+        if path.is_file():
+            try:
+                files[file] = path.read_bytes()
+            except OSError as error:
+                raise read_error(error, path) from error
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        # transformers stops at the generation configuration's tokens where it names any.
+        stop = read_json_object(generation).get("eos_token_id")
+        config = config if stop is None else {**config, "eos_token_id": stop}
+    return _open(config, str(config_file), name, label, SafetensorsStore(folder), files)
+
+
+def _open(
+    config: JsonObject,
+    file: str,
+    name: str,
+    label: str,
+    store: TensorStore,
+    files: dict[str, bytes],
+) -> OpenModel:
+    family, architecture = describe(Source(config, file, name))
+    tensors = ModelTensors(architecture, family.names, store)
+    model = OpenModel(label, architecture, tensors, store, files)
+    model.check()
+    return model
+
+
+def _download(model_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(model_id, allow_patterns=["*.safetensors*", *HUGGING_FACE_FILES])
+        )
+    except Exception as error:
+        raise IoError(
+            f"downloading failed: {' '.join(str(error).split())}",
+            file=model_id,
+            remedy="If you meant a folder, check its path",
+        ) from error
