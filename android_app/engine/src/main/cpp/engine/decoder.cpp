@@ -1,0 +1,223 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#include "engine/decoder.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+#include "metrics/stopwatch.h"
+
+namespace moe_mobile {
+
+Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
+                 std::unique_ptr<ExpertStream> experts, uint32_t context, ParallelFor parallel)
+    : manifest_(bundle.manifest()),
+      dense_(std::move(dense)),
+      experts_(std::move(experts)),
+      embedding_(bundle.path(manifest_.embedding.file), manifest_.embedding, manifest_.vocab_size,
+                 manifest_.hidden_size),
+      mixer_(manifest_, context),
+      parallel_(std::move(parallel)),
+      context_(context) {
+  for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer)
+    if (manifest_.layers[layer].experts) moe_layers_.push_back(layer);
+  const size_t batch = manifest_.max_batch;
+  const size_t hidden = manifest_.hidden_size;
+  const size_t queries = size_t{manifest_.attention.num_heads} * manifest_.attention.head_dim;
+  const size_t keys = size_t{manifest_.attention.num_kv_heads} * manifest_.attention.head_dim;
+  x_.resize(batch * hidden);
+  q_.resize(batch * queries);
+  k_.resize(batch * keys);
+  v_.resize(batch * keys);
+  attention_.resize(batch * queries);
+  h_.resize(batch * hidden);
+  router_logits_.resize(batch * manifest_.moe.num_experts);
+  outputs_.resize(batch * manifest_.moe.top_k * hidden);
+  gathered_.resize(batch * manifest_.moe.top_k * hidden);
+  logits_.resize(manifest_.vocab_size);
+  selections_.resize(batch);
+  output_rows_.resize(batch * manifest_.moe.top_k);
+}
+
+uint64_t Decoder::buffer_bytes(const Manifest& manifest) {
+  const uint64_t hidden = manifest.hidden_size;
+  const uint64_t queries = uint64_t{manifest.attention.num_heads} * manifest.attention.head_dim;
+  const uint64_t keys = uint64_t{manifest.attention.num_kv_heads} * manifest.attention.head_dim;
+  const uint64_t row = 2 * hidden + 2 * queries + 2 * keys + manifest.moe.num_experts +
+                       2 * manifest.moe.top_k * hidden;
+  return sizeof(float) * (manifest.max_batch * row + manifest.vocab_size);
+}
+
+void Decoder::clear() {
+  mixer_.clear();
+  position_ = 0;
+}
+
+void Decoder::require_room(size_t tokens) const {
+  if (tokens == 0)
+    throw Error(ErrorCode::kUsage, "token_ids", "there are no tokens", "Give at least one.");
+  if (tokens > context_ - position_)
+    throw Error(ErrorCode::kUsage, "token_ids",
+                std::to_string(position_ + tokens) + " tokens do not fit in a context of " +
+                    std::to_string(context_),
+                "Shorten the prompt, or open the engine with a larger context (the model allows " +
+                    std::to_string(manifest_.context_length) + ").");
+}
+
+void Decoder::begin(Span<const uint32_t> tokens) {
+  embedding_.rows(tokens, x_.data());
+  mixer_.begin(position_, static_cast<uint32_t>(tokens.size()));
+}
+
+void Decoder::attend(uint32_t layer, uint32_t rows, TokenMetrics* metrics) {
+  Stopwatch watch;
+  dense_->qkv(layer, x_.data(), rows, q_.data(), k_.data(), v_.data());
+  metrics->dense_ns += watch.lap();
+  mixer_.run(layer, q_.data(), k_.data(), v_.data(), attention_.data(), parallel_);
+  metrics->attention_ns += watch.lap();
+  dense_->mix(layer, attention_.data(), x_.data(), rows, x_.data(), h_.data(),
+              router_logits_.data());
+  metrics->dense_ns += watch.lap();
+  if (!manifest_.layers[layer].experts) return;
+  for (uint32_t row = 0; row < rows; ++row)
+    select_exact(router_logits_.data() + size_t{row} * manifest_.moe.num_experts,
+                 manifest_.moe.num_experts, manifest_.moe.top_k, manifest_.moe.renormalize,
+                 &selections_[row]);
+  metrics->router_ns += watch.lap();
+}
+
+// Adds in rank order, whatever the order the outputs came in: this makes the result independent of the cache.
+void Decoder::add_experts(uint32_t rows) {
+  const size_t hidden = manifest_.hidden_size;
+  const size_t top_k = manifest_.moe.top_k;
+  for (size_t row = 0; row < rows; ++row) {
+    float* x = x_.data() + row * hidden;
+    for (size_t rank = 0; rank < top_k; ++rank) {
+      const float* y = outputs_.data() + output_rows_[row * top_k + rank] * hidden;
+      const float weight = selections_[row].weights[rank];
+      for (size_t i = 0; i < hidden; ++i) x[i] += weight * y[i];
+    }
+  }
+}
+
+void Decoder::decode_experts(uint32_t layer, TokenMetrics* metrics) {
+  jobs_.clear();
+  for (uint32_t rank = 0; rank < manifest_.moe.top_k; ++rank) {
+    output_rows_[rank] = rank;
+    jobs_.push_back({selections_[0].experts[rank], h_.data(), 1,
+                     outputs_.data() + size_t{rank} * manifest_.hidden_size});
+  }
+  experts_->decode(layer, jobs_, metrics);
+  Stopwatch watch;
+  add_experts(1);
+  metrics->expert_ns += watch.lap();
+}
+
+void Decoder::prefill_experts(uint32_t layer, uint32_t rows, uint32_t first_row,
+                              TokenMetrics* metrics) {
+  const uint32_t top_k = manifest_.moe.top_k;
+  const size_t hidden = manifest_.hidden_size;
+  const size_t moe_index =
+      std::lower_bound(moe_layers_.begin(), moe_layers_.end(), layer) - moe_layers_.begin();
+  Stopwatch watch;
+  // Uses of each expert, and its last one: lowest rank of a token touches first, so rank 0 is the latest.
+  std::vector<uint32_t> uses(manifest_.moe.num_experts, 0);
+  std::vector<uint64_t> last_use(manifest_.moe.num_experts, 0);
+  for (uint32_t row = 0; row < rows; ++row)
+    for (uint32_t rank = 0; rank < top_k; ++rank) {
+      const uint32_t expert = selections_[row].experts[rank];
+      ++uses[expert];
+      last_use[expert] = uint64_t{row} * top_k + (top_k - rank);
+      history_[((size_t{first_row} + row) * moe_layers_.size() + moe_index) * top_k + rank] =
+          expert;
+    }
+  std::vector<uint32_t> used;
+  for (uint32_t expert = 0; expert < uses.size(); ++expert)
+    if (uses[expert] > 0) used.push_back(expert);
+  std::sort(used.begin(), used.end(),
+            [&](uint32_t a, uint32_t b) { return last_use[a] < last_use[b]; });
+
+  jobs_.clear();
+  std::vector<uint32_t> next_row(manifest_.moe.num_experts);
+  uint32_t first = 0;
+  for (uint32_t expert : used) {
+    next_row[expert] = first;
+    jobs_.push_back({expert, gathered_.data() + first * hidden, uses[expert],
+                     outputs_.data() + first * hidden});
+    first += uses[expert];
+  }
+  for (uint32_t row = 0; row < rows; ++row)
+    for (uint32_t rank = 0; rank < top_k; ++rank) {
+      const uint32_t at = next_row[selections_[row].experts[rank]]++;
+      output_rows_[row * top_k + rank] = at;
+      std::memcpy(gathered_.data() + at * hidden, h_.data() + row * hidden,
+                  hidden * sizeof(float));
+    }
+  metrics->expert_ns += watch.lap();
+  experts_->prefill(layer, jobs_, metrics);
+  watch.lap();
+  add_experts(rows);
+  metrics->expert_ns += watch.lap();
+}
+
+void Decoder::prefill(Span<const uint32_t> tokens, std::vector<TokenMetrics>* metrics,
+                      std::vector<uint32_t>* counts) {
+  require_room(tokens.size());
+  history_.assign(tokens.size() * moe_layers_.size() * manifest_.moe.top_k, 0);
+  try {
+    for (size_t first = 0; first < tokens.size(); first += manifest_.max_batch) {
+      const size_t rows = std::min<size_t>(manifest_.max_batch, tokens.size() - first);
+      metrics->push_back(prefill_batch(tokens.subspan(first, rows), static_cast<uint32_t>(first)));
+      counts->push_back(static_cast<uint32_t>(rows));
+    }
+  } catch (...) {
+    experts_->finish_prefill({}, moe_layers_, manifest_.moe.top_k);
+    throw;
+  }
+  experts_->finish_prefill(history_, moe_layers_, manifest_.moe.top_k);
+}
+
+TokenMetrics Decoder::prefill_batch(Span<const uint32_t> tokens, uint32_t first_row) {
+  Stopwatch watch;
+  TokenMetrics metrics;
+  const auto rows = static_cast<uint32_t>(tokens.size());
+  metrics.token = tokens[rows - 1];
+  begin(tokens);
+  for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
+    attend(layer, rows, &metrics);
+    if (manifest_.layers[layer].experts) prefill_experts(layer, rows, first_row, &metrics);
+  }
+  position_ += rows;
+  last_row_ = rows - 1;
+  metrics.total_ns = watch.lap();
+  return metrics;
+}
+
+TokenMetrics Decoder::decode(uint32_t token) {
+  require_room(1);
+  Stopwatch watch;
+  TokenMetrics metrics;
+  metrics.token = token;
+  begin(Span<const uint32_t>(&token, 1));
+  for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
+    attend(layer, 1, &metrics);
+    if (manifest_.layers[layer].experts) decode_experts(layer, &metrics);
+  }
+  ++position_;
+  last_row_ = 0;
+  metrics.total_ns = watch.lap();
+  return metrics;
+}
+
+const float* Decoder::logits(TokenMetrics* metrics) {
+  Stopwatch watch;
+  dense_->head(x_.data() + size_t{last_row_} * manifest_.hidden_size, logits_.data());
+  const uint64_t passed = watch.lap();
+  metrics->head_ns += passed;
+  metrics->total_ns += passed;
+  return logits_.data();
+}
+
+}  // namespace moe_mobile

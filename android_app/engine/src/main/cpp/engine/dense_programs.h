@@ -1,0 +1,43 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "engine/packed_store.h"
+#include "engine/progress.h"
+#include "executorch/packed_methods.h"
+#include "executorch/program.h"
+
+namespace moe_mobile {
+
+// The programs that run for every token: qkv and mix of each layer, and the output head. Their packed weights come
+// from the store into anonymous memory, so that page reclaim cannot evict them and the bundle's files are not mapped.
+class DensePrograms {
+ public:
+  // Checks every dense file's SHA-256 before ExecuTorch sees it.
+  DensePrograms(const Bundle& bundle, const PackedStore& store, PlannedArena* arena,
+                const Progress& progress);
+
+  // x [rows, hidden] -> q [rows, heads x head_dim], k and v [rows, kv heads x head_dim].
+  void qkv(uint32_t layer, const float* x, uint32_t rows, float* q, float* k, float* v);
+  // attention [rows, heads x head_dim], x [rows, hidden] -> out [rows, hidden]; in a layer with experts also
+  // h [rows, hidden] and logits [rows, experts], else both are left alone. out may be x.
+  void mix(uint32_t layer, const float* attention, const float* x, uint32_t rows, float* out,
+           float* h, float* logits);
+  // x [1, hidden] -> logits [1, vocab].
+  void head(const float* x, float* logits);
+
+ private:
+  void load_weights(const PackedStore& store, size_t method, size_t blob);
+
+  const Manifest& manifest_;
+  uint32_t query_width_;
+  uint32_t kv_width_;
+  std::vector<std::unique_ptr<LoadedProgram>> programs_;
+  PackedMethods methods_;  // qkv and mix of layer 0, of layer 1, ..., head
+};
+
+}  // namespace moe_mobile

@@ -1,0 +1,210 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "engine/prepare.h"
+#include "engine/program_places.h"
+#include "engine/slot_places.h"
+#include "engine/store_key.h"
+#include "metrics/json.h"
+
+namespace moe_mobile {
+namespace {
+
+// What XNNPACK and ExecuTorch allocate beside the weights: each method's planned inputs and outputs, and one shared
+// workspace, which holds about as much again for the largest batch.
+uint64_t activation_bytes(const Manifest& manifest) {
+  const uint64_t heads = uint64_t{manifest.attention.num_heads} * manifest.attention.head_dim;
+  const uint64_t widest = std::max<uint64_t>(
+      {heads * 3 + manifest.hidden_size, 3 * uint64_t{manifest.hidden_size} + heads,
+       3 * uint64_t{manifest.moe.intermediate_size} + 2 * manifest.hidden_size});
+  return 2 * sizeof(float) * (manifest.max_batch * widest + manifest.vocab_size);
+}
+
+void require_version(const Manifest& manifest, const std::string& directory) {
+  if (manifest.delegate_version != MOE_EXECUTORCH_VERSION)
+    throw Error(ErrorCode::kUnsupported, directory + "/bundle.json",
+                "the bundle was lowered with ExecuTorch " + manifest.delegate_version +
+                    ", and this engine has " MOE_EXECUTORCH_VERSION,
+                "Export the model again with this version of moe-mobile.");
+}
+
+}  // namespace
+
+std::unique_ptr<Engine> Engine::open(const std::string& directory, const EngineSettings& settings,
+                                     const Progress& progress) {
+  Bundle bundle = Bundle::open(directory);
+  require_version(bundle.manifest(), directory);
+  std::unique_ptr<Engine> engine(new Engine(std::move(bundle), settings));
+  engine->load(progress);
+  return engine;
+}
+
+Engine::Engine(Bundle bundle, const EngineSettings& settings)
+    : bundle_(std::move(bundle)), settings_(settings), threads_(settings.threads) {
+  settings_.threads = threads_.threads();
+  if (settings_.context == 0)
+    settings_.context = std::min(manifest().context_length, kDefaultContext);
+  if (settings_.context > manifest().context_length)
+    throw Error(ErrorCode::kUsage, "context",
+                std::to_string(settings_.context) + " positions are more than the model's " +
+                    std::to_string(manifest().context_length),
+                "Give a smaller context.");
+}
+
+void Engine::load(const Progress& progress) {
+  const uint64_t available = available_memory();
+  bundle_.verify_file(manifest().embedding.file);
+  settings_.packed_dir = packed_directory(bundle_, settings_.packed_dir);
+  if (!is_prepared(bundle_, settings_.packed_dir)) {
+    PrepareOptions options;
+    options.packed_dir = settings_.packed_dir;
+    prepare(bundle_, options, progress);
+  }
+  store_ = std::make_unique<PackedStore>(bundle_, settings_.packed_dir, settings_.direct);
+
+  MemoryPlanInputs inputs;
+  inputs.budget =
+      parse_budget(settings_.residency == Residency::kResident ? "100%" : settings_.cache);
+  inputs.slot_bytes = store_->slot_bytes();
+  inputs.moe_layers = manifest().num_moe_layers();
+  inputs.num_experts = uint64_t{inputs.moe_layers} * manifest().moe.num_experts;
+  inputs.top_k = manifest().moe.top_k;
+  inputs.dense_bytes = store_->dense_bytes();
+  inputs.kv_bytes = AttentionMixer::state_bytes_for(manifest(), settings_.context);
+  inputs.arena_bytes = Decoder::buffer_bytes(manifest()) + activation_bytes(manifest());
+  inputs.available_bytes = available;
+  inputs.allow_below_cycle = settings_.allow_below_cycle;
+  plan_ = plan_memory(inputs);
+
+  auto dense = std::make_unique<DensePrograms>(bundle_, *store_, &arena_, progress);
+  ExpertStream::Options options;
+  options.lanes = settings_.lanes;
+  options.moe_layers = inputs.moe_layers;
+  options.overlap = settings_.overlap;
+  auto experts = std::make_unique<ExpertStream>(make_places(progress), options);
+  if (settings_.residency == Residency::kResident) {
+    std::vector<uint32_t> layers;
+    for (uint32_t layer = 0; layer < manifest().num_layers; ++layer)
+      if (manifest().layers[layer].experts) layers.push_back(layer);
+    experts->load_all(layers, manifest().moe.num_experts, progress);
+  }
+  decoder_ = std::make_unique<Decoder>(bundle_, std::move(dense), std::move(experts),
+                                       settings_.context, threads_.parallel_for());
+}
+
+std::unique_ptr<ExpertPlaces> Engine::make_places(const Progress& progress) {
+  const auto count = static_cast<uint32_t>(plan_.slots);
+  if (settings_.residency != Residency::kPrograms) {
+    try {
+      auto slots = std::make_unique<SlotPlaces>(bundle_, *store_, count, &arena_, progress);
+      direct_ = store_->direct();
+      return slots;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kRuntime || settings_.residency == Residency::kResident) throw;
+      fallbacks_.push_back(std::string("residency programs instead of slots: ") + error.what());
+      settings_.residency = Residency::kPrograms;
+    }
+  }
+  auto programs = std::make_unique<ProgramPlaces>(bundle_, count, &arena_, settings_.direct);
+  direct_ = programs->direct();
+  return programs;
+}
+
+void Engine::reset() {
+  decoder_->clear();
+  steps_.clear();
+}
+
+void Engine::prefill(Span<const uint32_t> tokens) {
+  std::vector<TokenMetrics> metrics;
+  std::vector<uint32_t> counts;
+  decoder_->prefill(tokens, &metrics, &counts);
+  for (size_t i = 0; i < metrics.size(); ++i) steps_.push_back({true, counts[i], metrics[i]});
+}
+
+void Engine::decode(uint32_t token) { steps_.push_back({false, 1, decoder_->decode(token)}); }
+
+const float* Engine::logits() {
+  if (steps_.empty())
+    throw Error(ErrorCode::kUsage, "token_ids", "there are no tokens", "Give at least one.");
+  return decoder_->logits(&steps_.back().metrics);
+}
+
+bool Engine::is_end(uint32_t token) const {
+  const auto& ends = manifest().eos_token_ids;
+  return std::find(ends.begin(), ends.end(), token) != ends.end();
+}
+
+nlohmann::json to_json(const Step& step) {
+  nlohmann::json json = step.metrics;
+  json["phase"] = step.prefill ? "prefill" : "decode";
+  json["count"] = step.tokens;
+  return json;
+}
+
+nlohmann::json Engine::stats() const {
+  nlohmann::json tokens = nlohmann::json::array();
+  std::vector<TokenMetrics> all;
+  for (const Step& step : steps_) {
+    tokens.push_back(to_json(step));
+    all.push_back(step.metrics);
+  }
+  return {{"totals", aggregate(all)}, {"tokens", tokens}};
+}
+
+nlohmann::json Engine::info() const {
+  const Manifest& model = manifest();
+  return {{"bundle_hash", model.bundle_hash},
+          {"model",
+           {{"name", model.name},
+            {"family", model.family},
+            {"vocab_size", model.vocab_size},
+            {"hidden_size", model.hidden_size},
+            {"num_layers", model.num_layers},
+            {"context_length", model.context_length},
+            {"num_experts", model.moe.num_experts},
+            {"top_k", model.moe.top_k},
+            {"num_parameters", model.num_parameters},
+            {"eos_token_ids", model.eos_token_ids},
+            {"quantization",
+             {{"experts", model.quantization.experts},
+              {"dense", model.quantization.dense},
+              {"head", model.quantization.head},
+              {"embedding", model.quantization.embedding},
+              {"group_size", model.quantization.group_size}}}}},
+          {"plan",
+           {{"experts_budget_bytes", plan_.experts_budget_bytes},
+            {"slots", plan_.slots},
+            {"slot_bytes", plan_.slot_bytes},
+            {"num_experts", plan_.num_experts},
+            {"dense_bytes", plan_.dense_bytes},
+            {"kv_bytes", plan_.kv_bytes},
+            {"arena_bytes", plan_.arena_bytes},
+            {"total_bytes", plan_.total_bytes},
+            {"token_cycle_slots", plan_.token_cycle_slots},
+            {"available_bytes", plan_.available_bytes},
+            {"text", describe(plan_)}}},
+          {"settings", to_json(settings_)},
+          {"direct_io", direct_},
+          {"threads", settings_.threads},
+          {"fallbacks", fallbacks_},
+          {"store_key", packed_store_key()},
+          {"executorch", MOE_EXECUTORCH_VERSION},
+          {"moe_mobile", MOE_MOBILE_VERSION}};
+}
+
+double log_probability(const float* logits, uint32_t vocab_size, uint32_t token) {
+  double largest = logits[0];
+  for (uint32_t i = 1; i < vocab_size; ++i) largest = std::max<double>(largest, logits[i]);
+  double sum = 0;
+  for (uint32_t i = 0; i < vocab_size; ++i) sum += std::exp(logits[i] - largest);
+  return logits[token] - largest - std::log(sum);
+}
+
+}  // namespace moe_mobile

@@ -1,0 +1,87 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/span.h"
+#include "cache/memory_plan.h"
+#include "decoder/sampler.h"
+#include "engine/decoder.h"
+#include "engine/packed_store.h"
+#include "engine/progress.h"
+#include "engine/settings.h"
+
+namespace moe_mobile {
+
+// What one step of the engine cost: a batch of prompt tokens, or one token decoded.
+struct Step {
+  bool prefill = false;
+  uint32_t tokens = 1;
+  TokenMetrics metrics;
+};
+
+// An open bundle, ready to run: the one class that all hosts (moe_runner, Python, the app, tests) use. It reads no
+// environment variable and prints nothing. Not thread safe.
+class Engine {
+ public:
+  // Verifies, prepares where needed, plans the memory, loads. Errors are moe_mobile::Error.
+  static std::unique_ptr<Engine> open(const std::string& directory, const EngineSettings& settings,
+                                      const Progress& progress);
+
+  const Manifest& manifest() const { return bundle_.manifest(); }
+  const MemoryPlan& plan() const { return plan_; }
+  // Resolved settings, plan, model facts, bundle hash, what fell back.
+  nlohmann::json info() const;
+
+  // Forgets the conversation and the statistics. The expert cache stays warm.
+  void reset();
+  uint32_t position() const { return decoder_->position(); }
+  uint32_t context() const { return decoder_->context(); }
+
+  // Appends prompt tokens, in batches.
+  void prefill(Span<const uint32_t> tokens);
+  // Appends one token as decoding does.
+  void decode(uint32_t token);
+  // Logits [vocab] that follow the last token appended.
+  const float* logits();
+  bool is_end(uint32_t token) const;
+
+  // Steps since the last reset, and their totals: {"totals": {...}, "tokens": [...]}.
+  const std::vector<Step>& steps() const { return steps_; }
+  nlohmann::json stats() const;
+
+  // For measurements.
+  Decoder& decoder() { return *decoder_; }
+  const Bundle& bundle() const { return bundle_; }
+
+ private:
+  Engine(Bundle bundle, const EngineSettings& settings);
+  void load(const Progress& progress);
+  std::unique_ptr<ExpertPlaces> make_places(const Progress& progress);
+
+  Bundle bundle_;
+  EngineSettings settings_;
+  ThreadPoolLease threads_;
+  MemoryPlan plan_;
+  std::vector<std::string> fallbacks_;
+  bool direct_ = false;
+  std::unique_ptr<PackedStore> store_;
+  PlannedArena arena_;
+  std::unique_ptr<Decoder> decoder_;
+  std::vector<Step> steps_;
+};
+
+// Log-probability of `token` under the logits, in double.
+double log_probability(const float* logits, uint32_t vocab_size, uint32_t token);
+
+nlohmann::json to_json(const Step& step);
+
+}  // namespace moe_mobile

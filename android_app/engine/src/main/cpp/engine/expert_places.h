@@ -1,0 +1,27 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#pragma once
+
+#include <cstdint>
+
+#include "cache/expert_key.h"
+#include "cache/read_lanes.h"
+
+namespace moe_mobile {
+
+// A bounded number of places in memory, each able to hold and run any one expert. What differs between residencies is
+// what lies in a place: packed weights under a live method (slots), or a whole loaded program (programs).
+class ExpertPlaces {
+ public:
+  virtual ~ExpertPlaces() = default;
+  virtual uint32_t count() const = 0;
+  // The read that brings the expert into the place. Its tag is the caller's to set.
+  virtual ReadRequest read_request(const ExpertKey& key, uint32_t place) = 0;
+  // After that read succeeded, before run().
+  virtual void arrived(const ExpertKey& key, uint32_t place) = 0;
+  // y [rows, hidden] = expert in `place` applied to x [rows, hidden].
+  virtual void run(uint32_t place, const float* x, uint32_t rows, float* y) = 0;
+};
+
+}  // namespace moe_mobile

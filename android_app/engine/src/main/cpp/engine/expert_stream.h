@@ -1,0 +1,96 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <unordered_set>
+#include <vector>
+
+#include "base/span.h"
+#include "cache/expert_cache.h"
+#include "cache/read_lanes.h"
+#include "cache/slot_table.h"
+#include "engine/expert_places.h"
+#include "engine/progress.h"
+#include "metrics/token_metrics.h"
+
+namespace moe_mobile {
+
+// One expert applied to some rows of a layer's input.
+struct ExpertJob {
+  uint32_t expert;
+  const float* x;  // [rows, hidden]
+  uint32_t rows;
+  float* y;  // [rows, hidden]
+};
+
+// Runs a layer's experts, bringing in those that are not in memory.
+//
+// Two states are kept apart: the logical cache says what is cached, and selection and eviction see nothing else; the
+// table says whose bytes lie in which place. They agree between decode steps, except that an expert which a prompt
+// left in the logical cache may be read only when it is used first.
+class ExpertStream {
+ public:
+  struct Options {
+    unsigned lanes = 2;
+    uint32_t moe_layers = 1;
+    // Decode runs what is in memory while the rest is read. Off only to measure what that gains.
+    bool overlap = true;
+  };
+  ExpertStream(std::unique_ptr<ExpertPlaces> places, const Options& options);
+
+  const ExpertCache& cache() const { return cache_; }
+  ExpertPlaces& places() { return *places_; }
+
+  // One token's experts in rank order (best first), distinct. Runs hits first, then misses as they arrive; every job
+  // writes its own y, so the order of arrival changes nothing.
+  void decode(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics);
+
+  // The distinct experts of a batch of prompt tokens, in the order of their last use (least recent first). Each is
+  // brought in at most once. Leaves the logical cache alone.
+  void prefill(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics);
+
+  // After all batches of a prompt: `selected` holds [tokens, moe layers, top_k] experts in rank order, `layers` the
+  // number of each MoE layer. The cache then is as if the prompt had been routed token by token.
+  void finish_prefill(Span<const uint32_t> selected, Span<const uint32_t> layers, uint32_t top_k);
+
+  // Empties the cache, logically too: for whoever used places() directly.
+  void forget_all();
+
+  // Brings in all experts of the layers; they must fit. For residency `resident`.
+  void load_all(Span<const uint32_t> layers, uint32_t num_experts, const Progress& progress);
+
+ private:
+  void submit(const ExpertKey& key, uint32_t place, uint64_t tag, TokenMetrics* metrics);
+  // Waits for one read; adds the time to metrics->wait_ns. On failure drains the lanes, frees their places and throws.
+  uint64_t wait(TokenMetrics* metrics);
+  void run(uint32_t layer, const ExpertJob& job, TokenMetrics* metrics);
+  bool make_room();
+
+  std::unique_ptr<ExpertPlaces> places_;
+  Options options_;
+  ExpertCache cache_;
+  SlotTable table_;
+  ReadLanes lanes_;
+  // By tag.
+  struct InFlight {
+    ExpertKey key;
+    uint32_t place = 0;
+    bool active = false;
+  };
+  std::vector<InFlight> in_flight_;
+  std::vector<ExpertKey> chosen_;
+  ExpertCache::Outcome outcome_;
+
+  // During a prompt: which places may be taken, in this order.
+  bool in_prefill_ = false;
+  std::deque<ExpertKey> passed_;  // used, and not among a layer's most recent
+  std::deque<ExpertKey> stale_;   // cached before the prompt, not used by it yet
+  std::deque<ExpertKey> kept_;    // a layer's most recent
+  std::unordered_set<ExpertKey> busy_;  // wanted by the layer that runs now
+};
+
+}  // namespace moe_mobile

@@ -1,0 +1,46 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#include "engine/generate.h"
+
+namespace moe_mobile {
+
+Generator::Generator(Engine* engine, Span<const uint32_t> prompt, uint32_t max_new_tokens,
+                     const SamplingSettings& sampling, bool ignore_eos)
+    : engine_(engine),
+      sampler_(sampling, engine->manifest().vocab_size),
+      remaining_(max_new_tokens),
+      ignore_eos_(ignore_eos) {
+  engine_->prefill(prompt);
+}
+
+std::optional<uint32_t> Generator::next() {
+  if (ended_ || remaining_ == 0) return std::nullopt;
+  if (previous_) {
+    if (engine_->position() == engine_->context()) {
+      stop_ = "context";
+      ended_ = true;
+      return std::nullopt;
+    }
+    engine_->decode(*previous_);
+  }
+  const uint32_t token = sampler_.sample(engine_->logits());
+  if (!ignore_eos_ && engine_->is_end(token)) {
+    stop_ = "eos";
+    ended_ = true;
+    return std::nullopt;
+  }
+  previous_ = token;
+  --remaining_;
+  return token;
+}
+
+void score(Engine* engine, Span<const uint32_t> tokens,
+           const std::function<void(size_t index, const float* logits)>& row) {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    engine->decode(tokens[i]);
+    row(i, engine->logits());
+  }
+}
+
+}  // namespace moe_mobile

@@ -1,0 +1,45 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace moe_mobile {
+
+struct Generation {
+  std::vector<uint32_t> tokens;
+  const char* stop = "length";  // "eos", "length" or "context"
+};
+
+// One generation, a token at a time, so that every host can stream in its own way.
+class Generator {
+ public:
+  // Appends the prompt; the first token is ready for next() afterwards. kUsage for an empty prompt or bad sampling.
+  Generator(Engine* engine, Span<const uint32_t> prompt, uint32_t max_new_tokens,
+            const SamplingSettings& sampling, bool ignore_eos);
+
+  // The next token, or nothing at the end. An end-of-sequence token ends the generation and is not given out.
+  std::optional<uint32_t> next();
+  // Why it ended; valid once next() gave nothing.
+  const char* stop() const { return stop_; }
+
+ private:
+  Engine* engine_;
+  Sampler sampler_;
+  uint32_t remaining_;
+  bool ignore_eos_;
+  bool ended_ = false;
+  std::optional<uint32_t> previous_;
+  const char* stop_ = "length";
+};
+
+// Teacher forcing, one token at a time as decoding does: calls `row` with the logits [vocab] that follow each token.
+void score(Engine* engine, Span<const uint32_t> tokens,
+           const std::function<void(size_t index, const float* logits)>& row);
+
+}  // namespace moe_mobile

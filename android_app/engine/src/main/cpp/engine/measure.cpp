@@ -1,0 +1,168 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#include "engine/measure.h"
+
+#include <algorithm>
+#include <random>
+
+#include "base/error.h"
+#include "engine/program_places.h"
+#include "executorch/method.h"
+#include "metrics/json.h"
+#include "metrics/process_memory.h"
+#include "metrics/stopwatch.h"
+
+namespace moe_mobile {
+
+using nlohmann::json;
+
+json run_bench(Engine* engine, const BenchRequest& request, const Progress& progress) {
+  if (request.n_prompt == 0 && request.n_gen == 0)
+    throw Error(ErrorCode::kUsage, "n_prompt", "n_prompt and n_gen are both 0", "Give one of them.");
+  if (request.repetitions == 0)
+    throw Error(ErrorCode::kUsage, "repetitions", "it must be at least 1");
+  const uint32_t vocab_size = engine->manifest().vocab_size;
+  std::mt19937 random(request.seed);
+  const auto draw = [&](uint32_t count) {
+    std::vector<uint32_t> tokens(count);
+    for (uint32_t& token : tokens) token = random() % vocab_size;
+    return tokens;
+  };
+  json samples = json::array();
+  const uint32_t first = request.warmup ? 0 : 1;
+  for (uint32_t repetition = first; repetition <= request.repetitions; ++repetition) {
+    const std::vector<uint32_t> prompt = draw(request.n_prompt);
+    const std::vector<uint32_t> tokens = draw(request.n_gen);
+    engine->reset();
+    json sample;
+    Stopwatch watch;
+    uint64_t prompt_ns = 0;
+    if (!prompt.empty()) {
+      engine->prefill(prompt);
+      prompt_ns = watch.lap();
+      engine->logits();
+      sample["ttft_ns"] = prompt_ns + watch.lap();
+    }
+    json latencies = json::array();
+    uint64_t gen_ns = 0;
+    for (uint32_t token : tokens) {
+      watch.lap();
+      engine->decode(token);
+      engine->logits();
+      const uint64_t passed = watch.lap();
+      gen_ns += passed;
+      latencies.push_back(passed);
+    }
+    sample["prompt_ns"] = prompt_ns;
+    sample["gen_ns"] = gen_ns;
+    sample["itl_ns"] = latencies;
+    json steps = json::array();
+    for (const Step& step : engine->steps()) steps.push_back(to_json(step));
+    sample["tokens"] = steps;
+    sample["memory"] = read_process_memory();
+    if (repetition > 0) samples.push_back(sample);
+    progress("bench", repetition + 1 - first, request.repetitions + 1 - first);
+  }
+  return samples;
+}
+
+json measure_misses(Engine* engine, uint32_t count, uint32_t seed) {
+  const Manifest& manifest = engine->manifest();
+  std::vector<ExpertKey> experts;
+  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
+    if (manifest.layers[layer].experts)
+      for (uint32_t expert = 0; expert < manifest.moe.num_experts; ++expert)
+        experts.push_back({layer, expert});
+  std::mt19937 random(seed);
+  std::shuffle(experts.begin(), experts.end(), random);
+
+  ExpertPlaces& slots = engine->decoder().experts().places();
+  PlannedArena arena;
+  ProgramPlaces programs(engine->bundle(), 1, &arena, /*allow_direct=*/true);
+  ReadLanes lanes(1);
+  std::vector<float> x(manifest.hidden_size, 0.25f);
+  std::vector<float> y(manifest.hidden_size);
+  const ReadRequest sample = slots.read_request(experts[0], 0);
+  AlignedBuffer own(sample.length);
+  std::fill(own.data(), own.data() + own.capacity(), uint8_t{1});  // touch the pages
+  std::vector<uint64_t> raw, miss, program_read, program_load, forward;
+  for (uint32_t i = 0; i < count; ++i) {
+    const ExpertKey& key = experts[i % experts.size()];
+    ReadRequest request = slots.read_request(key, 0);
+    const auto read_through_lane = [&](const ReadRequest& read) {
+      lanes.submit(read);
+      const ReadDone done = lanes.wait();
+      if (done.error) std::rethrow_exception(done.error);
+    };
+    read_through_lane(request);  // not recorded: an expert's first read checks its CRC
+    slots.arrived(key, 0);
+
+    Stopwatch watch;
+    read_exactly(request.fd, own.data(), request.length, request.offset, *request.file);
+    raw.push_back(watch.lap());
+
+    watch.lap();
+    request = slots.read_request(key, 0);
+    read_through_lane(request);
+    slots.arrived(key, 0);
+    miss.push_back(watch.lap());
+    slots.run(0, x.data(), 1, y.data());
+    watch.lap();
+    slots.run(0, x.data(), 1, y.data());
+    forward.push_back(watch.lap());
+
+    const ReadRequest program = programs.read_request(key, 0);
+    watch.lap();
+    read_through_lane(program);
+    program_read.push_back(watch.lap());
+    programs.arrived(key, 0);
+    program_load.push_back(watch.lap());
+  }
+  engine->decoder().experts().forget_all();
+  return {{"packed_bytes", sample.length},
+          {"program_bytes", align_up(manifest.memory.expert_bytes, kBlobAlignment)},
+          {"raw_read_ns", raw},
+          {"slot_miss_ns", miss},
+          {"forward_ns", forward},
+          {"program_read_ns", program_read},
+          {"program_load_ns", program_load}};
+}
+
+json time_program(const std::string& path, uint32_t iterations, uint32_t threads) {
+  const ThreadPoolLease lease(threads);
+  UniqueFd fd = open_read(path);
+  AlignedBuffer bytes(file_size(fd.get(), path));
+  read_exactly(fd.get(), bytes.data(), bytes.size(), 0, path);
+  const LoadedProgram program(bytes.data(), bytes.size(), path);
+  PlannedArena arena;
+  Method method(program, "forward", &arena);
+  const auto meta = program.program().method_meta("forward");
+  std::vector<std::vector<float>> buffers;
+  const auto columns_of = [&](const executorch::runtime::Result<executorch::runtime::TensorInfo>& info) {
+    if (!info.ok() || info->sizes().size() != 2)
+      throw Error(ErrorCode::kUsage, path, "an input or output of the program is not a matrix");
+    return static_cast<uint32_t>(info->sizes()[1]);
+  };
+  std::vector<MatrixIn> inputs;
+  std::vector<MatrixOut> outputs;
+  for (size_t i = 0; i < meta->num_inputs(); ++i) {
+    buffers.emplace_back(columns_of(meta->input_tensor_meta(i)), 0.25f);
+    inputs.push_back({buffers.back().data(), 1, static_cast<uint32_t>(buffers.back().size())});
+  }
+  for (size_t i = 0; i < meta->num_outputs(); ++i) {
+    buffers.emplace_back(columns_of(meta->output_tensor_meta(i)));
+    outputs.push_back({buffers.back().data(), static_cast<uint32_t>(buffers.back().size())});
+  }
+  constexpr uint32_t kWarmUp = 5;
+  std::vector<uint64_t> samples;
+  for (uint32_t i = 0; i < kWarmUp + iterations; ++i) {
+    Stopwatch watch;
+    method.run(inputs, outputs);
+    const uint64_t passed = watch.lap();
+    if (i >= kWarmUp) samples.push_back(passed);
+  }
+  return {{"samples_ns", samples}, {"threads", lease.threads()}};
+}
+
+}  // namespace moe_mobile

@@ -1,0 +1,261 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#include "engine/prepare.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <set>
+
+#include "base/error.h"
+#include "engine/packed_store.h"
+#include "engine/store_key.h"
+#include "executorch/packer.h"
+#include "executorch/program.h"
+
+namespace moe_mobile {
+namespace {
+
+constexpr char kLockName[] = "lock";
+constexpr char kScratchName[] = "scratch.bin";
+
+void make_directories(const std::string& path) {
+  for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
+    const std::string part = path.substr(0, slash);
+    if (mkdir(part.c_str(), 0755) != 0 && errno != EEXIST && errno != EISDIR) {
+      struct stat status {};
+      const int error = errno;
+      if (stat(part.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) {
+        errno = error;
+        throw_errno(part, "create the folder");
+      }
+    }
+    if (slash == std::string::npos) return;
+  }
+}
+
+// Only one process prepares a store. The kernel drops the lock with the process, however it ends.
+UniqueFd lock_directory(const std::string& directory) {
+  const std::string path = directory + "/" + kLockName;
+  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
+  if (!fd.valid()) throw_errno(path, "create the file");
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0)
+    throw Error(ErrorCode::kIo, path, "another process prepares this bundle",
+                "Wait for it to finish, then try again.");
+  return fd;
+}
+
+// What an interrupted run left. Live engines keep their slot files only while they start, under the same lock.
+void remove_leftovers(const std::string& directory, const std::set<std::string>& keep) {
+  DIR* folder = opendir(directory.c_str());
+  if (folder == nullptr) throw_errno(directory, "read the folder");
+  while (const dirent* entry = readdir(folder)) {
+    const std::string name = entry->d_name;
+    if (name != "." && name != ".." && keep.count(name) == 0)
+      unlink((directory + "/" + name).c_str());
+  }
+  closedir(folder);
+}
+
+std::string base_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+
+bool intact(const std::string& path, const std::vector<Sha256Digest>& sources) {
+  if (access(path.c_str(), F_OK) != 0) return false;
+  try {
+    open_packed(path, sources, /*allow_direct=*/false);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+void require_space(const std::string& directory, uint64_t bytes) {
+  struct statvfs space {};
+  if (statvfs(directory.c_str(), &space) != 0) throw_errno(directory, "read the free space");
+  const uint64_t free_bytes = static_cast<uint64_t>(space.f_bavail) * space.f_frsize;
+  if (free_bytes < bytes)
+    throw Error(ErrorCode::kDiskFull, directory,
+                "the packed store needs about " + std::to_string(bytes >> 20) + " MiB more, and " +
+                    std::to_string(free_bytes >> 20) + " MiB are free",
+                "Free some space, choose another packed_dir, or use --consume.");
+}
+
+class Preparation {
+ public:
+  Preparation(const Bundle& bundle, const PrepareOptions& options, std::string directory,
+              const Progress& progress)
+      : bundle_(bundle),
+        manifest_(bundle.manifest()),
+        options_(options),
+        directory_(std::move(directory)),
+        scratch_(directory_ + "/" + kScratchName),
+        progress_(progress) {
+    total_ = 2 * uint64_t{manifest_.num_layers} + 1 +
+             uint64_t{manifest_.num_moe_layers()} * manifest_.moe.num_experts;
+  }
+
+  void run(PrepareResult* result) {
+    pack_methods();
+    for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer)
+      if (manifest_.layers[layer].experts) pack_layer(layer);
+    result->bytes_written = bytes_written_;
+    result->already_prepared = bytes_written_ == 0;
+    result->experts = uint64_t{manifest_.num_moe_layers()} * manifest_.moe.num_experts;
+  }
+
+ private:
+  void advance(uint64_t steps) {
+    done_ += steps;
+    progress_("prepare", done_, total_);
+  }
+
+  PackedImage pack(const LoadedProgram& program, const char* method) {
+    return pack_method(program, method, &arena_, scratch_);
+  }
+
+  // The template's layout: from the finished file if there is one, else by packing it.
+  void pack_methods() {
+    const std::string path = methods_file(directory_);
+    const auto sources = method_sources(manifest_);
+    if (intact(path, sources)) {
+      const AlignedBuffer tail = open_packed(path, sources, false).read(kTemplateTail);
+      template_ = parse_packed_tail({tail.data(), tail.size()}, path);
+      return advance(2 * uint64_t{manifest_.num_layers} + 1);
+    }
+    PackedFileWriter writer(path, packed_store_key());
+    const uint32_t first = template_layer(manifest_);
+    append_template(&writer, first, sources[kTemplateTail]);
+    for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
+      const FileRef& dense = manifest_.layers[layer].dense;
+      const AlignedBuffer bytes = bundle_.read_verified(dense);
+      const LoadedProgram program(bytes.data(), bytes.size(), dense.path);
+      append_method(&writer, program, "qkv", dense.sha256);
+      append_method(&writer, program, "mix", dense.sha256);
+    }
+    const AlignedBuffer bytes = bundle_.read_verified(manifest_.head);
+    const LoadedProgram head(bytes.data(), bytes.size(), manifest_.head.path);
+    append_method(&writer, head, "forward", manifest_.head.sha256);
+    writer.commit();
+  }
+
+  void append_template(PackedFileWriter* writer, uint32_t layer, const Sha256Digest& source) {
+    const AlignedBuffer bytes = bundle_.read_program(layer, 0);
+    const LoadedProgram program(bytes.data(), bytes.size(), expert_name(layer, 0));
+    const PackedImage image = pack(program, "forward");
+    template_ = image.layout;
+    append(writer, image.tail.data(), image.tail.size(), source);
+    append(writer, bytes.data(), bytes.size(), source);
+  }
+
+  void append_method(PackedFileWriter* writer, const LoadedProgram& program, const char* method,
+                     const Sha256Digest& source) {
+    const PackedImage image = pack(program, method);
+    append(writer, image.weights.data(), image.weights.size(), source);
+    append(writer, image.tail.data(), image.tail.size(), source);
+    advance(1);
+  }
+
+  void pack_layer(uint32_t layer) {
+    const LayerExperts& experts = *manifest_.layers[layer].experts;
+    const std::string path = layer_file(directory_, layer);
+    const auto sources = layer_sources(manifest_, layer);
+    if (intact(path, sources)) {
+      advance(experts.programs.size());
+      return consume(experts);
+    }
+    PackedFileWriter writer(path, packed_store_key());
+    for (uint32_t expert = 0; expert < experts.programs.size(); ++expert) {
+      const AlignedBuffer bytes = bundle_.read_program(layer, expert);
+      const LoadedProgram program(bytes.data(), bytes.size(), expert_name(layer, expert));
+      const PackedImage image = pack(program, "forward");
+      if (!template_.fits(image.layout))
+        throw Error(ErrorCode::kUnsupported, program.name(),
+                    "its packed weights are laid out unlike those of the other experts (two equal weight "
+                    "matrices in one expert cause this)",
+                    "Use --residency programs for this bundle.");
+      append(&writer, image.weights.data(), image.weights.size(), sources[expert]);
+      advance(1);
+    }
+    writer.commit();
+    consume(experts);
+  }
+
+  void append(PackedFileWriter* writer, const void* data, size_t bytes, const Sha256Digest& source) {
+    writer->append(data, bytes, source);
+    bytes_written_ += align_up(bytes, kBlobAlignment);
+  }
+
+  void consume(const LayerExperts& experts) {
+    if (!options_.consume) return;
+    const std::string shard = bundle_.path(experts.shard);
+    if (unlink(shard.c_str()) != 0 && errno != ENOENT) throw_errno(shard, "remove the file");
+    sync_directory(shard.substr(0, shard.rfind('/')));
+  }
+
+  static std::string expert_name(uint32_t layer, uint32_t expert) {
+    return "expert " + std::to_string(expert) + " of layer " + std::to_string(layer);
+  }
+
+  const Bundle& bundle_;
+  const Manifest& manifest_;
+  const PrepareOptions& options_;
+  std::string directory_;
+  std::string scratch_;
+  const Progress& progress_;
+  PlannedArena arena_;
+  PackedLayout template_;
+  uint64_t done_ = 0;
+  uint64_t total_ = 0;
+  uint64_t bytes_written_ = 0;
+};
+
+}  // namespace
+
+bool is_prepared(const Bundle& bundle, const std::string& directory) {
+  const Manifest& manifest = bundle.manifest();
+  if (!intact(methods_file(directory), method_sources(manifest))) return false;
+  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
+    if (manifest.layers[layer].experts &&
+        !intact(layer_file(directory, layer), layer_sources(manifest, layer)))
+      return false;
+  return true;
+}
+
+PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options, const Progress& progress) {
+  const Manifest& manifest = bundle.manifest();
+  PrepareResult result;
+  result.directory = packed_directory(bundle, options.packed_dir);
+  if (!options.consume && is_prepared(bundle, result.directory)) {
+    result.already_prepared = true;
+    result.experts = uint64_t{manifest.num_moe_layers()} * manifest.moe.num_experts;
+    return result;
+  }
+  make_directories(result.directory);
+  const UniqueFd lock = lock_directory(result.directory);
+  std::set<std::string> keep = {kLockName, base_name(methods_file(""))};
+  uint64_t missing_bytes = 0;
+  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
+    if (!manifest.layers[layer].experts) continue;
+    const std::string path = layer_file(result.directory, layer);
+    keep.insert(base_name(path));
+    if (access(path.c_str(), F_OK) == 0) continue;
+    const uint64_t shard = manifest.layers[layer].experts->shard.bytes;
+    // With --consume a layer's shard goes before the next one is packed.
+    missing_bytes = options.consume ? std::max(missing_bytes, shard) : missing_bytes + shard;
+  }
+  remove_leftovers(result.directory, keep);
+  if (access(methods_file(result.directory).c_str(), F_OK) != 0)
+    missing_bytes += manifest.memory.dense_bytes;
+  require_space(result.directory, missing_bytes);
+  Preparation(bundle, options, result.directory, progress).run(&result);
+  return result;
+}
+
+}  // namespace moe_mobile

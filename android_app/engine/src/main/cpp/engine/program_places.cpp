@@ -1,0 +1,90 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#include "engine/program_places.h"
+
+#include "base/error.h"
+
+namespace moe_mobile {
+
+ProgramPlaces::ProgramPlaces(const Bundle& bundle, uint32_t count, PlannedArena* arena,
+                             bool allow_direct)
+    : manifest_(bundle.manifest()),
+      arena_(arena),
+      checked_(size_t{manifest_.num_layers} * manifest_.moe.num_experts, false),
+      places_(count) {
+  for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
+    Shard shard;
+    if (manifest_.layers[layer].experts) {
+      shard.path = bundle.path(manifest_.layers[layer].experts->shard);
+      if (!bundle.has_shard(layer))
+        throw Error(ErrorCode::kIo, shard.path, "the shard is not there (prepare --consume deletes it)",
+                    "Use --residency slots, or deploy the bundle again.");
+      if (allow_direct) {
+        try {
+          shard.fd = open_read(shard.path, /*direct=*/true);
+          AlignedBuffer first(kBlobAlignment);
+          read_exactly(shard.fd.get(), first.data(), first.size(), 0, shard.path);
+          shard.direct = true;
+        } catch (const Error&) {
+          shard.fd.reset();  // a file system without O_DIRECT
+        }
+      }
+      if (!shard.fd.valid()) shard.fd = open_read(shard.path);
+    }
+    shards_.push_back(std::move(shard));
+  }
+}
+
+bool ProgramPlaces::direct() const {
+  for (const Shard& shard : shards_)
+    if (shard.fd.valid() && !shard.direct) return false;
+  return true;
+}
+
+ReadRequest ProgramPlaces::read_request(const ExpertKey& key, uint32_t place) {
+  Place& at = places_[place];
+  at.method.reset();
+  at.program.reset();
+  const ExpertProgram& program = manifest_.layers[key.layer].experts->programs[key.expert];
+  if (idle_staging_.empty()) {
+    at.staging = std::make_unique<AlignedBuffer>(manifest_.memory.expert_bytes);
+  } else {
+    at.staging = std::move(idle_staging_.back());
+    idle_staging_.pop_back();
+  }
+  const Shard& shard = shards_[key.layer];
+  ReadRequest request;
+  request.fd = shard.fd.get();
+  request.offset = program.offset;
+  request.length = align_up(program.bytes, kBlobAlignment);
+  request.destination = at.staging->data();
+  request.payload_bytes = program.bytes;
+  request.drop_cache = !shard.direct;
+  request.file = &shard.path;
+  return request;
+}
+
+void ProgramPlaces::arrived(const ExpertKey& key, uint32_t place) {
+  Place& at = places_[place];
+  const ExpertProgram& program = manifest_.layers[key.layer].experts->programs[key.expert];
+  const std::string name =
+      "expert " + std::to_string(key.expert) + " of layer " + std::to_string(key.layer);
+  const size_t index = size_t{key.layer} * manifest_.moe.num_experts + key.expert;
+  if (!checked_[index] && sha256(at.staging->data(), program.bytes) != program.sha256)
+    throw Error(ErrorCode::kBundleCorrupt, shards_[key.layer].path,
+                name + " does not match its SHA-256", "Copy or export the bundle again.");
+  checked_[index] = true;
+  at.program = std::make_unique<LoadedProgram>(at.staging->data(), program.bytes, name);
+  at.method = std::make_unique<Method>(*at.program, "forward", arena_);
+  at.program->release_weights();
+  idle_staging_.push_back(std::move(at.staging));
+}
+
+void ProgramPlaces::run(uint32_t place, const float* x, uint32_t rows, float* y) {
+  const MatrixIn in[] = {{x, rows, manifest_.hidden_size}};
+  const MatrixOut out[] = {{y, manifest_.hidden_size}};
+  places_[place].method->run(in, out);
+}
+
+}  // namespace moe_mobile

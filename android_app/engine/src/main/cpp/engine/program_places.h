@@ -1,0 +1,50 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "bundle/bundle.h"
+#include "engine/expert_places.h"
+#include "executorch/method.h"
+
+namespace moe_mobile {
+
+// Places that load a whole program per expert: what delegates without exchangeable weights need, and the baseline that
+// slots are measured against. A miss is the same direct read, then ExecuTorch loads the method and XNNPACK packs it.
+class ProgramPlaces : public ExpertPlaces {
+ public:
+  // kIo where a shard is gone (prepare --consume).
+  ProgramPlaces(const Bundle& bundle, uint32_t count, PlannedArena* arena, bool allow_direct);
+
+  uint32_t count() const override { return static_cast<uint32_t>(places_.size()); }
+  ReadRequest read_request(const ExpertKey& key, uint32_t place) override;
+  // Loads the method; the bytes are checked against their SHA-256 on an expert's first read.
+  void arrived(const ExpertKey& key, uint32_t place) override;
+  void run(uint32_t place, const float* x, uint32_t rows, float* y) override;
+
+  bool direct() const;
+
+ private:
+  struct Place {
+    std::unique_ptr<AlignedBuffer> staging;  // from request to arrival
+    std::unique_ptr<LoadedProgram> program;
+    std::unique_ptr<Method> method;
+  };
+  struct Shard {
+    std::string path;
+    UniqueFd fd;
+    bool direct = false;
+  };
+
+  const Manifest& manifest_;
+  PlannedArena* arena_;
+  std::vector<Shard> shards_;  // by layer
+  std::vector<bool> checked_;
+  std::vector<Place> places_;
+  std::vector<std::unique_ptr<AlignedBuffer>> idle_staging_;
+};
+
+}  // namespace moe_mobile

@@ -1,0 +1,53 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#include "engine/store_key.h"
+
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <sstream>
+
+#include "base/crc32c.h"
+
+namespace moe_mobile {
+
+std::string cpu_features(const std::string& cpuinfo) {
+  std::set<std::string> words;
+  std::istringstream lines(cpuinfo);
+  std::string line;
+  while (std::getline(lines, line)) {
+    const size_t colon = line.find(':');
+    if (colon == std::string::npos) continue;
+    const std::string field = line.substr(0, line.find_last_not_of(" \t", colon - 1) + 1);
+    if (field == "flags" || field == "Features") {
+      std::istringstream values(line.substr(colon + 1));
+      std::string word;
+      while (values >> word) words.insert(word);
+    } else if (field == "CPU implementer" || field == "CPU part" || field == "model" ||
+               field == "cpu family" || field == "vendor_id") {
+      words.insert(field + "=" + line.substr(line.find_first_not_of(" \t", colon + 1)));
+    }
+  }
+  std::string joined;
+  for (const std::string& word : words) joined += (joined.empty() ? "" : " ") + word;
+  return joined;
+}
+
+std::string packed_store_key() {
+  std::ifstream file("/proc/cpuinfo");
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const std::string features = cpu_features(text);
+  utsname host{};
+  uname(&host);
+  char key[160];
+  std::snprintf(key, sizeof(key), "xnnpack-%s-%s-%08x-p%ld", MOE_EXECUTORCH_VERSION, host.machine,
+                crc32c(features.data(), features.size()), sysconf(_SC_PAGESIZE));
+  return key;
+}
+
+}  // namespace moe_mobile

@@ -1,0 +1,130 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#include "executorch/packed_methods.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cinttypes>
+#include <cstdio>
+#include <fstream>
+#include <unordered_map>
+
+#include "base/error.h"
+#include "base/file.h"
+
+namespace moe_mobile {
+namespace {
+
+// Unique in this process: XNNPACK keeps one weights cache per path.
+std::string next_file_name() {
+  static std::atomic<uint64_t> counter{0};
+  return "moe-slot-" + std::to_string(getpid()) + "-" + std::to_string(counter++) + ".bin";
+}
+
+struct Mapping {
+  uintptr_t begin = 0;
+  uintptr_t end = 0;
+  int count = 0;
+};
+
+// Mappings of slot files by base name.
+std::unordered_map<std::string, Mapping> slot_mappings() {
+  std::unordered_map<std::string, Mapping> found;
+  std::ifstream maps("/proc/self/maps");
+  std::string line;
+  while (std::getline(maps, line)) {
+    const size_t name = line.rfind("/moe-slot-");
+    if (name == std::string::npos) continue;
+    uintptr_t begin = 0;
+    uintptr_t end = 0;
+    if (std::sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR, &begin, &end) != 2) continue;
+    const size_t stop = line.find(".bin", name);
+    if (stop == std::string::npos) continue;
+    Mapping& mapping = found[line.substr(name + 1, stop + 4 - name - 1)];
+    mapping.begin = begin;
+    mapping.end = end;
+    ++mapping.count;
+  }
+  return found;
+}
+
+}  // namespace
+
+PackedMethods::PackedMethods(std::string directory) : directory_(std::move(directory)) {}
+
+PackedMethods::~PackedMethods() { remove_files(); }
+
+void PackedMethods::remove_files() {
+  for (Entry& entry : methods_)
+    if (!entry.path.empty()) unlink(entry.path.c_str());
+}
+
+size_t PackedMethods::add(const LoadedProgram& program, const char* method, PlannedArena* arena,
+                          Span<const uint8_t> tail) {
+  const PackedLayout layout = parse_packed_tail(tail, program.name());
+  Entry entry;
+  // The index moves to a blob boundary, so that a whole padded blob fits before it.
+  entry.capacity = align_up(layout.weight_bytes, kBlobAlignment);
+  entry.file_bytes = entry.capacity + tail.size();
+  entry.path = directory_ + "/" + next_file_name();
+  const std::vector<uint8_t> moved = moved_packed_tail(tail, entry.capacity);
+  methods_.push_back(std::move(entry));
+  Entry& added = methods_.back();
+  {
+    UniqueFd fd(::open(added.path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    if (!fd.valid()) throw_errno(added.path, "create the file");
+    if (ftruncate(fd.get(), static_cast<off_t>(added.capacity)) != 0 ||
+        lseek(fd.get(), 0, SEEK_END) < 0)
+      throw_errno(added.path, "write the file");
+    write_all(fd.get(), moved.data(), moved.size(), added.path);
+  }
+  added.method = std::make_unique<Method>(program, method, arena, added.path);
+  return methods_.size() - 1;
+}
+
+void PackedMethods::detach() {
+  const auto mappings = slot_mappings();
+  const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  for (; detached_ < methods_.size(); ++detached_) {
+    Entry& entry = methods_[detached_];
+    const auto found = mappings.find(entry.path.substr(entry.path.rfind('/') + 1));
+    const uint64_t expected = align_up(entry.file_bytes, page);
+    if (found == mappings.end() || found->second.count != 1 ||
+        found->second.end - found->second.begin != expected)
+      throw Error(ErrorCode::kRuntime, entry.path,
+                  "XNNPACK did not map the slot's file exactly once, so it would ignore the weights read into it",
+                  "Use --residency programs, or another packed_dir.");
+    void* at = reinterpret_cast<void*>(found->second.begin);
+    if (mmap(at, expected, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+        MAP_FAILED)
+      throw Error(ErrorCode::kBudget, entry.path, "there is no memory for the slot",
+                  "Give a smaller cache budget.");
+    entry.weights = static_cast<uint8_t*>(at);
+    // XNNPACK keeps the file open; without this its blocks would stay allocated.
+    if (truncate(entry.path.c_str(), 0) != 0 || unlink(entry.path.c_str()) != 0)
+      throw_errno(entry.path, "remove the file");
+    entry.path.clear();
+  }
+}
+
+void reserve_file_descriptors(size_t methods) {
+  constexpr rlim_t kOwn = 256;
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) throw_errno("RLIMIT_NOFILE", "read the limit");
+  const rlim_t wanted = static_cast<rlim_t>(methods) + kOwn;
+  if (limit.rlim_cur >= wanted) return;
+  if (limit.rlim_max != RLIM_INFINITY && limit.rlim_max < wanted)
+    throw Error(ErrorCode::kBudget, "RLIMIT_NOFILE",
+                std::to_string(methods) + " slots need as many open files, and this process may open " +
+                    std::to_string(limit.rlim_max),
+                "Raise the hard limit (ulimit -Hn), or give a smaller cache budget.");
+  limit.rlim_cur = wanted;
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) throw_errno("RLIMIT_NOFILE", "raise the limit");
+}
+
+}  // namespace moe_mobile

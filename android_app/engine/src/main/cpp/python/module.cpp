@@ -1,0 +1,150 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// The module moe_mobile._native: the engine for Python. moe_mobile/engine.py gives it its public face.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "engine/generate.h"
+#include "engine/prepare.h"
+#include "engine/verify.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace moe_mobile {
+namespace {
+
+using FloatArray = nb::ndarray<nb::numpy, float>;
+using TokenIds = std::vector<uint32_t>;
+
+// Raises moe_mobile.errors' class for the code; what() would lose the parts.
+void translate_errors() {
+  nb::register_exception_translator([](const std::exception_ptr& pointer, void*) {
+    try {
+      std::rethrow_exception(pointer);
+    } catch (const Error& error) {
+      nb::object make = nb::module_::import_("moe_mobile.errors").attr("from_code");
+      nb::object instance = make(to_string(error.code()), error.file(), error.cause(), error.remedy());
+      PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(instance.ptr())), instance.ptr());
+    }
+  });
+}
+
+// Calls back into Python between steps; Ctrl-C and exceptions of the callback stop the work.
+Progress to_progress(nb::object callback) {
+  return [callback](const char* stage, uint64_t done, uint64_t total) {
+    nb::gil_scoped_acquire locked;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    if (!callback.is_none()) callback(stage, done, total);
+  };
+}
+
+FloatArray to_numpy(std::vector<float> values, std::initializer_list<size_t> shape) {
+  auto* owned = new std::vector<float>(std::move(values));
+  nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
+  return FloatArray(owned->data(), shape, owner);
+}
+
+void check_signals() {
+  nb::gil_scoped_acquire locked;
+  if (PyErr_CheckSignals() != 0) throw nb::python_error();
+}
+
+FloatArray score_all(Engine* engine, const TokenIds& tokens) {
+  const size_t vocab_size = engine->manifest().vocab_size;
+  std::vector<float> rows(tokens.size() * vocab_size);
+  {
+    nb::gil_scoped_release unlocked;
+    engine->reset();
+    score(engine, tokens, [&](size_t index, const float* logits) {
+      std::copy(logits, logits + vocab_size, rows.data() + index * vocab_size);
+      check_signals();
+    });
+  }
+  return to_numpy(std::move(rows), {tokens.size(), vocab_size});
+}
+
+FloatArray nll_all(Engine* engine, const TokenIds& tokens) {
+  std::vector<float> values;
+  {
+    nb::gil_scoped_release unlocked;
+    engine->reset();
+    score(engine, tokens, [&](size_t index, const float* logits) {
+      if (index + 1 < tokens.size())
+        values.push_back(static_cast<float>(
+            -log_probability(logits, engine->manifest().vocab_size, tokens[index + 1])));
+      check_signals();
+    });
+  }
+  const size_t count = values.size();
+  return to_numpy(std::move(values), {count});
+}
+
+}  // namespace
+
+NB_MODULE(_native, module) {
+  translate_errors();
+
+  nb::class_<Generator>(module, "Generator")
+      .def("next", &Generator::next, nb::call_guard<nb::gil_scoped_release>())
+      .def_prop_ro("stop", &Generator::stop);
+
+  nb::class_<Engine>(module, "Engine")
+      .def("generate",
+           [](Engine& engine, const TokenIds& prompt, uint32_t max_new_tokens,
+              const std::string& sampling, bool ignore_eos) {
+             nb::gil_scoped_release unlocked;
+             engine.reset();
+             return std::make_unique<Generator>(&engine, prompt, max_new_tokens,
+                                                parse_sampling(nlohmann::json::parse(sampling)),
+                                                ignore_eos);
+           },
+           "token_ids"_a, "max_new_tokens"_a, "sampling_json"_a, "ignore_eos"_a,
+           nb::keep_alive<0, 1>())
+      .def("score", &score_all, "token_ids"_a)
+      .def("nll", &nll_all, "token_ids"_a)
+      .def("stats_json", [](const Engine& engine) { return engine.stats().dump(); })
+      .def("info_json", [](const Engine& engine) { return engine.info().dump(); })
+      .def("reset", &Engine::reset);
+
+  module.def(
+      "open",
+      [](const std::string& bundle, const std::string& settings, nb::object progress) {
+        const Progress report = to_progress(std::move(progress));
+        nb::gil_scoped_release unlocked;
+        return Engine::open(bundle, parse_settings(nlohmann::json::parse(settings)), report);
+      },
+      "bundle"_a, "settings_json"_a, "progress"_a.none());
+
+  module.def(
+      "prepare",
+      [](const std::string& bundle, const std::string& packed_dir, bool consume,
+         nb::object progress) {
+        const Progress report = to_progress(std::move(progress));
+        nb::gil_scoped_release unlocked;
+        PrepareOptions options;
+        options.packed_dir = packed_dir;
+        options.consume = consume;
+        const PrepareResult result = prepare(Bundle::open(bundle), options, report);
+        return nlohmann::json{{"packed_dir", result.directory},
+                              {"experts", result.experts},
+                              {"bytes_written", result.bytes_written},
+                              {"already_prepared", result.already_prepared}}
+            .dump();
+      },
+      "bundle"_a, "packed_dir"_a, "consume"_a, "progress"_a.none());
+
+  module.def(
+      "check_manifest",
+      [](const std::string& text, const std::string& file) { parse_manifest(text, file); },
+      "text"_a, "file"_a, "Raises what the engine would for this bundle.json.");
+}
+
+}  // namespace moe_mobile

@@ -1,0 +1,26 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// One process, JSON lines: a request per line on standard input, events per line on standard output.
+#include <iostream>
+#include <string>
+
+#include "runner/request.h"
+#include "runner/session.h"
+
+int main() {
+  using nlohmann::json;
+  std::ios::sync_with_stdio(false);
+  moe_mobile::Session session([](const json& event) {
+    // Causes quote file names, which need not be UTF-8.
+    std::cout << event.dump(-1, ' ', false, json::error_handler_t::replace) << '\n' << std::flush;
+  });
+  int exit_code = 0;
+  std::string line;
+  while (std::getline(std::cin, line)) {
+    if (line.empty()) continue;
+    const json request = json::parse(line, nullptr, /*allow_exceptions=*/false);
+    exit_code = session.handle(request);
+  }
+  return exit_code;
+}

@@ -1,0 +1,78 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#include "runner/request.h"
+
+#include <limits>
+
+namespace moe_mobile {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr char kSeeProtocol[] = "docs/runner.md lists the requests.";
+
+const json* member(const json& request, const char* name) {
+  if (!request.is_object())
+    throw Error(ErrorCode::kUsage, "request", "a request must be a JSON object", kSeeProtocol);
+  const auto found = request.find(name);
+  return found == request.end() || found->is_null() ? nullptr : &*found;
+}
+
+[[noreturn]] void bad(const char* name, const char* cause) {
+  throw Error(ErrorCode::kUsage, name, cause, kSeeProtocol);
+}
+
+}  // namespace
+
+std::string required_string(const json& request, const char* name) {
+  const json* value = member(request, name);
+  if (value == nullptr) bad(name, "the request lacks this member");
+  if (!value->is_string()) bad(name, "it must be a string");
+  return value->get<std::string>();
+}
+
+std::string optional_string(const json& request, const char* name, const std::string& otherwise) {
+  return member(request, name) == nullptr ? otherwise : required_string(request, name);
+}
+
+bool optional_bool(const json& request, const char* name, bool otherwise) {
+  const json* value = member(request, name);
+  if (value == nullptr) return otherwise;
+  if (!value->is_boolean()) bad(name, "it must be true or false");
+  return value->get<bool>();
+}
+
+uint32_t optional_uint(const json& request, const char* name, uint32_t otherwise) {
+  const json* value = member(request, name);
+  if (value == nullptr) return otherwise;
+  if (!value->is_number_unsigned() ||
+      value->get<uint64_t>() > std::numeric_limits<uint32_t>::max())
+    bad(name, "it must be a whole number from 0 to 2^32 - 1");
+  return value->get<uint32_t>();
+}
+
+std::vector<uint32_t> token_ids(const json& request) {
+  const json* value = member(request, "token_ids");
+  if (value == nullptr || !value->is_array()) bad("token_ids", "it must be an array of token ids");
+  std::vector<uint32_t> ids;
+  for (const json& id : *value) {
+    if (!id.is_number_unsigned() || id.get<uint64_t>() > std::numeric_limits<uint32_t>::max())
+      bad("token_ids", "it must be an array of token ids");
+    ids.push_back(id.get<uint32_t>());
+  }
+  return ids;
+}
+
+json error_event(const json& id, const Error& error) {
+  return {{"id", id},
+          {"event", "error"},
+          {"error",
+           {{"code", to_string(error.code())},
+            {"file", error.file()},
+            {"cause", error.cause()},
+            {"remedy", error.remedy()}}}};
+}
+
+}  // namespace moe_mobile

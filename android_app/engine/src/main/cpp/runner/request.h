@@ -1,0 +1,28 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
+namespace moe_mobile {
+
+// Members of a request, each checked; kUsage names the member.
+std::string required_string(const nlohmann::json& request, const char* name);
+std::string optional_string(const nlohmann::json& request, const char* name,
+                            const std::string& otherwise);
+bool optional_bool(const nlohmann::json& request, const char* name, bool otherwise);
+uint32_t optional_uint(const nlohmann::json& request, const char* name, uint32_t otherwise);
+// "token_ids": an array of token ids.
+std::vector<uint32_t> token_ids(const nlohmann::json& request);
+
+// {"id", "event": "error", "error": {"code", "file", "cause", "remedy"}}
+nlohmann::json error_event(const nlohmann::json& id, const Error& error);
+
+}  // namespace moe_mobile

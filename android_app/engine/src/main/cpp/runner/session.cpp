@@ -1,0 +1,139 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#include "runner/session.h"
+
+#include "base/error.h"
+#include "base/sha256.h"
+#include "engine/generate.h"
+#include "engine/measure.h"
+#include "engine/prepare.h"
+#include "engine/verify.h"
+#include "metrics/json.h"
+#include "metrics/process_memory.h"
+#include "metrics/stopwatch.h"
+#include "runner/request.h"
+
+namespace moe_mobile {
+
+using nlohmann::json;
+
+Session::Session(Emit emit) : emit_(std::move(emit)) {}
+
+int Session::handle(const json& request) {
+  id_ = request.is_object() && request.contains("id") ? request["id"] : json();
+  try {
+    json result = run(required_string(request, "command"), request);
+    result["id"] = id_;
+    result["event"] = "result";
+    emit_(result);
+    return 0;
+  } catch (const Error& error) {
+    emit_(error_event(id_, error));
+    return exit_code(error.code());
+  } catch (const std::bad_alloc&) {
+    const Error error(ErrorCode::kBudget, "memory", "an allocation failed",
+                      "Give a smaller cache budget or context.");
+    emit_(error_event(id_, error));
+    return exit_code(error.code());
+  }
+}
+
+json Session::run(const std::string& command, const json& request) {
+  if (command == "prepare") return prepare(request);
+  if (command == "verify") return verify(request);
+  if (command == "open") return open(request);
+  if (command == "generate") return generate(request);
+  if (command == "score") return score(request);
+  if (command == "bench") return bench(request);
+  if (command == "info") return engine().info();
+  if (command == "measure_misses")
+    return measure_misses(&engine(), optional_uint(request, "count", 64),
+                          optional_uint(request, "seed", 0));
+  if (command == "time_program")
+    return time_program(required_string(request, "path"), optional_uint(request, "iterations", 50),
+                        optional_uint(request, "threads", 0));
+  throw Error(ErrorCode::kUsage, "command", "'" + command + "' is not a command",
+              "Use prepare, verify, open, generate, score, bench, info, measure_misses or "
+              "time_program.");
+}
+
+Engine& Session::engine() {
+  if (!engine_)
+    throw Error(ErrorCode::kUsage, "command", "no bundle is open", "Send an open request first.");
+  return *engine_;
+}
+
+Progress Session::progress() {
+  return [this](const char* stage, uint64_t done, uint64_t total) {
+    emit_({{"id", id_}, {"event", "progress"}, {"stage", stage}, {"done", done}, {"total", total}});
+  };
+}
+
+json Session::prepare(const json& request) {
+  PrepareOptions options;
+  options.packed_dir = optional_string(request, "packed_dir", "");
+  options.consume = optional_bool(request, "consume", false);
+  const PrepareResult result = moe_mobile::prepare(
+      Bundle::open(required_string(request, "bundle")), options, progress());
+  return {{"packed_dir", result.directory},
+          {"experts", result.experts},
+          {"bytes_written", result.bytes_written},
+          {"already_prepared", result.already_prepared}};
+}
+
+json Session::verify(const json& request) {
+  return verify_bundle(Bundle::open(required_string(request, "bundle")),
+                       optional_string(request, "packed_dir", ""), progress());
+}
+
+json Session::open(const json& request) {
+  const std::string bundle = required_string(request, "bundle");
+  const EngineSettings settings =
+      parse_settings(request.contains("settings") ? request["settings"] : json::object());
+  engine_.reset();  // its memory must be gone before the next one is planned
+  Stopwatch watch;
+  engine_ = Engine::open(bundle, settings, progress());
+  json result = engine_->info();
+  result["load_ms"] = static_cast<double>(watch.lap()) / 1e6;
+  return result;
+}
+
+json Session::generate(const json& request) {
+  const std::vector<uint32_t> prompt = token_ids(request);
+  engine().reset();
+  Generator generator(
+      &engine(), prompt, optional_uint(request, "max_new_tokens", 128),
+      parse_sampling(request.contains("sampling") ? request["sampling"] : json::object()),
+      optional_bool(request, "ignore_eos", false));
+  json tokens = json::array();
+  while (const auto token = generator.next()) {
+    tokens.push_back(*token);
+    emit_({{"id", id_}, {"event", "token"}, {"token", *token}});
+  }
+  return {{"token_ids", tokens}, {"stop", generator.stop()}, {"stats", engine().stats()}};
+}
+
+json Session::score(const json& request) {
+  const std::vector<uint32_t> tokens = token_ids(request);
+  engine().reset();
+  json values = json::array();
+  moe_mobile::score(&engine(), tokens, [&](size_t index, const float* logits) {
+    if (index + 1 < tokens.size())
+      values.push_back(log_probability(logits, engine().manifest().vocab_size, tokens[index + 1]));
+    if (index % 16 == 15) progress()("score", index + 1, tokens.size());
+  });
+  return {{"log_probabilities", values}, {"stats", engine().stats()}};
+}
+
+json Session::bench(const json& request) {
+  BenchRequest bench;
+  bench.n_prompt = optional_uint(request, "n_prompt", 512);
+  bench.n_gen = optional_uint(request, "n_gen", 128);
+  bench.repetitions = optional_uint(request, "repetitions", 5);
+  bench.warmup = optional_bool(request, "warmup", true);
+  bench.seed = optional_uint(request, "seed", 0);
+  return {{"samples", run_bench(&engine(), bench, progress())}};
+}
+
+}  // namespace moe_mobile
