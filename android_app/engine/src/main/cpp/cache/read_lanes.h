@@ -57,14 +57,13 @@ class ReadLanes {
 
  private:
   void run();
+  void join();
 
   std::mutex mutex_;
   std::condition_variable work_;
   std::condition_variable arrival_;
   std::deque<ReadRequest> queue_;
   std::deque<ReadDone> done_;
-  unsigned idle_lanes_ = 0;
-  bool consumer_waits_ = false;
   bool stop_ = false;
   size_t in_flight_ = 0;  // touched by the consumer only
   std::vector<std::thread> threads_;

@@ -1,0 +1,163 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "cache/read_lanes.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <system_error>
+
+#include "base/crc32c.h"
+#include "base/error.h"
+
+namespace moe_mobile {
+namespace {
+
+constexpr size_t kMaxTransfer = 1u << 30;
+constexpr uint64_t kPage =
+    4096;  // where a read that came back short goes on; O_DIRECT wants alignment
+
+std::string name_of(const ReadRequest& request) {
+  return request.file != nullptr ? *request.file : "expert store";
+}
+
+// Bytes read from the file: fewer than request.length where the file ends in the padding.
+uint64_t read_blob(const ReadRequest& request) {
+  auto* out = static_cast<uint8_t*>(request.destination);
+  uint64_t begin = 0, reached = 0;
+  while (begin < request.length) {
+    const size_t bytes = std::min<uint64_t>(request.length - begin, kMaxTransfer);
+    const ssize_t got =
+        ::pread(request.fd, out + begin, bytes, static_cast<off_t>(request.offset + begin));
+    if (got < 0) {
+      if (errno == EINTR) continue;
+      throw_errno(name_of(request), "read");
+    }
+    reached = std::max(reached, begin + static_cast<uint64_t>(got));
+    const uint64_t next = reached < request.length ? reached / kPage * kPage : reached;
+    if (reached >= request.payload_bytes || next <= begin) break;
+    begin = next;
+  }
+  if (reached < request.payload_bytes) {
+    throw Error(ErrorCode::kBundleCorrupt, name_of(request),
+                "ends at byte " + std::to_string(request.offset + reached) +
+                    ", within the blob at " + std::to_string(request.offset),
+                "Delete the .packed folder and run moe-mobile prepare again");
+  }
+  return reached;
+}
+
+ReadDone perform(const ReadRequest& request) {
+  ReadDone done;
+  done.tag = request.tag;
+  const auto start = std::chrono::steady_clock::now();
+  try {
+    done.bytes = read_blob(request);
+    if (request.check_crc && crc32c(request.destination, request.payload_bytes) != request.crc) {
+      throw Error(
+          ErrorCode::kBundleCorrupt, name_of(request),
+          "the blob at offset " + std::to_string(request.offset) + " does not match its checksum",
+          "Delete the .packed folder and run moe-mobile prepare again");
+    }
+    if (request.drop_cache) {
+      ::posix_fadvise(request.fd, static_cast<off_t>(request.offset),
+                      static_cast<off_t>(request.length), POSIX_FADV_DONTNEED);
+    }
+  } catch (...) {
+    done.error = std::current_exception();
+  }
+  done.nanoseconds = static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start)
+          .count());
+  return done;
+}
+
+}  // namespace
+
+ReadLanes::ReadLanes(unsigned lanes) {
+  if (lanes < 1 || lanes > 16) {
+    throw Error(ErrorCode::kUsage, "read lanes", "must be 1 to 16, not " + std::to_string(lanes));
+  }
+  // The lanes inherit the mask: signals go to the host's own threads.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  try {
+    for (unsigned lane = 0; lane < lanes; ++lane) {
+      threads_.emplace_back([this] { run(); });
+      pthread_setname_np(threads_.back().native_handle(),
+                         ("moe-read-" + std::to_string(lane)).c_str());
+    }
+  } catch (const std::system_error& error) {
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    join();
+    throw Error(ErrorCode::kRuntime, "read lanes", std::string("cannot start: ") + error.what());
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+ReadLanes::~ReadLanes() { join(); }
+
+void ReadLanes::join() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+  }
+  work_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void ReadLanes::submit(const ReadRequest& request) {
+  if (request.destination == nullptr || request.payload_bytes > request.length) {
+    throw Error(ErrorCode::kUsage, name_of(request), "a read has no room for its payload");
+  }
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    queue_.push_back(request);
+  }
+  ++in_flight_;
+  work_.notify_one();  // no system call unless a lane sleeps
+}
+
+ReadDone ReadLanes::wait() {
+  if (in_flight_ == 0) {
+    throw Error(ErrorCode::kRuntime, "read lanes", "nothing is being read");
+  }
+  std::unique_lock<std::mutex> lock(mutex_);
+  arrival_.wait(lock, [this] { return !done_.empty(); });
+  ReadDone done = std::move(done_.front());
+  done_.pop_front();
+  --in_flight_;
+  return done;
+}
+
+bool ReadLanes::try_wait(ReadDone* done) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (done_.empty()) return false;
+  *done = std::move(done_.front());
+  done_.pop_front();
+  --in_flight_;
+  return true;
+}
+
+void ReadLanes::run() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (true) {
+    work_.wait(lock, [this] { return stop_ || !queue_.empty(); });
+    if (stop_) return;
+    const ReadRequest request = queue_.front();
+    queue_.pop_front();
+    lock.unlock();
+    ReadDone done = perform(request);
+    lock.lock();
+    done_.push_back(std::move(done));
+    arrival_.notify_one();
+  }
+}
+
+}  // namespace moe_mobile

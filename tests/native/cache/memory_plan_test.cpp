@@ -1,0 +1,244 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "cache/memory_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "base/expect_error.h"
+#include "base/temporary_folder.h"
+
+namespace moe_mobile {
+namespace {
+
+constexpr uint64_t kMiB = 1 << 20;
+
+TEST(ParseBudget, KnowsItsForms) {
+  EXPECT_EQ(parse_budget("auto").kind, Budget::Kind::kAuto);
+  EXPECT_EQ(parse_budget("50%").kind, Budget::Kind::kPercent);
+  EXPECT_EQ(parse_budget("50%").percent, 50);
+  EXPECT_EQ(parse_budget("12.5%").percent, 12.5);
+  EXPECT_EQ(parse_budget("100%").percent, 100);
+  EXPECT_EQ(parse_budget("512MiB").kind, Budget::Kind::kBytes);
+  EXPECT_EQ(parse_budget("512MiB").bytes, 512 * kMiB);
+  EXPECT_EQ(parse_budget("1.5GiB").bytes, 1536 * kMiB);
+  EXPECT_EQ(parse_budget("64KiB").bytes, 65536u);
+  EXPECT_EQ(parse_budget("100MB").bytes, 100000000u);
+  EXPECT_EQ(parse_budget("200000000").bytes, 200000000u);
+  EXPECT_EQ(parse_budget("7B").bytes, 7u);
+  EXPECT_EQ(parse_budget("9007199254740993").bytes / 2, 9007199254740993u / 2);
+}
+
+TEST(ParseBudget, RefusesTheRest) {
+  for (const char* text : {"",
+                           "auto ",
+                           "Auto",
+                           "0",
+                           "0%",
+                           "101%",
+                           "-5MiB",
+                           "+5MiB",
+                           "5 MiB",
+                           "5mib",
+                           "MiB",
+                           "1e9",
+                           "1.2.3MiB",
+                           ".",
+                           "%",
+                           "nan",
+                           "inf",
+                           "0x10",
+                           "5%%",
+                           "5MiBx",
+                           "99999999999999999999",
+                           "9999999999TiB",
+                           "1,5GiB",
+                           "0.1B"}) {
+    EXPECT_ERROR(parse_budget(text), ErrorCode::kUsage, "is no size");
+  }
+}
+
+MemoryPlanInputs inputs() {
+  MemoryPlanInputs in;
+  in.slot_bytes = 5 * kMiB;
+  in.num_experts = 240;
+  in.moe_layers = 4;
+  in.top_k = 4;
+  in.dense_bytes = 100 * kMiB;
+  in.kv_bytes = 20 * kMiB;
+  in.arena_bytes = 30 * kMiB;
+  in.available_bytes = 4000 * kMiB;
+  return in;
+}
+
+TEST(MemoryPlan, PercentRoundsToTheNearestSlotCount) {
+  MemoryPlanInputs in = inputs();
+  in.budget = parse_budget("50%");
+  MemoryPlan plan = plan_memory(in);
+  EXPECT_EQ(plan.slots, 120u);
+  EXPECT_EQ(plan.token_cycle_slots, 16u);
+  EXPECT_EQ(plan.total_bytes, (120 * 5 + 150) * kMiB);
+  in.num_experts = 99;
+  EXPECT_EQ(plan_memory(in).slots, 50u);
+  in.budget = parse_budget("100%");
+  EXPECT_EQ(plan_memory(in).slots, 99u);
+}
+
+TEST(MemoryPlan, BytesRoundDownAndStopAtAllExperts) {
+  MemoryPlanInputs in = inputs();
+  in.budget = parse_budget("104MiB");
+  EXPECT_EQ(plan_memory(in).slots, 20u);
+  in.budget = parse_budget("1000GiB");
+  const MemoryPlan plan = plan_memory(in);
+  EXPECT_EQ(plan.slots, 240u);
+  EXPECT_EQ(plan.total_bytes, (240 * 5 + 150) * kMiB);
+}
+
+TEST(MemoryPlan, AutoLeavesFifteenPercent) {
+  MemoryPlanInputs in = inputs();
+  in.available_bytes = 1000 * kMiB;
+  const MemoryPlan plan = plan_memory(in);
+  EXPECT_EQ(plan.slots, (850u - 150u) / 5u);
+  EXPECT_LE(plan.total_bytes, 850 * kMiB);
+  in.available_bytes = 100 * kMiB;  // less than everything else takes
+  EXPECT_ERROR(plan_memory(in), ErrorCode::kBudget, "of the 100.0 MiB that are available");
+}
+
+TEST(MemoryPlan, RefusesLessThanATokenCycleUnlessAllowed) {
+  MemoryPlanInputs in = inputs();
+  in.budget = parse_budget("79MiB");
+  EXPECT_ERROR(plan_memory(in), ErrorCode::kBudget,
+               "79.0 MiB hold 15 of 240 experts (5.0 MiB each), one token uses 16");
+  EXPECT_ERROR(plan_memory(in), ErrorCode::kBudget, "at least 80.0 MiB");
+  in.allow_below_cycle = true;
+  EXPECT_EQ(plan_memory(in).slots, 15u);
+  in.budget = parse_budget("19MiB");
+  EXPECT_ERROR(plan_memory(in), ErrorCode::kBudget, "one layer needs 4 at once");
+  in.budget = parse_budget("20MiB");
+  EXPECT_EQ(plan_memory(in).slots, 4u);
+}
+
+TEST(MemoryPlan, RefusesMoreThanThereIs) {
+  MemoryPlanInputs in = inputs();
+  in.budget = parse_budget("100%");
+  in.available_bytes = 1349 * kMiB;
+  EXPECT_ERROR(plan_memory(in), ErrorCode::kBudget, "Lower the cache budget");
+  in.available_bytes = 1350 * kMiB;
+  EXPECT_EQ(plan_memory(in).slots, 240u);
+}
+
+TEST(MemoryPlan, ModelsWithoutExpertsNeedNoSlots) {
+  MemoryPlanInputs in = inputs();
+  in.moe_layers = 0;
+  in.slot_bytes = 0;
+  const MemoryPlan plan = plan_memory(in);
+  EXPECT_EQ(plan.slots, 0u);
+  EXPECT_EQ(plan.total_bytes, 150 * kMiB);
+}
+
+// Whatever the numbers, a plan that is granted keeps its promises, and nothing overflows.
+TEST(MemoryPlan, KeepsItsPromisesForAnyNumbers) {
+  std::mt19937_64 random(41);
+  const auto any = [&] { return random() >> random() % 64; };
+  int granted = 0;
+  for (int round = 0; round < 20000; ++round) {
+    MemoryPlanInputs in;
+    in.slot_bytes = any() | 1;
+    in.num_experts = any();
+    in.moe_layers = static_cast<uint32_t>(any() % 5000);
+    in.top_k = static_cast<uint32_t>(1 + any() % 64);
+    in.dense_bytes = any();
+    in.kv_bytes = any();
+    in.arena_bytes = any();
+    in.available_bytes = any();
+    in.allow_below_cycle = random() % 2 == 0;
+    in.budget.kind = static_cast<Budget::Kind>(random() % 3);
+    in.budget.bytes = any();
+    in.budget.percent = static_cast<double>(1 + random() % 100);
+    try {
+      const MemoryPlan plan = plan_memory(in);
+      ++granted;
+      ASSERT_LE(plan.total_bytes, in.available_bytes);
+      ASSERT_LE(plan.slots, in.num_experts);
+      if (in.moe_layers > 0 && in.num_experts > 0) {
+        ASSERT_GE(plan.slots, in.top_k);
+      }
+      if (!in.allow_below_cycle) {
+        ASSERT_GE(plan.slots, plan.token_cycle_slots);
+      }
+      const auto total = static_cast<unsigned __int128>(plan.slots) * plan.slot_bytes +
+                         in.dense_bytes + in.kv_bytes + in.arena_bytes;
+      ASSERT_TRUE(total == plan.total_bytes);
+      describe(plan);
+    } catch (const Error& error) {
+      ASSERT_EQ(error.code(), ErrorCode::kBudget);
+      ASSERT_FALSE(error.remedy().empty());
+    }
+  }
+  EXPECT_GT(granted, 1000);
+}
+
+TEST(MemoryPlan, DescribesItself) {
+  MemoryPlanInputs in = inputs();
+  in.budget = parse_budget("50%");
+  EXPECT_EQ(describe(plan_memory(in)),
+            "experts    600.0 MiB: 120 of 240 experts (5.0 MiB each), 50 %; one token uses 16\n"
+            "dense      100.0 MiB\n"
+            "KV cache   20.0 MiB\n"
+            "arenas     30.0 MiB\n"
+            "total      750.0 MiB of 3.91 GiB available\n");
+  EXPECT_EQ(format_bytes(812), "812 B");
+  EXPECT_EQ(format_bytes(1536), "1.5 KiB");
+}
+
+class AvailableMemory : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    write("proc/meminfo", "MemTotal:  9000 kB\nMemFree: 10 kB\nMemAvailable:    8000 kB\n");
+  }
+  void write(const std::string& name, const std::string& content) {
+    testing::write_file(folder_.file(name), content);
+  }
+  uint64_t kib() { return available_memory(folder_.file("proc"), folder_.file("cg")) / 1024; }
+  testing::TemporaryFolder folder_;
+};
+
+TEST_F(AvailableMemory, IsWhatTheKernelSays) {
+  EXPECT_EQ(kib(), 8000u);
+  EXPECT_GT(available_memory(), 1u << 20);
+  EXPECT_ERROR(available_memory(folder_.file("none")), ErrorCode::kIo, "none/meminfo");
+}
+
+TEST_F(AvailableMemory, IsLimitedByVersion2GroupsAndTheirParents) {
+  write("proc/self/cgroup", "0::/app/session\n");
+  write("cg/app/session/memory.max", "max\n");
+  write("cg/app/session/memory.current", "1000\n");
+  EXPECT_EQ(kib(), 8000u);
+  write("cg/app/memory.max", "6144000\n");  // 6000 KiB
+  write("cg/app/memory.current", "2048000\n");
+  EXPECT_EQ(kib(), 4000u);
+  write("cg/app/memory.stat", "anon 7\ninactive_file 1024000\nactive_file 512000\n");
+  EXPECT_EQ(kib(), 5500u);
+  write("cg/app/session/memory.max", "1024000\n");
+  write("cg/app/session/memory.current", "2048000\n");
+  EXPECT_EQ(kib(), 0u);
+}
+
+TEST_F(AvailableMemory, SeesTheGroupAtTheRootOfAContainer) {
+  write("proc/self/cgroup", "0::/\n");
+  write("cg/memory.max", "2048000\n");
+  write("cg/memory.current", "1024000\n");
+  EXPECT_EQ(kib(), 1000u);
+}
+
+TEST_F(AvailableMemory, IsLimitedByVersion1Groups) {
+  write("proc/self/cgroup", "5:cpuset:/x\n4:cpu,memory:/docker/a:b\n");
+  write("cg/memory/docker/a:b/memory.limit_in_bytes", "3072000\n");
+  write("cg/memory/docker/a:b/memory.usage_in_bytes", "2048000\n");
+  write("cg/memory/docker/a:b/memory.stat", "inactive_file 5\ntotal_inactive_file 1024000\n");
+  EXPECT_EQ(kib(), 2000u);
+}
+
+}  // namespace
+}  // namespace moe_mobile

@@ -1,0 +1,102 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "cache/slot_table.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+#include <set>
+
+#include "base/expect_error.h"
+
+namespace moe_mobile {
+namespace {
+
+using Keys = std::vector<ExpertKey>;
+
+TEST(SlotTable, AssignsAndReleases) {
+  SlotTable table(2);
+  const ExpertKey a{0, 1, 0}, b{0, 2, 0}, c{1, 1, 0};
+  EXPECT_EQ(table.assign(a), 0u);
+  EXPECT_EQ(table.assign(b), 1u);
+  EXPECT_EQ(table.find(b), 1u);
+  EXPECT_EQ(table.find(c), std::nullopt);
+  EXPECT_EQ(table.key_of(0), a);
+  EXPECT_ERROR(table.assign(c), ErrorCode::kRuntime, "expert 1 of layer 1 finds no free slot");
+  EXPECT_EQ(table.release(a), 0u);
+  EXPECT_EQ(table.free_slots(), 1u);
+  EXPECT_ERROR(table.assign(b), ErrorCode::kRuntime, "has a slot already");
+  EXPECT_ERROR(table.release(a), ErrorCode::kRuntime, "has no slot");
+  EXPECT_EQ(table.assign(c), 0u);
+  EXPECT_EQ(table.key_of(0), c);
+}
+
+TEST(SlotTable, ReconcileKeepsWhatIsWanted) {
+  SlotTable table(3);
+  const ExpertKey a{0, 1, 0}, b{0, 2, 0}, c{1, 1, 0}, d{1, 2, 0};
+  table.assign(a);
+  table.assign(b);
+  table.assign(c);
+  EXPECT_EQ(table.reconcile(Keys{d, b}), (Keys{d}));
+  EXPECT_EQ(table.find(b), 1u);
+  EXPECT_EQ(table.free_slots(), 2u);
+  EXPECT_EQ(table.reconcile(Keys{}), (Keys{}));
+  EXPECT_EQ(table.free_slots(), 3u);
+}
+
+TEST(SlotTable, EqualsTheNaiveModel) {
+  std::mt19937 random(31);
+  for (int round = 0; round < 30; ++round) {
+    const uint32_t slots = 1 + random() % 12;
+    SlotTable table(slots);
+    std::map<ExpertKey, uint32_t> naive;
+    const auto random_key = [&] {
+      return ExpertKey{static_cast<uint32_t>(random() % 3), static_cast<uint32_t>(random() % 8), 0};
+    };
+    for (int step = 0; step < 500; ++step) {
+      const ExpertKey k = random_key();
+      switch (random() % 8) {
+        case 0: {
+          Keys wanted;
+          for (unsigned i = random() % slots; i > 0; --i) wanted.push_back(random_key());
+          Keys missing;
+          std::map<ExpertKey, uint32_t> kept;
+          for (const ExpertKey& w : wanted) {
+            if (naive.count(w) != 0) {
+              kept[w] = naive[w];
+            } else {
+              missing.push_back(w);
+            }
+          }
+          ASSERT_EQ(table.reconcile(wanted), missing);
+          naive = kept;
+          break;
+        }
+        case 1:
+        case 2:
+        case 3:
+          if (naive.count(k) != 0) {
+            ASSERT_EQ(table.release(k), naive[k]);
+            naive.erase(k);
+          }
+          break;
+        default:
+          if (naive.count(k) == 0 && naive.size() < slots) {
+            const uint32_t slot = table.assign(k);
+            ASSERT_LT(slot, slots);
+            for (const auto& [other, used] : naive) ASSERT_NE(used, slot);
+            naive[k] = slot;
+          }
+      }
+      ASSERT_EQ(table.free_slots(), slots - naive.size());
+      for (const auto& [bound, slot] : naive) {
+        ASSERT_EQ(table.find(bound), slot);
+        ASSERT_EQ(table.key_of(slot), bound);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moe_mobile

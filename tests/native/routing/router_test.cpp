@@ -1,0 +1,99 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "routing/router.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "base/expect_error.h"
+
+namespace moe_mobile {
+namespace {
+
+using Indices = std::vector<uint32_t>;
+
+Selection select(const std::vector<float>& logits, uint32_t top_k, bool renormalize) {
+  Selection out;
+  select_exact(logits.data(), static_cast<uint32_t>(logits.size()), top_k, renormalize, &out);
+  return out;
+}
+
+TEST(Router, SelectsBestFirst) {
+  const Selection s = select({0.f, 2.f, 1.f, 3.f}, 2, false);
+  EXPECT_EQ(s.experts, (Indices{3, 1}));
+  const double sum = 1 + std::exp(2.0) + std::exp(1.0) + std::exp(3.0);
+  EXPECT_NEAR(s.weights[0], std::exp(3.0) / sum, 1e-7);
+  EXPECT_NEAR(s.weights[1], std::exp(2.0) / sum, 1e-7);
+}
+
+TEST(Router, RenormalizesOverTheSelected) {
+  const Selection s = select({0.f, 2.f, 1.f, 3.f}, 2, true);
+  EXPECT_NEAR(s.weights[0], 1 / (1 + std::exp(-1.0)), 1e-7);
+  EXPECT_NEAR(s.weights[0] + s.weights[1], 1, 1e-6);
+  EXPECT_EQ(select({1.f, 5.f}, 1, true).weights[0], 1.f);
+}
+
+TEST(Router, TiesGoToTheLowerIndex) {
+  EXPECT_EQ(select({1.f, 1.f, 1.f, 1.f}, 3, true).experts, (Indices{0, 1, 2}));
+  EXPECT_EQ(select({0.f, 7.f, 3.f, 7.f, 3.f}, 4, true).experts, (Indices{1, 3, 2, 4}));
+  EXPECT_EQ(select({0.f, -0.f}, 2, true).experts, (Indices{0, 1}));
+  // Probabilities that underflow to zero tie.
+  EXPECT_EQ(select({-500.f, 0.f, -400.f}, 3, false).experts, (Indices{1, 0, 2}));
+}
+
+TEST(Router, StandsLargeLogits) {
+  const Selection s = select({3e38f, -3e38f, 2.9e38f}, 2, true);
+  EXPECT_EQ(s.experts, (Indices{0, 1}));
+  EXPECT_EQ(s.weights[0], 1.f);
+  EXPECT_EQ(s.weights[1], 0.f);
+}
+
+TEST(Router, RefusesNonsense) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float bad : {nan, -nan, infinity, -infinity}) {
+    EXPECT_ERROR(select({0.f, bad, 1.f}, 2, true), ErrorCode::kRuntime, "expert 1");
+  }
+  EXPECT_ERROR(select({0.f}, 0, true), ErrorCode::kUsage, "0 of 1");
+  EXPECT_ERROR(select({0.f}, 2, true), ErrorCode::kUsage, "2 of 1");
+}
+
+TEST(Router, EqualsTheDefinition) {
+  std::mt19937 random(51);
+  std::normal_distribution<float> normal(0, 2);
+  Selection s;  // used again and again, as the engine does
+  for (int round = 0; round < 2000; ++round) {
+    const uint32_t n = 1 + random() % 130, k = 1 + random() % std::min(n, 12u);
+    const bool renormalize = random() % 2 == 0;
+    std::vector<float> logits(n);
+    for (float& l : logits) {
+      l = normal(random);
+      if (round % 3 == 0) l = std::round(l);  // many ties
+    }
+    select_exact(logits.data(), n, k, renormalize, &s);
+    std::vector<double> p(n);
+    double sum = 0;
+    for (uint32_t e = 0; e < n; ++e) sum += p[e] = std::exp(static_cast<double>(logits[e]));
+    Indices order(n);
+    for (uint32_t e = 0; e < n; ++e) order[e] = e;
+    std::stable_sort(order.begin(), order.end(),
+                     [&](uint32_t a, uint32_t b) { return logits[a] > logits[b]; });
+    double selected = 0;
+    for (uint32_t r = 0; r < k; ++r) selected += p[order[r]];
+    ASSERT_EQ(s.experts.size(), k);
+    for (uint32_t r = 0; r < k; ++r) {
+      // Different logits whose probabilities round to the same float may swap.
+      if (s.experts[r] != order[r]) {
+        ASSERT_NEAR(logits[s.experts[r]], logits[order[r]], 1e-6);
+      }
+      ASSERT_NEAR(s.weights[r], p[order[r]] / (renormalize ? selected : sum), 2e-6);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moe_mobile
