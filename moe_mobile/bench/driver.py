@@ -74,8 +74,7 @@ def check_fits(tests: Sequence[BenchTest], facts: BundleFacts, context: int | No
     """Raise UsageError where a test needs more positions than the context has."""
     limit = facts.context_length if context is None else context
     for test in tests:
-        # A test without a prompt decodes from a first token, which takes a position too.
-        needed = max(test.n_prompt, 1) + test.n_gen
+        needed = test.positions
         if needed > limit:
             what = "context of this model" if context is None else "chosen context"
             raise UsageError(
@@ -98,8 +97,11 @@ def run_test(
 ) -> BenchResult:
     """Measure one row in a process of its own.
 
-    Raises the typed errors of the runner.
+    Without a wish for a context, it is what the test needs, as in llama-bench. Raises the typed
+    errors of the runner.
     """
+    if settings.context is None:
+        settings = dataclasses.replace(settings, context=test.positions)
     began = datetime.datetime.now(datetime.UTC)
     with Runner(runner_binary) as runner:
         info = runner.request(

@@ -21,10 +21,19 @@ _MIB = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class BenchTest:
-    """What one row measures: a prompt of `n_prompt` random tokens, then `n_gen` decoded ones."""
+    """What one row measures: a prompt of `n_prompt` random tokens, then `n_gen` decoded ones.
+
+    The decoded tokens are random too, as llama-bench has them: what the model prefers must not
+    decide how fast it seems.
+    """
 
     n_prompt: int
     n_gen: int
+
+    @property
+    def positions(self) -> int:
+        """Positions of the context that it fills."""
+        return self.n_prompt + self.n_gen
 
     @property
     def name(self) -> str:
@@ -178,11 +187,11 @@ def summarize(
         mib_read_per_token=rates.mib_read_per_token,
         mib_wasted_per_token=rates.mib_wasted_per_token,
         wait_share=rates.wait_share,
-        rss_anon_bytes=max(m["rss_anon_bytes"] for m in memory),
-        rss_file_bytes=max(m["rss_file_bytes"] for m in memory),
-        rss_bytes=max(m["rss_bytes"] for m in memory),
-        peak_rss_bytes=max(m["peak_rss_bytes"] for m in memory),
-        swap_bytes=max(m["swap_bytes"] for m in memory),
+        rss_anon_bytes=max(m["rss_anon"] for m in memory),
+        rss_file_bytes=max(m["rss_file"] for m in memory),
+        rss_bytes=max(m["rss"] for m in memory),
+        peak_rss_bytes=max(m["peak_rss"] for m in memory),
+        swap_bytes=max(m["swap"] for m in memory),
         major_faults=max(m["major_faults"] for m in memory),
         tokens=[list(sample["tokens"]) for sample in samples],
     )

@@ -37,12 +37,24 @@ Item = TypeVar("Item")
 )
 @bundle_argument
 @click.option(
-    "-p", "--n-prompt", default="512", show_default=True, help="Prompt lengths to measure; 0: none."
+    "-p",
+    "--n-prompt",
+    default="512",
+    metavar="N,...",
+    show_default=True,
+    help="Prompt lengths to measure; 0: none.",
 )
 @click.option(
-    "-n", "--n-gen", default="128", show_default=True, help="Numbers of tokens to decode; 0: none."
+    "-n",
+    "--n-gen",
+    default="128",
+    metavar="N,...",
+    show_default=True,
+    help="Numbers of tokens to decode; 0: none.",
 )
-@click.option("-pg", "prompt_gen", multiple=True, help="Both in one test: -pg 512,128.")
+@click.option(
+    "-pg", "prompt_gen", metavar="P,N", multiple=True, help="Both in one test: -pg 512,128."
+)
 @click.option(
     "-r",
     "--repetitions",
@@ -51,12 +63,31 @@ Item = TypeVar("Item")
     show_default=True,
     help="Times to repeat each test.",
 )
-@click.option("--cache", default="50%", show_default=True, help="Memory for experts; see generate.")
 @click.option(
-    "--residency", default="slots", show_default=True, help=f"Any of {', '.join(RESIDENCIES)}."
+    "--cache",
+    default="50%",
+    metavar="SIZE,...",
+    show_default=True,
+    help="Memory for experts; see generate.",
 )
-@click.option("--lanes", default="2", show_default=True, help="Reads in flight at once.")
-@click.option("-t", "--threads", default="auto", show_default=True, help="Threads that compute.")
+@click.option(
+    "--residency",
+    default="slots",
+    metavar="KIND,...",
+    show_default=True,
+    help=f"Any of {', '.join(RESIDENCIES)}.",
+)
+@click.option(
+    "--lanes", default="2", metavar="N,...", show_default=True, help="Reads in flight at once."
+)
+@click.option(
+    "-t",
+    "--threads",
+    default="auto",
+    metavar="N,...",
+    show_default=True,
+    help="Threads that compute.",
+)
 @common_engine_options
 @click.option("--no-warmup", is_flag=True, help="Do not run each test once before measuring.")
 @click.option(
@@ -92,8 +123,8 @@ def command(
 ) -> None:
     """Measure a bundle as llama-bench measures a model, and how its experts stream.
 
-    Prompts are random tokens, decoding is greedy and does not stop. Values separated by commas
-    multiply into a grid; every row runs in a fresh process.
+    All tokens are random, as llama-bench has them. Values separated by commas multiply into a
+    grid; every row runs in a fresh process.
     """
     tests = [BenchTest(n, 0) for n in _list("-p", n_prompt, _natural) if n]
     tests += [BenchTest(0, n) for n in _list("-n", n_gen, _natural) if n]

@@ -22,6 +22,7 @@ _LABELS = {
     "slots": "creating slots",
     "load": "loading",
     "bench": "measuring",
+    "export": "exporting",
 }
 
 
@@ -38,7 +39,7 @@ class ProgressBar:
         self._bar: tqdm[NoReturn] | None = None
         self._next_line = 0.0
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
         if self._quiet:
             return
         if stage != self._stage:
@@ -46,10 +47,12 @@ class ProgressBar:
             self._stage = stage
             self._next_line = time.monotonic() + _LINE_SECONDS
         if self._terminal:
-            self._draw(done, total)
+            self._draw(done, total, detail)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_SECONDS
-            print(f"{self._label()}: {done} of {total}", file=sys.stderr, flush=True)
+            print(
+                f"{self._label()}: {done} of {total} {detail}".rstrip(), file=sys.stderr, flush=True
+            )
 
     def close(self) -> None:
         """Clear the bar, so that what is printed next starts on a clean line."""
@@ -70,7 +73,7 @@ class ProgressBar:
     def _label(self) -> str:
         return _LABELS.get(self._stage, self._stage)
 
-    def _draw(self, done: int, total: int) -> None:
+    def _draw(self, done: int, total: int, detail: str) -> None:
         if self._bar is None:
             from tqdm import tqdm
 
@@ -78,6 +81,7 @@ class ProgressBar:
                 total=total, desc=self._label(), file=sys.stderr, leave=False, ncols=80
             )
         self._bar.total = total
+        self._bar.set_postfix_str(detail, refresh=False)
         self._bar.update(done - self._bar.n)
 
     def _close_bar(self) -> None:

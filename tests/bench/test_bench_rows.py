@@ -51,8 +51,8 @@ SAMPLES: list[dict[str, Any]] = [
             _token("decode", 1, 50_000_000, 20_000_000, 3, 1),
         ],
         "memory": {
-            "rss_anon_bytes": 10 * MIB, "rss_file_bytes": 5 * MIB, "rss_bytes": 15 * MIB,
-            "peak_rss_bytes": 20 * MIB, "swap_bytes": 0, "major_faults": 1,
+            "rss_anon": 10 * MIB, "rss_file": 5 * MIB, "rss": 15 * MIB,
+            "peak_rss": 20 * MIB, "swap": 0, "major_faults": 1,
         },
     },
     {
@@ -66,8 +66,8 @@ SAMPLES: list[dict[str, Any]] = [
             _token("decode", 1, 100_000_000, 0, 4, 0),
         ],
         "memory": {
-            "rss_anon_bytes": 12 * MIB, "rss_file_bytes": 4 * MIB, "rss_bytes": 16 * MIB,
-            "peak_rss_bytes": 21 * MIB, "swap_bytes": 0, "major_faults": 2,
+            "rss_anon": 12 * MIB, "rss_file": 4 * MIB, "rss": 16 * MIB,
+            "peak_rss": 21 * MIB, "swap": 0, "major_faults": 2,
         },
     },
 ]  # fmt: skip
@@ -181,17 +181,20 @@ def test_each_row_has_a_process_and_its_settings(
         "allow_below_cycle": False,
     }  # fmt: skip
     assert opened[2]["settings"]["threads"] == 2
+    # Without a wish, the context is what the test needs, as in llama-bench.
+    run_test(BenchTest(8, 2), Settings(), facts, runner_binary=runner)
+    assert _asked(tmp_path)[-2][1]["settings"]["context"] == 10
     benched = [request for _, request in asked if request["command"] == "bench"]
     assert [(r["n_prompt"], r["n_gen"]) for r in benched] == [(8, 0), (0, 2)] * 4
     assert {(r["repetitions"], r["warmup"], r["seed"]) for r in benched} == {(3, False, 9)}
 
 
 def test_a_test_longer_than_the_context_is_refused(facts: BundleFacts) -> None:
-    check_fits([BenchTest(1000, 24), BenchTest(0, 1023)], facts, None)
+    check_fits([BenchTest(1000, 24), BenchTest(0, 1024)], facts, None)
     with pytest.raises(errors.UsageError, match=r"needs 1025 positions.*has 1024"):
         check_fits([BenchTest(1000, 25)], facts, None)
-    with pytest.raises(errors.UsageError, match=r"tg32 needs 33.*chosen context has 32"):
-        check_fits([BenchTest(0, 32)], facts, 32)
+    with pytest.raises(errors.UsageError, match=r"tg33 needs 33.*chosen context has 32"):
+        check_fits([BenchTest(0, 33)], facts, 32)
 
 
 @pytest.fixture

@@ -1,0 +1,85 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle in words, from what `moe_mobile.bundle.inspect_bundle` says of it."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from moe_mobile.cli.text import count, size
+
+__all__ = ["packed_stores", "summary"]
+
+Json = dict[str, Any]
+
+
+def packed_stores(bundle: pathlib.Path) -> list[Json]:
+    """Packed weights that lie in a bundle: name, whether complete, size in bytes."""
+    stores = []
+    folder = bundle / ".packed"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        files = [file for file in path.iterdir() if file.suffix == ".packed"]
+        if files:
+            stores.append({"key": path.name, "bytes": sum(file.stat().st_size for file in files)})
+    return stores
+
+
+def summary(facts: Json) -> str:
+    """The lines that `inspect` and `export` print."""
+    model, moe, memory = facts["model"], facts["moe"], facts["memory"]
+    attention, quantization = facts["attention"], facts["quantization"]
+    experts = moe["layers"] * moe["num_experts"]
+    group = quantization["group_size"]
+    kv_bytes = 2 if attention["kv_dtype"] == "float16" else 4
+    kv = 2 * attention["num_kv_heads"] * attention["head_dim"] * kv_bytes * model["num_layers"]
+    windows = [str(window) for window in facts["windows"] if window]
+    rows = [
+        ("bundle", facts["path"]),
+        ("model", f"{model['name']} ({model['family']}), {count(model['num_parameters'])} params"),
+        (
+            "layers",
+            f"{model['num_layers']}, of which {moe['layers']} with {moe['num_experts']} experts, "
+            f"{moe['top_k']} used per token",
+        ),
+        (
+            "dimensions",
+            f"hidden {model['hidden_size']}, expert {moe['intermediate_size']}, "
+            f"{attention['num_heads']} heads of {attention['head_dim']} "
+            f"({attention['num_kv_heads']} for keys and values), vocabulary {model['vocab_size']}",
+        ),
+        (
+            "context",
+            f"{model['context_length']} tokens"
+            + (f", sliding windows of {', '.join(windows)}" if windows else ""),
+        ),
+        (
+            "quantization",
+            f"experts {quantization['experts']}, dense {quantization['dense']}, "
+            f"head {quantization['head']}, embedding {quantization['embedding']}"
+            + (f", groups of {group}" if group else ""),
+        ),
+        (
+            "programs",
+            f"{experts} experts and {model['num_layers'] + 1} dense, for "
+            f"{facts['delegate']['name']} of ExecuTorch {facts['delegate']['executorch']}, "
+            f"up to {facts['max_batch']} rows",
+        ),
+        (
+            "size",
+            f"{size(facts['bytes'])}: experts {size(memory['experts_bytes'])} "
+            f"({size(memory['expert_bytes'])} each), dense {size(memory['dense_bytes'])}, "
+            f"embedding {size(memory['embedding_bytes'])}",
+        ),
+        (
+            "memory",
+            f"at least {size(memory['dense_bytes'] + memory['token_cycle_bytes'])} of weights: dense, and the "
+            f"experts of one token ({size(memory['token_cycle_bytes'])}); "
+            f"{size(kv * 1024)} more per 1024 tokens of context",
+        ),
+        ("hash", facts["hash"]),
+    ]
+    if "packed" in facts:
+        stores = [f"{store['key']} ({size(store['bytes'])})" for store in facts["packed"]]
+        rows.append(("prepared", ", ".join(stores) or "no; opening it prepares it"))
+    return "\n".join(f"{name:<13} {text}" for name, text in rows)

@@ -1,0 +1,136 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`moe-mobile export`."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING
+
+import click
+
+from moe_mobile.cli.describe import summary
+from moe_mobile.cli.options import echo_json, examples, json_option
+from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.errors import UsageError
+
+if TYPE_CHECKING:
+    from moe_mobile.export import Progress, RandomWeights
+
+_QUANTS = ("fp32", "8da8w", "8da4w")
+
+
+@click.command(
+    epilog=examples(
+        "moe-mobile export ./OLMoE-1B-7B-0924 olmoe",
+        "moe-mobile export allenai/OLMoE-1B-7B-0924 olmoe --quant 8da4w --head 8da8w",
+        "moe-mobile export demo demo-fp32 --quant fp32",
+        "moe-mobile export --random-weights Qwen1.5-MoE-A2.7B --layers 4 qwen-random",
+    )
+)
+@click.argument("paths", nargs=-1, required=True, metavar="[SOURCE] OUT")
+@click.option(
+    "--random-weights",
+    metavar="PRESET",
+    help="Instead of SOURCE: real dimensions, random weights; see `moe-mobile models`.",
+)
+@click.option("--layers", type=click.IntRange(1), help="With --random-weights: how many layers.")
+@click.option(
+    "--quant",
+    type=click.Choice(_QUANTS),
+    default="8da4w",
+    show_default=True,
+    help="Of the experts, and of what --dense and --head leave open.",
+)
+@click.option("--dense", type=click.Choice(_QUANTS), help="Of attention, dense and shared MLPs.")
+@click.option("--head", type=click.Choice(_QUANTS), help="Of the output head.")
+@click.option(
+    "--embedding",
+    type=click.Choice(("fp32", "int8")),
+    help="Of the embedding.  [default: int8, or fp32 with --quant fp32]",
+)
+@click.option(
+    "--group-size",
+    type=click.Choice(("32", "64", "128", "256")),
+    default="32",
+    show_default=True,
+    help="Columns that share a scale in 8da4w.",
+)
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1, 4096),
+    help="Largest number of prompt tokens at once.  [default: 256]",
+)
+@click.option("--name", help="The model's name in the bundle.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
+@json_option
+def command(
+    paths: tuple[str, ...],
+    random_weights: str | None,
+    layers: int | None,
+    quant: str,
+    dense: str | None,
+    head: str | None,
+    embedding: str | None,
+    group_size: str,
+    max_batch: int | None,
+    name: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Turn a Mixture-of-Experts checkpoint into a bundle of ExecuTorch programs.
+
+    SOURCE is a folder with a Hugging Face checkpoint, a Hugging Face model id, or the word demo
+    for the model that comes with this program. OUT is the bundle's folder. An interrupted export
+    continues when it is started again with the same options.
+    """
+    source, out = _source(paths, random_weights, layers)
+    # Imports torch: only now, so that --help and wrong options answer at once.
+    from moe_mobile.bundle import inspect_bundle
+    from moe_mobile.export import export_bundle
+
+    with ProgressBar() as bar:
+
+        def progress(step: Progress) -> None:
+            bar("export", step.done, step.total, step.what)
+
+        bundle = export_bundle(
+            source,
+            out,
+            quant,
+            dense=dense,
+            head=head,
+            embedding=embedding,
+            group_size=int(group_size),
+            max_batch=max_batch,
+            name=name,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    facts = inspect_bundle(bundle)
+    if as_json:
+        echo_json(facts)
+    else:
+        click.echo(summary(facts))
+
+
+def _source(
+    paths: tuple[str, ...], random_weights: str | None, layers: int | None
+) -> tuple[str | RandomWeights, pathlib.Path]:
+    if random_weights is None:
+        if layers is not None:
+            raise UsageError("--layers is for --random-weights only")
+        if len(paths) != 2:
+            raise UsageError(
+                "a source and a target are needed",
+                remedy="moe-mobile export SOURCE OUT; `moe-mobile export --help` has examples",
+            )
+        return paths[0], pathlib.Path(paths[1])
+    if len(paths) != 1:
+        raise UsageError(
+            "--random-weights takes the place of the source: one folder is needed",
+            remedy="moe-mobile export --random-weights PRESET OUT",
+        )
+    from moe_mobile.export import RandomWeights
+
+    return RandomWeights(random_weights, layers=layers), pathlib.Path(paths[0])

@@ -1,0 +1,30 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`moe-mobile inspect`."""
+
+from __future__ import annotations
+
+import pathlib
+
+import click
+
+from moe_mobile.cli.describe import packed_stores, summary
+from moe_mobile.cli.options import bundle_argument, echo_json, examples, json_option
+
+
+@click.command(epilog=examples("moe-mobile inspect olmoe", "moe-mobile inspect olmoe --json"))
+@bundle_argument
+@json_option
+def command(bundle: pathlib.Path, as_json: bool) -> None:
+    """Show what a bundle is: model, quantization, programs, sizes, and the memory it needs.
+
+    Reads the manifest and the lengths of files only; `moe-mobile verify` reads every byte.
+    """
+    from moe_mobile.bundle import inspect_bundle
+
+    facts = inspect_bundle(bundle)
+    facts["packed"] = packed_stores(bundle)
+    if as_json:
+        echo_json(facts)
+    else:
+        click.echo(summary(facts))
