@@ -33,6 +33,7 @@ def summary(facts: Json) -> str:
     group = quantization["group_size"]
     kv_bytes = 2 if attention["kv_dtype"] == "float16" else 4
     kv = 2 * attention["num_kv_heads"] * attention["head_dim"] * kv_bytes * model["num_layers"]
+    least = memory["dense_bytes"] + memory["token_cycle_bytes"]
     windows = [str(window) for window in facts["windows"] if window]
     rows = [
         ("bundle", facts["path"]),
@@ -73,8 +74,8 @@ def summary(facts: Json) -> str:
         ),
         (
             "memory",
-            f"at least {size(memory['dense_bytes'] + memory['token_cycle_bytes'])} of weights: dense, and the "
-            f"experts of one token ({size(memory['token_cycle_bytes'])}); "
+            f"at least {size(least)} of weights: dense, and the experts of one token "
+            f"({size(memory['token_cycle_bytes'])}); "
             f"{size(kv * 1024)} more per 1024 tokens of context",
         ),
         ("hash", facts["hash"]),
