@@ -1,0 +1,54 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "decoder/rope.h"
+
+#include <cmath>
+#include <utility>
+
+#include "base/error.h"
+
+namespace moe_mobile {
+
+Rope::Rope(std::vector<double> inverse_frequencies, double amplitude, uint32_t head_dim)
+    : inverse_frequencies_(std::move(inverse_frequencies)),
+      amplitude_(amplitude),
+      head_dim_(head_dim) {
+  if (2 * inverse_frequencies_.size() > head_dim) {
+    throw Error(ErrorCode::kUsage, "rope", "rotates more elements than a head has");
+  }
+}
+
+void Rope::prepare(uint32_t first, uint32_t count) {
+  if (first == first_ && count == count_) return;
+  first_ = first;
+  count_ = count;
+  const size_t pairs = inverse_frequencies_.size();
+  cosines_.resize(count * pairs);
+  sines_.resize(count * pairs);
+  for (uint32_t row = 0; row < count; ++row) {
+    for (size_t i = 0; i < pairs; ++i) {
+      const double angle = (static_cast<double>(first) + row) * inverse_frequencies_[i];
+      cosines_[row * pairs + i] = static_cast<float>(std::cos(angle) * amplitude_);
+      sines_[row * pairs + i] = static_cast<float>(std::sin(angle) * amplitude_);
+    }
+  }
+}
+
+void Rope::apply(float* heads, uint32_t num_heads, uint32_t row) const {
+  const size_t pairs = inverse_frequencies_.size();
+  if (pairs == 0) return;
+  if (row >= count_) throw Error(ErrorCode::kUsage, "rope", "that position was not prepared");
+  const float* cosines = &cosines_[row * pairs];
+  const float* sines = &sines_[row * pairs];
+  for (uint32_t head = 0; head < num_heads; ++head) {
+    float* low = heads + static_cast<size_t>(head) * head_dim_;
+    float* high = low + pairs;
+    for (size_t i = 0; i < pairs; ++i) {
+      const float a = low[i], b = high[i];
+      low[i] = a * cosines[i] - b * sines[i];
+      high[i] = b * cosines[i] + a * sines[i];
+    }
+  }
+}
+
+}  // namespace moe_mobile
