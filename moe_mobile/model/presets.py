@@ -23,12 +23,15 @@ class Preset:
 class RandomWeights:
     """A source of ``export_bundle``: a preset's dimensions with random weights.
 
-    ``layers`` replaces the number of layers; ``seed`` chooses the weights.
+    ``layers`` replaces the number of layers; ``seed`` chooses the weights. ``vocab_size`` replaces
+    the vocabulary's, where embedding and head are not what is measured: they are most of a model of
+    few layers.
     """
 
     preset: str
     layers: int | None = None
     seed: int = 0
+    vocab_size: int | None = None
 
 
 _OLMOE = {
@@ -174,4 +177,10 @@ def preset_config(source: RandomWeights) -> JsonObject:
         config["num_hidden_layers"] = source.layers
         if config.get("mlp_only_layers") and source.layers == 1:
             config["mlp_only_layers"] = []
+    if source.vocab_size is not None:
+        if source.vocab_size < 1:
+            raise UsageError(f"vocab_size must be at least 1, not {source.vocab_size}")
+        config["vocab_size"] = source.vocab_size
+        for special in ("bos_token_id", "eos_token_id"):
+            config.pop(special, None)
     return config
