@@ -36,6 +36,11 @@ _QUANTS = ("fp32", "8da8w", "8da4w")
 )
 @click.option("--layers", type=click.IntRange(1), help="With --random-weights: how many layers.")
 @click.option(
+    "--vocab-size",
+    type=click.IntRange(1),
+    help="With --random-weights: a smaller vocabulary, for a quick export.",
+)
+@click.option(
     "--quant",
     type=click.Choice(_QUANTS),
     default="8da4w",
@@ -68,6 +73,7 @@ def command(
     paths: tuple[str, ...],
     random_weights: str | None,
     layers: int | None,
+    vocab_size: int | None,
     quant: str,
     dense: str | None,
     head: str | None,
@@ -84,7 +90,7 @@ def command(
     for the model that comes with this program. OUT is the bundle's folder. An interrupted export
     continues when it is started again with the same options.
     """
-    source, out = _source(paths, random_weights, layers)
+    source, out = _source(paths, random_weights, layers, vocab_size)
     # Imports torch: only now, so that --help and wrong options answer at once.
     from moe_mobile.bundle import inspect_bundle
     from moe_mobile.export import export_bundle
@@ -115,11 +121,14 @@ def command(
 
 
 def _source(
-    paths: tuple[str, ...], random_weights: str | None, layers: int | None
+    paths: tuple[str, ...],
+    random_weights: str | None,
+    layers: int | None,
+    vocab_size: int | None,
 ) -> tuple[str | RandomWeights, pathlib.Path]:
     if random_weights is None:
-        if layers is not None:
-            raise UsageError("--layers is for --random-weights only")
+        if layers is not None or vocab_size is not None:
+            raise UsageError("--layers and --vocab-size are for --random-weights only")
         if len(paths) != 2:
             raise UsageError(
                 "a source and a target are needed",
@@ -133,4 +142,5 @@ def _source(
         )
     from moe_mobile.export import RandomWeights
 
-    return RandomWeights(random_weights, layers=layers), pathlib.Path(paths[0])
+    weights = RandomWeights(random_weights, layers=layers, vocab_size=vocab_size)
+    return weights, pathlib.Path(paths[0])

@@ -101,21 +101,11 @@ def command(
         raise UsageError(
             "give the prompt once", remedy="Use one of --prompt, --file and --token-ids"
         )
-    tokenizer = None
     if token_ids is None:
-        text = prompt if prompt is not None else _read(prompt_file)
-        tokenizer = _load_tokenizer(bundle)
-        prompt_ids = list(tokenizer.encode(text).ids)
-        if not prompt_ids:
-            raise UsageError("the prompt is empty", remedy="Give at least one word")
-    else:
-        prompt_ids = _parse_ids(token_ids)
-        if (bundle / "tokenizer.json").is_file():
-            tokenizer = _load_tokenizer(bundle)
-    answer = _run(
+        prompt = prompt if prompt is not None else _read(prompt_file)
+    answer = run(
         bundle,
-        prompt_ids,
-        tokenizer,
+        prompt if token_ids is None else _parse_ids(token_ids),
         {
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
@@ -129,17 +119,32 @@ def command(
     )
     if as_json:
         echo_json(answer)
+    else:
+        click.echo("\n" + statistics_line(answer), err=True)
 
 
-def _run(
+def run(
     bundle: pathlib.Path,
-    prompt_ids: list[int],
-    tokenizer: Tokenizer | None,
+    prompt: str | list[int] | None,
     sampling: dict[str, Any],
     settings: dict[str, Any],
     *,
     show: bool,
 ) -> dict[str, Any]:
+    """Generate, with text to stdout as it comes where `show` is set; the object of --json.
+
+    `sampling` goes to :meth:`moe_mobile.Engine.generate`, `settings` to the engine's constructor.
+    """
+    tokenizer = None
+    if isinstance(prompt, str):
+        tokenizer = _load_tokenizer(bundle)
+        prompt_ids = list(tokenizer.encode(prompt).ids)
+    else:
+        prompt_ids = list(prompt or ())
+        if (bundle / "tokenizer.json").is_file():
+            tokenizer = _load_tokenizer(bundle)
+    if not prompt_ids:
+        raise UsageError("the prompt is empty", remedy="Give at least one word")
     from moe_mobile.engine import Engine
 
     stream = None if tokenizer is None else Detokenizer(tokenizer, prompt_ids)
@@ -180,8 +185,6 @@ def _run(
             "text": None if stream is None else "".join(pieces),
             "stats": stats,
         }
-    if show:
-        click.echo(_line(answer), err=True)
     return answer
 
 
@@ -199,7 +202,8 @@ def _summary(began: int, times: Sequence[int], stats: dict[str, Any]) -> dict[st
     }
 
 
-def _line(answer: dict[str, Any]) -> str:
+def statistics_line(answer: dict[str, Any]) -> str:
+    """One line about an answer of :func:`run`."""
     parts = [f"{answer['prompt_tokens']} + {answer['new_tokens']} tokens"]
     if answer["tokens_per_second"] is not None:
         parts.append(f"{answer['tokens_per_second']:.1f} tok/s")
@@ -210,7 +214,7 @@ def _line(answer: dict[str, Any]) -> str:
         f"{answer['mib_read_per_token']:.2f} MiB read per token",
         f"{percent(answer['wait_share'])} of the time waiting for flash",
     ]
-    return "\n[" + " | ".join(parts) + "]"
+    return "[" + " | ".join(parts) + "]"
 
 
 def _read(file: IO[bytes] | None) -> str:

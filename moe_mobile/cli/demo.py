@@ -1,0 +1,238 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`moe-mobile demo`: the whole way once, then what slots gain on experts of real size."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import time
+from typing import Any
+
+import click
+
+from moe_mobile.bench.driver import Settings, run_test
+from moe_mobile.bench.results import BenchResult, BenchTest
+from moe_mobile.bench.statistics import percentile
+from moe_mobile.cli.bench import bundle_facts
+from moe_mobile.cli.describe import summary
+from moe_mobile.cli.generate import run as generate
+from moe_mobile.cli.generate import statistics_line
+from moe_mobile.cli.options import echo_json, examples, json_option
+from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.text import percent, size, table
+from moe_mobile.errors import CheckpointError, MoeMobileError
+from moe_mobile.runner import Runner
+
+DEFAULT_FOLDER = pathlib.Path("demo-output")
+_CACHE = "50%"
+_NEW_TOKENS = 120
+_PROMPT_CHARACTERS = 228
+_PRESET = "Qwen1.5-MoE-A2.7B"
+_LAYERS = 1
+# Only what surrounds the experts: a real vocabulary would double the demo's time.
+_VOCABULARY = 4096
+_MISSES = 24
+_DECODED = 24
+
+
+@click.command(
+    epilog=examples(
+        "moe-mobile demo",
+        "moe-mobile demo --dir /data/demo --json",
+        "moe-mobile demo --quick                # the trained model only",
+    )
+)
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=pathlib.Path, file_okay=False),
+    default=DEFAULT_FOLDER,
+    show_default=True,
+    help="Where to write bundles; a second run uses them again. Takes about 1 GB.",
+)
+@click.option("--quick", is_flag=True, help="Leave out the part with experts of real size.")
+@json_option
+def command(folder: pathlib.Path, quick: bool, as_json: bool) -> None:
+    """Export a small trained Mixture-of-Experts model, prepare it, and generate text while its
+    experts stream from disk; then measure, on experts of real size, what swapping the bytes of a
+    slot gains over loading a program.
+
+    Every number printed is measured by this run.
+    """
+    show = not as_json
+    answer: dict[str, Any] = {"trained": _trained(folder / "trained-8da4w", show)}
+    if not quick:
+        answer["real_size"] = _real_size(folder / "real-size-8da4w", show)
+    if as_json:
+        echo_json(answer)
+
+
+def _trained(bundle: pathlib.Path, show: bool) -> dict[str, Any]:
+    from moe_mobile.demo import heldout_text
+
+    _title("1. Export a trained model: one ExecuTorch program per expert, 4-bit weights", show)
+    facts = _export("demo", bundle, show)
+    if show:
+        click.echo(summary(facts))
+
+    _title("2. Prepare it: pack the weights as this CPU wants them", show)
+    _prepare(bundle, show)
+
+    _title("3. Generate with half of the experts in memory; the others stream from disk", show)
+    prompt = _passage(heldout_text())
+    if show:
+        click.echo(click.style(prompt, dim=True), nl=False)
+    answer = generate(
+        bundle,
+        prompt,
+        {"max_new_tokens": _NEW_TOKENS, "temperature": 0.7, "top_p": 0.9, "seed": 1},
+        {"cache": _CACHE},
+        show=show,
+    )
+    if show:
+        click.echo(statistics_line(answer))
+    return answer
+
+
+def _real_size(bundle: pathlib.Path, show: bool) -> dict[str, Any]:
+    from moe_mobile.export import RandomWeights
+
+    _title(
+        f"4. Experts of real size: {_LAYERS} layer of {_PRESET}'s shape, random weights",
+        show,
+    )
+    source = RandomWeights(_PRESET, layers=_LAYERS, vocab_size=_VOCABULARY)
+    facts = _export(source, bundle, show)
+    if show:
+        experts = facts["moe"]["layers"] * facts["moe"]["num_experts"]
+        expert = size(facts["memory"]["expert_bytes"])
+        click.echo(f"{experts} experts of {expert}, {facts['moe']['top_k']} used per token")
+    _prepare(bundle, show)
+    misses = _misses(bundle)
+    rows = [_decode(bundle, residency) for residency in ("programs", "slots")]
+    answer = {
+        "bundle_hash": facts["hash"],
+        "misses": misses,
+        "decode": {row.config["residency"]: row.as_dict() for row in rows},
+    }
+    if show:
+        click.echo()
+        click.echo(_comparison(misses, rows))
+    return answer
+
+
+def _misses(bundle: pathlib.Path) -> dict[str, Any]:
+    """Medians in ms of the parts of a miss, from alternating measurements of the same experts."""
+    with ProgressBar() as progress, Runner() as runner:
+        settings = Settings(cache=_CACHE, context=64).as_request()
+        runner.request("open", bundle=str(bundle), settings=settings, progress=progress)
+        samples = runner.request("measure_misses", count=_MISSES)
+
+    def median(name: str) -> float:
+        return percentile(samples[name], 50) / 1e6
+
+    read = median("raw_read_ns")
+    return {
+        "count": _MISSES,
+        "raw_read_ms": read,
+        "slots": {"read_ms": read, "rest_ms": max(median("slot_miss_ns") - read, 0.0)},
+        "programs": {
+            "read_ms": median("program_read_ns"),
+            "rest_ms": median("program_load_ns"),
+        },
+        "forward_ms": median("forward_ns"),
+    }
+
+
+def _decode(bundle: pathlib.Path, residency: str) -> BenchResult:
+    with ProgressBar() as progress:
+        return run_test(
+            BenchTest(0, _DECODED),
+            Settings(cache=_CACHE, residency=residency),
+            bundle_facts(bundle),
+            repetitions=2,
+            progress=progress,
+        )
+
+
+def _comparison(misses: dict[str, Any], rows: list[BenchResult]) -> str:
+    lines = []
+    for row in rows:
+        residency = row.config["residency"]
+        miss = misses[residency]
+        lines.append(
+            [
+                f"{'load a program' if residency == 'programs' else 'swap a slot'} per miss",
+                f"{miss['read_ms']:.2f} ms",
+                f"{miss['rest_ms']:.2f} ms",
+                f"{row.avg_ts:.1f} ± {row.stddev_ts:.1f}",
+                percent(row.hit_rate),
+                f"{row.mib_read_per_token:.1f} MiB",
+            ]
+        )
+    header = ["", "reading", "rest of a miss", "tokens/s", "cache hits", "read per token"]
+    programs, slots = rows
+    return (
+        table(header, lines)
+        + f"\n\nSlots decode {slots.avg_ts / programs.avg_ts:.1f} times as fast at the same cache "
+        f"({_CACHE} of the experts); running an expert takes {misses['forward_ms']:.2f} ms.\n"
+        f"Medians of {misses['count']} misses; {'O_DIRECT' if slots.direct_io else 'buffered'} "
+        f"reads of random experts (uniform routing: real models hit more often)."
+    )
+
+
+def _export(source: Any, bundle: pathlib.Path, show: bool) -> dict[str, Any]:
+    """The bundle's facts; it is exported unless it is there and was made by this version."""
+    from moe_mobile.bundle import inspect_bundle
+    from moe_mobile.export import Progress, export_bundle
+
+    if (bundle / "bundle.json").is_file():
+        try:
+            facts = inspect_bundle(bundle)
+        except MoeMobileError:
+            pass  # an older version's: made again
+        else:
+            if show:
+                click.echo(f"{bundle} is there from an earlier run")
+            return facts
+    began = time.monotonic()
+    with ProgressBar() as bar:
+
+        def progress(step: Progress) -> None:
+            bar("export", step.done, step.total, step.what)
+
+        export_bundle(source, bundle, "8da4w", overwrite=True, progress=progress)
+    if show:
+        click.echo(f"exported in {time.monotonic() - began:.0f} s")
+    return inspect_bundle(bundle)
+
+
+def _prepare(bundle: pathlib.Path, show: bool) -> None:
+    began = time.monotonic()
+    with ProgressBar() as progress, Runner() as runner:
+        answer = runner.request("prepare", bundle=str(bundle), progress=progress)
+    if not show:
+        return
+    if answer["already_prepared"]:
+        click.echo("prepared by an earlier run")
+    else:
+        click.echo(
+            f"packed {answer['experts']} experts, {size(answer['bytes_written'])}, "
+            f"in {time.monotonic() - began:.1f} s"
+        )
+
+
+def _passage(text: str) -> str:
+    """The beginning of the held-out text, to the end of a word."""
+    start = text[:_PROMPT_CHARACTERS].rstrip()
+    passage = start[: max(start.rfind(" "), start.rfind("\n"))]
+    if not passage:
+        raise CheckpointError("the held-out text of the demo model is empty")
+    return passage
+
+
+def _title(text: str, show: bool) -> None:
+    if show:
+        click.echo("\n" + click.style(text, bold=True))
+        sys.stdout.flush()
