@@ -154,6 +154,11 @@ BY_CODE: dict[str, type[MoeMobileError]] = {kind.code: kind for kind in _ALL}
 """Error class of each code, for turning the engine's error objects into exceptions."""
 
 
+def from_code(code: str, file: str, cause: str, remedy: str) -> MoeMobileError:
+    """The typed error for what the engine reported; an unknown code gives the base class."""
+    return BY_CODE.get(code, MoeMobileError)(cause, file=file or None, remedy=remedy or None)
+
+
 def write_error(error: OSError, path: str | os.PathLike[str]) -> IoError:
     """The typed error for an ``OSError`` met while writing ``path``."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

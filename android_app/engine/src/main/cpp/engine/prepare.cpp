@@ -3,7 +3,6 @@
 
 #include "engine/prepare.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -12,7 +11,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <set>
 
 #include "base/error.h"
 #include "engine/packed_store.h"
@@ -51,20 +49,6 @@ UniqueFd lock_directory(const std::string& directory) {
                 "Wait for it to finish, then try again.");
   return fd;
 }
-
-// What an interrupted run left. Live engines keep their slot files only while they start, under the same lock.
-void remove_leftovers(const std::string& directory, const std::set<std::string>& keep) {
-  DIR* folder = opendir(directory.c_str());
-  if (folder == nullptr) throw_errno(directory, "read the folder");
-  while (const dirent* entry = readdir(folder)) {
-    const std::string name = entry->d_name;
-    if (name != "." && name != ".." && keep.count(name) == 0)
-      unlink((directory + "/" + name).c_str());
-  }
-  closedir(folder);
-}
-
-std::string base_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
 bool intact(const std::string& path, const std::vector<Sha256Digest>& sources) {
   if (access(path.c_str(), F_OK) != 0) return false;
@@ -239,18 +223,15 @@ PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options, const
   }
   make_directories(result.directory);
   const UniqueFd lock = lock_directory(result.directory);
-  std::set<std::string> keep = {kLockName, base_name(methods_file(""))};
   uint64_t missing_bytes = 0;
   for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
     if (!manifest.layers[layer].experts) continue;
     const std::string path = layer_file(result.directory, layer);
-    keep.insert(base_name(path));
     if (access(path.c_str(), F_OK) == 0) continue;
     const uint64_t shard = manifest.layers[layer].experts->shard.bytes;
     // With --consume a layer's shard goes before the next one is packed.
     missing_bytes = options.consume ? std::max(missing_bytes, shard) : missing_bytes + shard;
   }
-  remove_leftovers(result.directory, keep);
   if (access(methods_file(result.directory).c_str(), F_OK) != 0)
     missing_bytes += manifest.memory.dense_bytes;
   require_space(result.directory, missing_bytes);

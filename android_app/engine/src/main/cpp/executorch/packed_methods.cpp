@@ -3,12 +3,15 @@
 
 #include "executorch/packed_methods.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cinttypes>
 #include <cstdio>
 #include <fstream>
@@ -24,6 +27,19 @@ namespace {
 std::string next_file_name() {
   static std::atomic<uint64_t> counter{0};
   return "moe-slot-" + std::to_string(getpid()) + "-" + std::to_string(counter++) + ".bin";
+}
+
+// Slot files live for moments; a process that was killed in one leaves some behind.
+void remove_stale_files(const std::string& directory) {
+  DIR* folder = opendir(directory.c_str());
+  if (folder == nullptr) throw_errno(directory, "read the folder");
+  while (const dirent* entry = readdir(folder)) {
+    long owner = 0;
+    if (std::sscanf(entry->d_name, "moe-slot-%ld-", &owner) != 1) continue;
+    if (kill(static_cast<pid_t>(owner), 0) != 0 && errno == ESRCH)
+      unlink((directory + "/" + entry->d_name).c_str());
+  }
+  closedir(folder);
 }
 
 struct Mapping {
@@ -55,7 +71,9 @@ std::unordered_map<std::string, Mapping> slot_mappings() {
 
 }  // namespace
 
-PackedMethods::PackedMethods(std::string directory) : directory_(std::move(directory)) {}
+PackedMethods::PackedMethods(std::string directory) : directory_(std::move(directory)) {
+  remove_stale_files(directory_);
+}
 
 PackedMethods::~PackedMethods() { remove_files(); }
 

@@ -1,0 +1,181 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The engine in this process: the same C++ library that ``moe_runner`` and the app use."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from moe_mobile.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from moe_mobile import _native
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage ("verify", "prepare", "slots", "load"), the steps done and the steps in all."""
+
+
+class Engine:
+    """An open bundle that generates and scores, its experts streaming through a bounded cache.
+
+    Token ids go in and come out; tokenize with the bundle's ``tokenizer.json``. Not thread safe. All
+    engines of one process share ExecuTorch's thread pool and must use the same number of threads.
+
+    Args:
+        bundle: folder of the bundle. One that was not prepared for this CPU is prepared now.
+        cache: memory for experts: ``"auto"``, ``"512MiB"`` or ``"50%"`` of all experts.
+        residency: ``"slots"`` (experts stream into slots), ``"programs"`` (an ExecuTorch program is
+            loaded per miss) or ``"resident"`` (all experts in memory; ``cache`` is not used).
+        routing: ``"exact"``.
+        lanes: threads that read from flash, 1 to 16.
+        threads: threads that compute; None: one per core.
+        context: positions of the KV cache; None: the model's, at most 4096.
+        packed_dir: where the packed weights lie; None: inside the bundle's folder.
+        allow_below_cycle: accept a cache smaller than one token cycle (layers x top-k experts).
+        progress: called during opening.
+
+    Raises:
+        MoeMobileError: a subclass for each kind of failure: a broken bundle, too small a budget, a
+            full disk, ...
+    """
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str],
+        cache: str = "50%",
+        residency: str = "slots",
+        routing: str = "exact",
+        lanes: int = 2,
+        threads: int | None = None,
+        context: int | None = None,
+        *,
+        packed_dir: str | os.PathLike[str] | None = None,
+        allow_below_cycle: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        from moe_mobile import _native
+
+        settings: dict[str, Any] = {
+            "cache": cache,
+            "residency": residency,
+            "routing": routing,
+            "lanes": lanes,
+            "threads": threads,
+            "context": context,
+            "packed_dir": None if packed_dir is None else os.fspath(packed_dir),
+            "allow_below_cycle": allow_below_cycle,
+        }
+        self._engine: _native.Engine | None = _native.open(
+            os.fspath(bundle), json.dumps(settings), progress
+        )
+
+    def generate(
+        self,
+        token_ids: Sequence[int],
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        ignore_eos: bool = False,
+    ) -> Iterator[int]:
+        """Continues a prompt, which starts a new conversation.
+
+        Args:
+            token_ids: the prompt, at least one token.
+            max_new_tokens: at most so many tokens are given out.
+            temperature: 0 takes the most probable token; else logits are divided by it.
+            top_k: keep only so many of the most probable tokens; 0 keeps all.
+            top_p: keep the smallest set of tokens whose probabilities add up to it.
+            seed: of the sampling; equal seeds give equal tokens.
+            ignore_eos: go on after an end-of-sequence token.
+
+        Yields:
+            Token ids as they are decoded; the end-of-sequence token is not among them.
+        """
+        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        generator = self._open().generate(
+            _checked(token_ids), _count(max_new_tokens), json.dumps(sampling), ignore_eos
+        )
+        while (token := generator.next()) is not None:
+            yield token
+
+    def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after each token, teacher-forced, one token at a time as decoding does.
+
+        Returns:
+            float32 array [T, vocab]; row t belongs to the token that follows ``token_ids[t]``.
+        """
+        return self._open().score(_checked(token_ids))
+
+    def nll(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Negative log-likelihood of each token given those before it, scored as :meth:`score`.
+
+        Returns:
+            float32 array [T - 1] in nats; value t belongs to ``token_ids[t + 1]``. The first token
+            has nothing before it and so no value.
+        """
+        return self._open().nll(_checked(token_ids))
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """What happened since the last generate, score, nll or reset.
+
+        ``{"totals": {...}, "tokens": [...]}``: one entry per token decoded and per batch of prompt
+        tokens, with times in nanoseconds, hits, misses and bytes read (docs/runner.md lists them).
+        """
+        stats: dict[str, Any] = json.loads(self._open().stats_json())
+        return stats
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Resolved settings, memory plan, model facts and the bundle's hash."""
+        info: dict[str, Any] = json.loads(self._open().info_json())
+        return info
+
+    def reset(self) -> None:
+        """Forgets the conversation and the statistics. The expert cache stays warm."""
+        self._open().reset()
+
+    def close(self) -> None:
+        """Gives the memory back. The engine cannot be used afterwards."""
+        self._engine = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self) -> _native.Engine:
+        if self._engine is None:
+            raise UsageError("the engine is closed", remedy="Open a new one.")
+        return self._engine
+
+
+def _checked(token_ids: Sequence[int]) -> list[int]:
+    ids = [int(token) for token in token_ids]
+    if not ids:
+        raise UsageError("there are no tokens", file="token_ids", remedy="Give at least one.")
+    if min(ids) < 0 or max(ids) >= 2**32:
+        raise UsageError("a token id is out of range", file="token_ids")
+    return ids
+
+
+def _count(value: int) -> int:
+    if not 0 <= value < 2**32:
+        raise UsageError(f"{value} is not a number of tokens", file="max_new_tokens")
+    return value
