@@ -13,6 +13,14 @@
 
 #include "decoder/attention_tile.h"
 
+// The short loops over heads, positions and vectors must vanish, or their sums would live in
+// memory.
+#if defined(__clang__)
+#define MOE_UNROLL _Pragma("unroll")
+#else
+#define MOE_UNROLL _Pragma("GCC unroll 8")
+#endif
+
 namespace moe_mobile::detail {
 namespace {
 
@@ -46,18 +54,25 @@ template <int Heads, int Positions, typename Element>
 MOE_TILE_TARGET inline void score_some(const float* q, const Element* keys, uint32_t stride,
                                        float* scores) {
   Vec sums[Heads][Positions];
+  MOE_UNROLL
   for (int h = 0; h < Heads; ++h) {
+    MOE_UNROLL
     for (int t = 0; t < Positions; ++t) sums[h][t] = Simd::broadcast(0);
   }
   for (uint32_t d = 0; d < stride; d += kWidth) {
     Vec k[Positions];
+    MOE_UNROLL
     for (int t = 0; t < Positions; ++t) k[t] = Simd::load(keys + t * stride + d);
+    MOE_UNROLL
     for (int h = 0; h < Heads; ++h) {
       const Vec qh = Simd::load(q + h * stride + d);
+      MOE_UNROLL
       for (int t = 0; t < Positions; ++t) sums[h][t] = Simd::fma(qh, k[t], sums[h][t]);
     }
   }
+  MOE_UNROLL
   for (int h = 0; h < Heads; ++h) {
+    MOE_UNROLL
     for (int t = 0; t < Positions; ++t) scores[h * kTileBlock + t] = Simd::sum(sums[h][t]);
   }
 }
@@ -80,20 +95,27 @@ template <int Heads, int Vectors, typename Element>
 MOE_TILE_TARGET inline void add_some(const float* weights, const Element* values, uint32_t count,
                                      uint32_t stride, float* out) {
   Vec sums[Heads][Vectors];
+  MOE_UNROLL
   for (int h = 0; h < Heads; ++h) {
+    MOE_UNROLL
     for (int i = 0; i < Vectors; ++i) sums[h][i] = Simd::load(out + h * stride + i * kWidth);
   }
   for (uint32_t t = 0; t < count; ++t) {
     Vec v[Vectors];
+    MOE_UNROLL
     for (int i = 0; i < Vectors; ++i) {
       v[i] = Simd::load(values + static_cast<size_t>(t) * stride + i * kWidth);
     }
+    MOE_UNROLL
     for (int h = 0; h < Heads; ++h) {
       const Vec weight = Simd::broadcast(weights[h * kTileBlock + t]);
+      MOE_UNROLL
       for (int i = 0; i < Vectors; ++i) sums[h][i] = Simd::fma(weight, v[i], sums[h][i]);
     }
   }
+  MOE_UNROLL
   for (int h = 0; h < Heads; ++h) {
+    MOE_UNROLL
     for (int i = 0; i < Vectors; ++i) Simd::store(out + h * stride + i * kWidth, sums[h][i]);
   }
 }
@@ -148,6 +170,7 @@ MOE_TILE_TARGET void attend_heads(const AttentionTile& tile) {
   const auto* keys = static_cast<const Element*>(tile.keys);
   const auto* values = static_cast<const Element*>(tile.values);
   const uint32_t stride = tile.stride;
+  MOE_UNROLL
   for (int h = 0; h < Heads; ++h) {
     largest[h] = -std::numeric_limits<float>::infinity();
     total[h] = 0;
@@ -160,6 +183,7 @@ MOE_TILE_TARGET void attend_heads(const AttentionTile& tile) {
     const uint32_t count = (next < tile.end ? next : tile.end) - begin;
     const size_t first = static_cast<size_t>(begin) * stride;
     score_block<Heads>(tile.q, keys + first, count, stride, scores);
+    MOE_UNROLL
     for (int h = 0; h < Heads; ++h) {
       softmax_step(scores + h * kTileBlock, count, stride, tile.out + h * stride, &largest[h],
                    &total[h]);
@@ -167,6 +191,7 @@ MOE_TILE_TARGET void attend_heads(const AttentionTile& tile) {
     add_block<Heads>(scores, values + first, count, stride, tile.out);
     begin += count;
   }
+  MOE_UNROLL
   for (int h = 0; h < Heads; ++h) {
     const Vec factor = Simd::broadcast(1.0f / total[h]);
     float* out = tile.out + h * stride;
