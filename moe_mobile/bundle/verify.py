@@ -53,8 +53,14 @@ def verify_bundle(path: str | os.PathLike[str], progress: VerifyProgress | None 
     return hashlib.sha256(data).hexdigest()
 
 
-def check_files(bundle: Path, manifest: m.Manifest) -> None:
-    """Raises a BundleInvalidError unless every file is a regular file of its length."""
+def check_files(bundle: Path, manifest: m.Manifest, *, shards_may_be_gone: bool = False) -> int:
+    """Raises a BundleInvalidError unless every file is a regular file of its length.
+
+    Returns:
+        The number of shards that are gone, because ``prepare --consume`` deleted them.
+    """
+    shards = {layer.experts.path for layer in manifest.layers if layer.experts is not None}
+    gone = 0
     for file in manifest.all_files():
         path = bundle / file.path
         for parent in reversed(path.relative_to(bundle).parents[:-1]):
@@ -63,6 +69,9 @@ def check_files(bundle: Path, manifest: m.Manifest) -> None:
         try:
             status = os.lstat(path)
         except FileNotFoundError:
+            if shards_may_be_gone and file.path in shards:
+                gone += 1
+                continue
             raise BundleInvalidError("file of the bundle is missing", file=path) from None
         except OSError as error:
             raise read_error(error, path) from error
@@ -72,6 +81,7 @@ def check_files(bundle: Path, manifest: m.Manifest) -> None:
             raise BundleInvalidError(
                 f"has {status.st_size} bytes, the manifest says {file.bytes}", file=path
             )
+    return gone
 
 
 def inspect_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -83,7 +93,9 @@ def inspect_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
     bundle = Path(path)
     data = read_manifest_bytes(bundle)
     manifest = parse_manifest(data, str(bundle / m.MANIFEST_FILE))
-    check_files(bundle, manifest)
+    # A prepared bundle may have given its shards away; whether its store is whole is the engine's
+    # to say.
+    consumed = check_files(bundle, manifest, shards_may_be_gone=(bundle / ".packed").is_dir())
     moe_layers = sum(layer.experts is not None for layer in manifest.layers)
     return {
         "path": str(bundle),
@@ -98,6 +110,7 @@ def inspect_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
         "max_batch": manifest.max_batch,
         "memory": asdict(manifest.memory),
         "bytes": len(data) + sum(file.bytes for file in manifest.all_files()),
+        "consumed_shards": consumed,
         "num_files": 1 + sum(1 for _ in manifest.all_files()),
         "provenance": manifest.provenance,
     }
