@@ -96,7 +96,7 @@ class Markdown(Renderer):
             ("params", 8, lambda r: _count(r.model_n_params)),
             ("backend", 7, lambda r: r.backends),
             ("threads", 7, lambda r: str(r.n_threads)),
-            ("cache", 6, lambda r: str(r.config["cache"])),
+            ("cache", 6, _cache),
         ]
         optional: list[_Column] = [
             ("residency", 9, lambda r: str(r.config["residency"])),
@@ -158,6 +158,10 @@ def make_renderer(format: str, out: TextIO, *, tokens: bool = False) -> Renderer
     """The renderer of a format in :data:`FORMATS`."""
     kinds = {"md": Markdown, "csv": Csv, "json": Json, "jsonl": JsonLines}
     return kinds[format](out, tokens=tokens)
+
+
+def _cache(result: BenchResult) -> str:
+    return "all" if result.config["residency"] == "resident" else str(result.config["cache"])
 
 
 def _size(size: int) -> str:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import pathlib
 import sys
@@ -25,10 +26,12 @@ from moe_mobile.cli.options import (
 )
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.text import percent
-from moe_mobile.errors import BundleInvalidError, UsageError
+from moe_mobile.errors import BundleCorruptError, BundleInvalidError, UsageError, read_error
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+_TOKENIZER = "tokenizer.json"
 
 
 @click.command(
@@ -77,6 +80,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--ignore-eos", is_flag=True, help="Go on after the end-of-text token.")
 @engine_options
+@click.option("-v", "--verbose", is_flag=True, help="Show the memory plan, on stderr.")
 @json_option
 def command(
     bundle: pathlib.Path,
@@ -89,6 +93,7 @@ def command(
     top_p: float,
     seed: int,
     ignore_eos: bool,
+    verbose: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -116,6 +121,7 @@ def command(
         },
         settings,
         show=not as_json,
+        verbose=verbose,
     )
     if as_json:
         echo_json(answer)
@@ -130,6 +136,7 @@ def run(
     settings: dict[str, Any],
     *,
     show: bool,
+    verbose: bool = False,
 ) -> dict[str, Any]:
     """Generate, with text to stdout as it comes where `show` is set; the object of --json.
 
@@ -141,7 +148,7 @@ def run(
         prompt_ids = list(tokenizer.encode(prompt).ids)
     else:
         prompt_ids = list(prompt or ())
-        if (bundle / "tokenizer.json").is_file():
+        if (bundle / _TOKENIZER).is_file():
             tokenizer = _load_tokenizer(bundle)
     if not prompt_ids:
         raise UsageError("the prompt is empty", remedy="Give at least one word")
@@ -159,6 +166,8 @@ def run(
 
     with ProgressBar() as progress, Engine(bundle, progress=progress, **settings) as engine:
         progress.close()
+        if verbose:
+            click.echo(engine.info["plan"]["text"], err=True)
         for fallback in engine.info["fallbacks"]:
             click.echo(f"note: {fallback}", err=True)
         began = time.monotonic_ns()
@@ -242,21 +251,26 @@ def _parse_ids(text: str) -> list[int]:
 
 
 def _load_tokenizer(bundle: pathlib.Path) -> Tokenizer:
-    path = bundle / "tokenizer.json"
-    if not (bundle / "bundle.json").is_file():
-        raise BundleInvalidError(
-            "there is no bundle here",
-            file=bundle / "bundle.json",
-            remedy="Give the folder that `moe-mobile export` wrote",
-        )
-    if not path.is_file():
+    from moe_mobile.bundle import read_manifest
+
+    path = bundle / _TOKENIZER
+    files = {file.path: file for file in read_manifest(bundle).files}
+    if _TOKENIZER not in files:
         raise UsageError(
             "this bundle has no tokenizer", file=path, remedy="Use --token-ids instead of text"
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise read_error(error, path) from error
+    if hashlib.sha256(data).hexdigest() != files[_TOKENIZER].sha256:
+        raise BundleCorruptError(
+            "bytes differ from their SHA-256", file=path, remedy="Copy or export the bundle again"
         )
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_file(str(path))
+        return Tokenizer.from_str(data.decode())
     except Exception as error:  # the library raises plain Exception
         raise BundleInvalidError(
             f"the tokenizer cannot be read: {error}",
