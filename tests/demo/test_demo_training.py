@@ -34,7 +34,15 @@ SHAPE = Shape(
     context=32,
 )
 SETTINGS = Settings(
-    steps=8, decay_steps=4, long_steps=3, warmup_steps=2, tokens_per_step=64, short_row=16
+    steps=8,
+    decay_steps=4,
+    ease_after=2,
+    ease_steps=6,
+    long_steps=3,
+    warmup_steps=2,
+    tokens_per_step=64,
+    short_row=16,
+    lift_from=3,
 )
 
 
@@ -124,6 +132,16 @@ def test_rows_are_a_function_of_the_step() -> None:
     assert torch.equal(target, ids + 1)
     epoch = torch.cat(forward[: a.steps_per_epoch]).flatten()
     assert len(set(epoch.tolist())) == len(epoch)  # no token twice in an epoch
+
+
+def test_rate_rises_stays_and_falls_to_nothing() -> None:
+    rates = [SETTINGS.rate(step) / SETTINGS.peak_rate for step in range(8)]
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    assert SETTINGS.fixed_until == 4
+    eased = dataclasses.replace(SETTINGS, ease_after=6, ease_steps=10)
+    assert [eased.rate(step) / 1e-2 for step in (4, 5, 6)] == pytest.approx([1, 0.75, 0.5])
+    gentle = dataclasses.replace(SETTINGS, ease_after=5, ease_steps=10)
+    assert [gentle.rate(step) / 1e-2 for step in (2, 3, 4)] == pytest.approx([1, 1, 0.9])
 
 
 def weights(trainer: Trainer) -> list[torch.Tensor]:

@@ -32,15 +32,19 @@ class Settings:
     Every step takes ``tokens_per_step`` tokens, in rows of ``short_row`` tokens at first and of the
     full context in the last ``long_steps`` steps. The learning rate rises linearly for
     ``warmup_steps``, stays at ``peak_rate`` and falls linearly to 0 over the last ``decay_steps``;
-    up to the point where it starts to fall, a run does not depend on ``steps``.
+    it never exceeds a second, gentler line of ``ease_steps`` that would reach 0 ``ease_after``
+    steps after the end (this rounds the corner at the top). Up to the point where the rate starts
+    to fall, a run does not depend on ``steps``.
 
     ``balance`` weighs the balance loss in all steps, ``lift`` the loss that brings back starved
     experts from 0-based step ``lift_from`` on (both: :meth:`.model.DemoModel.hidden`).
     """
 
-    steps: int = 3600
-    decay_steps: int = 1440
-    long_steps: int = 500
+    steps: int = 3000
+    decay_steps: int = 834
+    ease_after: int = 600
+    ease_steps: int = 1440
+    long_steps: int = 400
     warmup_steps: int = 30
     tokens_per_step: int = 4096
     short_row: int = 256
@@ -55,13 +59,15 @@ class Settings:
     @property
     def fixed_until(self) -> int:
         """First step that depends on ``steps``."""
-        return self.steps - max(self.decay_steps, self.long_steps)
+        ease = self.ease_steps - self.ease_after
+        return self.steps - max(self.decay_steps, self.long_steps, ease)
 
     def rate(self, step: int) -> float:
         """Learning rate of 0-based ``step``."""
         rise = (step + 1) / self.warmup_steps
         fall = (self.steps - step) / self.decay_steps
-        return self.peak_rate * min(1.0, rise, fall)
+        ease = (self.steps + self.ease_after - step) / self.ease_steps
+        return self.peak_rate * min(1.0, rise, fall, ease)
 
     def lift_at(self, step: int) -> float:
         """Weight of the loss that lifts starved experts in 0-based ``step``."""

@@ -84,7 +84,7 @@ class Trainer:
         The settings must be the same; the number of steps may differ while the part of the run
         that does not depend on it lasts.
         """
-        ended = ("steps", "decay_steps", "long_steps")
+        ended = ("steps", "decay_steps", "ease_after", "ease_steps", "long_steps")
         mine, saved = dataclasses.asdict(self.settings), dict(state["settings"])
         early = state["done"] <= min(self.settings.fixed_until, Settings(**saved).fixed_until)
         for name in ended if early else ():
