@@ -24,7 +24,8 @@ std::optional<uint32_t> Generator::next() {
     }
     engine_->decode(*previous_);
   }
-  const uint32_t token = sampler_.sample(engine_->logits());
+  logits_ = engine_->logits();
+  const uint32_t token = sampler_.sample(logits_);
   if (!ignore_eos_ && engine_->is_end(token)) {
     stop_ = "eos";
     ended_ = true;

@@ -27,6 +27,9 @@ class Generator {
   std::optional<uint32_t> next();
   // Why it ended; valid once next() gave nothing.
   const char* stop() const { return stop_; }
+  // Logits [vocab] that the last token was taken from; valid until the engine runs again. Null before the first token.
+  const float* logits() const { return logits_; }
+  const Engine& engine() const { return *engine_; }
 
  private:
   Engine* engine_;
@@ -34,6 +37,7 @@ class Generator {
   uint32_t remaining_;
   bool ignore_eos_;
   bool ended_ = false;
+  const float* logits_ = nullptr;
   std::optional<uint32_t> previous_;
   const char* stop_ = "length";
 };
