@@ -96,11 +96,14 @@ NB_MODULE(_native, module) {
   nb::class_<Generator>(module, "Generator")
       .def("next", &Generator::next, nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("stop", &Generator::stop)
-      .def_prop_ro("logits", [](const Generator& generator) {
-        const float* logits = generator.logits();
-        const size_t count = logits ? generator.engine().manifest().vocab_size : 0;
-        return to_numpy(std::vector<float>(logits, logits + count), {count});
-      });
+      .def_prop_ro(
+          "logits",
+          [](const Generator& generator) {
+            const float* logits = generator.logits();
+            const size_t count = logits ? generator.engine().manifest().vocab_size : 0;
+            return to_numpy(std::vector<float>(logits, logits + count), {count});
+          },
+          nb::rv_policy::automatic);
 
   nb::class_<Engine>(module, "Engine")
       .def("generate",
