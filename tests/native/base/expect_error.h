@@ -30,11 +30,12 @@ inline bool contains(const std::string& text, const std::string& part) {
 }  // namespace moe_mobile::testing
 
 // `action` must throw an Error of this code whose message contains `part`.
-#define EXPECT_ERROR(action, error_code, part)                                                   \
-  do {                                                                                           \
-    const ::moe_mobile::Error expected_error = ::moe_mobile::testing::error_of([&] { action; }); \
-    EXPECT_STREQ(::moe_mobile::to_string(expected_error.code()),                                 \
-                 ::moe_mobile::to_string(error_code));                                           \
-    EXPECT_TRUE(::moe_mobile::testing::contains(expected_error.what(), part))                    \
-        << expected_error.what();                                                                \
+#define EXPECT_ERROR(action, error_code, part)                                \
+  do {                                                                        \
+    const ::moe_mobile::Error expected_error =                                \
+        ::moe_mobile::testing::error_of([&] { static_cast<void>(action); });  \
+    EXPECT_STREQ(::moe_mobile::to_string(expected_error.code()),              \
+                 ::moe_mobile::to_string(error_code));                        \
+    EXPECT_TRUE(::moe_mobile::testing::contains(expected_error.what(), part)) \
+        << expected_error.what();                                             \
   } while (false)

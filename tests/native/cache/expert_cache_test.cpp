@@ -60,6 +60,9 @@ TEST(ExpertCache, RefusesMoreThanItHoldsAndStaysAsItWas) {
   cache.access(Keys{key(0, 0), key(0, 1)});
   EXPECT_ERROR(cache.access(Keys{key(1, 0), key(1, 1), key(1, 2)}), ErrorCode::kBudget, "holds 2");
   EXPECT_EQ(cache.by_recency(), (Keys{key(0, 1), key(0, 0)}));
+  EXPECT_ERROR(cache.access(Keys{key(1, 0), key(1, 0)}), ErrorCode::kUsage, "twice");
+  EXPECT_ERROR(cache.access(Keys{key(0, 0), key(0, 0)}), ErrorCode::kUsage, "twice");
+  EXPECT_EQ(cache.by_recency(), (Keys{key(0, 1), key(0, 0)}));
   ExpertCache none(0);
   EXPECT_TRUE(none.access(Keys{}).hit.empty());
   EXPECT_ERROR(none.access(Keys{key(0, 0)}), ErrorCode::kBudget, "holds 0");

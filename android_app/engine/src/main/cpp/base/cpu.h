@@ -8,7 +8,11 @@
 #define MOE_X86 1
 #define MOE_TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
 #define MOE_TARGET_SHA __attribute__((target("sha,sse4.1,ssse3")))
+#if defined(__clang__)
+#define MOE_TARGET_CRC __attribute__((target("sse4.2,crc32")))
+#else
 #define MOE_TARGET_CRC __attribute__((target("sse4.2")))
+#endif
 #elif defined(__aarch64__)
 #define MOE_ARM64 1
 #if defined(__clang__)

@@ -27,6 +27,8 @@ json parse_strict_json(const std::string& text, const std::string& file) {
     throw Error(ErrorCode::kBundleInvalid, file, cause, kRemedy);
   };
   if (text.compare(0, 3, "\xef\xbb\xbf") == 0) refuse("starts with a byte order mark");
+  // The parser takes a NUL byte for the end and would ignore what follows.
+  if (text.find('\0') != std::string::npos) refuse("has a NUL byte");
   std::vector<std::set<std::string>> keys;  // of the objects that are open
   size_t values = 0;
   const auto check = [&](int depth, json::parse_event_t event, json& parsed) {

@@ -29,15 +29,22 @@ void ExpertCache::access(Span<const ExpertKey> chosen, Outcome* outcome) {
   outcome->evicted.clear();
   ++accesses_;
 
+  const auto refuse_twice = [] {
+    throw Error(ErrorCode::kUsage, "expert cache", "one layer chose an expert twice");
+  };
   size_t misses = 0;
   for (size_t rank = 0; rank < chosen.size(); ++rank) {
     const auto found = nodes_of_.find(chosen[rank]);
-    if (found == nodes_of_.end()) {
-      ++misses;
+    if (found != nodes_of_.end()) {
+      if (nodes_[found->second].chosen_in == accesses_) refuse_twice();
+      outcome->hit[rank] = true;
+      nodes_[found->second].chosen_in = accesses_;
       continue;
     }
-    outcome->hit[rank] = true;
-    nodes_[found->second].chosen_in = accesses_;
+    ++misses;
+    for (size_t better = 0; better < rank; ++better) {
+      if (chosen[better] == chosen[rank]) refuse_twice();
+    }
   }
 
   // Make room before anything is touched, so that the order of use before this access decides.
