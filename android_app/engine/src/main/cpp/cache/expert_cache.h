@@ -25,8 +25,8 @@ class ExpertCache {
 
   // Uses the experts that one layer selected for one token, given in rank order (best first) and
   // distinct. They never evict each other; misses evict the least recently used of the others.
-  // Touches go lowest rank first, so that the best ends most recent. Throws kBudget, changing
-  // nothing, if more are chosen than fit.
+  // Touches go lowest rank first, so that the best ends most recent. Throws kBudget if
+  // more are chosen than fit and kUsage if one is chosen twice; neither changes anything.
   Outcome access(Span<const ExpertKey> chosen);
   // The same without allocating anew.
   void access(Span<const ExpertKey> chosen, Outcome* outcome);
