@@ -17,12 +17,14 @@ from moe_mobile.errors import BundleInvalidError, MoeMobileError, UnsupportedErr
 MAX_INTEGER = 2**53
 MAX_MANIFEST_BYTES = 64 << 20
 _MAX_DEPTH = 16
+_MAX_VALUES = 4 << 20
 _LARGEST_FLOAT = 3.4028234663852886e38
 _REMEDY = "Export the bundle again"
 
 
 def parse_strict_json(data: bytes, file: str) -> Any:
-    """Parses hostile JSON: no duplicate keys, byte order mark, NaN, deep nesting, bad UTF-8.
+    """Parses hostile JSON: no duplicate keys, byte order mark, NaN, deep nesting, bad UTF-8,
+    numbers beyond the range of floating point, absurd numbers of values.
 
     Raises:
         BundleInvalidError: naming ``file``.
@@ -39,9 +41,15 @@ def parse_strict_json(data: bytes, file: str) -> Any:
             refuse(f"has the key {twice!r} twice in one object")
         return value
 
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            refuse("holds a number beyond the range of floating point")
+        return value
+
     def integer(text: str) -> int | float:
         # "-0" would otherwise pass for the natural number 0.
-        return -0.0 if text == "-0" else int(text) if len(text) < 400 else float(text)
+        return -0.0 if text == "-0" else int(text) if len(text) < 300 else number(text)
 
     if len(data) > MAX_MANIFEST_BYTES:
         refuse("is larger than 64 MiB")
@@ -52,6 +60,7 @@ def parse_strict_json(data: bytes, file: str) -> Any:
             data.decode("utf-8"),
             object_pairs_hook=pairs,
             parse_int=integer,
+            parse_float=number,
             parse_constant=lambda name: refuse(f"holds {name}, which is not JSON"),
         )
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates
@@ -59,23 +68,31 @@ def parse_strict_json(data: bytes, file: str) -> Any:
         refuse(f"is nested deeper than {_MAX_DEPTH} levels")
     except ValueError as error:
         refuse(f"is not valid JSON: {' '.join(str(error).split())[:200]}")
-    if _depth(value) > _MAX_DEPTH:
+    depth, values = _extent(value)
+    if depth > _MAX_DEPTH:
         refuse(f"is nested deeper than {_MAX_DEPTH} levels")
+    if values > _MAX_VALUES:
+        refuse("holds too many values")
     return value
 
 
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
+def _extent(value: Any) -> tuple[int, int]:
+    """Objects and arrays around the innermost value, and values, counted as the engine does:
+    a key is one, and so are the beginning and the end of an object or array."""
+    depth, values, level = -1, 0, [value]
     while level:
         depth += 1
+        values += len(level)
         inner: list[Any] = []
         for item in level:
             if isinstance(item, dict):
+                values += 1 + len(item)
                 inner.extend(item.values())
             elif isinstance(item, list):
+                values += 1
                 inner.extend(item)
         level = inner
-    return depth
+    return depth, values
 
 
 class JsonField:
