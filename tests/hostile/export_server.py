@@ -1,0 +1,154 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A process that imports PyTorch once and then runs ``moe-mobile export`` in forked children.
+
+Reads one JSON request per line: ``arguments`` of the command line, and at most one of
+
+* ``kill_at``: the child kills itself (SIGKILL) right before its n-th change of a file,
+* ``signal_after``: [signal, seconds]: sent to the child that long after its start.
+
+Answers each with ``status`` (the exit code, or minus the signal), ``changes`` (the file changes the
+child counted), ``output`` (its standard output) and ``log`` (its standard error). Programs that were
+lowered once are kept in the folder given as argument: lowering takes seconds, and is deterministic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moe_mobile.cli import cli
+from moe_mobile.export import exporter, lowering, template
+from moe_mobile.export.shapes import ProgramShape
+
+_CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
+
+
+def remember_lowering(folder: Path) -> None:
+    original = lowering.lower
+
+    def lower(shape: ProgramShape, weights: Mapping[str, torch.Tensor]) -> bytes:
+        digest = hashlib.sha256(pickle.dumps(shape))
+        for name, tensor in sorted(weights.items()):
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        known = folder / digest.hexdigest()
+        if not known.exists():
+            temporary = known.with_suffix(f".{os.getpid()}")
+            temporary.write_bytes(original(shape, weights))
+            os.replace(temporary, known)
+        return known.read_bytes()
+
+    for module in (template, exporter):
+        setattr(module, "lower", lower)  # noqa: B010
+
+
+class Changes:
+    """Counts the changes of files, and kills the process before one of them."""
+
+    def __init__(self, kill_at: int | None, ignored: str) -> None:
+        self.count = 0
+        self._kill_at = kill_at
+        self._ignored = ignored
+        sync = os.fsync
+
+        def fsync(descriptor: int) -> None:
+            self._changed()
+            sync(descriptor)
+
+        setattr(os, "fsync", fsync)  # noqa: B010
+        sys.addaudithook(self._audit)
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, mode, flags = arguments
+            if isinstance(path, int) or not flags & (os.O_WRONLY | os.O_RDWR):
+                return
+        elif event not in _CHANGES:
+            return
+        if not str(arguments[0]).startswith(self._ignored):
+            self._changed()
+
+    def _changed(self) -> None:
+        self.count += 1
+        if self.count == self._kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def child(request: dict[str, Any], folder: Path, output: int, log: int, counter: int) -> int:
+    os.dup2(output, 1)
+    os.dup2(log, 2)
+    changes = Changes(request.get("kill_at"), str(folder))
+    code = 1
+    try:
+        cli.main(request["arguments"])
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.write(counter, str(changes.count).encode())
+    return code
+
+
+def serve(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    with (
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as log,
+        tempfile.TemporaryFile() as counter,
+    ):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                code = child(request, folder, output.fileno(), log.fileno(), counter.fileno())
+            finally:
+                os._exit(code)
+        started = time.perf_counter()
+        if "signal_after" in request:
+            number, seconds = request["signal_after"]
+            # The child stays a zombie until it is waited for: its number is not reused.
+            timer = threading.Timer(seconds, os.kill, (pid, number))
+            timer.start()
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            timer.cancel()
+            timer.join()
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        seconds = time.perf_counter() - started
+        texts = []
+        for file in (output, log, counter):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+    return {
+        "status": status,
+        "seconds": seconds,
+        "output": texts[0],
+        "log": texts[1],
+        "changes": int(texts[2] or 0),
+    }
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    remember_lowering(folder)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        print(json.dumps(serve(json.loads(line), folder)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Python's reader and the engine's accept the same manifests, and refuse the others alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from moe_mobile import _native
+from moe_mobile.bundle import parse_manifest
+from moe_mobile.errors import MoeMobileError
+from tests.hostile.manifest_cases import MANIFEST, NOT_UTF8, _deep
+
+COUNTS = settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@pytest.fixture(scope="module")
+def valid(exported: Path) -> bytes:
+    return (exported / "bundle.json").read_bytes()
+
+
+def python_says(data: bytes) -> str:
+    try:
+        parse_manifest(data, "bundle.json")
+    except MoeMobileError as error:
+        assert error.file == "bundle.json"
+        return error.code
+    return "accepted"
+
+
+def engine_says(data: bytes) -> str:
+    try:
+        _native.check_manifest(data.decode(), "bundle.json")
+    except MoeMobileError as error:
+        assert error.file == "bundle.json"
+        return error.code
+    return "accepted"
+
+
+def test_the_manifest_is_accepted(valid: bytes) -> None:
+    assert python_says(valid) == engine_says(valid) == "accepted"
+
+
+@pytest.mark.parametrize("case", MANIFEST)
+def test_both_refuse(case: str, valid: bytes) -> None:
+    code, corrupt = MANIFEST[case]
+    data = corrupt(valid)
+    assert (python_says(data), engine_says(data)) == (code, code)
+
+
+@pytest.mark.parametrize("case", NOT_UTF8)
+def test_python_refuses_bytes_that_are_no_text(case: str, valid: bytes) -> None:
+    assert python_says(NOT_UTF8[case](valid)) == "bundle_invalid"
+
+
+@pytest.mark.parametrize("levels", range(12, 20))
+def test_both_draw_the_line_of_nesting_at_the_same_depth(levels: int, valid: bytes) -> None:
+    data = _deep(levels)(valid)
+    assert python_says(data) == engine_says(data)
+
+
+def test_both_draw_the_line_of_values_at_the_same_count(valid: bytes) -> None:
+    def with_zeros(count: int) -> bytes:
+        zeros = b"0," * count + b"0"
+        return valid.replace(b'"provenance": {', b'"provenance": {"z": [' + zeros + b"],", 1)
+
+    low, high = 0, 5 << 20
+    assert engine_says(with_zeros(low)) == "accepted"
+    assert engine_says(with_zeros(high)) == "bundle_invalid"
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (
+            (middle, high) if engine_says(with_zeros(middle)) == "accepted" else (low, middle)
+        )
+    assert python_says(with_zeros(low)) == "accepted"
+    assert python_says(with_zeros(high)) == "bundle_invalid"
+
+
+EDGES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 300),
+    st.sampled_from([2**31, 2**32, 2**53 - 1, 2**53, 2**53 + 1, 2**63, 2**64, 2**64 + 1, 10**309]),
+    st.floats(),
+    st.floats(allow_nan=False, width=32),
+    st.text(max_size=5),
+    st.sampled_from(["fp32", "8da8w", "8da4w", "int8", "float32", "float16", "a/b", "..", "é"]),
+    st.lists(st.integers(0, 200), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths to everything inside a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    found = []
+    for key, inner in items:
+        found.append((*at, key))
+        if isinstance(inner, dict | list):
+            found += places(inner, (*at, key))
+    return found
+
+
+def mutate(draw: Any, manifest: Any) -> None:
+    place = draw(st.sampled_from(places(manifest)))
+    parent = manifest
+    for key in place[:-1]:
+        parent = parent[key]
+    last = place[-1]
+    action = draw(st.sampled_from(["set", "nudge", "remove", "add", "copy"]))
+    if action == "set":
+        parent[last] = draw(EDGES)
+    elif action == "nudge" and isinstance(parent[last], int):
+        parent[last] += draw(st.sampled_from([-16384, -1, 1, 16384]))
+    elif action == "remove":
+        del parent[last]
+    elif action == "add" and isinstance(parent, dict):
+        parent[draw(st.text(max_size=4))] = draw(EDGES)
+    elif action == "copy":
+        source: Any = manifest
+        for key in draw(st.sampled_from(places(manifest))):
+            source = source[key]
+        parent[last] = json.loads(json.dumps(source))
+
+
+@COUNTS
+@given(data=st.data())
+def test_mutated_manifests(data: st.DataObject, valid: bytes) -> None:
+    manifest = json.loads(valid)
+    for _ in range(data.draw(st.integers(1, 2))):
+        mutate(data.draw, manifest)
+    text = json.dumps(manifest, ensure_ascii=False)
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        encoded = json.dumps(manifest).encode()
+    python, engine = python_says(encoded), engine_says(encoded)
+    assert (python == "accepted") == (engine == "accepted"), (python, engine)
+
+
+@COUNTS
+@given(data=st.data())
+def test_manifests_with_broken_bytes(data: st.DataObject, valid: bytes) -> None:
+    broken = bytearray(valid)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(broken) - 1))
+        new = data.draw(st.sampled_from(list(b'{}[]:,"\\/-+.eE0123456789 \n\0tfnu\x7f\x01')))
+        if data.draw(st.booleans()):
+            broken[at] = new
+        else:
+            broken.insert(at, new)
+    python, engine = python_says(bytes(broken)), engine_says(bytes(broken))
+    assert (python == "accepted") == (engine == "accepted"), (python, engine)
