@@ -4,11 +4,19 @@
 #include "engine/expert_stream.h"
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "base/error.h"
 #include "metrics/stopwatch.h"
 
 namespace moe_mobile {
+namespace {
+
+// Places that a prompt leaves to experts which only pass through, even where others would like to stay: enough to read
+// ahead, and the same for any number of lanes.
+constexpr size_t kPrefillPlaces = 8;
+
+}  // namespace
 
 ExpertStream::ExpertStream(std::unique_ptr<ExpertPlaces> places, const Options& options)
     : places_(std::move(places)),
@@ -49,7 +57,6 @@ uint64_t ExpertStream::wait(TokenMetrics* metrics) {
       if (read.active && table_.find(read.key)) table_.release(read.key);
       read.active = false;
     }
-    busy_.clear();
     std::rethrow_exception(failure);
   }
   return done.tag;
@@ -86,19 +93,46 @@ void ExpertStream::decode(uint32_t layer, Span<const ExpertJob> jobs, TokenMetri
   for (; reading > 0; --reading) run(layer, jobs[wait(metrics)], metrics);
 }
 
-bool ExpertStream::make_room() {
-  if (table_.free_slots() > 0) return true;
-  for (std::deque<ExpertKey>* candidates : {&passed_, &stale_, &kept_}) {
-    while (!candidates->empty()) {
-      const ExpertKey key = candidates->front();
-      candidates->pop_front();
-      // What the layer wants is listed again once it has run.
-      if (busy_.count(key) != 0 || !table_.find(key)) continue;
-      table_.release(key);
-      return true;
-    }
+size_t ExpertStream::plan_prefill(uint32_t layer, Span<const ExpertJob> jobs) {
+  std::unordered_set<ExpertKey> wanted;
+  size_t misses = 0;
+  for (const ExpertJob& job : jobs) {
+    wanted.insert({layer, job.expert});
+    if (!table_.find({layer, job.expert})) ++misses;
   }
-  return false;
+  // What this layer uses is listed again once it has run.
+  for (std::vector<ExpertKey>* keys : {&passed_, &stale_, &kept_})
+    keys->erase(std::remove_if(keys->begin(), keys->end(),
+                               [&](const ExpertKey& key) { return wanted.count(key) != 0; }),
+                keys->end());
+
+  const size_t places = places_->count();
+  const size_t streaming =
+      std::min(misses, std::min(kPrefillPlaces, std::max<size_t>(1, places / 4)));
+  size_t here = places - table_.free_slots();  // and will stay
+  size_t all = here + misses;                  // after the layer
+  const auto enough = [&] { return all <= places && here + streaming <= places; };
+  const auto give_up = [&](std::vector<ExpertKey>* keys) {
+    size_t count = 0;
+    for (; count < keys->size() && !enough(); ++count, --all, --here) table_.release((*keys)[count]);
+    keys->erase(keys->begin(), keys->begin() + static_cast<ptrdiff_t>(count));
+  };
+  size_t leaving = 0;
+  const auto leave = [&](size_t end) {
+    for (; leaving < end && !enough(); ++leaving, --all)
+      if (table_.find({layer, jobs[leaving].expert})) --here;
+  };
+  // What a token-by-token LRU would keep of this layer, if all layers got equal shares.
+  const size_t share = std::max<size_t>(1, places / options_.moe_layers);
+  const size_t first_kept = jobs.size() > share ? jobs.size() - share : 0;
+  give_up(&passed_);
+  leave(first_kept);
+  give_up(&stale_);
+  give_up(&kept_);
+  leave(jobs.size());
+  for (size_t job = leaving; job < jobs.size(); ++job)
+    (job < first_kept ? passed_ : kept_).push_back({layer, jobs[job].expert});
+  return leaving;
 }
 
 void ExpertStream::prefill(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics) {
@@ -106,60 +140,42 @@ void ExpertStream::prefill(uint32_t layer, Span<const ExpertJob> jobs, TokenMetr
     in_prefill_ = true;
     passed_.clear();
     kept_.clear();
-    const std::vector<ExpertKey> cached = cache_.by_recency();
-    stale_.assign(cached.begin(), cached.end());
+    stale_.clear();
+    for (const ExpertKey& key : cache_.by_recency())
+      if (table_.find(key)) stale_.push_back(key);
   }
-  // What a token-by-token LRU would keep of this layer, if all layers got equal shares.
-  const size_t share = std::max<size_t>(1, places_->count() / options_.moe_layers);
-  const size_t first_kept = jobs.size() > share ? jobs.size() - share : 0;
-  const size_t reads_ahead = std::min<size_t>(2 * lanes_.lanes(), places_->count());
-
+  const size_t leaving = plan_prefill(layer, jobs);
   std::vector<size_t> hits;
   std::vector<size_t> misses;
-  for (size_t i = 0; i < jobs.size(); ++i) {
-    const ExpertKey key{layer, jobs[i].expert};
-    if (table_.find(key)) {
-      hits.push_back(i);
-      busy_.insert(key);
-    } else {
-      misses.push_back(i);
-    }
-  }
+  for (size_t job = 0; job < jobs.size(); ++job)
+    (table_.find({layer, jobs[job].expert}) ? hits : misses).push_back(job);
   metrics->hits += static_cast<uint32_t>(hits.size());
 
+  const size_t reads_ahead = 2 * lanes_.lanes();
   size_t next_miss = 0;
   size_t reading = 0;
   const auto read_more = [&] {
-    while (next_miss < misses.size() && reading < reads_ahead && make_room()) {
+    for (; next_miss < misses.size() && reading < reads_ahead && table_.free_slots() > 0;
+         ++reading) {
       const size_t job = misses[next_miss++];
       const ExpertKey key{layer, jobs[job].expert};
-      busy_.insert(key);
       submit(key, table_.assign(key), job, metrics);
-      ++reading;
     }
   };
   const auto finish = [&](size_t job) {
-    const ExpertKey key{layer, jobs[job].expert};
     run(layer, jobs[job], metrics);
-    busy_.erase(key);
-    (job < first_kept ? passed_ : kept_).push_back(key);
+    if (job < leaving) table_.release({layer, jobs[job].expert});
+    read_more();
   };
   read_more();
-  for (size_t job : hits) {
-    finish(job);
-    read_more();
-  }
-  while (reading > 0 || next_miss < misses.size()) {
-    if (reading == 0) {
-      read_more();
-      if (reading == 0)
-        throw Error(ErrorCode::kRuntime, "cache", "no place is free for an expert of the prompt");
-    }
+  for (size_t job : hits) finish(job);
+  while (reading > 0) {
     const size_t job = wait(metrics);
     --reading;
     finish(job);
-    read_more();
   }
+  if (next_miss < misses.size())
+    throw Error(ErrorCode::kRuntime, "cache", "no place is free for an expert of the prompt");
 }
 
 void ExpertStream::finish_prefill(Span<const uint32_t> selected, Span<const uint32_t> layers,

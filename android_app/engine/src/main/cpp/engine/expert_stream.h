@@ -4,9 +4,7 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
-#include <unordered_set>
 #include <vector>
 
 #include "base/span.h"
@@ -68,7 +66,10 @@ class ExpertStream {
   // Waits for one read; adds the time to metrics->wait_ns. On failure drains the lanes, frees their places and throws.
   uint64_t wait(TokenMetrics* metrics);
   void run(uint32_t layer, const ExpertJob& job, TokenMetrics* metrics);
-  bool make_room();
+  // Frees places for a layer of a prompt and decides what stays after it: all before the first read, so that neither
+  // the number of lanes nor the order of arrival shows in the cache. Returns how many of the jobs, from the first,
+  // leave once they have run.
+  size_t plan_prefill(uint32_t layer, Span<const ExpertJob> jobs);
 
   std::unique_ptr<ExpertPlaces> places_;
   Options options_;
@@ -85,12 +86,11 @@ class ExpertStream {
   std::vector<ExpertKey> chosen_;
   ExpertCache::Outcome outcome_;
 
-  // During a prompt: which places may be taken, in this order.
+  // During a prompt: what is in memory and not wanted by the layer that runs now. Given up in this order.
   bool in_prefill_ = false;
-  std::deque<ExpertKey> passed_;  // used, and not among a layer's most recent
-  std::deque<ExpertKey> stale_;   // cached before the prompt, not used by it yet
-  std::deque<ExpertKey> kept_;    // a layer's most recent
-  std::unordered_set<ExpertKey> busy_;  // wanted by the layer that runs now
+  std::vector<ExpertKey> passed_;  // used, and not among a layer's most recent
+  std::vector<ExpertKey> stale_;   // cached before the prompt, not used by it yet
+  std::vector<ExpertKey> kept_;    // a layer's most recent
 };
 
 }  // namespace moe_mobile
