@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import NativeBuild
+
+from tests.conftest import NativeBuild
 
 SOURCES = Path(__file__).resolve().parent / "native"
 TIMEOUT_SECONDS = 600
