@@ -124,13 +124,20 @@ class Mix(nn.Module):
             self.switch = nn.Linear(shape.hidden, 1, bias=False)
 
     def forward(self, a: Tensor, x: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        x, h = self.rows(a, x)
+        if not self.shape.experts:
+            return x
+        return x, h, self.router(h)
+
+    def rows(self, a: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x' and h, whatever routes the experts."""
         x = x + self.o(a)
         h = self.norm(x)
         if not self.shape.experts:
-            return x + _swiglu(self, h)
-        if self.shape.mlp_width:
+            x = x + _swiglu(self, h)
+        elif self.shape.mlp_width:
             x = x + _swiglu(self, h) * torch.sigmoid(self.switch(h))
-        return x, h, self.router(h)
+        return x, h
 
 
 class Head(nn.Module):

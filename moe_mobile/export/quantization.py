@@ -52,7 +52,7 @@ def quantize(weight: torch.Tensor, encoding: Encoding) -> QuantizedWeight:
     groups = weight.reshape(rows, columns // group, group)
     least, most = torch.aminmax(groups, dim=2, keepdim=True)
     scales = torch.maximum(least.neg_(), most) / ((high - low) / 2)
-    scales = scales.clamp_(min=0.0).clamp_(min=_SMALLEST)
+    scales.clamp_(min=_SMALLEST)
     values = groups * (1.0 / scales)
     values = values.round_().clamp_(low, high).to(torch.int8)
     return QuantizedWeight(values.reshape(rows, columns), scales.reshape(rows, columns // group))

@@ -70,13 +70,15 @@ class Workspace:
         write_file(self.folder / MANIFEST_FILE, lambda file: file.write(manifest))
         replaced = out.with_name(out.name + ".replaced")
         try:
-            self._journal.unlink()
+            _remove_bundle(replaced)
             if out.exists():
-                shutil.rmtree(replaced, ignore_errors=True)
                 os.rename(out, replaced)
             os.rename(self.folder, out)
+            # Last, so that a kill at any moment leaves either a journal or a finished bundle.
+            (out / JOURNAL).unlink()
+            sync_folder(out)
             sync_folder(out.parent)
-            shutil.rmtree(replaced, ignore_errors=True)
+            _remove_bundle(replaced)
         except OSError as error:
             raise write_error(error, out) from error
 
@@ -91,17 +93,11 @@ class Workspace:
 
     def _read_journal(self) -> dict[str, Record] | None:
         """The records of a run with the same inputs; None where there is none."""
-        try:
-            lines = self._journal.read_text("utf-8").splitlines(keepends=True)
-        except (OSError, ValueError):
-            return None
-        try:
-            if not lines or json.loads(lines[0]) != {"key": self._key}:
-                return None
-        except ValueError:
+        lines = _journal_of(self.folder, self._key)
+        if lines is None:
             return None
         records: dict[str, Record] = {}
-        for line in lines[1:]:
+        for line in lines:
             # A kill may have cut the last line; what it would have recorded is done again.
             with contextlib.suppress(ValueError, KeyError, OSError):
                 record = json.loads(line)
@@ -157,6 +153,18 @@ def open_workspace(out: Path, key: str, *, overwrite: bool) -> Iterator[Workspac
         os.close(descriptor)
 
 
+def finish_interrupted(out: Path, key: str) -> bool:
+    """Completes an export that was killed between its last two steps; True where ``out`` is one."""
+    if _journal_of(out, key) is None:
+        return False
+    try:
+        (out / JOURNAL).unlink()
+        sync_folder(out)
+    except OSError as error:
+        raise write_error(error, out) from error
+    return True
+
+
 def check_target(out: Path, *, overwrite: bool) -> None:
     """Refuses a target that exists, unless it is a bundle (or empty) to be overwritten."""
     if not out.exists() and not out.is_symlink():
@@ -178,3 +186,20 @@ def _same_folder(descriptor: int, path: Path) -> bool:
     except OSError:
         return False
     return (ours.st_dev, ours.st_ino) == (current.st_dev, current.st_ino)
+
+
+def _journal_of(folder: Path, key: str) -> list[str] | None:
+    """The lines after the first of the folder's journal, if it was begun with this key."""
+    try:
+        lines = (folder / JOURNAL).read_text("utf-8").splitlines(keepends=True)
+        return lines[1:] if lines and json.loads(lines[0]) == {"key": key} else None
+    except (OSError, ValueError):
+        return None
+
+
+def _remove_bundle(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not (folder / MANIFEST_FILE).is_file():
+        raise UsageError("is in the way and no bundle", file=folder, remedy="Move it away")
+    shutil.rmtree(folder)

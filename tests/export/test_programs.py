@@ -1,0 +1,191 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Programs made by substitution are byte for byte those that lowering gives.
+
+The reference takes a different road: a float module, torchao's ``quantize_``, then lowering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from moe_mobile.bundle import read_manifest
+from moe_mobile.export import lowering
+from moe_mobile.export.options import Options, resolve_options
+from moe_mobile.export.plan import make_plan
+from moe_mobile.export.quantization import Encoding, Quant
+from moe_mobile.export.shapes import ExpertShape, LayerShape, Method, ProgramShape
+from moe_mobile.export.template import Programs, random_weights
+from moe_mobile.model.names import TensorRef
+from moe_mobile.model.source import open_model
+from tests.export.conftest import BundleMaker, CheckpointMaker
+from tests.tiny import FAMILIES
+
+QUANTS = ("fp32", "8da8w", "8da4w")
+
+
+class TorchaoShape(ProgramShape):
+    """Builds another shape's modules through torchao's ``quantize_``."""
+
+    def __init__(self, shape: ProgramShape) -> None:
+        self._shape = shape
+
+    def methods(self) -> tuple[Method, ...]:
+        return self._shape.methods()
+
+    def build(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.nn.Module]:
+        from torchao.quantization import quantize_
+        from torchao.quantization.granularity import PerAxis, PerGroup
+        from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
+
+        encoding = self._shape.encoding
+        modules = {}
+        for method in self.methods():
+            module = method.module().eval().requires_grad_(False)
+            own = {name: weights[method.prefix + name] for name, _ in module.named_parameters()}
+            module.load_state_dict(own)
+            if encoding.quant is not Quant.FP32:
+                int4 = encoding.quant is Quant.INT4
+                config = Int8DynamicActivationIntxWeightConfig(
+                    weight_dtype=torch.int4 if int4 else torch.int8,  # type: ignore[attr-defined]
+                    weight_granularity=PerGroup(encoding.group_size) if int4 else PerAxis(0),
+                )
+                quantize_(
+                    module,
+                    config,
+                    lambda m, name: (
+                        isinstance(m, torch.nn.Linear)
+                        and name.split(".")[-1] not in ("router", "switch")
+                    ),
+                )
+            modules[method.name] = module
+        return modules
+
+
+def reference(shape: ProgramShape, weights: dict[str, torch.Tensor]) -> bytes:
+    return lowering.lower(TorchaoShape(shape), weights)
+
+
+def options_of(quant: str) -> Options:
+    return resolve_options(quant, max_batch=64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_bundles_programs_are_those_of_lowering(
+    family: str, quant: str, checkpoint: CheckpointMaker, bundle: BundleMaker
+) -> None:
+    model = open_model(checkpoint(family))
+    plan = make_plan(model.architecture, options_of(quant))
+    path = bundle(family, quant)
+    manifest = read_manifest(path)
+
+    def weights(refs: dict[str, TensorRef]) -> dict[str, torch.Tensor]:
+        return {name: model.store.read(ref) for name, ref in refs.items()}
+
+    layer = (path / manifest.layers[1].dense.path).read_bytes()
+    assert layer == reference(plan.layers[1], weights(model.tensors.layer(1)))
+    head = (path / manifest.head.path).read_bytes()
+    assert head == reference(plan.head, weights(model.tensors.head()))
+    shard = manifest.layers[1].experts
+    assert shard is not None
+    entry = shard.programs[5]
+    expert = (path / shard.path).read_bytes()[entry.offset :][: entry.bytes]
+    assert expert == reference(plan.expert, weights(model.tensors.expert(1, 5)))
+
+
+def layer_shape(quant: Quant, **changes: object) -> LayerShape:
+    values: dict[str, object] = {
+        "hidden": 64,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 16,
+        "epsilon": 1e-6,
+        "qk_norm": "head",
+        "qkv_bias": True,
+        "output_bias": False,
+        "clip": None,
+        "experts": 8,
+        "mlp_width": 0,
+        "encoding": Encoding(quant, 32 if quant is Quant.INT4 else 0),
+        "max_rows": 16,
+    }
+    return LayerShape(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def untrained(shape: ProgramShape, seed: int) -> dict[str, torch.Tensor]:
+    """Norms of ones and zero biases: blocks that lowering merges."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for parameter in shape.parameters():
+        weight = torch.randn(parameter.dims, generator=generator)
+        if "norm" in parameter.name:
+            weight = torch.ones(parameter.dims)
+        elif parameter.name.endswith("bias"):
+            weight = torch.zeros(parameter.dims)
+        weights[parameter.name] = weight
+    return weights
+
+
+def test_equal_parameters_are_merged_as_lowering_merges_them() -> None:
+    shape = layer_shape(Quant.FP32)
+    programs = Programs(shape)
+    # The first makes the template of this pattern, the second is substituted into it.
+    programs.make(untrained(shape, 1))
+    weights = untrained(shape, 2)
+    assert bytes(programs.make(weights)) == reference(shape, weights)
+    assert programs.lowered == 1
+
+
+def test_a_parameter_equal_to_a_constant_of_the_program() -> None:
+    """A norm of 1/d has the bytes of the constant that computes the mean."""
+    shape = layer_shape(Quant.FP32, qk_norm="none", qkv_bias=False)
+    programs = Programs(shape)
+    weights = random_weights(shape)
+    for seed in (1, 2):
+        weights = {name: torch.randn(w.shape) + seed for name, w in weights.items()}
+        weights["qkv.norm.weight"] = torch.full((64,), 1 / 64)
+        made = programs.make(weights)
+    assert bytes(made) == reference(shape, weights)
+    assert programs.lowered == 1
+
+
+def test_an_expert_with_equal_matrices_does_not_disturb_the_template() -> None:
+    shape = ExpertShape(hidden=32, width=32, encoding=Encoding(Quant.INT4, 32), max_rows=8)
+    programs = Programs(shape)
+    ordinary = random_weights(shape)
+    odd = {**ordinary, "up.weight": ordinary["gate.weight"]}
+    for weights in (ordinary, odd, {n: w + 1 for n, w in odd.items()}):
+        assert bytes(programs.make(weights)) == reference(shape, weights)
+    assert programs.lowered == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"experts": 0, "mlp_width": 96, "qkv_bias": False},
+        {"qk_norm": "none", "output_bias": True, "mlp_width": 96},
+        {"qk_norm": "projection", "clip": 2.0, "qkv_bias": False},
+    ],
+    ids=["dense-mlp", "output-bias-and-shared-expert", "clipped"],
+)
+def test_other_layers_are_substituted_too(changes: dict[str, object]) -> None:
+    shape = layer_shape(Quant.FP32, **changes)
+    generator = torch.Generator().manual_seed(5)
+    weights = {p.name: torch.randn(p.dims, generator=generator) for p in shape.parameters()}
+    assert bytes(Programs(shape).make(weights)) == reference(shape, weights)
+
+
+def test_expert_programs_of_one_shard_differ_only_in_their_constants(bundle: BundleMaker) -> None:
+    path: Path = bundle("mixtral", "8da4w")
+    shard = read_manifest(path).layers[0].experts
+    assert shard is not None
+    data = (path / shard.path).read_bytes()
+    programs = [data[p.offset :][: p.bytes] for p in shard.programs]
+    assert len(set(programs)) == len(programs)
+    assert len({len(program) for program in programs}) == 1
