@@ -1,0 +1,122 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Budgets, sampling, limits and errors of the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moe_mobile import Engine
+from moe_mobile.errors import BudgetError, UsageError
+from tests.engine.conftest import BundleMaker
+from tests.tiny import VOCAB, tiny_prompt
+
+
+@pytest.fixture(scope="module")
+def tiny(bundle: BundleMaker) -> Path:
+    return bundle("qwen2_moe", "fp32")
+
+
+def test_a_budget_below_one_token_cycle_is_refused(tiny: Path) -> None:
+    with Engine(tiny, threads=1) as engine:
+        plan = engine.info["plan"]
+    assert plan["token_cycle_slots"] == 2 * 2
+    short = f"{plan['token_cycle_slots'] * plan['slot_bytes'] - 1}B"
+    with pytest.raises(BudgetError) as refusal:
+        Engine(tiny, short, threads=1)
+    assert refusal.value.code == "budget"
+    assert "one token uses 4" in refusal.value.cause
+    assert refusal.value.remedy
+    # Fewer than one layer needs at once cannot work at all.
+    with pytest.raises(BudgetError):
+        Engine(tiny, f"{plan['slot_bytes']}B", threads=1, allow_below_cycle=True)
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_below_one_cycle_nothing_hits_and_nothing_changes(tiny: Path, lanes: int) -> None:
+    ids = tiny_prompt(16)
+    with Engine(tiny, residency="resident", threads=1) as engine:
+        expected = engine.score(ids)
+        continuation = list(engine.generate(ids, 8, ignore_eos=True))
+        slot_bytes = engine.info["plan"]["slot_bytes"]
+    cache = f"{2 * slot_bytes}B"
+    with Engine(tiny, cache, lanes=lanes, threads=1, allow_below_cycle=True) as engine:
+        assert np.array_equal(engine.score(ids).view(np.uint32), expected.view(np.uint32))
+        assert engine.stats["totals"]["hits"] == 0
+        assert list(engine.generate(ids, 8, ignore_eos=True)) == continuation
+
+
+def test_sampling_repeats_with_its_seed(tiny: Path) -> None:
+    def sample(engine: Engine, seed: int) -> list[int]:
+        options = {"temperature": 1.3, "top_k": 40, "top_p": 0.95}
+        return list(engine.generate(tiny_prompt(8), 40, seed=seed, ignore_eos=True, **options))
+
+    with Engine(tiny, threads=1) as engine:
+        first, other = sample(engine, 1), sample(engine, 2)
+        assert sample(engine, 1) == first
+        assert first != other
+    with Engine(tiny, "100%", threads=1) as engine:
+        assert sample(engine, 1) == first
+
+
+def test_nll_agrees_with_logits(tiny: Path) -> None:
+    ids = tiny_prompt(24)
+    with Engine(tiny, threads=1) as engine:
+        logits, nll = engine.score(ids).astype(np.float64), engine.nll(ids)
+    expected = np.log(np.exp(logits).sum(1))[:-1] - logits[np.arange(23), ids[1:]]
+    assert nll.dtype == np.float32
+    np.testing.assert_allclose(nll, expected, atol=1e-5)
+
+
+def test_context_is_a_limit_and_the_engine_survives(tiny: Path) -> None:
+    with Engine(tiny, context=16, threads=1) as engine:
+        expected = engine.score(tiny_prompt(16))
+        for ids in (tiny_prompt(17), tiny_prompt(100)):
+            with pytest.raises(UsageError, match="context of 16"):
+                engine.score(ids)
+            with pytest.raises(UsageError, match="context of 16"):
+                list(engine.generate(ids, 1))
+        # A generation ends where the context does: 12 + 4 positions, and one token more.
+        assert len(list(engine.generate(tiny_prompt(12), 40, ignore_eos=True))) == 5
+        assert np.array_equal(engine.score(tiny_prompt(16)), expected)
+    with pytest.raises(UsageError, match="more than the model's 256"):
+        Engine(tiny, context=257, threads=1)
+
+
+@pytest.mark.parametrize("bad", [[VOCAB], [5, VOCAB + 1, 6], [2**31]], ids=str)
+def test_unknown_tokens_are_refused_and_the_engine_survives(tiny: Path, bad: list[int]) -> None:
+    ids = tiny_prompt(8)
+    with Engine(tiny, threads=1) as engine:
+        expected = engine.score(ids)
+        with pytest.raises(UsageError):
+            engine.score(bad)
+        with pytest.raises(UsageError):
+            list(engine.generate(bad, 2))
+        with pytest.raises(UsageError):
+            engine.score([])
+        assert np.array_equal(engine.score(ids), expected)
+
+
+def test_a_new_conversation_forgets_the_old_one(tiny: Path) -> None:
+    ids = tiny_prompt(12)
+    with Engine(tiny, threads=1) as engine:
+        expected = list(engine.generate(ids, 12, ignore_eos=True))
+        abandoned = engine.generate(tiny_prompt(30)[::-1], 12)
+        next(abandoned)
+        assert list(engine.generate(ids, 12, ignore_eos=True)) == expected
+        engine.reset()
+        assert engine.stats["tokens"] == []
+        assert list(engine.generate(ids, 12, ignore_eos=True)) == expected
+    with pytest.raises(UsageError, match="closed"):
+        engine.score(ids)
+
+
+def test_a_short_generation_is_the_beginning_of_a_long_one(tiny: Path) -> None:
+    ids = tiny_prompt(12)
+    with Engine(tiny, threads=1) as engine:
+        long = list(engine.generate(ids, 12, ignore_eos=True))
+        assert list(engine.generate(ids, 5, ignore_eos=True)) == long[:5]
+        assert list(engine.generate(ids, 0)) == []

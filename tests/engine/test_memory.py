@@ -1,0 +1,54 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The plan's total is what the process takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moe_mobile.runner import Runner
+
+MIB = 2**20
+
+# What a runner takes before it opens anything, and what opening any bundle adds: code's private
+# data, allocator, thread stacks, the manifest, the programs' execution plans.
+PROCESS_BASE = 24 * MIB
+
+
+def rss_anon(pid: int) -> int:
+    """Anonymous memory of a process in bytes, from the kernel."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no RssAnon")
+
+
+@pytest.mark.parametrize(
+    ("cache", "residency"),
+    [("15%", "slots"), ("50%", "slots"), ("100%", "slots"), ("100%", "resident")],
+)
+def test_memory_stays_within_the_plan(large_bundle: Path, cache: str, residency: str) -> None:
+    settings: dict[str, Any] = {
+        "cache": cache,
+        "residency": residency,
+        "threads": 2,
+        "context": 1024,
+    }
+    with Runner() as runner:
+        info = runner.request("open", bundle=str(large_bundle), settings=settings)
+        opened = rss_anon(runner.pid)
+        runner.request("score", token_ids=[(37 * i) % 512 for i in range(24)])
+        runner.request("generate", token_ids=[(41 * i) % 512 for i in range(100)], max_new_tokens=8)
+        used = rss_anon(runner.pid)
+    plan = info["plan"]
+    print(cache, residency, plan["total_bytes"] / MIB, opened / MIB, used / MIB)
+    # The experts dominate, so that the contract is about them.
+    assert plan["slots"] * plan["slot_bytes"] > 0.5 * plan["total_bytes"] or cache == "15%"
+    assert plan["slots"] * plan["slot_bytes"] <= plan["experts_budget_bytes"]
+    for measured in (opened, used):
+        assert measured <= 1.05 * plan["total_bytes"] + PROCESS_BASE
+    # Nor may the plan promise far more than is taken: slots are touched at the start.
+    assert opened >= 0.9 * plan["slots"] * plan["slot_bytes"]

@@ -1,0 +1,129 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A transformers model quantized and run eagerly by torchao: an oracle for quantized bundles.
+
+It shares nothing with the product but the embedding table, which is compared without tolerance
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.tiny import load_checkpoint
+
+# Kept in float32, as in a bundle. Routers are not nn.Linear in transformers 5.
+FLOAT_LAYERS = ("shared_expert_gate",)
+
+
+class LinearExperts(nn.Module):
+    """The stacked experts of a MoE block as linear layers, which torchao can quantize.
+
+    ``routes`` collects what each call was told to use: int64 [rows, top_k].
+    """
+
+    def __init__(self, stacked: Any) -> None:
+        super().__init__()
+        self.routes: list[Tensor] = []
+        self.gates, self.ups, self.downs = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for expert in range(len(stacked.down_proj)):
+            gate, up = stacked.gate_up_proj[expert].chunk(2)
+            self.gates.append(linear(gate))
+            self.ups.append(linear(up))
+            self.downs.append(linear(stacked.down_proj[expert]))
+
+    def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        self.routes.append(chosen)
+        rows = []
+        for row in range(len(hidden)):
+            x, total = hidden[row : row + 1], torch.zeros(1, hidden.shape[1])
+            for expert, weight in zip(chosen[row].tolist(), weights[row], strict=True):
+                inner = nn.functional.silu(self.gates[expert](x)) * self.ups[expert](x)
+                total += weight * self.downs[expert](inner)
+            rows.append(total)
+        return torch.cat(rows)
+
+
+def linear(weight: Tensor) -> nn.Linear:
+    """A linear layer without bias that holds a copy of ``weight``."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight = nn.Parameter(weight.detach().clone())
+    return layer
+
+
+@dataclass
+class TorchaoModel:
+    """``model`` computes logits; ``routes`` are those of its last call, per MoE layer."""
+
+    model: Any
+    experts: list[LinearExperts] = field(default_factory=list)
+
+    def __call__(self, ids: Tensor, **options: Any) -> Any:
+        for experts in self.experts:
+            experts.routes.clear()
+        return self.model(ids, **options)
+
+    @property
+    def routes(self) -> list[Tensor]:
+        return [torch.cat(experts.routes) for experts in self.experts]
+
+
+def torchao_model(checkpoint: Path, quant: str, embedding: Tensor) -> TorchaoModel:
+    """The checkpoint with every linear layer but ``FLOAT_LAYERS`` quantized, groups of 32.
+
+    ``embedding`` replaces the embedding table: the bundle's int8 one.
+    """
+    from torchao.quantization import quantize_
+    from torchao.quantization.granularity import PerAxis, PerGroup
+    from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
+
+    model = load_checkpoint(checkpoint)
+    model.lm_head = linear(model.lm_head.weight)  # no longer tied to the embedding
+    model.model.embed_tokens.weight = nn.Parameter(embedding)
+    found = []
+    for layer in model.model.layers:
+        if hasattr(layer.mlp, "experts"):
+            layer.mlp.experts = LinearExperts(layer.mlp.experts)
+            found.append(layer.mlp.experts)
+    int4 = quant == "8da4w"
+    config = Int8DynamicActivationIntxWeightConfig(
+        weight_dtype=torch.int4 if int4 else torch.int8,  # type: ignore[attr-defined]
+        weight_granularity=PerGroup(32) if int4 else PerAxis(0),
+    )
+    quantize_(
+        model,
+        config,
+        lambda module, name: isinstance(module, nn.Linear) and not name.endswith(FLOAT_LAYERS),
+    )
+    if int4:
+        # XNNPACK keeps the scales of 4-bit groups in bfloat16.
+        for module in model.modules():
+            scale = getattr(getattr(module, "weight", None), "scale", None)
+            if scale is not None:
+                scale.copy_(scale.to(torch.bfloat16))
+    return TorchaoModel(model, found)
+
+
+@contextmanager
+def half_precision_cache(model: TorchaoModel) -> Iterator[None]:
+    """Inside, keys and values are rounded to float16, as the engine keeps them."""
+    module = sys.modules[type(model.model).__module__]
+    eager = module.eager_attention_forward  # type: ignore[attr-defined]
+
+    def rounded(
+        layer: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **more: Any
+    ) -> Any:
+        return eager(layer, query, key.half().float(), value.half().float(), *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "eager_attention_forward", rounded)
+        yield
