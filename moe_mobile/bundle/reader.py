@@ -42,6 +42,8 @@ def read_manifest(bundle: Path) -> m.Manifest:
 def read_manifest_bytes(bundle: Path) -> bytes:
     """The bytes of ``bundle.json``; at most one more than the format allows is read."""
     path = bundle / m.MANIFEST_FILE
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise BundleInvalidError("is not a regular file", file=path)
     if not path.is_file():
         raise BundleInvalidError("no bundle: bundle.json is missing", file=bundle)
     try:

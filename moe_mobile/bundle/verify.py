@@ -68,7 +68,7 @@ def check_files(bundle: Path, manifest: m.Manifest, *, shards_may_be_gone: bool 
                 raise BundleInvalidError("is a link, not a folder", file=bundle / parent)
         try:
             status = os.lstat(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if shards_may_be_gone and file.path in shards:
                 gone += 1
                 continue

@@ -113,8 +113,9 @@ class Preparation {
       template_ = parse_packed_tail({tail.data(), tail.size()}, path);
       return advance(2 * uint64_t{manifest_.num_layers} + 1);
     }
-    PackedFileWriter writer(path, packed_store_key());
     const uint32_t first = template_layer(manifest_);
+    require_source(first, path, sources);
+    PackedFileWriter writer(path, packed_store_key());
     append_template(&writer, first, sources[kTemplateTail]);
     for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
       const FileRef& dense = manifest_.layers[layer].dense;
@@ -127,6 +128,13 @@ class Preparation {
     const LoadedProgram head(bytes.data(), bytes.size(), manifest_.head.path);
     append_method(&writer, head, "forward", manifest_.head.sha256);
     writer.commit();
+  }
+
+  // Where the shard is gone, a damaged file cannot be made anew: its own error says more than that of the shard.
+  void require_source(uint32_t layer, const std::string& path,
+                      const std::vector<Sha256Digest>& sources) const {
+    if (!bundle_.has_shard(layer) && access(path.c_str(), F_OK) == 0)
+      open_packed(path, sources, /*allow_direct=*/false);
   }
 
   void append_template(PackedFileWriter* writer, uint32_t layer, const Sha256Digest& source) {
@@ -154,6 +162,7 @@ class Preparation {
       advance(experts.programs.size());
       return consume(experts);
     }
+    require_source(layer, path, sources);
     PackedFileWriter writer(path, packed_store_key());
     for (uint32_t expert = 0; expert < experts.programs.size(); ++expert) {
       const AlignedBuffer bytes = bundle_.read_program(layer, expert);
