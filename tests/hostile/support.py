@@ -83,13 +83,13 @@ class CarefulRunner:
     """
 
     def __init__(self, binary: Path, environment: dict[str, str]) -> None:
-        self._binary = binary
-        self._environment = environment
+        self.binary = binary
+        self.environment = environment
         self._runner: Runner | None = None
 
     def run(self, command: str, **members: Any) -> Outcome:
         if self._runner is None:
-            self._runner = Runner(self._binary, environment=self._environment)
+            self._runner = Runner(self.binary, environment=self.environment)
         runner = self._runner
         try:
             return Outcome(result=runner.request(command, **members))
