@@ -182,5 +182,5 @@ def preset_config(source: RandomWeights) -> JsonObject:
             raise UsageError(f"vocab_size must be at least 1, not {source.vocab_size}")
         config["vocab_size"] = source.vocab_size
         for special in ("bos_token_id", "eos_token_id"):
-            config.pop(special, None)
+            config[special] = None
     return config
