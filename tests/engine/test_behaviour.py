@@ -51,8 +51,17 @@ def test_below_one_cycle_nothing_hits_and_nothing_changes(tiny: Path, lanes: int
 
 def test_sampling_repeats_with_its_seed(tiny: Path) -> None:
     def sample(engine: Engine, seed: int) -> list[int]:
-        options = {"temperature": 1.3, "top_k": 40, "top_p": 0.95}
-        return list(engine.generate(tiny_prompt(8), 40, seed=seed, ignore_eos=True, **options))
+        return list(
+            engine.generate(
+                tiny_prompt(8),
+                40,
+                temperature=1.3,
+                top_k=40,
+                top_p=0.95,
+                seed=seed,
+                ignore_eos=True,
+            )
+        )
 
     with Engine(tiny, threads=1) as engine:
         first, other = sample(engine, 1), sample(engine, 2)

@@ -117,7 +117,7 @@ def torchao_model(checkpoint: Path, quant: str, embedding: Tensor) -> TorchaoMod
 def half_precision_cache(model: TorchaoModel) -> Iterator[None]:
     """Inside, keys and values are rounded to float16, as the engine keeps them."""
     module = sys.modules[type(model.model).__module__]
-    eager = module.eager_attention_forward  # type: ignore[attr-defined]
+    eager = module.eager_attention_forward
 
     def rounded(
         layer: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **more: Any
