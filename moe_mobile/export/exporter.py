@@ -25,7 +25,7 @@ from moe_mobile.export.options import Options, resolve_options
 from moe_mobile.export.plan import Plan, make_plan
 from moe_mobile.export.shapes import ProgramShape
 from moe_mobile.export.template import Programs
-from moe_mobile.export.workspace import Record, Workspace, finish_interrupted, open_workspace
+from moe_mobile.export.workspace import Record, Workspace, open_workspace
 from moe_mobile.model.names import TensorRef
 from moe_mobile.model.source import OpenModel, SourceLike, open_model
 
@@ -100,10 +100,9 @@ def export_bundle(
         model = open_model(source, name=name)
         plan = make_plan(model.architecture, options)
         key = _key(model, options)
-        if finish_interrupted(target, key):
-            return target
         with open_workspace(target, key, overwrite=overwrite) as workspace:
-            _Export(model, options, plan, workspace, progress).run(target)
+            if workspace is not None:
+                _Export(model, options, plan, workspace, progress).run(target)
     except KeyboardInterrupt:
         raise CancelledError(
             "export interrupted", file=target, remedy="Run it again to continue"

@@ -2,10 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder of an export in progress: locked, journaled, and renamed when complete.
 
-``OUT.partial`` lies beside ``OUT``. Every finished file is recorded in its journal, whose first
-line is a key made of all inputs: a later run with the same inputs continues after the recorded
-files, a run with other inputs starts anew. The lock is on the folder itself, so that a killed
-process leaves none behind.
+Beside ``OUT`` lies ``OUT.partial`` with::
+
+    bundle/                what is finished; becomes OUT
+    export-journal.jsonl   a key made of all inputs, then a line per finished file
+    replaced/              the older bundle, between the two renames that replace it
+
+A later run with the same inputs continues after the recorded files, a run with other inputs starts
+anew. The lock is on the folder itself, so that a killed process leaves none behind. Every step
+leaves a state from which the next run continues, whenever the process is killed.
 """
 
 from __future__ import annotations
@@ -24,28 +29,27 @@ from moe_mobile.bundle.manifest import MANIFEST_FILE
 from moe_mobile.errors import UsageError, write_error
 
 JOURNAL = "export-journal.jsonl"
+_BUNDLE = "bundle"
+_REPLACED = "replaced"
 Record = dict[str, Any]
 
 
 class Workspace:
     """Use :func:`open_workspace`."""
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder = folder
+    def __init__(self, partial: Path, key: str) -> None:
+        self._partial = partial
+        self._bundle = partial / _BUNDLE
+        self._journal = partial / JOURNAL
         self._key = key
-        self._journal = folder / JOURNAL
-        self._records = self._read_journal()
-        if self._records is None:
+        records = self._read_records()
+        self._records: dict[str, Record] = {} if records is None else records
+        if records is None:
             self._start_anew()
-
-    @property
-    def resumed(self) -> int:
-        """Number of files that an earlier run finished."""
-        return len(self._records or {})
 
     def finished(self, path: str) -> Record | None:
         """What :meth:`write` recorded for ``path``, if it is done."""
-        return (self._records or {}).get(path)
+        return self._records.get(path)
 
     def write(self, path: str, fill: Callable[[HashingFile], Record | None]) -> Record:
         """Writes a file and records it; ``fill`` may add members to the record.
@@ -58,27 +62,22 @@ class Workspace:
         def wrapped(file: HashingFile) -> None:
             extra.update(fill(file) or {})
 
-        size, digest = write_file(self.folder / path, wrapped)
+        size, digest = write_file(self._bundle / path, wrapped)
         record = {"path": path, "bytes": size, "sha256": digest, **extra}
         self._append(record)
-        assert self._records is not None
         self._records[path] = record
         return record
 
     def complete(self, out: Path, manifest: bytes) -> None:
-        """Writes the manifest and gives the folder its final name, replacing an older bundle."""
-        write_file(self.folder / MANIFEST_FILE, lambda file: file.write(manifest))
-        replaced = out.with_name(out.name + ".replaced")
+        """Writes the manifest and gives the bundle its final name, replacing an older one."""
+        write_file(self._bundle / MANIFEST_FILE, lambda file: file.write(manifest))
         try:
-            _remove_bundle(replaced)
             if out.exists():
-                os.rename(out, replaced)
-            os.rename(self.folder, out)
-            # Last, so that a kill at any moment leaves either a journal or a finished bundle.
-            (out / JOURNAL).unlink()
-            sync_folder(out)
+                os.rename(out, self._partial / _REPLACED)
+            os.rename(self._bundle, out)
             sync_folder(out.parent)
-            _remove_bundle(replaced)
+            _remove(self._partial)
+            sync_folder(out.parent)
         except OSError as error:
             raise write_error(error, out) from error
 
@@ -91,47 +90,70 @@ class Workspace:
         except OSError as error:
             raise write_error(error, self._journal) from error
 
-    def _read_journal(self) -> dict[str, Record] | None:
-        """The records of a run with the same inputs; None where there is none."""
-        lines = _journal_of(self.folder, self._key)
+    def _read_records(self) -> dict[str, Record] | None:
+        """The files that a run with the same inputs finished; None where there was none."""
+        lines = _journal_of(self._partial, self._key)
         if lines is None:
             return None
         records: dict[str, Record] = {}
         for line in lines:
             # A kill may have cut the last line; what it would have recorded is done again.
-            with contextlib.suppress(ValueError, KeyError, OSError):
+            with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
                 record = json.loads(line)
-                if (self.folder / record["path"]).stat().st_size == record["bytes"]:
+                if (self._bundle / record["path"]).stat().st_size == record["bytes"]:
                     records[record["path"]] = record
         return records
 
     def _start_anew(self) -> None:
         try:
-            for entry in self.folder.iterdir():
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
-            sync_folder(self.folder)
+            # The journal goes first and comes last: it vouches for the rest.
+            self._journal.unlink(missing_ok=True)
+            if self._bundle.exists():
+                shutil.rmtree(self._bundle)
+            self._bundle.mkdir()
+            sync_folder(self._partial)
         except OSError as error:
-            raise write_error(error, self.folder) from error
-        self._records = {}
+            raise write_error(error, self._partial) from error
         self._append({"key": self._key})
 
 
 @contextlib.contextmanager
-def open_workspace(out: Path, key: str, *, overwrite: bool) -> Iterator[Workspace]:
-    """The locked ``OUT.partial``.
+def open_workspace(out: Path, key: str, *, overwrite: bool) -> Iterator[Workspace | None]:
+    """The locked ``OUT.partial``; None where a killed run had only to remove it: ``out`` is done.
 
     Raises:
         UsageError: ``out`` exists, is no bundle, or is being written by another process.
         DiskFullError, ReadOnlyError, IoError.
     """
-    check_target(out, overwrite=overwrite)
     partial = out.with_name(out.name + ".partial")
+    if out.exists():
+        with contextlib.suppress(OSError):
+            partial.rmdir()  # empty: a run was killed in its very last step
+    if not partial.exists():
+        check_target(out, overwrite=overwrite)
+    with _locked_folder(partial, out):
+        try:
+            if _only_removal_is_left(partial, out, key):
+                _remove(partial)
+                yield None
+                return
+            if (partial / _REPLACED).exists():
+                if out.exists():
+                    shutil.rmtree(partial / _REPLACED)
+                else:
+                    os.rename(partial / _REPLACED, out)
+        except OSError as error:
+            raise write_error(error, partial) from error
+        check_target(out, overwrite=overwrite)
+        yield Workspace(partial, key)
+
+
+@contextlib.contextmanager
+def _locked_folder(partial: Path, out: Path) -> Iterator[None]:
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        if not (partial / JOURNAL).exists() and any(partial.iterdir()):
+        names = {entry.name for entry in partial.iterdir()}
+        if names - {JOURNAL, _BUNDLE, _REPLACED}:
             raise UsageError(
                 "exists and is no unfinished export", file=partial, remedy="Move it away"
             )
@@ -148,21 +170,9 @@ def open_workspace(out: Path, key: str, *, overwrite: bool) -> Iterator[Workspac
         if not _same_folder(descriptor, partial):
             # The other process finished between our open and our lock.
             raise UsageError("another export has just been written here", file=out)
-        yield Workspace(partial, key)
+        yield
     finally:
         os.close(descriptor)
-
-
-def finish_interrupted(out: Path, key: str) -> bool:
-    """Completes an export that was killed between its last two steps; True where ``out`` is one."""
-    if _journal_of(out, key) is None:
-        return False
-    try:
-        (out / JOURNAL).unlink()
-        sync_folder(out)
-    except OSError as error:
-        raise write_error(error, out) from error
-    return True
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
@@ -197,9 +207,15 @@ def _journal_of(folder: Path, key: str) -> list[str] | None:
         return None
 
 
-def _remove_bundle(folder: Path) -> None:
-    if not folder.exists():
-        return
-    if not (folder / MANIFEST_FILE).is_file():
-        raise UsageError("is in the way and no bundle", file=folder, remedy="Move it away")
-    shutil.rmtree(folder)
+def _only_removal_is_left(partial: Path, out: Path, key: str) -> bool:
+    """Whether a run with the same inputs was killed after it had renamed its bundle."""
+    renamed = not (partial / _BUNDLE).exists() and (out / MANIFEST_FILE).is_file()
+    return renamed and _journal_of(partial, key) is not None
+
+
+def _remove(partial: Path) -> None:
+    """Removes what is left beside a finished bundle, the journal last."""
+    if (partial / _REPLACED).exists():
+        shutil.rmtree(partial / _REPLACED)
+    (partial / JOURNAL).unlink()
+    partial.rmdir()

@@ -1,0 +1,265 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Whole exports of tiny checkpoints: what is in the bundle, what is refused, what continues."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moe_mobile.bundle import read_manifest, verify_bundle
+from moe_mobile.errors import (
+    CancelledError,
+    CheckpointError,
+    MoeMobileError,
+    UnsupportedError,
+    UsageError,
+)
+from moe_mobile.export import Progress, RandomWeights, export_bundle
+from moe_mobile.export.embedding import encode_rows, row_bytes
+from tests.export.conftest import BundleMaker, CheckpointMaker
+from tests.interpreter import Interpreter
+from tests.tiny import (
+    EXPERTS,
+    FAMILIES,
+    TOP_K,
+    load_checkpoint,
+    tiny_model,
+    tiny_prompt,
+    write_checkpoint,
+)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_bundle_is_whole(family: str, checkpoint: CheckpointMaker, bundle: BundleMaker) -> None:
+    path = bundle(family, "fp32")
+    verify_bundle(path)
+    manifest = read_manifest(path)
+    assert {file.path for file in manifest.all_files()} | {"bundle.json"} == set(tree(path))
+    parameters = load_checkpoint(checkpoint(family)).parameters()  # a tied head counts once
+    assert manifest.model.num_parameters == sum(p.numel() for p in parameters)
+    assert manifest.model.family == family
+    assert (manifest.model.bos_token_id, manifest.model.eos_token_ids) == (1, (2,))
+    assert (manifest.moe.num_experts, manifest.moe.top_k) == (EXPERTS, TOP_K)
+    assert manifest.attention.kv_dtype == "float32"
+    assert manifest.quantization.group_size == 0
+    assert manifest.max_batch == 64
+    memory = manifest.memory
+    assert memory.token_cycle_bytes == 2 * TOP_K * memory.expert_bytes
+    for name in ("config.json", "generation_config.json"):
+        assert (path / name).read_bytes() == (checkpoint(family) / name).read_bytes()
+
+
+def test_renormalisation_and_windows_reach_the_manifest(bundle: BundleMaker) -> None:
+    found = {}
+    for family in FAMILIES:
+        manifest = read_manifest(bundle(family, "fp32"))
+        windows = tuple(layer.mixer.window for layer in manifest.layers)
+        found[family] = (manifest.moe.router.renormalize, windows)
+    assert found == {
+        "mixtral": (True, (12, 12)),
+        "qwen2_moe": (False, (0, 0)),
+        "qwen3_moe": (True, (0, 0)),
+        "olmoe": (False, (0, 0)),
+    }
+
+
+def test_equal_inputs_give_equal_bytes(
+    checkpoint: CheckpointMaker, bundle: BundleMaker, tmp_path: Path
+) -> None:
+    first = bundle("mixtral", "fp32")
+    second = export_bundle(checkpoint("mixtral"), tmp_path / "x" / "other", "fp32", max_batch=64)
+    assert tree(first) == tree(second)
+    assert str(tmp_path).encode() not in (second / "bundle.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_quantizations_are_independent(checkpoint: CheckpointMaker, tmp_path: Path) -> None:
+    out = export_bundle(
+        checkpoint("mixtral"),
+        tmp_path / "bundle",
+        "8da4w",
+        dense="fp32",
+        head="8da8w",
+        embedding="fp32",
+        max_batch=64,
+    )
+    verify_bundle(out)
+    manifest = read_manifest(out)
+    quantization = manifest.quantization
+    assert (quantization.experts, quantization.dense, quantization.head) == (
+        "8da4w",
+        "fp32",
+        "8da8w",
+    )
+    assert (quantization.embedding, quantization.group_size) == ("fp32", 32)
+    assert manifest.attention.kv_dtype == "float32"
+    ids = tiny_prompt(16)
+    with torch.no_grad():
+        exact = load_checkpoint(checkpoint("mixtral"))(torch.tensor([ids])).logits[0]
+    errors = (Interpreter(out).logits(ids) - exact).abs() / exact.abs().max()
+    # Far from exact, far from noise.
+    assert 1e-4 < float(errors.median()) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("group_size", "layer"), [(64, "expert: down.weight has 32"), (128, "MoE layer: qkv.q.weight")]
+)
+def test_a_group_size_that_does_not_fit(
+    group_size: int, layer: str, checkpoint: CheckpointMaker, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedError, match=layer) as caught:
+        export_bundle(checkpoint("mixtral"), tmp_path / "out", "8da4w", group_size=group_size)
+    assert "group_size=" in (caught.value.remedy or "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({"quant": "int4"}, "quant must be one of"),
+        ({"dense": "q4"}, "dense must be one of"),
+        ({"head": ""}, None),
+        ({"embedding": "8da4w"}, "embedding must be one of"),
+        ({"group_size": 48}, "group_size must be one of"),
+        ({"max_batch": 0}, r"max_batch must be 1\.\.4096"),
+        ({"max_batch": 4097}, r"max_batch must be 1\.\.4096"),
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense(
+    options: dict[str, object], cause: str | None, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=cause or "no such checkpoint folder"):
+        export_bundle(tmp_path / "nothing", tmp_path / "out", **options)  # type: ignore[arg-type]
+
+
+def test_existing_bundles_are_overwritten_on_demand_only(
+    checkpoint: CheckpointMaker, bundle: BundleMaker, tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    export_bundle(checkpoint("olmoe"), out, "fp32", max_batch=64)
+    before = tree(out)
+    with pytest.raises(UsageError, match="already exists"):
+        export_bundle(checkpoint("mixtral"), out, "fp32", max_batch=64)
+    assert tree(out) == before
+    export_bundle(checkpoint("mixtral"), out, "fp32", max_batch=64, overwrite=True)
+    assert tree(out) == tree(bundle("mixtral", "fp32"))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_progress_counts_up_to_the_total(checkpoint: CheckpointMaker, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    export_bundle(
+        checkpoint("mixtral"), tmp_path / "out", "fp32", max_batch=64, progress=seen.append
+    )
+    done = [step.done for step in seen]
+    assert done == sorted(done)
+    assert {step.total for step in seen} == {2 + 2 + 2 * EXPERTS}
+    assert seen[-1] == Progress(seen[-1].total, seen[-1].total, "done")
+    assert "layer 1, expert 7" in [step.what for step in seen]
+
+
+@pytest.mark.parametrize("stop", [0, 3, 12, 19])
+def test_an_interrupted_export_continues(
+    stop: int, checkpoint: CheckpointMaker, bundle: BundleMaker, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def interrupt(step: Progress) -> None:
+        if step.done >= stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(CancelledError) as caught:
+        export_bundle(checkpoint("mixtral"), out, "fp32", max_batch=64, progress=interrupt)
+    assert caught.value.exit_code == 130
+    assert not out.exists()
+    steps: list[Progress] = []
+    export_bundle(checkpoint("mixtral"), out, "fp32", max_batch=64, progress=steps.append)
+    assert tree(out) == tree(bundle("mixtral", "fp32"))
+    # What was finished is not made again.
+    assert any("layer 0, expert" in step.what for step in steps) == (stop < 10)
+
+
+def test_a_changed_checkpoint_is_not_continued(tmp_path: Path, bundle: BundleMaker) -> None:
+    source, out = tmp_path / "checkpoint", tmp_path / "out"
+    write_checkpoint(source, "mixtral", seed=3)
+
+    def interrupt(step: Progress) -> None:
+        if step.what == "layer 1":
+            raise KeyboardInterrupt
+
+    with pytest.raises(CancelledError):
+        export_bundle(source, out, "fp32", max_batch=64, name="x", progress=interrupt)
+    write_checkpoint(source, "mixtral")
+    export_bundle(source, out, "fp32", max_batch=64, name="x")
+    expected = tree(bundle("mixtral", "fp32"))
+    actual = tree(out)
+    for name in expected:
+        if name != "bundle.json":
+            assert actual[name] == expected[name]
+
+
+def test_a_broken_tensor_is_named_and_leaves_no_bundle(tmp_path: Path) -> None:
+    source = tmp_path / "checkpoint"
+    model = tiny_model("qwen3_moe")
+    with torch.no_grad():
+        model.model.layers[1].mlp.experts.down_proj[3, 5, 7] = float("nan")
+    model.save_pretrained(source)
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.experts\.3\.down_proj.*NaN"):
+        export_bundle(source, tmp_path / "out", "fp32", max_batch=64)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "errors", [(UsageError, 2), (UnsupportedError, 3), (CheckpointError, 11), (CancelledError, 130)]
+)
+def test_exit_codes(errors: tuple[type[MoeMobileError], int]) -> None:
+    kind, code = errors
+    error = kind("cause", file="file", remedy="Remedy")
+    assert (error.exit_code, str(error)) == (code, "file: cause. Remedy")
+    assert error.as_dict()["code"] == kind.code
+
+
+@pytest.mark.slow
+def test_random_weights(tmp_path: Path) -> None:
+    out = export_bundle(
+        RandomWeights("OLMoE-1B-7B", layers=1, vocab_size=64), tmp_path / "out", "8da4w"
+    )
+    verify_bundle(out)
+    manifest = read_manifest(out)
+    assert (manifest.model.hidden_size, manifest.moe.intermediate_size) == (2048, 1024)
+    assert manifest.moe.num_experts == 64
+    assert [file.path for file in manifest.files] == ["config.json"]
+    assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 1
+    logits = Interpreter(out).logits([5, 6, 7])
+    assert torch.isfinite(logits).all()
+    assert 0.1 < float(logits.std()) < 10
+
+
+@pytest.mark.parametrize("hidden", [1, 3, 4, 30, 64])
+def test_embedding_rows(hidden: int) -> None:
+    rows = torch.randn(9, hidden, generator=torch.Generator().manual_seed(hidden))
+    rows[4] = 0
+    assert np.frombuffer(encode_rows(rows, "fp32"), "<f4").tolist() == rows.reshape(-1).tolist()
+    width = row_bytes("int8", hidden)
+    assert width % 4 == 0
+    data = np.frombuffer(encode_rows(rows, "int8"), np.uint8).reshape(9, width)
+    for row, encoded in zip(rows, data, strict=True):
+        (scale,) = np.frombuffer(encoded[-4:].tobytes(), "<f4")
+        values = encoded[:hidden].view(np.int8) * scale
+        assert np.abs(values - row.numpy()).max() <= scale * 0.5001
+        assert scale == pytest.approx(float(row.abs().max()) / 127 or 1.0)
+        assert not encoded[hidden:-4].any()

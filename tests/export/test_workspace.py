@@ -1,0 +1,268 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Interrupted, repeated and competing exports, without the programs: files and journal only."""
+
+from __future__ import annotations
+
+import builtins
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moe_mobile.errors import DiskFullError, ReadOnlyError, UsageError
+from moe_mobile.export.workspace import JOURNAL, Record, Workspace, open_workspace
+
+FILES = {"embedding.bin": b"e" * 10, "dense/a.pte": b"d" * 20, "experts/a.shard": b"x" * 30}
+
+
+def export(out: Path, key: str = "key", *, overwrite: bool = False, mark: bytes = b"") -> list[str]:
+    """A small export; returns the files that it wrote itself."""
+    written = []
+    with open_workspace(out, key, overwrite=overwrite) as space:
+        if space is None:
+            return []
+        for path, content in FILES.items():
+            if space.finished(path) is None:
+                space.write(path, writer(content + mark))
+                written.append(path)
+        space.complete(out, b"{}" + mark)
+    return written
+
+
+def writer(content: bytes) -> Callable[[Any], Record | None]:
+    def fill(file: Any) -> Record:
+        file.write(content)
+        return {"programs": [1, 2]}
+
+    return fill
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+WHOLE = {**FILES, "bundle.json": b"{}"}
+
+
+class Killed(BaseException):
+    """Nothing in the code under test catches it, as nothing runs after SIGKILL."""
+
+
+class Killer:
+    """Raises at the n-th change of the file system from now on; nothing changes after that."""
+
+    STEPS = ("rename", "replace", "fsync", "unlink", "rmdir", "mkdir")
+
+    def __init__(self, patch: pytest.MonkeyPatch, step: int) -> None:
+        self.left = step
+        for name in self.STEPS:
+            patch.setattr(os, name, self._wrap(getattr(os, name)))
+        patch.setattr(builtins, "open", self._wrap_open(builtins.open))
+
+    def _tick(self) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            raise Killed
+
+    def _wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            self._tick()
+            return function(*arguments, **named)
+
+        return wrapped
+
+    def _wrap_open(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(path: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+            if any(letter in mode for letter in "wax+"):
+                self._tick()
+            return function(path, mode, *arguments, **named)
+
+        return wrapped
+
+
+def killed_at(step: int, run: Callable[[], object]) -> bool:
+    """Runs; True if it was killed, False if it came to its end first."""
+    with pytest.MonkeyPatch.context() as patch:
+        Killer(patch, step)
+        try:
+            run()
+        except Killed:
+            return True
+    return False
+
+
+def finish(out: Path, *, overwrite: bool = False) -> None:
+    """Runs the same export again; killed in its last step it may say that it is done."""
+    try:
+        export(out, overwrite=overwrite)
+    except UsageError as error:
+        if "already exists" not in str(error):
+            raise
+
+
+def test_killed_at_every_step(tmp_path: Path) -> None:
+    steps = 0
+    for step in range(1, 200):
+        out = tmp_path / str(step) / "out"
+        out.parent.mkdir()
+        if not killed_at(step, lambda out=out: export(out)):  # type: ignore[misc]
+            break
+        steps += 1
+        assert not out.exists() or tree(out) == WHOLE
+        finish(out)
+        assert tree(out) == WHOLE
+        assert [entry.name for entry in out.parent.iterdir()] == ["out"]
+    assert steps > 20
+
+
+def test_killed_at_every_step_of_replacing_an_older_bundle(tmp_path: Path) -> None:
+    older = {**{path: content + b"old" for path, content in FILES.items()}, "bundle.json": b"{}old"}
+    steps = 0
+    for step in range(1, 200):
+        out = tmp_path / str(step) / "out"
+        export(out, "old", mark=b"old")
+        if not killed_at(step, lambda out=out: export(out, overwrite=True)):  # type: ignore[misc]
+            break
+        steps += 1
+        kept = out if out.exists() else out.with_name("out.partial") / "replaced"
+        assert tree(kept) in (older, WHOLE)
+        finish(out, overwrite=True)
+        assert tree(out) == WHOLE
+        assert [entry.name for entry in out.parent.iterdir()] == ["out"]
+    assert steps > 20
+
+
+def test_a_resumed_run_writes_only_what_is_missing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with open_workspace(out, "key", overwrite=False) as space:
+        assert space is not None
+        record = space.write("dense/a.pte", writer(FILES["dense/a.pte"]))
+    assert record["programs"] == [1, 2]
+    with open_workspace(out, "key", overwrite=False) as space:
+        assert space is not None
+        assert space.finished("dense/a.pte") == record
+    assert export(out) == ["embedding.bin", "experts/a.shard"]
+    assert tree(out) == WHOLE
+
+
+def test_other_inputs_start_anew(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with open_workspace(out, "first", overwrite=False) as space:
+        assert space is not None
+        space.write("dense/stale.pte", writer(b"stale"))
+    assert export(out, "second") == list(FILES)
+    assert tree(out) == WHOLE
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b'{"path": "dense/a.pte", "by', b"\xff\xfe\n", b"null\n", b"[]\n", b'{"path": 3}\n'],
+)
+def test_a_damaged_journal_costs_work_only(damage: bytes, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with open_workspace(out, "key", overwrite=False) as space:
+        assert space is not None
+        space.write("dense/a.pte", writer(FILES["dense/a.pte"]))
+    with open(tmp_path / "out.partial" / JOURNAL, "ab") as journal:
+        journal.write(damage)
+    assert killed_at(8, lambda: export(out))
+    export(out)
+    assert tree(out) == WHOLE
+
+
+def test_a_file_that_shrank_is_written_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with open_workspace(out, "key", overwrite=False) as space:
+        assert space is not None
+        space.write("dense/a.pte", writer(FILES["dense/a.pte"]))
+    (tmp_path / "out.partial" / "bundle" / "dense" / "a.pte").write_bytes(b"short")
+    assert "dense/a.pte" in export(out)
+    assert tree(out) == WHOLE
+
+
+def test_two_exports_at_once_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with open_workspace(out, "key", overwrite=False):
+        with pytest.raises(UsageError, match="another export is writing"):
+            export(out)
+        assert (tmp_path / "out.partial" / JOURNAL).exists()
+    export(out)
+
+
+def test_a_lock_taken_on_a_folder_that_is_gone_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    lock = fcntl.flock
+
+    def finish_first(descriptor: int, flags: int) -> None:
+        monkeypatch.undo()
+        export(out)  # the other process, between our open and our lock
+        lock(descriptor, flags)
+
+    (tmp_path / "out.partial").mkdir()
+    monkeypatch.setattr(fcntl, "flock", finish_first)
+    with pytest.raises(UsageError, match="just been written"):
+        export(out)
+    assert tree(out) == WHOLE
+
+
+def test_targets_that_are_not_overwritten(tmp_path: Path) -> None:
+    bundle, other, file = tmp_path / "bundle", tmp_path / "other", tmp_path / "file"
+    export(bundle)
+    other.mkdir()
+    (other / "thesis.tex").write_text("mine")
+    file.write_text("mine")
+    (tmp_path / "link").symlink_to(bundle)
+    for target, overwrite, cause in (
+        (bundle, False, "already exists"),
+        (other, True, "holds other files"),
+        (file, True, "is no folder"),
+        (tmp_path / "link", True, "is no folder"),
+    ):
+        with pytest.raises(UsageError, match=cause):
+            export(target, overwrite=overwrite)
+    assert (other / "thesis.tex").read_text() == "mine"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_folder_in_the_way_of_the_partial_one_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "thesis.tex").write_text("mine")
+    with pytest.raises(UsageError, match="no unfinished export"):
+        export(tmp_path / "out")
+    assert (tmp_path / "out.partial" / "thesis.tex").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(28, DiskFullError), (122, DiskFullError), (30, ReadOnlyError), (13, ReadOnlyError)],
+)
+def test_errors_of_the_system_are_typed(
+    number: int, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, fail = os.fsync, [False]
+
+    def fsync(descriptor: int) -> None:
+        if fail[0]:
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    out = tmp_path / "out"
+    with open_workspace(out, "key", overwrite=False) as space:
+        assert isinstance(space, Workspace)
+        fail[0] = True
+        with pytest.raises(kind, match=r"dense/a\.pte"):
+            space.write("dense/a.pte", writer(b"x"))
+    assert not (tmp_path / "out.partial" / "bundle" / "dense" / "a.pte.tmp").exists()
+    fail[0] = False
+    assert export(out) == list(FILES)
