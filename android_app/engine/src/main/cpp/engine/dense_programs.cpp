@@ -13,7 +13,7 @@ DensePrograms::DensePrograms(const Bundle& bundle, const PackedStore& store, Pla
     : manifest_(bundle.manifest()),
       query_width_(manifest_.attention.num_heads * manifest_.attention.head_dim),
       kv_width_(manifest_.attention.num_kv_heads * manifest_.attention.head_dim),
-      methods_(store.directory()) {
+      methods_(store.scratch_directory()) {
   reserve_file_descriptors(2 * size_t{manifest_.num_layers} + 1);
   const uint64_t total = uint64_t{manifest_.num_layers} + 1;
   const auto load = [&](const FileRef& file, const std::vector<const char*>& names, size_t blob) {

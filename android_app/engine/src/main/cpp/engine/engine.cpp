@@ -66,7 +66,8 @@ void Engine::load(const Progress& progress) {
     options.packed_dir = settings_.packed_dir;
     prepare(bundle_, options, progress);
   }
-  store_ = std::make_unique<PackedStore>(bundle_, settings_.packed_dir, settings_.direct);
+  store_ = std::make_unique<PackedStore>(bundle_, settings_.packed_dir, settings_.direct,
+                                         settings_.scratch_dir);
 
   MemoryPlanInputs inputs;
   inputs.budget =

@@ -3,6 +3,8 @@
 
 #include "engine/packed_store.h"
 
+#include <unistd.h>
+
 #include <cstdio>
 
 #include "base/error.h"
@@ -82,8 +84,11 @@ PackedFile open_packed(const std::string& path, const std::vector<Sha256Digest>&
   return file;
 }
 
-PackedStore::PackedStore(const Bundle& bundle, const std::string& directory, bool allow_direct)
+PackedStore::PackedStore(const Bundle& bundle, const std::string& directory, bool allow_direct,
+                         const std::string& scratch_dir)
     : directory_(directory),
+      scratch_directory_(scratch_dir.empty() || access(directory.c_str(), W_OK) == 0 ? directory
+                                                                                     : scratch_dir),
       methods_(open_packed(methods_file(directory), method_sources(bundle.manifest()),
                            allow_direct)) {
   const Manifest& manifest = bundle.manifest();

@@ -49,9 +49,12 @@ PackedFile open_packed(const std::string& path, const std::vector<Sha256Digest>&
 class PackedStore {
  public:
   // Opens all files. kBundleCorrupt for a damaged or foreign one, kIo for a missing one.
-  PackedStore(const Bundle& bundle, const std::string& directory, bool allow_direct = true);
+  // Short-lived files go to `directory` too, or to `scratch_dir` where `directory` is not writable.
+  PackedStore(const Bundle& bundle, const std::string& directory, bool allow_direct = true,
+              const std::string& scratch_dir = "");
 
   const std::string& directory() const { return directory_; }
+  const std::string& scratch_directory() const { return scratch_directory_; }
   const PackedFile& methods() const { return methods_; }
   const PackedFile& layer(uint32_t layer) const { return *layers_.at(layer); }
   const PackedLayout& template_layout() const { return template_layout_; }
@@ -64,6 +67,7 @@ class PackedStore {
 
  private:
   std::string directory_;
+  std::string scratch_directory_;
   PackedFile methods_;
   std::vector<std::optional<PackedFile>> layers_;  // empty where the MLP is dense
   PackedLayout template_layout_;

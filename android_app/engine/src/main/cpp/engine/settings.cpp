@@ -54,7 +54,7 @@ void take(const nlohmann::json& json, const char* name, float* value) {
 
 EngineSettings parse_settings(const nlohmann::json& json) {
   require_known(json, {"cache", "residency", "routing", "lanes", "threads", "context", "packed_dir",
-                       "allow_below_cycle", "overlap", "direct"});
+                       "scratch_dir", "allow_below_cycle", "overlap", "direct"});
   EngineSettings settings;
   std::string residency = "slots";
   take(json, "cache", &settings.cache);
@@ -64,6 +64,7 @@ EngineSettings parse_settings(const nlohmann::json& json) {
   take(json, "threads", &settings.threads);
   take(json, "context", &settings.context);
   take(json, "packed_dir", &settings.packed_dir);
+  take(json, "scratch_dir", &settings.scratch_dir);
   take(json, "allow_below_cycle", &settings.allow_below_cycle);
   take(json, "overlap", &settings.overlap);
   take(json, "direct", &settings.direct);
@@ -88,6 +89,7 @@ nlohmann::json to_json(const EngineSettings& settings) {
           {"threads", settings.threads},
           {"context", settings.context},
           {"packed_dir", settings.packed_dir},
+          {"scratch_dir", settings.scratch_dir},
           {"allow_below_cycle", settings.allow_below_cycle},
           {"overlap", settings.overlap},
           {"direct", settings.direct}};

@@ -27,6 +27,8 @@ struct EngineSettings {
   uint32_t threads = 0;  // 0: ExecuTorch's choice, one per core
   uint32_t context = 0;  // 0: the model's, at most kDefaultContext
   std::string packed_dir;
+  // For the slots' short-lived files where the packed store's folder is not writable. Empty: they must be.
+  std::string scratch_dir;
   bool allow_below_cycle = false;
   bool overlap = true;  // run hits while misses are read
   bool direct = true;   // O_DIRECT where the file system has it

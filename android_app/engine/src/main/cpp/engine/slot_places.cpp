@@ -41,7 +41,7 @@ SlotPlaces::SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t 
       hidden_size_(bundle.manifest().hidden_size),
       num_experts_(bundle.manifest().moe.num_experts),
       checked_(size_t{bundle.manifest().num_layers} * num_experts_, false),
-      slots_(store.directory()) {
+      slots_(store.scratch_directory()) {
   const uint32_t layer = template_layer(bundle.manifest());
   template_bytes_ = store.methods().read(kTemplateProgram);
   const Sha256Digest& expected =

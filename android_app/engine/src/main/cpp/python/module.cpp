@@ -10,6 +10,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cmath>
+#include <filesystem>
 
 #include "base/error.h"
 #include "engine/generate.h"
@@ -128,7 +129,11 @@ NB_MODULE(_native, module) {
       [](const std::string& bundle, const std::string& settings, nb::object progress) {
         const Progress report = to_progress(std::move(progress));
         nb::gil_scoped_release unlocked;
-        return Engine::open(bundle, parse_settings(nlohmann::json::parse(settings)), report);
+        EngineSettings parsed = parse_settings(nlohmann::json::parse(settings));
+        std::error_code none;
+        if (parsed.scratch_dir.empty())
+          parsed.scratch_dir = std::filesystem::temp_directory_path(none).string();
+        return Engine::open(bundle, parsed, report);
       },
       "bundle"_a, "settings_json"_a, "progress"_a.none());
 

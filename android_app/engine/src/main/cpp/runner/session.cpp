@@ -3,6 +3,9 @@
 
 #include "runner/session.h"
 
+#include <exception>
+#include <filesystem>
+
 #include "base/error.h"
 #include "base/sha256.h"
 #include "engine/generate.h"
@@ -18,10 +21,22 @@ namespace moe_mobile {
 
 using nlohmann::json;
 
+namespace {
+
+// The engine reads no environment variable: the host names the system's place for temporary files.
+std::string system_scratch() {
+  std::error_code none;
+  return std::filesystem::temp_directory_path(none).string();
+}
+
+}  // namespace
+
 Session::Session(Emit emit) : emit_(std::move(emit)) {}
 
 int Session::handle(const json& request) {
-  id_ = request.is_object() && request.contains("id") ? request["id"] : json();
+  // Only a plain value: a deeply nested one would be written back recursively.
+  const bool has_id = request.is_object() && request.contains("id");
+  id_ = has_id && request["id"].is_primitive() ? request["id"] : json();
   try {
     json result = run(required_string(request, "command"), request);
     result["id"] = id_;
@@ -34,6 +49,11 @@ int Session::handle(const json& request) {
   } catch (const std::bad_alloc&) {
     const Error error(ErrorCode::kBudget, "memory", "an allocation failed",
                       "Give a smaller cache budget or context.");
+    emit_(error_event(id_, error));
+    return exit_code(error.code());
+  } catch (const std::exception& failure) {
+    const Error error(ErrorCode::kRuntime, "engine", failure.what(),
+                      "This is a defect of moe-mobile; please report it.");
     emit_(error_event(id_, error));
     return exit_code(error.code());
   }
@@ -89,8 +109,9 @@ json Session::verify(const json& request) {
 
 json Session::open(const json& request) {
   const std::string bundle = required_string(request, "bundle");
-  const EngineSettings settings =
+  EngineSettings settings =
       parse_settings(request.contains("settings") ? request["settings"] : json::object());
+  if (settings.scratch_dir.empty()) settings.scratch_dir = system_scratch();
   engine_.reset();  // its memory must be gone before the next one is planned
   Stopwatch watch;
   engine_ = Engine::open(bundle, settings, progress());
