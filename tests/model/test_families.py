@@ -1,0 +1,291 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters: what they make of configurations, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from moe_mobile.errors import CheckpointError, MoeMobileError, UnsupportedError, UsageError
+from moe_mobile.model.architecture import Architecture, Layer, QkNorm
+from moe_mobile.model.families.common import Source
+from moe_mobile.model.presets import PRESETS, RandomWeights, preset_config
+from moe_mobile.model.registry import FAMILIES, describe
+from moe_mobile.model.source import open_model
+from tests.tiny import FAMILIES as TINY_FAMILIES
+from tests.tiny import tiny_config, write_checkpoint
+
+
+def raw_config(family: str, **changes: Any) -> dict[str, Any]:
+    """The JSON that transformers would save, with members replaced afterwards."""
+    raw: dict[str, Any] = json.loads(tiny_config(family).to_json_string(use_diff=False))
+    return {**raw, **changes}
+
+
+def architecture(family: str, **changes: Any) -> Architecture:
+    return describe(Source(raw_config(family, **changes), "config.json", "tiny"))[1]
+
+
+def test_the_registry_is_complete() -> None:
+    assert set(FAMILIES) == set(TINY_FAMILIES)
+    for model_type, family in FAMILIES.items():
+        assert family.model_type == model_type
+        assert family.title
+        assert family.models
+        assert family.notes
+
+
+def test_what_the_adapters_make_of_tiny_configurations() -> None:
+    mixtral = architecture("mixtral")
+    assert mixtral.layers == (Layer(True, 12),) * 2
+    assert mixtral.moe.renormalize
+    qwen2 = architecture("qwen2_moe")
+    assert qwen2.attention.qkv_bias
+    assert not qwen2.attention.output_bias
+    assert qwen2.moe.shared_intermediate_size == 96
+    qwen3 = architecture("qwen3_moe")
+    assert qwen3.attention.qk_norm is QkNorm.HEAD
+    assert (qwen3.attention.query_width, qwen3.attention.kv_width) == (128, 64)
+    assert qwen3.tied_embedding
+    olmoe = architecture("olmoe")
+    assert olmoe.attention.qk_norm is QkNorm.PROJECTION
+    assert olmoe.attention.clip == 1.5
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
+        ({"attention_sinks": 4}, "unknown option 'attention_sinks' = 4"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "already quantized"),
+        ({"auto_map": {"AutoModel": "modeling_custom.Custom"}}, "unknown option 'auto_map'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic'"),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "short_factor": [1.0] * 8,
+                    "long_factor": [1.0] * 8,
+                    "factor": 4.0,
+                },
+                "head_dim": 16,
+            },
+            "rope_type 'longrope'",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1]}},
+            "unknown rope option 'mrope_section'",
+        ),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 1e4,
+                    "partial_rotary_factor": 0.5,
+                }
+            },
+            "partial_rotary_factor",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_all_adapters_refuse(family: str, changes: dict[str, Any], cause: str) -> None:
+    with pytest.raises(UnsupportedError, match=cause) as caught:
+        architecture(family, **changes)
+    assert caught.value.file == "config.json"
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "cause"),
+    [
+        ("qwen3_moe", {"mlp_only_layers": [0, 1]}, "no layer has experts"),
+        ("qwen3_moe", {"shared_expert_intermediate_size": 64}, "unknown option"),
+        ("qwen2_moe", {"layer_types": ["full_attention", "chunked_attention"]}, "unknown kind"),
+        ("qwen2_moe", {"clip_qkv": 8.0}, "unknown option 'clip_qkv'"),
+        ("mixtral", {"attention_bias": True}, "unknown option 'attention_bias'"),
+        ("olmoe", {"head_dim": 32}, "must equal hidden_size"),
+        ("olmoe", {"sliding_window": 16}, "unknown option 'sliding_window'"),
+    ],
+)
+def test_what_single_adapters_refuse(family: str, changes: dict[str, Any], cause: str) -> None:
+    with pytest.raises(UnsupportedError, match=cause):
+        architecture(family, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"hidden_size": 0}, "hidden_size must be an integer"),
+        ({"hidden_size": 66}, "hidden_size 66 is no multiple"),
+        ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads"),
+        ({"num_experts_per_tok": 9}, r"num_experts_per_tok must be an integer in 1\.\.8"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps must be positive"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps"),
+        ({"vocab_size": "many"}, "vocab_size"),
+        ({"num_hidden_layers": True}, "num_hidden_layers"),
+        ({"eos_token_id": 160}, "eos_token_id must be up to 16 token ids"),
+        ({"eos_token_id": [2, -1]}, "eos_token_id must be up to 16 token ids"),
+        ({"bos_token_id": 160}, "bos_token_id"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "config.json"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": -3.0}}, "frequencies"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": "x"}}, "config.json"),
+    ],
+    ids=str,
+)
+def test_configurations_that_contradict_themselves(changes: dict[str, Any], cause: str) -> None:
+    with pytest.raises(CheckpointError, match=cause) as caught:
+        architecture("olmoe", **changes)
+    assert caught.value.file == "config.json"
+
+
+def test_unknown_architectures() -> None:
+    with pytest.raises(UnsupportedError, match="model_type 'llama' is not supported, only mixtral"):
+        describe(Source({"model_type": "llama"}, "config.json", "x"))
+    with pytest.raises(CheckpointError, match="model_type is missing"):
+        describe(Source({}, "config.json", "x"))
+
+
+def test_several_stop_tokens_are_sorted() -> None:
+    assert architecture("olmoe", eos_token_id=[9, 3, 9]).eos_token_ids == (3, 9)
+    assert architecture("olmoe", eos_token_id=None).eos_token_ids == ()
+    assert architecture("olmoe", bos_token_id=None).bos_token_id is None
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "default", "rope_theta": 1e6},
+        {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0},
+        {
+            "rope_type": "yarn",
+            "rope_theta": 1e6,
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+            "beta_fast": 16.0,
+        },
+        {
+            "rope_type": "llama3",
+            "rope_theta": 5e5,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    ],
+    ids=lambda rope: str(rope["rope_type"]),
+)
+def test_rotations_are_those_of_transformers(rope: dict[str, Any]) -> None:
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeRotaryEmbedding
+
+    config = tiny_config("qwen3_moe", rope_parameters=dict(rope))
+    reference = Qwen3MoeRotaryEmbedding(config)
+    ours = architecture("qwen3_moe", rope_parameters=dict(rope)).attention.rope
+    assert torch.equal(torch.tensor(ours.inverse_frequencies), reference.inv_freq)
+    assert ours.amplitude == reference.attention_scaling
+
+
+def test_older_rope_members_are_understood() -> None:
+    raw = raw_config("mixtral", rope_theta=5e5, rope_scaling=None)
+    del raw["rope_parameters"]
+    rope = describe(Source(raw, "config.json", "x"))[1].attention.rope
+    assert rope.inverse_frequencies[1] == pytest.approx(5e5 ** (-2 / 16))
+    raw["rope_scaling"] = {"type": "linear", "factor": 2.0}
+    scaled = describe(Source(raw, "config.json", "x"))[1].attention.rope
+    assert scaled.inverse_frequencies[0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_accepted(name: str) -> None:
+    model = open_model(RandomWeights(name, layers=2))
+    assert len(model.architecture.layers) == 2
+    whole = open_model(RandomWeights(name.lower()))
+    expected = {
+        "OLMoE-1B-7B": 6.9e9,
+        "Qwen1.5-MoE-A2.7B": 14.3e9,
+        "Qwen3-30B-A3B": 30.5e9,
+        "Mixtral-8x7B": 46.7e9,
+        "DeepSeek-V2-Lite": 15.7e9,
+    }[name]
+    assert whole.tensors.num_parameters() == pytest.approx(expected, rel=0.06)
+
+
+def test_presets_that_do_not_exist() -> None:
+    with pytest.raises(UsageError, match="unknown preset 'GPT-9'") as caught:
+        preset_config(RandomWeights("GPT-9"))
+    assert "OLMoE-1B-7B" in str(caught.value)
+    with pytest.raises(UsageError, match="layers must be"):
+        preset_config(RandomWeights("OLMoE-1B-7B", layers=0))
+
+
+def test_random_slices_are_those_of_the_whole() -> None:
+    model = open_model(RandomWeights("OLMoE-1B-7B", layers=1, vocab_size=9000))
+    table = model.tensors.embedding()
+    whole = model.store.read(table)
+    assert torch.equal(model.store.read(table.slice_rows(4000, 8200)), whole[4000:8200])
+    assert torch.equal(model.store.read(table), whole)
+    assert float(whole.std()) == pytest.approx(0.7 / 2048**0.5, rel=0.02)
+    other = open_model(RandomWeights("OLMoE-1B-7B", layers=1, vocab_size=9000, seed=1))
+    assert not torch.equal(other.store.read(table), whole)
+    norm = model.store.read(model.tensors.layer(0)["qkv.norm.weight"])
+    assert 0.8 < float(norm.min()) < float(norm.max()) < 1.2
+
+
+def test_sources_that_cannot_be_opened(tmp_path: Path) -> None:
+    cases: list[tuple[Any, type[MoeMobileError], str]] = [
+        (tmp_path / "absent", UsageError, "no such checkpoint folder"),
+        ("no/such/hub/id", UsageError, "no such checkpoint folder"),
+        (tmp_path, CheckpointError, "config.json is missing"),
+    ]
+    for source, kind, cause in cases:
+        with pytest.raises(kind, match=cause):
+            open_model(source)
+    for text, cause in (("[]", "JSON object"), ("{", "not valid JSON"), ("[" * 10**5, "JSON")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(CheckpointError, match=cause):
+            open_model(tmp_path)
+
+
+def test_a_missing_tensor_is_found_before_any_work(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path, "mixtral")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "num_local_experts": 9}))
+    with pytest.raises(CheckpointError, match=r"gate\.weight has shape \[8, 64\].*\[9, 64\]"):
+        open_model(source)
+    (source / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(CheckpointError, match=r"model\.layers\.2\..* is missing"):
+        open_model(source)
+
+
+def test_generation_config_names_the_stop_tokens(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path, "olmoe")
+    (source / "generation_config.json").write_text('{"eos_token_id": [5, 4]}')
+    assert open_model(source).architecture.eos_token_ids == (4, 5)
+
+
+def test_a_download_that_fails_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def fail(*arguments: object, **named: object) -> str:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(MoeMobileError, match="downloading failed: no route") as caught:
+        open_model("org/name")
+    assert (caught.value.code, caught.value.file) == ("io", "org/name")
+
+
+def test_a_downloaded_model_is_named_by_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    source = write_checkpoint(tmp_path / "snapshot", "mixtral")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(source))
+    model = open_model("org/Tiny-MoE")
+    assert (model.label, model.architecture.name) == ("org/Tiny-MoE", "Tiny-MoE")
