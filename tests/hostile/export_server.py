@@ -7,9 +7,10 @@ Reads one JSON request per line: ``arguments`` of the command line, and at most 
 * ``kill_at``: the child kills itself (SIGKILL) right before its n-th change of a file,
 * ``signal_after``: [signal, seconds]: sent to the child that long after its start.
 
-Answers each with ``status`` (the exit code, or minus the signal), ``changes`` (the file changes the
-child counted), ``output`` (its standard output) and ``log`` (its standard error). Programs that were
-lowered once are kept in the folder given as argument: lowering takes seconds, and is deterministic.
+Answers each with ``status`` (the exit code, or minus the signal), ``changes`` (the file changes
+the child counted), ``output`` (its standard output) and ``log`` (its standard error). Programs that
+were lowered once are kept in the folder given as argument: lowering takes seconds, and is
+deterministic.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 import torch
 
 from moe_mobile.cli import cli
-from moe_mobile.export import exporter, lowering, template
+from moe_mobile.export import export_bundle, exporter, lowering, template
 from moe_mobile.export.shapes import ProgramShape
 
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
@@ -72,7 +73,7 @@ class Changes:
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
-            path, mode, flags = arguments
+            path, _mode, flags = arguments
             if isinstance(path, int) or not flags & (os.O_WRONLY | os.O_RDWR):
                 return
         elif event not in _CHANGES:
@@ -100,6 +101,12 @@ def child(request: dict[str, Any], folder: Path, output: int, log: int, counter:
         sys.stderr.flush()
         os.write(counter, str(changes.count).encode())
     return code
+
+
+def warm_up(source: str) -> None:
+    """Imports all that an export imports on use, and lowers its programs."""
+    with tempfile.TemporaryDirectory() as folder:
+        export_bundle(source, Path(folder) / "bundle", "8da4w", max_batch=16)
 
 
 def serve(request: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -146,8 +153,13 @@ def main() -> None:
     remember_lowering(folder)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    warm = False
     for line in sys.stdin:
-        print(json.dumps(serve(json.loads(line), folder)), file=answers, flush=True)
+        request = json.loads(line)
+        if not warm:
+            warm_up(request["arguments"][1])
+            warm = True
+        print(json.dumps(serve(request, folder)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ BLOB = 16384
 ENTRY = 56
 FOOTER = 32
 Change = Callable[[Path], object]
+Forge = Callable[[bytearray, list[bytearray]], object]
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ BUNDLE: dict[str, Corruption] = {
     "manifest-fifo": Corruption("bundle.json", {INVALID}, _fifo("bundle.json")),
     "manifest-link": Corruption("bundle.json", {INVALID}, _link("bundle.json")),
     "manifest-missing": Corruption("bundle.json", {INVALID}, _remove("bundle.json")),
-    "manifest-65-MiB": Corruption("bundle.json", {INVALID}, _append("bundle.json", b" " * (65 << 20))),
+    "manifest-65-MiB": Corruption("bundle.json", {INVALID}, _append("bundle.json", b" " * 2**26)),
 }  # fmt: skip
 
 
@@ -193,7 +194,7 @@ def crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def _forge(name: str, change: Callable[[bytearray, list[bytearray]], object]) -> Change:
+def _forge(name: str, change: Forge) -> Change:
     """Changes a packed file's header and index entries, and makes all checksums right again."""
 
     def apply(bundle: Path) -> None:
@@ -280,9 +281,9 @@ def _each(name: str) -> dict[str, Corruption]:
         f"{short}-forged-no-length": _packed(name, _forge(name, _put(0, 8, "<Q", 0))),
         f"{short}-forged-crc": _packed(name, _forge(name, _put(1, 16, "<I", 0))),
         f"{short}-forged-origin": _packed(name, _forge(name, _put(1, 30, "<Q", 0))),
-        f"{short}-forged-entry-missing": _packed(name, _forge(name, lambda d, entries: entries.pop())),
+        f"{short}-forged-entry-missing": _packed(name, _forge(name, lambda d, e: e.pop())),
         f"{short}-forged-entry-twice": _packed(name, _forge(name, lambda d, e: e.append(e[-1]))),
-        f"{short}-forged-no-entries": _packed(name, _forge(name, lambda d, entries: entries.clear())),
+        f"{short}-forged-no-entries": _packed(name, _forge(name, lambda d, e: e.clear())),
     }  # fmt: skip
 
 

@@ -59,11 +59,9 @@ def _overlap(manifest: Json) -> None:
     programs[1]["offset"] = programs[0]["offset"]
 
 
-def _swap_members(first: str, second: str) -> Callable[[Json], None]:
-    def change(manifest: Json) -> None:
-        manifest[first], manifest[second] = manifest[second], manifest[first]
-
-    return change
+def _swap_head(manifest: Json) -> None:
+    head, dense = manifest["head"], manifest["layers"][0]["dense"]
+    head["path"], dense["path"] = dense["path"], head["path"]
 
 
 def _grow_shard(manifest: Json) -> None:
@@ -74,6 +72,15 @@ def _deep(levels: int) -> Callable[[bytes], bytes]:
     return _raw(
         b'"provenance": {', b'"provenance": {"deep": ' + b"[" * levels + b"]" * levels + b","
     )
+
+
+def _unread(value: bytes) -> Callable[[bytes], bytes]:
+    """Puts a value where nobody reads it."""
+    return _raw(b'"provenance": {', b'"provenance": {"x": ' + value + b",")
+
+
+def _amplitude(value: bytes) -> Callable[[bytes], bytes]:
+    return _amplitude(b"" + value)
 
 
 # Refused by whoever reads the manifest alone, Python and C++ alike.
@@ -93,13 +100,13 @@ MANIFEST: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "duplicate-key-deep": (INVALID, _raw(b'"kind"', b'"window": 0, "kind"')),
     "deep-nesting": (INVALID, _deep(100)),
     "very-deep-nesting": (INVALID, _deep(200_000)),
-    "number-beyond-double": (INVALID, _raw(b'"amplitude": 1.0', b'"amplitude": 1e999')),
-    "number-beyond-double-unread": (INVALID, _raw(b'"provenance": {', b'"provenance": {"x": 1e999,')),
-    "digits-without-end": (INVALID, _raw(b'"amplitude": 1.0', b'"amplitude": 1' + b"0" * 320)),
-    "digits-far-without-end": (INVALID, _raw(b'"amplitude": 1.0', b'"amplitude": 1' + b"0" * 9000)),
-    "nan": (INVALID, _raw(b'"amplitude": 1.0', b'"amplitude": NaN')),
-    "infinity-unread": (INVALID, _raw(b'"provenance": {', b'"provenance": {"x": Infinity,')),
-    "lone-surrogate": (INVALID, _raw(b'"provenance": {', b'"provenance": {"x": "\\ud800",')),
+    "number-beyond-double": (INVALID, _amplitude(b'1e999')),
+    "number-beyond-double-unread": (INVALID, _unread(b'1e999')),
+    "digits-without-end": (INVALID, _amplitude(b'1' + b"0" * 320)),
+    "digits-far-without-end": (INVALID, _amplitude(b'1' + b"0" * 9000)),
+    "nan": (INVALID, _amplitude(b'NaN')),
+    "infinity-unread": (INVALID, _unread(b'Infinity')),
+    "lone-surrogate": (INVALID, _unread(b'"\\ud800"')),
     "no-format": (INVALID, _edit(lambda m: m.pop("format"))),
     "other-format": (INVALID, _set("format", "moe-mobile")),
     "version-2": (UNSUPPORTED, _set("version", 2)),
@@ -167,8 +174,8 @@ MANIFEST: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 
 # Bytes that no Python string holds.
 NOT_UTF8: dict[str, Callable[[bytes], bytes]] = {
-    "not-utf-8": _raw(b'"provenance": {', b'"provenance": {"x": "\xff\xfe",'),
-    "overlong-utf-8": _raw(b'"provenance": {', b'"provenance": {"x": "\xc0\xaf",'),
+    "not-utf-8": _unread(b'"\xff\xfe"'),
+    "overlong-utf-8": _unread(b'"\xc0\xaf"'),
     "utf-16": lambda data: data.decode().encode("utf-16"),
     "zeros": lambda data: bytes(len(data)),
     "noise": lambda data: bytes((i * 197 + 89) % 256 for i in range(len(data))),
@@ -185,9 +192,5 @@ LIES: dict[str, tuple[set[str], str, Callable[[bytes], bytes]]] = {
     "missing-file": ({INVALID}, "nothing.json", _set("files.0.path", "nothing.json")),
     "file-is-a-folder": ({INVALID}, "dense", _set("files.0.path", "dense")),
     "file-below-a-file": ({INVALID}, "head.pte", _set("files.0.path", "dense/head.pte/x")),
-    "head-is-a-layer": (
-        {INVALID, CORRUPT},
-        "layer-00.pte",
-        _edit(lambda m: (m["head"].update(path="x"), m["layers"][0]["dense"].update(path="dense/head.pte"), m["head"].update(path="dense/layer-00.pte"))),
-    ),
+    "head-is-a-layer": ({INVALID, CORRUPT}, "layer-00.pte", _edit(_swap_head)),
 }  # fmt: skip
