@@ -1,0 +1,109 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Valid manifests with files of random bytes: bundles to every reader that runs no program."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from random import Random
+
+from moe_mobile.bundle import manifest as m
+from moe_mobile.bundle.writer import to_bytes
+
+QUANTS = ("fp32", "8da8w", "8da4w")
+Sample = tuple[m.Manifest, dict[str, bytes]]
+
+
+def sample(seed: int) -> Sample:
+    """A random valid manifest and the files it lists."""
+    draw = Random(seed)
+    files: dict[str, bytes] = {}
+
+    def file(path: str, content: bytes) -> m.File:
+        files[path] = content
+        return m.File(path, len(content), hashlib.sha256(content).hexdigest())
+
+    vocab, hidden = draw.randint(1, 40), draw.randint(1, 30)
+    experts = draw.randint(1, 5)
+    quants = [draw.choice(QUANTS) for _ in range(3)]
+    layers = []
+    for index in range(draw.randint(1, 4)):
+        dense = file(f"dense/layer-{index:02d}.pte", draw.randbytes(draw.randint(1, 200)))
+        shard = None
+        if draw.random() < 0.7:
+            content, programs = _shard(draw, experts)
+            entry = file(f"experts/layer-{index:02d}.shard", content)
+            shard = m.Shard(entry.path, entry.bytes, entry.sha256, programs)
+        window = draw.choice((0, 1, 4096, 2**32 - 1))
+        layers.append(m.Layer(m.Mixer("attention", window), dense, shard))
+    head = file("dense/head.pte", draw.randbytes(draw.randint(1, 200)))
+    dtype = draw.choice(("fp32", "int8"))
+    row = 4 * hidden if dtype == "fp32" else (hidden + 3) // 4 * 4 + 4
+    table = file("embedding.bin", draw.randbytes(vocab * row))
+    embedding = m.Embedding(table.path, table.bytes, table.sha256, dtype, row)
+    others = tuple(file(f"file-{i}.json", draw.randbytes(i)) for i in range(draw.randint(0, 3)))
+    kv_heads, head_dim = draw.randint(1, 4), draw.randint(1, 64)
+    top_k = draw.randint(1, experts)
+    manifest = m.Manifest(
+        model=m.Model(
+            name="Näme 模型",
+            family="sample",
+            vocab_size=vocab,
+            hidden_size=hidden,
+            num_layers=len(layers),
+            context_length=draw.randint(1, 2**24),
+            bos_token_id=draw.choice((None, draw.randrange(vocab))),
+            eos_token_ids=tuple(sorted(draw.sample(range(vocab), min(vocab, draw.randint(0, 3))))),
+            num_parameters=draw.randint(0, 2**53),
+        ),
+        attention=m.Attention(
+            num_heads=kv_heads * draw.randint(1, 4),
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
+            scale=draw.uniform(1e-6, 1e6),
+            rope=m.Rope(
+                tuple(draw.uniform(-1, 1) for _ in range(draw.randint(0, head_dim // 2))),
+                draw.uniform(-2, 2),
+            ),
+            kv_dtype=draw.choice(("float16", "float32")) if quants[1] == "fp32" else "float16",
+        ),
+        moe=m.Moe(experts, top_k, draw.randint(1, 2**24), m.Router("softmax", draw.random() < 0.5)),
+        quantization=m.Quantization(
+            experts=quants[0],
+            dense=quants[1],
+            head=quants[2],
+            embedding=dtype,
+            group_size=draw.choice((32, 64, 128, 256)) if "8da4w" in quants else 0,
+        ),
+        delegate=m.Delegate("xnnpack", "1.5.1"),
+        max_batch=draw.randint(1, 4096),
+        embedding=embedding,
+        layers=tuple(layers),
+        head=head,
+        files=others,
+        memory=m.memory_facts(layers=tuple(layers), head=head, embedding=embedding, top_k=top_k),
+        provenance={"source": "sample", "any": [1, {"thing": None}]},
+    )
+    return manifest, files
+
+
+def _shard(draw: Random, experts: int) -> tuple[bytes, tuple[m.Program, ...]]:
+    content, programs = b"", []
+    for _ in range(experts):
+        content += bytes(-len(content) % m.ALIGNMENT)
+        body = draw.randbytes(draw.choice((1, 500, m.ALIGNMENT, m.ALIGNMENT + 3)))
+        digest = hashlib.sha256(body).hexdigest()
+        programs.append(m.Program(len(content), len(body), digest))
+        content += body
+    return content + bytes(-len(content) % m.ALIGNMENT), tuple(programs)
+
+
+def write_sample(folder: Path, seed: int) -> Sample:
+    """Writes the sample as a bundle into ``folder``."""
+    manifest, files = sample(seed)
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    (folder / m.MANIFEST_FILE).write_bytes(to_bytes(manifest))
+    return manifest, files

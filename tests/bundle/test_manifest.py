@@ -1,0 +1,178 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The manifest survives a round trip; random damage is refused or harmless, never a crash."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moe_mobile.bundle import parse_manifest
+from moe_mobile.bundle.manifest import ALIGNMENT, Manifest
+from moe_mobile.bundle.writer import to_bytes, to_json
+from moe_mobile.errors import BundleInvalidError, MoeMobileError
+from tests.bundle.samples import QUANTS, sample
+
+seeds = st.integers(0, 2**32)
+
+
+@given(seeds)
+def test_round_trip(seed: int) -> None:
+    manifest, _ = sample(seed)
+    data = to_bytes(manifest)
+    assert parse_manifest(data) == manifest
+    assert to_bytes(parse_manifest(data)) == data
+    text = data.decode()
+    assert text.endswith("}\n")
+    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+@given(seeds)
+def test_spacing_and_order_do_not_matter_to_the_reader(seed: int) -> None:
+    manifest, _ = sample(seed)
+    assert parse_manifest(json.dumps(to_json(manifest)).encode()) == manifest
+
+
+Place = tuple[dict[str, Any] | list[Any], str | int]
+
+
+def places(value: Any) -> Iterator[Place]:
+    """Every member and entry inside ``value``, outside provenance."""
+    keys: Iterator[Any] = iter(value) if isinstance(value, dict) else iter(range(len(value)))
+    for key in list(keys):
+        yield value, key
+        if isinstance(value[key], dict | list) and key != "provenance":
+            yield from places(value[key])
+
+
+REPLACEMENTS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 70),
+    st.sampled_from([2**31, 2**32, 2**53, 2**53 + 1, 2**64, 16384, 16383, 10**400]),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=8),
+    st.sampled_from(["../x", "/x", "a//b", ".packed/x", "bundle.json", "x" * 201, "A" * 64, ""]),
+    st.sampled_from([*QUANTS, "int8", "float16", "float32", "softmax", "attention"]),
+    st.lists(st.integers(0, 5), max_size=3),
+    st.just({}),
+)
+
+
+def damage(value: Any, data: st.DataObject) -> None:
+    """Replaces, removes, adds, doubles or swaps something inside a parsed manifest."""
+    found = list(places(value))
+    container, key = data.draw(st.sampled_from(found))
+    kind = data.draw(st.sampled_from(["replace", "nudge", "remove", "add", "swap"]))
+    old = container[key]  # type: ignore[index]
+    if kind == "remove":
+        del container[key]  # type: ignore[arg-type]
+    elif kind == "add":
+        new = data.draw(REPLACEMENTS)
+        if isinstance(container, dict):
+            container[data.draw(st.sampled_from(["extra", "format", "experts"]))] = new
+        else:
+            container.append(new)
+    elif kind == "nudge" and type(old) is int:
+        container[key] = old + data.draw(st.sampled_from([-1, 1, ALIGNMENT, -ALIGNMENT]))  # type: ignore[index]
+    elif kind == "swap":
+        other, place = data.draw(st.sampled_from(found))
+        container[key] = other[place]  # type: ignore[index]
+    else:
+        container[key] = data.draw(REPLACEMENTS)  # type: ignore[index]
+
+
+@settings(max_examples=600, deadline=None)
+@given(seed=seeds, data=st.data())
+def test_random_damage_is_refused_or_harmless(seed: int, data: st.DataObject) -> None:
+    value = to_json(sample(seed)[0])
+    for _ in range(data.draw(st.integers(1, 2))):
+        damage(value, data)
+        # A swap may have put a container into itself.
+        try:
+            text = json.dumps(value)
+        except (ValueError, RecursionError):
+            return
+    try:
+        manifest = parse_manifest(text.encode())
+    except MoeMobileError as error:
+        assert error.code in ("bundle_invalid", "unsupported")  # noqa: PT017
+        assert error.file == "bundle.json"  # noqa: PT017
+        return
+    # Accepted: nothing may have been dropped or reinterpreted, and the format's rules hold.
+    assert json.loads(json.dumps(to_json(manifest))) == json.loads(text)
+    require_rules(manifest)
+
+
+def require_rules(manifest: Manifest) -> None:
+    """The rules of docs/bundle-format.md, written down independently of the reader."""
+    a, q, moe = manifest.attention, manifest.quantization, manifest.moe
+    files = list(manifest.all_files())
+    assert len({file.path for file in files}) == len(files)
+    for file in files:
+        assert len(file.path.encode()) <= 200
+        assert not file.path.startswith(("/", ".packed/"))
+        assert not {"", ".", ".."} & set(file.path.split("/"))
+        assert len(file.sha256) == 64
+        assert set(file.sha256) <= set("0123456789abcdef")
+    assert len(manifest.layers) == manifest.model.num_layers
+    assert a.num_heads % a.num_kv_heads == 0
+    assert 2 * len(a.rope.inverse_frequencies) <= a.head_dim
+    assert a.scale > 0
+    assert a.kv_dtype == "float16" or q.dense == "fp32"
+    assert 1 <= moe.top_k <= moe.num_experts
+    assert (q.group_size in (32, 64, 128, 256)) == ("8da4w" in (q.experts, q.dense, q.head))
+    assert q.embedding == manifest.embedding.dtype
+    assert manifest.embedding.bytes == manifest.model.vocab_size * manifest.embedding.row_bytes
+    stops = manifest.model.eos_token_ids
+    assert list(stops) == sorted(set(stops))
+    assert all(0 <= token < manifest.model.vocab_size for token in stops)
+    for layer in manifest.layers:
+        if layer.experts is None:
+            continue
+        end = 0
+        for program in layer.experts.programs:
+            assert program.offset >= end
+            assert program.offset % ALIGNMENT == 0
+            end = program.offset + program.bytes
+        assert len(layer.experts.programs) == moe.num_experts
+        assert layer.experts.bytes == (end + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+    shards = [layer.experts.programs for layer in manifest.layers if layer.experts is not None]
+    sizes = [program.bytes for programs in shards for program in programs]
+    memory = manifest.memory
+    assert memory.experts_bytes == sum(sizes)
+    assert memory.token_cycle_bytes == len(shards) * moe.top_k * max(sizes, default=0)
+    assert memory.dense_bytes == manifest.head.bytes + sum(
+        layer.dense.bytes for layer in manifest.layers
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=seeds, data=st.data())
+def test_flipped_bytes_never_crash(seed: int, data: st.DataObject) -> None:
+    content = bytearray(to_bytes(sample(seed)[0]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        require_rules(parse_manifest(bytes(content)))
+    except MoeMobileError as error:
+        assert error.file == "bundle.json"  # noqa: PT017
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(BundleInvalidError):
+        parse_manifest(data)
+
+
+def test_the_writer_refuses_an_invalid_manifest() -> None:
+    manifest, _ = sample(1)
+    with pytest.raises(BundleInvalidError, match="max_batch"):
+        to_bytes(dataclasses.replace(manifest, max_batch=0))
