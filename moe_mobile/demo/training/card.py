@@ -114,6 +114,7 @@ def _training_section(facts: dict[str, Any], remark: str) -> str:
     total = settings["steps"] * settings["tokens_per_step"]
     corpus = sum(entry["train_tokens"] for entry in facts["domains"].values())
     minutes = f", {run['minutes']} minutes in all" if "minutes" in run else ""
+    session = f" in the last of {run['sessions']} sessions" if run["sessions"] > 1 else ""
     return (
         f"## Training\n\n{settings['steps']:,} steps of {settings['tokens_per_step']:,} tokens: "
         f"{total / 1e6:.2f} M tokens, {total / corpus:.1f} times the text. Rows of "
@@ -126,7 +127,7 @@ def _training_section(facts: dict[str, Any], remark: str) -> str:
         f"Switch balance loss times {settings['balance']}, and from step "
         f"{settings['lift_from']} on {settings['lift']} times a loss that raises the mean "
         f"router logit of starved experts; seed {settings['seed']}; fp32.\n\n{_REPEAT}\n"
-        f"Measured: {run['tokens_per_second']:,} tokens/s on average "
+        f"Measured: {run['tokens_per_second']:,} tokens/s on average{session} "
         f"({run['device']}, {run['threads']} threads){minutes}. {remark}\n"
     ).replace(" \n", "\n")
 
