@@ -1,0 +1,239 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line does without a bundle: help, errors, exit codes, models, doctor."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import moe_mobile
+from moe_mobile import errors
+from moe_mobile.cli import cli
+from moe_mobile.cli.checks import PINS, run_checks
+from moe_mobile.cli.errors import format_error
+from moe_mobile.cli.text import size, table
+from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli, without_engine
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+COMMANDS = [
+    "export", "inspect", "verify", "prepare", "generate", "bench", "models", "doctor", "demo",
+]  # fmt: skip
+
+
+def test_help_lists_commands_and_exit_codes() -> None:
+    text = ok("--help")
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} ", text, re.MULTILINE)
+    codes = {int(code) for code in re.findall(r"(?:^|  )\s*(\d+) [a-zS5E]", text)}
+    assert {kind.exit_code for kind in errors.BY_CODE.values()} <= codes
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_examples_that_parse(
+    command: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = CliRunner().invoke(cli, [command, "--help"])
+    assert result.exit_code == 0
+    lines = re.findall(r"^ +moe-mobile (.+)", result.output, re.MULTILINE)
+    assert any(line.startswith(command) for line in lines)
+    (tmp_path / "prompt.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        name, *arguments = shlex.split(line.partition(" > ")[0], comments=True)
+        found = cli.get_command(click.Context(cli), name)
+        assert found is not None
+        # Parses the arguments and runs nothing.
+        found.make_context(name, arguments)
+
+
+def test_help_and_wrong_options_do_not_import_torch() -> None:
+    program = (
+        "import sys, click.testing\n"
+        "from moe_mobile.cli import cli\n"
+        "run = lambda *a: click.testing.CliRunner().invoke(cli, a).exit_code\n"
+        f"codes = [run(c, '--help') for c in {COMMANDS}]\n"
+        "codes += [run('--help'), run('generate', 'b', '--lanes', 'x')]\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'executorch', 'tokenizers', 'tqdm'}\n"
+        "print(codes, sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == f"{[0] * (len(COMMANDS) + 1) + [2]} []\n"
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    program = "import sys, moe_mobile; print(dir(moe_mobile), 'torch' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.endswith("False\n")
+    for name in moe_mobile.__all__:
+        assert repr(name) in result.stdout
+
+
+def test_the_public_api_is_what_it_names() -> None:
+    from moe_mobile.engine import Engine
+    from moe_mobile.export import export_bundle
+
+    assert moe_mobile.Engine is Engine
+    assert moe_mobile.export_bundle is export_bundle
+    assert moe_mobile.errors is errors
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        moe_mobile.nothing  # noqa: B018
+
+
+def test_version() -> None:
+    assert ok("--version") == f"moe-mobile {moe_mobile.__version__}\n"
+
+
+def test_usage_errors_look_like_all_errors() -> None:
+    assert failed(2, "exprot")["code"] == "usage"
+    assert "--cash" in failed(2, "generate", "b", "--cash", "1")["cause"]
+    error = failed(2, "inspect")
+    assert error["remedy"] == "`moe-mobile inspect --help` lists what is possible"
+    # Without --json, stdout stays empty.
+    result = run_cli("inspect")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ")
+
+
+def test_without_arguments_help_is_shown() -> None:
+    result = run_cli()
+    assert result.returncode == 2
+    assert result.stderr.startswith("Usage: moe-mobile")
+
+
+def test_an_error_block_names_cause_file_and_remedy() -> None:
+    error = errors.BudgetError("too small", file="/b", remedy="use 90%")
+    assert format_error(error) == "error: too small\n  file: /b\n  what to do: use 90%"
+    assert format_error(errors.BudgetError("too small")) == "error: too small"
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "prepare", "bench"])
+def test_a_folder_that_is_no_bundle(command: str, tmp_path: pathlib.Path) -> None:
+    error = failed(4, command, tmp_path)
+    assert error["code"] == "bundle_invalid"
+    assert str(tmp_path) in error["file"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["export", "only-one"], "a source and a target"),
+        (["export", "a", "b", "--layers", "2"], "for --random-weights only"),
+        (["export", "a", "b", "--random-weights", "OLMoE-1B-7B"], "takes the place"),
+        (["export", "--random-weights", "GPT-9", "out"], "unknown preset"),
+        (["export", "/nowhere/model", "out"], "no such checkpoint"),
+        (["generate", "b"], "the prompt once"),
+        (["generate", "b", "-p", "x", "--token-ids", "1"], "the prompt once"),
+        (["generate", "b", "--token-ids", "1,x"], "not a list of token ids"),
+        (["generate", "b", "--token-ids", "-1"], "not a list of token ids"),
+        (["bench", "b", "-p", "0", "-n", "0"], "nothing to measure"),
+        (["bench", "b", "-p", "many"], "not a whole number"),
+        (["bench", "b", "-n", "-5"], "not a whole number"),
+        (["bench", "b", "--lanes", "0"], "too small"),
+        (["bench", "b", "--residency", "flash"], "none of slots"),
+        (["bench", "b", "-pg", "512"], "two numbers"),
+        (["bench", "b", "-o", "md"], "contradict"),
+        (["bench", "b", "--plot", "x.txt"], "plots are written as"),
+    ],
+)
+def test_arguments_that_make_no_sense(arguments: list[str], cause: str) -> None:
+    assert cause in failed(2, *arguments)["cause"]
+
+
+def test_a_prompt_file_must_be_text(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "prompt").write_bytes(b"caf\xe9")
+    error = failed(2, "generate", tmp_path, "-f", tmp_path / "prompt")
+    assert "not UTF-8" in error["cause"]
+    assert error["file"] == str(tmp_path / "prompt")
+
+
+def test_models_lists_families_and_presets() -> None:
+    listed = ok_json("models")
+    families = {family["model_type"] for family in listed["families"]}
+    assert {"mixtral", "qwen2_moe", "qwen3_moe", "olmoe"} <= families
+    presets = {preset["name"] for preset in listed["presets"]}
+    assert {"OLMoE-1B-7B", "Qwen1.5-MoE-A2.7B", "Qwen3-30B-A3B", "Mixtral-8x7B"} <= presets
+    text = ok("models")
+    assert all(name in text for name in families | presets)
+
+
+def test_doctor_finds_this_installation_well(tmp_path: pathlib.Path) -> None:
+    found = ok_json("doctor", "--dir", tmp_path)
+    assert found["ok"]
+    checks = {check["name"]: check for check in found["checks"]}
+    assert checks["native module"]["status"] == checks["moe_runner"]["status"] == "ok"
+    assert [checks[name]["detail"] for name in PINS] == list(PINS.values())
+    # Nothing is left behind.
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_fails_without_a_runner() -> None:
+    result = run_cli("doctor", env=without_engine())
+    assert result.returncode == 3
+    assert re.search(r"^fail +moe_runner +moe_runner is not installed$", result.stdout, re.M)
+    assert "MOE_MOBILE_RUNNER" in result.stdout
+
+
+def test_doctor_names_a_folder_it_cannot_use(tmp_path: pathlib.Path) -> None:
+    checks = {check.name: check for check in run_checks(tmp_path / "none")}
+    assert checks["disk"].status == checks["direct reads"].status == "fail"
+    assert all(check.remedy for check in checks.values() if check.status != "ok")
+
+
+def test_the_pins_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {f"{name}=={version}" for name, version in PINS.items()}
+    assert wanted <= set(project["dependencies"])
+
+
+def test_commands_that_need_the_engine_say_how_to_get_it(tmp_path: pathlib.Path) -> None:
+    result = run_cli("prepare", tmp_path, "--json", env=without_engine())
+    assert result.returncode == errors.RuntimeFailedError.exit_code
+    assert json.loads(result.stdout)["error"]["file"] == "/nowhere/moe_runner"
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    program = [*COMMAND, "bench", "--help"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("bytes", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1024**2 - 1, "1.0 MiB"),
+        (5_138_022, "4.9 MiB"),
+        (3 << 30, "3.0 GiB"),
+        (5 << 50, "5120.0 TiB"),
+    ],
+)
+def test_sizes(bytes: int, text: str) -> None:
+    assert size(bytes) == text
+
+
+def test_tables_align() -> None:
+    assert table(["name", "n"], [["a", "10"], ["bcdef", "1"]]).splitlines() == [
+        "name    n",
+        "-----  --",
+        "a      10",
+        "bcdef   1",
+    ]

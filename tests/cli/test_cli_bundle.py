@@ -1,0 +1,144 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""export, inspect, verify and prepare on a real bundle."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import pytest
+from click.testing import CliRunner
+
+from moe_mobile.cli import cli
+from tests.cli.program import failed, ok, ok_json, run_cli
+
+MakeBundle = Callable[[], pathlib.Path]
+
+
+def _flip(path: pathlib.Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def test_export_says_what_it_made(exported: tuple[pathlib.Path, str]) -> None:
+    bundle, text = exported
+    lines = dict(line.split(maxsplit=1) for line in text.splitlines())
+    assert lines["bundle"] == str(bundle)
+    assert "16 experts and 3 dense" in lines["programs"]
+    assert "experts 8da4w, dense 8da4w, head 8da8w, embedding int8, groups of 32" in text
+    assert lines["memory"].startswith("at least ")
+
+
+def test_export_refuses_to_replace_a_bundle(
+    exported: tuple[pathlib.Path, str], checkpoint: pathlib.Path
+) -> None:
+    error = failed(2, "export", checkpoint, exported[0])
+    assert error["file"] == str(exported[0])
+    assert "overwrite" in error["remedy"]
+
+
+def test_export_of_a_broken_checkpoint(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    error = failed(11, "export", tmp_path, tmp_path / "out")
+    assert error["code"] == "checkpoint"
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_of_an_unknown_family(checkpoint: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert "gpt2" in failed(3, "export", tmp_path, tmp_path / "out")["cause"]
+
+
+def test_inspect_tells_the_same_in_both_forms(exported: tuple[pathlib.Path, str]) -> None:
+    bundle = exported[0]
+    facts = ok_json("inspect", bundle)
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    assert facts["memory"] == manifest["memory"]
+    assert facts["model"]["num_parameters"] == manifest["model"]["num_parameters"]
+    assert facts["bytes"] == sum(f.stat().st_size for f in bundle.rglob("*") if f.is_file())
+    assert facts["packed"] == []
+    text = ok("inspect", bundle)
+    assert facts["hash"] in text
+    assert "no; opening it prepares it" in text
+
+
+def test_verify_reads_everything(exported: tuple[pathlib.Path, str]) -> None:
+    bundle = exported[0]
+    found = ok_json("verify", bundle)
+    assert found["hash"] == ok_json("inspect", bundle)["hash"]
+    assert found["bytes"] == sum(f.stat().st_size for f in bundle.rglob("*") if f.is_file())
+    assert found["packed"] is None
+    assert ok("verify", bundle).startswith("ok: ")
+
+
+@pytest.mark.parametrize("name", ["experts/layer-01.shard", "dense/head.pte", "tokenizer.json"])
+def test_verify_finds_a_flipped_bit(copy_bundle: MakeBundle, name: str) -> None:
+    bundle = copy_bundle()
+    _flip(bundle / name, 40)
+    error = failed(5, "verify", bundle)
+    assert (error["code"], error["file"]) == ("bundle_corrupt", str(bundle / name))
+
+
+def test_prepare_packs_once(copy_bundle: MakeBundle) -> None:
+    bundle = copy_bundle()
+    assert ok("prepare", bundle).startswith("packed 16 experts, wrote ")
+    again = ok_json("prepare", bundle)
+    assert again["already_prepared"]
+    facts = ok_json("inspect", bundle)
+    assert [store["key"] for store in facts["packed"]] == [pathlib.Path(again["packed_dir"]).name]
+    assert facts["packed"][0]["bytes"] > 0
+    packed = ok_json("verify", bundle)["packed"]
+    assert packed["blobs"] > 16
+
+
+def test_verify_finds_a_flipped_bit_in_packed_weights(copy_bundle: MakeBundle) -> None:
+    bundle = copy_bundle()
+    store = pathlib.Path(ok_json("prepare", bundle)["packed_dir"])
+    path = store / "layer-01.packed"
+    _flip(path, path.stat().st_size // 2)
+    error = failed(5, "verify", bundle)
+    assert error["file"] == str(path)
+
+
+def test_packed_weights_may_lie_elsewhere(copy_bundle: MakeBundle, tmp_path: pathlib.Path) -> None:
+    bundle = copy_bundle()
+    store = tmp_path / "store"
+    ok("prepare", bundle, "--packed-dir", store)
+    assert not (bundle / ".packed").exists()
+    assert ok_json("verify", bundle, "--packed-dir", store)["packed"]["directory"] == str(store)
+
+
+def test_consumed_bundles_stay_usable(copy_bundle: MakeBundle) -> None:
+    bundle = copy_bundle()
+    ok("prepare", bundle, "--consume")
+    assert list((bundle / "experts").iterdir()) == []
+    assert "2 shards live in that store only" in ok("inspect", bundle)
+    assert ok_json("inspect", bundle)["consumed_shards"] == 2
+    assert ok_json("verify", bundle)["packed"]["blobs"] > 16
+    ok("generate", bundle, "-p", "Once", "-n", 2)
+    error = failed(6, "generate", bundle, "-p", "Once", "--residency", "programs")
+    assert "consume" in error["cause"]
+
+
+def test_a_lost_shard_is_an_error_where_nothing_stands_for_it(copy_bundle: MakeBundle) -> None:
+    bundle = copy_bundle()
+    (bundle / "experts/layer-00.shard").unlink()
+    for command in ("inspect", "verify"):
+        assert failed(4, command, bundle)["file"] == str(bundle / "experts/layer-00.shard")
+
+
+def test_progress_goes_to_stderr_only(exported: tuple[pathlib.Path, str]) -> None:
+    result = run_cli("verify", exported[0], "--json")
+    json.loads(result.stdout)
+    assert result.stderr == ""  # not a terminal, and quickly done
+
+
+def test_commands_run_inside_of_a_host_process_too(exported: tuple[pathlib.Path, str]) -> None:
+    result = CliRunner().invoke(cli, ["verify", str(exported[0]), "--json"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["files"] > 5

@@ -1,0 +1,250 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""generate, bench and demo with the engine."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import pathlib
+import signal
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from moe_mobile import Engine
+from moe_mobile.cli.demo import real_size
+from tests.cli.conftest import byte_tokenizer
+from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli
+
+PROMPT = "Once upon a time 🙂"
+
+
+@pytest.fixture(scope="module")
+def prompt_ids() -> list[int]:
+    return byte_tokenizer().encode(PROMPT).ids
+
+
+def test_generate_gives_the_engines_tokens(bundle: pathlib.Path, prompt_ids: list[int]) -> None:
+    answer = ok_json("generate", bundle, "-p", PROMPT, "-n", 24, "--ignore-eos")
+    with Engine(bundle) as engine:
+        assert answer["token_ids"] == list(engine.generate(prompt_ids, 24, ignore_eos=True))
+    assert answer["prompt_tokens"] == len(prompt_ids)
+    assert answer["new_tokens"] == 24
+    tokenizer = byte_tokenizer()
+    whole = tokenizer.decode(prompt_ids + answer["token_ids"])
+    assert PROMPT + answer["text"] == whole
+    # What the line of statistics quotes follows from the parts.
+    decoded = [token for token in answer["stats"]["tokens"] if token["phase"] == "decode"]
+    assert len(decoded) == 23
+    hits, misses = (sum(token[name] for token in decoded) for name in ("hits", "misses"))
+    assert hits + misses == 23 * 2 * 2
+    assert answer["hit_rate"] == pytest.approx(hits / (hits + misses))
+    read = sum(token["bytes_read"] for token in decoded)
+    assert answer["mib_read_per_token"] == pytest.approx(read / 23 / 2**20)
+    assert answer["tokens_per_second"] > 0
+    assert answer["ttft_ms"] > 0
+
+
+def test_generate_prints_text_and_one_line_on_stderr(bundle: pathlib.Path) -> None:
+    result = run_cli("generate", bundle, "-p", PROMPT, "-n", 12)
+    assert result.returncode == 0
+    text = ok_json("generate", bundle, "-p", PROMPT, "-n", 12)["text"]
+    assert result.stdout == text + "\n"
+    (line,) = result.stderr.strip().splitlines()
+    for part in ("tok/s", "first token after", "cache hits", "MiB read per token", "waiting"):
+        assert part in line
+
+
+def test_the_prompt_may_come_from_a_file_or_stdin_or_as_ids(
+    bundle: pathlib.Path, tmp_path: pathlib.Path, prompt_ids: list[int]
+) -> None:
+    wanted = ok("generate", bundle, "-p", PROMPT, "-n", 8)
+    (tmp_path / "prompt").write_text(PROMPT)
+    assert ok("generate", bundle, "-f", tmp_path / "prompt", "-n", 8) == wanted
+    piped = run_cli("generate", bundle, "-f", "-", "-n", 8, input=PROMPT)
+    assert piped.stdout == wanted
+    ids = ",".join(map(str, prompt_ids))
+    assert ok("generate", bundle, "--token-ids", ids, "-n", 8) == wanted
+
+
+def test_settings_change_the_work_and_not_the_text(bundle: pathlib.Path) -> None:
+    common = ("generate", bundle, "-p", PROMPT, "-n", 16)
+    wanted = ok_json(*common, "--cache", "100%")
+    for options in (["--cache", "60%", "--lanes", 4], ["--residency", "programs"], ["-t", 1]):
+        answer = ok_json(*common, *options)
+        assert answer["token_ids"] == wanted["token_ids"]
+    resident = ok_json(*common, "--residency", "resident")
+    assert resident["token_ids"] == wanted["token_ids"]
+    assert resident["hit_rate"] == 1.0
+
+
+def test_sampling_depends_on_the_seed_alone(bundle: pathlib.Path) -> None:
+    def sample(seed: int) -> list[int]:
+        options = ("--temperature", 1.5, "--top-p", 0.99, "--top-k", 200, "--seed", seed)
+        answer = ok_json("generate", bundle, "-p", PROMPT, "-n", 16, "--ignore-eos", *options)
+        tokens: list[int] = answer["token_ids"]
+        return tokens
+
+    assert sample(3) == sample(3) != sample(4)
+
+
+def test_verbose_shows_the_memory_plan(bundle: pathlib.Path) -> None:
+    result = run_cli("generate", bundle, "-p", PROMPT, "-n", 1, "--verbose")
+    assert "KV cache" in result.stderr
+    assert "total" in result.stderr
+
+
+def test_too_small_a_cache_is_refused_and_may_be_allowed(bundle: pathlib.Path) -> None:
+    error = failed(9, "generate", bundle, "-p", PROMPT, "--cache", "20%")
+    assert "one token uses" in error["cause"]
+    ok("generate", bundle, "-p", PROMPT, "-n", 2, "--cache", "20%", "--allow-below-cycle")
+
+
+def test_a_bundle_without_a_tokenizer_wants_ids(
+    copy_bundle: Callable[[], pathlib.Path],
+) -> None:
+    bundle = copy_bundle()
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["files"] = [f for f in manifest["files"] if f["path"] != "tokenizer.json"]
+    (bundle / "bundle.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    (bundle / "tokenizer.json").unlink()
+    assert "--token-ids" in failed(2, "generate", bundle, "-p", "x")["remedy"]
+    answer = ok_json("generate", bundle, "--token-ids", "5,17,9", "-n", 4)
+    assert (answer["text"], len(answer["token_ids"])) == (None, 4)
+    shown = ok("generate", bundle, "--token-ids", "5 17 9", "-n", 4)
+    assert shown.split() == [str(token) for token in answer["token_ids"]]
+
+
+@pytest.mark.parametrize("damage", ["hash", "content"])
+def test_a_damaged_tokenizer_is_not_used(
+    copy_bundle: Callable[[], pathlib.Path], damage: str
+) -> None:
+    bundle = copy_bundle()
+    data = b'{"version": 1}' + b" " * ((bundle / "tokenizer.json").stat().st_size - 14)
+    (bundle / "tokenizer.json").write_bytes(data)
+    if damage == "content":
+        manifest = json.loads((bundle / "bundle.json").read_text())
+        for file in manifest["files"]:
+            if file["path"] == "tokenizer.json":
+                file["sha256"] = hashlib.sha256(data).hexdigest()
+        (bundle / "bundle.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    error = failed(5 if damage == "hash" else 4, "generate", bundle, "-p", "x")
+    assert error["file"] == str(bundle / "tokenizer.json")
+
+
+def test_text_streams_and_ctrl_c_ends_it_cleanly(bundle: pathlib.Path) -> None:
+    # Slow on purpose: nearly every expert of every token is a program to load.
+    command = [*COMMAND, "generate", str(bundle), "-p", "x", "-n", "255", "--ignore-eos"]
+    command += ["--residency", "programs", "--cache", "20%", "--allow-below-cycle"]
+    for _ in range(5):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            text = process.stdout.read(1)
+            process.send_signal(signal.SIGINT)
+            text += process.stdout.read()
+            error = process.stderr.read().decode()
+        assert "Traceback" not in error
+        if process.returncode != 0:  # else it was done before we were
+            break
+    assert process.returncode == 130
+    assert "error: stopped by the user" in error
+    assert len(text) > 1
+    assert text.endswith(b"\n")
+
+
+def test_bench_rows_come_from_the_engine(bundle: pathlib.Path) -> None:
+    rows = ok_json(
+        "bench", bundle, "-p", "20", "-n", "6", "-r", "2", "--cache", "60%", "-pg", "4,3"
+    )
+    assert [(row["n_prompt"], row["n_gen"]) for row in rows] == [(20, 0), (0, 6), (4, 3)]
+    facts = ok_json("inspect", bundle)
+    for row in rows:
+        assert row["bundle_hash"] == facts["hash"]
+        assert row["config"]["context"] == row["n_prompt"] + row["n_gen"]
+        assert (row["config"]["cache"], row["config"]["lanes"]) == ("60%", 2)
+        assert len(row["samples_ns"]) == 2
+        assert min(row["samples_ns"]) > 0
+        assert 0 < row["rss_anon_bytes"] <= row["rss_bytes"] <= row["peak_rss_bytes"]
+        assert 0 <= row["wait_share"] < 1
+        assert 0 <= row["hit_rate"] <= 1
+        assert row["plan"]["slots"] * row["plan"]["slot_bytes"] > 0
+        assert row["load_ms"] > 0
+        assert row["fallbacks"] == []
+    prompt, decode, both = rows
+    assert prompt["ttft_ms"] > 0
+    assert decode["ttft_ms"] is None
+    assert [len(values) for values in decode["itl_ns"]] == [6, 6]
+    assert decode["itl_p50_ms"] <= decode["itl_p95_ms"] <= decode["itl_p99_ms"]
+    assert both["avg_ns"] > 0
+
+
+def test_bench_multiplies_lists_into_rows(bundle: pathlib.Path) -> None:
+    text = ok(
+        "bench", bundle, "-p", "0", "-n", "3,5", "-r", "1", "-o", "csv",
+        "--cache", "60%,100%", "--residency", "slots,resident", "-t", "1",
+    )  # fmt: skip
+    rows = list(csv.DictReader(io.StringIO(text)))
+    settings = [json.loads(row["config"]) for row in rows]
+    found = [(s["residency"], s["cache"]) for s in settings]
+    assert [(*pair, int(row["n_gen"])) for pair, row in zip(found, rows, strict=True)] == [
+        (residency, cache, n)
+        for residency in ("slots", "resident")
+        for cache in ("60%", "100%")
+        for n in (3, 5)
+    ]
+    assert all(row["n_threads"] == "1" for row in rows)
+    assert all(row["hit_rate"] == "1.0" for row in rows[4:])
+
+
+def test_bench_keeps_the_rows_before_an_error(bundle: pathlib.Path) -> None:
+    result = run_cli("bench", bundle, "-p", "0", "-n", "2", "-r", "1", "--cache", "60%,1%")
+    assert result.returncode == 9
+    assert result.stdout.count("tg2") == 1
+    assert "error: " in result.stderr
+
+
+def test_bench_refuses_more_tokens_than_positions(bundle: pathlib.Path) -> None:
+    error = failed(2, "bench", bundle, "-p", "0", "-n", "257")
+    assert "context of this model has 256" in error["cause"]
+
+
+def test_bench_draws(bundle: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    plot = tmp_path / "tokens.svg"
+    ok("bench", bundle, "-p", "0", "-n", "4", "-r", "2", "--plot", plot)
+    assert "<svg" in plot.read_text()
+
+
+def test_the_comparison_of_the_demo(
+    copy_bundle: Callable[[], pathlib.Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A bundle that is there is not exported again.
+    answer = real_size("demo", copy_bundle(), show=True)
+    shown = capsys.readouterr().out
+    assert "from an earlier run" in shown
+    slots, programs = answer["decode"]["slots"], answer["decode"]["programs"]
+    assert slots["hit_rate"] == programs["hit_rate"] < 1
+    assert slots["mib_read_per_token"] == pytest.approx(programs["mib_read_per_token"], rel=0.5)
+    assert f"{slots['avg_ts'] / programs['avg_ts']:.1f} times as fast" in shown
+    for row in (slots, programs, answer["decode"]["resident"]):
+        assert f"{row['avg_ts']:.1f} ± {row['stddev_ts']:.1f}" in shown
+    # Loading a program is what slots leave out.
+    assert answer["misses"]["programs"]["rest_ms"] > answer["misses"]["slots"]["rest_ms"]
+
+
+@pytest.mark.slow
+def test_the_demo_runs_as_shipped(tmp_path: pathlib.Path) -> None:
+    answer = ok_json("demo", "--quick", "--dir", tmp_path)["trained"]
+    assert answer["new_tokens"] == 120
+    assert answer["settings"]["cache"] == "50%"
+    assert 0.3 < answer["hit_rate"] < 1
+    assert answer["mib_read_per_token"] > 0
+    # English, whatever it says.
+    assert len([word for word in answer["text"].split() if word in {"the", "and", "of"}]) > 3
+    again = ok("demo", "--quick", "--dir", tmp_path)
+    assert "prepared by an earlier run" in again
+    assert answer["text"] in again
