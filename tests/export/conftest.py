@@ -70,7 +70,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: CheckpointMaker
     def make(family: str, quant: str) -> Path:
         if (family, quant) not in made:
             out = tmp_path_factory.mktemp("bundles") / f"{family}-{quant}"
-            made[family, quant] = export_bundle(checkpoint(family), out, quant, max_batch=64)
+            made[family, quant] = export_bundle(checkpoint(family), out, quant)
         return made[family, quant]
 
     return make

@@ -55,7 +55,7 @@ def test_a_bundle_is_whole(family: str, checkpoint: CheckpointMaker, bundle: Bun
     assert (manifest.moe.num_experts, manifest.moe.top_k) == (EXPERTS, TOP_K)
     assert manifest.attention.kv_dtype == "float32"
     assert manifest.quantization.group_size == 0
-    assert manifest.max_batch == 64
+    assert manifest.max_batch == 256
     memory = manifest.memory
     assert memory.token_cycle_bytes == 2 * TOP_K * memory.expert_bytes
     for name in ("config.json", "generation_config.json"):
@@ -80,7 +80,7 @@ def test_equal_inputs_give_equal_bytes(
     checkpoint: CheckpointMaker, bundle: BundleMaker, tmp_path: Path
 ) -> None:
     first = bundle("mixtral", "fp32")
-    second = export_bundle(checkpoint("mixtral"), tmp_path / "x" / "other", "fp32", max_batch=64)
+    second = export_bundle(checkpoint("mixtral"), tmp_path / "x" / "other", "fp32")
     assert tree(first) == tree(second)
     assert str(tmp_path).encode() not in (second / "bundle.json").read_bytes()
 
@@ -94,7 +94,6 @@ def test_quantizations_are_independent(checkpoint: CheckpointMaker, tmp_path: Pa
         dense="fp32",
         head="8da8w",
         embedding="fp32",
-        max_batch=64,
     )
     verify_bundle(out)
     manifest = read_manifest(out)
@@ -150,21 +149,19 @@ def test_existing_bundles_are_overwritten_on_demand_only(
     checkpoint: CheckpointMaker, bundle: BundleMaker, tmp_path: Path
 ) -> None:
     out = tmp_path / "bundle"
-    export_bundle(checkpoint("olmoe"), out, "fp32", max_batch=64)
+    export_bundle(checkpoint("olmoe"), out, "fp32")
     before = tree(out)
     with pytest.raises(UsageError, match="already exists"):
-        export_bundle(checkpoint("mixtral"), out, "fp32", max_batch=64)
+        export_bundle(checkpoint("mixtral"), out, "fp32")
     assert tree(out) == before
-    export_bundle(checkpoint("mixtral"), out, "fp32", max_batch=64, overwrite=True)
+    export_bundle(checkpoint("mixtral"), out, "fp32", overwrite=True)
     assert tree(out) == tree(bundle("mixtral", "fp32"))
     assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_progress_counts_up_to_the_total(checkpoint: CheckpointMaker, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    export_bundle(
-        checkpoint("mixtral"), tmp_path / "out", "fp32", max_batch=64, progress=seen.append
-    )
+    export_bundle(checkpoint("mixtral"), tmp_path / "out", "fp32", progress=seen.append)
     done = [step.done for step in seen]
     assert done == sorted(done)
     assert {step.total for step in seen} == {2 + 2 + 2 * EXPERTS}
@@ -183,11 +180,11 @@ def test_an_interrupted_export_continues(
             raise KeyboardInterrupt
 
     with pytest.raises(CancelledError) as caught:
-        export_bundle(checkpoint("mixtral"), out, "fp32", max_batch=64, progress=interrupt)
+        export_bundle(checkpoint("mixtral"), out, "fp32", progress=interrupt)
     assert caught.value.exit_code == 130
     assert not out.exists()
     steps: list[Progress] = []
-    export_bundle(checkpoint("mixtral"), out, "fp32", max_batch=64, progress=steps.append)
+    export_bundle(checkpoint("mixtral"), out, "fp32", progress=steps.append)
     assert tree(out) == tree(bundle("mixtral", "fp32"))
     # What was finished is not made again.
     assert any("layer 0, expert" in step.what for step in steps) == (stop < 10)
@@ -202,9 +199,9 @@ def test_a_changed_checkpoint_is_not_continued(tmp_path: Path, bundle: BundleMak
             raise KeyboardInterrupt
 
     with pytest.raises(CancelledError):
-        export_bundle(source, out, "fp32", max_batch=64, name="x", progress=interrupt)
+        export_bundle(source, out, "fp32", name="x", progress=interrupt)
     write_checkpoint(source, "mixtral")
-    export_bundle(source, out, "fp32", max_batch=64, name="x")
+    export_bundle(source, out, "fp32", name="x")
     expected = tree(bundle("mixtral", "fp32"))
     actual = tree(out)
     for name in expected:
@@ -219,7 +216,7 @@ def test_a_broken_tensor_is_named_and_leaves_no_bundle(tmp_path: Path) -> None:
         model.model.layers[1].mlp.experts.down_proj[3, 5, 7] = float("nan")
     model.save_pretrained(source)
     with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.experts\.3\.down_proj.*NaN"):
-        export_bundle(source, tmp_path / "out", "fp32", max_batch=64)
+        export_bundle(source, tmp_path / "out", "fp32")
     assert not (tmp_path / "out").exists()
 
 

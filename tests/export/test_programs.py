@@ -71,7 +71,7 @@ def reference(shape: ProgramShape, weights: dict[str, torch.Tensor]) -> bytes:
 
 
 def options_of(quant: str) -> Options:
-    return resolve_options(quant, max_batch=64)
+    return resolve_options(quant)
 
 
 @pytest.mark.slow

@@ -1,0 +1,52 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The example scripts run as they stand, one per family."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from moe_mobile.bundle import read_manifest, verify_bundle
+from tests.export.conftest import CheckpointMaker
+from tests.tiny import FAMILIES
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "export_scripts"
+
+# Mostly of programs that other tests have lowered already.
+OPTIONS: dict[str, tuple[list[str], tuple[str, str]]] = {
+    "mixtral": (["--quant", "fp32"], ("fp32", "fp32")),
+    "qwen2_moe": (["--experts", "8da4w", "--dense", "fp32"], ("8da4w", "fp32")),
+    "qwen3_moe": (["--quant", "fp32", "--group-size", "64"], ("fp32", "fp32")),
+    "olmoe": (["--quant", "fp32", "--max-batch", "64"], ("fp32", "fp32")),
+}
+
+
+def test_there_is_a_script_for_every_family() -> None:
+    assert {path.stem for path in SCRIPTS.glob("*.py")} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_script(
+    family: str,
+    checkpoint: CheckpointMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options, (experts, dense) = OPTIONS[family]
+    out = tmp_path / "bundle"
+    script = SCRIPTS / f"{family}.py"
+    monkeypatch.setattr(sys, "argv", [str(script), str(checkpoint(family)), str(out), *options])
+    runpy.run_path(str(script), run_name="__main__")
+    captured = capsys.readouterr()
+    assert captured.out == f"written: {out}\n"
+    assert "done" in captured.err
+    verify_bundle(out)
+    manifest = read_manifest(out)
+    assert manifest.model.family == family
+    assert (manifest.quantization.experts, manifest.quantization.dense) == (experts, dense)
+    assert manifest.max_batch == (64 if "--max-batch" in options else 256)
