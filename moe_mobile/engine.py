@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from moe_mobile import _native
 
 Progress = Callable[[str, int, int], None]
-"""Called with a stage ("verify", "prepare", "slots", "load"), the steps done and the steps in all."""
+"""Called with a stage ("verify", "prepare", "slots", "load"), steps done, and steps in all."""
 
 
 class Engine:
     """An open bundle that generates and scores, its experts streaming through a bounded cache.
 
-    Token ids go in and come out; tokenize with the bundle's ``tokenizer.json``. Not thread safe. All
-    engines of one process share ExecuTorch's thread pool and must use the same number of threads.
+    Token ids go in and come out; tokenize with the bundle's ``tokenizer.json``. Not thread safe.
+    All engines of one process share ExecuTorch's thread pool and must use as many threads.
 
     Args:
         bundle: folder of the bundle. One that was not prepared for this CPU is prepared now.

@@ -86,7 +86,7 @@ json measure_misses(Engine* engine, uint32_t count, uint32_t seed) {
   const ReadRequest sample = slots.read_request(experts[0], 0);
   AlignedBuffer own(sample.length);
   std::fill(own.data(), own.data() + own.capacity(), uint8_t{1});  // touch the pages
-  std::vector<uint64_t> raw, miss, program_read, program_load, forward;
+  std::vector<uint64_t> raw, miss, slot_rest, program_read, program_load, forward;
   for (uint32_t i = 0; i < count; ++i) {
     const ExpertKey& key = experts[i % experts.size()];
     ReadRequest request = slots.read_request(key, 0);
@@ -94,6 +94,7 @@ json measure_misses(Engine* engine, uint32_t count, uint32_t seed) {
       lanes.submit(read);
       const ReadDone done = lanes.wait();
       if (done.error) std::rethrow_exception(done.error);
+      return done.nanoseconds;
     };
     read_through_lane(request);  // not recorded: an expert's first read checks its CRC
     slots.arrived(key, 0);
@@ -104,9 +105,10 @@ json measure_misses(Engine* engine, uint32_t count, uint32_t seed) {
 
     watch.lap();
     request = slots.read_request(key, 0);
-    read_through_lane(request);
+    const uint64_t reading = read_through_lane(request);
     slots.arrived(key, 0);
     miss.push_back(watch.lap());
+    slot_rest.push_back(miss.back() - reading);
     slots.run(0, x.data(), 1, y.data());
     watch.lap();
     slots.run(0, x.data(), 1, y.data());
@@ -124,6 +126,7 @@ json measure_misses(Engine* engine, uint32_t count, uint32_t seed) {
           {"program_bytes", align_up(manifest.memory.expert_bytes, kBlobAlignment)},
           {"raw_read_ns", raw},
           {"slot_miss_ns", miss},
+          {"slot_rest_ns", slot_rest},
           {"forward_ns", forward},
           {"program_read_ns", program_read},
           {"program_load_ns", program_load}};

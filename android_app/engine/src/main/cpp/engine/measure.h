@@ -27,7 +27,8 @@ nlohmann::json run_bench(Engine* engine, const BenchRequest& request, const Prog
 
 // What a miss costs, split, over `count` experts drawn at random. Interleaved in one run, all nanoseconds:
 //   raw_read_ns    one O_DIRECT pread of the packed bytes into memory of its own
-//   slot_miss_ns   the same bytes as a slot miss: request, read lane, slot, first forward pass ready
+//   slot_miss_ns   the same bytes as a slot miss, through a read lane into the slot, until it can run
+//   slot_rest_ns   the part of slot_miss_ns in which the lane was not reading
 //   program_read_ns, program_load_ns   a program miss: O_DIRECT read, then ExecuTorch's load
 //   forward_ns     one forward pass of one row
 // Needs residency slots.
