@@ -119,7 +119,7 @@ def _memory(meminfo: pathlib.Path) -> Check:
             if line.startswith("MemAvailable:"):
                 available = int(line.split()[1]) * 1024
     if available is None:
-        return Check("memory", "warn", "unknown", "Give --cache in MiB instead of auto")
+        return Check("memory", "warn", "unknown", "Give --cache a size instead of auto")
     if available < 2 * _GIB:
         remedy = "Export needs about 1.5 GB; generate runs in less with a small --cache"
         return Check("memory", "warn", f"{size(available)} available", remedy)

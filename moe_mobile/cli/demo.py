@@ -37,7 +37,7 @@ _LAYERS = 1
 _VOCABULARY = 4096
 _RESIDENCIES = ("programs", "slots", "resident")
 _MISSES = 24
-_DECODED = 24
+_DECODED = 48
 
 
 @click.command(
@@ -70,7 +70,7 @@ def command(folder: pathlib.Path, quick: bool, as_json: bool) -> None:
         from moe_mobile.export import RandomWeights
 
         source = RandomWeights(_PRESET, layers=_LAYERS, vocab_size=_VOCABULARY)
-        _title(f"4. Experts of real size: {_LAYERS} layer of {_PRESET}'s shape, random", show)
+        _title(f"4. Experts of real size: {_LAYERS} layer of {_PRESET}'s dimensions", show)
         answer["real_size"] = real_size(source, folder / "real-size-8da4w", show)
     if as_json:
         echo_json(answer)
@@ -88,10 +88,10 @@ def trained(bundle: pathlib.Path, show: bool) -> dict[str, Any]:
     _title("2. Prepare it: pack the weights as this CPU wants them", show)
     _prepare(bundle, show)
 
-    _title("3. Generate with half of the experts in memory; the others stream from disk", show)
+    _title("3. Generate with half of the experts in memory (the model continues at ▸)", show)
     prompt = _passage(heldout_text())
     if show:
-        click.echo(click.style(prompt, dim=True), nl=False)
+        click.echo(click.style(prompt, dim=True) + " ▸", nl=False)
     answer = generate(
         bundle,
         prompt,
@@ -153,7 +153,7 @@ def _decode(bundle: pathlib.Path, residency: str) -> BenchResult:
             BenchTest(0, _DECODED),
             Settings(cache=_CACHE, residency=residency),
             bundle_facts(bundle),
-            repetitions=2,
+            repetitions=3,
             progress=progress,
         )
 

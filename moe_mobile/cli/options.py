@@ -80,7 +80,7 @@ _SINGLE = (
         "--cache",
         default="50%",
         show_default=True,
-        help="Memory for experts: a share of them (50%), MiB (512) or auto.",
+        help="Memory for experts: a share of them (50%), a size (512MiB) or auto.",
     ),
     click.option(
         "--residency",
