@@ -1,0 +1,222 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/expert_stream.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+#include "base/error.h"
+#include "base/expect_error.h"
+#include "base/file.h"
+#include "base/temporary_folder.h"
+
+namespace moe_mobile {
+namespace {
+
+using testing::TemporaryFolder;
+
+constexpr uint32_t kLayers = 3;
+constexpr uint32_t kExperts = 6;
+constexpr uint32_t kTopK = 2;
+
+float weight_of(uint32_t layer, uint32_t expert) {
+  return static_cast<float>(100 * (layer + 1) + expert);
+}
+
+// Experts of one number each, in a real file: expert(x) = x * number.
+std::string file_content() {
+  std::string content(kLayers * kExperts * kBlobAlignment, '\0');
+  for (uint32_t layer = 0; layer < kLayers; ++layer)
+    for (uint32_t expert = 0; expert < kExperts; ++expert) {
+      const float weight = weight_of(layer, expert);
+      std::memcpy(&content[(layer * kExperts + expert) * kBlobAlignment], &weight, sizeof weight);
+    }
+  return content;
+}
+
+class FakePlaces : public ExpertPlaces {
+ public:
+  FakePlaces(uint32_t count, const std::string& path) : path_(path), fd_(open_read(path)) {
+    for (uint32_t i = 0; i < count; ++i) {
+      buffers_.emplace_back(kBlobAlignment);
+      ready_.push_back(false);
+    }
+  }
+  uint32_t count() const override { return static_cast<uint32_t>(buffers_.size()); }
+  ReadRequest read_request(const ExpertKey& key, uint32_t place) override {
+    EXPECT_LT(place, count());
+    ready_.at(place) = false;
+    ReadRequest request;
+    request.fd = fd_.get();
+    request.offset = (key.layer * kExperts + key.expert) * kBlobAlignment;
+    request.length = kBlobAlignment;
+    request.payload_bytes = kBlobAlignment;
+    request.destination = buffers_.at(place).data();
+    request.file = &path_;
+    return request;
+  }
+  void arrived(const ExpertKey&, uint32_t place) override { ready_.at(place) = true; }
+  void run(uint32_t place, const float* x, uint32_t rows, float* y) override {
+    ASSERT_TRUE(ready_.at(place)) << "ran before its bytes were there";
+    float weight;
+    std::memcpy(&weight, buffers_.at(place).data(), sizeof weight);
+    for (uint32_t row = 0; row < rows; ++row) y[row] = x[row] * weight;
+  }
+
+ private:
+  std::string path_;
+  UniqueFd fd_;
+  std::vector<AlignedBuffer> buffers_;
+  std::vector<bool> ready_;
+};
+
+// A stream and, beside it, the cache that sees the same tokens one by one.
+class Bench {
+ public:
+  Bench(uint32_t places, unsigned lanes, bool overlap) : naive_(places) {
+    path_ = folder_.file("experts");
+    testing::write_file(path_, file_content());
+    ExpertStream::Options options;
+    options.lanes = lanes;
+    options.moe_layers = kLayers;
+    options.overlap = overlap;
+    stream_ = std::make_unique<ExpertStream>(std::make_unique<FakePlaces>(places, path_), options);
+  }
+
+  void decode(std::mt19937* random) {
+    for (uint32_t layer = 0; layer < kLayers; ++layer) {
+      const std::vector<uint32_t> chosen = choose(random);
+      run_jobs(layer, chosen, 1, /*prefill=*/false);
+      access(layer, chosen);
+    }
+    expect_same_cache();
+  }
+
+  void prefill(std::mt19937* random, uint32_t tokens, uint32_t batch) {
+    std::vector<uint32_t> selected(tokens * kLayers * kTopK);
+    for (uint32_t first = 0; first < tokens; first += batch) {
+      const uint32_t rows = std::min(batch, tokens - first);
+      for (uint32_t layer = 0; layer < kLayers; ++layer) {
+        std::vector<uint32_t> order;  // by last use, least recent first
+        for (uint32_t row = 0; row < rows; ++row) {
+          const std::vector<uint32_t> chosen = choose(random);
+          std::copy(chosen.begin(), chosen.end(),
+                    selected.begin() + ((first + row) * kLayers + layer) * kTopK);
+          for (auto expert = chosen.rbegin(); expert != chosen.rend(); ++expert) {
+            order.erase(std::remove(order.begin(), order.end(), *expert), order.end());
+            order.push_back(*expert);
+          }
+        }
+        run_jobs(layer, order, 2, /*prefill=*/true);
+      }
+    }
+    const std::vector<uint32_t> layers = {0, 1, 2};
+    stream_->finish_prefill(selected, layers, kTopK);
+    for (uint32_t token = 0; token < tokens; ++token)
+      for (uint32_t layer = 0; layer < kLayers; ++layer) {
+        const auto at = selected.begin() + (token * kLayers + layer) * kTopK;
+        access(layer, std::vector<uint32_t>(at, at + kTopK));
+      }
+    expect_same_cache();
+  }
+
+  void run_jobs(uint32_t layer, const std::vector<uint32_t>& experts, uint32_t rows, bool prefill) {
+    std::vector<float> x(experts.size() * rows), y(x.size(), -1);
+    for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i + 1);
+    std::vector<ExpertJob> jobs;
+    for (size_t i = 0; i < experts.size(); ++i)
+      jobs.push_back({experts[i], x.data() + i * rows, rows, y.data() + i * rows});
+    TokenMetrics metrics;
+    prefill ? stream_->prefill(layer, jobs, &metrics) : stream_->decode(layer, jobs, &metrics);
+    EXPECT_EQ(metrics.hits + metrics.misses, jobs.size());
+    for (size_t i = 0; i < experts.size(); ++i)
+      for (uint32_t row = 0; row < rows; ++row)
+        EXPECT_EQ(y[i * rows + row], x[i * rows + row] * weight_of(layer, experts[i]));
+  }
+
+  void expect_same_cache() const {
+    EXPECT_EQ(stream_->cache().by_recency(), naive_.by_recency());
+    EXPECT_LE(stream_->cache().size(), naive_.capacity());
+  }
+
+  const std::string& path() const { return path_; }
+  ExpertStream& stream() { return *stream_; }
+
+ private:
+  static std::vector<uint32_t> choose(std::mt19937* random) {
+    std::vector<uint32_t> chosen;
+    while (chosen.size() < kTopK) {
+      const uint32_t expert = (*random)() % kExperts;
+      if (chosen.empty() || chosen[0] != expert) chosen.push_back(expert);
+    }
+    return chosen;
+  }
+  void access(uint32_t layer, const std::vector<uint32_t>& chosen) {
+    std::vector<ExpertKey> keys;
+    for (uint32_t expert : chosen) keys.push_back({layer, expert});
+    naive_.access(keys);
+  }
+
+  TemporaryFolder folder_;
+  std::string path_;
+  ExpertCache naive_;
+  std::unique_ptr<ExpertStream> stream_;
+};
+
+TEST(ExpertStream, AnySequenceGivesTheOutputsAndTheCacheOfTokenByTokenRouting) {
+  for (uint32_t seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    std::mt19937 random(seed);
+    const uint32_t places = kTopK + random() % (kLayers * kExperts - kTopK + 1);
+    Bench bench(places, 1 + random() % 3, random() % 2 == 0);
+    for (int step = 0; step < 12; ++step) {
+      if (random() % 3 == 0) {
+        const uint32_t tokens = 1 + random() % 9;
+        bench.prefill(&random, tokens, 1 + random() % 5);
+      } else {
+        bench.decode(&random);
+      }
+    }
+  }
+}
+
+TEST(ExpertStream, AReadErrorLeavesItUsable) {
+  for (uint32_t seed = 0; seed < 20; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    std::mt19937 random(seed);
+    Bench bench(5, 2, seed % 2 == 0);
+    bench.decode(&random);
+    ASSERT_EQ(::truncate(bench.path().c_str(), 100), 0);
+    // More experts than places: some must be read.
+    const auto use_most = [&] {
+      for (uint32_t expert = 0; expert + 1 < kExperts; ++expert)
+        bench.run_jobs(seed % kLayers, {expert, expert + 1}, 1, /*prefill=*/seed % 3 == 0);
+    };
+    EXPECT_ERROR(use_most(), ErrorCode::kBundleCorrupt, bench.path());
+    bench.stream().finish_prefill({}, std::vector<uint32_t>{0, 1, 2}, kTopK);
+    testing::write_file(bench.path(), file_content());
+    for (uint32_t layer = 0; layer < kLayers; ++layer)
+      for (uint32_t expert = 0; expert < kExperts; ++expert)
+        bench.run_jobs(layer, {expert, (expert + 1) % kExperts}, 1, /*prefill=*/false);
+  }
+}
+
+TEST(ExpertStream, LoadsAllThatFits) {
+  Bench bench(kLayers * kExperts, 2, true);
+  uint64_t steps = 0;
+  const std::vector<uint32_t> layers = {0, 1, 2};
+  bench.stream().load_all(layers, kExperts,
+                          [&](const char*, uint64_t done, uint64_t) { steps = done; });
+  EXPECT_EQ(steps, kLayers * kExperts);
+  ASSERT_EQ(::truncate(bench.path().c_str(), 0), 0);  // nothing is read any more
+  for (uint32_t layer = 0; layer < kLayers; ++layer) bench.run_jobs(layer, {0, 5}, 1, false);
+  bench.stream().forget_all();
+  EXPECT_EQ(bench.stream().cache().size(), 0u);
+}
+
+}  // namespace
+}  // namespace moe_mobile

@@ -1,0 +1,81 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/settings.h"
+
+#include <gtest/gtest.h>
+
+#include "base/expect_error.h"
+#include "engine/store_key.h"
+
+namespace moe_mobile {
+namespace {
+
+using nlohmann::json;
+
+TEST(Settings, MembersMayBeMissingOrNull) {
+  const EngineSettings settings = parse_settings(json::parse(R"({"threads": null})"));
+  EXPECT_EQ(settings.cache, "50%");
+  EXPECT_EQ(settings.residency, Residency::kSlots);
+  EXPECT_EQ(settings.threads, 0u);
+}
+
+TEST(Settings, AreReadAndWrittenBack) {
+  const json given = {{"cache", "1GiB"}, {"residency", "programs"}, {"lanes", 4u},
+                      {"threads", 3u},   {"context", 77u},          {"allow_below_cycle", true}};
+  const json back = to_json(parse_settings(given));
+  for (const auto& item : given.items()) EXPECT_EQ(back[item.key()], item.value()) << item.key();
+  EXPECT_EQ(to_json(parse_settings(back)), back);
+}
+
+TEST(Settings, WhatIsWrongIsNamed) {
+  const struct {
+    const char* text;
+    const char* member;
+  } cases[] = {
+      {R"([])", "settings"},
+      {R"({"cahce": "50%"})", "cahce"},
+      {R"({"cache": 50})", "cache"},
+      {R"({"residency": "ram"})", "residency"},
+      {R"({"routing": "random"})", "routing"},
+      {R"({"lanes": 0})", "lanes"},
+      {R"({"lanes": 17})", "lanes"},
+      {R"({"lanes": -1})", "lanes"},
+      {R"({"lanes": 1.5})", "lanes"},
+      {R"({"threads": 4294967296})", "threads"},
+      {R"({"context": "64"})", "context"},
+      {R"({"direct": 1})", "direct"},
+      {R"({"packed_dir": []})", "packed_dir"},
+  };
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.text);
+    EXPECT_ERROR(parse_settings(json::parse(c.text)), ErrorCode::kUsage, c.member);
+  }
+  EXPECT_ERROR(parse_sampling(json{{"top_k", -1}}), ErrorCode::kUsage, "top_k");
+  EXPECT_ERROR(parse_sampling(json{{"temprature", 1}}), ErrorCode::kUsage, "temprature");
+}
+
+TEST(StoreKey, TakesWhatChoosesMicroKernelsAndNothingElse) {
+  const std::string x86 =
+      "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel\t\t: 143\nmodel name\t: Xeon\n"
+      "cpu MHz\t\t: 2100.5\nflags\t\t: fma avx2 avx2 sse\n\n";
+  EXPECT_EQ(cpu_features(x86), "avx2 fma model=143 sse vendor_id=GenuineIntel");
+  EXPECT_EQ(cpu_features(x86 + x86), cpu_features(x86));
+  const std::string arm =
+      "processor\t: 0\nBogoMIPS\t: 38.4\nFeatures\t: fp asimd\nCPU part\t: 0xd05\n"
+      "processor\t: 7\nFeatures\t: fp asimd sve\nCPU part\t: 0xd0b\n";
+  EXPECT_EQ(cpu_features(arm), "CPU part=0xd05 CPU part=0xd0b asimd fp sve");
+}
+
+TEST(StoreKey, SurvivesAnyText) {
+  EXPECT_EQ(cpu_features(""), "");
+  EXPECT_EQ(cpu_features("no colon\n:\n : x\nflags:\nflags :  \n"), "");
+}
+
+TEST(StoreKey, IsAFolderName) {
+  const std::string key = packed_store_key();
+  EXPECT_EQ(key, packed_store_key());
+  EXPECT_EQ(key.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789._-"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace moe_mobile
