@@ -80,7 +80,7 @@ def _unread(value: bytes) -> Callable[[bytes], bytes]:
 
 
 def _amplitude(value: bytes) -> Callable[[bytes], bytes]:
-    return _amplitude(b"" + value)
+    return _raw(b'"amplitude": 1.0', b'"amplitude": ' + value)
 
 
 # Refused by whoever reads the manifest alone, Python and C++ alike.
