@@ -15,9 +15,10 @@ from tests.tiny import load_checkpoint, tiny_prompt
 
 PROMPT, DECODED = 32, 32
 
-# What is promised. Measured: at most 4e-6, the rounding of float32 sums in another order.
+# What is promised. Measured: at most 1.5e-5, the rounding of float32 sums in another order.
 TOLERANCE = 1e-3
-# A prompt's rows are computed together and a token's alone; nothing but the order of sums differs.
+# A prompt's rows are computed together and a token's alone. Measured: no difference at all, but
+# kernels for many rows may sum in another order on another processor.
 BATCH_TOLERANCE = 1e-4
 
 
@@ -44,7 +45,9 @@ def test_fp32_equals_transformers(
         assert list(engine.generate(prompt, DECODED, ignore_eos=True)) == continuation
 
         prefilled = logits_after_prompt(engine, prompt, DECODED)
-        assert np.abs(prefilled - scored[PROMPT - 1 : -1]).max() < BATCH_TOLERANCE
+        apart = np.abs(prefilled - scored[PROMPT - 1 : -1]).max()
+        assert apart < BATCH_TOLERANCE
+        print(f"{case}: error {np.abs(scored - expected).max():.1e}, prompt {apart:.1e}")
 
 
 def test_prompt_longer_than_a_batch(checkpoint: CheckpointMaker, bundle: BundleMaker) -> None:
