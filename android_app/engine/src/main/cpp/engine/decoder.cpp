@@ -88,7 +88,8 @@ void Decoder::attend(uint32_t layer, uint32_t rows, TokenMetrics* metrics) {
   metrics->router_ns += watch.lap();
 }
 
-// Adds in rank order, whatever the order the outputs came in: this makes the result independent of the cache.
+// Adds in rank order, whatever the order the outputs came in: this makes the result independent of
+// the cache.
 void Decoder::add_experts(uint32_t rows) {
   const size_t hidden = manifest_.hidden_size;
   const size_t top_k = manifest_.moe.top_k;
@@ -122,7 +123,8 @@ void Decoder::prefill_experts(uint32_t layer, uint32_t rows, uint32_t first_row,
   const size_t moe_index =
       std::lower_bound(moe_layers_.begin(), moe_layers_.end(), layer) - moe_layers_.begin();
   Stopwatch watch;
-  // Uses of each expert, and its last one: lowest rank of a token touches first, so rank 0 is the latest.
+  // Uses of each expert, and its last one: lowest rank of a token touches first, so rank 0 is the
+  // latest.
   std::vector<uint32_t> uses(manifest_.moe.num_experts, 0);
   std::vector<uint64_t> last_use(manifest_.moe.num_experts, 0);
   for (uint32_t row = 0; row < rows; ++row)
@@ -152,8 +154,7 @@ void Decoder::prefill_experts(uint32_t layer, uint32_t rows, uint32_t first_row,
     for (uint32_t rank = 0; rank < top_k; ++rank) {
       const uint32_t at = next_row[selections_[row].experts[rank]]++;
       output_rows_[row * top_k + rank] = at;
-      std::memcpy(gathered_.data() + at * hidden, h_.data() + row * hidden,
-                  hidden * sizeof(float));
+      std::memcpy(gathered_.data() + at * hidden, h_.data() + row * hidden, hidden * sizeof(float));
     }
   metrics->expert_ns += watch.lap();
   experts_->prefill(layer, jobs_, metrics);

@@ -17,8 +17,8 @@
 
 namespace moe_mobile {
 
-// The model: from token ids to logits. Prompts go through in batches, one layer after the other, with tokens grouped
-// by expert; decoding goes one token at a time.
+// The model: from token ids to logits. Prompts go through in batches, one layer after the other,
+// with tokens grouped by expert; decoding goes one token at a time.
 class Decoder {
  public:
   Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
@@ -33,8 +33,8 @@ class Decoder {
   // Forgets the conversation. What is cached stays.
   void clear();
 
-  // Appends prompt tokens. kUsage beyond the context, or for a token outside the vocabulary. One entry of metrics per
-  // batch; its count goes to `counts`.
+  // Appends prompt tokens. kUsage beyond the context, or for a token outside the vocabulary. One
+  // entry of metrics per batch; its count goes to `counts`.
   void prefill(Span<const uint32_t> tokens, std::vector<TokenMetrics>* metrics,
                std::vector<uint32_t>* counts);
   // Appends one token.
@@ -64,7 +64,8 @@ class Decoder {
   std::vector<uint32_t> moe_layers_;
   // [max_batch, ...]
   std::vector<float> x_, q_, k_, v_, attention_, h_, router_logits_;
-  std::vector<float> outputs_;   // [max_batch, top_k, hidden]: by token and rank, or by expert in a prompt
+  std::vector<float>
+      outputs_;  // [max_batch, top_k, hidden]: by token and rank, or by expert in a prompt
   std::vector<float> gathered_;  // [max_batch x top_k, hidden]: a prompt's rows by expert
   std::vector<float> logits_;
   std::vector<Selection> selections_;  // [max_batch]

@@ -60,8 +60,9 @@ void DensePrograms::qkv(uint32_t layer, const float* x, uint32_t rows, float* q,
 void DensePrograms::mix(uint32_t layer, const float* attention, const float* x, uint32_t rows,
                         float* out, float* h, float* logits) {
   const MatrixIn in[] = {{attention, rows, query_width_}, {x, rows, manifest_.hidden_size}};
-  const MatrixOut outputs[] = {
-      {out, manifest_.hidden_size}, {h, manifest_.hidden_size}, {logits, manifest_.moe.num_experts}};
+  const MatrixOut outputs[] = {{out, manifest_.hidden_size},
+                               {h, manifest_.hidden_size},
+                               {logits, manifest_.moe.num_experts}};
   const size_t count = manifest_.layers[layer].experts ? 3 : 1;
   methods_.method(2 * layer + 1).run(in, Span<const MatrixOut>(outputs, count));
 }

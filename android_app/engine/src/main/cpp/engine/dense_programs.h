@@ -13,8 +13,9 @@
 
 namespace moe_mobile {
 
-// The programs that run for every token: qkv and mix of each layer, and the output head. Their packed weights come
-// from the store into anonymous memory, so that page reclaim cannot evict them and the bundle's files are not mapped.
+// The programs that run for every token: qkv and mix of each layer, and the output head. Their
+// packed weights come from the store into anonymous memory, so that page reclaim cannot evict them
+// and the bundle's files are not mapped.
 class DensePrograms {
  public:
   // Checks every dense file's SHA-256 before ExecuTorch sees it.
@@ -23,8 +24,9 @@ class DensePrograms {
 
   // x [rows, hidden] -> q [rows, heads x head_dim], k and v [rows, kv heads x head_dim].
   void qkv(uint32_t layer, const float* x, uint32_t rows, float* q, float* k, float* v);
-  // attention [rows, heads x head_dim], x [rows, hidden] -> out [rows, hidden]; in a layer with experts also
-  // h [rows, hidden] and logits [rows, experts], else both are left alone. out may be x.
+  // attention [rows, heads x head_dim], x [rows, hidden] -> out [rows, hidden]; in a layer with
+  // experts also h [rows, hidden] and logits [rows, experts], else both are left alone. out may be
+  // x.
   void mix(uint32_t layer, const float* attention, const float* x, uint32_t rows, float* out,
            float* h, float* logits);
   // x [1, hidden] -> logits [1, vocab].

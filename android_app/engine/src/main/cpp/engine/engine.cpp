@@ -16,8 +16,8 @@
 namespace moe_mobile {
 namespace {
 
-// What XNNPACK and ExecuTorch allocate beside the weights: each method's planned inputs and outputs, and one shared
-// workspace, which holds about as much again for the largest batch.
+// What XNNPACK and ExecuTorch allocate beside the weights: each method's planned inputs and
+// outputs, and one shared workspace, which holds about as much again for the largest batch.
 uint64_t activation_bytes(const Manifest& manifest) {
   const uint64_t heads = uint64_t{manifest.attention.num_heads} * manifest.attention.head_dim;
   const uint64_t widest = std::max<uint64_t>(

@@ -3,10 +3,9 @@
 
 #pragma once
 
-#include <nlohmann/json.hpp>
-
 #include <cstdint>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -28,8 +27,8 @@ struct Step {
   TokenMetrics metrics;
 };
 
-// An open bundle, ready to run: the one class that all hosts (moe_runner, Python, the app, tests) use. It reads no
-// environment variable and prints nothing. Not thread safe.
+// An open bundle, ready to run: the one class that all hosts (moe_runner, Python, the app, tests)
+// use. It reads no environment variable and prints nothing. Not thread safe.
 class Engine {
  public:
   // Verifies, prepares where needed, plans the memory, loads. Errors are moe_mobile::Error.

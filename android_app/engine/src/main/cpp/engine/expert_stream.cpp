@@ -12,8 +12,8 @@
 namespace moe_mobile {
 namespace {
 
-// Places that a prompt leaves to experts which only pass through, even where others would like to stay: enough to read
-// ahead, and the same for any number of lanes.
+// Places that a prompt leaves to experts which only pass through, even where others would like to
+// stay: enough to read ahead, and the same for any number of lanes.
 constexpr size_t kPrefillPlaces = 8;
 
 }  // namespace
@@ -114,7 +114,8 @@ size_t ExpertStream::plan_prefill(uint32_t layer, Span<const ExpertJob> jobs) {
   const auto enough = [&] { return all <= places && here + streaming <= places; };
   const auto give_up = [&](std::vector<ExpertKey>* keys) {
     size_t count = 0;
-    for (; count < keys->size() && !enough(); ++count, --all, --here) table_.release((*keys)[count]);
+    for (; count < keys->size() && !enough(); ++count, --all, --here)
+      table_.release((*keys)[count]);
     keys->erase(keys->begin(), keys->begin() + static_cast<ptrdiff_t>(count));
   };
   size_t leaving = 0;

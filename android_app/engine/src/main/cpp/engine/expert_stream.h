@@ -27,9 +27,10 @@ struct ExpertJob {
 
 // Runs a layer's experts, bringing in those that are not in memory.
 //
-// Two states are kept apart: the logical cache says what is cached, and selection and eviction see nothing else; the
-// table says whose bytes lie in which place. They agree between decode steps, except that an expert which a prompt
-// left in the logical cache may be read only when it is used first.
+// Two states are kept apart: the logical cache says what is cached, and selection and eviction see
+// nothing else; the table says whose bytes lie in which place. They agree between decode steps,
+// except that an expert which a prompt left in the logical cache may be read only when it is used
+// first.
 class ExpertStream {
  public:
   struct Options {
@@ -43,16 +44,17 @@ class ExpertStream {
   const ExpertCache& cache() const { return cache_; }
   ExpertPlaces& places() { return *places_; }
 
-  // One token's experts in rank order (best first), distinct. Runs hits first, then misses as they arrive; every job
-  // writes its own y, so the order of arrival changes nothing.
+  // One token's experts in rank order (best first), distinct. Runs hits first, then misses as they
+  // arrive; every job writes its own y, so the order of arrival changes nothing.
   void decode(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics);
 
-  // The distinct experts of a batch of prompt tokens, in the order of their last use (least recent first). Each is
-  // brought in at most once. Leaves the logical cache alone.
+  // The distinct experts of a batch of prompt tokens, in the order of their last use (least recent
+  // first). Each is brought in at most once. Leaves the logical cache alone.
   void prefill(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics);
 
-  // After all batches of a prompt: `selected` holds [tokens, moe layers, top_k] experts in rank order, `layers` the
-  // number of each MoE layer. The cache then is as if the prompt had been routed token by token.
+  // After all batches of a prompt: `selected` holds [tokens, moe layers, top_k] experts in rank
+  // order, `layers` the number of each MoE layer. The cache then is as if the prompt had been
+  // routed token by token.
   void finish_prefill(Span<const uint32_t> selected, Span<const uint32_t> layers, uint32_t top_k);
 
   // Empties the cache, logically too: for whoever used places() directly.
@@ -63,12 +65,13 @@ class ExpertStream {
 
  private:
   void submit(const ExpertKey& key, uint32_t place, uint64_t tag, TokenMetrics* metrics);
-  // Waits for one read; adds the time to metrics->wait_ns. On failure drains the lanes, frees their places and throws.
+  // Waits for one read; adds the time to metrics->wait_ns. On failure drains the lanes, frees their
+  // places and throws.
   uint64_t wait(TokenMetrics* metrics);
   void run(uint32_t layer, const ExpertJob& job, TokenMetrics* metrics);
-  // Frees places for a layer of a prompt and decides what stays after it: all before the first read, so that neither
-  // the number of lanes nor the order of arrival shows in the cache. Returns how many of the jobs, from the first,
-  // leave once they have run.
+  // Frees places for a layer of a prompt and decides what stays after it: all before the first
+  // read, so that neither the number of lanes nor the order of arrival shows in the cache. Returns
+  // how many of the jobs, from the first, leave once they have run.
   size_t plan_prefill(uint32_t layer, Span<const ExpertJob> jobs);
 
   std::unique_ptr<ExpertPlaces> places_;
@@ -86,7 +89,8 @@ class ExpertStream {
   std::vector<ExpertKey> chosen_;
   ExpertCache::Outcome outcome_;
 
-  // During a prompt: what is in memory and not wanted by the layer that runs now. Given up in this order.
+  // During a prompt: what is in memory and not wanted by the layer that runs now. Given up in this
+  // order.
   bool in_prefill_ = false;
   std::vector<ExpertKey> passed_;  // used, and not among a layer's most recent
   std::vector<ExpertKey> stale_;   // cached before the prompt, not used by it yet

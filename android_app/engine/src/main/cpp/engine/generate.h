@@ -19,15 +19,18 @@ struct Generation {
 // One generation, a token at a time, so that every host can stream in its own way.
 class Generator {
  public:
-  // Appends the prompt; the first token is ready for next() afterwards. kUsage for an empty prompt or bad sampling.
+  // Appends the prompt; the first token is ready for next() afterwards. kUsage for an empty prompt
+  // or bad sampling.
   Generator(Engine* engine, Span<const uint32_t> prompt, uint32_t max_new_tokens,
             const SamplingSettings& sampling, bool ignore_eos);
 
-  // The next token, or nothing at the end. An end-of-sequence token ends the generation and is not given out.
+  // The next token, or nothing at the end. An end-of-sequence token ends the generation and is not
+  // given out.
   std::optional<uint32_t> next();
   // Why it ended; valid once next() gave nothing.
   const char* stop() const { return stop_; }
-  // Logits [vocab] that the last token was taken from; valid until the engine runs again. Null before the first token.
+  // Logits [vocab] that the last token was taken from; valid until the engine runs again. Null
+  // before the first token.
   const float* logits() const { return logits_; }
   const Engine& engine() const { return *engine_; }
 
@@ -42,7 +45,8 @@ class Generator {
   const char* stop_ = "length";
 };
 
-// Teacher forcing, one token at a time as decoding does: calls `row` with the logits [vocab] that follow each token.
+// Teacher forcing, one token at a time as decoding does: calls `row` with the logits [vocab] that
+// follow each token.
 void score(Engine* engine, Span<const uint32_t> tokens,
            const std::function<void(size_t index, const float* logits)>& row);
 

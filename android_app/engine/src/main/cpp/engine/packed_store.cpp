@@ -52,8 +52,7 @@ uint32_t template_layer(const Manifest& manifest) {
 }
 
 std::vector<Sha256Digest> method_sources(const Manifest& manifest) {
-  const Sha256Digest expert =
-      manifest.layers[template_layer(manifest)].experts->programs[0].sha256;
+  const Sha256Digest expert = manifest.layers[template_layer(manifest)].experts->programs[0].sha256;
   std::vector<Sha256Digest> sources(kFirstMethodBlob, expert);
   for (const LayerSpec& layer : manifest.layers)
     sources.insert(sources.end(), kBlobsPerMethod * kMethodsPerLayer, layer.dense.sha256);
@@ -89,8 +88,8 @@ PackedStore::PackedStore(const Bundle& bundle, const std::string& directory, boo
     : directory_(directory),
       scratch_directory_(scratch_dir.empty() || access(directory.c_str(), W_OK) == 0 ? directory
                                                                                      : scratch_dir),
-      methods_(open_packed(methods_file(directory), method_sources(bundle.manifest()),
-                           allow_direct)) {
+      methods_(
+          open_packed(methods_file(directory), method_sources(bundle.manifest()), allow_direct)) {
   const Manifest& manifest = bundle.manifest();
   const AlignedBuffer tail = methods_.read(kTemplateTail);
   template_layout_ = parse_packed_tail({tail.data(), tail.size()}, methods_.path());

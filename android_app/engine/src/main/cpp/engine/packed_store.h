@@ -16,11 +16,13 @@ namespace moe_mobile {
 
 // The packed store of a bundle: what `prepare` wrote for this CPU.
 //
-//   methods.packed    the template's index and program (an expert; every slot runs it), then for each layer and for
+//   methods.packed    the template's index and program (an expert; every slot runs it), then for
+//   each layer and for
 //                     the head, per method: its weights, its index
 //   layer-07.packed   the weights of that layer's experts, one blob per expert
 //
-// Every entry names the bundle program it was made from by SHA-256, so a store of another bundle is never taken.
+// Every entry names the bundle program it was made from by SHA-256, so a store of another bundle is
+// never taken.
 
 // Where it lies: `packed_dir`, or BUNDLE/.packed/<key> where that is empty.
 std::string packed_directory(const Bundle& bundle, const std::string& packed_dir);
@@ -30,7 +32,8 @@ constexpr size_t kTemplateTail = 0;
 constexpr size_t kTemplateProgram = 1;
 size_t method_weights_blob(const Manifest& manifest, uint32_t layer, bool mix);
 size_t head_weights_blob(const Manifest& manifest);
-size_t num_method_blobs(const Manifest& manifest);  // a method's index is the blob after its weights
+size_t num_method_blobs(
+    const Manifest& manifest);  // a method's index is the blob after its weights
 
 std::string methods_file(const std::string& directory);
 std::string layer_file(const std::string& directory, uint32_t layer);
@@ -42,7 +45,8 @@ uint32_t template_layer(const Manifest& manifest);
 std::vector<Sha256Digest> method_sources(const Manifest& manifest);
 std::vector<Sha256Digest> layer_sources(const Manifest& manifest, uint32_t layer);
 
-// Opens a file of the store and checks that it belongs to this bundle. kBundleCorrupt where it does not.
+// Opens a file of the store and checks that it belongs to this bundle. kBundleCorrupt where it does
+// not.
 PackedFile open_packed(const std::string& path, const std::vector<Sha256Digest>& sources,
                        bool allow_direct);
 

@@ -28,7 +28,7 @@ void make_directories(const std::string& path) {
   for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
     const std::string part = path.substr(0, slash);
     if (mkdir(part.c_str(), 0755) != 0 && errno != EEXIST && errno != EISDIR) {
-      struct stat status {};
+      struct stat status{};
       const int error = errno;
       if (stat(part.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) {
         errno = error;
@@ -61,7 +61,7 @@ bool intact(const std::string& path, const std::vector<Sha256Digest>& sources) {
 }
 
 void require_space(const std::string& directory, uint64_t bytes) {
-  struct statvfs space {};
+  struct statvfs space{};
   if (statvfs(directory.c_str(), &space) != 0) throw_errno(directory, "read the free space");
   const uint64_t free_bytes = static_cast<uint64_t>(space.f_bavail) * space.f_frsize;
   if (free_bytes < bytes)
@@ -130,7 +130,8 @@ class Preparation {
     writer.commit();
   }
 
-  // Where the shard is gone, a damaged file cannot be made anew: its own error says more than that of the shard.
+  // Where the shard is gone, a damaged file cannot be made anew: its own error says more than that
+  // of the shard.
   void require_source(uint32_t layer, const std::string& path,
                       const std::vector<Sha256Digest>& sources) const {
     if (!bundle_.has_shard(layer) && access(path.c_str(), F_OK) == 0)
@@ -169,10 +170,11 @@ class Preparation {
       const LoadedProgram program(bytes.data(), bytes.size(), expert_name(layer, expert));
       const PackedImage image = pack(program, "forward");
       if (!template_.fits(image.layout))
-        throw Error(ErrorCode::kUnsupported, program.name(),
-                    "its packed weights are laid out unlike those of the other experts (two equal weight "
-                    "matrices in one expert cause this)",
-                    "Use --residency programs for this bundle.");
+        throw Error(
+            ErrorCode::kUnsupported, program.name(),
+            "its packed weights are laid out unlike those of the other experts (two equal weight "
+            "matrices in one expert cause this)",
+            "Use --residency programs for this bundle.");
       append(&writer, image.weights.data(), image.weights.size(), sources[expert]);
       advance(1);
     }
@@ -180,7 +182,8 @@ class Preparation {
     consume(experts);
   }
 
-  void append(PackedFileWriter* writer, const void* data, size_t bytes, const Sha256Digest& source) {
+  void append(PackedFileWriter* writer, const void* data, size_t bytes,
+              const Sha256Digest& source) {
     writer->append(data, bytes, source);
     bytes_written_ += align_up(bytes, kBlobAlignment);
   }
@@ -221,7 +224,8 @@ bool is_prepared(const Bundle& bundle, const std::string& directory) {
   return true;
 }
 
-PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options, const Progress& progress) {
+PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
+                      const Progress& progress) {
   const Manifest& manifest = bundle.manifest();
   PrepareResult result;
   result.directory = packed_directory(bundle, options.packed_dir);

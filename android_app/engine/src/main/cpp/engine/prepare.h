@@ -24,14 +24,16 @@ struct PrepareResult {
   bool already_prepared = false;
 };
 
-// Turns the bundle's programs into the packed store of this CPU. Every program's SHA-256 is checked before ExecuTorch
-// sees it. Files appear complete or not at all, so an interrupted run continues at the layer it was in, and its result
-// equals an uninterrupted one byte for byte. One process at a time (kIo otherwise).
-// Throws kDiskFull before writing where the space is known to be too small, kReadOnly, kBundleCorrupt.
-PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options, const Progress& progress);
+// Turns the bundle's programs into the packed store of this CPU. Every program's SHA-256 is checked
+// before ExecuTorch sees it. Files appear complete or not at all, so an interrupted run continues
+// at the layer it was in, and its result equals an uninterrupted one byte for byte. One process at
+// a time (kIo otherwise). Throws kDiskFull before writing where the space is known to be too small,
+// kReadOnly, kBundleCorrupt.
+PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
+                      const Progress& progress);
 
-// Whether the store in `directory` is complete and belongs to this bundle. Damage counts as not prepared, but
-// reads nothing of the blobs.
+// Whether the store in `directory` is complete and belongs to this bundle. Damage counts as not
+// prepared, but reads nothing of the blobs.
 bool is_prepared(const Bundle& bundle, const std::string& directory);
 
 }  // namespace moe_mobile

@@ -18,7 +18,8 @@ ProgramPlaces::ProgramPlaces(const Bundle& bundle, uint32_t count, PlannedArena*
     if (manifest_.layers[layer].experts) {
       shard.path = bundle.path(manifest_.layers[layer].experts->shard);
       if (!bundle.has_shard(layer))
-        throw Error(ErrorCode::kIo, shard.path, "the shard is not there (prepare --consume deletes it)",
+        throw Error(ErrorCode::kIo, shard.path,
+                    "the shard is not there (prepare --consume deletes it)",
                     "Use --residency slots, or deploy the bundle again.");
       if (allow_direct) {
         try {

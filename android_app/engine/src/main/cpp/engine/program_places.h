@@ -12,8 +12,9 @@
 
 namespace moe_mobile {
 
-// Places that load a whole program per expert: what delegates without exchangeable weights need, and the baseline that
-// slots are measured against. A miss is the same direct read, then ExecuTorch loads the method and XNNPACK packs it.
+// Places that load a whole program per expert: what delegates without exchangeable weights need,
+// and the baseline that slots are measured against. A miss is the same direct read, then ExecuTorch
+// loads the method and XNNPACK packs it.
 class ProgramPlaces : public ExpertPlaces {
  public:
   // kIo where a shard is gone (prepare --consume).

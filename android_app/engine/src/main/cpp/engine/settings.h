@@ -3,9 +3,8 @@
 
 #pragma once
 
-#include <nlohmann/json.hpp>
-
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "decoder/sampler.h"
@@ -27,7 +26,8 @@ struct EngineSettings {
   uint32_t threads = 0;  // 0: ExecuTorch's choice, one per core
   uint32_t context = 0;  // 0: the model's, at most kDefaultContext
   std::string packed_dir;
-  // For the slots' short-lived files where the packed store's folder is not writable. Empty: they must be.
+  // For the slots' short-lived files where the packed store's folder is not writable. Empty: they
+  // must be.
   std::string scratch_dir;
   bool allow_below_cycle = false;
   bool overlap = true;  // run hits while misses are read
@@ -36,7 +36,8 @@ struct EngineSettings {
 
 constexpr uint32_t kDefaultContext = 4096;
 
-// From the host's JSON object; members may be missing. kUsage for an unknown member, a wrong type or a bad value.
+// From the host's JSON object; members may be missing. kUsage for an unknown member, a wrong type
+// or a bad value.
 EngineSettings parse_settings(const nlohmann::json& json);
 nlohmann::json to_json(const EngineSettings& settings);
 

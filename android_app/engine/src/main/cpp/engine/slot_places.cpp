@@ -44,8 +44,7 @@ SlotPlaces::SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t 
       slots_(store.scratch_directory()) {
   const uint32_t layer = template_layer(bundle.manifest());
   template_bytes_ = store.methods().read(kTemplateProgram);
-  const Sha256Digest& expected =
-      bundle.manifest().layers[layer].experts->programs[0].sha256;
+  const Sha256Digest& expected = bundle.manifest().layers[layer].experts->programs[0].sha256;
   if (sha256(template_bytes_.data(), template_bytes_.size()) != expected)
     throw Error(ErrorCode::kBundleCorrupt, store.methods().path(),
                 "the template program does not match its SHA-256",

@@ -13,13 +13,14 @@
 
 namespace moe_mobile {
 
-// Places that are live methods of one template program over exchangeable packed weights: an expert comes in by one
-// read, and nothing is parsed, packed or allocated.
+// Places that are live methods of one template program over exchangeable packed weights: an expert
+// comes in by one read, and nothing is parsed, packed or allocated.
 class SlotPlaces : public ExpertPlaces {
  public:
-  // `reference`, the template's output for the probe input, was computed by an ordinary load of the same program. Every
-  // slot must give it, bit for bit, from the template's packed weights, and must not give it without them.
-  // kRuntime where XNNPACK would not honour a slot; kBudget where memory or open files do not suffice.
+  // `reference`, the template's output for the probe input, was computed by an ordinary load of the
+  // same program. Every slot must give it, bit for bit, from the template's packed weights, and
+  // must not give it without them. kRuntime where XNNPACK would not honour a slot; kBudget where
+  // memory or open files do not suffice.
   SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t count, PlannedArena* arena,
              const Progress& progress);
 
@@ -35,7 +36,8 @@ class SlotPlaces : public ExpertPlaces {
   const PackedStore& store_;
   uint32_t hidden_size_;
   uint32_t num_experts_;
-  std::vector<bool> checked_;  // by layer and expert: the blob's CRC was seen to match in this process
+  std::vector<bool>
+      checked_;  // by layer and expert: the blob's CRC was seen to match in this process
   AlignedBuffer template_bytes_;
   std::unique_ptr<LoadedProgram> template_;
   PackedMethods slots_;

@@ -7,11 +7,13 @@
 
 namespace moe_mobile {
 
-// Names what packed weights depend on: XNNPACK chooses micro-kernels, and with them the layout, by the CPU's features
-// and the ExecuTorch version; the page size is part of the file's layout. Usable as a folder name.
+// Names what packed weights depend on: XNNPACK chooses micro-kernels, and with them the layout, by
+// the CPU's features and the ExecuTorch version; the page size is part of the file's layout. Usable
+// as a folder name.
 std::string packed_store_key();
 
-// The CPU's feature words that go into the key, from a text like /proc/cpuinfo: sorted, unique, joined by spaces.
+// The CPU's feature words that go into the key, from a text like /proc/cpuinfo: sorted, unique,
+// joined by spaces.
 std::string cpu_features(const std::string& cpuinfo);
 
 }  // namespace moe_mobile

@@ -20,7 +20,8 @@ using executorch::aten::TensorImpl;
 
 namespace {
 
-// XNNPACK's names for its load-time options, and one workspace for all methods: they run one at a time.
+// XNNPACK's names for its load-time options, and one workspace for all methods: they run one at a
+// time.
 constexpr char kBackend[] = "XnnpackBackend";
 constexpr int kGlobalWorkspace = 2;
 
@@ -49,8 +50,7 @@ Method::Method(const LoadedProgram& program, const char* name, PlannedArena* are
   if (!packed_path.empty()) (void)options.set_option("packed_cache_path", packed_path.c_str());
   et::LoadBackendOptionsMap map;
   (void)map.set_options(kBackend, options.view());
-  auto method =
-      program.program().load_method(name, memory_.get(), nullptr, nullptr, &map);
+  auto method = program.program().load_method(name, memory_.get(), nullptr, nullptr, &map);
   if (!method.ok()) fail(label_, "load the method", method.error());
   method_.emplace(std::move(method.get()));
 }
@@ -63,7 +63,8 @@ void Method::run(Span<const MatrixIn> inputs, Span<const MatrixOut> outputs) {
                 "Export the model again.");
   for (size_t i = 0; i < inputs.size(); ++i) {
     const MatrixIn& in = inputs[i];
-    TensorImpl::SizesType sizes[2] = {static_cast<int32_t>(in.rows), static_cast<int32_t>(in.columns)};
+    TensorImpl::SizesType sizes[2] = {static_cast<int32_t>(in.rows),
+                                      static_cast<int32_t>(in.columns)};
     TensorImpl::DimOrderType order[2] = {0, 1};
     TensorImpl::StridesType strides[2] = {static_cast<int32_t>(in.columns), 1};
     TensorImpl impl(ScalarType::Float, 2, sizes, const_cast<float*>(in.data), order, strides);

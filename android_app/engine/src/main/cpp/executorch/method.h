@@ -31,19 +31,21 @@ struct MatrixOut {
   uint32_t columns;
 };
 
-// One loaded method of a program, called with matrices. Not thread safe; methods that share an arena must not run at
-// the same time.
+// One loaded method of a program, called with matrices. Not thread safe; methods that share an
+// arena must not run at the same time.
 class Method {
  public:
-  // Loads with XNNPACK. `packed_path` empty: XNNPACK packs into memory of its own. Else it keeps the packed weights in
-  // that file, or takes them from it. The path holds at most kMaxPackedPath bytes.
+  // Loads with XNNPACK. `packed_path` empty: XNNPACK packs into memory of its own. Else it keeps
+  // the packed weights in that file, or takes them from it. The path holds at most kMaxPackedPath
+  // bytes.
   Method(const LoadedProgram& program, const char* name, PlannedArena* arena,
          const std::string& packed_path = "");
   ~Method();
   Method(const Method&) = delete;
   Method& operator=(const Method&) = delete;
 
-  // Runs the method. All inputs have the same number of rows; outputs get as many. kRuntime if ExecuTorch fails or a shape differs.
+  // Runs the method. All inputs have the same number of rows; outputs get as many. kRuntime if
+  // ExecuTorch fails or a shape differs.
   void run(Span<const MatrixIn> inputs, Span<const MatrixOut> outputs);
 
   static constexpr size_t kMaxPackedPath = 240;

@@ -11,8 +11,9 @@
 
 namespace moe_mobile {
 
-// What XNNPACK's packed weights file says about itself (backends/xnnpack/runtime/XNNWeightsCache in ExecuTorch 1.5):
-// packed tensors at page-aligned offsets, then an index, then a 20-byte footer. Little endian:
+// What XNNPACK's packed weights file says about itself (backends/xnnpack/runtime/XNNWeightsCache in
+// ExecuTorch 1.5): packed tensors at page-aligned offsets, then an index, then a 20-byte footer.
+// Little endian:
 //   index entry: u32 name length, name, u64 offset, u64 size, u32 seed
 //   footer:      u64 index offset, u32 entry count, u32 magic, u32 version
 struct PackedTensor {
@@ -30,8 +31,8 @@ struct PackedLayout {
   bool fits(const PackedLayout& other) const;
 };
 
-// Reads the layout from a whole file, or from its index and footer alone (`tail`, what follows the weights).
-// kBundleCorrupt, naming `file`, for anything else.
+// Reads the layout from a whole file, or from its index and footer alone (`tail`, what follows the
+// weights). kBundleCorrupt, naming `file`, for anything else.
 PackedLayout parse_packed_tail(Span<const uint8_t> tail, const std::string& file);
 
 // Where the index starts in a packed file of `size` bytes whose last 20 bytes are `footer`.

@@ -14,11 +14,13 @@
 
 namespace moe_mobile {
 
-// Methods whose packed weights lie in memory the engine owns, so that exchanging the weights is one read.
+// Methods whose packed weights lie in memory the engine owns, so that exchanging the weights is one
+// read.
 //
-// XNNPACK maps a method's packed file and keeps pointers into it. Here that file is sparse and holds only the index
-// (nothing reads the weights while loading); then the mapping is replaced in place by anonymous memory. Creating is in
-// two steps, so that the process's memory map is read once for many methods: add() all, then detach() once.
+// XNNPACK maps a method's packed file and keeps pointers into it. Here that file is sparse and
+// holds only the index (nothing reads the weights while loading); then the mapping is replaced in
+// place by anonymous memory. Creating is in two steps, so that the process's memory map is read
+// once for many methods: add() all, then detach() once.
 class PackedMethods {
  public:
   // `directory` takes short-lived files, of `weights + index` apparent size but sparse.
@@ -27,12 +29,13 @@ class PackedMethods {
   PackedMethods(const PackedMethods&) = delete;
   PackedMethods& operator=(const PackedMethods&) = delete;
 
-  // Loads one more method and returns its number. `tail` is the index XNNPACK wrote for this very program.
+  // Loads one more method and returns its number. `tail` is the index XNNPACK wrote for this very
+  // program.
   size_t add(const LoadedProgram& program, const char* method, PlannedArena* arena,
              Span<const uint8_t> tail);
-  // Replaces the mappings of all methods added since the last call by zeroed private memory, and deletes the files.
-  // kRuntime if a method has not exactly one mapping of its file's length: XNNPACK then packed its weights elsewhere,
-  // and would silently ignore ours.
+  // Replaces the mappings of all methods added since the last call by zeroed private memory, and
+  // deletes the files. kRuntime if a method has not exactly one mapping of its file's length:
+  // XNNPACK then packed its weights elsewhere, and would silently ignore ours.
   void detach();
 
   size_t size() const { return methods_.size(); }
@@ -56,8 +59,8 @@ class PackedMethods {
   size_t detached_ = 0;
 };
 
-// Raises this process's soft limit of open files to hold `methods` more (XNNPACK keeps one open per packed method).
-// kBudget where the hard limit is too low.
+// Raises this process's soft limit of open files to hold `methods` more (XNNPACK keeps one open per
+// packed method). kBudget where the hard limit is too low.
 void reserve_file_descriptors(size_t methods);
 
 }  // namespace moe_mobile

@@ -23,20 +23,22 @@ class RemovedAtEnd {
   const std::string& path_;
 };
 
-// XNNPACK writes through a mapping of a sparse file: a disk that fills up meanwhile would kill the process (SIGBUS).
-// So the space must be there before it starts. Packing adds row sums and padding to the weights.
+// XNNPACK writes through a mapping of a sparse file: a disk that fills up meanwhile would kill the
+// process (SIGBUS). So the space must be there before it starts. Packing adds row sums and padding
+// to the weights.
 void require_space(const std::string& path, uint64_t program_bytes) {
   constexpr uint64_t kPadding = 1 << 20;
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!fd.valid()) throw_errno(path, "create the file");
-  struct statvfs space {};
+  struct statvfs space{};
   if (fstatvfs(fd.get(), &space) != 0) throw_errno(path, "read the free space");
   const uint64_t free_bytes = static_cast<uint64_t>(space.f_bavail) * space.f_frsize;
   if (free_bytes < 2 * program_bytes + kPadding)
-    throw Error(ErrorCode::kDiskFull, path,
-                "packing one program needs " + std::to_string(2 * program_bytes + kPadding) +
-                    " bytes for a moment, and " + std::to_string(free_bytes) + " are free",
-                "Free some space, or choose another packed_dir; prepare continues where it stopped.");
+    throw Error(
+        ErrorCode::kDiskFull, path,
+        "packing one program needs " + std::to_string(2 * program_bytes + kPadding) +
+            " bytes for a moment, and " + std::to_string(free_bytes) + " are free",
+        "Free some space, or choose another packed_dir; prepare continues where it stopped.");
 }
 
 }  // namespace
@@ -45,7 +47,9 @@ PackedImage pack_method(const LoadedProgram& program, const char* method, Planne
                         const std::string& scratch_path) {
   RemovedAtEnd scratch(scratch_path);
   require_space(scratch_path, program.size());
-  { Method load_once(program, method, arena, scratch_path); }
+  {
+    Method load_once(program, method, arena, scratch_path);
+  }
   UniqueFd fd = open_read(scratch_path);
   const uint64_t size = file_size(fd.get(), scratch_path);
   if (size < kPackedFooterBytes)

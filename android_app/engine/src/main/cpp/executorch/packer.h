@@ -19,8 +19,9 @@ struct PackedImage {
   PackedLayout layout;
 };
 
-// Loads the method once with `scratch_path` as its packed file (created and deleted here) and takes what XNNPACK wrote.
-// kRuntime where XNNPACK did not write it; kDiskFull and others where the file system refused.
+// Loads the method once with `scratch_path` as its packed file (created and deleted here) and takes
+// what XNNPACK wrote. kRuntime where XNNPACK did not write it; kDiskFull and others where the file
+// system refused.
 PackedImage pack_method(const LoadedProgram& program, const char* method, PlannedArena* arena,
                         const std::string& scratch_path);
 

@@ -33,11 +33,12 @@ et::HierarchicalAllocator* PlannedArena::fit(const std::vector<size_t>& sizes) {
   return generations_.back()->allocator.get();
 }
 
-// Serves a program from memory. What is loaded while the program is parsed (flatbuffer, constants) is copied, since
-// execution reads it; weights come later and are handed out in place.
+// Serves a program from memory. What is loaded while the program is parsed (flatbuffer, constants)
+// is copied, since execution reads it; weights come later and are handed out in place.
 class LoadedProgram::Loader : public et::DataLoader {
  public:
-  Loader(const void* bytes, size_t size) : bytes_(static_cast<const uint8_t*>(bytes)), size_(size) {}
+  Loader(const void* bytes, size_t size)
+      : bytes_(static_cast<const uint8_t*>(bytes)), size_(size) {}
 
   et::Result<et::FreeableBuffer> load(size_t offset, size_t size,
                                       const SegmentInfo&) const override {
@@ -48,8 +49,7 @@ class LoadedProgram::Loader : public et::DataLoader {
     if (size > 0) std::memcpy(copies_.back().data(), bytes_ + offset, size);
     return et::FreeableBuffer(copies_.back().data(), size, nullptr);
   }
-  et::Error load_into(size_t offset, size_t size, const SegmentInfo&,
-                      void* buffer) const override {
+  et::Error load_into(size_t offset, size_t size, const SegmentInfo&, void* buffer) const override {
     if (bytes_ == nullptr || offset > size_ || size > size_ - offset)
       return et::Error::InvalidArgument;
     std::memcpy(buffer, bytes_ + offset, size);
@@ -72,9 +72,10 @@ LoadedProgram::LoadedProgram(const void* bytes, size_t size, std::string name)
   init_executorch();
   auto program = et::Program::load(loader_.get(), et::Program::Verification::InternalConsistency);
   if (!program.ok())
-    throw Error(ErrorCode::kRuntime, name_,
-                "ExecuTorch cannot read this program: " + take_executorch_errors(),
-                "Export the model again with the ExecuTorch version that moe-mobile was built with.");
+    throw Error(
+        ErrorCode::kRuntime, name_,
+        "ExecuTorch cannot read this program: " + take_executorch_errors(),
+        "Export the model again with the ExecuTorch version that moe-mobile was built with.");
   program_ = std::make_unique<et::Program>(std::move(program.get()));
   loader_->set_parsed();
 }

@@ -16,10 +16,12 @@
 
 namespace moe_mobile {
 
-// Planned memory (inputs, outputs and intermediates) shared by methods that never run at the same time.
+// Planned memory (inputs, outputs and intermediates) shared by methods that never run at the same
+// time.
 class PlannedArena {
  public:
-  // Grows to at least `sizes`, one per planned buffer. Methods loaded before keep their old memory alive.
+  // Grows to at least `sizes`, one per planned buffer. Methods loaded before keep their old memory
+  // alive.
   executorch::runtime::HierarchicalAllocator* fit(const std::vector<size_t>& sizes);
   uint64_t bytes() const { return bytes_; }
 
@@ -34,11 +36,12 @@ class PlannedArena {
   uint64_t bytes_ = 0;
 };
 
-// A parsed ExecuTorch program. Its weights (named data) are needed only while methods are loaded, so the caller's
-// bytes may be given back with release_weights(): what execution needs was copied.
+// A parsed ExecuTorch program. Its weights (named data) are needed only while methods are loaded,
+// so the caller's bytes may be given back with release_weights(): what execution needs was copied.
 class LoadedProgram {
  public:
-  // `bytes` must stay until release_weights(). `name` stands in errors. kRuntime if ExecuTorch refuses the program.
+  // `bytes` must stay until release_weights(). `name` stands in errors. kRuntime if ExecuTorch
+  // refuses the program.
   LoadedProgram(const void* bytes, size_t size, std::string name);
   ~LoadedProgram();
   LoadedProgram(const LoadedProgram&) = delete;

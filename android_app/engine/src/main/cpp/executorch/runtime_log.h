@@ -7,13 +7,14 @@
 
 namespace moe_mobile {
 
-// ExecuTorch logs to stderr on its own; a library must not. These functions take its platform layer over: messages
-// are kept, and the last ones explain a failure.
+// ExecuTorch logs to stderr on its own; a library must not. These functions take its platform layer
+// over: messages are kept, and the last ones explain a failure.
 
 // Installs the log sink and initialises ExecuTorch. Safe to call more than once.
 void init_executorch();
 
-// Error messages ExecuTorch logged since the last call, newest last, joined by "; " (empty if none).
+// Error messages ExecuTorch logged since the last call, newest last, joined by "; " (empty if
+// none).
 std::string take_executorch_errors();
 
 }  // namespace moe_mobile

@@ -35,8 +35,8 @@ unsigned leases = 0;
 ThreadPoolLease::ThreadPoolLease(unsigned threads) {
   if (threads > kMaxThreads)
     throw Error(ErrorCode::kUsage, "threads",
-                std::to_string(threads) + " threads are more than the " + std::to_string(kMaxThreads) +
-                    " supported",
+                std::to_string(threads) + " threads are more than the " +
+                    std::to_string(kMaxThreads) + " supported",
                 "Give a number from 1 to the number of cores.");
   init_executorch();
   std::lock_guard<std::mutex> lock(mutex);
@@ -46,9 +46,10 @@ ThreadPoolLease::ThreadPoolLease(unsigned threads) {
   const auto current = static_cast<unsigned>(pool->get_thread_count());
   if (threads != 0 && threads != current) {
     if (leases > 0)
-      throw Error(ErrorCode::kUsage, "threads",
-                  "another engine of this process runs with " + std::to_string(current) + " threads",
-                  "Close it first, or use the same number of threads.");
+      throw Error(
+          ErrorCode::kUsage, "threads",
+          "another engine of this process runs with " + std::to_string(current) + " threads",
+          "Close it first, or use the same number of threads.");
     pool->_unsafe_reset_threadpool(threads);
   }
   threads_ = static_cast<unsigned>(pool->get_thread_count());

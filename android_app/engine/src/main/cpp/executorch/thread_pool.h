@@ -7,11 +7,13 @@
 
 namespace moe_mobile {
 
-// ExecuTorch has one thread pool per process, and XNNPACK binds it when a method is loaded: its size cannot change
-// while any method lives. A lease fixes the size; engines of one process must agree.
+// ExecuTorch has one thread pool per process, and XNNPACK binds it when a method is loaded: its
+// size cannot change while any method lives. A lease fixes the size; engines of one process must
+// agree.
 class ThreadPoolLease {
  public:
-  // `threads` 0: keep the pool's own choice, or the size other leases fixed. kUsage where another lease fixed another size.
+  // `threads` 0: keep the pool's own choice, or the size other leases fixed. kUsage where another
+  // lease fixed another size.
   explicit ThreadPoolLease(unsigned threads);
   ThreadPoolLease(const ThreadPoolLease&) = delete;
   ThreadPoolLease& operator=(const ThreadPoolLease&) = delete;

@@ -1,7 +1,8 @@
 // Copyright the moe-mobile authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// The module moe_mobile._native: the engine for Python. moe_mobile/engine.py gives it its public face.
+// The module moe_mobile._native: the engine for Python. moe_mobile/engine.py gives it its public
+// face.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -33,7 +34,8 @@ void translate_errors() {
       std::rethrow_exception(pointer);
     } catch (const Error& error) {
       nb::object make = nb::module_::import_("moe_mobile.errors").attr("from_code");
-      nb::object instance = make(to_string(error.code()), error.file(), error.cause(), error.remedy());
+      nb::object instance =
+          make(to_string(error.code()), error.file(), error.cause(), error.remedy());
       PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(instance.ptr())), instance.ptr());
     }
   });
@@ -107,17 +109,18 @@ NB_MODULE(_native, module) {
           nb::rv_policy::automatic);
 
   nb::class_<Engine>(module, "Engine")
-      .def("generate",
-           [](Engine& engine, const TokenIds& prompt, uint32_t max_new_tokens,
-              const std::string& sampling, bool ignore_eos) {
-             nb::gil_scoped_release unlocked;
-             engine.reset();
-             return std::make_unique<Generator>(&engine, prompt, max_new_tokens,
-                                                parse_sampling(nlohmann::json::parse(sampling)),
-                                                ignore_eos);
-           },
-           "token_ids"_a, "max_new_tokens"_a, "sampling_json"_a, "ignore_eos"_a,
-           nb::keep_alive<0, 1>())
+      .def(
+          "generate",
+          [](Engine& engine, const TokenIds& prompt, uint32_t max_new_tokens,
+             const std::string& sampling, bool ignore_eos) {
+            nb::gil_scoped_release unlocked;
+            engine.reset();
+            return std::make_unique<Generator>(&engine, prompt, max_new_tokens,
+                                               parse_sampling(nlohmann::json::parse(sampling)),
+                                               ignore_eos);
+          },
+          "token_ids"_a, "max_new_tokens"_a, "sampling_json"_a, "ignore_eos"_a,
+          nb::keep_alive<0, 1>())
       .def("score", &score_all, "token_ids"_a)
       .def("nll", &nll_all, "token_ids"_a)
       .def("stats_json", [](const Engine& engine) { return engine.stats().dump(); })

@@ -1,7 +1,8 @@
 // Copyright the moe-mobile authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// One process, JSON lines: a request per line on standard input, events per line on standard output.
+// One process, JSON lines: a request per line on standard input, events per line on standard
+// output.
 #include <iostream>
 #include <string>
 

@@ -47,8 +47,7 @@ bool optional_bool(const json& request, const char* name, bool otherwise) {
 uint32_t optional_uint(const json& request, const char* name, uint32_t otherwise) {
   const json* value = member(request, name);
   if (value == nullptr) return otherwise;
-  if (!value->is_number_unsigned() ||
-      value->get<uint64_t>() > std::numeric_limits<uint32_t>::max())
+  if (!value->is_number_unsigned() || value->get<uint64_t>() > std::numeric_limits<uint32_t>::max())
     bad(name, "it must be a whole number from 0 to 2^32 - 1");
   return value->get<uint32_t>();
 }

@@ -94,8 +94,8 @@ json Session::prepare(const json& request) {
   PrepareOptions options;
   options.packed_dir = optional_string(request, "packed_dir", "");
   options.consume = optional_bool(request, "consume", false);
-  const PrepareResult result = moe_mobile::prepare(
-      Bundle::open(required_string(request, "bundle")), options, progress());
+  const PrepareResult result =
+      moe_mobile::prepare(Bundle::open(required_string(request, "bundle")), options, progress());
   return {{"packed_dir", result.directory},
           {"experts", result.experts},
           {"bytes_written", result.bytes_written},

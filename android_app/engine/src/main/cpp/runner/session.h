@@ -3,21 +3,22 @@
 
 #pragma once
 
-#include <nlohmann/json.hpp>
-
 #include <functional>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "engine/engine.h"
 
 namespace moe_mobile {
 
-// The commands of moe_runner over one engine. Speaks JSON objects; the process around it does the lines.
+// The commands of moe_runner over one engine. Speaks JSON objects; the process around it does the
+// lines.
 class Session {
  public:
   using Emit = std::function<void(const nlohmann::json& event)>;
 
-  // `emit` gets every event of a request: any number of "progress" and "token", then one "result" or "error".
+  // `emit` gets every event of a request: any number of "progress" and "token", then one "result"
+  // or "error".
   explicit Session(Emit emit);
 
   // Handles one request object. Returns the exit code of its error, or 0.
