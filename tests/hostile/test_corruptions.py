@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,16 @@ from tests.hostile.file_cases import BUNDLE, PACKED, Corruption, find, flip
 from tests.hostile.manifest_cases import LIES, MANIFEST, NOT_UTF8
 from tests.hostile.support import CarefulRunner, Outcome
 
+
+def _rewrite(bundle: Path, change: Callable[[bytes], bytes]) -> None:
+    path = bundle / "bundle.json"
+    path.write_bytes(change(path.read_bytes()))
+
+
 CASES: dict[str, Corruption] = {
     **{
         f"manifest-{name}": Corruption(
-            "bundle.json", {code}, lambda bundle, change=change: _rewrite(bundle, change)
+            "bundle.json", {code}, functools.partial(_rewrite, change=change)
         )
         for name, (code, change) in MANIFEST.items()
     },
@@ -28,24 +35,17 @@ CASES: dict[str, Corruption] = {
         f"manifest-{name}": Corruption(
             "bundle.json",
             {"bundle_invalid"},
-            lambda bundle, change=change: _rewrite(bundle, change),
+            functools.partial(_rewrite, change=change),
         )
         for name, change in NOT_UTF8.items()
     },
     **{
-        f"manifest-lies-{name}": Corruption(
-            file, codes, lambda bundle, change=change: _rewrite(bundle, change)
-        )
+        f"manifest-lies-{name}": Corruption(file, codes, functools.partial(_rewrite, change=change))
         for name, (codes, file, change) in LIES.items()
     },
     **BUNDLE,
     **PACKED,
 }
-
-
-def _rewrite(bundle: Path, change: Callable[[bytes], bytes]) -> None:
-    path = bundle / "bundle.json"
-    path.write_bytes(change(path.read_bytes()))
 
 
 def consume(bundle: Path) -> None:
