@@ -25,7 +25,7 @@ from moe_mobile.export.options import Options, resolve_options
 from moe_mobile.export.plan import Plan, make_plan
 from moe_mobile.export.shapes import ProgramShape
 from moe_mobile.export.template import Programs
-from moe_mobile.export.workspace import Record, Workspace, open_workspace
+from moe_mobile.export.workspace import Record, Workspace, open_workspace, refuse_early
 from moe_mobile.model.names import TensorRef
 from moe_mobile.model.source import OpenModel, SourceLike, open_model
 
@@ -96,6 +96,7 @@ def export_bundle(
     )
     _require_executorch()
     target = Path(out).absolute()
+    refuse_early(target, overwrite=overwrite)
     try:
         model = open_model(source, name=name)
         plan = make_plan(model.architecture, options)
@@ -165,8 +166,10 @@ class _Export:
         shape = self._plan.layers[index]
 
         def fill(file: HashingFile) -> None:
-            weights = self._weights(self._model.tensors.layer(index))
-            file.write(self._of_shape(shape).make(weights))
+            made = self._of_shape(shape)
+            made.prepare()
+            for piece in made.pieces(self._weights(self._model.tensors.layer(index))):
+                file.write(piece)
 
         record = self._write(f"dense/layer-{index:02d}.pte", f"layer {index}", 1, fill)
         return m.File(**_file(record))
@@ -177,15 +180,12 @@ class _Export:
 
         def fill(file: HashingFile) -> Record:
             programs = []
+            self._of_shape(self._plan.expert).prepare()
             for expert in range(count):
                 self._done = before + expert
                 self._report(f"layer {index}, expert {expert}")
-                weights = self._weights(self._model.tensors.expert(index, expert))
-                program = self._of_shape(self._plan.expert).make(weights)
                 file.pad(m.ALIGNMENT)
-                digest = hashlib.sha256(program).hexdigest()
-                programs.append({"offset": file.bytes, "bytes": len(program), "sha256": digest})
-                file.write(program)
+                programs.append(self._write_expert(file, index, expert))
             file.pad(m.ALIGNMENT)
             return {"programs": programs}
 
@@ -196,6 +196,14 @@ class _Export:
         self._done = before + count
         programs = tuple(m.Program(**program) for program in record["programs"])
         return m.Shard(**_file(record), programs=programs)
+
+    def _write_expert(self, file: HashingFile, layer: int, expert: int) -> Record:
+        offset, digest = file.bytes, hashlib.sha256()
+        weights = self._weights(self._model.tensors.expert(layer, expert))
+        for piece in self._of_shape(self._plan.expert).pieces(weights):
+            file.write(piece)
+            digest.update(piece)
+        return {"offset": offset, "bytes": file.bytes - offset, "sha256": digest.hexdigest()}
 
     def _head(self) -> m.File:
         def fill(file: HashingFile) -> None:

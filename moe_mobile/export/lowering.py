@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from moe_mobile.errors import RuntimeFailedError
 
@@ -34,6 +36,7 @@ def lower(shape: ProgramShape, weights: Mapping[str, torch.Tensor]) -> bytes:
         modules = shape.build(weights)
         programs = {m.name: _trace(modules[m.name], m) for m in shape.methods()}
         del modules
+        environments = [_shape_environment(program) for program in programs.values()]
         edge = to_edge_transform_and_lower(
             programs,
             partitioner=[XnnpackPartitioner()],
@@ -44,7 +47,22 @@ def lower(shape: ProgramShape, weights: Mapping[str, torch.Tensor]) -> bytes:
             _require_one_partition(edge.exported_program(method.name), method.name)
         manager = edge.to_executorch()
         del edge
-        return bytes(manager.buffer)
+        data = bytes(manager.buffer)
+        del manager
+        for environment in environments:
+            # Caches of torch that outlive everything else, and hold the program's constants.
+            if environment is not None:
+                environment.fake_tensor_cache.clear()
+        gc.collect()
+        return data
+
+
+def _shape_environment(program: torch.export.ExportedProgram) -> Any:
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, FakeTensor):
+            return value.fake_mode.shape_env
+    return None
 
 
 def _trace(module: torch.nn.Module, method: Method) -> torch.export.ExportedProgram:

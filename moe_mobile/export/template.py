@@ -13,7 +13,9 @@ The result is byte for byte what lowering the program gives.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +56,9 @@ def blocks_of(shape: ProgramShape, weights: Mapping[str, torch.Tensor]) -> list[
     return found
 
 
+_LARGE_BYTES = 64 << 20
+
+
 class Programs:
     """Makes programs of one shape, lowering as few of them as possible."""
 
@@ -61,23 +66,45 @@ class Programs:
         self._shape = shape
         self._fixed = [hashlib.sha256(c).digest() for c in shape.fixed_constants()]
         self._templates: dict[tuple[int, ...], _Template] = {}
+        # With float32 parameters of this size it matters what else is held while one is lowered.
+        self._is_large = 4 * sum(math.prod(p.dims) for p in shape.parameters()) > _LARGE_BYTES
         self.lowered = 0
 
-    def make(self, weights: Mapping[str, torch.Tensor]) -> bytes | bytearray:
+    def prepare(self) -> None:
+        """Lowers the template of a large shape; call it before the first program's parameters are
+        read, so that memory holds only one of them at a time."""
+        if self._is_large and not self._templates:
+            self._lower_random()
+
+    def make(self, weights: Mapping[str, torch.Tensor]) -> bytes:
         """The program with these float32 parameters, as the bytes of a ``.pte`` file."""
+        return b"".join(self.pieces(weights))
+
+    def pieces(self, weights: Mapping[str, torch.Tensor]) -> list[memoryview]:
+        """The same without a copy of the parameters: write it before the next call."""
         blocks = blocks_of(self._shape, weights)
-        pattern = _pattern([*self._fixed, *(block.digest for block in blocks)])
-        template = self._templates.get(pattern)
-        if template is None:
+        pattern = self._pattern(blocks)
+        if pattern not in self._templates:
             if len(set(pattern)) == len(pattern):
-                weights = random_weights(self._shape)
-                template_blocks = blocks_of(self._shape, weights)
+                self._lower_random()
             else:
-                template_blocks = blocks
-            template = _Template(lower(self._shape, weights), template_blocks, self._fixed)
-            self._templates[pattern] = template
-            self.lowered += 1
-        return template.substitute(blocks)
+                self._lower(weights, blocks)
+        return self._templates[pattern].substitute(blocks)
+
+    def _pattern(self, blocks: Sequence[Block]) -> tuple[int, ...]:
+        """For each constant the index of the first one with equal content."""
+        first: dict[bytes, int] = {}
+        digests = [*self._fixed, *(block.digest for block in blocks)]
+        return tuple(first.setdefault(digest, index) for index, digest in enumerate(digests))
+
+    def _lower_random(self) -> None:
+        weights = random_weights(self._shape)
+        self._lower(weights, blocks_of(self._shape, weights))
+
+    def _lower(self, weights: Mapping[str, torch.Tensor], blocks: Sequence[Block]) -> None:
+        template = _Template(lower(self._shape, weights), blocks, self._fixed)
+        self._templates[self._pattern(blocks)] = template
+        self.lowered += 1
 
 
 def random_weights(shape: ProgramShape) -> dict[str, torch.Tensor]:
@@ -87,28 +114,41 @@ def random_weights(shape: ProgramShape) -> dict[str, torch.Tensor]:
 
 
 class _Template:
-    """A lowered program and the places of its blocks."""
+    """A lowered program without the constants that are substituted."""
 
     def __init__(self, program: bytes, blocks: Sequence[Block], fixed: Sequence[bytes]) -> None:
-        self._program = program
         file = _ProgramFile(program)
-        self._places: list[_Place | None] = []
-        for block in blocks:
-            # Equal to a constant that every such program has: nothing to substitute.
-            place = None if block.digest in fixed else file.find(block)
-            self._places.append(place)
-
-    def substitute(self, blocks: Sequence[Block]) -> bytearray:
-        out = bytearray(self._program)
-        view = torch.frombuffer(out, dtype=torch.uint8)
-        for place, block in zip(self._places, blocks, strict=True):
-            if place is None:
-                continue
-            view[place.offset : place.offset + block.data.numel()] = block.data
-            key = block.key.encode()
+        # What equals a constant that every such program has is not substituted.
+        places = {
+            index: file.find(block)
+            for index, block in enumerate(blocks)
+            if block.digest not in fixed
+        }
+        # Equal blocks lie in one place: any of them will do.
+        at_offset = {place.offset: index for index, place in places.items()}
+        self._order = [at_offset[offset] for offset in sorted(at_offset)]
+        ends = [0] + [places[i].offset + blocks[i].data.numel() for i in self._order]
+        starts = [places[i].offset for i in self._order] + [len(program)]
+        self._gaps = [
+            bytearray(program[begin:end]) for begin, end in zip(ends, starts, strict=True)
+        ]
+        # (gap, position in it, block) of every copy of a key.
+        self._keys: list[tuple[int, int, int]] = []
+        for index, place in places.items():
             for at in place.keys:
-                out[at : at + len(key)] = key
-        return out
+                gap = bisect.bisect_right(ends, at) - 1
+                self._keys.append((gap, at - ends[gap], index))
+
+    def substitute(self, blocks: Sequence[Block]) -> list[memoryview]:
+        """The program with these constants, in pieces; valid until the next call."""
+        for gap, at, index in self._keys:
+            key = blocks[index].key.encode()
+            self._gaps[gap][at : at + len(key)] = key
+        pieces = [memoryview(self._gaps[0])]
+        for index, between in zip(self._order, self._gaps[1:], strict=True):
+            pieces.append(blocks[index].data.numpy().data)
+            pieces.append(memoryview(between))
+        return pieces
 
 
 class _ProgramFile:
@@ -182,9 +222,3 @@ class _ProgramFile:
                 "a lowered program does not hold its constants where they are expected",
                 remedy="This is a bug, or another version of ExecuTorch than this package expects",
             )
-
-
-def _pattern(digests: Sequence[bytes]) -> tuple[int, ...]:
-    """For each digest the index of its first occurrence."""
-    first: dict[bytes, int] = {}
-    return tuple(first.setdefault(digest, index) for index, digest in enumerate(digests))

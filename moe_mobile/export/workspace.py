@@ -125,12 +125,8 @@ def open_workspace(out: Path, key: str, *, overwrite: bool) -> Iterator[Workspac
         UsageError: ``out`` exists, is no bundle, or is being written by another process.
         DiskFullError, ReadOnlyError, IoError.
     """
-    partial = out.with_name(out.name + ".partial")
-    if out.exists():
-        with contextlib.suppress(OSError):
-            partial.rmdir()  # empty: a run was killed in its very last step
-    if not partial.exists():
-        check_target(out, overwrite=overwrite)
+    partial = _partial_of(out)
+    refuse_early(out, overwrite=overwrite)
     with _locked_folder(partial, out):
         try:
             if _only_removal_is_left(partial, out, key):
@@ -146,6 +142,19 @@ def open_workspace(out: Path, key: str, *, overwrite: bool) -> Iterator[Workspac
             raise write_error(error, partial) from error
         check_target(out, overwrite=overwrite)
         yield Workspace(partial, key)
+
+
+def refuse_early(out: Path, *, overwrite: bool) -> None:
+    """Raises the UsageError of :func:`open_workspace` where it can be foreseen, before any work."""
+    if out.exists():
+        with contextlib.suppress(OSError):
+            _partial_of(out).rmdir()  # empty: a run was killed in its very last step
+    if not _partial_of(out).exists():
+        check_target(out, overwrite=overwrite)
+
+
+def _partial_of(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
 
 
 @contextlib.contextmanager
