@@ -28,7 +28,7 @@ from moe_mobile.runner import Runner
 
 PRESET, LAYERS = "Qwen1.5-MoE-A2.7B", 4
 CACHE = "50%"
-ROUNDS = 3
+ROUNDS = 5
 MISSES = 120
 NEW_TOKENS = 48
 
