@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import IO, Any, Self
 
-from moe_mobile.errors import BY_CODE, IoError, MoeMobileError, RuntimeFailedError
+from moe_mobile.errors import BY_CODE, CancelledError, IoError, MoeMobileError, RuntimeFailedError
 
 __all__ = ["Progress", "Runner", "find_runner"]
 
@@ -216,13 +216,16 @@ class Runner:
             )
         return event
 
-    def _ended(self) -> RuntimeFailedError:
+    def _ended(self) -> MoeMobileError:
         """The error for a process that ended without an answer."""
         try:
             code = self._process.wait(timeout=_CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
             code = None
         self.kill()
+        if code == -signal.SIGINT:
+            # Ctrl-C reaches every process of the terminal; this one may notice it last.
+            return CancelledError("stopped by the user")
         if code is None:
             how = "closed its output"
         elif code < 0:

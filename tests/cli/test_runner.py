@@ -131,6 +131,14 @@ def test_a_kill_hints_at_memory(make_runner: MakeRunner) -> None:
     assert "memory" in caught.value.remedy
 
 
+def test_ctrl_c_in_the_runner_is_no_failure(make_runner: MakeRunner) -> None:
+    binary = make_runner(
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\nos.kill(os.getpid(), signal.SIGINT)"
+    )
+    with Runner(binary) as runner, pytest.raises(errors.CancelledError):
+        runner.request("open")
+
+
 def test_an_early_exit_gives_its_code(make_runner: MakeRunner) -> None:
     binary = make_runner("sys.exit(127)")
     with Runner(binary) as runner, pytest.raises(errors.RuntimeFailedError, match="exit code 127"):
