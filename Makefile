@@ -61,7 +61,7 @@ bench: venv
 	$(BIN)/python -m moe_mobile.bench.proof
 
 test: venv gtest
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
 
 # GoogleTest is the one thing the native tests take from the system.
 gtest:

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,8 +27,9 @@ Progress = Callable[[str, int, int], None]
 class Engine:
     """An open bundle that generates and scores, its experts streaming through a bounded cache.
 
-    Token ids go in and come out; tokenize with the bundle's ``tokenizer.json``. Not thread safe.
-    All engines of one process share ExecuTorch's thread pool and must use as many threads.
+    Token ids go in and come out; tokenize with the bundle's ``tokenizer.json``. Calls from
+    several threads wait for each other. All engines of one process share ExecuTorch's thread pool
+    and must use the same number of threads.
 
     Args:
         bundle: folder of the bundle. One that was not prepared for this CPU is prepared now.
@@ -72,6 +75,7 @@ class Engine:
             "packed_dir": None if packed_dir is None else os.fspath(packed_dir),
             "allow_below_cycle": allow_below_cycle,
         }
+        self._lock = threading.Lock()
         self._engine: _native.Engine | None = _native.open(
             os.fspath(bundle), json.dumps(settings), progress
         )
@@ -101,11 +105,19 @@ class Engine:
         Yields:
             Token ids as they are decoded; the end-of-sequence token is not among them.
         """
+        for name, value in (("temperature", temperature), ("top_p", top_p)):
+            if not math.isfinite(value):
+                raise UsageError(f"{value} is not a finite number", file=name)
         sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-        generator = self._open().generate(
-            _checked(token_ids), _count(max_new_tokens), json.dumps(sampling), ignore_eos
-        )
-        while (token := generator.next()) is not None:
+        with self._lock:
+            generator = self._open().generate(
+                _checked(token_ids), _count(max_new_tokens), json.dumps(sampling), ignore_eos
+            )
+        while True:
+            with self._lock:
+                token = generator.next()
+            if token is None:
+                return
             yield token
 
     def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -114,7 +126,8 @@ class Engine:
         Returns:
             float32 array [T, vocab]; row t belongs to the token that follows ``token_ids[t]``.
         """
-        return self._open().score(_checked(token_ids))
+        with self._lock:
+            return self._open().score(_checked(token_ids))
 
     def nll(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Negative log-likelihood of each token given those before it, scored as :meth:`score`.
@@ -123,7 +136,8 @@ class Engine:
             float32 array [T - 1] in nats; value t belongs to ``token_ids[t + 1]``. The first token
             has nothing before it and so no value.
         """
-        return self._open().nll(_checked(token_ids))
+        with self._lock:
+            return self._open().nll(_checked(token_ids))
 
     @property
     def stats(self) -> dict[str, Any]:
@@ -132,7 +146,8 @@ class Engine:
         ``{"totals": {...}, "tokens": [...]}``: one entry per token decoded and per batch of prompt
         tokens, with times in nanoseconds, hits, misses and bytes read (docs/runner.md lists them).
         """
-        stats: dict[str, Any] = json.loads(self._open().stats_json())
+        with self._lock:
+            stats: dict[str, Any] = json.loads(self._open().stats_json())
         return stats
 
     @property
@@ -143,11 +158,13 @@ class Engine:
 
     def reset(self) -> None:
         """Forgets the conversation and the statistics. The expert cache stays warm."""
-        self._open().reset()
+        with self._lock:
+            self._open().reset()
 
     def close(self) -> None:
         """Gives the memory back. The engine cannot be used afterwards."""
-        self._engine = None
+        with self._lock:
+            self._engine = None
 
     def __enter__(self) -> Engine:
         return self

@@ -35,7 +35,7 @@ def _programs() -> dict[str, int]:
 
 PROGRAMS = _programs()
 CASES = [
-    pytest.param(flavour, program, id=f"{program}-{flavour}", marks=pytest.mark.slow)
+    pytest.param(flavour, program, id=f"{program}-{flavour}")
     for program in sorted(PROGRAMS)
     for flavour in ("plain", "address", "thread")
     if flavour != "thread" or "concurrent" in program

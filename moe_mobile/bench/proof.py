@@ -84,7 +84,8 @@ def decode(bundle: pathlib.Path, progress: ProgressBar, **settings: object) -> J
     steps = [step for step in sample["tokens"] if step["phase"] == "decode"]
     hits, misses = (sum(step[name] for step in steps) for name in ("hits", "misses"))
     return {
-        "settings": info["settings"],
+        # Folders of this machine do not belong in a result.
+        "settings": {k: v for k, v in info["settings"].items() if not k.endswith("_dir")},
         "direct_io": info["direct_io"],
         "threads": info["threads"],
         "bundle_hash": info["bundle_hash"],

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -100,8 +101,11 @@ def test_unknown_tokens_are_refused_and_the_engine_survives(tiny: Path, bad: lis
     ids = tiny_prompt(8)
     with Engine(tiny, threads=1) as engine:
         expected = engine.score(ids)
-        with pytest.raises(UsageError):
-            engine.score(bad)
+        for call in (engine.score, engine.nll):
+            with pytest.raises(UsageError):
+                call(bad)
+            with pytest.raises(UsageError):
+                call([1, *bad])
         with pytest.raises(UsageError):
             list(engine.generate(bad, 2))
         with pytest.raises(UsageError):
@@ -129,3 +133,25 @@ def test_a_short_generation_is_the_beginning_of_a_long_one(tiny: Path) -> None:
         long = list(engine.generate(ids, 12, ignore_eos=True))
         assert list(engine.generate(ids, 5, ignore_eos=True)) == long[:5]
         assert list(engine.generate(ids, 0)) == []
+
+
+def test_an_abandoned_generation_cannot_go_on(tiny: Path) -> None:
+    with Engine(tiny, threads=1) as engine:
+        abandoned = engine.generate(tiny_prompt(8), 8, ignore_eos=True)
+        next(abandoned)
+        engine.nll(tiny_prompt(6))
+        with pytest.raises(UsageError, match="another conversation"):
+            next(abandoned)
+
+
+def test_threads_take_turns(tiny: Path) -> None:
+    with Engine(tiny, threads=1) as engine, ThreadPoolExecutor(3) as threads:
+        expected = engine.score(tiny_prompt(12))
+        scores = list(threads.map(engine.score, [tiny_prompt(12)] * 9))
+        assert all(np.array_equal(score, expected) for score in scores)
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p"])
+def test_sampling_needs_finite_numbers(tiny: Path, name: str) -> None:
+    with Engine(tiny, threads=1) as engine, pytest.raises(UsageError, match="finite"):
+        list(engine.generate([1], 1, **{name: float("nan")}))

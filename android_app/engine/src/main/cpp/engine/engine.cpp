@@ -120,6 +120,7 @@ std::unique_ptr<ExpertPlaces> Engine::make_places(const Progress& progress) {
 void Engine::reset() {
   decoder_->clear();
   steps_.clear();
+  ++conversation_;
 }
 
 void Engine::prefill(Span<const uint32_t> tokens) {
@@ -152,11 +153,21 @@ nlohmann::json to_json(const Step& step) {
 nlohmann::json Engine::stats() const {
   nlohmann::json tokens = nlohmann::json::array();
   std::vector<TokenMetrics> all;
+  std::vector<TokenMetrics> decoded;
+  uint64_t count = 0;
   for (const Step& step : steps_) {
     tokens.push_back(to_json(step));
     all.push_back(step.metrics);
+    if (!step.prefill) decoded.push_back(step.metrics);
+    count += step.tokens;
   }
-  return {{"totals", aggregate(all)}, {"tokens", tokens}};
+  RunMetrics totals = aggregate(all);
+  const RunMetrics latencies = aggregate(decoded);  // a batch of a prompt is not a token
+  totals.tokens = count;
+  totals.p50_ns = latencies.p50_ns;
+  totals.p95_ns = latencies.p95_ns;
+  totals.p99_ns = latencies.p99_ns;
+  return {{"totals", totals}, {"tokens", tokens}};
 }
 
 nlohmann::json Engine::info() const {

@@ -42,6 +42,8 @@ class Engine {
 
   // Forgets the conversation and the statistics. The expert cache stays warm.
   void reset();
+  // Changes with every reset, so that whoever continues a conversation can tell that it is over.
+  uint64_t conversation() const { return conversation_; }
   uint32_t position() const { return decoder_->position(); }
   uint32_t context() const { return decoder_->context(); }
 
@@ -76,6 +78,7 @@ class Engine {
   PlannedArena arena_;
   std::unique_ptr<Decoder> decoder_;
   std::vector<Step> steps_;
+  uint64_t conversation_ = 0;
 };
 
 // Log-probability of `token` under the logits, in double.

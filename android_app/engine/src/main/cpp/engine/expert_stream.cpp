@@ -27,39 +27,32 @@ ExpertStream::ExpertStream(std::unique_ptr<ExpertPlaces> places, const Options& 
 
 void ExpertStream::submit(const ExpertKey& key, uint32_t place, uint64_t tag,
                           TokenMetrics* metrics) {
-  ReadRequest request = places_->read_request(key, place);
-  request.tag = tag;
   if (in_flight_.size() <= tag) in_flight_.resize(tag + 1);
   in_flight_[tag] = {key, place, true};
+  ReadRequest request = places_->read_request(key, place);
+  request.tag = tag;
   lanes_.submit(request);
   ++metrics->misses;
 }
 
 uint64_t ExpertStream::wait(TokenMetrics* metrics) {
   Stopwatch watch;
-  std::exception_ptr failure;
   ReadDone done = lanes_.wait();
   metrics->wait_ns += watch.lap();
   metrics->bytes_read += done.bytes;
-  failure = done.error;
+  if (done.error) std::rethrow_exception(done.error);
   InFlight& arrived = in_flight_[done.tag];
-  if (!failure) {
-    try {
-      places_->arrived(arrived.key, arrived.place);
-      arrived.active = false;
-    } catch (...) {
-      failure = std::current_exception();
-    }
-  }
-  if (failure) {
-    while (lanes_.in_flight() > 0) lanes_.wait();
-    for (InFlight& read : in_flight_) {
-      if (read.active && table_.find(read.key)) table_.release(read.key);
-      read.active = false;
-    }
-    std::rethrow_exception(failure);
-  }
+  places_->arrived(arrived.key, arrived.place);
+  arrived.active = false;
   return done.tag;
+}
+
+void ExpertStream::abandon_reads() {
+  while (lanes_.in_flight() > 0) lanes_.wait();
+  for (InFlight& read : in_flight_) {
+    if (read.active && table_.find(read.key)) table_.release(read.key);
+    read.active = false;
+  }
 }
 
 void ExpertStream::run(uint32_t layer, const ExpertJob& job, TokenMetrics* metrics) {
@@ -69,6 +62,24 @@ void ExpertStream::run(uint32_t layer, const ExpertJob& job, TokenMetrics* metri
 }
 
 void ExpertStream::decode(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics) {
+  try {
+    decode_jobs(layer, jobs, metrics);
+  } catch (...) {
+    abandon_reads();
+    throw;
+  }
+}
+
+void ExpertStream::prefill(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics) {
+  try {
+    prefill_jobs(layer, jobs, metrics);
+  } catch (...) {
+    abandon_reads();
+    throw;
+  }
+}
+
+void ExpertStream::decode_jobs(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics) {
   chosen_.clear();
   for (const ExpertJob& job : jobs) chosen_.push_back({layer, job.expert});
   cache_.access(chosen_, &outcome_);
@@ -136,7 +147,7 @@ size_t ExpertStream::plan_prefill(uint32_t layer, Span<const ExpertJob> jobs) {
   return leaving;
 }
 
-void ExpertStream::prefill(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics) {
+void ExpertStream::prefill_jobs(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics) {
   if (!in_prefill_) {
     in_prefill_ = true;
     passed_.clear();

@@ -68,6 +68,10 @@ class ExpertStream {
   // Waits for one read; adds the time to metrics->wait_ns. On failure drains the lanes, frees their
   // places and throws.
   uint64_t wait(TokenMetrics* metrics);
+  void decode_jobs(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics);
+  void prefill_jobs(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics);
+  // After a failure: no read stays under way, and no place claims an expert that did not come.
+  void abandon_reads();
   void run(uint32_t layer, const ExpertJob& job, TokenMetrics* metrics);
   // Frees places for a layer of a prompt and decides what stays after it: all before the first
   // read, so that neither the number of lanes nor the order of arrival shows in the cache. Returns

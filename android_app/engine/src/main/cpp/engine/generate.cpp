@@ -3,11 +3,14 @@
 
 #include "engine/generate.h"
 
+#include "base/error.h"
+
 namespace moe_mobile {
 
 Generator::Generator(Engine* engine, Span<const uint32_t> prompt, uint32_t max_new_tokens,
                      const SamplingSettings& sampling, bool ignore_eos)
     : engine_(engine),
+      conversation_(engine->conversation()),
       sampler_(sampling, engine->manifest().vocab_size),
       remaining_(max_new_tokens),
       ignore_eos_(ignore_eos) {
@@ -16,6 +19,9 @@ Generator::Generator(Engine* engine, Span<const uint32_t> prompt, uint32_t max_n
 
 std::optional<uint32_t> Generator::next() {
   if (ended_ || remaining_ == 0) return std::nullopt;
+  if (conversation_ != engine_->conversation())
+    throw Error(ErrorCode::kUsage, "generate", "the engine has begun another conversation",
+                "Take all tokens of one generation before the next call, or open a second engine.");
   if (previous_) {
     if (engine_->position() == engine_->context()) {
       stop_ = "context";
@@ -38,6 +44,18 @@ std::optional<uint32_t> Generator::next() {
 
 void score(Engine* engine, Span<const uint32_t> tokens,
            const std::function<void(size_t index, const float* logits)>& row) {
+  const uint32_t vocab_size = engine->manifest().vocab_size;
+  for (uint32_t token : tokens)
+    if (token >= vocab_size)
+      throw Error(ErrorCode::kUsage, "token_ids",
+                  "token " + std::to_string(token) + " is outside the vocabulary of " +
+                      std::to_string(vocab_size),
+                  "Tokenize with the bundle's own tokenizer.");
+  if (tokens.size() > engine->context() - engine->position())
+    throw Error(ErrorCode::kUsage, "token_ids",
+                std::to_string(tokens.size()) + " tokens do not fit in a context of " +
+                    std::to_string(engine->context()),
+                "Score fewer, or open the engine with a larger context.");
   for (size_t i = 0; i < tokens.size(); ++i) {
     engine->decode(tokens[i]);
     row(i, engine->logits());

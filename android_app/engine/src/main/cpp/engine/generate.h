@@ -11,11 +11,6 @@
 
 namespace moe_mobile {
 
-struct Generation {
-  std::vector<uint32_t> tokens;
-  const char* stop = "length";  // "eos", "length" or "context"
-};
-
 // One generation, a token at a time, so that every host can stream in its own way.
 class Generator {
  public:
@@ -24,6 +19,7 @@ class Generator {
   Generator(Engine* engine, Span<const uint32_t> prompt, uint32_t max_new_tokens,
             const SamplingSettings& sampling, bool ignore_eos);
 
+  // kUsage once the engine was reset: another conversation has begun.
   // The next token, or nothing at the end. An end-of-sequence token ends the generation and is not
   // given out.
   std::optional<uint32_t> next();
@@ -36,6 +32,7 @@ class Generator {
 
  private:
   Engine* engine_;
+  uint64_t conversation_;
   Sampler sampler_;
   uint32_t remaining_;
   bool ignore_eos_;
@@ -46,7 +43,7 @@ class Generator {
 };
 
 // Teacher forcing, one token at a time as decoding does: calls `row` with the logits [vocab] that
-// follow each token.
+// follow each token. All ids are checked first (kUsage).
 void score(Engine* engine, Span<const uint32_t> tokens,
            const std::function<void(size_t index, const float* logits)>& row);
 

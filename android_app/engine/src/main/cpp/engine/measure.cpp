@@ -25,6 +25,11 @@ json run_bench(Engine* engine, const BenchRequest& request, const Progress& prog
                 "Give one of them.");
   if (request.repetitions == 0)
     throw Error(ErrorCode::kUsage, "repetitions", "it must be at least 1");
+  if (uint64_t{request.n_prompt} + request.n_gen > engine->context())
+    throw Error(
+        ErrorCode::kUsage, "n_prompt",
+        "the test needs more positions than the context of " + std::to_string(engine->context()),
+        "Make the sum of n_prompt and n_gen smaller, or the context larger.");
   const uint32_t vocab_size = engine->manifest().vocab_size;
   std::mt19937 random(request.seed);
   const auto draw = [&](uint32_t count) {
@@ -80,6 +85,8 @@ json measure_misses(Engine* engine, uint32_t count, uint32_t seed) {
   std::mt19937 random(seed);
   std::shuffle(experts.begin(), experts.end(), random);
 
+  // Slot 0 is overwritten from here on; nothing cached may claim it.
+  engine->decoder().experts().forget_all();
   ExpertPlaces& slots = engine->decoder().experts().places();
   PlannedArena arena;
   ProgramPlaces programs(engine->bundle(), 1, &arena, /*allow_direct=*/true);
@@ -129,7 +136,6 @@ json measure_misses(Engine* engine, uint32_t count, uint32_t seed) {
     programs.arrived(key, 0);
     program_load.push_back(watch.lap());
   }
-  engine->decoder().experts().forget_all();
   return {{"packed_bytes", sample.length},
           {"program_bytes", align_up(manifest.memory.expert_bytes, kBlobAlignment)},
           {"raw_read_ns", raw},

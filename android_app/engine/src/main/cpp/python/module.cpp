@@ -56,6 +56,14 @@ FloatArray to_numpy(std::vector<float> values, std::initializer_list<size_t> sha
   return FloatArray(owned->data(), shape, owner);
 }
 
+nlohmann::json parse_json(const std::string& text) {
+  nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded())
+    throw Error(ErrorCode::kUsage, "settings", "a setting is not a number JSON can write",
+                "Give finite numbers.");
+  return json;
+}
+
 void check_signals() {
   nb::gil_scoped_acquire locked;
   if (PyErr_CheckSignals() != 0) throw nb::python_error();
@@ -63,11 +71,12 @@ void check_signals() {
 
 FloatArray score_all(Engine* engine, const TokenIds& tokens) {
   const size_t vocab_size = engine->manifest().vocab_size;
-  std::vector<float> rows(tokens.size() * vocab_size);
+  std::vector<float> rows;
   {
     nb::gil_scoped_release unlocked;
     engine->reset();
     score(engine, tokens, [&](size_t index, const float* logits) {
+      if (index == 0) rows.resize(tokens.size() * vocab_size);
       std::copy(logits, logits + vocab_size, rows.data() + index * vocab_size);
       check_signals();
     });
@@ -116,8 +125,7 @@ NB_MODULE(_native, module) {
             nb::gil_scoped_release unlocked;
             engine.reset();
             return std::make_unique<Generator>(&engine, prompt, max_new_tokens,
-                                               parse_sampling(nlohmann::json::parse(sampling)),
-                                               ignore_eos);
+                                               parse_sampling(parse_json(sampling)), ignore_eos);
           },
           "token_ids"_a, "max_new_tokens"_a, "sampling_json"_a, "ignore_eos"_a,
           nb::keep_alive<0, 1>())
@@ -132,7 +140,7 @@ NB_MODULE(_native, module) {
       [](const std::string& bundle, const std::string& settings, nb::object progress) {
         const Progress report = to_progress(std::move(progress));
         nb::gil_scoped_release unlocked;
-        EngineSettings parsed = parse_settings(nlohmann::json::parse(settings));
+        EngineSettings parsed = parse_settings(parse_json(settings));
         std::error_code none;
         if (parsed.scratch_dir.empty())
           parsed.scratch_dir = std::filesystem::temp_directory_path(none).string();
