@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +66,12 @@ class Engine:
     ) -> None:
         from moe_mobile import _native
 
+        # The engine takes 0 for its own choice, which is None here.
+        for name, number in (("threads", threads), ("context", context)):
+            if number == 0:
+                raise UsageError(
+                    "it must be at least 1", setting=name, remedy="Leave it out for the default."
+                )
         settings: dict[str, Any] = {
             "cache": cache,
             "residency": residency,
@@ -107,7 +114,7 @@ class Engine:
         """
         for name, value in (("temperature", temperature), ("top_p", top_p)):
             if not math.isfinite(value):
-                raise UsageError(f"{value} is not a finite number", file=name)
+                raise UsageError(f"{value} is not a finite number", setting=name)
         sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         with self._lock:
             generator = self._open().generate(
@@ -184,15 +191,34 @@ class Engine:
 
 
 def _checked(token_ids: Sequence[int]) -> list[int]:
-    ids = [int(token) for token in token_ids]
+    try:
+        ids = [operator.index(token) for token in token_ids]
+    except TypeError as error:
+        raise UsageError(
+            f"a token id is no integer: {error}",
+            setting="token_ids",
+            remedy="Give ids; text is tokenized with the bundle's tokenizer.json.",
+        ) from None
     if not ids:
-        raise UsageError("there are no tokens", file="token_ids", remedy="Give at least one.")
+        raise UsageError("there are no tokens", setting="token_ids", remedy="Give at least one.")
     if min(ids) < 0 or max(ids) >= 2**32:
-        raise UsageError("a token id is out of range", file="token_ids")
+        raise UsageError(
+            "a token id is out of range",
+            setting="token_ids",
+            remedy="Tokenize with the bundle's own tokenizer.",
+        )
     return ids
 
 
 def _count(value: int) -> int:
-    if not 0 <= value < 2**32:
-        raise UsageError(f"{value} is not a number of tokens", file="max_new_tokens")
-    return value
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**32:
+        raise UsageError(
+            f"{value} is not a number of tokens",
+            setting="max_new_tokens",
+            remedy="Give a number from 0 to 2^32 - 1.",
+        )
+    return number

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The errors a user may meet, shared by the whole Python package.
 
-Every error says which file is concerned, what is wrong and what can be done about it. ``code`` and
-``exit_code`` are the same in the C++ engine; the command line prints the text and exits with the
-latter.
+Every error says which file or setting is concerned, what is wrong and what can be done about it.
+``code`` and ``exit_code`` are the same in the C++ engine; the command line prints the text and
+exits with the latter.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ class MoeMobileError(Exception):
     Args:
         cause: what is wrong, one sentence without a final full stop.
         file: path or name of the file concerned, where there is one.
+        setting: name of the setting or argument concerned, where it is no file.
         remedy: what the user can do, where something is known.
     """
 
@@ -27,26 +28,34 @@ class MoeMobileError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(
-        self, cause: str, *, file: str | os.PathLike[str] | None = None, remedy: str | None = None
+        self,
+        cause: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        setting: str | None = None,
+        remedy: str | None = None,
     ) -> None:
         self.cause = cause
         self.file = None if file is None else os.fspath(file)
+        self.setting = setting
         self.remedy = remedy
         super().__init__(cause)
 
     def __str__(self) -> str:
-        text = self.cause if self.file is None else f"{self.file}: {self.cause}"
+        place = self.setting if self.file is None else self.file
+        text = self.cause if place is None else f"{place}: {self.cause}"
         return text if self.remedy is None else f"{text}. {self.remedy}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments would otherwise get lost between processes.
-        return (_rebuild, (type(self), self.cause, self.file, self.remedy))
+        return (_rebuild, (type(self), self.cause, self.file, self.setting, self.remedy))
 
     def as_dict(self) -> dict[str, str | int | None]:
         """The error as a JSON-ready object with the members the engine's error objects have."""
         return {
             "code": self.code,
             "file": self.file,
+            "setting": self.setting,
             "cause": self.cause,
             "remedy": self.remedy,
             "exit_code": self.exit_code,
@@ -54,9 +63,13 @@ class MoeMobileError(Exception):
 
 
 def _rebuild(
-    kind: type[MoeMobileError], cause: str, file: str | None, remedy: str | None
+    kind: type[MoeMobileError],
+    cause: str,
+    file: str | None,
+    setting: str | None,
+    remedy: str | None,
 ) -> MoeMobileError:
-    return kind(cause, file=file, remedy=remedy)
+    return kind(cause, file=file, setting=setting, remedy=remedy)
 
 
 class UsageError(MoeMobileError):
@@ -154,9 +167,13 @@ BY_CODE: dict[str, type[MoeMobileError]] = {kind.code: kind for kind in _ALL}
 """Error class of each code, for turning the engine's error objects into exceptions."""
 
 
-def from_code(code: str, file: str, cause: str, remedy: str) -> MoeMobileError:
-    """The typed error for what the engine reported; an unknown code gives the base class."""
-    return BY_CODE.get(code, MoeMobileError)(cause, file=file or None, remedy=remedy or None)
+def from_code(code: str, file: str, cause: str, remedy: str, setting: str = "") -> MoeMobileError:
+    """The typed error for what the engine reported; an unknown code gives the base class.
+
+    Of file, setting and remedy "" stands for none.
+    """
+    kind = BY_CODE.get(code, MoeMobileError)
+    return kind(cause, file=file or None, setting=setting or None, remedy=remedy or None)
 
 
 def write_error(error: OSError, path: str | os.PathLike[str]) -> IoError:

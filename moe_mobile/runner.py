@@ -274,5 +274,6 @@ def _typed_error(value: object) -> MoeMobileError:
     return kind(
         str(value.get("cause") or "unknown error"),
         file=value.get("file") or None,
+        setting=value.get("setting") or None,
         remedy=value.get("remedy") or None,
     )

@@ -16,6 +16,8 @@ from moe_mobile.bundle.json_field import (
 )
 from moe_mobile.errors import BundleInvalidError, UnsupportedError, read_error
 
+_AGAIN = "Copy or export the bundle again"
+_NO_BUNDLE = "Name the folder of a bundle; `moe-mobile export SOURCE OUT` makes one"
 _QUANTS = ("fp32", "8da8w", "8da4w")
 _GROUP_SIZES = (32, 64, 128, 256)
 _TOKENS = 2**24
@@ -43,9 +45,15 @@ def read_manifest_bytes(bundle: Path) -> bytes:
     """The bytes of ``bundle.json``; at most one more than the format allows is read."""
     path = bundle / m.MANIFEST_FILE
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise BundleInvalidError("is not a regular file", file=path)
+        raise BundleInvalidError("is not a regular file", file=path, remedy=_AGAIN)
+    if not bundle.exists():
+        raise BundleInvalidError(
+            "no bundle: there is no such folder", file=bundle, remedy=_NO_BUNDLE
+        )
+    if not bundle.is_dir():
+        raise BundleInvalidError("no bundle: it is not a folder", file=bundle, remedy=_NO_BUNDLE)
     if not path.is_file():
-        raise BundleInvalidError("no bundle: bundle.json is missing", file=bundle)
+        raise BundleInvalidError("no bundle: bundle.json is missing", file=path, remedy=_NO_BUNDLE)
     try:
         with open(path, "rb") as file:
             return file.read(MAX_MANIFEST_BYTES + 1)

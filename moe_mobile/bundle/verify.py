@@ -18,6 +18,8 @@ from moe_mobile.errors import BundleCorruptError, BundleInvalidError, read_error
 
 _CHUNK = 4 << 20
 
+_AGAIN = "Copy or export the bundle again"
+
 VerifyProgress = Callable[[int, int, str], None]
 """Called with bytes done, bytes in all, and the file being read."""
 
@@ -65,21 +67,27 @@ def check_files(bundle: Path, manifest: m.Manifest, *, shards_may_be_gone: bool 
         path = bundle / file.path
         for parent in reversed(path.relative_to(bundle).parents[:-1]):
             if (bundle / parent).is_symlink():
-                raise BundleInvalidError("is a link, not a folder", file=bundle / parent)
+                raise BundleInvalidError(
+                    "is a link, not a folder", file=bundle / parent, remedy=_AGAIN
+                )
         try:
             status = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             if shards_may_be_gone and file.path in shards:
                 gone += 1
                 continue
-            raise BundleInvalidError("file of the bundle is missing", file=path) from None
+            raise BundleInvalidError(
+                "file of the bundle is missing", file=path, remedy=_AGAIN
+            ) from None
         except OSError as error:
             raise read_error(error, path) from error
         if not stat.S_ISREG(status.st_mode):
-            raise BundleInvalidError("is not a regular file", file=path)
+            raise BundleInvalidError("is not a regular file", file=path, remedy=_AGAIN)
         if status.st_size != file.bytes:
             raise BundleInvalidError(
-                f"has {status.st_size} bytes, the manifest says {file.bytes}", file=path
+                f"has {status.st_size} bytes, the manifest says {file.bytes}",
+                file=path,
+                remedy=_AGAIN,
             )
     return gone
 
@@ -135,7 +143,7 @@ def _verify_file(
                     progress(done + position, total, file.path)
             if digest.hexdigest() != file.sha256:
                 raise BundleCorruptError(
-                    "bytes differ from their SHA-256", file=path, remedy="Export or copy it again"
+                    "bytes differ from their SHA-256", file=path, remedy=_AGAIN
                 )
             if shard is not None:
                 _verify_programs(path, stream.fileno(), shard)
@@ -148,10 +156,16 @@ def _verify_programs(path: Path, descriptor: int, shard: m.Shard) -> None:
     end = 0
     for index, program in enumerate(shard.programs):
         if any(os.pread(descriptor, program.offset - end, end)):
-            raise BundleInvalidError(f"bytes before program {index} are not zero", file=path)
+            raise BundleInvalidError(
+                f"bytes before program {index} are not zero", file=path, remedy=_AGAIN
+            )
         data = os.pread(descriptor, program.bytes, program.offset)
         if hashlib.sha256(data).hexdigest() != program.sha256:
-            raise BundleCorruptError(f"program {index} differs from its SHA-256", file=path)
+            raise BundleCorruptError(
+                f"program {index} differs from its SHA-256", file=path, remedy=_AGAIN
+            )
         end = program.offset + program.bytes
     if any(os.pread(descriptor, shard.bytes - end, end)):
-        raise BundleInvalidError("bytes after the last program are not zero", file=path)
+        raise BundleInvalidError(
+            "bytes after the last program are not zero", file=path, remedy=_AGAIN
+        )

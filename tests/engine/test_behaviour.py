@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from moe_mobile import Engine
-from moe_mobile.errors import BudgetError, UsageError
+from moe_mobile.errors import BudgetError, BundleInvalidError, UsageError
 from tests.engine.conftest import BundleMaker
 from tests.tiny import VOCAB, tiny_prompt
 
@@ -31,6 +31,7 @@ def test_a_budget_below_one_token_cycle_is_refused(tiny: Path) -> None:
     assert refusal.value.code == "budget"
     assert "one token uses 4" in refusal.value.cause
     assert refusal.value.remedy
+    assert (refusal.value.file, refusal.value.setting) == (None, "cache")
     # Fewer than one layer needs at once cannot work at all.
     with pytest.raises(BudgetError):
         Engine(tiny, f"{plan['slot_bytes']}B", threads=1, allow_below_cycle=True)
@@ -104,8 +105,10 @@ def test_unknown_tokens_are_refused_and_the_engine_survives(tiny: Path, bad: lis
         for call in (engine.score, engine.nll):
             with pytest.raises(UsageError):
                 call(bad)
-            with pytest.raises(UsageError):
+            with pytest.raises(UsageError) as caught:
                 call([1, *bad])
+            assert caught.value.setting == "token_ids"
+            assert caught.value.remedy
         with pytest.raises(UsageError):
             list(engine.generate(bad, 2))
         with pytest.raises(UsageError):
@@ -149,6 +152,33 @@ def test_threads_take_turns(tiny: Path) -> None:
         expected = engine.score(tiny_prompt(12))
         scores = list(threads.map(engine.score, [tiny_prompt(12)] * 9))
         assert all(np.array_equal(score, expected) for score in scores)
+
+
+def test_a_missing_folder_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleInvalidError, match=r"no such folder.*moe-mobile export") as caught:
+        Engine(tmp_path / "nope")
+    assert caught.value.file == str(tmp_path / "nope")
+
+
+@pytest.mark.parametrize("name", ["threads", "context"])
+def test_zero_is_no_default(tiny: Path, name: str) -> None:
+    settings: dict[str, int] = {name: 0}
+    with pytest.raises(UsageError, match="at least 1") as caught:
+        Engine(tiny, **settings)  # type: ignore[arg-type]
+    assert caught.value.setting == name
+    with pytest.raises(UsageError, match="from 0 to 4294967295"):
+        Engine(tiny, **{name: 2**32})  # type: ignore[arg-type]
+
+
+def test_token_ids_are_integers(tiny: Path) -> None:
+    with Engine(tiny, threads=1) as engine:
+        expected = engine.score([1, 2])
+        assert np.array_equal(engine.score(np.array([1, 2])), expected)  # type: ignore[arg-type]
+        for ids in ([1.5], ["1"], [None]):
+            with pytest.raises(UsageError, match="no integer"):
+                engine.score(ids)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="not a number of tokens"):
+            list(engine.generate([1], 1.5))  # type: ignore[arg-type]
 
 
 def test_sampling_needs_finite_numbers(tiny: Path) -> None:

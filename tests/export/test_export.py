@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,11 @@ def test_exit_codes(errors: tuple[type[MoeMobileError], int]) -> None:
     error = kind("cause", file="file", remedy="Remedy")
     assert (error.exit_code, str(error)) == (code, "file: cause. Remedy")
     assert error.as_dict()["code"] == kind.code
+    about = kind("cause", setting="cache", remedy="Remedy")
+    assert str(about) == "cache: cause. Remedy"
+    assert (about.as_dict()["file"], about.as_dict()["setting"]) == (None, "cache")
+    again = pickle.loads(pickle.dumps(about))
+    assert (type(again), again.as_dict()) == (kind, about.as_dict())
 
 
 @pytest.mark.slow

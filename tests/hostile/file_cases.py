@@ -139,16 +139,16 @@ def _pad_shard(bundle: Path) -> None:
 
 BUNDLE: dict[str, Corruption] = {
     "embedding-flipped": Corruption("embedding.bin", {CORRUPT}, _flip("embedding.bin", 5000)),
-    "embedding-truncated": Corruption("embedding.bin", {CORRUPT}, _truncate("embedding.bin", -1)),
-    "embedding-longer": Corruption("embedding.bin", {CORRUPT}, _append("embedding.bin", b"\0")),
-    "embedding-empty": Corruption("embedding.bin", {CORRUPT}, _truncate("embedding.bin", 0)),
+    "embedding-truncated": Corruption("embedding.bin", {INVALID}, _truncate("embedding.bin", -1)),
+    "embedding-longer": Corruption("embedding.bin", {INVALID}, _append("embedding.bin", b"\0")),
+    "embedding-empty": Corruption("embedding.bin", {INVALID}, _truncate("embedding.bin", 0)),
     "embedding-zeros": Corruption("embedding.bin", {CORRUPT}, _zero("embedding.bin")),
     "embedding-fifo": Corruption("embedding.bin", {INVALID}, _fifo("embedding.bin")),
     "dense-flipped-header": Corruption("layer-00.pte", {CORRUPT}, _flip("dense/layer-00.pte", 4)),
     "dense-flipped-weights": Corruption(
         "layer-01.pte", {CORRUPT}, _flip("dense/layer-01.pte", -100)
     ),
-    "dense-truncated": Corruption("layer-01.pte", {CORRUPT}, _truncate("dense/layer-01.pte", 4096)),
+    "dense-truncated": Corruption("layer-01.pte", {INVALID}, _truncate("dense/layer-01.pte", 4096)),
     "dense-exchanged": Corruption(
         "layer-00.pte", {CORRUPT}, _exchange("dense/layer-00.pte", "dense/layer-01.pte")
     ),
@@ -157,13 +157,13 @@ BUNDLE: dict[str, Corruption] = {
     "dense-link": Corruption("layer-00.pte", {INVALID}, _link("dense/layer-00.pte")),
     "dense-folder-is-a-link": Corruption("dense", {INVALID}, _link("dense")),
     "head-flipped": Corruption("head.pte", {CORRUPT}, _flip("dense/head.pte", 5000)),
-    "head-empty": Corruption("head.pte", {CORRUPT}, _truncate("dense/head.pte", 0)),
+    "head-empty": Corruption("head.pte", {INVALID}, _truncate("dense/head.pte", 0)),
     "shard-flipped": Corruption("layer-00.shard", {CORRUPT}, _flip("experts/layer-00.shard", 5000)),
     "shard-flipped-padding": Corruption("layer-00.shard", {CORRUPT}, _pad_shard),
     "shard-truncated": Corruption(
-        "layer-01.shard", {CORRUPT}, _truncate("experts/layer-01.shard", -BLOB)
+        "layer-01.shard", {INVALID}, _truncate("experts/layer-01.shard", -BLOB)
     ),
-    "shard-empty": Corruption("layer-01.shard", {CORRUPT}, _truncate("experts/layer-01.shard", 0)),
+    "shard-empty": Corruption("layer-01.shard", {INVALID}, _truncate("experts/layer-01.shard", 0)),
     "shard-fifo": Corruption("layer-01.shard", {INVALID}, _fifo("experts/layer-01.shard")),
     "shard-link": Corruption("layer-01.shard", {INVALID}, _link("experts/layer-01.shard")),
     "shards-exchanged": Corruption(

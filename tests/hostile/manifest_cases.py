@@ -187,7 +187,7 @@ LIES: dict[str, tuple[set[str], str, Callable[[bytes], bytes]]] = {
     "hash-of-dense": ({CORRUPT}, "dense/layer-01.pte", _set("layers.1.dense.sha256", "0" * 64)),
     "hash-of-head": ({CORRUPT}, "dense/head.pte", _set("head.sha256", "0" * 64)),
     "hash-of-shard": ({CORRUPT}, "layer-00.shard", _set("layers.0.experts.sha256", "0" * 64)),
-    "length-of-file": ({CORRUPT}, "config.json", _set("files.0.bytes", 5)),
+    "length-of-file": ({INVALID}, "config.json", _set("files.0.bytes", 5)),
     "hash-of-file": ({CORRUPT}, "config.json", _set("files.0.sha256", "0" * 64)),
     "missing-file": ({INVALID}, "nothing.json", _set("files.0.path", "nothing.json")),
     "file-is-a-folder": ({INVALID}, "dense", _set("files.0.path", "dense")),

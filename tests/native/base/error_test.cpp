@@ -20,6 +20,14 @@ TEST(Error, SaysFileCauseAndRemedy) {
   EXPECT_STREQ(Error(ErrorCode::kIo, "a.bin", "is bad").what(), "a.bin: is bad");
 }
 
+TEST(Error, KnowsSettingsFromFiles) {
+  const Error error(ErrorCode::kBudget, Setting{"cache"}, "too small", "Raise it");
+  EXPECT_STREQ(error.what(), "cache: too small. Raise it");
+  EXPECT_EQ(error.setting(), "cache");
+  EXPECT_EQ(error.file(), "");
+  EXPECT_EQ(Error(ErrorCode::kIo, "a.bin", "is bad").setting(), "");
+}
+
 TEST(Error, HasTheSharedNamesAndExitCodes) {
   const struct {
     ErrorCode code;

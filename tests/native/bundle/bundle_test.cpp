@@ -93,7 +93,7 @@ TEST(Bundle, ChecksLengthsAndKindsOnOpening) {
        {"dense/layer-02.pte", "embedding.bin", "experts/layer-02.shard", "empty.txt"}) {
     SampleBundle sample;
     write_file(sample.file(name), read_file(sample.file(name)) + "x");
-    EXPECT_ERROR(Bundle::open(sample.path()), ErrorCode::kBundleCorrupt, sample.file(name));
+    EXPECT_ERROR(Bundle::open(sample.path()), ErrorCode::kBundleInvalid, sample.file(name));
   }
   SampleBundle linked;
   fs::rename(linked.file("embedding.bin"), linked.file("elsewhere.bin"));
@@ -111,7 +111,7 @@ TEST(Bundle, ChecksLengthsAndKindsOnOpening) {
 
 TEST(Bundle, TellsWhatIsNoBundle) {
   testing::TemporaryFolder folder;
-  EXPECT_ERROR(Bundle::open(folder.file("none")), ErrorCode::kIo, "none");
+  EXPECT_ERROR(Bundle::open(folder.file("none")), ErrorCode::kBundleInvalid, "moe-mobile export");
   EXPECT_ERROR(Bundle::open(folder.path()), ErrorCode::kBundleInvalid, "bundle.json");
   write_file(folder.file("file"), "x");
   EXPECT_ERROR(Bundle::open(folder.file("file")), ErrorCode::kBundleInvalid, "not a folder");
@@ -125,11 +125,11 @@ TEST(Bundle, NoticesChangesAfterOpening) {
   SampleBundle sample;
   const Bundle bundle = Bundle::open(sample.path());
   write_file(sample.file("experts/layer-00.shard"), "short");
-  EXPECT_ERROR(bundle.read_program(0, 0), ErrorCode::kBundleCorrupt, "changed its length");
+  EXPECT_ERROR(bundle.read_program(0, 0), ErrorCode::kBundleInvalid, "changed its length");
   EXPECT_ERROR(bundle.verify_file(bundle.manifest().layers[0].experts->shard),
                ErrorCode::kBundleCorrupt, "layer-00.shard");
   write_file(sample.file("dense/head.pte"), "short");
-  EXPECT_ERROR(bundle.read_verified(bundle.manifest().head), ErrorCode::kBundleCorrupt, "length");
+  EXPECT_ERROR(bundle.read_verified(bundle.manifest().head), ErrorCode::kBundleInvalid, "length");
   EXPECT_ERROR(bundle.read_program(1, 0), ErrorCode::kUsage, "layer 1");
   EXPECT_ERROR(bundle.read_program(0, 4), ErrorCode::kUsage, "expert 4");
   EXPECT_ERROR(bundle.read_program(3, 0), ErrorCode::kUsage, "layer 3");

@@ -126,7 +126,7 @@ TEST(KvCache, RefusesPositionsBeyondTheContext) {
   const std::vector<float> rows(5 * 8);
   cache.append(0, 3, 1, rows.data(), rows.data());
   EXPECT_ERROR(cache.append(0, 4, 1, rows.data(), rows.data()), ErrorCode::kUsage,
-               "position 5 is beyond the context of 4");
+               "position 5 is beyond the KV cache's context of 4");
   EXPECT_ERROR(cache.append(0, 0, 5, rows.data(), rows.data()), ErrorCode::kUsage, "context");
   EXPECT_ERROR(cache.append(0, 0xffffffff, 2, rows.data(), rows.data()), ErrorCode::kUsage, "4");
   EXPECT_ERROR(cache.append(1, 0, 1, rows.data(), rows.data()), ErrorCode::kUsage, "KV cache");

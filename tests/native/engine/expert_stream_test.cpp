@@ -40,15 +40,26 @@ std::string file_content() {
 
 class FakePlaces : public ExpertPlaces {
  public:
+  enum class Step { kReadRequest, kArrived, kRun };
+
   FakePlaces(uint32_t count, const std::string& path) : path_(path), fd_(open_read(path)) {
     for (uint32_t i = 0; i < count; ++i) {
       buffers_.emplace_back(kBlobAlignment);
       ready_.push_back(false);
     }
   }
+  // Throws in that step, once, after `calls` more that succeed.
+  void fail_in(Step step, uint32_t calls) {
+    failing_ = step;
+    calls_left_ = calls;
+    armed_ = true;
+  }
+  bool armed() const { return armed_; }
+
   uint32_t count() const override { return static_cast<uint32_t>(buffers_.size()); }
   ReadRequest read_request(const ExpertKey& key, uint32_t place) override {
     EXPECT_LT(place, count());
+    may_fail(Step::kReadRequest);
     ready_.at(place) = false;
     ReadRequest request;
     request.fd = fd_.get();
@@ -59,8 +70,12 @@ class FakePlaces : public ExpertPlaces {
     request.file = &path_;
     return request;
   }
-  void arrived(const ExpertKey&, uint32_t place) override { ready_.at(place) = true; }
+  void arrived(const ExpertKey&, uint32_t place) override {
+    may_fail(Step::kArrived);
+    ready_.at(place) = true;
+  }
   void run(uint32_t place, const float* x, uint32_t rows, float* y) override {
+    may_fail(Step::kRun);
     ASSERT_TRUE(ready_.at(place)) << "ran before its bytes were there";
     float weight;
     std::memcpy(&weight, buffers_.at(place).data(), sizeof weight);
@@ -68,10 +83,19 @@ class FakePlaces : public ExpertPlaces {
   }
 
  private:
+  void may_fail(Step step) {
+    if (!armed_ || step != failing_ || calls_left_-- > 0) return;
+    armed_ = false;
+    throw Error(ErrorCode::kRuntime, "", "this place was told to fail");
+  }
+
   std::string path_;
   UniqueFd fd_;
   std::vector<AlignedBuffer> buffers_;
   std::vector<bool> ready_;
+  Step failing_ = Step::kRun;
+  uint32_t calls_left_ = 0;
+  bool armed_ = false;
 };
 
 // A stream and, beside it, the cache that sees the same tokens one by one.
@@ -84,7 +108,9 @@ class Bench {
     options.lanes = lanes;
     options.moe_layers = kLayers;
     options.overlap = overlap;
-    stream_ = std::make_unique<ExpertStream>(std::make_unique<FakePlaces>(places, path_), options);
+    auto fakes = std::make_unique<FakePlaces>(places, path_);
+    places_ = fakes.get();
+    stream_ = std::make_unique<ExpertStream>(std::move(fakes), options);
   }
 
   void decode(std::mt19937* random) {
@@ -145,6 +171,7 @@ class Bench {
 
   const std::string& path() const { return path_; }
   ExpertStream& stream() { return *stream_; }
+  FakePlaces& places() { return *places_; }
 
  private:
   static std::vector<uint32_t> choose(std::mt19937* random) {
@@ -164,6 +191,7 @@ class Bench {
   TemporaryFolder folder_;
   std::string path_;
   ExpertCache naive_;
+  FakePlaces* places_;
   std::unique_ptr<ExpertStream> stream_;
 };
 
@@ -203,6 +231,36 @@ TEST(ExpertStream, AReadErrorLeavesItUsable) {
       for (uint32_t expert = 0; expert < kExperts; ++expert)
         bench.run_jobs(layer, {expert, (expert + 1) % kExperts}, 1, /*prefill=*/false);
   }
+}
+
+TEST(ExpertStream, AFailingPlaceLeavesItUsable) {
+  using Step = FakePlaces::Step;
+  for (const Step step : {Step::kReadRequest, Step::kArrived, Step::kRun})
+    for (uint32_t seed = 0; seed < 24; ++seed) {
+      SCOPED_TRACE("step " + std::to_string(static_cast<int>(step)) + ", seed " +
+                   std::to_string(seed));
+      std::mt19937 random(seed);
+      const bool prefill = seed % 2 == 0;
+      Bench bench(5, 1 + seed % 3, seed % 4 < 2);
+      bench.decode(&random);
+      bench.places().fail_in(step, random() % 4);
+      // More experts than places, so that reads are under way when it fails.
+      const auto use_all = [&] {
+        for (uint32_t layer = 0; layer < kLayers; ++layer)
+          for (uint32_t expert = 0; expert < kExperts; expert += 3)
+            bench.run_jobs(layer, {expert, expert + 1, expert + 2}, 1, prefill);
+      };
+      EXPECT_ERROR(use_all(), ErrorCode::kRuntime, "told to fail");
+      EXPECT_FALSE(bench.places().armed());
+      if (prefill) bench.stream().finish_prefill({}, std::vector<uint32_t>{0, 1, 2}, kTopK);
+      // Each expert still computes what it should: no place claims one that did not come, and no
+      // read of before the failure is taken for a later one.
+      use_all();
+      if (prefill) bench.stream().finish_prefill({}, std::vector<uint32_t>{0, 1, 2}, kTopK);
+      for (uint32_t layer = 0; layer < kLayers; ++layer)
+        for (uint32_t expert = 0; expert < kExperts; ++expert)
+          bench.run_jobs(layer, {expert, (expert + 1) % kExperts}, 1, /*prefill=*/false);
+    }
 }
 
 TEST(ExpertStream, LoadsAllThatFits) {

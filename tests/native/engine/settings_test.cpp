@@ -48,8 +48,16 @@ TEST(Settings, WhatIsWrongIsNamed) {
   };
   for (const auto& c : cases) {
     SCOPED_TRACE(c.text);
-    EXPECT_ERROR(parse_settings(json::parse(c.text)), ErrorCode::kUsage, c.member);
+    const Error error = testing::error_of([&] { parse_settings(json::parse(c.text)); });
+    EXPECT_EQ(error.code(), ErrorCode::kUsage);
+    EXPECT_EQ(error.setting(), c.member);
+    EXPECT_EQ(error.file(), "");
+    EXPECT_NE(error.remedy(), "");
   }
+  for (const char* text : {R"({"threads": 4294967296})", R"({"threads": -1})"})
+    EXPECT_ERROR(parse_settings(json::parse(text)), ErrorCode::kUsage, "0 to 4294967295");
+  EXPECT_ERROR(parse_sampling(json::parse(R"({"seed": 18446744073709551616})")), ErrorCode::kUsage,
+               "0 to 18446744073709551615");
   EXPECT_ERROR(parse_sampling(json{{"top_k", -1}}), ErrorCode::kUsage, "top_k");
   EXPECT_ERROR(parse_sampling(json{{"temprature", 1}}), ErrorCode::kUsage, "temprature");
 }

@@ -14,7 +14,8 @@ AlignedBuffer::AlignedBuffer(size_t size) : size_(size) {
     data_ = static_cast<uint8_t*>(std::aligned_alloc(kBlobAlignment, capacity()));
   }
   if (data_ == nullptr) {
-    throw Error(ErrorCode::kBudget, "memory", "cannot allocate " + std::to_string(size) + " bytes",
+    throw Error(ErrorCode::kBudget, "",
+                "cannot allocate " + std::to_string(size) + " bytes of memory",
                 "Close other programs or lower the cache budget");
   }
 }

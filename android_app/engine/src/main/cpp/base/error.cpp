@@ -10,8 +10,9 @@
 namespace moe_mobile {
 namespace {
 
-std::string sentence(const std::string& file, const std::string& cause, const std::string& remedy) {
-  std::string text = file.empty() ? cause : file + ": " + cause;
+std::string sentence(const std::string& place, const std::string& cause,
+                     const std::string& remedy) {
+  std::string text = place.empty() ? cause : place + ": " + cause;
   if (!remedy.empty()) text += ". " + remedy;
   return text;
 }
@@ -60,6 +61,13 @@ Error::Error(ErrorCode code, std::string file, std::string cause, std::string re
     : std::runtime_error(sentence(file, cause, remedy)),
       code_(code),
       file_(std::move(file)),
+      cause_(std::move(cause)),
+      remedy_(std::move(remedy)) {}
+
+Error::Error(ErrorCode code, Setting setting, std::string cause, std::string remedy)
+    : std::runtime_error(sentence(setting.name, cause, remedy)),
+      code_(code),
+      setting_(std::move(setting.name)),
       cause_(std::move(cause)),
       remedy_(std::move(remedy)) {}
 

@@ -28,19 +28,28 @@ const char* to_string(ErrorCode code);
 // 2 usage .. 10 runtime, 130 cancelled.
 int exit_code(ErrorCode code);
 
-// Every failure a user can see: which file (or setting), why, and what to do about it.
+// What an Error is about where that is no file: a setting, an argument or a member of a request.
+struct Setting {
+  std::string name;
+};
+
+// Every failure a user can see: which file or setting (neither where a part of the engine failed),
+// why, and what to do about it.
 class Error : public std::runtime_error {
  public:
   Error(ErrorCode code, std::string file, std::string cause, std::string remedy = "");
+  Error(ErrorCode code, Setting setting, std::string cause, std::string remedy = "");
 
   ErrorCode code() const { return code_; }
-  const std::string& file() const { return file_; }
+  const std::string& file() const { return file_; }        // "" where it is no file
+  const std::string& setting() const { return setting_; }  // "" where it is no setting
   const std::string& cause() const { return cause_; }
   const std::string& remedy() const { return remedy_; }
 
  private:
   ErrorCode code_;
   std::string file_;
+  std::string setting_;
   std::string cause_;
   std::string remedy_;
 };

@@ -13,6 +13,8 @@ namespace moe_mobile {
 namespace {
 
 constexpr char kRemedy[] = "Copy or export the bundle again";
+constexpr char kNoBundle[] =
+    "Name the folder of a bundle; `moe-mobile export SOURCE OUT` makes one";
 
 enum class Missing { kAllowed, kRefused };
 
@@ -38,7 +40,7 @@ class FileChecker {
     }
     const auto bytes = static_cast<uint64_t>(status.st_size);
     if (bytes != file.bytes) {
-      throw Error(ErrorCode::kBundleCorrupt, path,
+      throw Error(ErrorCode::kBundleInvalid, path,
                   "is " + std::to_string(bytes) + " bytes long, bundle.json says " +
                       std::to_string(file.bytes),
                   kRemedy);
@@ -83,14 +85,17 @@ Bundle Bundle::open(const std::string& directory) {
   bundle.directory_ = directory;
   const std::string manifest_path = directory + "/bundle.json";
   struct stat status;
-  if (::stat(directory.c_str(), &status) != 0) throw_errno(directory, "open the bundle");
+  if (::stat(directory.c_str(), &status) != 0) {
+    if (errno != ENOENT) throw_errno(directory, "open the bundle");
+    throw Error(ErrorCode::kBundleInvalid, directory, "no bundle: there is no such folder",
+                kNoBundle);
+  }
   if (!S_ISDIR(status.st_mode)) {
-    throw Error(ErrorCode::kBundleInvalid, directory, "is not a folder",
-                "A bundle is the folder that `moe-mobile export` wrote");
+    throw Error(ErrorCode::kBundleInvalid, directory, "no bundle: it is not a folder", kNoBundle);
   }
   if (::lstat(manifest_path.c_str(), &status) != 0 && errno == ENOENT) {
-    throw Error(ErrorCode::kBundleInvalid, manifest_path, "is missing: the folder is no bundle",
-                "A bundle is the folder that `moe-mobile export` wrote");
+    throw Error(ErrorCode::kBundleInvalid, manifest_path, "no bundle: bundle.json is missing",
+                kNoBundle);
   }
   bundle.manifest_ = parse_manifest(read_text(manifest_path, kMaxManifestBytes), manifest_path);
 
@@ -120,7 +125,7 @@ AlignedBuffer Bundle::read_verified(const FileRef& file) const {
   const UniqueFd fd = open_read(name);
   // The file may have changed since open(): the length is checked before memory is taken for it.
   if (file_size(fd.get(), name) != file.bytes) {
-    throw Error(ErrorCode::kBundleCorrupt, name, "has changed its length", kRemedy);
+    throw Error(ErrorCode::kBundleInvalid, name, "has changed its length", kRemedy);
   }
   AlignedBuffer buffer(file.bytes);
   read_exactly(fd.get(), buffer.data(), buffer.size(), 0, name);
@@ -143,7 +148,7 @@ AlignedBuffer Bundle::read_program(uint32_t layer, uint32_t expert) const {
   }
   const UniqueFd fd = open_read(name);
   if (file_size(fd.get(), name) != experts.shard.bytes) {
-    throw Error(ErrorCode::kBundleCorrupt, name, "has changed its length", kRemedy);
+    throw Error(ErrorCode::kBundleInvalid, name, "has changed its length", kRemedy);
   }
   AlignedBuffer buffer(program.bytes);
   read_exactly(fd.get(), buffer.data(), buffer.size(), program.offset, name);

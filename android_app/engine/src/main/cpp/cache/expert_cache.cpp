@@ -9,7 +9,8 @@
 namespace moe_mobile {
 
 ExpertCache::ExpertCache(size_t capacity) : capacity_(capacity) {
-  if (capacity >= kNone) throw Error(ErrorCode::kUsage, "expert cache", "the capacity is absurd");
+  if (capacity >= kNone)
+    throw Error(ErrorCode::kUsage, "", "the expert cache's capacity is absurd");
 }
 
 ExpertCache::Outcome ExpertCache::access(Span<const ExpertKey> chosen) {
@@ -20,8 +21,8 @@ ExpertCache::Outcome ExpertCache::access(Span<const ExpertKey> chosen) {
 
 void ExpertCache::access(Span<const ExpertKey> chosen, Outcome* outcome) {
   if (chosen.size() > capacity_) {
-    throw Error(ErrorCode::kBudget, "expert cache",
-                "holds " + std::to_string(capacity_) + " experts, one layer needs " +
+    throw Error(ErrorCode::kBudget, Setting{"cache"},
+                "it holds " + std::to_string(capacity_) + " experts, one layer needs " +
                     std::to_string(chosen.size()) + " at once",
                 "Raise the cache budget");
   }
@@ -30,7 +31,7 @@ void ExpertCache::access(Span<const ExpertKey> chosen, Outcome* outcome) {
   ++accesses_;
 
   const auto refuse_twice = [] {
-    throw Error(ErrorCode::kUsage, "expert cache", "one layer chose an expert twice");
+    throw Error(ErrorCode::kUsage, "", "one layer chose an expert twice");
   };
   size_t misses = 0;
   for (size_t rank = 0; rank < chosen.size(); ++rank) {

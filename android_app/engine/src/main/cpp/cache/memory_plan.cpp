@@ -14,7 +14,6 @@ namespace moe_mobile {
 namespace {
 
 constexpr uint64_t kMax = std::numeric_limits<uint64_t>::max();
-constexpr char kPlace[] = "memory budget";
 
 uint64_t saturating_add(uint64_t a, uint64_t b) { return a > kMax - b ? kMax : a + b; }
 uint64_t saturating_multiply(uint64_t a, uint64_t b) {
@@ -22,7 +21,7 @@ uint64_t saturating_multiply(uint64_t a, uint64_t b) {
 }
 
 [[noreturn]] void refuse(const std::string& cause, const std::string& remedy) {
-  throw Error(ErrorCode::kBudget, kPlace, cause, remedy);
+  throw Error(ErrorCode::kBudget, Setting{"cache"}, cause, remedy);
 }
 
 // A decimal number without sign or exponent at the start of `text`; `used` characters long.
@@ -132,7 +131,7 @@ Budget parse_budget(const std::string& text) {
     budget.bytes = static_cast<uint64_t>(*value * *factor);
     return budget;
   }
-  throw Error(ErrorCode::kUsage, kPlace, in_quotes(text) + " is no size",
+  throw Error(ErrorCode::kUsage, Setting{"cache"}, in_quotes(text) + " is no size",
               "Write auto, a share of the experts like 50%, or bytes like 512MiB or 1.5GiB");
 }
 
@@ -148,7 +147,7 @@ MemoryPlan plan_memory(const MemoryPlanInputs& in) {
       saturating_add(saturating_add(in.dense_bytes, in.kv_bytes), in.arena_bytes);
 
   if (plan.num_experts > 0) {
-    if (in.slot_bytes == 0) throw Error(ErrorCode::kUsage, kPlace, "a slot of no bytes");
+    if (in.slot_bytes == 0) throw Error(ErrorCode::kUsage, "", "a slot of no bytes");
     plan.token_cycle_slots =
         std::min(static_cast<uint64_t>(in.moe_layers) * in.top_k, plan.num_experts);
     plan.experts_budget_bytes = experts_budget(in, fixed);

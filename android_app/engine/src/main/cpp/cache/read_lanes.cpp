@@ -23,7 +23,7 @@ constexpr uint64_t kPage =
     4096;  // where a read that came back short goes on; O_DIRECT wants alignment
 
 std::string name_of(const ReadRequest& request) {
-  return request.file != nullptr ? *request.file : "expert store";
+  return request.file != nullptr ? *request.file : "";
 }
 
 // Bytes read from the file: fewer than request.length where the file ends in the padding.
@@ -81,7 +81,8 @@ ReadDone perform(const ReadRequest& request) {
 
 ReadLanes::ReadLanes(unsigned lanes) {
   if (lanes < 1 || lanes > 16) {
-    throw Error(ErrorCode::kUsage, "read lanes", "must be 1 to 16, not " + std::to_string(lanes));
+    throw Error(ErrorCode::kUsage, Setting{"lanes"},
+                "must be 1 to 16, not " + std::to_string(lanes));
   }
   // The lanes inherit the mask: signals go to the host's own threads.
   sigset_t all, before;
@@ -96,7 +97,8 @@ ReadLanes::ReadLanes(unsigned lanes) {
   } catch (const std::system_error& error) {
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
     join();
-    throw Error(ErrorCode::kRuntime, "read lanes", std::string("cannot start: ") + error.what());
+    throw Error(ErrorCode::kRuntime, "",
+                std::string("the read lanes cannot start: ") + error.what());
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
@@ -126,7 +128,7 @@ void ReadLanes::submit(const ReadRequest& request) {
 
 ReadDone ReadLanes::wait() {
   if (in_flight_ == 0) {
-    throw Error(ErrorCode::kRuntime, "read lanes", "nothing is being read");
+    throw Error(ErrorCode::kRuntime, "", "nothing is being read");
   }
   std::unique_lock<std::mutex> lock(mutex_);
   arrival_.wait(lock, [this] { return !done_.empty(); });

@@ -11,7 +11,7 @@ namespace moe_mobile {
 namespace {
 
 [[noreturn]] void fail(const ExpertKey& key, const char* cause) {
-  throw Error(ErrorCode::kRuntime, "slot table",
+  throw Error(ErrorCode::kRuntime, "",
               "expert " + std::to_string(key.expert) + " of layer " + std::to_string(key.layer) +
                   " " + cause);
 }

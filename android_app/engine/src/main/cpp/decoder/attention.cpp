@@ -31,7 +31,7 @@ void check(const AttentionCall& call, uint32_t first, uint32_t count) {
   if (call.layer >= shape.num_layers || call.num_heads == 0 ||
       call.num_heads % shape.num_kv_heads != 0 || count > shape.context ||
       first > shape.context - count) {
-    throw Error(ErrorCode::kUsage, "attention", "does not fit the KV cache's shape");
+    throw Error(ErrorCode::kUsage, "", "the attention does not fit the KV cache's shape");
   }
 }
 

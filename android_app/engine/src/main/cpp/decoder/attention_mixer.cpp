@@ -11,9 +11,10 @@ namespace {
 
 KvShape shape_of(const Manifest& manifest, uint32_t context) {
   if (context == 0 || context > manifest.context_length) {
-    throw Error(ErrorCode::kUsage, "context",
+    throw Error(ErrorCode::kUsage, Setting{"context"},
                 "must be 1 to " + std::to_string(manifest.context_length) +
-                    " for this model, not " + std::to_string(context));
+                    " for this model, not " + std::to_string(context),
+                "Give a context in that range");
   }
   KvShape shape;
   shape.num_layers = manifest.num_layers;
@@ -41,7 +42,7 @@ uint64_t AttentionMixer::state_bytes_for(const Manifest& manifest, uint32_t cont
 
 void AttentionMixer::begin(uint32_t first, uint32_t count) {
   if (count > cache_.shape().context || first > cache_.shape().context - count) {
-    throw Error(ErrorCode::kUsage, "context",
+    throw Error(ErrorCode::kUsage, Setting{"context"},
                 "of " + std::to_string(cache_.shape().context) + " positions is full",
                 "Raise the context or shorten the prompt");
   }

@@ -26,9 +26,10 @@ EmbeddingTable::EmbeddingTable(const std::string& path, const EmbeddingSpec& spe
 
 void EmbeddingTable::row(uint32_t token, float* out) {
   if (token >= vocab_size_) {
-    throw Error(
-        ErrorCode::kUsage, "token id",
-        std::to_string(token) + " is outside the vocabulary of " + std::to_string(vocab_size_));
+    throw Error(ErrorCode::kUsage, Setting{"token_ids"},
+                "token " + std::to_string(token) + " is outside the vocabulary of " +
+                    std::to_string(vocab_size_),
+                "Tokenize with the bundle's own tokenizer.");
   }
   read_exactly(fd_.get(), row_.data(), row_.size(), token * row_bytes_, path_);
   if (!int8_) {

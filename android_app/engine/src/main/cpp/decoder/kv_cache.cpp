@@ -32,20 +32,21 @@ uint64_t KvCache::bytes_for(const KvShape& shape) {
   bytes *= shape.context;
   if (bytes <= kMax) bytes *= stride_of(shape) * element_bytes(shape);
   if (bytes > kMax) {
-    throw Error(ErrorCode::kBudget, "KV cache", "would be larger than any memory",
-                "Shorten the context");
+    throw Error(ErrorCode::kBudget, Setting{"context"},
+                "the KV cache would be larger than any memory", "Shorten the context");
   }
   return static_cast<uint64_t>(bytes);
 }
 
 KvCache::KvCache(const KvShape& shape)
     : shape_(shape), stride_(stride_of(shape)), bytes_(bytes_for(shape)) {
-  if (bytes_ == 0) throw Error(ErrorCode::kUsage, "KV cache", "has a dimension of zero");
+  if (bytes_ == 0) throw Error(ErrorCode::kUsage, "", "the KV cache has a dimension of zero");
   void* data = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED) {
-    throw Error(ErrorCode::kBudget, "KV cache",
-                "cannot reserve " + std::to_string(bytes_) + " bytes", "Shorten the context");
+    throw Error(ErrorCode::kBudget, Setting{"context"},
+                "cannot reserve " + std::to_string(bytes_) + " bytes for the KV cache",
+                "Shorten the context");
   }
   // Huge pages would make 2 MiB per head resident with the first position.
   ::madvise(data, bytes_, MADV_NOHUGEPAGE);
@@ -64,9 +65,9 @@ uint8_t* KvCache::at(uint32_t layer, uint32_t which, uint32_t kv_head) const {
 void KvCache::append(uint32_t layer, uint32_t first, uint32_t count, const float* k,
                      const float* v) {
   if (layer >= shape_.num_layers || count > shape_.context || first > shape_.context - count) {
-    throw Error(ErrorCode::kUsage, "KV cache",
+    throw Error(ErrorCode::kUsage, Setting{"context"},
                 "position " + std::to_string(static_cast<uint64_t>(first) + count) +
-                    " is beyond the context of " + std::to_string(shape_.context),
+                    " is beyond the KV cache's context of " + std::to_string(shape_.context),
                 "Raise the context or shorten the prompt");
   }
   const float* sources[] = {k, v};

@@ -14,7 +14,7 @@ Rope::Rope(std::vector<double> inverse_frequencies, double amplitude, uint32_t h
       amplitude_(amplitude),
       head_dim_(head_dim) {
   if (2 * inverse_frequencies_.size() > head_dim) {
-    throw Error(ErrorCode::kUsage, "rope", "rotates more elements than a head has");
+    throw Error(ErrorCode::kUsage, "", "it rotates more elements than a head has");
   }
 }
 
@@ -37,7 +37,7 @@ void Rope::prepare(uint32_t first, uint32_t count) {
 void Rope::apply(float* heads, uint32_t num_heads, uint32_t row) const {
   const size_t pairs = inverse_frequencies_.size();
   if (pairs == 0) return;
-  if (row >= count_) throw Error(ErrorCode::kUsage, "rope", "that position was not prepared");
+  if (row >= count_) throw Error(ErrorCode::kUsage, "", "that position was not prepared");
   const float* cosines = &cosines_[row * pairs];
   const float* sines = &sines_[row * pairs];
   for (uint32_t head = 0; head < num_heads; ++head) {

@@ -35,7 +35,7 @@ double exact_exp(double x) {
 }
 
 [[noreturn]] void refuse_logits(const std::string& what) {
-  throw Error(ErrorCode::kRuntime, "logits", what,
+  throw Error(ErrorCode::kRuntime, "", "the logits " + what,
               "The model's programs computed nonsense: verify the bundle");
 }
 
@@ -55,13 +55,13 @@ void check_logits(const float* logits, uint32_t count) {
 Sampler::Sampler(const SamplingSettings& settings, uint32_t vocab_size)
     : settings_(settings), vocab_size_(vocab_size) {
   const auto refuse = [](const char* setting, const char* rule) {
-    throw Error(ErrorCode::kUsage, setting, rule);
+    throw Error(ErrorCode::kUsage, Setting{setting}, rule, "Correct this setting.");
   };
   if (!std::isfinite(settings.temperature) || settings.temperature < 0) {
     refuse("temperature", "must be a finite number, at least 0");
   }
   if (!(settings.top_p > 0 && settings.top_p <= 1)) refuse("top_p", "must be above 0, at most 1");
-  if (vocab_size == 0) refuse("vocabulary", "is empty");
+  if (vocab_size == 0) throw Error(ErrorCode::kUsage, "", "the vocabulary is empty");
 }
 
 uint32_t Sampler::sample(const float* logits) {

@@ -57,9 +57,10 @@ void Decoder::clear() {
 
 void Decoder::require_room(size_t tokens) const {
   if (tokens == 0)
-    throw Error(ErrorCode::kUsage, "token_ids", "there are no tokens", "Give at least one.");
+    throw Error(ErrorCode::kUsage, Setting{"token_ids"}, "there are no tokens",
+                "Give at least one.");
   if (tokens > context_ - position_)
-    throw Error(ErrorCode::kUsage, "token_ids",
+    throw Error(ErrorCode::kUsage, Setting{"token_ids"},
                 std::to_string(position_ + tokens) + " tokens do not fit in a context of " +
                     std::to_string(context_),
                 "Shorten the prompt, or open the engine with a larger context (the model allows " +

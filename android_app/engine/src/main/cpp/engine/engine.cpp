@@ -51,7 +51,7 @@ Engine::Engine(Bundle bundle, const EngineSettings& settings)
   if (settings_.context == 0)
     settings_.context = std::min(manifest().context_length, kDefaultContext);
   if (settings_.context > manifest().context_length)
-    throw Error(ErrorCode::kUsage, "context",
+    throw Error(ErrorCode::kUsage, Setting{"context"},
                 std::to_string(settings_.context) + " positions are more than the model's " +
                     std::to_string(manifest().context_length),
                 "Give a smaller context.");
@@ -134,7 +134,8 @@ void Engine::decode(uint32_t token) { steps_.push_back({false, 1, decoder_->deco
 
 const float* Engine::logits() {
   if (steps_.empty())
-    throw Error(ErrorCode::kUsage, "token_ids", "there are no tokens", "Give at least one.");
+    throw Error(ErrorCode::kUsage, Setting{"token_ids"}, "there are no tokens",
+                "Give at least one.");
   return decoder_->logits(&steps_.back().metrics);
 }
 

@@ -187,7 +187,7 @@ void ExpertStream::prefill_jobs(uint32_t layer, Span<const ExpertJob> jobs, Toke
     finish(job);
   }
   if (next_miss < misses.size())
-    throw Error(ErrorCode::kRuntime, "cache", "no place is free for an expert of the prompt");
+    throw Error(ErrorCode::kRuntime, "", "no place is free for an expert of the prompt");
 }
 
 void ExpertStream::finish_prefill(Span<const uint32_t> selected, Span<const uint32_t> layers,

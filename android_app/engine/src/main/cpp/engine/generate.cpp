@@ -20,7 +20,7 @@ Generator::Generator(Engine* engine, Span<const uint32_t> prompt, uint32_t max_n
 std::optional<uint32_t> Generator::next() {
   if (ended_ || remaining_ == 0) return std::nullopt;
   if (conversation_ != engine_->conversation())
-    throw Error(ErrorCode::kUsage, "generate", "the engine has begun another conversation",
+    throw Error(ErrorCode::kUsage, "", "the engine has begun another conversation",
                 "Take all tokens of one generation before the next call, or open a second engine.");
   if (previous_) {
     if (engine_->position() == engine_->context()) {
@@ -47,12 +47,12 @@ void score(Engine* engine, Span<const uint32_t> tokens,
   const uint32_t vocab_size = engine->manifest().vocab_size;
   for (uint32_t token : tokens)
     if (token >= vocab_size)
-      throw Error(ErrorCode::kUsage, "token_ids",
+      throw Error(ErrorCode::kUsage, Setting{"token_ids"},
                   "token " + std::to_string(token) + " is outside the vocabulary of " +
                       std::to_string(vocab_size),
                   "Tokenize with the bundle's own tokenizer.");
   if (tokens.size() > engine->context() - engine->position())
-    throw Error(ErrorCode::kUsage, "token_ids",
+    throw Error(ErrorCode::kUsage, Setting{"token_ids"},
                 std::to_string(tokens.size()) + " tokens do not fit in a context of " +
                     std::to_string(engine->context()),
                 "Score fewer, or open the engine with a larger context.");

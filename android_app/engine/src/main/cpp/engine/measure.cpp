@@ -19,15 +19,29 @@ namespace moe_mobile {
 
 using nlohmann::json;
 
+namespace {
+
+// Samples are kept and answered as one JSON object.
+constexpr uint32_t kMaxSamples = 1'000'000;
+
+void require_samples(const char* name, uint32_t count) {
+  if (count < 1 || count > kMaxSamples)
+    throw Error(ErrorCode::kUsage, Setting{name}, "it must be 1 to " + std::to_string(kMaxSamples),
+                "Give a number in that range.");
+}
+
+}  // namespace
+
 json run_bench(Engine* engine, const BenchRequest& request, const Progress& progress) {
   if (request.n_prompt == 0 && request.n_gen == 0)
-    throw Error(ErrorCode::kUsage, "n_prompt", "n_prompt and n_gen are both 0",
+    throw Error(ErrorCode::kUsage, Setting{"n_prompt"}, "n_prompt and n_gen are both 0",
                 "Give one of them.");
   if (request.repetitions == 0)
-    throw Error(ErrorCode::kUsage, "repetitions", "it must be at least 1");
+    throw Error(ErrorCode::kUsage, Setting{"repetitions"}, "it must be at least 1",
+                "Give a larger number.");
   if (uint64_t{request.n_prompt} + request.n_gen > engine->context())
     throw Error(
-        ErrorCode::kUsage, "n_prompt",
+        ErrorCode::kUsage, Setting{"n_prompt"},
         "the test needs more positions than the context of " + std::to_string(engine->context()),
         "Make the sum of n_prompt and n_gen smaller, or the context larger.");
   const uint32_t vocab_size = engine->manifest().vocab_size;
@@ -76,6 +90,7 @@ json run_bench(Engine* engine, const BenchRequest& request, const Progress& prog
 }
 
 json measure_misses(Engine* engine, uint32_t count, uint32_t seed) {
+  require_samples("count", count);
   const Manifest& manifest = engine->manifest();
   std::vector<ExpertKey> experts;
   for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
@@ -147,6 +162,7 @@ json measure_misses(Engine* engine, uint32_t count, uint32_t seed) {
 }
 
 json time_program(const std::string& path, uint32_t iterations, uint32_t threads) {
+  require_samples("iterations", iterations);
   const ThreadPoolLease lease(threads);
   UniqueFd fd = open_read(path);
   AlignedBuffer bytes(file_size(fd.get(), path));
@@ -159,7 +175,8 @@ json time_program(const std::string& path, uint32_t iterations, uint32_t threads
   const auto columns_of =
       [&](const executorch::runtime::Result<executorch::runtime::TensorInfo>& info) {
         if (!info.ok() || info->sizes().size() != 2)
-          throw Error(ErrorCode::kUsage, path, "an input or output of the program is not a matrix");
+          throw Error(ErrorCode::kUsage, path, "an input or output of the program is not a matrix",
+                      "Give a program whose forward takes and gives float32 matrices.");
         return static_cast<uint32_t>(info->sizes()[1]);
       };
   std::vector<MatrixIn> inputs;

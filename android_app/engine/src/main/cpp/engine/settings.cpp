@@ -3,7 +3,9 @@
 
 #include "engine/settings.h"
 
+#include <limits>
 #include <set>
+#include <string>
 
 #include "base/error.h"
 
@@ -13,11 +15,11 @@ namespace {
 constexpr const char* kResidencyNames[] = {"slots", "programs", "resident"};
 
 [[noreturn]] void bad(const std::string& member, const std::string& cause) {
-  throw Error(ErrorCode::kUsage, member, cause, "Correct this setting.");
+  throw Error(ErrorCode::kUsage, Setting{member}, cause, "Correct this setting.");
 }
 
 void require_known(const nlohmann::json& json, const std::set<std::string>& known) {
-  if (!json.is_object()) bad("settings", "settings must be a JSON object");
+  if (!json.is_object()) bad("settings", "it must be a JSON object");
   for (const auto& item : json.items())
     if (known.count(item.key()) == 0) bad(item.key(), "this setting is unknown");
 }
@@ -38,9 +40,9 @@ void take(const nlohmann::json& json, const char* name, bool* value) {
 template <typename Unsigned>
 void take(const nlohmann::json& json, const char* name, Unsigned* value) {
   if (!json.contains(name) || json[name].is_null()) return;
-  if (!json[name].is_number_unsigned() ||
-      json[name].get<uint64_t>() > static_cast<uint64_t>(static_cast<Unsigned>(-1)))
-    bad(name, "it must be a number that is not negative");
+  constexpr uint64_t kMost = std::numeric_limits<Unsigned>::max();
+  if (!json[name].is_number_unsigned() || json[name].get<uint64_t>() > kMost)
+    bad(name, "it must be a whole number from 0 to " + std::to_string(kMost));
   *value = json[name].get<Unsigned>();
 }
 

@@ -47,7 +47,7 @@ nlohmann::json verify_bundle(const Bundle& bundle, const std::string& packed_dir
     if (bundle.has_shard(layer)) {
       files.push_back(&shard);
     } else if (!has_store) {
-      throw Error(ErrorCode::kBundleCorrupt, bundle.path(shard),
+      throw Error(ErrorCode::kBundleInvalid, bundle.path(shard),
                   "the shard is missing, and no packed store stands for it",
                   "Copy or export the bundle again.");
     }

@@ -141,7 +141,7 @@ void reserve_file_descriptors(size_t methods) {
   const rlim_t wanted = static_cast<rlim_t>(methods) + kOwn;
   if (limit.rlim_cur >= wanted) return;
   if (limit.rlim_max != RLIM_INFINITY && limit.rlim_max < wanted)
-    throw Error(ErrorCode::kBudget, "RLIMIT_NOFILE",
+    throw Error(ErrorCode::kBudget, Setting{"RLIMIT_NOFILE"},
                 std::to_string(methods) +
                     " slots need as many open files, and this process may open " +
                     std::to_string(limit.rlim_max),

@@ -34,7 +34,7 @@ unsigned leases = 0;
 
 ThreadPoolLease::ThreadPoolLease(unsigned threads) {
   if (threads > kMaxThreads)
-    throw Error(ErrorCode::kUsage, "threads",
+    throw Error(ErrorCode::kUsage, Setting{"threads"},
                 std::to_string(threads) + " threads are more than the " +
                     std::to_string(kMaxThreads) + " supported",
                 "Give a number from 1 to the number of cores.");
@@ -42,12 +42,12 @@ ThreadPoolLease::ThreadPoolLease(unsigned threads) {
   std::lock_guard<std::mutex> lock(mutex);
   auto* pool = executorch::extension::threadpool::get_threadpool();
   if (pool == nullptr)
-    throw Error(ErrorCode::kRuntime, "threads", "ExecuTorch could not create its thread pool");
+    throw Error(ErrorCode::kRuntime, "", "ExecuTorch could not create its thread pool");
   const auto current = static_cast<unsigned>(pool->get_thread_count());
   if (threads != 0 && threads != current) {
     if (leases > 0)
       throw Error(
-          ErrorCode::kUsage, "threads",
+          ErrorCode::kUsage, Setting{"threads"},
           "another engine of this process runs with " + std::to_string(current) + " threads",
           "Close it first, or use the same number of threads.");
     pool->_unsafe_reset_threadpool(threads);

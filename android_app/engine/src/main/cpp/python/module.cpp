@@ -34,8 +34,8 @@ void translate_errors() {
       std::rethrow_exception(pointer);
     } catch (const Error& error) {
       nb::object make = nb::module_::import_("moe_mobile.errors").attr("from_code");
-      nb::object instance =
-          make(to_string(error.code()), error.file(), error.cause(), error.remedy());
+      nb::object instance = make(to_string(error.code()), error.file(), error.cause(),
+                                 error.remedy(), error.setting());
       PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(instance.ptr())), instance.ptr());
     }
   });
@@ -59,7 +59,7 @@ FloatArray to_numpy(std::vector<float> values, std::initializer_list<size_t> sha
 nlohmann::json parse_json(const std::string& text) {
   nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded())
-    throw Error(ErrorCode::kUsage, "settings", "a setting is not a number JSON can write",
+    throw Error(ErrorCode::kUsage, Setting{"settings"}, "a setting is not a number JSON can write",
                 "Give finite numbers.");
   return json;
 }

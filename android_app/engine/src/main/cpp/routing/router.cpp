@@ -14,18 +14,19 @@ namespace moe_mobile {
 void select_exact(const float* logits, uint32_t num_experts, uint32_t top_k, bool renormalize,
                   Selection* out) {
   if (top_k == 0 || top_k > num_experts) {
-    throw Error(ErrorCode::kUsage, "router",
-                "cannot select " + std::to_string(top_k) + " of " + std::to_string(num_experts) +
-                    " experts");
+    throw Error(ErrorCode::kUsage, "",
+                "the router cannot select " + std::to_string(top_k) + " of " +
+                    std::to_string(num_experts) + " experts");
   }
   thread_local std::vector<float> scores;
   scores.assign(logits, logits + num_experts);
   float largest = scores[0];
   for (uint32_t e = 0; e < num_experts; ++e) {
     if (!std::isfinite(scores[e])) {
-      throw Error(ErrorCode::kRuntime, "router",
-                  "the score of expert " + std::to_string(e) + " is " + std::to_string(scores[e]),
-                  "The model's programs computed nonsense: verify the bundle");
+      throw Error(
+          ErrorCode::kRuntime, "",
+          "the router's score of expert " + std::to_string(e) + " is " + std::to_string(scores[e]),
+          "The model's programs computed nonsense: verify the bundle");
     }
     largest = std::max(largest, scores[e]);
   }

@@ -21,7 +21,8 @@ int main() {
   while (std::getline(std::cin, line)) {
     if (line.empty()) continue;
     const json request = json::parse(line, nullptr, /*allow_exceptions=*/false);
-    exit_code = session.handle(request);
+    const int code = session.handle(request);
+    if (exit_code == 0) exit_code = code;
   }
   return exit_code;
 }

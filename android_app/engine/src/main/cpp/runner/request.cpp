@@ -15,13 +15,13 @@ constexpr char kSeeProtocol[] = "docs/runner.md lists the requests.";
 
 const json* member(const json& request, const char* name) {
   if (!request.is_object())
-    throw Error(ErrorCode::kUsage, "request", "a request must be a JSON object", kSeeProtocol);
+    throw Error(ErrorCode::kUsage, "", "a request must be a JSON object", kSeeProtocol);
   const auto found = request.find(name);
   return found == request.end() || found->is_null() ? nullptr : &*found;
 }
 
 [[noreturn]] void bad(const char* name, const char* cause) {
-  throw Error(ErrorCode::kUsage, name, cause, kSeeProtocol);
+  throw Error(ErrorCode::kUsage, Setting{name}, cause, kSeeProtocol);
 }
 
 }  // namespace
@@ -70,6 +70,7 @@ json error_event(const json& id, const Error& error) {
           {"error",
            {{"code", to_string(error.code())},
             {"file", error.file()},
+            {"setting", error.setting()},
             {"cause", error.cause()},
             {"remedy", error.remedy()}}}};
 }

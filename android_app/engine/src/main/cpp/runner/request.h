@@ -21,7 +21,7 @@ uint32_t optional_uint(const nlohmann::json& request, const char* name, uint32_t
 // "token_ids": an array of token ids.
 std::vector<uint32_t> token_ids(const nlohmann::json& request);
 
-// {"id", "event": "error", "error": {"code", "file", "cause", "remedy"}}
+// {"id", "event": "error", "error": {"code", "file", "setting", "cause", "remedy"}}
 nlohmann::json error_event(const nlohmann::json& id, const Error& error);
 
 }  // namespace moe_mobile

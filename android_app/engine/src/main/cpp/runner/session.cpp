@@ -47,12 +47,12 @@ int Session::handle(const json& request) {
     emit_(error_event(id_, error));
     return exit_code(error.code());
   } catch (const std::bad_alloc&) {
-    const Error error(ErrorCode::kBudget, "memory", "an allocation failed",
+    const Error error(ErrorCode::kBudget, "", "an allocation of memory failed",
                       "Give a smaller cache budget or context.");
     emit_(error_event(id_, error));
     return exit_code(error.code());
   } catch (const std::exception& failure) {
-    const Error error(ErrorCode::kRuntime, "engine", failure.what(),
+    const Error error(ErrorCode::kRuntime, "", failure.what(),
                       "This is a defect of moe-mobile; please report it.");
     emit_(error_event(id_, error));
     return exit_code(error.code());
@@ -73,14 +73,15 @@ json Session::run(const std::string& command, const json& request) {
   if (command == "time_program")
     return time_program(required_string(request, "path"), optional_uint(request, "iterations", 50),
                         optional_uint(request, "threads", 0));
-  throw Error(ErrorCode::kUsage, "command", "'" + command + "' is not a command",
+  throw Error(ErrorCode::kUsage, Setting{"command"}, "'" + command + "' is not a command",
               "Use prepare, verify, open, generate, score, bench, info, measure_misses or "
               "time_program.");
 }
 
 Engine& Session::engine() {
   if (!engine_)
-    throw Error(ErrorCode::kUsage, "command", "no bundle is open", "Send an open request first.");
+    throw Error(ErrorCode::kUsage, Setting{"command"}, "no bundle is open",
+                "Send an open request first.");
   return *engine_;
 }
 
