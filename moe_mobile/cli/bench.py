@@ -207,7 +207,10 @@ def bundle_facts(bundle: pathlib.Path) -> BundleFacts:
 
 def _list(option: str, text: str, parse: Callable[[str], Item]) -> list[Item]:
     try:
-        return [parse(part.strip()) for part in text.split(",") if part.strip()]
+        parts = [part.strip() for part in text.split(",")]
+        if "" in parts:
+            raise ValueError("a value is missing")
+        return [parse(part) for part in parts]
     except ValueError as error:
         raise UsageError(f"{option} {text}: {error}") from None
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import click
@@ -17,10 +18,12 @@ INTERNAL_EXIT_CODE = 1
 
 
 def format_error(error: MoeMobileError) -> str:
-    """The block for people: cause, file, what to do."""
+    """The block for people: cause, file or setting, what to do."""
     lines = [f"error: {error.cause}"]
     if error.file is not None:
         lines.append(f"  file: {error.file}")
+    if error.setting is not None:
+        lines.append(f"  setting: {error.setting}")
     if error.remedy is not None:
         lines.append(f"  what to do: {error.remedy}")
     return "\n".join(lines)
@@ -29,6 +32,9 @@ def format_error(error: MoeMobileError) -> str:
 def report(error: MoeMobileError, *, as_json: bool) -> int:
     """Print the error and return the exit code."""
     if as_json:
-        click.echo(json.dumps({"error": error.as_dict()}))
-    click.echo(format_error(error), err=True)
+        # Where stdout itself is what failed, stderr still tells.
+        with contextlib.suppress(OSError, MoeMobileError):
+            click.echo(json.dumps({"error": error.as_dict()}))
+    with contextlib.suppress(OSError):
+        click.echo(format_error(error), err=True)
     return error.exit_code

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -239,15 +240,13 @@ def _read(file: IO[bytes] | None) -> str:
 
 
 def _parse_ids(text: str) -> list[int]:
-    try:
-        ids = [int(part) for part in text.replace(",", " ").split()]
-    except ValueError:
-        ids = []
-    if not ids or min(ids) < 0:
+    # Blanks separate too: what generate prints without a tokenizer can be given back.
+    parts = re.split(r"\s*,\s*|\s+", text.strip())
+    if not all(re.fullmatch("[0-9]{1,10}", part) for part in parts):
         raise UsageError(
             f"not a list of token ids: {text!r}", remedy="Write it like --token-ids 5,17,9"
         )
-    return ids
+    return [int(part) for part in parts]
 
 
 def _load_tokenizer(bundle: pathlib.Path) -> Tokenizer:
@@ -257,7 +256,10 @@ def _load_tokenizer(bundle: pathlib.Path) -> Tokenizer:
     files = {file.path: file for file in read_manifest(bundle).files}
     if _TOKENIZER not in files:
         raise UsageError(
-            "this bundle has no tokenizer", file=path, remedy="Use --token-ids instead of text"
+            "this bundle has no tokenizer",
+            file=path,
+            remedy="Pass --token-ids instead of text, or export again from a folder with "
+            "tokenizer.json",
         )
     try:
         data = path.read_bytes()

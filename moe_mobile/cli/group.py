@@ -15,6 +15,7 @@ import click
 
 import moe_mobile
 from moe_mobile.cli.errors import INTERNAL_EXIT_CODE, report
+from moe_mobile.cli.output import STDOUT, guarded_stdout
 from moe_mobile.errors import CancelledError, MoeMobileError, UsageError, read_error, write_error
 
 __all__ = ["CommandGroup"]
@@ -66,34 +67,49 @@ class CommandGroup(click.Group):
         """Run the command line and exit: 0, or the exit code of the error it printed."""
         arguments = list(sys.argv[1:] if args is None else args)
         extra["standalone_mode"] = False
+        with guarded_stdout():
+            code = self._run(arguments, prog_name or "moe-mobile", extra)
+        sys.exit(_flush(code))
+
+    def _run(self, arguments: list[str], prog_name: str, extra: dict[str, Any]) -> int:
         as_json = _wants_json(arguments)
         try:
-            value = super().main(arguments, prog_name or "moe-mobile", **extra)
-            sys.stdout.flush()
+            value = super().main(arguments, prog_name, **extra)
         except MoeMobileError as error:
-            sys.exit(report(error, as_json=as_json))
+            return report(error, as_json=as_json)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message(), err=True)
-            sys.exit(2)
+            return 2
         except click.UsageError as error:
-            sys.exit(report(_usage(error), as_json=as_json))
+            return report(_usage(error), as_json=as_json)
         except click.ClickException as error:
-            sys.exit(report(UsageError(error.format_message()), as_json=as_json))
+            return report(UsageError(error.format_message()), as_json=as_json)
         except (KeyboardInterrupt, click.Abort):
-            sys.exit(report(CancelledError("stopped by the user"), as_json=as_json))
+            return report(CancelledError("stopped by the user"), as_json=as_json)
         except BrokenPipeError:
-            # The reader of our output left (`| head`); keep Python from complaining at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+            return 1  # the reader of our output left (`| head`)
         except OSError as error:
             name = error.filename if isinstance(error.filename, str) else "a file"
             typed = read_error if isinstance(error, FileNotFoundError) else write_error
-            sys.exit(report(typed(error, name), as_json=as_json))
+            return report(typed(error, name), as_json=as_json)
         except Exception:
             traceback.print_exc()
             click.echo("error: this is a defect of moe-mobile; please report it", err=True)
-            sys.exit(INTERNAL_EXIT_CODE)
-        sys.exit(value if isinstance(value, int) else 0)
+            return INTERNAL_EXIT_CODE
+        return value if isinstance(value, int) else 0
+
+
+def _flush(code: int) -> int:
+    """Write what is still buffered for stdout. Returns the exit code, given that so far."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would flush again at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return code or 1
+        return code or report(write_error(error, STDOUT), as_json=False)
+    return code
 
 
 def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:

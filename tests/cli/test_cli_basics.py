@@ -117,6 +117,8 @@ def test_without_arguments_help_is_shown() -> None:
 def test_an_error_block_names_cause_file_and_remedy() -> None:
     error = errors.BudgetError("too small", file="/b", remedy="use 90%")
     assert format_error(error) == "error: too small\n  file: /b\n  what to do: use 90%"
+    error = errors.BudgetError("too small", setting="cache", remedy="use 90%")
+    assert format_error(error) == "error: too small\n  setting: cache\n  what to do: use 90%"
     assert format_error(errors.BudgetError("too small")) == "error: too small"
 
 
@@ -124,7 +126,27 @@ def test_an_error_block_names_cause_file_and_remedy() -> None:
 def test_a_folder_that_is_no_bundle(command: str, tmp_path: pathlib.Path) -> None:
     error = failed(4, command, tmp_path)
     assert error["code"] == "bundle_invalid"
-    assert str(tmp_path) in error["file"]
+    assert error["file"] == str(tmp_path / "bundle.json")
+    assert "moe-mobile export" in error["remedy"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["inspect"],
+        ["verify"],
+        ["prepare"],
+        ["bench"],
+        ["generate", "-p", "x"],
+        ["generate", "--token-ids", "1"],
+    ],
+    ids=" ".join,
+)
+def test_a_folder_that_is_missing(command: list[str], tmp_path: pathlib.Path) -> None:
+    error = failed(4, command[0], tmp_path / "nope", *command[1:])
+    assert (error["code"], error["file"]) == ("bundle_invalid", str(tmp_path / "nope"))
+    assert error["cause"] == "no bundle: there is no such folder"
+    assert "moe-mobile export" in error["remedy"]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +161,11 @@ def test_a_folder_that_is_no_bundle(command: str, tmp_path: pathlib.Path) -> Non
         (["generate", "b", "-p", "x", "--token-ids", "1"], "the prompt once"),
         (["generate", "b", "--token-ids", "1,x"], "not a list of token ids"),
         (["generate", "b", "--token-ids", "-1"], "not a list of token ids"),
+        (["generate", "b", "--token-ids", "1,,2"], "not a list of token ids"),
+        (["generate", "b", "--token-ids", "1,2,"], "not a list of token ids"),
+        (["generate", "b", "--token-ids", "1_0"], "not a list of token ids"),
+        (["generate", "b", "--token-ids", ""], "not a list of token ids"),
+        (["bench", "b", "-n", "1,,2"], "a value is missing"),
         (["bench", "b", "-p", "0", "-n", "0"], "nothing to measure"),
         (["bench", "b", "-p", "many"], "not a whole number"),
         (["bench", "b", "-n", "-5"], "not a whole number"),
@@ -212,6 +239,32 @@ def test_a_closed_pipe_is_no_traceback() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [["models", "--json"], ["models"], ["doctor", "--json"]])
+def test_a_full_stdout_is_a_typed_error(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert result.returncode == errors.DiskFullError.exit_code
+    assert result.stderr.startswith("error: no space left on the device\n  file: standard output")
+    assert result.stderr.count("\n") == 3  # and nothing else
+
+
+def test_an_error_is_told_where_stdout_is_full_too() -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*COMMAND, "inspect", "/nowhere", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert result.returncode == 4
+    assert result.stderr.startswith("error: no bundle: there is no such folder\n")
+    assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr
 
 
 @pytest.mark.parametrize(

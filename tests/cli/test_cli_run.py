@@ -92,6 +92,25 @@ def test_sampling_depends_on_the_seed_alone(bundle: pathlib.Path) -> None:
     assert sample(3) == sample(3) != sample(4)
 
 
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_full_stdout_is_a_typed_error(bundle: pathlib.Path) -> None:
+    for arguments in (
+        ["generate", bundle, "-p", PROMPT, "-n", 2],
+        ["generate", bundle, "-p", PROMPT, "-n", 2, "--json"],
+        ["inspect", bundle, "--json"],
+        ["verify", bundle, "--json"],
+        ["prepare", bundle, "--json"],
+        ["bench", bundle, "-p", 0, "-n", 2, "-r", 1, "--json"],
+    ):
+        command = [*COMMAND, *map(str, arguments)]
+        with open("/dev/full", "w") as full:
+            result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert result.returncode == 7, (arguments, result.stderr)
+        assert "error: no space left on the device" in result.stderr
+        assert "Traceback" not in result.stderr
+        assert "Exception ignored" not in result.stderr
+
+
 def test_verbose_shows_the_memory_plan(bundle: pathlib.Path) -> None:
     result = run_cli("generate", bundle, "-p", PROMPT, "-n", 1, "--verbose")
     assert "KV cache" in result.stderr
@@ -101,6 +120,7 @@ def test_verbose_shows_the_memory_plan(bundle: pathlib.Path) -> None:
 def test_too_small_a_cache_is_refused_and_may_be_allowed(bundle: pathlib.Path) -> None:
     error = failed(9, "generate", bundle, "-p", PROMPT, "--cache", "20%")
     assert "one token uses" in error["cause"]
+    assert (error["file"], error["setting"]) == (None, "cache")
     ok("generate", bundle, "-p", PROMPT, "-n", 2, "--cache", "20%", "--allow-below-cycle")
 
 
@@ -112,7 +132,13 @@ def test_a_bundle_without_a_tokenizer_wants_ids(
     manifest["files"] = [f for f in manifest["files"] if f["path"] != "tokenizer.json"]
     (bundle / "bundle.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     (bundle / "tokenizer.json").unlink()
-    assert "--token-ids" in failed(2, "generate", bundle, "-p", "x")["remedy"]
+    remedy = failed(2, "generate", bundle, "-p", "x")["remedy"]
+    assert "--token-ids" in remedy
+    assert "export again from a folder with tokenizer.json" in remedy
+    error = failed(2, "generate", bundle, "--token-ids", "4294967295")
+    assert error["setting"] == "token_ids"
+    assert "outside the vocabulary" in error["cause"]
+    assert "tokenizer" in error["remedy"]
     answer = ok_json("generate", bundle, "--token-ids", "5,17,9", "-n", 4)
     assert (answer["text"], len(answer["token_ids"])) == (None, 4)
     shown = ok("generate", bundle, "--token-ids", "5 17 9", "-n", 4)

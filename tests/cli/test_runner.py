@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
 import subprocess
@@ -48,6 +49,35 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_the_exit_code_is_that_of_the_first_error(tmp_path: pathlib.Path) -> None:
+    requests = [
+        {"command": "verify", "bundle": str(tmp_path / "nope")},
+        {"command": "nonsense"},
+        [],
+    ]
+    result = subprocess.run(
+        [find_runner()],
+        input="".join(json.dumps(request) + "\n" for request in requests),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    told = [json.loads(line)["error"] for line in result.stdout.splitlines()]
+    assert [error["code"] for error in told] == ["bundle_invalid", "usage", "usage"]
+    assert [error["file"] for error in told] == [str(tmp_path / "nope"), "", ""]
+    assert [error["setting"] for error in told] == ["", "command", ""]
+    assert result.returncode == 4
+    empty = subprocess.run([find_runner()], input="", stdout=subprocess.PIPE, text=True)
+    assert (empty.returncode, empty.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("iterations", [0, 1_000_001, 2**32 - 1])
+def test_time_program_measures_a_sane_number_of_times(iterations: int) -> None:
+    with Runner() as runner:
+        with pytest.raises(errors.UsageError, match="1 to 1000000") as caught:
+            runner.request("time_program", path="none", iterations=iterations)
+        assert (caught.value.file, caught.value.setting) == (None, "iterations")
 
 
 def test_results_progress_and_tokens(make_runner: MakeRunner) -> None:

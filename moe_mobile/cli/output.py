@@ -1,0 +1,56 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Standard output whose failures are typed errors, whoever of the program writes to it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO, cast
+
+from moe_mobile.errors import write_error
+
+__all__ = ["STDOUT", "guarded_stdout"]
+
+STDOUT = "standard output"
+"""Names it in errors."""
+
+
+class _Guarded:
+    """A text stream that says of itself that it cannot be written: Python's OSError does not."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with _typed_errors():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _typed_errors():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _typed_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # no failure: the reader has seen enough
+    except OSError as error:
+        raise write_error(error, STDOUT) from error
+
+
+@contextlib.contextmanager
+def guarded_stdout() -> Iterator[None]:
+    """For the time of the context, a failure of ``sys.stdout`` is a DiskFullError or IoError."""
+    stream = sys.stdout
+    sys.stdout = cast(TextIO, _Guarded(stream))
+    try:
+        yield
+    finally:
+        sys.stdout = stream
