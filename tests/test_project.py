@@ -20,6 +20,16 @@ HEADER = ("Copyright the moe-mobile authors.", "SPDX-License-Identifier: Apache-
 CODE_SUFFIXES = {".py", ".h", ".cpp", ".cmake", ".kt", ".kts", ".java", ".sh"}
 CODE_NAMES = {"CMakeLists.txt", "Makefile"}
 MAX_LINES = 400
+# A folder of someone's machine where a path begins, not in ./work, ${HOME}/tmp or an URL.
+MACHINE_PATH = re.compile(
+    r"(?<![\w.~$*)}\]>/-])/(?:(?:work|root|workspace|builds)(?![\w.-])"
+    r"|(?:home|Users|tmp|var/tmp|mnt|scratch)/[\w.-]+)"
+)
+URL_HOST = re.compile(r"\b(?:https?|git|ssh)://(?:[^/\s@]*@)?([\w.-]+)")
+PRIVATE_HOST = re.compile(r"(?<![\w.])(?:\w[\w-]*\.)+(?:internal|corp|intranet|lan)\b(?![.(\w])")
+# What the project links to; indexes of packages are PyPI's and Debian's alone.
+KNOWN_HOSTS = {"docs.pytorch.org", "keepachangelog.com", "semver.org", "www.apache.org"}
+KNOWN_INDEXES = ("pypi.org", "debian.org")
 
 
 def _tracked_files() -> list[Path]:
@@ -55,6 +65,53 @@ def test_files_stay_small() -> None:
         if len(path.read_text().splitlines()) > MAX_LINES
     ]
     assert long == []
+
+
+def _traces_of_a_machine(text: str) -> list[str]:
+    """Paths and hosts in `text` that mean something on its writer's machine only."""
+    found = [match[0] for match in MACHINE_PATH.finditer(text)]
+    found += [match[0] for match in PRIVATE_HOST.finditer(text)]
+    for host in URL_HOST.findall(text):
+        index = any(host == known or host.endswith(f".{known}") for known in KNOWN_INDEXES)
+        if host not in KNOWN_HOSTS and not index:
+            found.append(host)
+    return found
+
+
+def test_nothing_names_its_writers_machine() -> None:
+    found = []
+    for path in _tracked_files():
+        data = path.read_bytes()
+        if b"\0" in data:
+            continue
+        for trace in _traces_of_a_machine(data.decode(errors="replace")):
+            found.append(f"{path.relative_to(ROOT)}: {trace}")
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "is_trace"),
+    [
+        (("see ", "/", "work/main/x.py"), True),
+        (("(", "/", "root/.cache)"), True),
+        (('"', "/home", '/ann/model"'), True),
+        (("`", "/Users", "/ann`"), True),
+        (("--out ", "/tmp", "/bundle"), True),
+        (("https", "://mirror.example.net/simple"), True),
+        (("https", "://name:secret@files.example.net/"), True),
+        (("pypi.example", ".internal"), True),
+        (("https", "://pypi.org/project/torch"), False),
+        (("http", "://deb.debian.org/debian"), False),
+        (("https", "://semver.org"), False),
+        (("https", "://semver.org/home/ann"), False),
+        (("tests/work", "/x and ./tmp", "/x and ~/tmp", "/x"), False),
+        (("in ", "/tmp", " or ", "/workspaces"), False),
+        (("nb::internal(); a.in", "ternal()"), False),
+    ],
+)
+def test_what_names_a_machine(parts: tuple[str, ...], is_trace: bool) -> None:
+    # In parts, so that this file passes.
+    assert bool(_traces_of_a_machine("".join(parts))) == is_trace
 
 
 def test_version_is_stated_once_for_all() -> None:
