@@ -15,7 +15,12 @@ class Generator:
 
 class Engine:
     def generate(
-        self, token_ids: Sequence[int], max_new_tokens: int, sampling_json: str, ignore_eos: bool
+        self,
+        token_ids: Sequence[int],
+        max_new_tokens: int,
+        sampling_json: str,
+        ignore_eos: bool,
+        progress: Callable[[str, int, int], None] | None,
     ) -> Generator: ...
     def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]: ...
     def nll(self, token_ids: Sequence[int]) -> NDArray[np.float32]: ...
@@ -24,7 +29,10 @@ class Engine:
     def reset(self) -> None: ...
 
 def open(
-    bundle: str, settings_json: str, progress: Callable[[str, int, int], None] | None
+    bundle: str,
+    settings_json: str,
+    progress: Callable[[str, int, int], None] | None,
+    planned: Callable[[str], None] | None,
 ) -> Engine: ...
 def prepare(
     bundle: str,

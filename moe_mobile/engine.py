@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from moe_mobile import _native
 
 Progress = Callable[[str, int, int], None]
-"""Called with a stage ("verify", "prepare", "slots", "load"), steps done, and steps in all."""
+"""Called with a stage ("verify", "prepare", "slots", "load", "prefill"), steps done, and steps
+in all. What it raises stops the work."""
 
 
 class Engine:
@@ -43,7 +44,8 @@ class Engine:
         context: positions of the KV cache; None: the model's, at most 4096.
         packed_dir: where the packed weights lie; None: inside the bundle's folder.
         allow_below_cycle: accept a cache smaller than one token cycle (layers x top-k experts).
-        progress: called during opening.
+        progress: called while the bundle is opened and while a prompt is read.
+        planned: called once with the memory plan (:attr:`info`'s ``plan``) before it is taken.
 
     Raises:
         MoeMobileError: a subclass for each kind of failure: a broken bundle, too small a budget, a
@@ -63,6 +65,7 @@ class Engine:
         packed_dir: str | os.PathLike[str] | None = None,
         allow_below_cycle: bool = False,
         progress: Progress | None = None,
+        planned: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         from moe_mobile import _native
 
@@ -83,8 +86,12 @@ class Engine:
             "allow_below_cycle": allow_below_cycle,
         }
         self._lock = threading.Lock()
+        self._progress = progress
         self._engine: _native.Engine | None = _native.open(
-            os.fspath(bundle), json.dumps(settings), progress
+            os.fspath(bundle),
+            json.dumps(settings),
+            progress,
+            None if planned is None else lambda plan: planned(json.loads(plan)),
         )
 
     def generate(
@@ -100,6 +107,8 @@ class Engine:
     ) -> Iterator[int]:
         """Continues a prompt, which starts a new conversation.
 
+        The prompt is read before this returns; tokens are decoded as they are taken.
+
         Args:
             token_ids: the prompt, at least one token.
             max_new_tokens: at most so many tokens are given out.
@@ -109,8 +118,8 @@ class Engine:
             seed: of the sampling; equal seeds give equal tokens.
             ignore_eos: go on after an end-of-sequence token.
 
-        Yields:
-            Token ids as they are decoded; the end-of-sequence token is not among them.
+        Returns:
+            An iterator of token ids; the end-of-sequence token is not among them.
         """
         for name, value in (("temperature", temperature), ("top_p", top_p)):
             if not math.isfinite(value):
@@ -118,14 +127,13 @@ class Engine:
         sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         with self._lock:
             generator = self._open().generate(
-                _checked(token_ids), _count(max_new_tokens), json.dumps(sampling), ignore_eos
+                _checked(token_ids),
+                _count(max_new_tokens),
+                json.dumps(sampling),
+                ignore_eos,
+                self._progress,
             )
-        while True:
-            with self._lock:
-                token = generator.next()
-            if token is None:
-                return
-            yield token
+        return self._tokens(generator)
 
     def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits after each token, teacher-forced, one token at a time as decoding does.
@@ -183,6 +191,14 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _tokens(self, generator: _native.Generator) -> Iterator[int]:
+        while True:
+            with self._lock:
+                token = generator.next()
+            if token is None:
+                return
+            yield token
 
     def _open(self) -> _native.Engine:
         if self._engine is None:

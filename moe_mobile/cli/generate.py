@@ -165,16 +165,24 @@ def run(
             sys.stdout.write(piece)
             sys.stdout.flush()
 
-    with ProgressBar() as progress, Engine(bundle, progress=progress, **settings) as engine:
+    def show_plan(plan: dict[str, Any]) -> None:
         progress.close()
         if verbose:
-            click.echo(engine.info["plan"]["text"], err=True)
+            click.echo(plan["text"], err=True)
+
+    with (
+        ProgressBar() as progress,
+        Engine(bundle, progress=progress, planned=show_plan, **settings) as engine,
+    ):
+        progress.close()
         for fallback in engine.info["fallbacks"]:
             click.echo(f"note: {fallback}", err=True)
         began = time.monotonic_ns()
         times: list[int] = []
         try:
-            for token in engine.generate(prompt_ids, **sampling):
+            tokens = engine.generate(prompt_ids, **sampling)
+            progress.close()
+            for token in tokens:
                 times.append(time.monotonic_ns())
                 new_ids.append(token)
                 emit(f"{token} " if stream is None else stream.step(token))

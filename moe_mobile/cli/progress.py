@@ -21,6 +21,7 @@ _LABELS = {
     "prepare": "packing weights for this CPU",
     "slots": "creating slots",
     "load": "loading",
+    "prefill": "reading the prompt",
     "bench": "measuring",
     "export": "exporting",
 }

@@ -164,15 +164,14 @@ void Decoder::prefill_experts(uint32_t layer, uint32_t rows, uint32_t first_row,
   metrics->expert_ns += watch.lap();
 }
 
-void Decoder::prefill(Span<const uint32_t> tokens, std::vector<TokenMetrics>* metrics,
-                      std::vector<uint32_t>* counts) {
+void Decoder::prefill(Span<const uint32_t> tokens, const BatchDone& batch_done) {
   require_room(tokens.size());
   history_.assign(tokens.size() * moe_layers_.size() * manifest_.moe.top_k, 0);
   try {
     for (size_t first = 0; first < tokens.size(); first += manifest_.max_batch) {
       const size_t rows = std::min<size_t>(manifest_.max_batch, tokens.size() - first);
-      metrics->push_back(prefill_batch(tokens.subspan(first, rows), static_cast<uint32_t>(first)));
-      counts->push_back(static_cast<uint32_t>(rows));
+      batch_done(static_cast<uint32_t>(rows),
+                 prefill_batch(tokens.subspan(first, rows), static_cast<uint32_t>(first)));
     }
   } catch (...) {
     experts_->finish_prefill({}, moe_layers_, manifest_.moe.top_k);

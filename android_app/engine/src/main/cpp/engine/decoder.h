@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -33,10 +34,10 @@ class Decoder {
   // Forgets the conversation. What is cached stays.
   void clear();
 
-  // Appends prompt tokens. kUsage beyond the context, or for a token outside the vocabulary. One
-  // entry of metrics per batch; its count goes to `counts`.
-  void prefill(Span<const uint32_t> tokens, std::vector<TokenMetrics>* metrics,
-               std::vector<uint32_t>* counts);
+  // After each batch of a prompt: how many tokens it had, and what they cost. May throw to stop.
+  using BatchDone = std::function<void(uint32_t tokens, const TokenMetrics& metrics)>;
+  // Appends prompt tokens. kUsage beyond the context, or for a token outside the vocabulary.
+  void prefill(Span<const uint32_t> tokens, const BatchDone& batch_done);
   // Appends one token.
   TokenMetrics decode(uint32_t token);
   // Logits [vocab] after the last token appended.

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/heap.h"
 #include "engine/prepare.h"
 #include "engine/program_places.h"
 #include "engine/slot_places.h"
@@ -26,6 +27,13 @@ uint64_t activation_bytes(const Manifest& manifest) {
   return 2 * sizeof(float) * (manifest.max_batch * widest + manifest.vocab_size);
 }
 
+// Whole programs are read beside the places they are then loaded into: as many at once as a token
+// or the read lanes ask for.
+uint64_t staging_bytes(const Manifest& manifest, unsigned lanes, uint64_t slots) {
+  const uint64_t reads = std::max<uint64_t>(manifest.moe.top_k, 2 * uint64_t{lanes});
+  return std::min(reads, slots) * manifest.memory.expert_bytes;
+}
+
 void require_version(const Manifest& manifest, const std::string& directory) {
   if (manifest.delegate_version != MOE_EXECUTORCH_VERSION)
     throw Error(ErrorCode::kUnsupported, directory + "/bundle.json",
@@ -37,11 +45,11 @@ void require_version(const Manifest& manifest, const std::string& directory) {
 }  // namespace
 
 std::unique_ptr<Engine> Engine::open(const std::string& directory, const EngineSettings& settings,
-                                     const Progress& progress) {
+                                     const Progress& progress, const Planned& planned) {
   Bundle bundle = Bundle::open(directory);
   require_version(bundle.manifest(), directory);
   std::unique_ptr<Engine> engine(new Engine(std::move(bundle), settings));
-  engine->load(progress);
+  engine->load(progress, planned);
   return engine;
 }
 
@@ -57,7 +65,7 @@ Engine::Engine(Bundle bundle, const EngineSettings& settings)
                 "Give a smaller context.");
 }
 
-void Engine::load(const Progress& progress) {
+void Engine::load(const Progress& progress, const Planned& planned) {
   const uint64_t available = available_memory();
   bundle_.verify_file(manifest().embedding.file);
   settings_.packed_dir = packed_directory(bundle_, settings_.packed_dir);
@@ -65,30 +73,19 @@ void Engine::load(const Progress& progress) {
     PrepareOptions options;
     options.packed_dir = settings_.packed_dir;
     prepare(bundle_, options, progress);
+    return_free_heap();
   }
   store_ = std::make_unique<PackedStore>(bundle_, settings_.packed_dir, settings_.direct,
                                          settings_.scratch_dir);
-
-  MemoryPlanInputs inputs;
-  inputs.budget =
-      parse_budget(settings_.residency == Residency::kResident ? "100%" : settings_.cache);
-  inputs.slot_bytes = store_->slot_bytes();
-  inputs.moe_layers = manifest().num_moe_layers();
-  inputs.num_experts = uint64_t{inputs.moe_layers} * manifest().moe.num_experts;
-  inputs.top_k = manifest().moe.top_k;
-  inputs.dense_bytes = store_->dense_bytes();
-  inputs.kv_bytes = AttentionMixer::state_bytes_for(manifest(), settings_.context);
-  inputs.arena_bytes = Decoder::buffer_bytes(manifest()) + activation_bytes(manifest());
-  inputs.available_bytes = available;
-  inputs.allow_below_cycle = settings_.allow_below_cycle;
-  plan_ = plan_memory(inputs);
+  plan_ = plan_for(settings_.residency, available);
+  planned(plan_);
 
   auto dense = std::make_unique<DensePrograms>(bundle_, *store_, &arena_, progress);
   ExpertStream::Options options;
   options.lanes = settings_.lanes;
-  options.moe_layers = inputs.moe_layers;
+  options.moe_layers = manifest().num_moe_layers();
   options.overlap = settings_.overlap;
-  auto experts = std::make_unique<ExpertStream>(make_places(progress), options);
+  auto experts = std::make_unique<ExpertStream>(make_places(progress, planned), options);
   if (settings_.residency == Residency::kResident) {
     std::vector<uint32_t> layers;
     for (uint32_t layer = 0; layer < manifest().num_layers; ++layer)
@@ -97,22 +94,44 @@ void Engine::load(const Progress& progress) {
   }
   decoder_ = std::make_unique<Decoder>(bundle_, std::move(dense), std::move(experts),
                                        settings_.context, threads_.parallel_for());
+  return_free_heap();
 }
 
-std::unique_ptr<ExpertPlaces> Engine::make_places(const Progress& progress) {
-  const auto count = static_cast<uint32_t>(plan_.slots);
+MemoryPlan Engine::plan_for(Residency residency, uint64_t available) const {
+  MemoryPlanInputs inputs;
+  inputs.budget = parse_budget(residency == Residency::kResident ? "100%" : settings_.cache);
+  inputs.slot_bytes = store_->slot_bytes();
+  inputs.moe_layers = manifest().num_moe_layers();
+  inputs.num_experts = uint64_t{inputs.moe_layers} * manifest().moe.num_experts;
+  inputs.top_k = manifest().moe.top_k;
+  inputs.dense_bytes = store_->dense_bytes();
+  inputs.kv_bytes = AttentionMixer::state_bytes_for(manifest(), settings_.context);
+  inputs.arena_bytes = Decoder::buffer_bytes(manifest()) + activation_bytes(manifest());
+  if (residency == Residency::kPrograms)
+    inputs.arena_bytes += staging_bytes(manifest(), settings_.lanes, inputs.num_experts);
+  inputs.available_bytes = available;
+  inputs.allow_below_cycle = settings_.allow_below_cycle;
+  return plan_memory(inputs);
+}
+
+std::unique_ptr<ExpertPlaces> Engine::make_places(const Progress& progress,
+                                                  const Planned& planned) {
+  const auto slots_planned = static_cast<uint32_t>(plan_.slots);
   if (settings_.residency != Residency::kPrograms) {
     try {
-      auto slots = std::make_unique<SlotPlaces>(bundle_, *store_, count, &arena_, progress);
+      auto slots = std::make_unique<SlotPlaces>(bundle_, *store_, slots_planned, &arena_, progress);
       direct_ = store_->direct();
       return slots;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kRuntime || settings_.residency == Residency::kResident) throw;
       fallbacks_.push_back(std::string("residency programs instead of slots: ") + error.what());
       settings_.residency = Residency::kPrograms;
+      plan_ = plan_for(settings_.residency, plan_.available_bytes);
+      planned(plan_);
     }
   }
-  auto programs = std::make_unique<ProgramPlaces>(bundle_, count, &arena_, settings_.direct);
+  auto programs = std::make_unique<ProgramPlaces>(bundle_, static_cast<uint32_t>(plan_.slots),
+                                                  &arena_, settings_.direct);
   direct_ = programs->direct();
   return programs;
 }
@@ -123,11 +142,12 @@ void Engine::reset() {
   ++conversation_;
 }
 
-void Engine::prefill(Span<const uint32_t> tokens) {
-  std::vector<TokenMetrics> metrics;
-  std::vector<uint32_t> counts;
-  decoder_->prefill(tokens, &metrics, &counts);
-  for (size_t i = 0; i < metrics.size(); ++i) steps_.push_back({true, counts[i], metrics[i]});
+void Engine::prefill(Span<const uint32_t> tokens, const Progress& progress) {
+  uint64_t done = 0;
+  decoder_->prefill(tokens, [&](uint32_t count, const TokenMetrics& metrics) {
+    steps_.push_back({true, count, metrics});
+    progress("prefill", done += count, tokens.size());
+  });
 }
 
 void Engine::decode(uint32_t token) { steps_.push_back({false, 1, decoder_->decode(token)}); }
@@ -171,6 +191,20 @@ nlohmann::json Engine::stats() const {
   return {{"totals", totals}, {"tokens", tokens}};
 }
 
+nlohmann::json to_json(const MemoryPlan& plan) {
+  return {{"experts_budget_bytes", plan.experts_budget_bytes},
+          {"slots", plan.slots},
+          {"slot_bytes", plan.slot_bytes},
+          {"num_experts", plan.num_experts},
+          {"dense_bytes", plan.dense_bytes},
+          {"kv_bytes", plan.kv_bytes},
+          {"arena_bytes", plan.arena_bytes},
+          {"total_bytes", plan.total_bytes},
+          {"token_cycle_slots", plan.token_cycle_slots},
+          {"available_bytes", plan.available_bytes},
+          {"text", describe(plan)}};
+}
+
 nlohmann::json Engine::info() const {
   const Manifest& model = manifest();
   return {{"bundle_hash", model.bundle_hash},
@@ -191,18 +225,7 @@ nlohmann::json Engine::info() const {
               {"head", model.quantization.head},
               {"embedding", model.quantization.embedding},
               {"group_size", model.quantization.group_size}}}}},
-          {"plan",
-           {{"experts_budget_bytes", plan_.experts_budget_bytes},
-            {"slots", plan_.slots},
-            {"slot_bytes", plan_.slot_bytes},
-            {"num_experts", plan_.num_experts},
-            {"dense_bytes", plan_.dense_bytes},
-            {"kv_bytes", plan_.kv_bytes},
-            {"arena_bytes", plan_.arena_bytes},
-            {"total_bytes", plan_.total_bytes},
-            {"token_cycle_slots", plan_.token_cycle_slots},
-            {"available_bytes", plan_.available_bytes},
-            {"text", describe(plan_)}}},
+          {"plan", to_json(plan_)},
           {"settings", to_json(settings_)},
           {"direct_io", direct_},
           {"threads", settings_.threads},

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -31,9 +32,11 @@ struct Step {
 // use. It reads no environment variable and prints nothing. Not thread safe.
 class Engine {
  public:
+  // Told what will be taken before it is: after preparing, before loading.
+  using Planned = std::function<void(const MemoryPlan&)>;
   // Verifies, prepares where needed, plans the memory, loads. Errors are moe_mobile::Error.
   static std::unique_ptr<Engine> open(const std::string& directory, const EngineSettings& settings,
-                                      const Progress& progress);
+                                      const Progress& progress, const Planned& planned);
 
   const Manifest& manifest() const { return bundle_.manifest(); }
   const MemoryPlan& plan() const { return plan_; }
@@ -47,8 +50,8 @@ class Engine {
   uint32_t position() const { return decoder_->position(); }
   uint32_t context() const { return decoder_->context(); }
 
-  // Appends prompt tokens, in batches.
-  void prefill(Span<const uint32_t> tokens);
+  // Appends prompt tokens, in batches; `progress` may throw between them to stop.
+  void prefill(Span<const uint32_t> tokens, const Progress& progress);
   // Appends one token as decoding does.
   void decode(uint32_t token);
   // Logits [vocab] that follow the last token appended.
@@ -65,8 +68,9 @@ class Engine {
 
  private:
   Engine(Bundle bundle, const EngineSettings& settings);
-  void load(const Progress& progress);
-  std::unique_ptr<ExpertPlaces> make_places(const Progress& progress);
+  void load(const Progress& progress, const Planned& planned);
+  MemoryPlan plan_for(Residency residency, uint64_t available) const;
+  std::unique_ptr<ExpertPlaces> make_places(const Progress& progress, const Planned& planned);
 
   Bundle bundle_;
   EngineSettings settings_;
@@ -85,5 +89,6 @@ class Engine {
 double log_probability(const float* logits, uint32_t vocab_size, uint32_t token);
 
 nlohmann::json to_json(const Step& step);
+nlohmann::json to_json(const MemoryPlan& plan);
 
 }  // namespace moe_mobile

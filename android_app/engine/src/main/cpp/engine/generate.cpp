@@ -8,13 +8,13 @@
 namespace moe_mobile {
 
 Generator::Generator(Engine* engine, Span<const uint32_t> prompt, uint32_t max_new_tokens,
-                     const SamplingSettings& sampling, bool ignore_eos)
+                     const SamplingSettings& sampling, bool ignore_eos, const Progress& progress)
     : engine_(engine),
       conversation_(engine->conversation()),
       sampler_(sampling, engine->manifest().vocab_size),
       remaining_(max_new_tokens),
       ignore_eos_(ignore_eos) {
-  engine_->prefill(prompt);
+  engine_->prefill(prompt, progress);
 }
 
 std::optional<uint32_t> Generator::next() {

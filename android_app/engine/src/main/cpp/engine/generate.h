@@ -14,10 +14,10 @@ namespace moe_mobile {
 // One generation, a token at a time, so that every host can stream in its own way.
 class Generator {
  public:
-  // Appends the prompt; the first token is ready for next() afterwards. kUsage for an empty prompt
-  // or bad sampling.
+  // Appends the prompt, with `progress` after each of its batches; the first token is ready for
+  // next() afterwards. kUsage for an empty prompt or bad sampling.
   Generator(Engine* engine, Span<const uint32_t> prompt, uint32_t max_new_tokens,
-            const SamplingSettings& sampling, bool ignore_eos);
+            const SamplingSettings& sampling, bool ignore_eos, const Progress& progress);
 
   // kUsage once the engine was reset: another conversation has begun.
   // The next token, or nothing at the end. An end-of-sequence token ends the generation and is not

@@ -61,7 +61,7 @@ json run_bench(Engine* engine, const BenchRequest& request, const Progress& prog
     Stopwatch watch;
     uint64_t prompt_ns = 0;
     if (!prompt.empty()) {
-      engine->prefill(prompt);
+      engine->prefill(prompt, ignore_progress);
       prompt_ns = watch.lap();
       engine->logits();
       sample["ttft_ns"] = prompt_ns + watch.lap();

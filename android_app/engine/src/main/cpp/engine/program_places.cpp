@@ -4,6 +4,7 @@
 #include "engine/program_places.h"
 
 #include "base/error.h"
+#include "base/heap.h"
 
 namespace moe_mobile {
 
@@ -13,6 +14,7 @@ ProgramPlaces::ProgramPlaces(const Bundle& bundle, uint32_t count, PlannedArena*
       arena_(arena),
       checked_(size_t{manifest_.num_layers} * manifest_.moe.num_experts, false),
       places_(count) {
+  keep_large_blocks_out_of_heap();
   for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
     Shard shard;
     if (manifest_.layers[layer].experts) {

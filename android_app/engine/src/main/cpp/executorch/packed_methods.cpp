@@ -42,6 +42,16 @@ void remove_stale_files(const std::string& directory) {
   closedir(folder);
 }
 
+// Zero where /proc is not to be read.
+size_t open_file_descriptors() {
+  DIR* folder = opendir("/proc/self/fd");
+  if (folder == nullptr) return 0;
+  size_t count = 0;
+  while (readdir(folder) != nullptr) ++count;
+  closedir(folder);
+  return count;
+}
+
 struct Mapping {
   uintptr_t begin = 0;
   uintptr_t end = 0;
@@ -135,10 +145,10 @@ void PackedMethods::detach() {
 }
 
 void reserve_file_descriptors(size_t methods) {
-  constexpr rlim_t kOwn = 256;
+  constexpr rlim_t kSpare = 64;  // for what the host opens later
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) throw_errno("RLIMIT_NOFILE", "read the limit");
-  const rlim_t wanted = static_cast<rlim_t>(methods) + kOwn;
+  const rlim_t wanted = static_cast<rlim_t>(methods + open_file_descriptors()) + kSpare;
   if (limit.rlim_cur >= wanted) return;
   if (limit.rlim_max != RLIM_INFINITY && limit.rlim_max < wanted)
     throw Error(ErrorCode::kBudget, Setting{"RLIMIT_NOFILE"},

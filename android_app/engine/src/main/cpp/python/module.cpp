@@ -50,6 +50,14 @@ Progress to_progress(nb::object callback) {
   };
 }
 
+// Calls back with the plan as JSON text.
+Engine::Planned to_planned(nb::object callback) {
+  return [callback](const MemoryPlan& plan) {
+    nb::gil_scoped_acquire locked;
+    if (!callback.is_none()) callback(to_json(plan).dump());
+  };
+}
+
 FloatArray to_numpy(std::vector<float> values, std::initializer_list<size_t> shape) {
   auto* owned = new std::vector<float>(std::move(values));
   nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
@@ -121,13 +129,15 @@ NB_MODULE(_native, module) {
       .def(
           "generate",
           [](Engine& engine, const TokenIds& prompt, uint32_t max_new_tokens,
-             const std::string& sampling, bool ignore_eos) {
+             const std::string& sampling, bool ignore_eos, nb::object progress) {
+            const Progress report = to_progress(std::move(progress));
             nb::gil_scoped_release unlocked;
             engine.reset();
             return std::make_unique<Generator>(&engine, prompt, max_new_tokens,
-                                               parse_sampling(parse_json(sampling)), ignore_eos);
+                                               parse_sampling(parse_json(sampling)), ignore_eos,
+                                               report);
           },
-          "token_ids"_a, "max_new_tokens"_a, "sampling_json"_a, "ignore_eos"_a,
+          "token_ids"_a, "max_new_tokens"_a, "sampling_json"_a, "ignore_eos"_a, "progress"_a.none(),
           nb::keep_alive<0, 1>())
       .def("score", &score_all, "token_ids"_a)
       .def("nll", &nll_all, "token_ids"_a)
@@ -137,16 +147,18 @@ NB_MODULE(_native, module) {
 
   module.def(
       "open",
-      [](const std::string& bundle, const std::string& settings, nb::object progress) {
+      [](const std::string& bundle, const std::string& settings, nb::object progress,
+         nb::object planned) {
         const Progress report = to_progress(std::move(progress));
+        const Engine::Planned tell = to_planned(std::move(planned));
         nb::gil_scoped_release unlocked;
         EngineSettings parsed = parse_settings(parse_json(settings));
         std::error_code none;
         if (parsed.scratch_dir.empty())
           parsed.scratch_dir = std::filesystem::temp_directory_path(none).string();
-        return Engine::open(bundle, parsed, report);
+        return Engine::open(bundle, parsed, report, tell);
       },
-      "bundle"_a, "settings_json"_a, "progress"_a.none());
+      "bundle"_a, "settings_json"_a, "progress"_a.none(), "planned"_a.none());
 
   module.def(
       "prepare",

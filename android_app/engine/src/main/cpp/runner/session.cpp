@@ -115,7 +115,9 @@ json Session::open(const json& request) {
   if (settings.scratch_dir.empty()) settings.scratch_dir = system_scratch();
   engine_.reset();  // its memory must be gone before the next one is planned
   Stopwatch watch;
-  engine_ = Engine::open(bundle, settings, progress());
+  engine_ = Engine::open(bundle, settings, progress(), [this](const MemoryPlan& plan) {
+    emit_({{"id", id_}, {"event", "plan"}, {"plan", to_json(plan)}});
+  });
   json result = engine_->info();
   result["load_ms"] = static_cast<double>(watch.lap()) / 1e6;
   return result;
@@ -127,7 +129,7 @@ json Session::generate(const json& request) {
   Generator generator(
       &engine(), prompt, optional_uint(request, "max_new_tokens", 128),
       parse_sampling(request.contains("sampling") ? request["sampling"] : json::object()),
-      optional_bool(request, "ignore_eos", false));
+      optional_bool(request, "ignore_eos", false), progress());
   json tokens = json::array();
   while (const auto token = generator.next()) {
     tokens.push_back(*token);
