@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures shared by all tests: native builds with and without sanitizers."""
+"""Fixtures shared by all tests: native builds with and without sanitizers, and a plugin."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+pytest_plugins = ["tests.bundles"]
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -19,8 +19,9 @@ from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle.files import HashingFile
 from moe_mobile.bundle.writer import to_bytes
 from moe_mobile.errors import CancelledError, UnsupportedError
+from moe_mobile.export import lowering
 from moe_mobile.export.embedding import ROWS_AT_ONCE, encode_rows, row_bytes
-from moe_mobile.export.lowering import EXECUTORCH_VERSION, lower
+from moe_mobile.export.lowering import EXECUTORCH_VERSION
 from moe_mobile.export.options import Options, resolve_options
 from moe_mobile.export.plan import Plan, make_plan
 from moe_mobile.export.shapes import ProgramShape
@@ -208,7 +209,8 @@ class _Export:
     def _head(self) -> m.File:
         def fill(file: HashingFile) -> None:
             # Only one program has this shape: substituting would be of no use.
-            file.write(lower(self._plan.head, self._weights(self._model.tensors.head())))
+            weights = self._weights(self._model.tensors.head())
+            file.write(lowering.lower(self._plan.head, weights))
 
         return m.File(**_file(self._write("dense/head.pte", "head", 1, fill)))
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from moe_mobile.errors import RuntimeFailedError
-from moe_mobile.export.lowering import lower
+from moe_mobile.export import lowering
 from moe_mobile.export.quantization import pack
 from moe_mobile.export.shapes import ProgramShape
 
@@ -102,7 +102,7 @@ class Programs:
         self._lower(weights, blocks_of(self._shape, weights))
 
     def _lower(self, weights: Mapping[str, torch.Tensor], blocks: Sequence[Block]) -> None:
-        template = _Template(lower(self._shape, weights), blocks, self._fixed)
+        template = _Template(lowering.lower(self._shape, weights), blocks, self._fixed)
         self._templates[self._pattern(blocks)] = template
         self.lowered += 1
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moe_mobile import Engine
-from tests.engine.oracle import Logits
+from tests.oracles.logits import Logits
 
 GREEDY = '{"temperature": 0.0}'
 
@@ -19,7 +19,7 @@ def logits_after_prompt(engine: Engine, prompt: Sequence[int], count: int) -> Lo
 
     The first row comes from the batch that computes the prompt, the others from decoding after it.
     """
-    generator = engine._open().generate(list(prompt), count, GREEDY, True)
+    generator = engine._open().generate(list(prompt), count, GREEDY, True, None)
     rows = []
     while generator.next() is not None:
         rows.append(generator.logits)

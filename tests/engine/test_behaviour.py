@@ -6,19 +6,21 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from moe_mobile import Engine
+from moe_mobile.bundle import inspect_bundle
 from moe_mobile.errors import BudgetError, BundleInvalidError, UsageError
-from tests.engine.conftest import BundleMaker
+from tests.bundles import BundleMaker
 from tests.tiny import VOCAB, tiny_prompt
 
 
 @pytest.fixture(scope="module")
 def tiny(bundle: BundleMaker) -> Path:
-    return bundle("qwen2_moe", "fp32")
+    return bundle("qwen2_moe", "fp32", 64)
 
 
 def test_a_budget_below_one_token_cycle_is_refused(tiny: Path) -> None:
@@ -49,6 +51,64 @@ def test_below_one_cycle_nothing_hits_and_nothing_changes(tiny: Path, lanes: int
         assert np.array_equal(engine.score(ids).view(np.uint32), expected.view(np.uint32))
         assert engine.stats["totals"]["hits"] == 0
         assert list(engine.generate(ids, 8, ignore_eos=True)) == continuation
+
+
+def test_a_prompt_can_be_stopped_between_batches(large_bundle: Path) -> None:
+    """What ran is counted, and the engine goes on as if the prompt had not been."""
+    ids = tiny_prompt(100)
+    seen: list[tuple[str, int, int]] = []
+
+    def stop_after_one(stage: str, done: int, total: int) -> None:
+        if stage == "prefill":
+            seen.append((stage, done, total))
+            raise KeyboardInterrupt
+
+    with Engine(large_bundle, threads=1) as engine:
+        expected = list(engine.generate(ids, 4, ignore_eos=True))
+    with Engine(large_bundle, threads=1, progress=stop_after_one) as engine:
+        with pytest.raises(KeyboardInterrupt):
+            engine.generate(ids, 4)
+        ((_, done, total),) = seen
+        assert (done, total) == (64, 100)
+        assert [step["count"] for step in engine.stats["tokens"]] == [done]
+        engine._progress = None
+        assert list(engine.generate(ids, 4, ignore_eos=True)) == expected
+
+
+def test_the_plan_is_told_before_anything_is_loaded(tiny: Path) -> None:
+    events: list[Any] = []
+    with Engine(
+        tiny,
+        threads=1,
+        progress=lambda stage, done, total: events.append(stage),
+        planned=events.append,
+    ) as engine:
+        (at,) = [i for i, event in enumerate(events) if isinstance(event, dict)]
+        assert events[at] == engine.info["plan"]
+        assert not {"load", "slots"} & set(map(str, events[:at]))
+        assert {"load", "slots"} <= set(map(str, events[at:]))
+
+
+def test_programs_are_planned_with_what_they_are_read_into(tiny: Path) -> None:
+    with Engine(tiny, threads=1, lanes=1) as engine:
+        slots = engine.info["plan"]
+    with Engine(tiny, threads=1, lanes=1, residency="programs") as engine:
+        programs = engine.info["plan"]
+    expert = inspect_bundle(tiny)["memory"]["expert_bytes"]
+    # Two reads at once: of a token's top two, and of one lane's queue.
+    assert programs["arena_bytes"] == slots["arena_bytes"] + 2 * expert
+
+
+def test_generate_refuses_before_the_first_token_is_taken(tiny: Path) -> None:
+    with Engine(tiny, threads=1) as engine:
+        with pytest.raises(UsageError):
+            engine.generate(tiny_prompt(4), 4, temperature=-1.0)
+        with pytest.raises(UsageError):
+            engine.generate(tiny_prompt(4), 4, top_p=0.0)
+        with pytest.raises(UsageError):
+            engine.generate([VOCAB], 4)
+        with pytest.raises(UsageError):
+            engine.generate([], 4)
 
 
 def test_sampling_repeats_with_its_seed(tiny: Path) -> None:

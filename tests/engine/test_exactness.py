@@ -17,7 +17,7 @@ from moe_mobile import Engine
 from moe_mobile.demo import checkpoint_dir, heldout_text
 from tests.engine.conftest import DemoMaker
 from tests.engine.native import logits_after_prompt
-from tests.engine.oracle import Logits
+from tests.oracles.logits import Logits
 
 RESIDENCIES = ("slots", "programs", "resident")
 LANES = (1, 2, 4)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from moe_mobile import Engine
-from tests.engine.conftest import CASES, BundleMaker, CheckpointMaker
+from tests.bundles import CASES, BundleMaker, CheckpointMaker
 from tests.engine.native import logits_after_prompt
-from tests.engine.oracle import greedy, logits_of
+from tests.oracles.logits import greedy, logits_of
 from tests.tiny import load_checkpoint, tiny_prompt
 
 PROMPT, DECODED = 32, 32
@@ -54,7 +54,7 @@ def test_prompt_longer_than_a_batch(checkpoint: CheckpointMaker, bundle: BundleM
     """The bundle's programs take 64 rows: a prompt of 150 tokens needs three batches."""
     prompt = tiny_prompt(150)
     expected = logits_of(load_checkpoint(checkpoint("mixtral")), prompt)[-1]
-    with Engine(bundle("mixtral", "fp32"), threads=1) as engine:
+    with Engine(bundle("mixtral", "fp32", 64), threads=1) as engine:
         actual = logits_after_prompt(engine, prompt, 1)[0]
         batches = [step["count"] for step in engine.stats["tokens"]]
     assert batches == [64, 64, 22]

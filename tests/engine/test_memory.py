@@ -14,8 +14,9 @@ from moe_mobile.runner import Runner
 MIB = 2**20
 
 # What a runner takes before it opens anything, and what opening any bundle adds: code's private
-# data, allocator, thread stacks, the manifest, the programs' execution plans. Measured: up to 3 MiB
-# more than the plan where the plan is smallest, less than the plan where it is larger.
+# data, allocator, thread stacks, the manifest, the programs' execution plans. Measured: less than
+# the plan allows for buffers, so that the whole stays below the plan; another allocator may keep
+# more.
 PROCESS_BASE = 8 * MIB
 
 
@@ -29,7 +30,7 @@ def rss_anon(pid: int) -> int:
 
 @pytest.mark.parametrize(
     ("cache", "residency"),
-    [("15%", "slots"), ("50%", "slots"), ("100%", "slots"), ("100%", "resident")],
+    [("15%", "slots"), ("50%", "slots"), ("50%", "programs"), ("100%", "resident")],
 )
 def test_memory_stays_within_the_plan(large_bundle: Path, cache: str, residency: str) -> None:
     settings: dict[str, Any] = {
@@ -52,4 +53,4 @@ def test_memory_stays_within_the_plan(large_bundle: Path, cache: str, residency:
     for measured in (opened, used):
         assert measured <= 1.05 * plan["total_bytes"] + PROCESS_BASE
     # Nor may the plan promise far more than is taken: slots are touched at the start.
-    assert opened >= 0.9 * plan["slots"] * plan["slot_bytes"]
+    assert (used if residency == "programs" else opened) >= 0.9 * plan["slots"] * plan["slot_bytes"]

@@ -22,8 +22,9 @@ from moe_mobile.errors import (
 )
 from moe_mobile.export import Progress, RandomWeights, export_bundle
 from moe_mobile.export.embedding import encode_rows, row_bytes
-from tests.export.conftest import BundleMaker, CheckpointMaker
-from tests.interpreter import Interpreter
+from tests.bundles import BundleMaker, CheckpointMaker
+from tests.files import contents
+from tests.oracles.interpreter import Interpreter
 from tests.tiny import (
     EXPERTS,
     FAMILIES,
@@ -35,20 +36,12 @@ from tests.tiny import (
 )
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_bundle_is_whole(family: str, checkpoint: CheckpointMaker, bundle: BundleMaker) -> None:
     path = bundle(family, "fp32")
     verify_bundle(path)
     manifest = read_manifest(path)
-    assert {file.path for file in manifest.all_files()} | {"bundle.json"} == set(tree(path))
+    assert {file.path for file in manifest.all_files()} | {"bundle.json"} == set(contents(path))
     parameters = load_checkpoint(checkpoint(family)).parameters()  # a tied head counts once
     assert manifest.model.num_parameters == sum(p.numel() for p in parameters)
     assert manifest.model.family == family
@@ -82,7 +75,7 @@ def test_equal_inputs_give_equal_bytes(
 ) -> None:
     first = bundle("mixtral", "fp32")
     second = export_bundle(checkpoint("mixtral"), tmp_path / "x" / "other", "fp32")
-    assert tree(first) == tree(second)
+    assert contents(first) == contents(second)
     assert str(tmp_path).encode() not in (second / "bundle.json").read_bytes()
 
 
@@ -151,12 +144,12 @@ def test_existing_bundles_are_overwritten_on_demand_only(
 ) -> None:
     out = tmp_path / "bundle"
     export_bundle(checkpoint("olmoe"), out, "fp32")
-    before = tree(out)
+    before = contents(out)
     with pytest.raises(UsageError, match="already exists"):
         export_bundle(checkpoint("mixtral"), out, "fp32")
-    assert tree(out) == before
+    assert contents(out) == before
     export_bundle(checkpoint("mixtral"), out, "fp32", overwrite=True)
-    assert tree(out) == tree(bundle("mixtral", "fp32"))
+    assert contents(out) == contents(bundle("mixtral", "fp32"))
     assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
 
 
@@ -186,7 +179,7 @@ def test_an_interrupted_export_continues(
     assert not out.exists()
     steps: list[Progress] = []
     export_bundle(checkpoint("mixtral"), out, "fp32", progress=steps.append)
-    assert tree(out) == tree(bundle("mixtral", "fp32"))
+    assert contents(out) == contents(bundle("mixtral", "fp32"))
     # What was finished is not made again.
     assert any("layer 0, expert" in step.what for step in steps) == (stop < 10)
 
@@ -203,8 +196,8 @@ def test_a_changed_checkpoint_is_not_continued(tmp_path: Path, bundle: BundleMak
         export_bundle(source, out, "fp32", name="x", progress=interrupt)
     write_checkpoint(source, "mixtral")
     export_bundle(source, out, "fp32", name="x")
-    expected = tree(bundle("mixtral", "fp32"))
-    actual = tree(out)
+    expected = contents(bundle("mixtral", "fp32"))
+    actual = contents(out)
     for name in expected:
         if name != "bundle.json":
             assert actual[name] == expected[name]

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from moe_mobile.export import export_bundle
-from tests.export.conftest import BundleMaker, CheckpointMaker
-from tests.export.eager import quantized_model, round_scales
-from tests.interpreter import Interpreter
+from tests.bundles import BundleMaker, CheckpointMaker
+from tests.oracles.interpreter import Interpreter
+from tests.oracles.logits import logits_of
+from tests.oracles.torchao_model import torchao_model
 from tests.tiny import FAMILIES, VOCAB, load_checkpoint, tiny_prompt, write_checkpoint
 
 
 def transformers_logits(checkpoint: Path, ids: list[int]) -> torch.Tensor:
-    with torch.no_grad():
-        return load_checkpoint(checkpoint)(torch.tensor([ids])).logits[0]  # type: ignore[no-any-return]
+    return torch.from_numpy(logits_of(load_checkpoint(checkpoint), ids))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -43,11 +43,10 @@ def test_quantized_logits_agree_with_torchao(
     ids = tiny_prompt(48)
     interpreter = Interpreter(bundle(family, quant))
     actual = interpreter.logits(ids)
-    model = quantized_model(checkpoint(family), quant, interpreter.embed(range(VOCAB)))
-    with torch.no_grad():
-        exact = model(torch.tensor([ids])).logits[0]
-        round_scales(model, quant)
-        expected = model(torch.tensor([ids])).logits[0]
+    model = torchao_model(checkpoint(family), quant, interpreter.embed(range(VOCAB)))
+    exact = torch.from_numpy(logits_of(model, ids))
+    model.round_scales()
+    expected = torch.from_numpy(logits_of(model, ids))
     assert relative_errors(actual, expected).max() < 1e-5
     # With float32 scales: half a percent for most; one in a hundred may see another expert chosen.
     assert relative_errors(actual, exact).quantile(0.9) < 0.01

@@ -14,15 +14,16 @@ import pytest
 import torch
 
 from moe_mobile.bundle import read_manifest
-from moe_mobile.export import lowering
-from moe_mobile.export.options import Options, resolve_options
+from moe_mobile.export.options import resolve_options
 from moe_mobile.export.plan import make_plan
 from moe_mobile.export.quantization import Encoding, Quant
 from moe_mobile.export.shapes import ExpertShape, LayerShape, Method, ProgramShape
 from moe_mobile.export.template import Programs, random_weights
 from moe_mobile.model.names import TensorRef
 from moe_mobile.model.source import open_model
-from tests.export.conftest import BundleMaker, CheckpointMaker
+from tests.bundles import BundleMaker, CheckpointMaker
+from tests.lowering import lower
+from tests.oracles.torchao_model import quantize_linears
 from tests.tiny import FAMILIES
 
 QUANTS = ("fp32", "8da8w", "8da4w")
@@ -38,10 +39,6 @@ class TorchaoShape(ProgramShape):
         return self._shape.methods()
 
     def build(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.nn.Module]:
-        from torchao.quantization import quantize_
-        from torchao.quantization.granularity import PerAxis, PerGroup
-        from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
-
         encoding = self._shape.encoding
         modules = {}
         for method in self.methods():
@@ -49,29 +46,15 @@ class TorchaoShape(ProgramShape):
             own = {name: weights[method.prefix + name] for name, _ in module.named_parameters()}
             module.load_state_dict(own)
             if encoding.quant is not Quant.FP32:
-                int4 = encoding.quant is Quant.INT4
-                config = Int8DynamicActivationIntxWeightConfig(
-                    weight_dtype=torch.int4 if int4 else torch.int8,  # type: ignore[attr-defined]
-                    weight_granularity=PerGroup(encoding.group_size) if int4 else PerAxis(0),
-                )
-                quantize_(
-                    module,
-                    config,
-                    lambda m, name: (
-                        isinstance(m, torch.nn.Linear)
-                        and name.split(".")[-1] not in ("router", "switch")
-                    ),
+                quantize_linears(
+                    module, encoding.quant.value, encoding.group_size, keep=("router", "switch")
                 )
             modules[method.name] = module
         return modules
 
 
 def reference(shape: ProgramShape, weights: dict[str, torch.Tensor]) -> bytes:
-    return lowering.lower(TorchaoShape(shape), weights)
-
-
-def options_of(quant: str) -> Options:
-    return resolve_options(quant)
+    return lower(TorchaoShape(shape), weights)
 
 
 @pytest.mark.slow
@@ -81,7 +64,7 @@ def test_a_bundles_programs_are_those_of_lowering(
     family: str, quant: str, checkpoint: CheckpointMaker, bundle: BundleMaker
 ) -> None:
     model = open_model(checkpoint(family))
-    plan = make_plan(model.architecture, options_of(quant))
+    plan = make_plan(model.architecture, resolve_options(quant))
     path = bundle(family, quant)
     manifest = read_manifest(path)
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_mobile.export.quantization import Encoding, Quant, pack, quantize
+from tests.oracles.torchao_model import quantize_linears
 
 ENCODINGS = [
     Encoding(Quant.INT8),
@@ -21,18 +22,9 @@ ENCODINGS = [
 
 def torchao_tensor(weight: torch.Tensor, encoding: Encoding) -> torch.Tensor:
     """What torchao's quantize_ makes of a linear layer with this weight."""
-    from torchao.quantization import quantize_
-    from torchao.quantization.granularity import PerAxis, PerGroup
-    from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
-
     model = torch.nn.Sequential(torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False))
     model[0].weight = torch.nn.Parameter(weight.clone())
-    int4 = encoding.quant is Quant.INT4
-    config = Int8DynamicActivationIntxWeightConfig(
-        weight_dtype=torch.int4 if int4 else torch.int8,  # type: ignore[attr-defined]
-        weight_granularity=PerGroup(encoding.group_size) if int4 else PerAxis(0),
-    )
-    quantize_(model, config)
+    quantize_linears(model, encoding.quant.value, encoding.group_size)
     return model[0].weight
 
 

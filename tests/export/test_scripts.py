@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from moe_mobile.bundle import read_manifest, verify_bundle
-from tests.export.conftest import CheckpointMaker
+from tests.bundles import CheckpointMaker
 from tests.tiny import FAMILIES
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "export_scripts"

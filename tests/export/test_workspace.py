@@ -15,6 +15,7 @@ import pytest
 
 from moe_mobile.errors import DiskFullError, ReadOnlyError, UsageError
 from moe_mobile.export.workspace import JOURNAL, Record, Workspace, open_workspace
+from tests.files import contents
 
 FILES = {"embedding.bin": b"e" * 10, "dense/a.pte": b"d" * 20, "experts/a.shard": b"x" * 30}
 
@@ -39,14 +40,6 @@ def writer(content: bytes) -> Callable[[Any], Record | None]:
         return {"programs": [1, 2]}
 
     return fill
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 WHOLE = {**FILES, "bundle.json": b"{}"}
@@ -116,9 +109,9 @@ def test_killed_at_every_step(tmp_path: Path) -> None:
         if not killed_at(step, lambda out=out: export(out)):  # type: ignore[misc]
             break
         steps += 1
-        assert not out.exists() or tree(out) == WHOLE
+        assert not out.exists() or contents(out) == WHOLE
         finish(out)
-        assert tree(out) == WHOLE
+        assert contents(out) == WHOLE
         assert [entry.name for entry in out.parent.iterdir()] == ["out"]
     assert steps > 20
 
@@ -133,9 +126,9 @@ def test_killed_at_every_step_of_replacing_an_older_bundle(tmp_path: Path) -> No
             break
         steps += 1
         kept = out if out.exists() else out.with_name("out.partial") / "replaced"
-        assert tree(kept) in (older, WHOLE)
+        assert contents(kept) in (older, WHOLE)
         finish(out, overwrite=True)
-        assert tree(out) == WHOLE
+        assert contents(out) == WHOLE
         assert [entry.name for entry in out.parent.iterdir()] == ["out"]
     assert steps > 20
 
@@ -150,7 +143,7 @@ def test_a_resumed_run_writes_only_what_is_missing(tmp_path: Path) -> None:
         assert space is not None
         assert space.finished("dense/a.pte") == record
     assert export(out) == ["embedding.bin", "experts/a.shard"]
-    assert tree(out) == WHOLE
+    assert contents(out) == WHOLE
 
 
 def test_other_inputs_start_anew(tmp_path: Path) -> None:
@@ -159,7 +152,7 @@ def test_other_inputs_start_anew(tmp_path: Path) -> None:
         assert space is not None
         space.write("dense/stale.pte", writer(b"stale"))
     assert export(out, "second") == list(FILES)
-    assert tree(out) == WHOLE
+    assert contents(out) == WHOLE
 
 
 @pytest.mark.parametrize(
@@ -175,7 +168,7 @@ def test_a_damaged_journal_costs_work_only(damage: bytes, tmp_path: Path) -> Non
         journal.write(damage)
     assert killed_at(8, lambda: export(out))
     export(out)
-    assert tree(out) == WHOLE
+    assert contents(out) == WHOLE
 
 
 def test_a_file_that_shrank_is_written_again(tmp_path: Path) -> None:
@@ -185,7 +178,7 @@ def test_a_file_that_shrank_is_written_again(tmp_path: Path) -> None:
         space.write("dense/a.pte", writer(FILES["dense/a.pte"]))
     (tmp_path / "out.partial" / "bundle" / "dense" / "a.pte").write_bytes(b"short")
     assert "dense/a.pte" in export(out)
-    assert tree(out) == WHOLE
+    assert contents(out) == WHOLE
 
 
 def test_two_exports_at_once_are_refused(tmp_path: Path) -> None:
@@ -212,7 +205,7 @@ def test_a_lock_taken_on_a_folder_that_is_gone_is_noticed(
     monkeypatch.setattr(fcntl, "flock", finish_first)
     with pytest.raises(UsageError, match="just been written"):
         export(out)
-    assert tree(out) == WHOLE
+    assert contents(out) == WHOLE
 
 
 def test_targets_that_are_not_overwritten(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from tests.tiny import write_checkpoint
 
 
 @pytest.fixture(scope="session")
-def export_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExportServer]:
-    server = ExportServer(tmp_path_factory.mktemp("lowered") / "programs")
+def export_server() -> Iterator[ExportServer]:
+    server = ExportServer()
     yield server
     server.close()
 

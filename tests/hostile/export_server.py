@@ -8,60 +8,37 @@ Reads one JSON request per line: ``arguments`` of the command line, and at most 
 * ``signal_after``: [signal, seconds]: sent to the child that long after its start.
 
 Answers each with ``status`` (the exit code, or minus the signal), ``changes`` (the file changes
-the child counted), ``output`` (its standard output) and ``log`` (its standard error). Programs that
-were lowered once are kept in the folder given as argument: lowering takes seconds, and is
-deterministic.
+the child counted), ``output`` (its standard output) and ``log`` (its standard error). What a
+checkpoint needs lowered is lowered before its first child, which inherits it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import pickle
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from moe_mobile.cli import cli
-from moe_mobile.export import export_bundle, exporter, lowering, template
-from moe_mobile.export.shapes import ProgramShape
+from moe_mobile.export import export_bundle
+from tests.lowering import remembered_lowering
 
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
-
-
-def remember_lowering(folder: Path) -> None:
-    original = lowering.lower
-
-    def lower(shape: ProgramShape, weights: Mapping[str, torch.Tensor]) -> bytes:
-        digest = hashlib.sha256(pickle.dumps(shape))
-        for name, tensor in sorted(weights.items()):
-            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-        known = folder / digest.hexdigest()
-        if not known.exists():
-            temporary = known.with_suffix(f".{os.getpid()}")
-            temporary.write_bytes(original(shape, weights))
-            os.replace(temporary, known)
-        return known.read_bytes()
-
-    for module in (template, exporter):
-        setattr(module, "lower", lower)  # noqa: B010
 
 
 class Changes:
     """Counts the changes of files, and kills the process before one of them."""
 
-    def __init__(self, kill_at: int | None, ignored: str) -> None:
+    def __init__(self, kill_at: int | None) -> None:
         self.count = 0
         self._kill_at = kill_at
-        self._ignored = ignored
 
         def fsync(descriptor: int) -> None:
             # Not done: killing a process loses nothing that was written, and busy disks take long.
@@ -77,8 +54,7 @@ class Changes:
                 return
         elif event not in _CHANGES:
             return
-        if not str(arguments[0]).startswith(self._ignored):
-            self._changed()
+        self._changed()
 
     def _changed(self) -> None:
         self.count += 1
@@ -86,10 +62,10 @@ class Changes:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def child(request: dict[str, Any], folder: Path, output: int, log: int, counter: int) -> int:
+def child(request: dict[str, Any], output: int, log: int, counter: int) -> int:
     os.dup2(output, 1)
     os.dup2(log, 2)
-    changes = Changes(request.get("kill_at"), str(folder))
+    changes = Changes(request.get("kill_at"))
     code = 1
     try:
         cli.main(request["arguments"])
@@ -108,7 +84,7 @@ def warm_up(source: str) -> None:
         export_bundle(source, Path(folder) / "bundle", "8da4w", max_batch=16)
 
 
-def serve(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+def serve(request: dict[str, Any]) -> dict[str, Any]:
     with (
         tempfile.TemporaryFile() as output,
         tempfile.TemporaryFile() as log,
@@ -118,7 +94,7 @@ def serve(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         if pid == 0:
             code = 1
             try:
-                code = child(request, folder, output.fileno(), log.fileno(), counter.fileno())
+                code = child(request, output.fileno(), log.fileno(), counter.fileno())
             finally:
                 os._exit(code)
         started = time.perf_counter()
@@ -148,17 +124,17 @@ def serve(request: dict[str, Any], folder: Path) -> dict[str, Any]:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
-    remember_lowering(folder)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    warm = False
-    for line in sys.stdin:
-        request = json.loads(line)
-        if not warm:
-            warm_up(request["arguments"][1])
-            warm = True
-        print(json.dumps(serve(request, folder)), file=answers, flush=True)
+    warm: set[str] = set()
+    with remembered_lowering():
+        for line in sys.stdin:
+            request = json.loads(line)
+            source = request["arguments"][1]
+            if source not in warm:
+                warm_up(source)
+                warm.add(source)
+            print(json.dumps(serve(request)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of hostile input share: the export server, a careful runner, folder contents."""
+"""What the tests of hostile input share: the export server, a careful runner, bundles and disks."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ TOKENS = random.Random(3).choices(range(3, VOCAB), k=48)
 class ExportServer:
     """Runs ``moe-mobile export`` in forked children; see export_server.py."""
 
-    def __init__(self, memory: Path) -> None:
-        memory.mkdir(exist_ok=True)
+    def __init__(self) -> None:
         script = Path(__file__).with_name("export_server.py")
         self._process = subprocess.Popen(
-            [sys.executable, str(script), str(memory)],
+            [sys.executable, str(script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -115,15 +114,6 @@ class CarefulRunner:
             runner, self._runner = self._runner, None
             runner.close()
             assert "Sanitizer" not in runner.log_tail, runner.log_tail
-
-
-def contents(folder: Path, *, ignore: tuple[str, ...] = ()) -> dict[str, bytes]:
-    """All files below a folder by their relative path, but those with an ignored name."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ignore
-    }
 
 
 def packed_folder(bundle: Path) -> Path:

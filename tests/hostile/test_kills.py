@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.files import contents
 from tests.hostile.support import (
     CarefulRunner,
     ExportServer,
-    contents,
     copy_bundle,
     packed_folder,
 )

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.files import contents
 from tests.hostile.conftest import Reference
 from tests.hostile.support import (
     CarefulRunner,
     ExportServer,
-    contents,
     mounted,
     packed_folder,
     remount,

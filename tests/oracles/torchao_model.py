@@ -1,8 +1,8 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A transformers model quantized and run eagerly by torchao: an oracle for quantized bundles.
+"""Models quantized and run eagerly by torchao: oracles for quantized programs and bundles.
 
-It shares nothing with the product but the embedding table, which is compared without tolerance
+They share nothing with the product but the embedding table, which is compared without tolerance
 elsewhere.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,39 @@ def linear(weight: Tensor) -> nn.Linear:
     return layer
 
 
+def quantize_linears(
+    model: nn.Module, quant: str, group_size: int = 32, *, keep: tuple[str, ...] = ()
+) -> None:
+    """Quantizes linear layers by torchao's ``quantize_``, in place.
+
+    Args:
+        quant: ``8da8w`` (int8 per channel) or ``8da4w`` (int4 in groups), activations int8.
+        group_size: columns per scale in ``8da4w``.
+        keep: layers whose name ends with one of these stay as they are.
+    """
+    from torchao.quantization import quantize_
+    from torchao.quantization.granularity import PerAxis, PerGroup
+    from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
+
+    int4 = {"8da4w": True, "8da8w": False}[quant]
+    config = Int8DynamicActivationIntxWeightConfig(
+        weight_dtype=torch.int4 if int4 else torch.int8,  # type: ignore[attr-defined]
+        weight_granularity=PerGroup(group_size) if int4 else PerAxis(0),
+    )
+    quantize_(
+        model,
+        config,
+        lambda module, name: isinstance(module, nn.Linear) and not name.endswith(keep),
+    )
+
+
 @dataclass
 class TorchaoModel:
     """``model`` computes logits; ``routes`` are those of its last call, per MoE layer."""
 
     model: Any
-    experts: list[LinearExperts] = field(default_factory=list)
+    quant: str
+    experts: list[LinearExperts]
 
     def __call__(self, ids: Tensor, **options: Any) -> Any:
         for experts in self.experts:
@@ -76,16 +103,21 @@ class TorchaoModel:
     def routes(self) -> list[Tensor]:
         return [torch.cat(experts.routes) for experts in self.experts]
 
+    def round_scales(self) -> None:
+        """Rounds the scales of 4-bit groups to bfloat16, as XNNPACK keeps them."""
+        if self.quant != "8da4w":
+            return
+        for module in self.model.modules():
+            scale = getattr(getattr(module, "weight", None), "scale", None)
+            if scale is not None:
+                scale.copy_(scale.to(torch.bfloat16))
+
 
 def torchao_model(checkpoint: Path, quant: str, embedding: Tensor) -> TorchaoModel:
     """The checkpoint with every linear layer but ``FLOAT_LAYERS`` quantized, groups of 32.
 
     ``embedding`` replaces the embedding table: the bundle's int8 one.
     """
-    from torchao.quantization import quantize_
-    from torchao.quantization.granularity import PerAxis, PerGroup
-    from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
-
     model = load_checkpoint(checkpoint)
     model.lm_head = linear(model.lm_head.weight)  # no longer tied to the embedding
     model.model.embed_tokens.weight = nn.Parameter(embedding)
@@ -94,23 +126,8 @@ def torchao_model(checkpoint: Path, quant: str, embedding: Tensor) -> TorchaoMod
         if hasattr(layer.mlp, "experts"):
             layer.mlp.experts = LinearExperts(layer.mlp.experts)
             found.append(layer.mlp.experts)
-    int4 = quant == "8da4w"
-    config = Int8DynamicActivationIntxWeightConfig(
-        weight_dtype=torch.int4 if int4 else torch.int8,  # type: ignore[attr-defined]
-        weight_granularity=PerGroup(32) if int4 else PerAxis(0),
-    )
-    quantize_(
-        model,
-        config,
-        lambda module, name: isinstance(module, nn.Linear) and not name.endswith(FLOAT_LAYERS),
-    )
-    if int4:
-        # XNNPACK keeps the scales of 4-bit groups in bfloat16.
-        for module in model.modules():
-            scale = getattr(getattr(module, "weight", None), "scale", None)
-            if scale is not None:
-                scale.copy_(scale.to(torch.bfloat16))
-    return TorchaoModel(model, found)
+    quantize_linears(model, quant, keep=FLOAT_LAYERS)
+    return TorchaoModel(model, quant, found)
 
 
 @contextmanager

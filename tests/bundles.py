@@ -1,0 +1,113 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: tiny checkpoints and their bundles, each made once per test run.
+
+A plugin of all tests, so that folders share what it made. It imports PyTorch on use only: native
+tests have no need of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny random model: a family and what differs from its tiny configuration."""
+
+    family: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+CASES = {
+    # Each family's tiny configuration. Mixtral's has a sliding window of 12 positions; the head of
+    # Qwen3-MoE is its embedding.
+    "mixtral": Case("mixtral"),
+    "qwen2_moe": Case("qwen2_moe"),
+    "qwen3_moe": Case("qwen3_moe"),
+    "olmoe": Case("olmoe"),
+    # Nine query heads on three key-value heads, of a width that is no power of two.
+    "mixtral-odd-heads": Case(
+        "mixtral",
+        {
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "head_dim": 20,
+            "sliding_window": None,
+        },
+    ),
+    "qwen2_moe-normed": Case("qwen2_moe", {"norm_topk_prob": True}),
+    "qwen3_moe-untied": Case("qwen3_moe", {"tie_word_embeddings": False}),
+    "qwen3_moe-dense-layer": Case("qwen3_moe", {"mlp_only_layers": [0], "norm_topk_prob": False}),
+}
+
+CheckpointMaker = Callable[[str], Path]
+
+
+class BundleMaker(Protocol):
+    """Returns the bundle of one of the ``CASES`` in a quantization.
+
+    ``max_batch``: rows per call of a program, by default as an export has it.
+    """
+
+    def __call__(self, name: str, quant: str, max_batch: int = 256) -> Path: ...
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> Iterator[None]:
+    """Tiny tensors only lose by threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def lowered_once() -> Iterator[None]:
+    """From here on, a program with the same parameters is lowered once."""
+    from tests.lowering import remembered_lowering
+
+    with remembered_lowering():
+        yield
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> CheckpointMaker:
+    """A function that returns the checkpoint of one of the ``CASES``."""
+    from tests.tiny import write_checkpoint
+
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            case = CASES[name]
+            folder = tmp_path_factory.mktemp(name)
+            made[name] = write_checkpoint(folder, case.family, **case.changes)
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundle(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: CheckpointMaker, lowered_once: None
+) -> BundleMaker:
+    from moe_mobile.export import export_bundle
+
+    made: dict[tuple[str, str, int], Path] = {}
+
+    def make(name: str, quant: str, max_batch: int = 256) -> Path:
+        key = (name, quant, max_batch)
+        if key not in made:
+            out = tmp_path_factory.mktemp("bundles") / f"{name}-{quant}"
+            made[key] = export_bundle(checkpoint(name), out, quant, max_batch=max_batch)
+        return made[key]
+
+    return make

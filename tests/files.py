@@ -1,0 +1,16 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Comparing folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def contents(folder: Path, *, ignore: tuple[str, ...] = ()) -> dict[str, bytes]:
+    """All files below a folder by their relative path, but those with an ignored name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ignore
+    }
