@@ -47,13 +47,9 @@ function(moe_room_sources output)
   set(${output} "${sources}" PARENT_SCOPE)
 endfunction()
 
-# A static library of rooms; no target while they hold no source.
+# A static library of rooms.
 function(moe_add_library name)
   moe_room_sources(sources ${ARGN})
-  if(NOT sources)
-    message(STATUS "${name}: no sources yet, skipped")
-    return()
-  endif()
   add_library(${name} STATIC ${sources})
   # Includes are written relative to the source root: "base/error.h".
   target_include_directories(${name} PUBLIC "${CMAKE_CURRENT_SOURCE_DIR}")

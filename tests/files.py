@@ -8,9 +8,14 @@ from pathlib import Path
 
 
 def contents(folder: Path, *, ignore: tuple[str, ...] = ()) -> dict[str, bytes]:
-    """All files below a folder by their relative path, but those with an ignored name."""
+    """All files below a folder by their relative path, but those with an ignored name.
+
+    The packed store inside a bundle is no part of the bundle and left out.
+    """
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ignore
+        if path.is_file()
+        and path.name not in ignore
+        and ".packed" not in path.relative_to(folder).parts
     }

@@ -1,7 +1,5 @@
 // Copyright the moe-mobile authors.
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/expert_stream.h"
-
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -13,6 +11,7 @@
 #include "base/expect_error.h"
 #include "base/file.h"
 #include "base/temporary_folder.h"
+#include "engine/expert_stream.h"
 
 namespace moe_mobile {
 namespace {
