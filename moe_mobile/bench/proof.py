@@ -42,27 +42,26 @@ def median(values: list[float]) -> float:
 def prepare_inputs(
     folder: pathlib.Path, progress: ProgressBar
 ) -> tuple[pathlib.Path, pathlib.Path]:
-    """The bundle and the single program, made once and kept."""
-    bundle, program = folder / "qwen1.5-moe-4-layers", folder / "single-program.pte"
-    if not bundle.exists():
-        from moe_mobile.export import RandomWeights, export_bundle
+    """The bundle and the single program, made once and kept until their weights change."""
+    from moe_mobile.export import RandomWeights, export_bundle
+    from moe_mobile.model.source import open_model
 
-        export_bundle(
-            RandomWeights(PRESET, layers=LAYERS),
-            bundle,
-            progress=lambda p: progress("export", p.done, p.total),
-        )
+    source = RandomWeights(PRESET, layers=LAYERS)
+    model = open_model(source)
+    weights = model.fingerprint()[:8]
+    bundle = folder / f"qwen1.5-moe-4-layers-{weights}"
+    program = folder / f"single-program-{weights}.pte"
+    if not bundle.exists():
+        export_bundle(source, bundle, progress=lambda p: progress("export", p.done, p.total))
     if not program.exists():
         from moe_mobile.bench.single_program import write_single_program
         from moe_mobile.export.options import resolve_options
         from moe_mobile.export.plan import make_plan
-        from moe_mobile.model.presets import RandomWeights
-        from moe_mobile.model.source import open_model
 
-        architecture = open_model(RandomWeights(PRESET, layers=LAYERS)).architecture
-        plan = make_plan(architecture, resolve_options())
+        plan = make_plan(model.architecture, resolve_options())
         print("lowering the single program (about a minute)", file=sys.stderr)
-        write_single_program(plan.layers[0], plan.expert, LAYERS, architecture.moe.top_k, program)
+        top_k = model.architecture.moe.top_k
+        write_single_program(plan.layers[0], plan.expert, LAYERS, top_k, program)
     with Runner() as runner:
         runner.request("prepare", bundle=str(bundle), progress=progress)
     return bundle, program
