@@ -34,10 +34,4 @@ def open(
     progress: Callable[[str, int, int], None] | None,
     planned: Callable[[str], None] | None,
 ) -> Engine: ...
-def prepare(
-    bundle: str,
-    packed_dir: str,
-    consume: bool,
-    progress: Callable[[str, int, int], None] | None,
-) -> str: ...
 def check_manifest(text: str, file: str) -> None: ...

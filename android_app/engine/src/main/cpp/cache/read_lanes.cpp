@@ -138,15 +138,6 @@ ReadDone ReadLanes::wait() {
   return done;
 }
 
-bool ReadLanes::try_wait(ReadDone* done) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (done_.empty()) return false;
-  *done = std::move(done_.front());
-  done_.pop_front();
-  --in_flight_;
-  return true;
-}
-
 void ReadLanes::run() {
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {

@@ -50,8 +50,6 @@ class ReadLanes {
   void submit(const ReadRequest& request);
   // Blocks for the next completion. kRuntime if nothing is in flight.
   ReadDone wait();
-  // False if none has completed.
-  bool try_wait(ReadDone* done);
   // Submitted and not yet handed back.
   size_t in_flight() const { return in_flight_; }
 

@@ -20,8 +20,6 @@ class SlotTable {
   uint32_t slots() const { return static_cast<uint32_t>(keys_.size()); }
   uint32_t free_slots() const { return static_cast<uint32_t>(free_.size()); }
   std::optional<uint32_t> find(const ExpertKey& key) const;
-  // The key in a slot, if any.
-  const std::optional<ExpertKey>& key_of(uint32_t slot) const { return keys_.at(slot); }
   // Binds the key to a free slot, the most recently freed first. kRuntime if none is free or the
   // key has a slot.
   uint32_t assign(const ExpertKey& key);

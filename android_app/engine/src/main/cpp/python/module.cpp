@@ -15,7 +15,6 @@
 
 #include "base/error.h"
 #include "engine/generate.h"
-#include "engine/prepare.h"
 #include "engine/verify.h"
 
 namespace nb = nanobind;
@@ -159,24 +158,6 @@ NB_MODULE(_native, module) {
         return Engine::open(bundle, parsed, report, tell);
       },
       "bundle"_a, "settings_json"_a, "progress"_a.none(), "planned"_a.none());
-
-  module.def(
-      "prepare",
-      [](const std::string& bundle, const std::string& packed_dir, bool consume,
-         nb::object progress) {
-        const Progress report = to_progress(std::move(progress));
-        nb::gil_scoped_release unlocked;
-        PrepareOptions options;
-        options.packed_dir = packed_dir;
-        options.consume = consume;
-        const PrepareResult result = prepare(Bundle::open(bundle), options, report);
-        return nlohmann::json{{"packed_dir", result.directory},
-                              {"experts", result.experts},
-                              {"bytes_written", result.bytes_written},
-                              {"already_prepared", result.already_prepared}}
-            .dump();
-      },
-      "bundle"_a, "packed_dir"_a, "consume"_a, "progress"_a.none());
 
   module.def(
       "check_manifest",
