@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from moe_mobile.export.lowering import lower
-from moe_mobile.export.modules import Mix, Qkv, SwiGlu
+from moe_mobile.export.programs import ExpertShape, LayerShape, Mix, Qkv, SwiGlu
 from moe_mobile.export.quantization import Encoding
-from moe_mobile.export.shapes import ExpertShape, LayerShape, Method, ProgramShape
+from moe_mobile.export.shapes import Method, ProgramShape
 
 __all__ = ["write_single_program"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moe_mobile.export.options import Options, check_shape
-from moe_mobile.export.shapes import ExpertShape, HeadShape, LayerShape
+from moe_mobile.export.programs import ExpertShape, HeadShape, LayerShape
 from moe_mobile.model.architecture import Architecture
 
 

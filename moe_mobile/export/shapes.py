@@ -1,9 +1,10 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of programs: programs of equal shape differ in their constants only.
+"""What all kinds of programs share: those of equal shape differ in their constants only.
 
 A shape knows its parameters (names, dimensions, encodings), its methods, and how to build them as
-PyTorch modules. Shapes are hashable: templates are kept by shape.
+PyTorch modules. Shapes are hashable: templates are kept by shape. ``programs.py`` has the shapes
+of a bundle.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from moe_mobile.export.modules import Head, Mix, Qkv, SwiGlu, mean_constants
 from moe_mobile.export.quantization import FLOAT, Encoding, Quant, quantize
+from moe_mobile.export.rms_norm import mean_constants
 
 
 @dataclass(frozen=True)
@@ -114,76 +115,3 @@ def _as_parameter(weight: Tensor, encoding: Encoding) -> nn.Parameter:
         activation_quantization="int8_asym_per_token",
     )
     return nn.Parameter(tensor, requires_grad=False)
-
-
-@dataclass(frozen=True)
-class ExpertShape(ProgramShape):
-    """An expert's program."""
-
-    hidden: int
-    width: int
-    encoding: Encoding
-    max_rows: int
-
-    def methods(self) -> tuple[Method, ...]:
-        def module() -> nn.Module:
-            return SwiGlu(self.hidden, self.width)
-
-        return (Method("forward", "", module, (self.hidden,), self.max_rows),)
-
-
-@dataclass(frozen=True)
-class HeadShape(ProgramShape):
-    """The head's program."""
-
-    hidden: int
-    vocab: int
-    epsilon: float
-    encoding: Encoding
-
-    def methods(self) -> tuple[Method, ...]:
-        return (Method("forward", "", lambda: Head(self), (self.hidden,), 1),)
-
-    def norm_widths(self) -> set[int]:
-        return {self.hidden}
-
-
-@dataclass(frozen=True)
-class LayerShape(ProgramShape):
-    """A layer's program. ``qk_norm`` is none, head or projection.
-
-    ``experts`` 0: a dense layer whose MLP is ``mlp_width`` wide; else ``mlp_width`` is that of the
-    shared expert, 0 where there is none.
-    """
-
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    epsilon: float
-    qk_norm: str
-    qkv_bias: bool
-    output_bias: bool
-    clip: float | None
-    experts: int
-    mlp_width: int
-    encoding: Encoding
-    max_rows: int
-
-    def methods(self) -> tuple[Method, ...]:
-        attention = self.heads * self.head_dim
-        return (
-            Method("qkv", "qkv.", lambda: Qkv(self), (self.hidden,), self.max_rows),
-            Method("mix", "mix.", lambda: Mix(self), (attention, self.hidden), self.max_rows),
-        )
-
-    def float_linears(self) -> frozenset[str]:
-        return frozenset({"mix.router", "mix.switch"})
-
-    def norm_widths(self) -> set[int]:
-        widths = {self.hidden}
-        if self.qk_norm == "head":
-            widths.add(self.head_dim)
-        elif self.qk_norm == "projection":
-            widths |= {self.heads * self.head_dim, self.kv_heads * self.head_dim}
-        return widths

@@ -1,49 +1,39 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The programs as PyTorch modules, written so that XNNPACK takes each as one partition.
+"""The programs of a bundle: each a shape, and the PyTorch modules that are its methods.
 
-All tensors are float32, n is the number of rows (tokens), H the hidden size. See
-docs/bundle-format.md, section 3, for what the programs compute.
+They are written so that XNNPACK takes each method as one partition. All tensors are float32, n is
+the number of rows (tokens), H the hidden size. See docs/bundle-format.md, section 3, for what the
+programs compute.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import silu
 
-if TYPE_CHECKING:
-    from moe_mobile.export.shapes import HeadShape, LayerShape
-
-
-class RmsNorm(nn.Module):
-    """x / sqrt(mean(x^2) + epsilon) * weight over the last dimension.
-
-    XNNPACK does not take a mean over the last dimension; a linear layer with constant weights 1/d
-    computes the same and keeps the program in one partition.
-    """
-
-    def __init__(self, width: int, epsilon: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width))
-        self.epsilon = epsilon
-        self.mean: Tensor
-        # Real even where the module is built on the meta device.
-        self.register_buffer("mean", _mean_row(width), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(linear(x * x, self.mean) + self.epsilon) * self.weight
+from moe_mobile.export.quantization import Encoding
+from moe_mobile.export.rms_norm import RmsNorm
+from moe_mobile.export.shapes import Method, ProgramShape
 
 
-def _mean_row(width: int) -> Tensor:
-    return torch.full((1, width), 1.0 / width, device="cpu")
+@dataclass(frozen=True)
+class ExpertShape(ProgramShape):
+    """An expert's program."""
 
+    hidden: int
+    width: int
+    encoding: Encoding
+    max_rows: int
 
-def mean_constants(widths: set[int]) -> list[bytes]:
-    """The bytes of the constants that norms of these widths add to a program."""
-    return [_mean_row(width).numpy().tobytes() for width in sorted(widths)]
+    def methods(self) -> tuple[Method, ...]:
+        def module() -> nn.Module:
+            return SwiGlu(self.hidden, self.width)
+
+        return (Method("forward", "", module, (self.hidden,), self.max_rows),)
 
 
 class SwiGlu(nn.Module):
@@ -63,6 +53,47 @@ def _swiglu(module: SwiGlu | Mix, x: Tensor) -> Tensor:
     hidden: Tensor = silu(module.gate(x)) * module.up(x)
     out: Tensor = module.down(hidden)
     return out
+
+
+@dataclass(frozen=True)
+class LayerShape(ProgramShape):
+    """A layer's program. ``qk_norm`` is none, head or projection.
+
+    ``experts`` 0: a dense layer whose MLP is ``mlp_width`` wide; else ``mlp_width`` is that of the
+    shared expert, 0 where there is none.
+    """
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    epsilon: float
+    qk_norm: str
+    qkv_bias: bool
+    output_bias: bool
+    clip: float | None
+    experts: int
+    mlp_width: int
+    encoding: Encoding
+    max_rows: int
+
+    def methods(self) -> tuple[Method, ...]:
+        attention = self.heads * self.head_dim
+        return (
+            Method("qkv", "qkv.", lambda: Qkv(self), (self.hidden,), self.max_rows),
+            Method("mix", "mix.", lambda: Mix(self), (attention, self.hidden), self.max_rows),
+        )
+
+    def float_linears(self) -> frozenset[str]:
+        return frozenset({"mix.router", "mix.switch"})
+
+    def norm_widths(self) -> set[int]:
+        widths = {self.hidden}
+        if self.qk_norm == "head":
+            widths.add(self.head_dim)
+        elif self.qk_norm == "projection":
+            widths |= {self.heads * self.head_dim, self.kv_heads * self.head_dim}
+        return widths
 
 
 class Qkv(nn.Module):
@@ -138,6 +169,22 @@ class Mix(nn.Module):
         elif self.shape.mlp_width:
             x = x + _swiglu(self, h) * torch.sigmoid(self.switch(h))
         return x, h
+
+
+@dataclass(frozen=True)
+class HeadShape(ProgramShape):
+    """The head's program."""
+
+    hidden: int
+    vocab: int
+    epsilon: float
+    encoding: Encoding
+
+    def methods(self) -> tuple[Method, ...]:
+        return (Method("forward", "", lambda: Head(self), (self.hidden,), 1),)
+
+    def norm_widths(self) -> set[int]:
+        return {self.hidden}
 
 
 class Head(nn.Module):
