@@ -13,6 +13,12 @@
 
 namespace moe_mobile::testing {
 
+// One query at `position`.
+inline void attend(const AttentionCall& call, uint32_t position, const float* q, float* out,
+                   const ParallelFor& parallel = serial_for) {
+  attend_batch(call, position, 1, q, out, parallel);
+}
+
 // A random KV cache with queries for every position, and the attention by definition, in double.
 class AttentionCase {
  public:

@@ -34,7 +34,8 @@ TEST(AttentionThreads, NeverChangeTheResult) {
       attend_batch(sample.call(0, 0), 0, 130, sample.q.data(), parallel.data(),
                    threads_for(threads));
       ASSERT_EQ(std::memcmp(serial.data(), parallel.data(), 4 * serial.size()), 0);
-      attend(sample.call(0, 0), 129, &sample.q[129 * row], parallel.data(), threads_for(threads));
+      testing::attend(sample.call(0, 0), 129, &sample.q[129 * row], parallel.data(),
+                      threads_for(threads));
       ASSERT_EQ(std::memcmp(&serial[129 * row], parallel.data(), 4 * row), 0);
     }
   }

@@ -15,6 +15,7 @@
 namespace moe_mobile {
 namespace {
 
+using testing::attend;
 using testing::AttentionCase;
 using testing::kv_shape;
 

@@ -97,6 +97,8 @@ class FakePlaces : public ExpertPlaces {
   bool armed_ = false;
 };
 
+enum class Phase { kDecode, kBatch, kLastBatch };
+
 // A stream and, beside it, the cache that sees the same tokens one by one.
 class Bench {
  public:
@@ -115,7 +117,7 @@ class Bench {
   void decode(std::mt19937* random) {
     for (uint32_t layer = 0; layer < kLayers; ++layer) {
       const std::vector<uint32_t> chosen = choose(random);
-      run_jobs(layer, chosen, 1, /*prefill=*/false);
+      run_jobs(layer, chosen, 1, Phase::kDecode);
       access(layer, chosen);
     }
     expect_same_cache();
@@ -123,9 +125,9 @@ class Bench {
 
   void prefill(std::mt19937* random, uint32_t tokens, uint32_t batch) {
     std::vector<uint32_t> selected(tokens * kLayers * kTopK);
-    for (uint32_t first = 0; first < tokens; first += batch) {
-      const uint32_t rows = std::min(batch, tokens - first);
-      for (uint32_t layer = 0; layer < kLayers; ++layer) {
+    for (uint32_t layer = 0; layer < kLayers; ++layer) {
+      for (uint32_t first = 0; first < tokens; first += batch) {
+        const uint32_t rows = std::min(batch, tokens - first);
         std::vector<uint32_t> order;  // by last use, least recent first
         for (uint32_t row = 0; row < rows; ++row) {
           const std::vector<uint32_t> chosen = choose(random);
@@ -136,7 +138,7 @@ class Bench {
             order.push_back(*expert);
           }
         }
-        run_jobs(layer, order, 2, /*prefill=*/true);
+        run_jobs(layer, order, 2, first + rows == tokens ? Phase::kLastBatch : Phase::kBatch);
       }
     }
     const std::vector<uint32_t> layers = {0, 1, 2};
@@ -149,15 +151,20 @@ class Bench {
     expect_same_cache();
   }
 
-  void run_jobs(uint32_t layer, const std::vector<uint32_t>& experts, uint32_t rows, bool prefill) {
+  void run_jobs(uint32_t layer, const std::vector<uint32_t>& experts, uint32_t rows, Phase phase) {
     std::vector<float> x(experts.size() * rows), y(x.size(), -1);
     for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i + 1);
     std::vector<ExpertJob> jobs;
     for (size_t i = 0; i < experts.size(); ++i)
       jobs.push_back({experts[i], x.data() + i * rows, rows, y.data() + i * rows});
     TokenMetrics metrics;
-    prefill ? stream_->prefill(layer, jobs, &metrics) : stream_->decode(layer, jobs, &metrics);
+    if (phase == Phase::kDecode) {
+      stream_->decode(layer, jobs, &metrics);
+    } else {
+      stream_->prefill(layer, jobs, phase == Phase::kLastBatch, &metrics);
+    }
     EXPECT_EQ(metrics.hits + metrics.misses, jobs.size());
+    misses_ += metrics.misses;
     for (size_t i = 0; i < experts.size(); ++i)
       for (uint32_t row = 0; row < rows; ++row)
         EXPECT_EQ(y[i * rows + row], x[i * rows + row] * weight_of(layer, experts[i]));
@@ -169,6 +176,7 @@ class Bench {
   }
 
   const std::string& path() const { return path_; }
+  uint32_t misses() const { return misses_; }
   ExpertStream& stream() { return *stream_; }
   FakePlaces& places() { return *places_; }
 
@@ -192,6 +200,7 @@ class Bench {
   ExpertCache naive_;
   FakePlaces* places_;
   std::unique_ptr<ExpertStream> stream_;
+  uint32_t misses_ = 0;
 };
 
 TEST(ExpertStream, AnySequenceGivesTheOutputsAndTheCacheOfTokenByTokenRouting) {
@@ -211,6 +220,17 @@ TEST(ExpertStream, AnySequenceGivesTheOutputsAndTheCacheOfTokenByTokenRouting) {
   }
 }
 
+TEST(ExpertStream, APromptOfManyBatchesReadsNoExpertTwiceWhereOneLayersFit) {
+  for (uint32_t places = kExperts; places <= kLayers * kExperts; ++places)
+    for (uint32_t seed = 0; seed < 10; ++seed) {
+      SCOPED_TRACE(std::to_string(places) + " places, seed " + std::to_string(seed));
+      std::mt19937 random(seed);
+      Bench bench(places, 1 + seed % 3, true);
+      bench.prefill(&random, 40, 1 + seed);
+      EXPECT_LE(bench.misses(), kLayers * kExperts);
+    }
+}
+
 TEST(ExpertStream, AReadErrorLeavesItUsable) {
   for (uint32_t seed = 0; seed < 20; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
@@ -221,14 +241,15 @@ TEST(ExpertStream, AReadErrorLeavesItUsable) {
     // More experts than places: some must be read.
     const auto use_most = [&] {
       for (uint32_t expert = 0; expert + 1 < kExperts; ++expert)
-        bench.run_jobs(seed % kLayers, {expert, expert + 1}, 1, /*prefill=*/seed % 3 == 0);
+        bench.run_jobs(seed % kLayers, {expert, expert + 1}, 1,
+                       seed % 3 == 0 ? Phase::kLastBatch : Phase::kDecode);
     };
     EXPECT_ERROR(use_most(), ErrorCode::kBundleCorrupt, bench.path());
     bench.stream().finish_prefill({}, std::vector<uint32_t>{0, 1, 2}, kTopK);
     testing::write_file(bench.path(), file_content());
     for (uint32_t layer = 0; layer < kLayers; ++layer)
       for (uint32_t expert = 0; expert < kExperts; ++expert)
-        bench.run_jobs(layer, {expert, (expert + 1) % kExperts}, 1, /*prefill=*/false);
+        bench.run_jobs(layer, {expert, (expert + 1) % kExperts}, 1, Phase::kDecode);
   }
 }
 
@@ -240,6 +261,9 @@ TEST(ExpertStream, AFailingPlaceLeavesItUsable) {
                    std::to_string(seed));
       std::mt19937 random(seed);
       const bool prefill = seed % 2 == 0;
+      const Phase phase = !prefill        ? Phase::kDecode
+                          : seed % 4 == 0 ? Phase::kBatch
+                                          : Phase::kLastBatch;
       Bench bench(5, 1 + seed % 3, seed % 4 < 2);
       bench.decode(&random);
       bench.places().fail_in(step, random() % 4);
@@ -247,7 +271,7 @@ TEST(ExpertStream, AFailingPlaceLeavesItUsable) {
       const auto use_all = [&] {
         for (uint32_t layer = 0; layer < kLayers; ++layer)
           for (uint32_t expert = 0; expert < kExperts; expert += 3)
-            bench.run_jobs(layer, {expert, expert + 1, expert + 2}, 1, prefill);
+            bench.run_jobs(layer, {expert, expert + 1, expert + 2}, 1, phase);
       };
       EXPECT_ERROR(use_all(), ErrorCode::kRuntime, "told to fail");
       EXPECT_FALSE(bench.places().armed());
@@ -258,7 +282,7 @@ TEST(ExpertStream, AFailingPlaceLeavesItUsable) {
       if (prefill) bench.stream().finish_prefill({}, std::vector<uint32_t>{0, 1, 2}, kTopK);
       for (uint32_t layer = 0; layer < kLayers; ++layer)
         for (uint32_t expert = 0; expert < kExperts; ++expert)
-          bench.run_jobs(layer, {expert, (expert + 1) % kExperts}, 1, /*prefill=*/false);
+          bench.run_jobs(layer, {expert, (expert + 1) % kExperts}, 1, Phase::kDecode);
     }
 }
 
@@ -270,7 +294,8 @@ TEST(ExpertStream, LoadsAllThatFits) {
                           [&](const char*, uint64_t done, uint64_t) { steps = done; });
   EXPECT_EQ(steps, kLayers * kExperts);
   ASSERT_EQ(::truncate(bench.path().c_str(), 0), 0);  // nothing is read any more
-  for (uint32_t layer = 0; layer < kLayers; ++layer) bench.run_jobs(layer, {0, 5}, 1, false);
+  for (uint32_t layer = 0; layer < kLayers; ++layer)
+    bench.run_jobs(layer, {0, 5}, 1, Phase::kDecode);
   bench.stream().forget_all();
   EXPECT_EQ(bench.stream().cache().size(), 0u);
 }

@@ -93,9 +93,4 @@ void attend_batch(const AttentionCall& call, uint32_t first, uint32_t count, con
   }
 }
 
-void attend(const AttentionCall& call, uint32_t position, const float* q, float* out,
-            const ParallelFor& parallel) {
-  attend_batch(call, position, 1, q, out, parallel);
-}
-
 }  // namespace moe_mobile

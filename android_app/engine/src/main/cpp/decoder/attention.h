@@ -19,13 +19,9 @@ struct AttentionCall {
       0;  // 0: all positions up to the query's own; w: that one and the w - 1 before it
 };
 
-// One query at `position`: q and out are [num_heads x head_dim], q rotated. Positions 0 .. position
-// must be in the cache.
-void attend(const AttentionCall& call, uint32_t position, const float* q, float* out,
-            const ParallelFor& parallel = serial_for);
-
-// `count` queries at positions first, first + 1, ...: q and out are [count, num_heads x head_dim].
-// A query's result is bit-identical to that of attend(), for any number of threads.
+// `count` queries at positions first, first + 1, ...: q and out are [count, num_heads x head_dim],
+// q rotated. All positions up to the last query's must be in the cache. A query's result is the
+// same to the bit for any number of queries beside it, and of threads.
 void attend_batch(const AttentionCall& call, uint32_t first, uint32_t count, const float* q,
                   float* out, const ParallelFor& parallel = serial_for);
 

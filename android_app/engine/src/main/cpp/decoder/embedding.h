@@ -20,7 +20,6 @@ class EmbeddingTable {
   EmbeddingTable(const std::string& path, const EmbeddingSpec& spec, uint32_t vocab_size,
                  uint32_t hidden_size);
 
-  uint32_t hidden_size() const { return hidden_size_; }
   // One row as hidden_size floats. kUsage for a token id outside the vocabulary.
   void row(uint32_t token, float* out);
   // out is [tokens.size(), hidden_size].

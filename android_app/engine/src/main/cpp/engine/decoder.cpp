@@ -27,7 +27,7 @@ Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
   const size_t hidden = manifest_.hidden_size;
   const size_t queries = size_t{manifest_.attention.num_heads} * manifest_.attention.head_dim;
   const size_t keys = size_t{manifest_.attention.num_kv_heads} * manifest_.attention.head_dim;
-  x_.resize(batch * hidden);
+  x_.resize(hidden);
   q_.resize(batch * queries);
   k_.resize(batch * keys);
   v_.resize(batch * keys);
@@ -41,13 +41,14 @@ Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
   output_rows_.resize(batch * manifest_.moe.top_k);
 }
 
-uint64_t Decoder::buffer_bytes(const Manifest& manifest) {
+uint64_t Decoder::buffer_bytes(const Manifest& manifest, uint32_t context) {
   const uint64_t hidden = manifest.hidden_size;
   const uint64_t queries = uint64_t{manifest.attention.num_heads} * manifest.attention.head_dim;
   const uint64_t keys = uint64_t{manifest.attention.num_kv_heads} * manifest.attention.head_dim;
-  const uint64_t row = 2 * hidden + 2 * queries + 2 * keys + manifest.moe.num_experts +
-                       2 * manifest.moe.top_k * hidden;
-  return sizeof(float) * (manifest.max_batch * row + manifest.vocab_size);
+  const uint64_t row =
+      hidden + 2 * queries + 2 * keys + manifest.moe.num_experts + 2 * manifest.moe.top_k * hidden;
+  return sizeof(float) *
+         (manifest.max_batch * row + (uint64_t{context} + 1) * hidden + manifest.vocab_size);
 }
 
 void Decoder::clear() {
@@ -67,19 +68,13 @@ void Decoder::require_room(size_t tokens) const {
                     std::to_string(manifest_.context_length) + ").");
 }
 
-void Decoder::begin(Span<const uint32_t> tokens) {
-  embedding_.rows(tokens, x_.data());
-  mixer_.begin(position_, static_cast<uint32_t>(tokens.size()));
-}
-
-void Decoder::attend(uint32_t layer, uint32_t rows, TokenMetrics* metrics) {
+void Decoder::attend(uint32_t layer, uint32_t rows, float* x, TokenMetrics* metrics) {
   Stopwatch watch;
-  dense_->qkv(layer, x_.data(), rows, q_.data(), k_.data(), v_.data());
+  dense_->qkv(layer, x, rows, q_.data(), k_.data(), v_.data());
   metrics->dense_ns += watch.lap();
   mixer_.run(layer, q_.data(), k_.data(), v_.data(), attention_.data(), parallel_);
   metrics->attention_ns += watch.lap();
-  dense_->mix(layer, attention_.data(), x_.data(), rows, x_.data(), h_.data(),
-              router_logits_.data());
+  dense_->mix(layer, attention_.data(), x, rows, x, h_.data(), router_logits_.data());
   metrics->dense_ns += watch.lap();
   if (!manifest_.layers[layer].experts) return;
   for (uint32_t row = 0; row < rows; ++row)
@@ -91,11 +86,10 @@ void Decoder::attend(uint32_t layer, uint32_t rows, TokenMetrics* metrics) {
 
 // Adds in rank order, whatever the order the outputs came in: this makes the result independent of
 // the cache.
-void Decoder::add_experts(uint32_t rows) {
+void Decoder::add_experts(uint32_t rows, float* x) {
   const size_t hidden = manifest_.hidden_size;
   const size_t top_k = manifest_.moe.top_k;
-  for (size_t row = 0; row < rows; ++row) {
-    float* x = x_.data() + row * hidden;
+  for (size_t row = 0; row < rows; ++row, x += hidden) {
     for (size_t rank = 0; rank < top_k; ++rank) {
       const float* y = outputs_.data() + output_rows_[row * top_k + rank] * hidden;
       const float weight = selections_[row].weights[rank];
@@ -113,12 +107,12 @@ void Decoder::decode_experts(uint32_t layer, TokenMetrics* metrics) {
   }
   experts_->decode(layer, jobs_, metrics);
   Stopwatch watch;
-  add_experts(1);
+  add_experts(1, x_.data());
   metrics->expert_ns += watch.lap();
 }
 
-void Decoder::prefill_experts(uint32_t layer, uint32_t rows, uint32_t first_row,
-                              TokenMetrics* metrics) {
+void Decoder::prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, bool last_batch,
+                              float* x, TokenMetrics* metrics) {
   const uint32_t top_k = manifest_.moe.top_k;
   const size_t hidden = manifest_.hidden_size;
   const size_t moe_index =
@@ -133,8 +127,7 @@ void Decoder::prefill_experts(uint32_t layer, uint32_t rows, uint32_t first_row,
       const uint32_t expert = selections_[row].experts[rank];
       ++uses[expert];
       last_use[expert] = uint64_t{row} * top_k + (top_k - rank);
-      history_[((size_t{first_row} + row) * moe_layers_.size() + moe_index) * top_k + rank] =
-          expert;
+      history_[((first_row + row) * moe_layers_.size() + moe_index) * top_k + rank] = expert;
     }
   std::vector<uint32_t> used;
   for (uint32_t expert = 0; expert < uses.size(); ++expert)
@@ -158,42 +151,49 @@ void Decoder::prefill_experts(uint32_t layer, uint32_t rows, uint32_t first_row,
       std::memcpy(gathered_.data() + at * hidden, h_.data() + row * hidden, hidden * sizeof(float));
     }
   metrics->expert_ns += watch.lap();
-  experts_->prefill(layer, jobs_, metrics);
+  experts_->prefill(layer, jobs_, last_batch, metrics);
   watch.lap();
-  add_experts(rows);
+  add_experts(rows, x);
   metrics->expert_ns += watch.lap();
 }
 
-void Decoder::prefill(Span<const uint32_t> tokens, const BatchDone& batch_done) {
+TokenMetrics Decoder::prefill(Span<const uint32_t> tokens, const Progress& progress) {
   require_room(tokens.size());
+  Stopwatch watch;
+  TokenMetrics metrics;
+  metrics.token = tokens[tokens.size() - 1];
+  const size_t hidden = manifest_.hidden_size;
+  std::vector<float> x(tokens.size() * hidden);
+  embedding_.rows(tokens, x.data());
   history_.assign(tokens.size() * moe_layers_.size() * manifest_.moe.top_k, 0);
   try {
-    for (size_t first = 0; first < tokens.size(); first += manifest_.max_batch) {
-      const size_t rows = std::min<size_t>(manifest_.max_batch, tokens.size() - first);
-      batch_done(static_cast<uint32_t>(rows),
-                 prefill_batch(tokens.subspan(first, rows), static_cast<uint32_t>(first)));
-    }
+    prefill_layers(tokens.size(), x.data(), &metrics, progress);
   } catch (...) {
     experts_->finish_prefill({}, moe_layers_, manifest_.moe.top_k);
     throw;
   }
   experts_->finish_prefill(history_, moe_layers_, manifest_.moe.top_k);
-}
-
-TokenMetrics Decoder::prefill_batch(Span<const uint32_t> tokens, uint32_t first_row) {
-  Stopwatch watch;
-  TokenMetrics metrics;
-  const auto rows = static_cast<uint32_t>(tokens.size());
-  metrics.token = tokens[rows - 1];
-  begin(tokens);
-  for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
-    attend(layer, rows, &metrics);
-    if (manifest_.layers[layer].experts) prefill_experts(layer, rows, first_row, &metrics);
-  }
-  position_ += rows;
-  last_row_ = rows - 1;
+  std::copy(x.end() - static_cast<ptrdiff_t>(hidden), x.end(), x_.begin());
+  position_ += static_cast<uint32_t>(tokens.size());
   metrics.total_ns = watch.lap();
   return metrics;
+}
+
+void Decoder::prefill_layers(size_t rows, float* x, TokenMetrics* metrics,
+                             const Progress& progress) {
+  const size_t most = manifest_.max_batch;
+  const uint64_t total = manifest_.num_layers * ((rows + most - 1) / most);
+  uint64_t done = 0;
+  for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer)
+    for (size_t first = 0; first < rows; first += most) {
+      const auto batch = static_cast<uint32_t>(std::min(most, rows - first));
+      float* batch_x = x + first * manifest_.hidden_size;
+      mixer_.begin(position_ + static_cast<uint32_t>(first), batch);
+      attend(layer, batch, batch_x, metrics);
+      if (manifest_.layers[layer].experts)
+        prefill_experts(layer, batch, first, first + batch == rows, batch_x, metrics);
+      progress("prefill", ++done, total);
+    }
 }
 
 TokenMetrics Decoder::decode(uint32_t token) {
@@ -201,20 +201,20 @@ TokenMetrics Decoder::decode(uint32_t token) {
   Stopwatch watch;
   TokenMetrics metrics;
   metrics.token = token;
-  begin(Span<const uint32_t>(&token, 1));
+  embedding_.rows(Span<const uint32_t>(&token, 1), x_.data());
+  mixer_.begin(position_, 1);
   for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
-    attend(layer, 1, &metrics);
+    attend(layer, 1, x_.data(), &metrics);
     if (manifest_.layers[layer].experts) decode_experts(layer, &metrics);
   }
   ++position_;
-  last_row_ = 0;
   metrics.total_ns = watch.lap();
   return metrics;
 }
 
 const float* Decoder::logits(TokenMetrics* metrics) {
   Stopwatch watch;
-  dense_->head(x_.data() + size_t{last_row_} * manifest_.hidden_size, logits_.data());
+  dense_->head(x_.data(), logits_.data());
   const uint64_t passed = watch.lap();
   metrics->head_ns += passed;
   metrics->total_ns += passed;

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <vector>
 
@@ -13,20 +12,23 @@
 #include "decoder/embedding.h"
 #include "engine/dense_programs.h"
 #include "engine/expert_stream.h"
+#include "engine/progress.h"
 #include "executorch/thread_pool.h"
 #include "routing/router.h"
 
 namespace moe_mobile {
 
-// The model: from token ids to logits. Prompts go through in batches, one layer after the other,
-// with tokens grouped by expert; decoding goes one token at a time.
+// The model: from token ids to logits. A prompt goes through one layer after the other, in batches
+// with tokens grouped by expert: a layer's experts are brought in once for all batches, where the
+// cache holds them. Decoding goes one token at a time.
 class Decoder {
  public:
   Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
           std::unique_ptr<ExpertStream> experts, uint32_t context, ParallelFor parallel);
 
-  // Bytes of the buffers a decoder of this model allocates, apart from the KV cache.
-  static uint64_t buffer_bytes(const Manifest& manifest);
+  // Bytes of the buffers a decoder of this model allocates, apart from the KV cache: at most, for a
+  // prompt that fills the context.
+  static uint64_t buffer_bytes(const Manifest& manifest, uint32_t context);
 
   uint32_t position() const { return position_; }
   uint32_t context() const { return context_; }
@@ -34,10 +36,9 @@ class Decoder {
   // Forgets the conversation. What is cached stays.
   void clear();
 
-  // After each batch of a prompt: how many tokens it had, and what they cost. May throw to stop.
-  using BatchDone = std::function<void(uint32_t tokens, const TokenMetrics& metrics)>;
   // Appends prompt tokens. kUsage beyond the context, or for a token outside the vocabulary.
-  void prefill(Span<const uint32_t> tokens, const BatchDone& batch_done);
+  // `progress` counts batches of all layers; where it throws, the prompt was not appended.
+  TokenMetrics prefill(Span<const uint32_t> tokens, const Progress& progress);
   // Appends one token.
   TokenMetrics decode(uint32_t token);
   // Logits [vocab] after the last token appended.
@@ -45,12 +46,13 @@ class Decoder {
 
  private:
   void require_room(size_t tokens) const;
-  void begin(Span<const uint32_t> tokens);
-  TokenMetrics prefill_batch(Span<const uint32_t> tokens, uint32_t first_row);
-  void attend(uint32_t layer, uint32_t rows, TokenMetrics* metrics);
+  void prefill_layers(size_t rows, float* x, TokenMetrics* metrics, const Progress& progress);
+  // Of one layer, for `rows` rows of x [rows, hidden] whose positions the mixer was told.
+  void attend(uint32_t layer, uint32_t rows, float* x, TokenMetrics* metrics);
   void decode_experts(uint32_t layer, TokenMetrics* metrics);
-  void prefill_experts(uint32_t layer, uint32_t rows, uint32_t first_row, TokenMetrics* metrics);
-  void add_experts(uint32_t rows);
+  void prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, bool last_batch, float* x,
+                       TokenMetrics* metrics);
+  void add_experts(uint32_t rows, float* x);
 
   const Manifest& manifest_;
   std::unique_ptr<DensePrograms> dense_;
@@ -60,11 +62,11 @@ class Decoder {
   ParallelFor parallel_;
   uint32_t context_;
   uint32_t position_ = 0;
-  uint32_t last_row_ = 0;
 
   std::vector<uint32_t> moe_layers_;
+  std::vector<float> x_;  // [hidden]: the last token's
   // [max_batch, ...]
-  std::vector<float> x_, q_, k_, v_, attention_, h_, router_logits_;
+  std::vector<float> q_, k_, v_, attention_, h_, router_logits_;
   std::vector<float>
       outputs_;  // [max_batch, top_k, hidden]: by token and rank, or by expert in a prompt
   std::vector<float> gathered_;  // [max_batch x top_k, hidden]: a prompt's rows by expert

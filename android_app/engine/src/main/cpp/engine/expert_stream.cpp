@@ -70,9 +70,10 @@ void ExpertStream::decode(uint32_t layer, Span<const ExpertJob> jobs, TokenMetri
   }
 }
 
-void ExpertStream::prefill(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics) {
+void ExpertStream::prefill(uint32_t layer, Span<const ExpertJob> jobs, bool last_batch,
+                           TokenMetrics* metrics) {
   try {
-    prefill_jobs(layer, jobs, metrics);
+    prefill_jobs(layer, jobs, last_batch, metrics);
   } catch (...) {
     abandon_reads();
     throw;
@@ -104,15 +105,15 @@ void ExpertStream::decode_jobs(uint32_t layer, Span<const ExpertJob> jobs, Token
   for (; reading > 0; --reading) run(layer, jobs[wait(metrics)], metrics);
 }
 
-size_t ExpertStream::plan_prefill(uint32_t layer, Span<const ExpertJob> jobs) {
+size_t ExpertStream::plan_prefill(uint32_t layer, Span<const ExpertJob> jobs, bool last_batch) {
   std::unordered_set<ExpertKey> wanted;
   size_t misses = 0;
   for (const ExpertJob& job : jobs) {
     wanted.insert({layer, job.expert});
     if (!table_.find({layer, job.expert})) ++misses;
   }
-  // What this layer uses is listed again once it has run.
-  for (std::vector<ExpertKey>* keys : {&passed_, &stale_, &kept_})
+  // What this batch uses is listed again below.
+  for (std::vector<ExpertKey>* keys : {&passed_, &stale_, &kept_, &current_})
     keys->erase(std::remove_if(keys->begin(), keys->end(),
                                [&](const ExpertKey& key) { return wanted.count(key) != 0; }),
                 keys->end());
@@ -134,9 +135,21 @@ size_t ExpertStream::plan_prefill(uint32_t layer, Span<const ExpertJob> jobs) {
     for (; leaving < end && !enough(); ++leaving, --all)
       if (table_.find({layer, jobs[leaving].expert})) --here;
   };
-  // What a token-by-token LRU would keep of this layer, if all layers got equal shares.
+  if (!last_batch) {
+    for (std::vector<ExpertKey>* keys : {&passed_, &stale_, &kept_, &current_}) give_up(keys);
+    leave(jobs.size());
+    for (size_t job = leaving; job < jobs.size(); ++job)
+      current_.push_back({layer, jobs[job].expert});
+    return leaving;
+  }
+  // What a token-by-token LRU would keep of this layer, if all layers got equal shares: the most
+  // recent, which are this batch's before the earlier ones'.
   const size_t share = std::max<size_t>(1, places / options_.moe_layers);
   const size_t first_kept = jobs.size() > share ? jobs.size() - share : 0;
+  const size_t earlier = std::min(current_.size(), share - (jobs.size() - first_kept));
+  passed_.insert(passed_.end(), current_.begin(), current_.end() - static_cast<ptrdiff_t>(earlier));
+  kept_.insert(kept_.end(), current_.end() - static_cast<ptrdiff_t>(earlier), current_.end());
+  current_.clear();
   give_up(&passed_);
   leave(first_kept);
   give_up(&stale_);
@@ -147,16 +160,18 @@ size_t ExpertStream::plan_prefill(uint32_t layer, Span<const ExpertJob> jobs) {
   return leaving;
 }
 
-void ExpertStream::prefill_jobs(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics) {
+void ExpertStream::prefill_jobs(uint32_t layer, Span<const ExpertJob> jobs, bool last_batch,
+                                TokenMetrics* metrics) {
   if (!in_prefill_) {
     in_prefill_ = true;
     passed_.clear();
     kept_.clear();
     stale_.clear();
+    current_.clear();
     for (const ExpertKey& key : cache_.by_recency())
       if (table_.find(key)) stale_.push_back(key);
   }
-  const size_t leaving = plan_prefill(layer, jobs);
+  const size_t leaving = plan_prefill(layer, jobs, last_batch);
   std::vector<size_t> hits;
   std::vector<size_t> misses;
   for (size_t job = 0; job < jobs.size(); ++job)

@@ -49,10 +49,12 @@ class ExpertStream {
   void decode(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics);
 
   // The distinct experts of a batch of prompt tokens, in the order of their last use (least recent
-  // first). Each is brought in at most once. Leaves the logical cache alone.
-  void prefill(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics);
+  // first). All batches of a layer come before the next layer's first. An expert is brought in at
+  // most once per layer where the places hold those that the layer uses, else at most once per
+  // batch. Leaves the logical cache alone.
+  void prefill(uint32_t layer, Span<const ExpertJob> jobs, bool last_batch, TokenMetrics* metrics);
 
-  // After all batches of a prompt: `selected` holds [tokens, moe layers, top_k] experts in rank
+  // After all layers of a prompt: `selected` holds [tokens, moe layers, top_k] experts in rank
   // order, `layers` the number of each MoE layer. The cache then is as if the prompt had been
   // routed token by token.
   void finish_prefill(Span<const uint32_t> selected, Span<const uint32_t> layers, uint32_t top_k);
@@ -69,14 +71,15 @@ class ExpertStream {
   // places and throws.
   uint64_t wait(TokenMetrics* metrics);
   void decode_jobs(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics);
-  void prefill_jobs(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics);
+  void prefill_jobs(uint32_t layer, Span<const ExpertJob> jobs, bool last_batch,
+                    TokenMetrics* metrics);
   // After a failure: no read stays under way, and no place claims an expert that did not come.
   void abandon_reads();
   void run(uint32_t layer, const ExpertJob& job, TokenMetrics* metrics);
-  // Frees places for a layer of a prompt and decides what stays after it: all before the first
+  // Frees places for a batch of a prompt and decides what stays after it: all before the first
   // read, so that neither the number of lanes nor the order of arrival shows in the cache. Returns
   // how many of the jobs, from the first, leave once they have run.
-  size_t plan_prefill(uint32_t layer, Span<const ExpertJob> jobs);
+  size_t plan_prefill(uint32_t layer, Span<const ExpertJob> jobs, bool last_batch);
 
   std::unique_ptr<ExpertPlaces> places_;
   Options options_;
@@ -93,12 +96,13 @@ class ExpertStream {
   std::vector<ExpertKey> chosen_;
   ExpertCache::Outcome outcome_;
 
-  // During a prompt: what is in memory and not wanted by the layer that runs now. Given up in this
+  // During a prompt: what is in memory and not wanted by the batch that runs now. Given up in this
   // order.
   bool in_prefill_ = false;
-  std::vector<ExpertKey> passed_;  // used, and not among a layer's most recent
-  std::vector<ExpertKey> stale_;   // cached before the prompt, not used by it yet
-  std::vector<ExpertKey> kept_;    // a layer's most recent
+  std::vector<ExpertKey> passed_;   // used, and not among a layer's most recent
+  std::vector<ExpertKey> stale_;    // cached before the prompt, not used by it yet
+  std::vector<ExpertKey> kept_;     // a layer's most recent
+  std::vector<ExpertKey> current_;  // used by earlier batches of this layer, likely by later ones
 };
 
 }  // namespace moe_mobile

@@ -19,9 +19,8 @@ class Generator {
   Generator(Engine* engine, Span<const uint32_t> prompt, uint32_t max_new_tokens,
             const SamplingSettings& sampling, bool ignore_eos, const Progress& progress);
 
-  // kUsage once the engine was reset: another conversation has begun.
   // The next token, or nothing at the end. An end-of-sequence token ends the generation and is not
-  // given out.
+  // given out. kUsage once the engine was reset: another conversation has begun.
   std::optional<uint32_t> next();
   // Why it ended; valid once next() gave nothing.
   const char* stop() const { return stop_; }
