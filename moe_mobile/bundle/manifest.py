@@ -15,6 +15,7 @@ from typing import Any
 FORMAT = "moe-mobile-bundle"
 VERSION = 1
 MANIFEST_FILE = "bundle.json"
+MAX_NAME_BYTES = 200
 ALIGNMENT = 16384
 """Expert programs start at multiples of this: Android's larger page size, and O_DIRECT."""
 
@@ -30,6 +31,7 @@ class Model:
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     num_parameters: int
+    dense_intermediate_size: int
 
 
 @dataclass(frozen=True)

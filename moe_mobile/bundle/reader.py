@@ -109,7 +109,7 @@ class _Reader:
     def _model(self, f: JsonField) -> m.Model:
         f.expect_members(
             ("name", "family", "vocab_size", "hidden_size", "num_layers", "context_length",
-             "bos_token_id", "eos_token_ids", "num_parameters")
+             "bos_token_id", "eos_token_ids", "num_parameters", "dense_intermediate_size")
         )  # fmt: skip
         vocab = f["vocab_size"].integer(1, _TOKENS)
         bos = f["bos_token_id"]
@@ -123,7 +123,7 @@ class _Reader:
                 stop.fail("is not above the one before it")
             ids.append(value)
         return m.Model(
-            name=f["name"].text(200),
+            name=f["name"].text(m.MAX_NAME_BYTES),
             family=f["family"].text(64),
             vocab_size=vocab,
             hidden_size=f["hidden_size"].integer(1, 2**20),
@@ -132,6 +132,7 @@ class _Reader:
             bos_token_id=None if bos.value is None else bos.integer(0, vocab - 1),
             eos_token_ids=tuple(ids),
             num_parameters=f["num_parameters"].integer(0, MAX_INTEGER),
+            dense_intermediate_size=f["dense_intermediate_size"].integer(0, _TOKENS),
         )
 
     def _attention(self, f: JsonField) -> m.Attention:

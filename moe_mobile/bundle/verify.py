@@ -92,8 +92,14 @@ def check_files(bundle: Path, manifest: m.Manifest, *, shards_may_be_gone: bool 
     return gone
 
 
-def inspect_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
+def inspect_bundle(
+    path: str | os.PathLike[str], packed_dir: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
     """What a bundle holds, as a JSON-ready object; reads the manifest and file lengths only.
+
+    Args:
+        path: the bundle's folder.
+        packed_dir: where packed weights lie that shards were consumed for, if not in the bundle.
 
     Raises:
         BundleInvalidError, UnsupportedError, IoError: as :func:`verify_bundle`.
@@ -103,7 +109,8 @@ def inspect_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
     manifest = parse_manifest(data, str(bundle / m.MANIFEST_FILE))
     # A prepared bundle may have given its shards away; whether its store is whole is the engine's
     # to say.
-    consumed = check_files(bundle, manifest, shards_may_be_gone=(bundle / ".packed").is_dir())
+    store = bundle / ".packed" if packed_dir is None else Path(packed_dir)
+    consumed = check_files(bundle, manifest, shards_may_be_gone=store.is_dir())
     moe_layers = sum(layer.experts is not None for layer in manifest.layers)
     return {
         "path": str(bundle),

@@ -17,8 +17,9 @@ import torch
 
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle.files import HashingFile
+from moe_mobile.bundle.json_field import JsonField
 from moe_mobile.bundle.writer import to_bytes
-from moe_mobile.errors import CancelledError, UnsupportedError
+from moe_mobile.errors import BundleInvalidError, CancelledError, UnsupportedError, UsageError
 from moe_mobile.export import lowering
 from moe_mobile.export.embedding import ROWS_AT_ONCE, encode_rows, row_bytes
 from moe_mobile.export.lowering import EXECUTORCH_VERSION
@@ -100,6 +101,7 @@ def export_bundle(
     refuse_early(target, overwrite=overwrite)
     try:
         model = open_model(source, name=name)
+        _check_name(model.architecture.name)
         plan = make_plan(model.architecture, options)
         key = _key(model, options)
         with open_workspace(target, key, overwrite=overwrite) as workspace:
@@ -259,6 +261,7 @@ class _Export:
                 bos_token_id=a.bos_token_id,
                 eos_token_ids=a.eos_token_ids,
                 num_parameters=self._model.tensors.num_parameters(),
+                dense_intermediate_size=max(shape.mlp_width for shape in self._plan.layers),
             ),
             attention=m.Attention(
                 num_heads=attention.num_heads,
@@ -290,6 +293,18 @@ class _Export:
             memory=m.memory_facts(layers=layers, head=head, embedding=embedding, top_k=moe.top_k),
             provenance={"source": self._model.label, **_versions()},
         )
+
+
+def _check_name(name: object) -> None:
+    """Refuses at once what the manifest could not hold in the end."""
+    try:
+        JsonField(name, "name", "").text(m.MAX_NAME_BYTES)
+    except (BundleInvalidError, UnicodeEncodeError):
+        raise UsageError(
+            f"{name!r} is not 1 to {m.MAX_NAME_BYTES} UTF-8 bytes without control characters",
+            setting="name",
+            remedy="Give the model another name",
+        ) from None
 
 
 def _file(record: Record) -> Record:

@@ -56,6 +56,7 @@ def sample(seed: int) -> Sample:
             bos_token_id=draw.choice((None, draw.randrange(vocab))),
             eos_token_ids=tuple(sorted(draw.sample(range(vocab), min(vocab, draw.randint(0, 3))))),
             num_parameters=draw.randint(0, 2**53),
+            dense_intermediate_size=draw.randint(0, 2**24),
         ),
         attention=m.Attention(
             num_heads=kv_heads * draw.randint(1, 4),

@@ -35,7 +35,8 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> DemoMaker:
 
 @pytest.fixture(scope="session")
 def large_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One layer of OLMoE's dimensions with a small vocabulary: 64 experts of 3.4 MiB in 8da4w."""
+    """One layer of Qwen1.5-MoE-A2.7B's dimensions with a small vocabulary: 60 experts of 4.6 MiB
+    in 8da4w, and a shared expert four times as wide."""
     out = tmp_path_factory.mktemp("large") / "bundle"
-    source = RandomWeights("OLMoE-1B-7B", layers=1, vocab_size=512)
-    return export_bundle(source, out, "8da4w", max_batch=64)
+    source = RandomWeights("Qwen1.5-MoE-A2.7B", layers=1, vocab_size=512)
+    return export_bundle(source, out, "8da4w")

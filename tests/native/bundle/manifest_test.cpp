@@ -29,6 +29,7 @@ TEST(Manifest, ReadsEveryField) {
   EXPECT_EQ(m.bos_token_id, 9u);
   EXPECT_EQ(m.eos_token_ids, (std::vector<uint32_t>{1, 3}));
   EXPECT_EQ(m.num_parameters, 1000u);
+  EXPECT_EQ(m.dense_intermediate_size, 0u);
   EXPECT_EQ(m.attention.num_heads, 4u);
   EXPECT_EQ(m.attention.num_kv_heads, 2u);
   EXPECT_EQ(m.attention.head_dim, 4u);
@@ -112,6 +113,7 @@ TEST(Manifest, RefusesEveryViolationByItsField) {
       {"/model/eos_token_ids", {10}, "model.eos_token_ids[0] is 10"},
       {"/model/eos_token_ids", std::vector<int>(17, 1), "model.eos_token_ids has more than 16"},
       {"/model/num_parameters", huge, "model.num_parameters is"},
+      {"/model/dense_intermediate_size", -1, "model.dense_intermediate_size is"},
       {"/attention/num_heads", 3, "attention.num_heads is not a multiple"},
       {"/attention/num_kv_heads", 0, "attention.num_kv_heads is 0"},
       {"/attention/head_dim", 4097, "attention.head_dim is"},

@@ -88,7 +88,8 @@ class Reader {
  private:
   void read_model(const JsonField& f) {
     f.expect_members({"name", "family", "vocab_size", "hidden_size", "num_layers", "context_length",
-                      "bos_token_id", "eos_token_ids", "num_parameters"});
+                      "bos_token_id", "eos_token_ids", "num_parameters",
+                      "dense_intermediate_size"});
     m_.name = f["name"].text(200);
     m_.family = f["family"].text(64);
     m_.vocab_size = f["vocab_size"].integer32(1, kMaxTokens);
@@ -107,6 +108,7 @@ class Reader {
       m_.eos_token_ids.push_back(id);
     }
     m_.num_parameters = f["num_parameters"].integer(0, kMaxInteger);
+    m_.dense_intermediate_size = f["dense_intermediate_size"].integer32(0, 1u << 24);
   }
 
   void read_attention(const JsonField& f) {

@@ -85,6 +85,7 @@ struct Manifest {
   std::optional<uint32_t> bos_token_id;
   std::vector<uint32_t> eos_token_ids;  // ascending
   uint64_t num_parameters = 0;
+  uint32_t dense_intermediate_size = 0;  // of the widest MLP in a dense program; 0: none has one
   AttentionSpec attention;
   MoeSpec moe;
   Quantization quantization;

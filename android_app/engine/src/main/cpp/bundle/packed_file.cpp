@@ -53,8 +53,7 @@ struct Footer {
 static_assert(sizeof(Footer) == 32);
 
 [[noreturn]] void refuse(const std::string& path, const std::string& cause) {
-  throw Error(ErrorCode::kBundleCorrupt, path, cause,
-              "Delete the .packed folder and run moe-mobile prepare again");
+  throw Error(ErrorCode::kBundleCorrupt, path, cause, kRepairPackedStore);
 }
 
 void check_header(int fd, const std::string& path, const std::string& expected_key) {

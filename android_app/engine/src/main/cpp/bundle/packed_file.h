@@ -23,6 +23,11 @@ namespace moe_mobile {
 //   CRC-32C of the 24
 //           bytes before it, magic "END1"
 
+// What to do about a damaged one.
+constexpr char kRepairPackedStore[] =
+    "Delete the .packed folder and run `moe-mobile prepare` again; where --consume deleted the "
+    "shards, copy or export the bundle again first.";
+
 struct PackedEntry {
   uint64_t offset = 0;    // multiple of kBlobAlignment
   uint64_t length = 0;    // without padding, at least 1

@@ -21,9 +21,10 @@ namespace {
 // outputs, and one shared workspace, which holds about as much again for the largest batch.
 uint64_t activation_bytes(const Manifest& manifest) {
   const uint64_t heads = uint64_t{manifest.attention.num_heads} * manifest.attention.head_dim;
+  const uint64_t hidden = manifest.hidden_size;
   const uint64_t widest = std::max<uint64_t>(
-      {heads * 3 + manifest.hidden_size, 3 * uint64_t{manifest.hidden_size} + heads,
-       3 * uint64_t{manifest.moe.intermediate_size} + 2 * manifest.hidden_size});
+      {heads * 3 + hidden, 3 * hidden + heads + 3 * uint64_t{manifest.dense_intermediate_size},
+       3 * uint64_t{manifest.moe.intermediate_size} + 2 * hidden});
   return 2 * sizeof(float) * (manifest.max_batch * widest + manifest.vocab_size);
 }
 
@@ -69,15 +70,7 @@ void Engine::load(const Progress& progress, const Planned& planned) {
   const uint64_t available = available_memory();
   bundle_.verify_file(manifest().embedding.file);
   settings_.packed_dir = packed_directory(bundle_, settings_.packed_dir);
-  if (!is_prepared(bundle_, settings_.packed_dir)) {
-    PrepareOptions options;
-    options.packed_dir = settings_.packed_dir;
-    prepare(bundle_, options, progress);
-    return_free_heap();
-  }
-  store_ = std::make_unique<PackedStore>(bundle_, settings_.packed_dir, settings_.direct,
-                                         settings_.scratch_dir);
-  plan_ = plan_for(settings_.residency, available);
+  open_store(available, progress);
   planned(plan_);
 
   auto dense = std::make_unique<DensePrograms>(bundle_, *store_, &arena_, progress);
@@ -97,6 +90,41 @@ void Engine::load(const Progress& progress, const Planned& planned) {
   return_free_heap();
 }
 
+void Engine::open_store(uint64_t available, const Progress& progress) {
+  const auto open = [&](bool experts) {
+    PrepareOptions options;
+    options.packed_dir = settings_.packed_dir;
+    options.experts = experts;
+    if (!is_prepared(bundle_, settings_.packed_dir, experts)) {
+      prepare(bundle_, options, progress);
+      return_free_heap();
+    }
+    store_ = std::make_unique<PackedStore>(
+        bundle_, settings_.packed_dir,
+        PackedStore::Options{settings_.direct, experts, settings_.scratch_dir});
+  };
+  // The dense methods tell all sizes: a budget is refused before thousands of experts are packed.
+  open(/*experts=*/false);
+  plan_ = plan_for(settings_.residency, available);
+  if (settings_.residency == Residency::kPrograms) return;
+  try {
+    open(/*experts=*/true);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnsupported) throw;
+    fall_back(error);  // an expert that fits no slot
+    plan_ = plan_for(settings_.residency, available);
+  }
+}
+
+void Engine::fall_back(const Error& cause) {
+  bool possible = settings_.residency == Residency::kSlots;
+  for (uint32_t layer = 0; layer < manifest().num_layers; ++layer)
+    possible = possible && (!manifest().layers[layer].experts || bundle_.has_shard(layer));
+  if (!possible) throw cause;
+  fallbacks_.push_back(std::string("residency programs instead of slots: ") + cause.what());
+  settings_.residency = Residency::kPrograms;
+}
+
 MemoryPlan Engine::plan_for(Residency residency, uint64_t available) const {
   MemoryPlanInputs inputs;
   inputs.budget = parse_budget(residency == Residency::kResident ? "100%" : settings_.cache);
@@ -106,7 +134,8 @@ MemoryPlan Engine::plan_for(Residency residency, uint64_t available) const {
   inputs.top_k = manifest().moe.top_k;
   inputs.dense_bytes = store_->dense_bytes();
   inputs.kv_bytes = AttentionMixer::state_bytes_for(manifest(), settings_.context);
-  inputs.arena_bytes = Decoder::buffer_bytes(manifest()) + activation_bytes(manifest());
+  inputs.arena_bytes =
+      Decoder::buffer_bytes(manifest(), settings_.context) + activation_bytes(manifest());
   if (residency == Residency::kPrograms)
     inputs.arena_bytes += staging_bytes(manifest(), settings_.lanes, inputs.num_experts);
   inputs.available_bytes = available;
@@ -123,9 +152,8 @@ std::unique_ptr<ExpertPlaces> Engine::make_places(const Progress& progress,
       direct_ = store_->direct();
       return slots;
     } catch (const Error& error) {
-      if (error.code() != ErrorCode::kRuntime || settings_.residency == Residency::kResident) throw;
-      fallbacks_.push_back(std::string("residency programs instead of slots: ") + error.what());
-      settings_.residency = Residency::kPrograms;
+      if (error.code() != ErrorCode::kRuntime) throw;
+      fall_back(error);
       plan_ = plan_for(settings_.residency, plan_.available_bytes);
       planned(plan_);
     }
@@ -143,11 +171,8 @@ void Engine::reset() {
 }
 
 void Engine::prefill(Span<const uint32_t> tokens, const Progress& progress) {
-  uint64_t done = 0;
-  decoder_->prefill(tokens, [&](uint32_t count, const TokenMetrics& metrics) {
-    steps_.push_back({true, count, metrics});
-    progress("prefill", done += count, tokens.size());
-  });
+  const TokenMetrics metrics = decoder_->prefill(tokens, progress);
+  steps_.push_back({true, static_cast<uint32_t>(tokens.size()), metrics});
 }
 
 void Engine::decode(uint32_t token) { steps_.push_back({false, 1, decoder_->decode(token)}); }
