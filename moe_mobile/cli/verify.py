@@ -47,7 +47,8 @@ def command(bundle: pathlib.Path, packed_dir: pathlib.Path | None, as_json: bool
     click.echo(f"ok: {answer['files']} files, {size(answer['bytes'])}, hash {answer['hash']}")
     packed = answer["packed"]
     if packed is not None:
-        click.echo(f"ok: {packed['blobs']} packed weights, {size(packed['bytes'])}")
+        rest = "" if packed["complete"] else "; not all: `moe-mobile prepare` goes on"
+        click.echo(f"ok: {packed['blobs']} packed weights, {size(packed['bytes'])}{rest}")
 
 
 def _files(bundle: pathlib.Path, progress: ProgressBar) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from moe_mobile.cli import cli
 from tests.cli.program import failed, ok, ok_json, run_cli
+from tests.files import contents
 
 MakeBundle = Callable[[], pathlib.Path]
 
@@ -105,12 +106,64 @@ def test_verify_finds_a_flipped_bit_in_packed_weights(copy_bundle: MakeBundle) -
     assert error["file"] == str(path)
 
 
+def test_verify_says_where_an_interrupted_prepare_left_off(copy_bundle: MakeBundle) -> None:
+    bundle = copy_bundle()
+    store = pathlib.Path(ok_json("prepare", bundle)["packed_dir"])
+    assert ok_json("verify", bundle)["packed"]["complete"]
+    (store / "layer-01.packed").unlink()
+    assert not ok_json("verify", bundle)["packed"]["complete"]
+    assert "`moe-mobile prepare` goes on" in ok("verify", bundle)
+
+
+def test_verify_counts_the_same_files_however_it_reads_them(copy_bundle: MakeBundle) -> None:
+    bundle = copy_bundle()
+    before = ok_json("verify", bundle)
+    ok("prepare", bundle)
+    after = ok_json("verify", bundle)
+    assert [after[name] for name in ("files", "bytes", "hash")] == [
+        before[name] for name in ("files", "bytes", "hash")
+    ]
+
+
+def test_no_shard_is_consumed_for_damaged_packed_weights(copy_bundle: MakeBundle) -> None:
+    bundle = copy_bundle()
+    path = pathlib.Path(ok_json("prepare", bundle)["packed_dir"]) / "layer-01.packed"
+    intact = path.read_bytes()
+    _flip(path, len(intact) // 2)
+    ok("prepare", bundle, "--consume")
+    assert path.read_bytes() == intact
+    assert list((bundle / "experts").iterdir()) == []
+
+
 def test_packed_weights_may_lie_elsewhere(copy_bundle: MakeBundle, tmp_path: pathlib.Path) -> None:
     bundle = copy_bundle()
     store = tmp_path / "store"
     ok("prepare", bundle, "--packed-dir", store)
     assert not (bundle / ".packed").exists()
     assert ok_json("verify", bundle, "--packed-dir", store)["packed"]["directory"] == str(store)
+
+
+def test_packed_weights_of_another_bundle_are_not_replaced(
+    copy_bundle: MakeBundle, checkpoint: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    bundle, other, store = copy_bundle(), tmp_path / "other", tmp_path / "store"
+    ok("prepare", bundle, "--consume", "--packed-dir", store)
+    assert ok_json("inspect", bundle, "--packed-dir", store)["consumed_shards"] == 2
+    before = contents(store)
+    ok("export", checkpoint, other, "--quant", "fp32", "--max-batch", 16)
+    for command in (("prepare", other), ("generate", other, "-p", "Once", "-n", 2)):
+        error = failed(2, *command, "--packed-dir", store)
+        assert "of another bundle" in error["cause"]
+    assert contents(store) == before
+    ok("generate", bundle, "-p", "Once", "-n", 2, "--packed-dir", store)
+
+
+def test_a_name_that_no_bundle_can_have_is_refused_at_once(
+    checkpoint: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    error = failed(2, "export", checkpoint, tmp_path / "out", "--name", "a\x01b")
+    assert error["setting"] == "name"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_consumed_bundles_stay_usable(copy_bundle: MakeBundle) -> None:

@@ -72,6 +72,22 @@ def test_the_exit_code_is_that_of_the_first_error(tmp_path: pathlib.Path) -> Non
     assert (empty.returncode, empty.stdout) == (0, "")
 
 
+def test_a_misspelt_member_is_refused() -> None:
+    with Runner() as runner:
+        with pytest.raises(errors.UsageError, match="no such member") as caught:
+            runner.request("generate", token_ids=[5], max_tokens=3)
+        assert caught.value.setting == "max_tokens"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_stdout_ends_the_runner_with_an_error() -> None:
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [find_runner()], input=b'{"command": "info"}\n', stdout=full, timeout=30
+        )
+    assert result.returncode == errors.IoError.exit_code
+
+
 @pytest.mark.parametrize("iterations", [0, 1_000_001, 2**32 - 1])
 def test_time_program_measures_a_sane_number_of_times(iterations: int) -> None:
     with Runner() as runner:

@@ -65,18 +65,19 @@ TEST(Settings, WhatIsWrongIsNamed) {
 TEST(StoreKey, TakesWhatChoosesMicroKernelsAndNothingElse) {
   const std::string x86 =
       "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel\t\t: 143\nmodel name\t: Xeon\n"
-      "cpu MHz\t\t: 2100.5\nflags\t\t: fma avx2 avx2 sse\n\n";
-  EXPECT_EQ(cpu_features(x86), "avx2 fma model=143 sse vendor_id=GenuineIntel");
+      "cpu MHz\t\t: 2100.5\nflags\t\t: fpu fma avx2 md_clear avx2 sse retpoline\n\n";
+  EXPECT_EQ(cpu_features(x86), "avx2 fma fpu model=143 sse vendor_id=GenuineIntel");
   EXPECT_EQ(cpu_features(x86 + x86), cpu_features(x86));
   const std::string arm =
-      "processor\t: 0\nBogoMIPS\t: 38.4\nFeatures\t: fp asimd\nCPU part\t: 0xd05\n"
+      "processor\t: 0\nBogoMIPS\t: 38.4\nFeatures\t: fp asimd evtstrm\nCPU part\t: 0xd05\n"
       "processor\t: 7\nFeatures\t: fp asimd sve\nCPU part\t: 0xd0b\n";
   EXPECT_EQ(cpu_features(arm), "CPU part=0xd05 CPU part=0xd0b asimd fp sve");
 }
 
 TEST(StoreKey, SurvivesAnyText) {
   EXPECT_EQ(cpu_features(""), "");
-  EXPECT_EQ(cpu_features("no colon\n:\n : x\nflags:\nflags :  \n"), "");
+  EXPECT_EQ(
+      cpu_features("no colon\n:\n : x\nflags:\nflags :  \nmodel:\nvendor_id :\nCPU part : \n"), "");
 }
 
 TEST(StoreKey, IsAFolderName) {

@@ -47,7 +47,7 @@ uint64_t read_blob(const ReadRequest& request) {
     throw Error(ErrorCode::kBundleCorrupt, name_of(request),
                 "ends at byte " + std::to_string(request.offset + reached) +
                     ", within the blob at " + std::to_string(request.offset),
-                "Delete the .packed folder and run moe-mobile prepare again");
+                request.remedy);
   }
   return reached;
 }
@@ -62,7 +62,7 @@ ReadDone perform(const ReadRequest& request) {
       throw Error(
           ErrorCode::kBundleCorrupt, name_of(request),
           "the blob at offset " + std::to_string(request.offset) + " does not match its checksum",
-          "Delete the .packed folder and run moe-mobile prepare again");
+          request.remedy);
     }
     if (request.drop_cache) {
       ::posix_fadvise(request.fd, static_cast<off_t>(request.offset),

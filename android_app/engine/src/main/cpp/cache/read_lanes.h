@@ -26,6 +26,7 @@ struct ReadRequest {
   bool check_crc = false;
   bool drop_cache = false;            // after a buffered read, ask the kernel to forget the pages
   const std::string* file = nullptr;  // names the file in errors; outlives the request
+  const char* remedy = "";            // of damage, for errors
 };
 
 struct ReadDone {

@@ -42,12 +42,12 @@ void DensePrograms::load_weights(const PackedStore& store, size_t method, size_t
   if (padded != methods_.weight_capacity(method))
     throw Error(ErrorCode::kBundleCorrupt, file.path(),
                 "blob " + std::to_string(blob) + " has another length than its index says",
-                "Delete the .packed folder and run `moe-mobile prepare` again.");
+                kRepairPackedStore);
   read_exactly(file.fd(), methods_.weights(method), padded, entry.offset, file.path());
   if (crc32c(methods_.weights(method), entry.length) != entry.crc32c)
     throw Error(ErrorCode::kBundleCorrupt, file.path(),
                 "blob " + std::to_string(blob) + " does not match its checksum",
-                "Delete the .packed folder and run `moe-mobile prepare` again.");
+                kRepairPackedStore);
 }
 
 void DensePrograms::qkv(uint32_t layer, const float* x, uint32_t rows, float* q, float* k,

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "base/span.h"
 #include "cache/memory_plan.h"
 #include "decoder/sampler.h"
@@ -39,7 +40,8 @@ class Engine {
                                       const Progress& progress, const Planned& planned);
 
   const Manifest& manifest() const { return bundle_.manifest(); }
-  const MemoryPlan& plan() const { return plan_; }
+  // As resolved: what the host left open is filled in.
+  const EngineSettings& settings() const { return settings_; }
   // Resolved settings, plan, model facts, bundle hash, what fell back.
   nlohmann::json info() const;
 
@@ -69,6 +71,10 @@ class Engine {
  private:
   Engine(Bundle bundle, const EngineSettings& settings);
   void load(const Progress& progress, const Planned& planned);
+  // Prepares what is missing, plans the memory.
+  void open_store(uint64_t available, const Progress& progress);
+  // Goes on with residency `programs`, and says why; throws `cause` where that is no way out.
+  void fall_back(const Error& cause);
   MemoryPlan plan_for(Residency residency, uint64_t available) const;
   std::unique_ptr<ExpertPlaces> make_places(const Progress& progress, const Planned& planned);
 

@@ -91,6 +91,9 @@ json run_bench(Engine* engine, const BenchRequest& request, const Progress& prog
 
 json measure_misses(Engine* engine, uint32_t count, uint32_t seed) {
   require_samples("count", count);
+  if (engine->settings().residency == Residency::kPrograms)
+    throw Error(ErrorCode::kUsage, Setting{"residency"}, "there are no slots to measure",
+                "Open the bundle with residency slots.");
   const Manifest& manifest = engine->manifest();
   std::vector<ExpertKey> experts;
   for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)

@@ -16,7 +16,6 @@ namespace {
 constexpr size_t kFirstMethodBlob = 2;
 constexpr size_t kBlobsPerMethod = 2;
 constexpr size_t kMethodsPerLayer = 2;
-constexpr char kPrepareAgain[] = "Delete the .packed folder and run `moe-mobile prepare` again.";
 
 }  // namespace
 
@@ -74,22 +73,22 @@ PackedFile open_packed(const std::string& path, const std::vector<Sha256Digest>&
     throw Error(ErrorCode::kBundleCorrupt, path,
                 "it holds " + std::to_string(file.entries().size()) + " blobs instead of " +
                     std::to_string(sources.size()),
-                kPrepareAgain);
+                kRepairPackedStore);
   for (size_t i = 0; i < sources.size(); ++i)
     if (file.entries()[i].source != sources[i])
       throw Error(ErrorCode::kBundleCorrupt, path,
                   "blob " + std::to_string(i) + " was made from another program than this bundle's",
-                  kPrepareAgain);
+                  kRepairPackedStore);
   return file;
 }
 
-PackedStore::PackedStore(const Bundle& bundle, const std::string& directory, bool allow_direct,
-                         const std::string& scratch_dir)
+PackedStore::PackedStore(const Bundle& bundle, const std::string& directory, const Options& options)
     : directory_(directory),
-      scratch_directory_(scratch_dir.empty() || access(directory.c_str(), W_OK) == 0 ? directory
-                                                                                     : scratch_dir),
+      scratch_directory_(options.scratch_dir.empty() || access(directory.c_str(), W_OK) == 0
+                             ? directory
+                             : options.scratch_dir),
       methods_(
-          open_packed(methods_file(directory), method_sources(bundle.manifest()), allow_direct)) {
+          open_packed(methods_file(directory), method_sources(bundle.manifest()), options.direct)) {
   const Manifest& manifest = bundle.manifest();
   const AlignedBuffer tail = methods_.read(kTemplateTail);
   template_layout_ = parse_packed_tail({tail.data(), tail.size()}, methods_.path());
@@ -97,15 +96,15 @@ PackedStore::PackedStore(const Bundle& bundle, const std::string& directory, boo
     dense_bytes_ += align_up(methods_.entries()[blob].length, kBlobAlignment);
   for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
     layers_.emplace_back();
-    if (!manifest.layers[layer].experts) continue;
+    if (!manifest.layers[layer].experts || !options.experts) continue;
     const std::string path = layer_file(directory, layer);
-    layers_.back() = open_packed(path, layer_sources(manifest, layer), allow_direct);
+    layers_.back() = open_packed(path, layer_sources(manifest, layer), options.direct);
     for (const PackedEntry& entry : layers_.back()->entries())
       if (entry.length != template_layout_.weight_bytes)
         throw Error(ErrorCode::kBundleCorrupt, path,
                     "a blob of " + std::to_string(entry.length) + " bytes does not fit slots of " +
                         std::to_string(template_layout_.weight_bytes),
-                    kPrepareAgain);
+                    kRepairPackedStore);
   }
 }
 

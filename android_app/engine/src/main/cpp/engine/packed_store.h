@@ -52,10 +52,13 @@ PackedFile open_packed(const std::string& path, const std::vector<Sha256Digest>&
 
 class PackedStore {
  public:
+  struct Options {
+    bool direct = true;       // O_DIRECT where the file system has it
+    bool experts = true;      // false: the dense methods alone are opened
+    std::string scratch_dir;  // for short-lived files where `directory` is not writable
+  };
   // Opens all files. kBundleCorrupt for a damaged or foreign one, kIo for a missing one.
-  // Short-lived files go to `directory` too, or to `scratch_dir` where `directory` is not writable.
-  PackedStore(const Bundle& bundle, const std::string& directory, bool allow_direct = true,
-              const std::string& scratch_dir = "");
+  PackedStore(const Bundle& bundle, const std::string& directory, const Options& options);
 
   const std::string& directory() const { return directory_; }
   const std::string& scratch_directory() const { return scratch_directory_; }

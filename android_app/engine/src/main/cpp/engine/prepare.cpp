@@ -13,6 +13,7 @@
 #include <cerrno>
 
 #include "base/error.h"
+#include "cache/memory_plan.h"
 #include "engine/packed_store.h"
 #include "engine/store_key.h"
 #include "executorch/packer.h"
@@ -44,20 +45,42 @@ UniqueFd lock_directory(const std::string& directory) {
   const std::string path = directory + "/" + kLockName;
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
   if (!fd.valid()) throw_errno(path, "create the file");
-  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0)
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
+  if (errno == EWOULDBLOCK)
     throw Error(ErrorCode::kIo, path, "another process prepares this bundle",
                 "Wait for it to finish, then try again.");
-  return fd;
+  throw_errno(path, "lock");
 }
 
-bool intact(const std::string& path, const std::vector<Sha256Digest>& sources) {
+enum class Depth { kIndex, kBlobs };
+
+bool intact(const std::string& path, const std::vector<Sha256Digest>& sources,
+            Depth depth = Depth::kIndex) {
   if (access(path.c_str(), F_OK) != 0) return false;
   try {
-    open_packed(path, sources, /*allow_direct=*/false);
+    const PackedFile file = open_packed(path, sources, /*allow_direct=*/false);
+    if (depth == Depth::kBlobs)
+      for (size_t blob = 0; blob < sources.size(); ++blob) file.read(blob);
     return true;
   } catch (const Error&) {
     return false;
   }
+}
+
+// A folder that the user named may hold the only copy of another bundle's weights.
+void require_own(const std::string& path, const std::vector<Sha256Digest>& sources) {
+  if (access(path.c_str(), F_OK) != 0) return;
+  std::vector<PackedEntry> entries;
+  try {
+    entries = PackedFile::open(path, packed_store_key(), /*allow_direct=*/false).entries();
+  } catch (const Error&) {
+    return;  // damaged: made anew
+  }
+  bool own = entries.size() == sources.size();
+  for (size_t i = 0; own && i < sources.size(); ++i) own = entries[i].source == sources[i];
+  if (!own)
+    throw Error(ErrorCode::kUsage, path, "it holds packed weights of another bundle",
+                "Choose another packed_dir for this bundle, or delete that one.");
 }
 
 void require_space(const std::string& directory, uint64_t bytes) {
@@ -66,8 +89,8 @@ void require_space(const std::string& directory, uint64_t bytes) {
   const uint64_t free_bytes = static_cast<uint64_t>(space.f_bavail) * space.f_frsize;
   if (free_bytes < bytes)
     throw Error(ErrorCode::kDiskFull, directory,
-                "the packed store needs about " + std::to_string(bytes >> 20) + " MiB more, and " +
-                    std::to_string(free_bytes >> 20) + " MiB are free",
+                "the packed store needs about " + format_bytes(bytes) + " more, and " +
+                    format_bytes(free_bytes) + " are free",
                 "Free some space, choose another packed_dir, or use --consume.");
 }
 
@@ -81,20 +104,23 @@ class Preparation {
         directory_(std::move(directory)),
         scratch_(directory_ + "/" + kScratchName),
         progress_(progress) {
-    total_ = 2 * uint64_t{manifest_.num_layers} + 1 +
-             uint64_t{manifest_.num_moe_layers()} * manifest_.moe.num_experts;
+    total_ = 2 * uint64_t{manifest_.num_layers} + 1 + experts();
   }
 
   void run(PrepareResult* result) {
     pack_methods();
-    for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer)
+    for (uint32_t layer = 0; layer < manifest_.num_layers && options_.experts; ++layer)
       if (manifest_.layers[layer].experts) pack_layer(layer);
     result->bytes_written = bytes_written_;
     result->already_prepared = bytes_written_ == 0;
-    result->experts = uint64_t{manifest_.num_moe_layers()} * manifest_.moe.num_experts;
+    result->experts = experts();
   }
 
  private:
+  uint64_t experts() const {
+    return options_.experts ? uint64_t{manifest_.num_moe_layers()} * manifest_.moe.num_experts : 0;
+  }
+
   void advance(uint64_t steps) {
     done_ += steps;
     progress_("prepare", done_, total_);
@@ -159,7 +185,9 @@ class Preparation {
     const LayerExperts& experts = *manifest_.layers[layer].experts;
     const std::string path = layer_file(directory_, layer);
     const auto sources = layer_sources(manifest_, layer);
-    if (intact(path, sources)) {
+    // A shard may go only if what stands for it can be read.
+    const bool goes = options_.consume && bundle_.has_shard(layer);
+    if (intact(path, sources, goes ? Depth::kBlobs : Depth::kIndex)) {
       advance(experts.programs.size());
       return consume(experts);
     }
@@ -214,10 +242,10 @@ class Preparation {
 
 }  // namespace
 
-bool is_prepared(const Bundle& bundle, const std::string& directory) {
+bool is_prepared(const Bundle& bundle, const std::string& directory, bool experts) {
   const Manifest& manifest = bundle.manifest();
   if (!intact(methods_file(directory), method_sources(manifest))) return false;
-  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
+  for (uint32_t layer = 0; layer < manifest.num_layers && experts; ++layer)
     if (manifest.layers[layer].experts &&
         !intact(layer_file(directory, layer), layer_sources(manifest, layer)))
       return false;
@@ -229,15 +257,22 @@ PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
   const Manifest& manifest = bundle.manifest();
   PrepareResult result;
   result.directory = packed_directory(bundle, options.packed_dir);
-  if (!options.consume && is_prepared(bundle, result.directory)) {
+  if (!options.consume && is_prepared(bundle, result.directory, options.experts)) {
     result.already_prepared = true;
-    result.experts = uint64_t{manifest.num_moe_layers()} * manifest.moe.num_experts;
+    if (options.experts)
+      result.experts = uint64_t{manifest.num_moe_layers()} * manifest.moe.num_experts;
     return result;
+  }
+  if (result.directory != packed_directory(bundle, "")) {
+    require_own(methods_file(result.directory), method_sources(manifest));
+    for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
+      if (manifest.layers[layer].experts)
+        require_own(layer_file(result.directory, layer), layer_sources(manifest, layer));
   }
   make_directories(result.directory);
   const UniqueFd lock = lock_directory(result.directory);
   uint64_t missing_bytes = 0;
-  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
+  for (uint32_t layer = 0; layer < manifest.num_layers && options.experts; ++layer) {
     if (!manifest.layers[layer].experts) continue;
     const std::string path = layer_file(result.directory, layer);
     if (access(path.c_str(), F_OK) == 0) continue;

@@ -15,6 +15,8 @@ struct PrepareOptions {
   std::string packed_dir;  // empty: BUNDLE/.packed/<key>
   // Deletes each shard once its packed bytes are durable: a phone must not hold the model twice.
   bool consume = false;
+  // False: only what residency `programs` takes from the store, the dense methods.
+  bool experts = true;
 };
 
 struct PrepareResult {
@@ -28,12 +30,13 @@ struct PrepareResult {
 // before ExecuTorch sees it. Files appear complete or not at all, so an interrupted run continues
 // at the layer it was in, and its result equals an uninterrupted one byte for byte. One process at
 // a time (kIo otherwise). Throws kDiskFull before writing where the space is known to be too small,
-// kReadOnly, kBundleCorrupt.
+// kReadOnly, kBundleCorrupt; kUsage where a folder other than the
+// bundle's own holds another bundle's weights.
 PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
                       const Progress& progress);
 
-// Whether the store in `directory` is complete and belongs to this bundle. Damage counts as not
-// prepared, but reads nothing of the blobs.
-bool is_prepared(const Bundle& bundle, const std::string& directory);
+// Whether the store in `directory` is complete (without `experts`: as far as dense methods go) and
+// belongs to this bundle. Damage counts as not prepared, but reads nothing of the blobs.
+bool is_prepared(const Bundle& bundle, const std::string& directory, bool experts = true);
 
 }  // namespace moe_mobile

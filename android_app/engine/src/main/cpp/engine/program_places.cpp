@@ -65,6 +65,7 @@ ReadRequest ProgramPlaces::read_request(const ExpertKey& key, uint32_t place) {
   request.payload_bytes = program.bytes;
   request.drop_cache = !shard.direct;
   request.file = &shard.path;
+  request.remedy = "Copy or export the bundle again.";
   return request;
 }
 

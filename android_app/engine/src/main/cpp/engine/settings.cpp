@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "cache/memory_plan.h"
 
 namespace moe_mobile {
 namespace {
@@ -70,6 +71,7 @@ EngineSettings parse_settings(const nlohmann::json& json) {
   take(json, "allow_below_cycle", &settings.allow_below_cycle);
   take(json, "overlap", &settings.overlap);
   take(json, "direct", &settings.direct);
+  parse_budget(settings.cache);
   if (residency == "programs") {
     settings.residency = Residency::kPrograms;
   } else if (residency == "resident") {

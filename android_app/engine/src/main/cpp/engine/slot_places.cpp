@@ -47,8 +47,7 @@ SlotPlaces::SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t 
   const Sha256Digest& expected = bundle.manifest().layers[layer].experts->programs[0].sha256;
   if (sha256(template_bytes_.data(), template_bytes_.size()) != expected)
     throw Error(ErrorCode::kBundleCorrupt, store.methods().path(),
-                "the template program does not match its SHA-256",
-                "Delete the .packed folder and run `moe-mobile prepare` again.");
+                "the template program does not match its SHA-256", kRepairPackedStore);
   template_ = std::make_unique<LoadedProgram>(template_bytes_.data(), template_bytes_.size(),
                                               "the experts' template");
   std::vector<float> reference;
@@ -94,6 +93,7 @@ ReadRequest SlotPlaces::read_request(const ExpertKey& key, uint32_t place) {
   request.check_crc = !checked_[size_t{key.layer} * num_experts_ + key.expert];
   request.drop_cache = !file.direct();
   request.file = &file.path();
+  request.remedy = kRepairPackedStore;
   return request;
 }
 

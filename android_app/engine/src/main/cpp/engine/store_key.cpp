@@ -15,6 +15,21 @@
 #include "base/crc32c.h"
 
 namespace moe_mobile {
+namespace {
+
+// Vector instructions. Kernels and microcode come and go with other words, mitigations say; those
+// must not make a packed store stale.
+bool chooses_kernels(const std::string& word) {
+  static const char* const kPrefixes[] = {"sse",  "ssse",  "avx", "fma", "f16c", "gfni",
+                                          "amx",                                          // x86
+                                          "fp",   "asimd", "sve", "sme", "i8mm", "bf16",  // arm64
+                                          "neon", "vfp"};                                 // arm
+  for (const char* prefix : kPrefixes)
+    if (word.rfind(prefix, 0) == 0) return true;
+  return false;
+}
+
+}  // namespace
 
 std::string cpu_features(const std::string& cpuinfo) {
   std::set<std::string> words;
@@ -27,10 +42,12 @@ std::string cpu_features(const std::string& cpuinfo) {
     if (field == "flags" || field == "Features") {
       std::istringstream values(line.substr(colon + 1));
       std::string word;
-      while (values >> word) words.insert(word);
+      while (values >> word)
+        if (chooses_kernels(word)) words.insert(word);
     } else if (field == "CPU implementer" || field == "CPU part" || field == "model" ||
                field == "cpu family" || field == "vendor_id") {
-      words.insert(field + "=" + line.substr(line.find_first_not_of(" \t", colon + 1)));
+      const size_t value = line.find_first_not_of(" \t", colon + 1);
+      if (value != std::string::npos) words.insert(field + "=" + line.substr(value));
     }
   }
   std::string joined;

@@ -11,24 +11,31 @@
 namespace moe_mobile {
 namespace {
 
+bool exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
+
+// An interrupted prepare leaves files out; those that are there must be whole.
 nlohmann::json verify_store(const Bundle& bundle, const std::string& directory,
                             const Progress& progress) {
-  const PackedStore store(bundle, directory, /*allow_direct=*/false);
+  const Manifest& manifest = bundle.manifest();
   uint64_t blobs = 0;
   uint64_t bytes = 0;
-  const uint32_t num_layers = bundle.manifest().num_layers;
-  const auto check = [&](const PackedFile& file) {
-    for (size_t i = 0; i < file.entries().size(); ++i) {
-      bytes += file.read(i).size();
-      ++blobs;
+  bool complete = true;
+  const auto check = [&](const std::string& path, const std::vector<Sha256Digest>& sources) {
+    if (!exists(path)) {
+      complete = false;
+      return;
     }
+    const PackedFile file = open_packed(path, sources, /*allow_direct=*/false);
+    for (size_t i = 0; i < file.entries().size(); ++i) bytes += file.read(i).size();
+    blobs += file.entries().size();
   };
-  check(store.methods());
-  for (uint32_t layer = 0; layer < num_layers; ++layer) {
-    if (bundle.manifest().layers[layer].experts) check(store.layer(layer));
-    progress("verify packed store", layer + 1, num_layers);
+  check(methods_file(directory), method_sources(manifest));
+  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
+    if (manifest.layers[layer].experts)
+      check(layer_file(directory, layer), layer_sources(manifest, layer));
+    progress("verify packed store", layer + 1, manifest.num_layers);
   }
-  return {{"directory", directory}, {"blobs", blobs}, {"bytes", bytes}};
+  return {{"directory", directory}, {"blobs", blobs}, {"bytes", bytes}, {"complete", complete}};
 }
 
 }  // namespace
@@ -37,7 +44,7 @@ nlohmann::json verify_bundle(const Bundle& bundle, const std::string& packed_dir
                              const Progress& progress) {
   const Manifest& manifest = bundle.manifest();
   const std::string directory = packed_directory(bundle, packed_dir);
-  const bool has_store = access(methods_file(directory).c_str(), F_OK) == 0;
+  const bool has_store = exists(methods_file(directory));
   std::vector<const FileRef*> files = {&manifest.embedding.file, &manifest.head};
   for (const FileRef& file : manifest.files) files.push_back(&file);
   for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
@@ -46,13 +53,14 @@ nlohmann::json verify_bundle(const Bundle& bundle, const std::string& packed_dir
     const FileRef& shard = manifest.layers[layer].experts->shard;
     if (bundle.has_shard(layer)) {
       files.push_back(&shard);
-    } else if (!has_store) {
+    } else if (!exists(layer_file(directory, layer))) {
       throw Error(ErrorCode::kBundleInvalid, bundle.path(shard),
-                  "the shard is missing, and no packed store stands for it",
+                  "the shard is missing, and no packed file of this CPU stands for it",
                   "Copy or export the bundle again.");
     }
   }
-  uint64_t bytes = 0;
+  const std::string manifest_path = bundle.directory() + "/bundle.json";
+  uint64_t bytes = file_size(open_read(manifest_path).get(), manifest_path);
   for (size_t i = 0; i < files.size(); ++i) {
     bundle.verify_file(*files[i]);
     bytes += files[i]->bytes;
@@ -60,7 +68,7 @@ nlohmann::json verify_bundle(const Bundle& bundle, const std::string& packed_dir
   }
   nlohmann::json packed;
   if (has_store) packed = verify_store(bundle, directory, progress);
-  return {{"files", files.size()}, {"bytes", bytes}, {"packed", packed}};
+  return {{"files", files.size() + 1}, {"bytes", bytes}, {"packed", packed}};
 }
 
 }  // namespace moe_mobile

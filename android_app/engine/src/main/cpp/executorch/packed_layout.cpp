@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "bundle/packed_file.h"
 
 namespace moe_mobile {
 namespace {
@@ -22,7 +23,7 @@ T read_little_endian(const uint8_t* source) {
 
 [[noreturn]] void corrupt(const std::string& file, const std::string& cause) {
   throw Error(ErrorCode::kBundleCorrupt, file, "not a packed weights file of XNNPACK: " + cause,
-              "Delete the .packed folder and run `moe-mobile prepare` again.");
+              kRepairPackedStore);
 }
 
 }  // namespace

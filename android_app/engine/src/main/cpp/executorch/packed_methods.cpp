@@ -16,6 +16,7 @@
 #include <cstdio>
 #include <fstream>
 #include <unordered_map>
+#include <utility>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -27,6 +28,18 @@ namespace {
 std::string next_file_name() {
   static std::atomic<uint64_t> counter{0};
   return "moe-slot-" + std::to_string(getpid()) + "-" + std::to_string(counter++) + ".bin";
+}
+
+// A name may be taken by a process that was killed and had the same number (in a container each
+// has).
+UniqueFd create_slot_file(const std::string& directory, std::string* path) {
+  while (true) {
+    *path = directory + "/" + next_file_name();
+    UniqueFd fd(::open(path->c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    if (fd.valid()) return fd;
+    const std::string taken = std::exchange(*path, "");  // not ours to remove
+    if (errno != EEXIST) throw_errno(taken, "create the file");
+  }
 }
 
 // Slot files live for moments; a process that was killed in one leaves some behind.
@@ -99,13 +112,11 @@ size_t PackedMethods::add(const LoadedProgram& program, const char* method, Plan
   // The index moves to a blob boundary, so that a whole padded blob fits before it.
   entry.capacity = align_up(layout.weight_bytes, kBlobAlignment);
   entry.file_bytes = entry.capacity + tail.size();
-  entry.path = directory_ + "/" + next_file_name();
   const std::vector<uint8_t> moved = moved_packed_tail(tail, entry.capacity);
   methods_.push_back(std::move(entry));
   Entry& added = methods_.back();
   {
-    UniqueFd fd(::open(added.path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-    if (!fd.valid()) throw_errno(added.path, "create the file");
+    const UniqueFd fd = create_slot_file(directory_, &added.path);
     if (ftruncate(fd.get(), static_cast<off_t>(added.capacity)) != 0 ||
         lseek(fd.get(), 0, SEEK_END) < 0)
       throw_errno(added.path, "write the file");
@@ -127,7 +138,7 @@ void PackedMethods::detach() {
       throw Error(ErrorCode::kRuntime, entry.path,
                   "XNNPACK did not map the slot's file exactly once, so it would ignore the "
                   "weights read into it",
-                  "Use --residency programs, or another packed_dir.");
+                  "Use a packed_dir on another file system.");
     void* at = reinterpret_cast<void*>(found->second.begin);
     if (mmap(at, expected, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
              0) == MAP_FAILED)

@@ -44,6 +44,8 @@ ThreadPoolLease::ThreadPoolLease(unsigned threads) {
   if (pool == nullptr)
     throw Error(ErrorCode::kRuntime, "", "ExecuTorch could not create its thread pool");
   const auto current = static_cast<unsigned>(pool->get_thread_count());
+  static const unsigned own_choice = current;  // before anybody changed it
+  if (threads == 0 && leases == 0) threads = own_choice;
   if (threads != 0 && threads != current) {
     if (leases > 0)
       throw Error(

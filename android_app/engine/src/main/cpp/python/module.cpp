@@ -160,6 +160,10 @@ NB_MODULE(_native, module) {
       "bundle"_a, "settings_json"_a, "progress"_a.none(), "planned"_a.none());
 
   module.def(
+      "check_settings", [](const std::string& settings) { parse_settings(parse_json(settings)); },
+      "settings_json"_a, "Raises what opening an engine with these settings would.");
+
+  module.def(
       "check_manifest",
       [](const std::string& text, const std::string& file) { parse_manifest(text, file); },
       "text"_a, "file"_a, "Raises what the engine would for this bundle.json.");

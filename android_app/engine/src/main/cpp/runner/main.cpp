@@ -3,6 +3,7 @@
 
 // One process, JSON lines: a request per line on standard input, events per line on standard
 // output.
+#include <cstdlib>
 #include <iostream>
 #include <string>
 
@@ -10,11 +11,14 @@
 #include "runner/session.h"
 
 int main() {
+  using moe_mobile::ErrorCode;
   using nlohmann::json;
   std::ios::sync_with_stdio(false);
   moe_mobile::Session session([](const json& event) {
     // Causes quote file names, which need not be UTF-8.
     std::cout << event.dump(-1, ' ', false, json::error_handler_t::replace) << '\n' << std::flush;
+    // Work nobody can hear of is in vain.
+    if (!std::cout) std::_Exit(moe_mobile::exit_code(ErrorCode::kIo));
   });
   int exit_code = 0;
   std::string line;

@@ -3,6 +3,7 @@
 
 #include "runner/request.h"
 
+#include <algorithm>
 #include <limits>
 
 namespace moe_mobile {
@@ -20,11 +21,20 @@ const json* member(const json& request, const char* name) {
   return found == request.end() || found->is_null() ? nullptr : &*found;
 }
 
-[[noreturn]] void bad(const char* name, const char* cause) {
+[[noreturn]] void bad(const std::string& name, const char* cause) {
   throw Error(ErrorCode::kUsage, Setting{name}, cause, kSeeProtocol);
 }
 
 }  // namespace
+
+void require_known(const json& request, const std::vector<std::string>& known) {
+  for (const auto& item : request.items()) {
+    const std::string& name = item.key();
+    if (name != "id" && name != "command" &&
+        std::find(known.begin(), known.end(), name) == known.end())
+      bad(name, "the command has no such member");
+  }
+}
 
 std::string required_string(const json& request, const char* name) {
   const json* value = member(request, name);

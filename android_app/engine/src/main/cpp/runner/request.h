@@ -12,6 +12,9 @@
 
 namespace moe_mobile {
 
+// Refuses members that the command does not have: a misspelt one would silently do nothing. kUsage.
+void require_known(const nlohmann::json& request, const std::vector<std::string>& known);
+
 // Members of a request, each checked; kUsage names the member.
 std::string required_string(const nlohmann::json& request, const char* name);
 std::string optional_string(const nlohmann::json& request, const char* name,

@@ -5,6 +5,8 @@
 
 #include <exception>
 #include <filesystem>
+#include <functional>
+#include <map>
 
 #include "base/error.h"
 #include "base/sha256.h"
@@ -60,22 +62,44 @@ int Session::handle(const json& request) {
 }
 
 json Session::run(const std::string& command, const json& request) {
-  if (command == "prepare") return prepare(request);
-  if (command == "verify") return verify(request);
-  if (command == "open") return open(request);
-  if (command == "generate") return generate(request);
-  if (command == "score") return score(request);
-  if (command == "bench") return bench(request);
-  if (command == "info") return engine().info();
-  if (command == "measure_misses")
-    return measure_misses(&engine(), optional_uint(request, "count", 64),
-                          optional_uint(request, "seed", 0));
-  if (command == "time_program")
-    return time_program(required_string(request, "path"), optional_uint(request, "iterations", 50),
-                        optional_uint(request, "threads", 0));
-  throw Error(ErrorCode::kUsage, Setting{"command"}, "'" + command + "' is not a command",
-              "Use prepare, verify, open, generate, score, bench, info, measure_misses or "
-              "time_program.");
+  struct Command {
+    std::vector<std::string> members;
+    std::function<json()> run;
+  };
+  const std::map<std::string, Command> commands = {
+      {"prepare", {{"bundle", "packed_dir", "consume"}, [&] { return prepare(request); }}},
+      {"verify", {{"bundle", "packed_dir"}, [&] { return verify(request); }}},
+      {"open", {{"bundle", "settings"}, [&] { return open(request); }}},
+      {"info", {{}, [&] { return engine().info(); }}},
+      {"generate",
+       {{"token_ids", "max_new_tokens", "sampling", "ignore_eos"},
+        [&] { return generate(request); }}},
+      {"score", {{"token_ids"}, [&] { return score(request); }}},
+      {"bench",
+       {{"n_prompt", "n_gen", "repetitions", "warmup", "seed"}, [&] { return bench(request); }}},
+      {"measure_misses",
+       {{"count", "seed"},
+        [&] {
+          return measure_misses(&engine(), optional_uint(request, "count", 64),
+                                optional_uint(request, "seed", 0));
+        }}},
+      {"time_program",
+       {{"path", "iterations", "threads"},
+        [&] {
+          return time_program(required_string(request, "path"),
+                              optional_uint(request, "iterations", 50),
+                              optional_uint(request, "threads", 0));
+        }}},
+  };
+  const auto found = commands.find(command);
+  if (found == commands.end()) {
+    std::string names;
+    for (const auto& [name, unused] : commands) names += (names.empty() ? "" : ", ") + name;
+    throw Error(ErrorCode::kUsage, Setting{"command"}, "'" + command + "' is not a command",
+                "Use one of " + names + ".");
+  }
+  require_known(request, found->second.members);
+  return found->second.run();
 }
 
 Engine& Session::engine() {
