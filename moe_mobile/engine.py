@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import operator
@@ -30,7 +31,8 @@ class Engine:
     """An open bundle that generates and scores, its experts streaming through a bounded cache.
 
     Token ids go in and come out; tokenize with the bundle's ``tokenizer.json``. Calls from
-    several threads wait for each other. All engines of one process share ExecuTorch's thread pool
+    several threads wait for each other; callbacks cannot use the engine they are called by. All
+    engines of one process share ExecuTorch's thread pool
     and must use the same number of threads.
 
     Args:
@@ -45,7 +47,8 @@ class Engine:
         packed_dir: where the packed weights lie; None: inside the bundle's folder.
         allow_below_cycle: accept a cache smaller than one token cycle (layers x top-k experts).
         progress: called while the bundle is opened and while a prompt is read.
-        planned: called once with the memory plan (:attr:`info`'s ``plan``) before it is taken.
+        planned: called with the memory plan (:attr:`info`'s ``plan``) before it is taken; again
+            where the engine falls back to another residency.
 
     Raises:
         MoeMobileError: a subclass for each kind of failure: a broken bundle, too small a budget, a
@@ -82,13 +85,16 @@ class Engine:
             "lanes": lanes,
             "threads": threads,
             "context": context,
-            "packed_dir": None if packed_dir is None else os.fspath(packed_dir),
+            "packed_dir": None if packed_dir is None else _utf8("packed_dir", packed_dir),
             "allow_below_cycle": allow_below_cycle,
         }
         self._lock = threading.Lock()
+        self._user: int | None = None  # the thread that holds the lock
+        self._generator: _native.Generator | None = None
+        self._generation = 0
         self._progress = progress
         self._engine: _native.Engine | None = _native.open(
-            os.fspath(bundle),
+            _utf8("bundle", bundle),
             json.dumps(settings),
             progress,
             None if planned is None else lambda plan: planned(json.loads(plan)),
@@ -121,19 +127,19 @@ class Engine:
         Returns:
             An iterator of token ids; the end-of-sequence token is not among them.
         """
-        for name, value in (("temperature", temperature), ("top_p", top_p)):
-            if not math.isfinite(value):
-                raise UsageError(f"{value} is not a finite number", setting=name)
-        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-        with self._lock:
-            generator = self._open().generate(
-                _checked(token_ids),
-                _count(max_new_tokens),
-                json.dumps(sampling),
-                ignore_eos,
-                self._progress,
+        sampling = {
+            "temperature": _finite("temperature", temperature),
+            "top_k": _whole("top_k", top_k),
+            "top_p": _finite("top_p", top_p),
+            "seed": _whole("seed", seed),
+        }
+        ids, count = _checked(token_ids), _whole("max_new_tokens", max_new_tokens)
+        with self._use() as engine:
+            self._generation += 1
+            self._generator = engine.generate(
+                ids, count, json.dumps(sampling), ignore_eos, self._progress
             )
-        return self._tokens(generator)
+            return self._tokens(self._generation)
 
     def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits after each token, teacher-forced, one token at a time as decoding does.
@@ -141,8 +147,9 @@ class Engine:
         Returns:
             float32 array [T, vocab]; row t belongs to the token that follows ``token_ids[t]``.
         """
-        with self._lock:
-            return self._open().score(_checked(token_ids))
+        ids = _checked(token_ids)
+        with self._use() as engine:
+            return engine.score(ids)
 
     def nll(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Negative log-likelihood of each token given those before it, scored as :meth:`score`.
@@ -151,35 +158,38 @@ class Engine:
             float32 array [T - 1] in nats; value t belongs to ``token_ids[t + 1]``. The first token
             has nothing before it and so no value.
         """
-        with self._lock:
-            return self._open().nll(_checked(token_ids))
+        ids = _checked(token_ids)
+        with self._use() as engine:
+            return engine.nll(ids)
 
     @property
     def stats(self) -> dict[str, Any]:
         """What happened since the last generate, score, nll or reset.
 
-        ``{"totals": {...}, "tokens": [...]}``: one entry per token decoded and per batch of prompt
-        tokens, with times in nanoseconds, hits, misses and bytes read (docs/runner.md lists them).
+        ``{"totals": {...}, "tokens": [...]}``: one entry for the prompt and one per token decoded,
+        with times in nanoseconds, hits, misses and bytes read (docs/runner.md lists them).
         """
-        with self._lock:
-            stats: dict[str, Any] = json.loads(self._open().stats_json())
+        with self._use() as engine:
+            stats: dict[str, Any] = json.loads(engine.stats_json())
         return stats
 
     @property
     def info(self) -> dict[str, Any]:
         """Resolved settings, memory plan, model facts and the bundle's hash."""
-        info: dict[str, Any] = json.loads(self._open().info_json())
+        with self._use() as engine:
+            info: dict[str, Any] = json.loads(engine.info_json())
         return info
 
     def reset(self) -> None:
         """Forgets the conversation and the statistics. The expert cache stays warm."""
-        with self._lock:
-            self._open().reset()
+        with self._use() as engine:
+            engine.reset()
 
     def close(self) -> None:
-        """Gives the memory back. The engine cannot be used afterwards."""
-        with self._lock:
-            self._engine = None
+        """Gives the memory back. Neither the engine nor its iterators can be used afterwards."""
+        if self._engine is not None:
+            with self._use():
+                self._generator = self._engine = None
 
     def __enter__(self) -> Engine:
         return self
@@ -192,18 +202,37 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _tokens(self, generator: _native.Generator) -> Iterator[int]:
+    def _tokens(self, generation: int) -> Iterator[int]:
+        """Holds no native object, so that close() gives all memory back."""
         while True:
-            with self._lock:
-                token = generator.next()
+            with self._use():
+                if self._generator is None or generation != self._generation:
+                    raise UsageError(
+                        "the engine has begun another conversation",
+                        remedy="Take all tokens of one generation before the next call, or open a "
+                        "second engine.",
+                    )
+                token = self._generator.next()
             if token is None:
                 return
             yield token
 
-    def _open(self) -> _native.Engine:
-        if self._engine is None:
-            raise UsageError("the engine is closed", remedy="Open a new one.")
-        return self._engine
+    @contextlib.contextmanager
+    def _use(self) -> Iterator[_native.Engine]:
+        """The native engine, for this thread alone."""
+        me = threading.get_ident()
+        if self._user == me:
+            raise UsageError(
+                "the engine was used by its own callback", remedy="Wait until the call is over."
+            )
+        with self._lock:
+            self._user = me
+            try:
+                if self._engine is None:
+                    raise UsageError("the engine is closed", remedy="Open a new one.")
+                yield self._engine
+            finally:
+                self._user = None
 
 
 def _checked(token_ids: Sequence[int]) -> list[int]:
@@ -226,15 +255,35 @@ def _checked(token_ids: Sequence[int]) -> list[int]:
     return ids
 
 
-def _count(value: int) -> int:
+def _utf8(name: str, path: str | os.PathLike[str]) -> str:
+    text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the path {text!r} is not UTF-8", setting=name) from None
+    return text
+
+
+def _whole(name: str, value: int) -> int:
     try:
         number = operator.index(value)
     except TypeError:
         number = -1
-    if not 0 <= number < 2**32:
+    limit = 2**64 if name == "seed" else 2**32
+    if not 0 <= number < limit:
         raise UsageError(
-            f"{value} is not a number of tokens",
-            setting="max_new_tokens",
-            remedy="Give a number from 0 to 2^32 - 1.",
+            f"{value!r} is not a whole number that fits",
+            setting=name,
+            remedy=f"Give a number from 0 to {limit - 1}.",
         )
+    return number
+
+
+def _finite(name: str, value: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"{value!r} is not a finite number", setting=name)
     return number

@@ -19,7 +19,9 @@ def logits_after_prompt(engine: Engine, prompt: Sequence[int], count: int) -> Lo
 
     The first row comes from the batch that computes the prompt, the others from decoding after it.
     """
-    generator = engine._open().generate(list(prompt), count, GREEDY, True, None)
+    native = engine._engine
+    assert native is not None
+    generator = native.generate(list(prompt), count, GREEDY, True, None)
     rows = []
     while generator.next() is not None:
         rows.append(generator.logits)

@@ -4,18 +4,25 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from moe_mobile import Engine
 from moe_mobile.bundle import inspect_bundle
-from moe_mobile.errors import BudgetError, BundleInvalidError, UsageError
+from moe_mobile.errors import BudgetError, BundleInvalidError, UnsupportedError, UsageError
+from moe_mobile.export import export_bundle
 from tests.bundles import BundleMaker
-from tests.tiny import VOCAB, tiny_prompt
+from tests.engine.conftest import DemoMaker
+from tests.oracles.logits import logits_of
+from tests.tiny import VOCAB, load_checkpoint, tiny_model, tiny_prompt
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +61,8 @@ def test_below_one_cycle_nothing_hits_and_nothing_changes(tiny: Path, lanes: int
 
 
 def test_a_prompt_can_be_stopped_between_batches(large_bundle: Path) -> None:
-    """What ran is counted, and the engine goes on as if the prompt had not been."""
-    ids = tiny_prompt(100)
+    """The engine then goes on as if the prompt had not been."""
+    ids = tiny_prompt(300)
     seen: list[tuple[str, int, int]] = []
 
     def stop_after_one(stage: str, done: int, total: int) -> None:
@@ -68,9 +75,9 @@ def test_a_prompt_can_be_stopped_between_batches(large_bundle: Path) -> None:
     with Engine(large_bundle, threads=1, progress=stop_after_one) as engine:
         with pytest.raises(KeyboardInterrupt):
             engine.generate(ids, 4)
-        ((_, done, total),) = seen
-        assert (done, total) == (64, 100)
-        assert [step["count"] for step in engine.stats["tokens"]] == [done]
+        # One layer, and two batches of at most 256 tokens.
+        assert seen == [("prefill", 1, 2)]
+        assert engine.stats["tokens"] == []
         engine._progress = None
         assert list(engine.generate(ids, 4, ignore_eos=True)) == expected
 
@@ -97,6 +104,110 @@ def test_programs_are_planned_with_what_they_are_read_into(tiny: Path) -> None:
     expert = inspect_bundle(tiny)["memory"]["expert_bytes"]
     # Two reads at once: of a token's top two, and of one lane's queue.
     assert programs["arena_bytes"] == slots["arena_bytes"] + 2 * expert
+
+
+def test_a_long_prompt_reads_each_expert_once(demo_bundle: DemoMaker) -> None:
+    """Four batches, and a cache of a quarter of the experts: more than one layer has."""
+    ids = [7 + 31 * i % 4000 for i in range(1000)]
+    with Engine(demo_bundle("8da4w"), "25%", threads=1) as engine:
+        engine.generate(ids, 1)
+        info, totals = engine.info, engine.stats["totals"]
+    experts = info["plan"]["num_experts"]
+    assert 0.9 * experts < totals["misses"] <= experts
+
+
+def test_a_closed_engine_gives_no_more_tokens(tiny: Path) -> None:
+    with Engine(tiny, threads=1) as engine:
+        tokens = engine.generate(tiny_prompt(4), 8, ignore_eos=True)
+        next(tokens)
+    with pytest.raises(UsageError, match="closed"):
+        next(tokens)
+
+
+def test_callbacks_cannot_use_their_engine(tiny: Path) -> None:
+    """They would wait for themselves."""
+    seen: list[str] = []
+
+    def look(stage: str, done: int, total: int) -> None:
+        if stage == "prefill":
+            with pytest.raises(UsageError, match="its own callback"):
+                engine.stats  # noqa: B018
+            seen.append(stage)
+
+    with Engine(tiny, threads=1, progress=look) as engine:
+        engine.generate(tiny_prompt(4), 1)
+        assert seen
+        assert engine.stats["tokens"]
+
+
+def test_numbers_of_numpy_will_do(tiny: Path) -> None:
+    with Engine(tiny, threads=1) as engine:
+        plain = list(engine.generate(tiny_prompt(4), 8, temperature=0.5, top_k=9, seed=3))
+        same: dict[str, Any] = {
+            "temperature": np.float32(0.5),
+            "top_k": np.int64(9),
+            "seed": np.uint8(3),
+        }
+        ids: Any = np.array(tiny_prompt(4))
+        count: Any = np.int32(8)
+        assert list(engine.generate(ids, count, **same)) == plain
+
+
+def test_threads_are_chosen_anew_by_each_engine(tiny: Path) -> None:
+    """In a process of its own: the pool belongs to the process."""
+    code = (
+        "import os, sys; from moe_mobile import Engine\n"
+        "for threads in (None, 1, None):\n"
+        "    with Engine(sys.argv[1], threads=threads) as engine:\n"
+        "        print(engine.info['threads'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny)], capture_output=True, text=True, check=True
+    )
+    first, one, again = map(int, done.stdout.split())
+    assert (one, again) == (1, first)
+
+
+def test_a_nonsensical_budget_is_refused_before_weights_are_packed(
+    bundle: BundleMaker, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    with pytest.raises(UsageError, match="50 %"):
+        Engine(bundle("mixtral", "fp32"), "50 %", packed_dir=store)
+    assert not store.exists()
+
+
+def test_an_expert_that_fits_no_slot_leaves_residency_programs(tmp_path: Path) -> None:
+    """XNNPACK packs two equal matrices once, so that such an expert is laid out unlike others."""
+    model = tiny_model("mixtral")
+    with torch.no_grad():
+        gate, up = model.model.layers[0].mlp.experts.gate_up_proj[1].chunk(2)
+        gate.copy_(up)
+    model.save_pretrained(tmp_path / "model", save_original_format=True)
+    made = export_bundle(tmp_path / "model", tmp_path / "bundle", "fp32")
+    expected = logits_of(load_checkpoint(tmp_path / "model"), tiny_prompt(8))
+    with pytest.raises(UnsupportedError, match="laid out unlike"):
+        Engine(made, residency="resident", threads=1)
+    for residency in ("slots", "programs"):
+        with Engine(made, residency=residency, threads=1) as engine:
+            assert engine.info["settings"]["residency"] == "programs"
+            assert len(engine.info["fallbacks"]) == (residency == "slots")
+            assert np.abs(engine.score(tiny_prompt(8)) - expected).max() < 1e-3
+
+
+def test_a_slot_file_left_by_a_killed_process_does_no_harm(tiny: Path) -> None:
+    """Its process may have had this one's number, as in a container."""
+    with Engine(tiny, threads=1) as engine:
+        store = Path(engine.info["settings"]["packed_dir"])
+    left = [store / f"moe-slot-{os.getpid()}-{number}.bin" for number in range(10_000)]
+    try:
+        for path in left:
+            path.touch()
+        with Engine(tiny, threads=1) as engine:
+            assert engine.info["fallbacks"] == []
+    finally:
+        for path in left:
+            path.unlink(missing_ok=True)
 
 
 def test_generate_refuses_before_the_first_token_is_taken(tiny: Path) -> None:
@@ -237,7 +348,7 @@ def test_token_ids_are_integers(tiny: Path) -> None:
         for ids in ([1.5], ["1"], [None]):
             with pytest.raises(UsageError, match="no integer"):
                 engine.score(ids)  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match="not a number of tokens"):
+        with pytest.raises(UsageError, match="not a whole number"):
             list(engine.generate([1], 1.5))  # type: ignore[arg-type]
 
 
