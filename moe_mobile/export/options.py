@@ -64,7 +64,7 @@ def resolve_options(
         sizes = ", ".join(map(str, GROUP_SIZES))
         raise UsageError(f"group_size must be one of {sizes}, not {group_size!r}")
     max_batch = DEFAULT_MAX_BATCH if max_batch is None else max_batch
-    if not 1 <= max_batch <= 4096:
+    if type(max_batch) is not int or not 1 <= max_batch <= 4096:
         raise UsageError(f"max_batch must be 1..4096, not {max_batch!r}")
     grouped = Quant.INT4.value in (quant, dense, head)
     return Options(quant, dense, head, embedding, group_size if grouped else 0, max_batch)

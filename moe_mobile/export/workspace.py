@@ -83,8 +83,12 @@ class Workspace:
 
     def _append(self, record: Record) -> None:
         try:
-            with open(self._journal, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            with open(self._journal, "a+b") as file:
+                if file.tell() > 0:
+                    file.seek(-1, os.SEEK_END)
+                    if file.read() != b"\n":
+                        file.write(b"\n")  # a kill cut the line before short
+                file.write(json.dumps(record).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -146,6 +150,8 @@ def open_workspace(out: Path, key: str, *, overwrite: bool) -> Iterator[Workspac
 
 def refuse_early(out: Path, *, overwrite: bool) -> None:
     """Raises the UsageError of :func:`open_workspace` where it can be foreseen, before any work."""
+    if not out.name:
+        raise UsageError("is no place for a bundle", file=out, remedy="Name a new folder")
     if out.exists():
         with contextlib.suppress(OSError):
             _partial_of(out).rmdir()  # empty: a run was killed in its very last step

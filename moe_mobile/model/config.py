@@ -20,6 +20,12 @@ from moe_mobile.errors import CheckpointError, UnsupportedError, read_error
 
 JsonObject = dict[str, Any]
 
+# Far more than any model has; transformers' classes make lists of this length.
+_MOST_LAYERS = 4096
+
+# What the adapters read besides their own members.
+_TOKENS = frozenset(["bos_token_id", "eos_token_id"])
+
 # Members that do not change what the model computes at inference, with any value.
 _NEUTRAL = frozenset(
     [
@@ -91,13 +97,20 @@ class ConfigView:
                 file=file,
                 remedy="If it does not change what the model computes, remove it",
             )
+        layers = raw.get("num_hidden_layers")
+        if isinstance(layers, int) and layers > _MOST_LAYERS:
+            raise CheckpointError(
+                f"num_hidden_layers must be at most {_MOST_LAYERS}, not {layers}", file=file
+            )
         config_class = getattr(importlib.import_module(module), cls)
         # Its remarks on options repeat, less precisely, what our own checks say.
         logger = logging.getLogger("transformers")
         level = logger.level
         logger.setLevel(logging.ERROR)
         try:
-            self.config = config_class(**{k: v for k, v in raw.items() if k != "model_type"})
+            # Neutral members stay outside: some allocate by their value, num_labels for one.
+            read = _TOKENS.union(known)
+            self.config = config_class(**{k: v for k, v in raw.items() if k in read})
         except Exception as error:
             cause = " ".join(str(error).split())
             raise CheckpointError(f"transformers refuses it: {cause}", file=file) from error

@@ -49,7 +49,7 @@ def read_rope(view: ConfigView, head_dim: int) -> Rope:
     if not isinstance(parameters, dict):
         raise CheckpointError("rope_parameters must be an object", file=view.file)
     kind = parameters.get("rope_type", "default")
-    if kind not in _KNOWN:
+    if not isinstance(kind, str) or kind not in _KNOWN:
         raise UnsupportedError(
             f"rope_type {kind!r} is not supported, only {', '.join(sorted(_KNOWN))}",
             file=view.file,

@@ -27,6 +27,7 @@ _SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I16": 2, "U16": 2,
     "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "C64": 8, "F64": 8, "I64": 8, "U64": 8,
 }  # fmt: skip
+_AGAIN = "Download or copy the checkpoint again"
 _MAX_HEADER = 100_000_000  # the format's own limit
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -128,7 +129,8 @@ class SafetensorsStore:
         if not isinstance(weight_map, dict):
             raise CheckpointError("weight_map is missing", file=index)
         for name, file in weight_map.items():
-            if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
+            plain = isinstance(file, str) and Path(file).name == file and "\0" not in file
+            if not plain or file in ("", ".", ".."):
                 raise CheckpointError(f"weight_map: bad file name {file!r} of {name}", file=index)
         for file in sorted(set(weight_map.values())):
             self._add_file(folder / file)
@@ -141,45 +143,72 @@ class SafetensorsStore:
         try:
             stat = path.stat()
         except FileNotFoundError:
-            raise CheckpointError("file of the checkpoint is missing", file=path) from None
+            raise CheckpointError(
+                "file of the checkpoint is missing", file=path, remedy=_AGAIN
+            ) from None
         except OSError as error:
             raise read_error(error, path) from error
         head = _read_exactly(path, 0, 8, "the header") if stat.st_size >= 8 else bytearray()
         length = int.from_bytes(head, "little")
         if not head or not 2 <= length <= min(_MAX_HEADER, stat.st_size - 8):
-            raise CheckpointError("not a safetensors file, or cut off in its header", file=path)
+            raise CheckpointError(
+                "not a safetensors file, or cut off in its header", file=path, remedy=_AGAIN
+            )
         text = _read_exactly(path, 8, length, "the header")
         self._fingerprint.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}:".encode())
         self._fingerprint.update(text)
         try:
             header = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"header is not valid JSON: {error}", file=path) from error
+            raise CheckpointError(
+                f"header is not valid JSON: {error}", file=path, remedy=_AGAIN
+            ) from error
         if not isinstance(header, dict):
-            raise CheckpointError("header is not an object", file=path)
+            raise CheckpointError("header is not an object", file=path, remedy=_AGAIN)
         header.pop("__metadata__", None)
+        spans = []
         for name, entry in header.items():
             if name in self._tensors:
                 raise CheckpointError(f"tensor {name} is in two files", file=path)
             self._tensors[name] = _entry(path, name, entry, 8 + length, stat.st_size)
+            spans.append((*entry["data_offsets"], name))
+        _check_cover(path, spans, stat.st_size - 8 - length)
 
 
 def _entry(path: Path, name: str, entry: Any, base: int, size: int) -> _Stored:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
-        raise CheckpointError(f"tensor {name}: incomplete header entry", file=path)
+        raise CheckpointError(f"tensor {name}: incomplete header entry", file=path, remedy=_AGAIN)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _SIZES:
-        raise CheckpointError(f"tensor {name}: unknown dtype {dtype!r}", file=path)
+        raise CheckpointError(f"tensor {name}: unknown dtype {dtype!r}", file=path, remedy=_AGAIN)
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-        raise CheckpointError(f"tensor {name}: bad shape or offsets", file=path)
+        raise CheckpointError(f"tensor {name}: bad shape or offsets", file=path, remedy=_AGAIN)
     begin, end = offsets
     if end - begin != _elements(shape) * _SIZES[dtype]:
         raise CheckpointError(
-            f"tensor {name}: {end - begin} bytes do not fit {dtype} {shape}", file=path
+            f"tensor {name}: {end - begin} bytes do not fit {dtype} {shape}",
+            file=path,
+            remedy=_AGAIN,
         )
     if base + end > size:
-        raise CheckpointError(f"tensor {name} lies beyond the end: the file is cut off", file=path)
+        raise CheckpointError(
+            f"tensor {name} lies beyond the end: the file is cut off", file=path, remedy=_AGAIN
+        )
     return _Stored(path, dtype, tuple(shape), base + begin)
+
+
+def _check_cover(path: Path, spans: list[tuple[int, int, str]], size: int) -> None:
+    """The format wants no byte between tensors, behind them, or in two of them."""
+    at = 0
+    for begin, end, name in sorted(spans):
+        if begin != at:
+            what = "overlaps another" if begin < at else "lies behind bytes of no tensor"
+            raise CheckpointError(f"tensor {name} {what}", file=path, remedy=_AGAIN)
+        at = end
+    if at != size:
+        raise CheckpointError(
+            f"{size - at} bytes behind the last tensor belong to none", file=path, remedy=_AGAIN
+        )
 
 
 def _naturals(value: Any) -> bool:
@@ -203,7 +232,7 @@ def _read_exactly(path: Path, offset: int, length: int, what: str) -> bytearray:
             while done < length:
                 count = os.preadv(descriptor, [view[done : done + (1 << 30)]], offset + done)
                 if count == 0:
-                    raise CheckpointError(f"cut off inside {what}", file=path)
+                    raise CheckpointError(f"cut off inside {what}", file=path, remedy=_AGAIN)
                 done += count
         finally:
             os.close(descriptor)

@@ -21,7 +21,7 @@ from moe_mobile.model.config import JsonObject, read_json_object
 from moe_mobile.model.families.common import Source
 from moe_mobile.model.names import ModelTensors, TensorRef
 from moe_mobile.model.presets import RandomWeights, preset_config
-from moe_mobile.model.random_weights import RandomStore
+from moe_mobile.model.random_weights import RECIPE, RandomStore
 from moe_mobile.model.registry import describe
 from moe_mobile.model.safetensors import SafetensorsStore
 
@@ -110,7 +110,7 @@ def open_model(source: SourceLike, *, name: str | None = None) -> OpenModel:
     if isinstance(source, RandomWeights):
         config = preset_config(source)
         text = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
-        label = f"random weights of {source.preset}, seed {source.seed}"
+        label = f"random weights {RECIPE} of {source.preset}, seed {source.seed}"
         return _open(
             config, f"preset {source.preset}", name or f"{source.preset}-random", label,
             RandomStore(source.seed), {"config.json": text},

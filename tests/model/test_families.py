@@ -31,6 +31,12 @@ def architecture(family: str, **changes: Any) -> Architecture:
     return describe(Source(raw_config(family, **changes), "config.json", "tiny"))[1]
 
 
+def test_neutral_members_are_not_acted_upon() -> None:
+    """transformers would make a label for each."""
+    changed = architecture("olmoe", num_labels=10**12, id2label={"0": "x"})
+    assert changed == architecture("olmoe")
+
+
 def test_the_registry_is_complete() -> None:
     assert set(FAMILIES) == set(TINY_FAMILIES)
     for model_type, family in FAMILIES.items():
@@ -66,6 +72,7 @@ def test_what_the_adapters_make_of_tiny_configurations() -> None:
         ({"quantization_config": {"quant_method": "gptq"}}, "already quantized"),
         ({"auto_map": {"AutoModel": "modeling_custom.Custom"}}, "unknown option 'auto_map'"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic'"),
+        ({"rope_parameters": {"rope_type": ["x"], "rope_theta": 1e4}}, "rope_type"),
         (
             {
                 "rope_parameters": {
@@ -129,6 +136,7 @@ def test_what_single_adapters_refuse(family: str, changes: dict[str, Any], cause
         ({"rms_norm_eps": "small"}, "rms_norm_eps"),
         ({"vocab_size": "many"}, "vocab_size"),
         ({"num_hidden_layers": True}, "num_hidden_layers"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers must be at most 4096"),
         ({"eos_token_id": 160}, "eos_token_id must be up to 16 token ids"),
         ({"eos_token_id": [2, -1]}, "eos_token_id must be up to 16 token ids"),
         ({"bos_token_id": 160}, "bos_token_id"),

@@ -80,6 +80,24 @@ def test_broken_headers_name_file_and_tensor(name: str, tmp_path: Path) -> None:
     assert caught.value.file == str(path)
 
 
+def test_tensors_cover_the_file_without_overlap(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    intact = path.read_bytes()
+    path.write_bytes(intact + b"junk")
+    with pytest.raises(CheckpointError, match="4 bytes behind the last tensor"):
+        SafetensorsStore(tmp_path)
+    path.write_bytes(intact)
+    edit_header(path, lambda h: h.update(twin=h["matrix"]))
+    with pytest.raises(CheckpointError, match=r"overlaps another|belong to none") as caught:
+        SafetensorsStore(tmp_path)
+    assert caught.value.file == str(path)
+    assert caught.value.remedy
+    path.write_bytes(intact)
+    edit_header(path, lambda h: h.pop("matrix"))
+    with pytest.raises(CheckpointError, match=r"bytes of no tensor|belong to none"):
+        SafetensorsStore(tmp_path)
+
+
 def test_every_truncation_is_noticed(tmp_path: Path) -> None:
     path = write(tmp_path)
     data = path.read_bytes()
