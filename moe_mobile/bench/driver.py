@@ -7,9 +7,10 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import itertools
+import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import moe_mobile
@@ -68,6 +69,14 @@ def grid(
         for residency, cache, lane, thread in combinations
     ]
     return [(test, setting) for setting in settings for test in tests]
+
+
+def check_settings(rows: Iterable[Settings]) -> None:
+    """Raise the UsageError of a row's settings before anything is measured."""
+    from moe_mobile import _native
+
+    for row in rows:
+        _native.check_settings(json.dumps(row.as_request()))
 
 
 def check_fits(tests: Sequence[BenchTest], facts: BundleFacts, context: int | None) -> None:
@@ -144,11 +153,3 @@ def run_test(
             "load_ms": float(info["load_ms"]),
         },
     )
-
-
-def run_grid(
-    rows: Sequence[tuple[BenchTest, Settings]], facts: BundleFacts, **options: Any
-) -> Iterator[BenchResult]:
-    """Measure the rows one after the other; options are those of :func:`run_test`."""
-    for test, settings in rows:
-        yield run_test(test, settings, facts, **options)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from moe_mobile import errors
-from moe_mobile.bench.driver import BundleFacts, Settings, check_fits, grid, run_grid, run_test
+from moe_mobile.bench.driver import BundleFacts, Settings, check_fits, grid, run_test
 from moe_mobile.bench.plot import check_plot, plot_results, token_parts
 from moe_mobile.bench.render import FORMATS, make_renderer
 from moe_mobile.bench.results import BenchResult, BenchTest
@@ -170,7 +170,10 @@ def test_each_row_has_a_process_and_its_settings(
         lanes=[1],
         threads=[None, 2],
     )
-    results = list(run_grid(rows, facts, runner_binary=runner, repetitions=3, warmup=False, seed=9))
+    results = [
+        run_test(test, settings, facts, runner_binary=runner, repetitions=3, warmup=False, seed=9)
+        for test, settings in rows
+    ]
     asked = _asked(tmp_path)
     assert len(results) == len(rows) == 8
     assert len({pid for pid, _ in asked}) == 8
@@ -199,8 +202,8 @@ def test_a_test_longer_than_the_context_is_refused(facts: BundleFacts) -> None:
 
 @pytest.fixture
 def results(facts: BundleFacts, runner: pathlib.Path) -> list[BenchResult]:
-    rows = [(BenchTest(8, 0), Settings()), (BenchTest(0, 2), Settings())]
-    return list(run_grid(rows, facts, runner_binary=runner))
+    tests = [BenchTest(8, 0), BenchTest(0, 2)]
+    return [run_test(test, Settings(), facts, runner_binary=runner) for test in tests]
 
 
 def _written(format: str, results: list[BenchResult], *, tokens: bool = False) -> str:
