@@ -11,7 +11,14 @@ from typing import Any, TypeVar
 
 import click
 
-from moe_mobile.bench.driver import BundleFacts, Settings, check_fits, grid, run_test
+from moe_mobile.bench.driver import (
+    BundleFacts,
+    Settings,
+    check_fits,
+    check_settings,
+    grid,
+    run_test,
+)
 from moe_mobile.bench.plot import check_plot, plot_results
 from moe_mobile.bench.render import FORMATS, Renderer, make_renderer
 from moe_mobile.bench.results import BenchTest
@@ -145,6 +152,7 @@ def command(
         lanes=_list("--lanes", lanes, _positive),
         threads=_list("-t", threads, _threads),
     )
+    check_settings([settings for _, settings in rows])
     facts = bundle_facts(bundle)
     check_fits(tests, facts, base.context)
     renderer = make_renderer("json" if as_json else output or "md", sys.stdout, tokens=tokens)

@@ -135,13 +135,11 @@ def _misses(bundle: pathlib.Path) -> dict[str, Any]:
     def median(name: str) -> float:
         return percentile(samples[name], 50) / 1e6
 
-    # A slot's miss is one read and nearly nothing else; each is set against a bare read of the same
-    # bytes just before.
-    pairs = zip(samples["slot_miss_ns"], samples["raw_read_ns"], strict=True)
-    rest = percentile([miss - read for miss, read in pairs], 50) / 1e6
+    pairs = zip(samples["slot_miss_ns"], samples["slot_rest_ns"], strict=True)
+    reads = [miss - rest for miss, rest in pairs]
     return {
         "count": _MISSES,
-        "slots": {"read_ms": median("raw_read_ns"), "rest_ms": max(rest, 0.0)},
+        "slots": {"read_ms": percentile(reads, 50) / 1e6, "rest_ms": median("slot_rest_ns")},
         "programs": {"read_ms": median("program_read_ns"), "rest_ms": median("program_load_ns")},
         "forward_ms": median("forward_ns"),
     }
@@ -186,7 +184,7 @@ def _comparison(misses: dict[str, Any], rows: list[BenchResult]) -> str:
 
 
 def _export(source: SourceLike, bundle: pathlib.Path, show: bool) -> dict[str, Any]:
-    """The bundle's facts; it is exported unless it is there and was made by this version."""
+    """The bundle's facts; it is exported unless it is there and was made of this source."""
     from moe_mobile.bundle import inspect_bundle
     from moe_mobile.export import Progress, export_bundle
 
@@ -194,8 +192,8 @@ def _export(source: SourceLike, bundle: pathlib.Path, show: bool) -> dict[str, A
         try:
             facts = inspect_bundle(bundle)
         except MoeMobileError:
-            pass  # an older version's: made again
-        else:
+            facts = None  # an older version's: made again
+        if facts is not None and _is_current(source, bundle, facts):
             if show:
                 click.echo(f"{bundle} is there from an earlier run")
             return facts
@@ -209,6 +207,21 @@ def _export(source: SourceLike, bundle: pathlib.Path, show: bool) -> dict[str, A
     if show:
         click.echo(f"exported in {time.monotonic() - began:.0f} s")
     return inspect_bundle(bundle)
+
+
+def _is_current(source: SourceLike, bundle: pathlib.Path, facts: dict[str, Any]) -> bool:
+    """Whether this version made the bundle, of the source as it is now."""
+    from moe_mobile import __version__
+    from moe_mobile.demo import checkpoint_dir
+    from moe_mobile.model.source import open_model
+
+    provenance = facts["provenance"]
+    newest = max(file.stat().st_mtime for file in checkpoint_dir().iterdir())
+    return bool(
+        provenance.get("source") == open_model(source).label
+        and provenance.get("moe_mobile") == __version__
+        and (source != "demo" or (bundle / "bundle.json").stat().st_mtime > newest)
+    )
 
 
 def _prepare(bundle: pathlib.Path, show: bool) -> None:

@@ -15,8 +15,15 @@ import click
 
 import moe_mobile
 from moe_mobile.cli.errors import INTERNAL_EXIT_CODE, report
-from moe_mobile.cli.output import STDOUT, guarded_stdout
-from moe_mobile.errors import CancelledError, MoeMobileError, UsageError, read_error, write_error
+from moe_mobile.cli.output import STDOUT, guarded_stdout, open_standard_streams
+from moe_mobile.errors import (
+    CancelledError,
+    IoError,
+    MoeMobileError,
+    UsageError,
+    read_error,
+    write_error,
+)
 
 __all__ = ["CommandGroup"]
 
@@ -67,6 +74,8 @@ class CommandGroup(click.Group):
         """Run the command line and exit: 0, or the exit code of the error it printed."""
         arguments = list(sys.argv[1:] if args is None else args)
         extra["standalone_mode"] = False
+        if not open_standard_streams():
+            sys.exit(report(IoError("is closed", file=STDOUT), as_json=False))
         with guarded_stdout():
             code = self._run(arguments, prog_name or "moe-mobile", extra)
         sys.exit(_flush(code))
@@ -74,6 +83,7 @@ class CommandGroup(click.Group):
     def _run(self, arguments: list[str], prog_name: str, extra: dict[str, Any]) -> int:
         as_json = _wants_json(arguments)
         try:
+            _require_utf8(arguments)
             value = super().main(arguments, prog_name, **extra)
         except MoeMobileError as error:
             return report(error, as_json=as_json)
@@ -97,6 +107,16 @@ class CommandGroup(click.Group):
             click.echo("error: this is a defect of moe-mobile; please report it", err=True)
             return INTERNAL_EXIT_CODE
         return value if isinstance(value, int) else 0
+
+
+def _require_utf8(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"the argument {argument!r} is not UTF-8", remedy="Rename the file, or use a link"
+            ) from None
 
 
 def _flush(code: int) -> int:

@@ -9,20 +9,27 @@ import pathlib
 import click
 
 from moe_mobile.cli.describe import packed_stores, summary
-from moe_mobile.cli.options import bundle_argument, echo_json, examples, json_option
+from moe_mobile.cli.options import (
+    bundle_argument,
+    echo_json,
+    examples,
+    json_option,
+    packed_dir_option,
+)
 
 
 @click.command(epilog=examples("moe-mobile inspect olmoe", "moe-mobile inspect olmoe --json"))
 @bundle_argument
+@packed_dir_option
 @json_option
-def command(bundle: pathlib.Path, as_json: bool) -> None:
+def command(bundle: pathlib.Path, packed_dir: pathlib.Path | None, as_json: bool) -> None:
     """Show what a bundle is: model, quantization, programs, sizes, and the memory it needs.
 
     Reads the manifest and the lengths of files only; `moe-mobile verify` reads every byte.
     """
     from moe_mobile.bundle import inspect_bundle
 
-    facts = inspect_bundle(bundle)
+    facts = inspect_bundle(bundle, packed_dir)
     facts["packed"] = packed_stores(bundle)
     if as_json:
         echo_json(facts)

@@ -5,16 +5,35 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
 from moe_mobile.errors import write_error
 
-__all__ = ["STDOUT", "guarded_stdout"]
+__all__ = ["STDOUT", "guarded_stdout", "open_standard_streams"]
 
 STDOUT = "standard output"
 """Names it in errors."""
+
+
+def open_standard_streams() -> bool:
+    """Gives streams that the process was started without an end to lead to.
+
+    Else the next file that is opened would take the descriptor, and get what is meant for the
+    stream. Returns whether there is a stdout: without one, work is in vain.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest descriptor that is free: this one
+    has_stdout = sys.stdout is not None
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    return has_stdout
 
 
 class _Guarded:

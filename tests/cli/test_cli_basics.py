@@ -170,6 +170,8 @@ def test_a_folder_that_is_missing(command: list[str], tmp_path: pathlib.Path) ->
         (["bench", "b", "-p", "many"], "not a whole number"),
         (["bench", "b", "-n", "-5"], "not a whole number"),
         (["bench", "b", "--lanes", "0"], "too small"),
+        (["bench", "b", "--lanes", "2,99"], "1 to 16"),
+        (["bench", "b", "--cache", "50%,half"], "is no size"),
         (["bench", "b", "--residency", "flash"], "none of slots"),
         (["bench", "b", "-pg", "512"], "two numbers"),
         (["bench", "b", "-o", "md"], "contradict"),
@@ -230,6 +232,30 @@ def test_commands_that_need_the_engine_say_how_to_get_it(tmp_path: pathlib.Path)
     result = run_cli("prepare", tmp_path, "--json", env=without_engine())
     assert result.returncode == errors.RuntimeFailedError.exit_code
     assert json.loads(result.stdout)["error"]["file"] == "/nowhere/moe_runner"
+
+
+def test_the_package_runs_as_a_module_too() -> None:
+    command = [sys.executable, "-m", "moe_mobile", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == ok("--version")
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["generate", "-p", "x"], ["verify"]])
+def test_arguments_must_be_utf8(command: list[str], tmp_path: pathlib.Path) -> None:
+    result = subprocess.run(
+        [*map(str.encode, (*COMMAND, *command)), bytes(tmp_path) + b"/\xff"], capture_output=True
+    )
+    assert result.returncode == 2
+    assert b"is not UTF-8" in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("closed", "code"), [("<&-", 4), (">&-", 6), ("2>&-", 4)])
+def test_closed_streams_are_no_traceback(closed: str, code: int, tmp_path: pathlib.Path) -> None:
+    command = shlex.join([*COMMAND, "inspect", str(tmp_path)])
+    result = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, text=True)
+    assert result.returncode == code
+    assert "Traceback" not in result.stderr
+    assert ("error: " in result.stderr) == (closed != "2>&-")
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

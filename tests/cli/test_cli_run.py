@@ -248,10 +248,12 @@ def test_bench_draws(bundle: pathlib.Path, tmp_path: pathlib.Path) -> None:
 
 
 def test_the_comparison_of_the_demo(
-    copy_bundle: Callable[[], pathlib.Path], capsys: pytest.CaptureFixture[str]
+    checkpoint: pathlib.Path,
+    copy_bundle: Callable[[], pathlib.Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     # A bundle that is there is not exported again.
-    answer = real_size("demo", copy_bundle(), show=True)
+    answer = real_size(checkpoint, copy_bundle(), show=True)
     shown = capsys.readouterr().out
     assert "from an earlier run" in shown
     slots, programs = answer["decode"]["slots"], answer["decode"]["programs"]
