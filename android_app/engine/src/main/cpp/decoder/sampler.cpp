@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <iterator>
 #include <limits>
 #include <string>
 
@@ -20,18 +22,42 @@ uint64_t split_mix_64(uint64_t seed, uint64_t n) {
   return z ^ (z >> 31);
 }
 
-// Beyond this the weight, below 1e-17 of the largest, counts as zero.
+// Below this the weight, less than 1e-17 of the largest, counts as zero.
 constexpr double kLowest = -40;
 
-// e^x for kLowest <= x <= 0. Made of operations that IEEE 754 defines exactly, where libraries
-// differ in the last bit.
+// 1/k!, highest first.
+constexpr double kExpTerms[] = {1.0 / 6227020800,
+                                1.0 / 479001600,
+                                1.0 / 39916800,
+                                1.0 / 3628800,
+                                1.0 / 362880,
+                                1.0 / 40320,
+                                1.0 / 5040,
+                                1.0 / 720,
+                                1.0 / 120,
+                                1.0 / 24,
+                                1.0 / 6,
+                                1.0 / 2,
+                                1.0,
+                                1.0};
+
+// e^x for -700 <= x <= 0. Made of operations that IEEE 754 defines exactly, where libraries differ
+// in the last bit; this file is compiled without contraction to fused operations.
 double exact_exp(double x) {
-  const double n = std::floor(std::fma(x, 1.4426950408889634, 0.5));
-  double r = std::fma(n, -6.93147180369123816490e-01, x);  // ln 2 in two parts
-  r = std::fma(n, -1.90821492927058770002e-10, r);
-  double p = 1;
-  for (int k = 13; k >= 1; --k) p = std::fma(p, r / k, 1.0);
-  return std::ldexp(p, static_cast<int>(n));
+  // Adding 1.5 * 2^52 rounds to an integer, which then stands in the lowest bits.
+  constexpr double kMagic = 6755399441055744.0;
+  const double shifted = x * 1.4426950408889634 + kMagic;
+  const double n = shifted - kMagic;
+  // ln 2 in two parts; the product with the first is exact.
+  const double r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+  double p = kExpTerms[0];
+  for (size_t k = 1; k < std::size(kExpTerms); ++k) p = p * r + kExpTerms[k];
+  uint64_t bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits + 1023) << 52;  // 2^n
+  double scale;
+  std::memcpy(&scale, &bits, sizeof scale);
+  return p * scale;
 }
 
 [[noreturn]] void refuse_logits(const std::string& what) {
@@ -75,15 +101,11 @@ uint32_t Sampler::sample(const float* logits) {
 uint32_t Sampler::draw(const float* logits) {
   const double largest = *std::max_element(logits, logits + vocab_size_);
   const double temperature = settings_.temperature;
+  const double lowest = largest + kLowest * temperature;
   // Candidates in the order of their ids, then their weights relative to the best.
   order_.clear();
-  weights_.assign(vocab_size_, 0.0);
-  for (uint32_t id = 0; id < vocab_size_; ++id) {
-    const double x = (static_cast<double>(logits[id]) - largest) / temperature;
-    if (x < kLowest) continue;
-    order_.push_back(id);
-    weights_[id] = exact_exp(x);
-  }
+  for (uint32_t id = 0; id < vocab_size_; ++id)
+    if (logits[id] >= lowest) order_.push_back(id);
   const auto better = [&](uint32_t a, uint32_t b) {
     return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
   };
@@ -91,22 +113,29 @@ uint32_t Sampler::draw(const float* logits) {
     std::partial_sort(order_.begin(), order_.begin() + settings_.top_k, order_.end(), better);
     order_.resize(settings_.top_k);
   }
+  weights_.resize(vocab_size_);
   double total = 0;
-  for (const uint32_t id : order_) total += weights_[id];
+  for (const uint32_t id : order_) {
+    weights_[id] = exact_exp((logits[id] - largest) / temperature);
+    total += weights_[id];
+  }
   if (settings_.top_p < 1) {
-    // A heap gives the best one by one: a sort of the whole vocabulary would cost more than the
+    // The best are sorted out some at a time: sorting the whole vocabulary would cost more than the
     // model's head.
+    constexpr size_t kSome = 256;
     const double wanted = total * static_cast<double>(settings_.top_p);
-    const auto worse = [&](uint32_t a, uint32_t b) { return better(b, a); };
-    std::make_heap(order_.begin(), order_.end(), worse);
-    auto end = order_.end();
+    size_t sorted = 0;
+    size_t kept = 0;
     total = 0;
-    while (end != order_.begin() && total < wanted) {
-      std::pop_heap(order_.begin(), end, worse);
-      total += weights_[*--end];
+    while (kept < order_.size() && total < wanted) {
+      if (kept == sorted) {
+        sorted = std::min(sorted + std::max(kSome, sorted), order_.size());
+        std::partial_sort(order_.begin() + static_cast<ptrdiff_t>(kept),
+                          order_.begin() + static_cast<ptrdiff_t>(sorted), order_.end(), better);
+      }
+      total += weights_[order_[kept++]];
     }
-    order_.erase(order_.begin(), end);
-    std::reverse(order_.begin(), order_.end());
+    order_.resize(kept);
   }
   const double unit = static_cast<double>(split_mix_64(settings_.seed, draws_++) >> 11) * 0x1p-53;
   const double target = unit * total;
