@@ -65,7 +65,8 @@ _COMMON = (
         "-c",
         "--context",
         type=click.IntRange(1),
-        help="Positions to keep keys and values for.  [default: the engine's choice]",
+        help="Positions to keep keys and values for.  [default: what a test of bench needs, else "
+        "the model's, at most 4096]",
     ),
     packed_dir_option,
     click.option(

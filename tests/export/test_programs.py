@@ -58,7 +58,6 @@ def reference(shape: ProgramShape, weights: dict[str, torch.Tensor]) -> bytes:
     return lower(TorchaoShape(shape), weights)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("quant", QUANTS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_bundles_programs_are_those_of_lowering(

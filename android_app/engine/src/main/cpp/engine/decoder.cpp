@@ -64,8 +64,10 @@ void Decoder::require_room(size_t tokens) const {
     throw Error(ErrorCode::kUsage, Setting{"token_ids"},
                 std::to_string(position_ + tokens) + " tokens do not fit in a context of " +
                     std::to_string(context_),
-                "Shorten the prompt, or open the engine with a larger context (the model allows " +
-                    std::to_string(manifest_.context_length) + ").");
+                context_ == manifest_.context_length
+                    ? "Shorten the prompt: the model allows no more."
+                    : "Shorten the prompt, or open the engine with a larger context (the model "
+                      "allows " + std::to_string(manifest_.context_length) + ").");
 }
 
 void Decoder::attend(uint32_t layer, uint32_t rows, float* x, TokenMetrics* metrics) {

@@ -146,12 +146,12 @@ class Preparation {
     for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
       const FileRef& dense = manifest_.layers[layer].dense;
       const AlignedBuffer bytes = bundle_.read_verified(dense);
-      const LoadedProgram program(bytes.data(), bytes.size(), dense.path);
+      const LoadedProgram program(bytes.data(), bytes.size(), bundle_.path(dense));
       append_method(&writer, program, "qkv", dense.sha256);
       append_method(&writer, program, "mix", dense.sha256);
     }
     const AlignedBuffer bytes = bundle_.read_verified(manifest_.head);
-    const LoadedProgram head(bytes.data(), bytes.size(), manifest_.head.path);
+    const LoadedProgram head(bytes.data(), bytes.size(), bundle_.path(manifest_.head));
     append_method(&writer, head, "forward", manifest_.head.sha256);
     writer.commit();
   }

@@ -71,11 +71,13 @@ LoadedProgram::LoadedProgram(const void* bytes, size_t size, std::string name)
     : name_(std::move(name)), size_(size), loader_(std::make_unique<Loader>(bytes, size)) {
   init_executorch();
   auto program = et::Program::load(loader_.get(), et::Program::Verification::InternalConsistency);
-  if (!program.ok())
+  if (!program.ok()) {
+    const std::string log = take_executorch_errors();
     throw Error(
         ErrorCode::kRuntime, name_,
-        "ExecuTorch cannot read this program: " + take_executorch_errors(),
+        "ExecuTorch cannot read this program" + (log.empty() ? "" : ": " + log),
         "Export the model again with the ExecuTorch version that moe-mobile was built with.");
+  }
   program_ = std::make_unique<et::Program>(std::move(program.get()));
   loader_->set_parsed();
 }
