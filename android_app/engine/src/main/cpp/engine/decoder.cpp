@@ -67,7 +67,8 @@ void Decoder::require_room(size_t tokens) const {
                 context_ == manifest_.context_length
                     ? "Shorten the prompt: the model allows no more."
                     : "Shorten the prompt, or open the engine with a larger context (the model "
-                      "allows " + std::to_string(manifest_.context_length) + ").");
+                      "allows " +
+                          std::to_string(manifest_.context_length) + ").");
 }
 
 void Decoder::attend(uint32_t layer, uint32_t rows, float* x, TokenMetrics* metrics) {

@@ -18,7 +18,8 @@ DensePrograms::DensePrograms(const Bundle& bundle, const PackedStore& store, Pla
   const uint64_t total = uint64_t{manifest_.num_layers} + 1;
   const auto load = [&](const FileRef& file, const std::vector<const char*>& names, size_t blob) {
     const AlignedBuffer bytes = bundle.read_verified(file);
-    programs_.push_back(std::make_unique<LoadedProgram>(bytes.data(), bytes.size(), bundle.path(file)));
+    programs_.push_back(
+        std::make_unique<LoadedProgram>(bytes.data(), bytes.size(), bundle.path(file)));
     const size_t first = methods_.size();
     for (size_t i = 0; i < names.size(); ++i) {
       const AlignedBuffer tail = store.methods().read(blob + 2 * i + 1);
