@@ -19,6 +19,7 @@ from moe_mobile.errors import BundleCorruptError, BundleInvalidError, read_error
 _CHUNK = 4 << 20
 
 _AGAIN = "Copy or export the bundle again"
+_CONSUMED = f"{_AGAIN}, or name the packed_dir that `prepare --consume` deleted it for"
 
 VerifyProgress = Callable[[int, int, str], None]
 """Called with bytes done, bytes in all, and the file being read."""
@@ -77,7 +78,9 @@ def check_files(bundle: Path, manifest: m.Manifest, *, shards_may_be_gone: bool 
                 gone += 1
                 continue
             raise BundleInvalidError(
-                "file of the bundle is missing", file=path, remedy=_AGAIN
+                "file of the bundle is missing",
+                file=path,
+                remedy=_CONSUMED if file.path in shards else _AGAIN,
             ) from None
         except OSError as error:
             raise read_error(error, path) from error

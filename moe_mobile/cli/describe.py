@@ -14,11 +14,14 @@ __all__ = ["packed_stores", "summary"]
 Json = dict[str, Any]
 
 
-def packed_stores(bundle: pathlib.Path) -> list[Json]:
-    """Packed weights that lie in a bundle: name, whether complete, size in bytes."""
+def packed_stores(bundle: pathlib.Path, packed_dir: pathlib.Path | None) -> list[Json]:
+    """Packed weights in ``packed_dir``, or in the bundle: the folder's name, size in bytes."""
     stores = []
-    folder = bundle / ".packed"
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+    inside = bundle / ".packed"
+    folders = sorted(inside.iterdir()) if packed_dir is None and inside.is_dir() else []
+    if packed_dir is not None and packed_dir.is_dir():
+        folders = [packed_dir]
+    for path in folders:
         files = [file for file in path.iterdir() if file.suffix == ".packed"]
         if files:
             stores.append({"key": path.name, "bytes": sum(file.stat().st_size for file in files)})

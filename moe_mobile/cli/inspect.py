@@ -30,7 +30,7 @@ def command(bundle: pathlib.Path, packed_dir: pathlib.Path | None, as_json: bool
     from moe_mobile.bundle import inspect_bundle
 
     facts = inspect_bundle(bundle, packed_dir)
-    facts["packed"] = packed_stores(bundle)
+    facts["packed"] = packed_stores(bundle, packed_dir)
     if as_json:
         echo_json(facts)
     else:

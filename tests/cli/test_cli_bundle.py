@@ -115,6 +115,18 @@ def test_verify_says_where_an_interrupted_prepare_left_off(copy_bundle: MakeBund
     assert "`moe-mobile prepare` goes on" in ok("verify", bundle)
 
 
+def test_verify_refuses_what_cannot_be_opened(copy_bundle: MakeBundle) -> None:
+    bundle = copy_bundle()
+    store = pathlib.Path(ok_json("prepare", bundle, "--consume")["packed_dir"])
+    layer = store / "layer-01.packed"
+    intact = layer.read_bytes()
+    _flip(layer, len(intact) // 2)
+    assert failed(5, "verify", bundle)["file"] == str(layer)
+    layer.write_bytes(intact)
+    (store / "methods.packed").unlink()
+    assert failed(4, "verify", bundle)["file"] == str(store / "methods.packed")
+
+
 def test_verify_counts_the_same_files_however_it_reads_them(copy_bundle: MakeBundle) -> None:
     bundle = copy_bundle()
     before = ok_json("verify", bundle)
@@ -148,7 +160,8 @@ def test_packed_weights_of_another_bundle_are_not_replaced(
 ) -> None:
     bundle, other, store = copy_bundle(), tmp_path / "other", tmp_path / "store"
     ok("prepare", bundle, "--consume", "--packed-dir", store)
-    assert ok_json("inspect", bundle, "--packed-dir", store)["consumed_shards"] == 2
+    facts = ok_json("inspect", bundle, "--packed-dir", store)
+    assert (facts["consumed_shards"], len(facts["packed"])) == (2, 1)
     before = contents(store)
     ok("export", checkpoint, other, "--quant", "fp32", "--max-batch", 16)
     for command in (("prepare", other), ("generate", other, "-p", "Once", "-n", 2)):

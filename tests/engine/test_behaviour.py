@@ -148,6 +148,8 @@ def test_numbers_of_numpy_will_do(tiny: Path) -> None:
             "top_k": np.int64(9),
             "seed": np.uint8(3),
         }
+    lanes: Any = np.int64(2)
+    with Engine(tiny, threads=1, lanes=lanes) as engine:
         ids: Any = np.array(tiny_prompt(4))
         count: Any = np.int32(8)
         assert list(engine.generate(ids, count, **same)) == plain
@@ -177,11 +179,12 @@ def test_a_nonsensical_budget_is_refused_before_weights_are_packed(
     assert not store.exists()
 
 
-def test_an_expert_that_fits_no_slot_leaves_residency_programs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("odd", [0, 1], ids=["the template", "another"])
+def test_an_expert_that_fits_no_slot_leaves_residency_programs(odd: int, tmp_path: Path) -> None:
     """XNNPACK packs two equal matrices once, so that such an expert is laid out unlike others."""
     model = tiny_model("mixtral")
     with torch.no_grad():
-        gate, up = model.model.layers[0].mlp.experts.gate_up_proj[1].chunk(2)
+        gate, up = model.model.layers[0].mlp.experts.gate_up_proj[odd].chunk(2)
         gate.copy_(up)
     model.save_pretrained(tmp_path / "model", save_original_format=True)
     made = export_bundle(tmp_path / "model", tmp_path / "bundle", "fp32")
@@ -192,6 +195,8 @@ def test_an_expert_that_fits_no_slot_leaves_residency_programs(tmp_path: Path) -
         with Engine(made, residency=residency, threads=1) as engine:
             assert engine.info["settings"]["residency"] == "programs"
             assert len(engine.info["fallbacks"]) == (residency == "slots")
+            largest = inspect_bundle(made)["memory"]["expert_bytes"]
+            assert engine.info["plan"]["slot_bytes"] >= largest
             assert np.abs(engine.score(tiny_prompt(8)) - expected).max() < 1e-3
 
 
@@ -334,10 +339,10 @@ def test_a_missing_folder_is_no_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["threads", "context"])
 def test_zero_is_no_default(tiny: Path, name: str) -> None:
     settings: dict[str, int] = {name: 0}
-    with pytest.raises(UsageError, match="at least 1") as caught:
+    with pytest.raises(UsageError, match="from 1 to 4294967295") as caught:
         Engine(tiny, **settings)  # type: ignore[arg-type]
     assert caught.value.setting == name
-    with pytest.raises(UsageError, match="from 0 to 4294967295"):
+    with pytest.raises(UsageError, match="from 1 to 4294967295"):
         Engine(tiny, **{name: 2**32})  # type: ignore[arg-type]
 
 

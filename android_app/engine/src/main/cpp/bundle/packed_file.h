@@ -23,6 +23,8 @@ namespace moe_mobile {
 //   CRC-32C of the 24
 //           bytes before it, magic "END1"
 
+constexpr char kAnyPackedKey[] = "";
+
 // What to do about a damaged one.
 constexpr char kRepairPackedStore[] =
     "Delete the .packed folder and run `moe-mobile prepare` again; where --consume deleted the "
@@ -53,8 +55,9 @@ class PackedFileWriter {
 // (PackedEntry::crc32c).
 class PackedFile {
  public:
-  // Validates all but the blobs. kBundleCorrupt for anything wrong, a different key included. With
-  // `allow_direct` off the file is read through the page cache.
+  // Validates all but the blobs. kBundleCorrupt for anything wrong, a key other than expected
+  // (unless that is kAnyPackedKey) included. With `allow_direct` off the file is read through the
+  // page cache.
   static PackedFile open(const std::string& path, const std::string& expected_key,
                          bool allow_direct = true);
 

@@ -48,7 +48,8 @@ uint64_t Decoder::buffer_bytes(const Manifest& manifest, uint32_t context) {
   const uint64_t row =
       hidden + 2 * queries + 2 * keys + manifest.moe.num_experts + 2 * manifest.moe.top_k * hidden;
   return sizeof(float) *
-         (manifest.max_batch * row + (uint64_t{context} + 1) * hidden + manifest.vocab_size);
+             (manifest.max_batch * row + (uint64_t{context} + 1) * hidden + manifest.vocab_size) +
+         sizeof(uint32_t) * uint64_t{context} * manifest.num_moe_layers() * manifest.moe.top_k;
 }
 
 void Decoder::clear() {

@@ -129,6 +129,10 @@ MemoryPlan Engine::plan_for(Residency residency, uint64_t available) const {
   MemoryPlanInputs inputs;
   inputs.budget = parse_budget(residency == Residency::kResident ? "100%" : settings_.cache);
   inputs.slot_bytes = store_->slot_bytes();
+  // Of a bundle whose experts are laid out differently, the template may be the smallest.
+  if (residency == Residency::kPrograms)
+    inputs.slot_bytes =
+        std::max(inputs.slot_bytes, align_up(manifest().memory.expert_bytes, kBlobAlignment));
   inputs.moe_layers = manifest().num_moe_layers();
   inputs.num_experts = uint64_t{inputs.moe_layers} * manifest().moe.num_experts;
   inputs.top_k = manifest().moe.top_k;

@@ -78,7 +78,7 @@ PackedFile open_packed(const std::string& path, const std::vector<Sha256Digest>&
     if (file.entries()[i].source != sources[i])
       throw Error(ErrorCode::kBundleCorrupt, path,
                   "blob " + std::to_string(i) + " was made from another program than this bundle's",
-                  kRepairPackedStore);
+                  kOtherPackedDir);
   return file;
 }
 

@@ -45,6 +45,10 @@ uint32_t template_layer(const Manifest& manifest);
 std::vector<Sha256Digest> method_sources(const Manifest& manifest);
 std::vector<Sha256Digest> layer_sources(const Manifest& manifest, uint32_t layer);
 
+// What to do about a store of another bundle.
+constexpr char kOtherPackedDir[] =
+    "Choose another packed_dir for this bundle, or delete that one if nothing needs it.";
+
 // Opens a file of the store and checks that it belongs to this bundle. kBundleCorrupt where it does
 // not.
 PackedFile open_packed(const std::string& path, const std::vector<Sha256Digest>& sources,

@@ -72,15 +72,16 @@ void require_own(const std::string& path, const std::vector<Sha256Digest>& sourc
   if (access(path.c_str(), F_OK) != 0) return;
   std::vector<PackedEntry> entries;
   try {
-    entries = PackedFile::open(path, packed_store_key(), /*allow_direct=*/false).entries();
-  } catch (const Error&) {
+    entries = PackedFile::open(path, kAnyPackedKey, /*allow_direct=*/false).entries();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kBundleCorrupt) throw;
     return;  // damaged: made anew
   }
   bool own = entries.size() == sources.size();
   for (size_t i = 0; own && i < sources.size(); ++i) own = entries[i].source == sources[i];
   if (!own)
     throw Error(ErrorCode::kUsage, path, "it holds packed weights of another bundle",
-                "Choose another packed_dir for this bundle, or delete that one.");
+                kOtherPackedDir);
 }
 
 void require_space(const std::string& directory, uint64_t bytes) {

@@ -13,6 +13,13 @@ namespace {
 
 bool exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
 
+bool has_packed_files(const Manifest& manifest, const std::string& directory) {
+  bool found = exists(methods_file(directory));
+  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
+    found = found || exists(layer_file(directory, layer));
+  return found;
+}
+
 // An interrupted prepare leaves files out; those that are there must be whole.
 nlohmann::json verify_store(const Bundle& bundle, const std::string& directory,
                             const Progress& progress) {
@@ -44,7 +51,7 @@ nlohmann::json verify_bundle(const Bundle& bundle, const std::string& packed_dir
                              const Progress& progress) {
   const Manifest& manifest = bundle.manifest();
   const std::string directory = packed_directory(bundle, packed_dir);
-  const bool has_store = exists(methods_file(directory));
+  const bool has_store = has_packed_files(manifest, directory);
   std::vector<const FileRef*> files = {&manifest.embedding.file, &manifest.head};
   for (const FileRef& file : manifest.files) files.push_back(&file);
   for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
@@ -59,6 +66,10 @@ nlohmann::json verify_bundle(const Bundle& bundle, const std::string& packed_dir
                   "Copy or export the bundle again.");
     }
   }
+  if (!bundle.has_shard(template_layer(manifest)) && !exists(methods_file(directory)))
+    throw Error(ErrorCode::kBundleInvalid, methods_file(directory),
+                "the packed file is missing, and so is a shard that it is made from",
+                "Copy or export the bundle again.");
   const std::string manifest_path = bundle.directory() + "/bundle.json";
   uint64_t bytes = file_size(open_read(manifest_path).get(), manifest_path);
   for (size_t i = 0; i < files.size(); ++i) {
