@@ -32,8 +32,7 @@ class Engine:
 
     Token ids go in and come out; tokenize with the bundle's ``tokenizer.json``. Calls from
     several threads wait for each other; callbacks cannot use the engine they are called by. All
-    engines of one process share ExecuTorch's thread pool
-    and must use the same number of threads.
+    engines of one process share ExecuTorch's thread pool and must use the same number of threads.
 
     Args:
         bundle: folder of the bundle. One that was not prepared for this CPU is prepared now.
@@ -72,21 +71,16 @@ class Engine:
     ) -> None:
         from moe_mobile import _native
 
-        # The engine takes 0 for its own choice, which is None here.
-        for name, number in (("threads", threads), ("context", context)):
-            if number == 0:
-                raise UsageError(
-                    "it must be at least 1", setting=name, remedy="Leave it out for the default."
-                )
         settings: dict[str, Any] = {
             "cache": cache,
             "residency": residency,
             "routing": routing,
-            "lanes": lanes,
-            "threads": threads,
-            "context": context,
+            "lanes": _whole("lanes", lanes),
+            # The engine takes 0 for its own choice, which is None here.
+            "threads": None if threads is None else _whole("threads", threads, least=1),
+            "context": None if context is None else _whole("context", context, least=1),
             "packed_dir": None if packed_dir is None else _utf8("packed_dir", packed_dir),
-            "allow_below_cycle": allow_below_cycle,
+            "allow_below_cycle": bool(allow_below_cycle),
         }
         self._lock = threading.Lock()
         self._user: int | None = None  # the thread that holds the lock
@@ -187,9 +181,9 @@ class Engine:
 
     def close(self) -> None:
         """Gives the memory back. Neither the engine nor its iterators can be used afterwards."""
-        if self._engine is not None:
-            with self._use():
-                self._generator = self._engine = None
+        self._refuse_callbacks()
+        with self._lock:
+            self._generator = self._engine = None
 
     def __enter__(self) -> Engine:
         return self
@@ -217,16 +211,19 @@ class Engine:
                 return
             yield token
 
-    @contextlib.contextmanager
-    def _use(self) -> Iterator[_native.Engine]:
-        """The native engine, for this thread alone."""
-        me = threading.get_ident()
-        if self._user == me:
+    def _refuse_callbacks(self) -> None:
+        """They would wait for themselves."""
+        if self._user == threading.get_ident():
             raise UsageError(
                 "the engine was used by its own callback", remedy="Wait until the call is over."
             )
+
+    @contextlib.contextmanager
+    def _use(self) -> Iterator[_native.Engine]:
+        """The native engine, for this thread alone."""
+        self._refuse_callbacks()
         with self._lock:
-            self._user = me
+            self._user = threading.get_ident()
             try:
                 if self._engine is None:
                     raise UsageError("the engine is closed", remedy="Open a new one.")
@@ -264,17 +261,17 @@ def _utf8(name: str, path: str | os.PathLike[str]) -> str:
     return text
 
 
-def _whole(name: str, value: int) -> int:
+def _whole(name: str, value: int, least: int = 0) -> int:
     try:
         number = operator.index(value)
     except TypeError:
         number = -1
     limit = 2**64 if name == "seed" else 2**32
-    if not 0 <= number < limit:
+    if not least <= number < limit:
         raise UsageError(
-            f"{value!r} is not a whole number that fits",
+            f"{value!r} is not a whole number from {least} to {limit - 1}",
             setting=name,
-            remedy=f"Give a number from 0 to {limit - 1}.",
+            remedy="Correct it, or leave it out for the default.",
         )
     return number
 

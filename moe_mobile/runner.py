@@ -26,7 +26,7 @@ from moe_mobile.errors import BY_CODE, CancelledError, IoError, MoeMobileError, 
 __all__ = ["Progress", "Runner", "find_runner"]
 
 Progress = Callable[[str, int, int], None]
-"""Called with stage ("verify", "prepare", "slots", "load"), steps done, steps in all."""
+"""Called with a stage (docs/runner.md lists them), steps done, steps in all."""
 
 RUNNER_VARIABLE = "MOE_MOBILE_RUNNER"
 """Environment variable that names another ``moe_runner``."""

@@ -213,6 +213,7 @@ def _is_current(source: SourceLike, bundle: pathlib.Path, facts: dict[str, Any])
     """Whether this version made the bundle, of the source as it is now."""
     from moe_mobile import __version__
     from moe_mobile.demo import checkpoint_dir
+    from moe_mobile.export.lowering import EXECUTORCH_VERSION
     from moe_mobile.model.source import open_model
 
     provenance = facts["provenance"]
@@ -220,6 +221,7 @@ def _is_current(source: SourceLike, bundle: pathlib.Path, facts: dict[str, Any])
     return bool(
         provenance.get("source") == open_model(source).label
         and provenance.get("moe_mobile") == __version__
+        and facts["delegate"]["executorch"] == EXECUTORCH_VERSION
         and (source != "demo" or (bundle / "bundle.json").stat().st_mtime > newest)
     )
 

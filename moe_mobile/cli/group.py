@@ -115,7 +115,8 @@ def _require_utf8(arguments: Sequence[str]) -> None:
             argument.encode()
         except UnicodeEncodeError:
             raise UsageError(
-                f"the argument {argument!r} is not UTF-8", remedy="Rename the file, or use a link"
+                f"the argument {argument!r} is not UTF-8",
+                remedy="Give UTF-8; a link reaches a file of another name",
             ) from None
 
 

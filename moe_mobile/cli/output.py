@@ -28,7 +28,8 @@ def open_standard_streams() -> bool:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest descriptor that is free: this one
+            # Takes the lowest descriptor that is free: this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     has_stdout = sys.stdout is not None
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

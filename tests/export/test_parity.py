@@ -54,7 +54,7 @@ def test_quantized_logits_agree_with_torchao(
     errors = relative_errors(actual, expected)
     print(f"{family} {quant}: worst {errors.max():.6f}, median {errors.median():.8f}")
     assert errors.max() < 0.02
-    assert errors.median() < 0.001
+    assert errors.median() < 1e-5
     # With float32 scales: half a percent for most; one in a hundred may see another expert chosen.
     assert relative_errors(actual, exact).quantile(0.9) < 0.01
 

@@ -171,6 +171,20 @@ def test_a_damaged_journal_costs_work_only(damage: bytes, tmp_path: Path) -> Non
     assert contents(out) == WHOLE
 
 
+def test_a_line_that_a_kill_cut_short_hides_no_later_one(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with open_workspace(out, "key", overwrite=False):
+        pass
+    with open(tmp_path / "out.partial" / JOURNAL, "ab") as journal:
+        journal.write(b'{"path": "dense/x.pte", "by')
+    with open_workspace(out, "key", overwrite=False) as space:
+        assert space is not None
+        record = space.write("dense/a.pte", writer(FILES["dense/a.pte"]))
+    with open_workspace(out, "key", overwrite=False) as space:
+        assert space is not None
+        assert space.finished("dense/a.pte") == record
+
+
 def test_a_file_that_shrank_is_written_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with open_workspace(out, "key", overwrite=False) as space:
