@@ -3,8 +3,8 @@
 """The errors a user may meet, shared by the whole Python package.
 
 Every error says which file or setting is concerned, what is wrong and what can be done about it.
-``code`` and ``exit_code`` are the same in the C++ engine; the command line prints the text and
-exits with the latter.
+``code`` and ``exit_code`` are the same in the C++ engine, which knows no devices; the command line
+prints the text and exits with the latter.
 """
 
 from __future__ import annotations
@@ -142,6 +142,20 @@ class CheckpointError(MoeMobileError):
     exit_code = 11
 
 
+class DeviceError(MoeMobileError):
+    """No usable device: none there, not authorised, offline, or adb itself does not work."""
+
+    code = "device"
+    exit_code = 12
+
+
+class KilledError(MoeMobileError):
+    """The system killed the engine, mostly for lack of memory (Android's low-memory killer)."""
+
+    code = "killed"
+    exit_code = 13
+
+
 class CancelledError(MoeMobileError):
     """The user stopped the work."""
 
@@ -160,6 +174,8 @@ _ALL: tuple[type[MoeMobileError], ...] = (
     BudgetError,
     RuntimeFailedError,
     CheckpointError,
+    DeviceError,
+    KilledError,
     CancelledError,
 )
 

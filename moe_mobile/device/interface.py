@@ -1,0 +1,103 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the rest of the package may ask of a place where the engine runs."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import pathlib
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+from moe_mobile.runner import Progress, Runner
+
+__all__ = ["Cluster", "Device", "DeviceFacts", "ShellResult"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Cores of one kind. ``max_khz``: their highest clock, None where the kernel does not say."""
+
+    cpus: tuple[int, ...]
+    max_khz: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceFacts:
+    """What a device is. Sizes in bytes; None for what it does not tell.
+
+    Attributes:
+        serial: ``local``, or adb's serial.
+        kind: ``local`` or ``adb``.
+        abi: Android's name: ``arm64-v8a`` or ``x86_64``, among others.
+        free_bytes: of the file system that holds bundles.
+        clusters: slowest first.
+        thermal_status: 0 (none) to 6 (shutdown), as in Android's ``PowerManager``.
+        virtual: whether it is a virtual phone.
+        limit: how a virtual phone limits its memory: ``hard``, ``soft`` or ``none``.
+    """
+
+    serial: str
+    kind: str
+    model: str
+    soc: str
+    abi: str
+    android_version: str | None
+    ram_bytes: int
+    available_bytes: int
+    free_bytes: int
+    page_size: int
+    clusters: tuple[Cluster, ...]
+    thermal_status: int | None
+    virtual: bool
+    limit: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-ready object."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShellResult:
+    """A finished shell script: exit code (128 + n where signal n ended it), and what it wrote."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+class Device(abc.ABC):
+    """A place where the engine runs: this machine, or a phone behind adb.
+
+    All methods raise DeviceError where the device is lost or unusable.
+    """
+
+    serial: str
+
+    @abc.abstractmethod
+    def facts(self) -> DeviceFacts:
+        """What the device is, asked anew."""
+
+    @abc.abstractmethod
+    def shell(self, script: str, *, timeout: float = 60) -> ShellResult:
+        """Run a script with the device's sh; DeviceError after ``timeout`` seconds."""
+
+    @abc.abstractmethod
+    def stream(self, script: str) -> subprocess.Popen[bytes]:
+        """Start a script, with pipes for its streams. Killing the process ends it there too."""
+
+    @abc.abstractmethod
+    def runner(self, *, cpus: Sequence[int] | None = None) -> Runner:
+        """A new ``moe_runner`` process, kept to these cores; sends the program where it lacks.
+
+        Raises UnsupportedError where there is no engine for the device's ABI.
+        """
+
+    @abc.abstractmethod
+    def place(self, bundle: pathlib.Path, progress: Progress | None = None) -> str:
+        """The bundle's folder on the device, after sending what it lacks.
+
+        Raises DiskFullError where it does not fit, and the bundle reader's errors.
+        """
