@@ -10,20 +10,29 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
 import signal
 import subprocess
+import textwrap
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, Self
 
-from moe_mobile.errors import BY_CODE, CancelledError, IoError, MoeMobileError, RuntimeFailedError
+from moe_mobile.errors import (
+    BY_CODE,
+    CancelledError,
+    IoError,
+    KilledError,
+    MoeMobileError,
+    RuntimeFailedError,
+)
 
-__all__ = ["Progress", "Runner", "find_runner"]
+__all__ = ["Launch", "Progress", "Runner", "find_runner"]
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage (docs/runner.md lists them), steps done, steps in all."""
@@ -70,25 +79,48 @@ def _installed_runner() -> pathlib.Path:
     return next((path for path in candidates if path.is_file()), candidates[0])
 
 
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """How to start a runner that is not on this machine.
+
+    Attributes:
+        command: carries standard input and output to it, and ends with its exit code, which is
+            128 + n where signal n ended it.
+        name: names the runner in errors.
+        explain: called when it ended unasked, with its exit code (None if it did not end in time)
+            and its last words; the error that says more than that, or None.
+    """
+
+    command: Sequence[str]
+    name: str
+    explain: Callable[[int | None, str], MoeMobileError | None]
+
+
 class Runner:
     """One ``moe_runner`` process; use it as a context manager, or call :meth:`close`.
 
-    Not for use from several threads at once. After an error of kind ``runtime`` that says the
+    ``program`` is the path of one on this machine, by default :func:`find_runner`'s, or says how
+    to start one elsewhere. Not for use from several threads at once. After an error that says the
     process ended, the object is closed.
     """
 
     def __init__(
         self,
-        binary: str | os.PathLike[str] | None = None,
+        program: str | os.PathLike[str] | Launch | None = None,
         *,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.binary = pathlib.Path(binary) if binary is not None else find_runner()
+        self._launch = program if isinstance(program, Launch) else None
+        if isinstance(program, Launch):
+            self.name, command = program.name, list(program.command)
+        else:
+            self.name = os.fspath(program) if program is not None else str(find_runner())
+            command = [self.name]
         self._next_id = 1
         self._last_words: collections.deque[str] = collections.deque(maxlen=_STDERR_LINES)
         try:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                [str(self.binary)],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -97,7 +129,7 @@ class Runner:
         except OSError as error:
             raise RuntimeFailedError(
                 f"moe_runner cannot be started: {error.strerror}",
-                file=self.binary,
+                file=self.name,
                 remedy="Run `moe-mobile doctor`; the package may be built for another machine",
             ) from error
         assert self._process.stderr is not None
@@ -110,7 +142,7 @@ class Runner:
 
     @property
     def pid(self) -> int:
-        """Process id of the runner."""
+        """Process id of the runner, or here of the program that carries its streams."""
         return self._process.pid
 
     @property
@@ -187,7 +219,7 @@ class Runner:
     def _send(self, message: dict[str, object]) -> None:
         stdin = self._process.stdin
         if stdin is None or stdin.closed:
-            raise RuntimeFailedError("the runner is closed", file=self.binary)
+            raise RuntimeFailedError("the runner is closed", file=self.name)
         try:
             stdin.write(json.dumps(message).encode() + b"\n")
             stdin.flush()
@@ -211,7 +243,7 @@ class Runner:
             raise RuntimeFailedError(
                 f"moe_runner broke its protocol: expected an event for request {request_id}, "
                 f"got: {shown}",
-                file=self.binary,
+                file=self.name,
                 remedy="Something else may be writing to its stdout; run `moe-mobile doctor`",
             )
         return event
@@ -223,9 +255,14 @@ class Runner:
         except subprocess.TimeoutExpired:
             code = None
         self.kill()
+        if self._launch is not None and code is not None and code > 128:
+            code = 128 - code
         if code == -signal.SIGINT:
             # Ctrl-C reaches every process of the terminal; this one may notice it last.
             return CancelledError("stopped by the user")
+        tail = "\n".join(list(self._last_words)[-12:])
+        if self._launch is not None and (error := self._launch.explain(code, tail)) is not None:
+            return error
         if code is None:
             how = "closed its output"
         elif code < 0:
@@ -233,14 +270,17 @@ class Runner:
         else:
             how = f"ended with exit code {code}"
         cause = f"moe_runner {how} before it answered"
-        tail = "\n".join(f"    {line}" for line in list(self._last_words)[-12:])
         if tail:
-            cause += f"; its last words:\n{tail}"
+            cause += "; its last words:\n" + textwrap.indent(tail, "    ")
         if code == -signal.SIGKILL:
-            remedy = "Often the kernel ran out of memory: try a smaller --cache or --context"
-        else:
-            remedy = "Run `moe-mobile verify BUNDLE` and `moe-mobile doctor`"
-        return RuntimeFailedError(cause, file=self.binary, remedy=remedy)
+            return KilledError(
+                cause,
+                file=self.name,
+                remedy="Most often the system ran out of memory: try a smaller --cache or --context",
+            )
+        return RuntimeFailedError(
+            cause, file=self.name, remedy="Run `moe-mobile verify BUNDLE` and `moe-mobile doctor`"
+        )
 
 
 def _collect(stream: IO[bytes], lines: collections.deque[str]) -> None:

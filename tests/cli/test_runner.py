@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -70,6 +71,24 @@ def test_the_exit_code_is_that_of_the_first_error(tmp_path: pathlib.Path) -> Non
     assert result.returncode == 4
     empty = subprocess.run([find_runner()], input="", stdout=subprocess.PIPE, text=True)
     assert (empty.returncode, empty.stdout) == (0, "")
+
+
+def test_digest_tells_what_files_hold(tmp_path: pathlib.Path) -> None:
+    contents = [b"", b"abc", bytes(range(256)) * 1000]
+    paths = [tmp_path / f"{i} file" for i in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    with Runner() as runner:
+        answer = runner.request("digest", paths=[str(path) for path in paths], sync=True)
+        assert answer["files"] == [
+            {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for content in contents
+        ]
+        with pytest.raises(errors.IoError) as caught:
+            runner.request("digest", paths=[str(tmp_path / "none")])
+        assert caught.value.file == str(tmp_path / "none")
+        with pytest.raises(errors.UsageError, match="array of strings"):
+            runner.request("digest", paths=[3])
 
 
 def test_a_misspelt_member_is_refused() -> None:
@@ -170,7 +189,7 @@ def test_a_crash_names_the_signal_and_the_last_words(make_runner: MakeRunner) ->
 
 def test_a_kill_hints_at_memory(make_runner: MakeRunner) -> None:
     binary = make_runner("os.kill(os.getpid(), signal.SIGKILL)")
-    with Runner(binary) as runner, pytest.raises(errors.RuntimeFailedError) as caught:
+    with Runner(binary) as runner, pytest.raises(errors.KilledError) as caught:
         runner.request("open")
     assert "SIGKILL" in caught.value.cause
     assert caught.value.remedy is not None

@@ -43,6 +43,17 @@ std::string required_string(const json& request, const char* name) {
   return value->get<std::string>();
 }
 
+std::vector<std::string> required_strings(const json& request, const char* name) {
+  const json* value = member(request, name);
+  if (value == nullptr || !value->is_array()) bad(name, "it must be an array of strings");
+  std::vector<std::string> strings;
+  for (const json& item : *value) {
+    if (!item.is_string()) bad(name, "it must be an array of strings");
+    strings.push_back(item.get<std::string>());
+  }
+  return strings;
+}
+
 std::string optional_string(const json& request, const char* name, const std::string& otherwise) {
   return member(request, name) == nullptr ? otherwise : required_string(request, name);
 }

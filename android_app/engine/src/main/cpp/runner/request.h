@@ -17,6 +17,7 @@ void require_known(const nlohmann::json& request, const std::vector<std::string>
 
 // Members of a request, each checked; kUsage names the member.
 std::string required_string(const nlohmann::json& request, const char* name);
+std::vector<std::string> required_strings(const nlohmann::json& request, const char* name);
 std::string optional_string(const nlohmann::json& request, const char* name,
                             const std::string& otherwise);
 bool optional_bool(const nlohmann::json& request, const char* name, bool otherwise);

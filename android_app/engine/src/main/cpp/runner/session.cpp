@@ -3,12 +3,15 @@
 
 #include "runner/session.h"
 
+#include <unistd.h>
+
 #include <exception>
 #include <filesystem>
 #include <functional>
 #include <map>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/sha256.h"
 #include "engine/generate.h"
 #include "engine/measure.h"
@@ -69,8 +72,9 @@ json Session::run(const std::string& command, const json& request) {
   const std::map<std::string, Command> commands = {
       {"prepare", {{"bundle", "packed_dir", "consume"}, [&] { return prepare(request); }}},
       {"verify", {{"bundle", "packed_dir"}, [&] { return verify(request); }}},
+      {"digest", {{"paths", "sync"}, [&] { return digest(request); }}},
       {"open", {{"bundle", "settings"}, [&] { return open(request); }}},
-      {"info", {{}, [&] { return engine().info(); }}},
+      {"info", {{}, [&] { return info(); }}},
       {"generate",
        {{"token_ids", "max_new_tokens", "sampling", "ignore_eos"},
         [&] { return generate(request); }}},
@@ -132,6 +136,26 @@ json Session::verify(const json& request) {
                        optional_string(request, "packed_dir", ""), progress());
 }
 
+json Session::digest(const json& request) {
+  const std::vector<std::string> paths = required_strings(request, "paths");
+  const bool sync = optional_bool(request, "sync", false);
+  json files = json::array();
+  for (const std::string& path : paths) {
+    const UniqueFd fd = open_read(path);
+    const uint64_t bytes = file_size(fd.get(), path);
+    files.push_back({{"bytes", bytes}, {"sha256", to_hex(sha256_file(fd.get(), 0, bytes, path))}});
+    if (sync && fsync(fd.get()) != 0) throw_errno(path, "write through to the disk");
+    progress()("digest", files.size(), paths.size());
+  }
+  return {{"files", files}};
+}
+
+json Session::info() {
+  json result = engine().info();
+  result["pid"] = getpid();
+  return result;
+}
+
 json Session::open(const json& request) {
   const std::string bundle = required_string(request, "bundle");
   EngineSettings settings =
@@ -142,7 +166,7 @@ json Session::open(const json& request) {
   engine_ = Engine::open(bundle, settings, progress(), [this](const MemoryPlan& plan) {
     emit_({{"id", id_}, {"event", "plan"}, {"plan", to_json(plan)}});
   });
-  json result = engine_->info();
+  json result = info();
   result["load_ms"] = static_cast<double>(watch.lap()) / 1e6;
   return result;
 }

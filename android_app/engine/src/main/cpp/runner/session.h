@@ -28,7 +28,9 @@ class Session {
   nlohmann::json run(const std::string& command, const nlohmann::json& request);
   nlohmann::json prepare(const nlohmann::json& request);
   nlohmann::json verify(const nlohmann::json& request);
+  nlohmann::json digest(const nlohmann::json& request);
   nlohmann::json open(const nlohmann::json& request);
+  nlohmann::json info();
   nlohmann::json generate(const nlohmann::json& request);
   nlohmann::json score(const nlohmann::json& request);
   nlohmann::json bench(const nlohmann::json& request);
