@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Target `moe_executorch`: the ExecuTorch libraries of the wheel, and moe_set_rpath() for whatever
-# links them.
-moe_python_package_dir(MOE_EXECUTORCH_DIR executorch)
+# links them. The wheel is the one that Python has installed; a build for another machine names the
+# folder `executorch` of that machine's unpacked wheel: -DMOE_EXECUTORCH_DIR=FOLDER.
+if(NOT MOE_EXECUTORCH_DIR)
+  moe_python_package_dir(MOE_EXECUTORCH_DIR executorch)
+endif()
 find_package(executorch 1.5.1 EXACT REQUIRED
   COMPONENTS runtime backend_xnnpack kernels_optimized threadpool
   PATHS "${MOE_EXECUTORCH_DIR}/share/cmake" NO_DEFAULT_PATH)
@@ -24,6 +27,9 @@ target_link_libraries(moe_executorch INTERFACE
   executorch::runtime executorch::backend_xnnpack executorch::kernels_optimized
   executorch::threadpool)
 target_compile_definitions(moe_executorch INTERFACE MOE_EXECUTORCH_VERSION="1.5.1")
+# ExecuTorch's checks name their file: the same in every build, wherever the wheel lies.
+target_compile_options(moe_executorch INTERFACE
+  "-fmacro-prefix-map=${MOE_EXECUTORCH_DIR}=executorch")
 
 # Lets `target` find the wheel's libraries: by absolute path in the build tree, relative to itself
 # once installed. `to_site_packages` leads from the target's folder to site-packages.

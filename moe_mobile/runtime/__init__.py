@@ -1,0 +1,89 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The engine for phones: folders that ``adb shell`` can run it from without anything else.
+
+docs/phone-runtime.md describes their layout and what they need from a phone.
+"""
+
+from __future__ import annotations
+
+from moe_mobile.errors import UnsupportedError
+from moe_mobile.runtime.cross import build_arm64
+from moe_mobile.runtime.cross import recipe as arm64_recipe
+from moe_mobile.runtime.folder import (
+    ROOT_VARIABLE,
+    Progress,
+    Runtime,
+    build_command,
+    read_runtime,
+    runtimes_of,
+    target_folder,
+)
+from moe_mobile.runtime.native import assemble_native
+
+__all__ = [
+    "ROOT_VARIABLE",
+    "TARGETS",
+    "Runtime",
+    "build_runtime",
+    "find_runtime",
+    "runtimes_of",
+    "target_folder",
+]
+
+TARGETS = ("linux-arm64", "linux-x86_64")
+"""What :func:`build_runtime` can build."""
+
+
+def find_runtime(abi: str) -> Runtime:
+    """The runtime of this installation for phones of ``abi`` (``arm64-v8a`` or ``x86_64``).
+
+    That of x86_64 is gathered on the spot where needed, in well under a second.
+
+    Raises UnsupportedError for another ABI, and where the runtime for arm64 was never built or is
+    of another version; BundleCorruptError where its files were changed. The remedy is in each.
+    """
+    if abi == "x86_64":
+        return assemble_native()
+    if abi != "arm64-v8a":
+        raise UnsupportedError(
+            f"there is no runtime for phones of ABI {abi}",
+            remedy="64-bit phones are supported: arm64-v8a, and x86_64 for emulators",
+        )
+    recipe = arm64_recipe()
+    folder = target_folder(recipe.target) / recipe.key
+    if folder.is_dir():
+        return read_runtime(folder)
+    remedy = f"Run `{build_command(recipe.target)}`"
+    for older in runtimes_of(recipe.target)[:1]:
+        raise UnsupportedError(
+            f"the runtime for phones is of an older build (moe-mobile {older.version}, ExecuTorch "
+            f"{older.executorch}) than the engine's sources here",
+            file=older.folder,
+            remedy=remedy,
+        )
+    raise UnsupportedError(
+        "the runtime for arm64 phones has not been built on this machine",
+        file=folder.parent,
+        remedy=remedy,
+    )
+
+
+def build_runtime(target: str, *, progress: Progress | None = None) -> Runtime:
+    """The runtime of this installation for ``target``, built unless it is there already.
+
+    Raises UnsupportedError for an unknown target and where a tool is missing, IoError (or
+    ReadOnlyError, DiskFullError) where ExecuTorch cannot be downloaded or a folder not be written,
+    RuntimeFailedError where the compiler fails.
+    """
+    if target == "linux-x86_64":
+        return assemble_native()
+    if target == "linux-arm64":
+        return build_arm64(progress or _silent)
+    raise UnsupportedError(
+        f"unknown target {target}", setting="target", remedy=f"Known are {', '.join(TARGETS)}"
+    )
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    pass

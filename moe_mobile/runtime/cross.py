@@ -1,0 +1,130 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The arm64 runtime: the engine cross-compiled, with ExecuTorch and glibc for arm64 beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import moe_mobile
+from moe_mobile.errors import RuntimeFailedError, UnsupportedError
+from moe_mobile.runtime.cmake import build, clean_environment, find_tool
+from moe_mobile.runtime.elf import read_elf
+from moe_mobile.runtime.folder import Progress, Recipe, Runtime, publish
+from moe_mobile.runtime.notice import notice
+from moe_mobile.runtime.sources import find_sources, sources_digest
+from moe_mobile.runtime.wheel import EXECUTORCH_VERSION, WHEEL_SHA256, fetch_wheel, unpack_wheel
+
+__all__ = ["build_arm64", "recipe"]
+
+TARGET = "linux-arm64"
+
+_PREFIX = "aarch64-linux-gnu-"
+_LOADER = "ld-linux-aarch64.so.1"
+
+
+def recipe() -> Recipe:
+    """What the arm64 runtime of this installation is made of."""
+    parts = (moe_mobile.__version__, WHEEL_SHA256, sources_digest(find_sources()))
+    return Recipe(
+        target=TARGET,
+        abi="arm64-v8a",
+        version=moe_mobile.__version__,
+        executorch=EXECUTORCH_VERSION,
+        key=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
+        loader=_LOADER,
+    )
+
+
+def build_arm64(progress: Progress) -> Runtime:
+    """The arm64 runtime of this installation, built unless it is there already.
+
+    Raises UnsupportedError where the cross compiler, CMake or ninja is missing, IoError where
+    ExecuTorch cannot be downloaded or the folder not be written, RuntimeFailedError where the
+    compiler fails.
+    """
+
+    def fill(content: Path, scratch: Path) -> None:
+        compiler, strip = _cross_tool("g++"), _cross_tool("strip")
+        for tool in ("cmake", "ninja"):
+            find_tool(tool)
+        executorch = unpack_wheel(fetch_wheel(scratch, progress), scratch / "wheel")
+        runner = _compile(executorch, scratch / "build", progress)
+        files = {"moe_runner": runner, _LOADER: _library_of(compiler, _LOADER)}
+        files |= _closure(runner, executorch / "lib", compiler)
+        (content / "lib").mkdir()
+        for name, path in files.items():
+            shutil.copyfile(path, content / name)
+            (content / name).chmod(0o755 if "/" not in name else 0o644)
+        # Debian's own libraries come without symbols for debuggers, but for those the loader needs.
+        ours = [name for name in files if name == "moe_runner" or "/libexecutorch" in name]
+        subprocess.run(
+            [strip, "--strip-unneeded", *(str(content / name) for name in ours)], check=True
+        )
+        (content / "NOTICE").write_text(notice(files), encoding="utf-8")
+
+    return publish(recipe(), fill)
+
+
+def _cross_tool(name: str) -> str:
+    path = shutil.which(_PREFIX + name)
+    if path is None:
+        raise UnsupportedError(
+            f"the cross compiler is not installed: no {_PREFIX}{name} on PATH",
+            remedy="Install it: `apt-get install g++-aarch64-linux-gnu` on Debian and Ubuntu",
+        )
+    return path
+
+
+def _compile(executorch: Path, folder: Path, progress: Progress) -> Path:
+    sources = find_sources()
+    configure = [
+        "-GNinja",
+        f"-DCMAKE_TOOLCHAIN_FILE={sources / 'cmake' / 'linux-arm64.cmake'}",
+        "-DCMAKE_BUILD_TYPE=Release",
+        # The loader is told where the libraries lie; a path of this machine is of no use there.
+        "-DCMAKE_SKIP_RPATH=ON",
+        "-DMOE_BUILD_PYTHON=OFF",
+        "-DMOE_WARNINGS_AS_ERRORS=OFF",
+        f"-DMOE_EXECUTORCH_DIR={executorch}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+    ]
+    return build(configure, folder, progress, label="compiling the engine", sources=sources)
+
+
+def _closure(runner: Path, wheel: Path, compiler: str) -> Mapping[str, Path]:
+    """The libraries that ``runner`` needs, and those that they need, as files of the runtime."""
+    found: dict[str, Path] = {}
+    waiting = [runner]
+    while waiting:
+        for name in read_elf(waiting.pop()).needed:
+            place = f"lib/{name}"
+            if name != _LOADER and place not in found:
+                bundled = wheel / name
+                found[place] = bundled if bundled.is_file() else _library_of(compiler, name)
+                waiting.append(found[place])
+    return found
+
+
+def _library_of(compiler: str, name: str) -> Path:
+    """The file the compiler links for ``name``, in its own folders or the cross sysroot."""
+    answer = subprocess.run(
+        [compiler, f"-print-file-name={name}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=clean_environment(),
+    ).stdout.strip()
+    path = Path(answer)
+    # The bare name comes back where there is none.
+    if not path.is_absolute() or not path.is_file():
+        raise RuntimeFailedError(
+            f"{compiler} has no {name} for arm64",
+            remedy="Install it: `apt-get install libc6-arm64-cross libstdc++6-arm64-cross`",
+        )
+    return path

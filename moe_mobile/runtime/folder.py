@@ -1,0 +1,237 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Runtimes on disk: where they lie, what says that one is whole, how one appears in one step."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from moe_mobile.errors import BundleCorruptError, IoError, MoeMobileError, read_error, write_error
+
+__all__ = [
+    "ROOT_VARIABLE",
+    "Progress",
+    "Recipe",
+    "Runtime",
+    "build_command",
+    "publish",
+    "read_runtime",
+    "runtimes_of",
+    "target_folder",
+]
+
+ROOT_VARIABLE = "MOE_MOBILE_RUNTIME_DIR"
+"""Environment variable that names another folder for runtimes."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, steps done, steps in all."""
+
+_MANIFEST = "runtime.json"
+_KEPT = 4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a runtime is made for and of, known before it is made.
+
+    Args:
+        target: ``linux-arm64``, ``linux-x86_64`` or ``android-arm64``.
+        abi: Android's name of the instruction set, ``arm64-v8a`` or ``x86_64``.
+        version: of moe-mobile.
+        executorch: version of ExecuTorch.
+        key: digest of all that decides the content; the name of its folder.
+        loader: the glibc loader that starts ``moe_runner``, "" where the phone's own does.
+    """
+
+    target: str
+    abi: str
+    version: str
+    executorch: str
+    key: str
+    loader: str
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A folder that a phone can run the engine from.
+
+    Started inside it as ``./LOADER --library-path $PWD/lib ./moe_runner``; where ``loader`` is "",
+    as ``./moe_runner``.
+
+    Args:
+        abi: Android's name of the instruction set, ``arm64-v8a`` or ``x86_64``.
+        folder: absolute path on this machine.
+        loader: file name of the glibc loader, such as ``ld-linux-aarch64.so.1``.
+        files: all files, relative to ``folder``, sorted.
+        digest: SHA-256 of what ``sha256sum FILES`` prints.
+        executorch: version of the ExecuTorch libraries.
+        version: of moe-mobile.
+        target: ``linux-arm64``, ``linux-x86_64`` or ``android-arm64``.
+    """
+
+    abi: str
+    folder: Path
+    loader: str
+    files: tuple[str, ...]
+    digest: str
+    executorch: str
+    version: str
+    target: str
+
+
+def build_command(target: str) -> str:
+    """The command that builds ``target``, for remedies."""
+    return f"moe-mobile runtime build --target {target}"
+
+
+def target_folder(target: str) -> Path:
+    """Where the runtimes of ``target`` lie, each in a folder named by its key."""
+    override = os.environ.get(ROOT_VARIABLE)
+    if override:
+        return Path(override).absolute() / target
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG base directory specification: relative values are to be ignored.
+    root = Path(cache) if os.path.isabs(cache) else Path(os.path.expanduser("~/.cache"))
+    return root.absolute() / "moe-mobile" / "runtime" / target
+
+
+def read_runtime(folder: Path) -> Runtime:
+    """Read a finished runtime and check every byte of it.
+
+    Raises BundleCorruptError where it is not what was built, IoError where it cannot be read.
+    """
+    manifest = folder / _MANIFEST
+    try:
+        stated = json.loads(manifest.read_bytes())
+        recipe = Recipe(**stated["recipe"])
+        files = tuple(stated["files"])
+        digest = _digest(folder, files)
+    except FileNotFoundError as error:
+        raise BundleCorruptError("is missing", file=str(error.filename)) from error
+    except OSError as error:
+        raise read_error(error, folder) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise BundleCorruptError("is no manifest of a runtime", file=manifest) from error
+    if digest != stated.get("digest"):
+        raise BundleCorruptError(
+            "has other content than when it was built",
+            file=folder,
+            remedy=f"Build it again: `{build_command(recipe.target)}`",
+        )
+    return Runtime(
+        abi=recipe.abi,
+        folder=folder,
+        loader=recipe.loader,
+        files=files,
+        digest=digest,
+        executorch=recipe.executorch,
+        version=recipe.version,
+        target=recipe.target,
+    )
+
+
+def runtimes_of(target: str) -> list[Runtime]:
+    """The sound runtimes of ``target``, newest first."""
+    found = []
+    for folder in _newest_first(target_folder(target)):
+        with contextlib.suppress(MoeMobileError):
+            found.append(read_runtime(folder))
+    return found
+
+
+def publish(recipe: Recipe, fill: Callable[[Path, Path], None]) -> Runtime:
+    """The runtime of ``recipe``: the one that is there, else what ``fill`` makes.
+
+    ``fill(content, scratch)`` writes the files of the runtime into the first of two empty folders.
+    Only when it returns does the runtime appear, in one step; otherwise nothing is left. Several
+    processes may call this at once: one makes it, the others wait and take it.
+
+    Raises ReadOnlyError, DiskFullError or IoError where the folder cannot be written, and what
+    ``fill`` raises.
+    """
+    place = target_folder(recipe.target)
+    final = place / recipe.key
+    with contextlib.suppress(MoeMobileError):
+        return read_runtime(final)
+    try:
+        with _locked(place):
+            with contextlib.suppress(MoeMobileError):
+                return read_runtime(final)
+            _make(recipe, place, fill)
+            _prune(place, keep=final)
+    except OSError as error:
+        raise _cannot_write(error, place) from error
+    return read_runtime(final)
+
+
+def _make(recipe: Recipe, place: Path, fill: Callable[[Path, Path], None]) -> None:
+    # Under the lock nobody else is at work here: what lies there was interrupted.
+    work = place / ".partial"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        content, scratch = work / "content", work / "scratch"
+        content.mkdir(parents=True)
+        scratch.mkdir()
+        fill(content, scratch)
+        files = sorted(
+            path.relative_to(content).as_posix() for path in content.rglob("*") if path.is_file()
+        )
+        stated = {
+            "recipe": asdict(recipe),
+            "digest": _digest(content, files),
+            "files": files,
+        }
+        (content / _MANIFEST).write_text(json.dumps(stated, indent=2) + "\n")
+        final = place / recipe.key
+        shutil.rmtree(final, ignore_errors=True)  # a damaged one
+        content.rename(final)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _digest(folder: Path, files: Sequence[str]) -> str:
+    whole = hashlib.sha256()
+    for name in files:
+        with (folder / name).open("rb") as file:
+            whole.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n".encode())
+    return whole.hexdigest()
+
+
+def _prune(place: Path, *, keep: Path) -> None:
+    """Remove all but the newest runtimes: every change of the engine leaves one."""
+    others = [folder for folder in _newest_first(place) if folder != keep]
+    for folder in others[_KEPT - 1 :]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _newest_first(place: Path) -> list[Path]:
+    manifests = []
+    for manifest in place.glob(f"*/{_MANIFEST}"):
+        with contextlib.suppress(OSError):
+            manifests.append((manifest.stat().st_mtime_ns, manifest.parent))
+    return [folder for _, folder in sorted(manifests, reverse=True)]
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _cannot_write(error: OSError, place: Path) -> IoError:
+    typed = write_error(error, error.filename if isinstance(error.filename, str) else place)
+    return type(typed)(
+        typed.cause,
+        file=typed.file,
+        remedy=f"Free some space there, or name another folder with {ROOT_VARIABLE}",
+    )

@@ -1,0 +1,104 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The x86-64 runtime: the installed engine with this machine's glibc, gathered, not compiled."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import moe_mobile
+from moe_mobile.errors import RuntimeFailedError, UnsupportedError
+from moe_mobile.runner import find_runner
+from moe_mobile.runtime.elf import read_elf
+from moe_mobile.runtime.folder import Recipe, Runtime, publish
+from moe_mobile.runtime.notice import notice
+
+__all__ = ["assemble_native"]
+
+TARGET = "linux-x86_64"
+
+# "\tlibm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x00007f...)"
+_RESOLVED = re.compile(r"^\s(\S+) => (.+) \(0x[0-9a-f]+\)$", re.MULTILINE)
+
+
+def assemble_native() -> Runtime:
+    """The runtime of the engine that is installed now, gathered unless it is there already.
+
+    Raises UnsupportedError on another kind of machine, RuntimeFailedError where the engine is not
+    installed or lacks a library.
+    """
+    if platform.machine() != "x86_64":
+        raise UnsupportedError(
+            f"the runtime for x86_64 is gathered on an x86-64 machine; this one is "
+            f"{platform.machine()}",
+            setting="--target",
+        )
+    runner = find_runner()
+    interpreter = read_elf(runner).interpreter
+    if interpreter is None:
+        raise UnsupportedError("is no dynamically linked program", file=runner)
+    loader = Path(interpreter).name
+    sources = {
+        "moe_runner": runner,
+        loader: Path(interpreter),
+        **{f"lib/{name}": path for name, path in _libraries(runner, interpreter).items()},
+    }
+    text = notice(sources)
+    recipe = Recipe(
+        target=TARGET,
+        abi="x86_64",
+        version=moe_mobile.__version__,
+        executorch=importlib.metadata.version("executorch"),
+        key=_key(sources, text),
+        loader=loader,
+    )
+
+    def fill(content: Path, scratch: Path) -> None:
+        (content / "lib").mkdir()
+        for name, path in sources.items():
+            shutil.copyfile(path, content / name)
+            (content / name).chmod(0o755 if "/" not in name else 0o644)
+        (content / "NOTICE").write_text(text, encoding="utf-8")
+
+    return publish(recipe, fill)
+
+
+def _libraries(runner: Path, interpreter: str) -> dict[str, Path]:
+    """What the loader would load for ``runner``: names with where it finds them."""
+    package = importlib.util.find_spec("executorch")
+    places = [] if package is None else list(package.submodule_search_locations or ())
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("LD_")
+    } | {"LD_LIBRARY_PATH": ":".join(f"{place}/lib" for place in places)}
+    result = subprocess.run(
+        [interpreter, "--list", str(runner)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=environment,
+    )
+    if result.returncode != 0 or "=> not found" in result.stdout:
+        missing = re.findall(r"^\s(\S+) => not found", result.stdout, re.MULTILINE)
+        what = ", ".join(missing) or result.stderr.strip()
+        raise RuntimeFailedError(
+            f"needs libraries that are not installed: {what}",
+            file=runner,
+            remedy="Install the package with its engine again; `moe-mobile doctor` checks it",
+        )
+    return {name: Path(path) for name, path in _RESOLVED.findall(result.stdout)}
+
+
+def _key(sources: dict[str, Path], text: str) -> str:
+    whole = hashlib.sha256(text.encode())
+    for name, path in sorted(sources.items()):
+        with path.open("rb") as file:
+            whole.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n".encode())
+    return whole.hexdigest()[:16]
