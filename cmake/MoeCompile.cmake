@@ -14,7 +14,9 @@ set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 find_package(Threads REQUIRED)
 
 add_library(moe_compile_options INTERFACE)
-target_compile_options(moe_compile_options INTERFACE -Wall -Wextra)
+target_compile_options(moe_compile_options INTERFACE -Wall -Wextra
+  # What macros say of their file is the same wherever the sources lie.
+  "-fmacro-prefix-map=${CMAKE_SOURCE_DIR}/=")
 if(MOE_WARNINGS_AS_ERRORS)
   target_compile_options(moe_compile_options INTERFACE -Werror)
 endif()

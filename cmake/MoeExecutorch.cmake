@@ -27,7 +27,7 @@ target_link_libraries(moe_executorch INTERFACE
   executorch::runtime executorch::backend_xnnpack executorch::kernels_optimized
   executorch::threadpool)
 target_compile_definitions(moe_executorch INTERFACE MOE_EXECUTORCH_VERSION="1.5.1")
-# ExecuTorch's checks name their file: the same in every build, wherever the wheel lies.
+# ExecuTorch's macros name their file: the same in every build, wherever the wheel lies.
 target_compile_options(moe_executorch INTERFACE
   "-fmacro-prefix-map=${MOE_EXECUTORCH_DIR}=executorch")
 
