@@ -1,0 +1,166 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""adb's server on this machine: which devices it has, and connections to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+
+from adbutils import AdbClient, adb_path
+from adbutils.errors import AdbError, AdbTimeout
+
+from moe_mobile.device.shell_stream import ShellStream
+from moe_mobile.errors import DeviceError
+
+__all__ = ["AdbServer", "adb_program", "unusable"]
+
+_READY = "device"
+_NETWORK_SERIAL = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+# What is in a socket when a client is killed is sent again later: keep it small.
+_SEND_BUFFER = 1 << 20
+
+
+def adb_program() -> str:
+    """adb of the PATH, else the one inside adbutils. Raises DeviceError where neither runs."""
+    try:
+        path: str = adb_path()
+    except AdbError as error:
+        raise DeviceError(
+            f"no usable adb: {error}",
+            remedy="Install Android's platform-tools, or set ADBUTILS_ADB_PATH to an adb",
+        ) from None
+    if not os.access(path, os.X_OK):
+        raise DeviceError(
+            "no usable adb: this file cannot be run",
+            file=path,
+            remedy="ADBUTILS_ADB_PATH names it: correct or unset that variable",
+        )
+    return path
+
+
+class AdbServer:
+    """Speaks to adb's server, and starts it where none runs.
+
+    ``ANDROID_ADB_SERVER_PORT`` and ``ANDROID_ADB_SERVER_HOST`` say where it is. All methods raise
+    DeviceError.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._client = AdbClient()
+        except ValueError:
+            port = os.environ.get("ANDROID_ADB_SERVER_PORT")
+            raise DeviceError(
+                f"{port!r} is no port",
+                setting="ANDROID_ADB_SERVER_PORT",
+                remedy="Correct or unset that variable",
+            ) from None
+
+    def states(self) -> dict[str, str]:
+        """State of each device by serial: ``device``, ``offline``, ``unauthorized``, ..."""
+        return dict(line.split("\t", 1) for line in self._ask("host:devices").splitlines())
+
+    def require(self, serial: str) -> None:
+        """Raise the error of a device that cannot be used; connect to ``HOST:PORT`` first."""
+        state = self.states().get(serial)
+        if state != _READY and _NETWORK_SERIAL.fullmatch(serial):
+            # Its text says how it went, and its exit code nothing.
+            told = self._ask(f"host:connect:{serial}")
+            state = self.states().get(serial)
+            if state is None:
+                raise DeviceError(
+                    told.strip() or "adb connect failed",
+                    setting=serial,
+                    remedy="Is wireless debugging on, and the phone in the same network? "
+                    "`adb pair` it once first",
+                )
+        if state != _READY:
+            raise unusable(serial, state)
+
+    def wait(self, serial: str, seconds: float) -> bool:
+        """Whether the device is ready within that time."""
+        end = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(DeviceError):
+                if self.states().get(serial) == _READY:
+                    return True
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.2)
+
+    def shell(self, serial: str, script: str, *, timeout: float | None = None) -> ShellStream:
+        """Start a script on a device.
+
+        ``timeout``: seconds that any single read or write may take.
+        """
+        with self._errors():
+            connection = self._client.make_connection()
+            try:
+                connection.conn.settimeout(timeout or 10)
+                for command in (f"host:transport:{serial}", f"shell,v2,raw:{script}"):
+                    connection.send_command(command)
+                    connection.check_okay()
+                connection.conn.settimeout(timeout)
+            except AdbError as error:
+                connection.conn.close()
+                state = self.states().get(serial)
+                if state != _READY:
+                    raise unusable(serial, state) from None
+                raise DeviceError(
+                    f"it refused a shell: {error}", setting=serial, remedy="Is it an Android phone?"
+                ) from None
+            except OSError:
+                connection.conn.close()
+                raise
+            return ShellStream(connection.conn)
+
+    def _ask(self, question: str) -> str:
+        with self._errors(), self._client.make_connection(timeout=20) as connection:
+            connection.send_command(question)
+            connection.check_okay()
+            text: str = connection.read_string_block()
+            return text
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """adbutils starts the server where none answers; what goes wrong then becomes typed."""
+        adb_program()
+        try:
+            yield
+        except (AdbTimeout, TimeoutError, subprocess.TimeoutExpired):
+            raise DeviceError(
+                "adb's server does not answer", remedy="Run `adb kill-server`, then try again"
+            ) from None
+        except (AdbError, OSError) as error:
+            raise DeviceError(
+                f"adb failed: {error or 'it closed the connection'}",
+                remedy="Run `adb kill-server`, then `adb devices`",
+            ) from None
+
+
+def unusable(serial: str, state: str | None) -> DeviceError:
+    """The error of a device in a state other than ``device`` (None: adb does not know it)."""
+    cause, remedy = {
+        None: ("no such device is connected", "`moe-mobile devices` lists those that are"),
+        "unauthorized": (
+            "this device has not authorised this computer",
+            "Unlock it and accept the dialog `Allow USB debugging?`; replug it if none appears",
+        ),
+        "offline": (
+            "this device is offline",
+            "Replug it, or toggle USB debugging; for Wi-Fi, `adb disconnect` and connect again",
+        ),
+        "no permissions": (
+            "this user may not open the USB device",
+            "Install Debian's package android-sdk-platform-tools-common and replug the device",
+        ),
+    }.get(
+        state.partition(" (")[0] if state is not None else None,
+        (f"this device is in state {state!r}", "Boot it into Android, with USB debugging on"),
+    )
+    return DeviceError(cause, setting=serial, remedy=remedy)

@@ -1,0 +1,9 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of known content on a phone: only what it lacks is sent, and every byte is verified.
+
+inventory  what is there, in one round trip
+plan       what to send, to copy and to keep; whether it fits
+transfer   bytes over parallel streams, going on inside a file
+deploy     the steps, from nothing to a folder that is complete
+"""

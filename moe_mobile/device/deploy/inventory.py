@@ -1,0 +1,131 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What lies in our folder on a device, and which of it was verified before.
+
+moe-mobile/bundles/<id>/          a deployment that is complete
+moe-mobile/bundles/<id>.partial/  one on its way
+moe-mobile/bundles/<id>.sums      what was verified: SHA-256, bytes, mtime and path per line
+moe-mobile/runtime/<id>/ ...      engines, in the same way
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+
+from moe_mobile.errors import DeviceError, IoError, ReadOnlyError
+
+__all__ = [
+    "ROOT",
+    "Inventory",
+    "Present",
+    "inventory_error",
+    "inventory_script",
+    "parse_inventory",
+    "sums_lines",
+]
+
+ROOT = "/data/local/tmp/moe-mobile"
+"""The one place of a phone that adb may write to and run programs from."""
+
+_SUM = re.compile(r"([0-9a-f]{64}) (\d+) (\d+) (\S+)")
+_FILE = re.compile(r"(\d+) (\d+) (\S+)")
+_FREE = re.compile(r"\s(\d+)\s+(\d+)\s+(\d+)\s+\d+%")
+
+
+@dataclasses.dataclass(frozen=True)
+class Present:
+    """A file on the device. ``mtime``: seconds; ``sha256``: where it is as it was verified."""
+
+    bytes: int
+    mtime: int
+    sha256: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Inventory:
+    """Files by path below :data:`ROOT`, free bytes, and what the sums vouch for.
+
+    ``vouched`` has the SHA-256 of every file that was once verified, though it may be gone since.
+    ``can_link``: whether the device permits hard links, which Android's policy mostly does not.
+    """
+
+    files: dict[str, Present]
+    vouched: dict[str, str]
+    free_bytes: int
+    can_link: bool
+
+    def folders(self, room: str) -> set[str]:
+        """Names in ``bundles`` or ``runtime``: ids, with ``.partial`` where on their way."""
+        parts = (path.split("/", 2) for path in [*self.files, *self.vouched])
+        return {part[1] for part in parts if part[0] == room and len(part) == 3}
+
+    def below(self, folder: str) -> dict[str, Present]:
+        """Files in a folder, by path relative to it."""
+        start = folder + "/"
+        return {
+            path.removeprefix(start): file
+            for path, file in self.files.items()
+            if path.startswith(start)
+        }
+
+
+def inventory_script() -> str:
+    """Makes the folder where there is none, and prints all that :func:`parse_inventory` wants."""
+    return f"""
+mkdir -p {ROOT}/bundles {ROOT}/runtime && cd {ROOT} || exit 70
+df -k .
+echo "@@@ links"
+rm -f .link .linked; : > .link && ln .link .linked 2>/dev/null && echo yes
+rm -f .link .linked
+for sums in bundles/*.sums runtime/*.sums; do
+  [ -f "$sums" ] && echo "@@@ sums ${{sums%.sums}}" && cat "$sums"
+done
+echo "@@@ files"
+find bundles runtime -type f -exec stat -c '%s %Y %n' {{}} +
+"""
+
+
+def parse_inventory(text: str) -> Inventory:
+    """The inventory in what the script printed; lines of another form are passed over."""
+    sections = re.split(r"^@@@ (.*)\n", text, flags=re.MULTILINE)
+    sums: dict[str, tuple[str, int, int]] = {}
+    files: dict[str, Present] = {}
+    can_link = False
+    for title, body in zip(sections[1::2], sections[2::2], strict=True):
+        kind, _, folder = title.partition(" ")
+        if kind == "links":
+            can_link = body.strip() == "yes"
+        elif kind == "sums":
+            for match in filter(None, map(_SUM.fullmatch, body.splitlines())):
+                sums[f"{folder}/{match[4]}"] = (match[1], int(match[2]), int(match[3]))
+        elif kind == "files":
+            for match in filter(None, map(_FILE.fullmatch, body.splitlines())):
+                size, mtime, path = int(match[1]), int(match[2]), match[3]
+                known = sums.get(path)
+                same = known is not None and known[1:] == (size, mtime)
+                files[path] = Present(size, mtime, known[0] if known and same else None)
+    free = _FREE.findall(sections[0])
+    return Inventory(
+        files=files,
+        vouched={path: known[0] for path, known in sums.items()},
+        free_bytes=int(free[-1][2]) * 1024 if free else 0,
+        can_link=can_link,
+    )
+
+
+def sums_lines(files: Iterable[tuple[str, Present]]) -> str:
+    """The text of a `.sums` file, for files with a SHA-256."""
+    return "".join(
+        f"{file.sha256} {file.bytes} {file.mtime} {path}\n" for path, file in sorted(files)
+    )
+
+
+def inventory_error(serial: str, exit_code: int, stderr: str) -> DeviceError | IoError:
+    """The error for a script that failed."""
+    place = f"{ROOT} on {serial}"
+    told = stderr.strip().splitlines()[-1] if stderr.strip() else f"exit code {exit_code}"
+    if "Permission denied" in told or "Read-only" in told:
+        return ReadOnlyError(told, file=place, remedy="adb's shell must be able to write there")
+    return DeviceError(f"its files cannot be listed: {told}", file=place)

@@ -1,0 +1,108 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What is deployed: a folder of files whose content is known by its SHA-256."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+
+from moe_mobile.bundle import manifest as m
+from moe_mobile.bundle.reader import parse_manifest, read_manifest_bytes
+from moe_mobile.bundle.verify import check_files
+from moe_mobile.errors import read_error
+from moe_mobile.runtime import Runtime
+
+__all__ = ["Package", "Wanted", "bundle_package", "runtime_package"]
+
+_ID_DIGITS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A file: its path in the package, where it lies here, its length and its SHA-256."""
+
+    path: str
+    source: pathlib.Path
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """Files that belong together on a device, in ``ROOT/room/id``.
+
+    Attributes:
+        layers: for a bundle, the packed file's name that stands for each shard once `prepare
+            --consume` deleted it, and the shard's length, by the shard's path.
+        methods_bytes: about what the packed dense methods will take.
+    """
+
+    room: str
+    id: str
+    files: tuple[Wanted, ...]
+    layers: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
+    methods_bytes: int = 0
+
+    @property
+    def folder(self) -> str:
+        """Path below ``ROOT``."""
+        return f"{self.room}/{self.id}"
+
+    @property
+    def partial(self) -> str:
+        """Where it is gathered until it is complete."""
+        return self.folder + ".partial"
+
+    @property
+    def sums(self) -> str:
+        """The file that says what was verified."""
+        return self.folder + ".sums"
+
+    @property
+    def bytes(self) -> int:
+        """Length of all files."""
+        return sum(file.bytes for file in self.files)
+
+
+def bundle_package(bundle: pathlib.Path) -> Package:
+    """A bundle as it lies here; its id is the beginning of the bundle's hash.
+
+    Shards that were consumed here may be on the device already, so their absence is no error yet.
+    Raises the bundle reader's errors.
+    """
+    data = read_manifest_bytes(bundle)
+    manifest = parse_manifest(data, str(bundle / m.MANIFEST_FILE))
+    check_files(bundle, manifest, shards_may_be_gone=(bundle / ".packed").is_dir())
+    digest = hashlib.sha256(data).hexdigest()
+    files = [
+        Wanted(file.path, bundle / file.path, file.bytes, file.sha256)
+        for file in manifest.all_files()
+    ]
+    # Last: whoever sees it sees a bundle.
+    files.append(Wanted(m.MANIFEST_FILE, bundle / m.MANIFEST_FILE, len(data), digest))
+    return Package(
+        room="bundles",
+        id=digest[:_ID_DIGITS],
+        files=tuple(files),
+        layers={
+            layer.experts.path: (f"layer-{index:02}.packed", layer.experts.bytes)
+            for index, layer in enumerate(manifest.layers)
+            if layer.experts is not None
+        },
+        methods_bytes=manifest.memory.dense_bytes,
+    )
+
+
+def runtime_package(runtime: Runtime) -> Package:
+    """An engine for phones. Raises IoError."""
+    files = []
+    for name in runtime.files:
+        path = runtime.folder / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise read_error(error, path) from error
+        files.append(Wanted(name, path, len(data), hashlib.sha256(data).hexdigest()))
+    return Package(room="runtime", id=runtime.digest[:_ID_DIGITS], files=tuple(files))

@@ -1,0 +1,134 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What has to happen so that a device holds a package. Decides; does nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+
+from moe_mobile.device.deploy.inventory import Inventory
+from moe_mobile.device.deploy.package import Package, Wanted
+
+__all__ = ["Copy", "Plan", "Send", "make_plan", "packed_bytes"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Send:
+    """Send a file from ``offset`` on, which is what the device has of it."""
+
+    file: Wanted
+    offset: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that go over the wire."""
+        return self.file.bytes - self.offset
+
+
+@dataclasses.dataclass(frozen=True)
+class Copy:
+    """Take a file that another deployment has (``source``: path below the root)."""
+
+    file: Wanted
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to do, in this order.
+
+    Attributes:
+        check: files to be hashed on the device, with the folder they lie in.
+        copies: files that are there under another path.
+        sends: files to send, wholly or in part.
+        keep: files that need nothing.
+        exists: whether a folder of this id is there already; it is then mended file by file.
+    """
+
+    check: tuple[tuple[Wanted, str], ...]
+    copies: tuple[Copy, ...]
+    sends: tuple[Send, ...]
+    keep: tuple[Wanted, ...]
+    exists: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether the device holds the package, verified."""
+        return self.exists and not (self.check or self.copies or self.sends)
+
+    @property
+    def bytes_to_send(self) -> int:
+        """Bytes that go over the wire, unless a check finds damage."""
+        return sum(send.bytes for send in self.sends)
+
+    def bytes_to_write(self, can_link: bool) -> int:
+        """Bytes the device must have free for it."""
+        copied = 0 if can_link else sum(copy.file.bytes for copy in self.copies)
+        return self.bytes_to_send + copied
+
+
+def make_plan(package: Package, there: Inventory, damaged: Collection[str] = ()) -> Plan:
+    """The plan for a package, given what is there.
+
+    ``damaged``: paths below the root that were hashed and are not what they should be.
+    """
+    final, partial = there.below(package.folder), there.below(package.partial)
+    elsewhere = {
+        file.sha256: path
+        for path, file in there.files.items()
+        if file.sha256 is not None and path not in damaged
+    }
+    check, copies, sends, keep = [], [], [], []
+    for file in package.files:
+        placed, arriving = final.get(file.path), partial.get(file.path)
+        placed_path = f"{package.folder}/{file.path}"
+        arriving_path = f"{package.partial}/{file.path}"
+        if placed is not None and placed.bytes == file.bytes and placed_path not in damaged:
+            if placed.sha256 == file.sha256:
+                keep.append(file)
+            else:
+                check.append((file, package.folder))
+        elif placed is None and _consumed(package, there, file):
+            keep.append(file)
+        elif arriving is not None and arriving.bytes == file.bytes and arriving_path not in damaged:
+            check.append((file, package.partial))
+        elif file.sha256 in elsewhere and not file.bytes == 0:
+            copies.append(Copy(file, elsewhere[file.sha256]))
+        else:
+            resumes = (
+                arriving is not None
+                and arriving.bytes < file.bytes
+                and arriving_path not in damaged
+            )
+            sends.append(Send(file, arriving.bytes if arriving is not None and resumes else 0))
+    return Plan(tuple(check), tuple(copies), tuple(sends), tuple(keep), exists=bool(final))
+
+
+def packed_bytes(package: Package, there: Inventory, *, consume: bool) -> int:
+    """About what `prepare` will still write: packed weights take what the programs take.
+
+    With ``consume`` a layer's shard goes before the next layer is packed.
+    """
+    store = _packed_files(package, there)
+    missing = [size for name, size in package.layers.values() if name not in store]
+    experts = max(missing, default=0) if consume else sum(missing)
+    return experts + (0 if "methods.packed" in store else package.methods_bytes)
+
+
+def _consumed(package: Package, there: Inventory, file: Wanted) -> bool:
+    """Whether `prepare --consume` deleted it: it was verified, and its packed file is there."""
+    stands_for_it = package.layers.get(file.path)
+    return (
+        stands_for_it is not None
+        and stands_for_it[0] in _packed_files(package, there)
+        and there.vouched.get(f"{package.folder}/{file.path}") == file.sha256
+    )
+
+
+def _packed_files(package: Package, there: Inventory) -> set[str]:
+    return {
+        path.rpartition("/")[2]
+        for path in there.below(package.folder)
+        if path.startswith(".packed/")
+    }

@@ -1,0 +1,130 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Files over parallel streams to a device, from an offset on.
+
+A stream is `cat` in the device's shell: unlike adb's sync service it keeps what arrived when it
+breaks, and it tells why it failed. Two of them fill the connection better than one, because a
+stream waits for each packet's answer (docs/findings/deploy.md).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import shlex
+import threading
+from collections.abc import Callable, Sequence
+
+from moe_mobile.device.adb_server import AdbServer
+from moe_mobile.device.deploy.inventory import ROOT
+from moe_mobile.device.deploy.plan import Send
+from moe_mobile.device.shell_stream import MAX_FRAME
+from moe_mobile.errors import DeviceError, DiskFullError, IoError, ReadOnlyError, read_error
+
+__all__ = ["LANES", "device_error", "send_files"]
+
+LANES = 2
+_STALL_SECONDS = 60.0
+
+
+def send_files(
+    server: AdbServer,
+    serial: str,
+    folder: str,
+    sends: Sequence[Send],
+    *,
+    sent: Callable[[int], None],
+    arrived: Callable[[Send], None],
+) -> None:
+    """Send files into a folder below the root; the folders they need must exist.
+
+    ``sent`` is called with numbers of bytes, ``arrived`` with each file that the device has taken
+    in, both from several threads. The first error ends all streams.
+
+    Raises DeviceError, DiskFullError, ReadOnlyError, IoError.
+    """
+    stop = threading.Event()
+
+    def lane(send: Send) -> None:
+        if stop.is_set():
+            return
+        try:
+            _send_file(server, serial, folder, send, sent, stop)
+        except BaseException:
+            stop.set()
+            raise
+        if not stop.is_set():
+            arrived(send)
+
+    with concurrent.futures.ThreadPoolExecutor(LANES) as pool:
+        try:
+            for future in [pool.submit(lane, send) for send in sends]:
+                future.result()
+        finally:
+            stop.set()
+
+
+def _send_file(
+    server: AdbServer,
+    serial: str,
+    folder: str,
+    send: Send,
+    sent: Callable[[int], None],
+    stop: threading.Event,
+) -> None:
+    path = f"{ROOT}/{folder}/{send.file.path}"
+    quoted = shlex.quote(path)
+    # Something else may have grown or cut it since it was measured.
+    script = f"cat > {quoted}"
+    if send.offset:
+        script = f'[ "$(stat -c %s {quoted})" = {send.offset} ] && cat >> {quoted}'
+    buffer = bytearray(MAX_FRAME)
+    left = send.bytes
+    try:
+        source = open(send.file.source, "rb", buffering=0)
+        source.seek(send.offset)
+    except OSError as error:
+        raise read_error(error, send.file.source) from error
+    with source, server.shell(serial, script, timeout=_STALL_SECONDS) as stream:
+        try:
+            while left and not stop.is_set():
+                try:
+                    count = source.readinto(memoryview(buffer)[: min(left, MAX_FRAME)])
+                except OSError as error:
+                    raise read_error(error, send.file.source) from error
+                if not count:
+                    raise IoError("became shorter while it was sent", file=send.file.source)
+                stream.write(memoryview(buffer)[:count])
+                left -= count
+                sent(count)
+            if stop.is_set():
+                return
+            stream.close_stdin()
+            code = stream.wait()
+        except TimeoutError:
+            raise DeviceError(
+                f"nothing moved for {_STALL_SECONDS:.0f} s", setting=serial, remedy=_AGAIN
+            ) from None
+        except OSError:
+            raise DeviceError(
+                "the connection broke while files were sent", setting=serial, remedy=_AGAIN
+            ) from None
+        if code != 0:
+            raise device_error(serial, path, stream.stderr.decode(errors="replace"), code)
+
+
+_AGAIN = "Reconnect the device and run the same command again: it goes on where it was"
+
+
+def device_error(serial: str, path: str, stderr: str, exit_code: int) -> IoError | DeviceError:
+    """The error for a command that failed to write on a device."""
+    place = f"{path} on {serial}"
+    told = stderr.strip().splitlines()[-1] if stderr.strip() else f"exit code {exit_code}"
+    if "No space left" in told or "quota" in told.lower():
+        return DiskFullError(
+            "no space left on the device",
+            file=place,
+            remedy="Free some space there, or give up old deployments with --prune or --replace",
+        )
+    if "Read-only" in told or "Permission denied" in told:
+        return ReadOnlyError(f"not writable: {told}", file=place, remedy="See `adb shell` there")
+    return DeviceError(f"writing failed: {told}", file=place, remedy=_AGAIN)

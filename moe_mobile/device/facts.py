@@ -1,0 +1,141 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a device is, from one shell script whose every source may be missing or denied."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from moe_mobile.device.interface import Cluster, DeviceFacts
+
+__all__ = ["facts_script", "parse_facts"]
+
+_SECTION = "@@@"
+_PROPERTIES = (
+    "ro.product.manufacturer",
+    "ro.product.model",
+    "ro.soc.manufacturer",
+    "ro.soc.model",
+    "ro.board.platform",
+    "ro.product.cpu.abi",
+    "ro.build.version.release",
+    "ro.moe_mobile.virtual",
+    "ro.moe_mobile.limit",
+)
+
+
+def facts_script(folder: str) -> str:
+    """The script; the file system of ``folder`` (or of what of it exists) holds bundles."""
+    properties = " ".join(_PROPERTIES)
+    return f"""
+section() {{ echo "{_SECTION} $1"; }}
+section props
+command -v getprop >/dev/null && for p in {properties}; do echo "$p=$(getprop $p)"; done
+section uname; uname -m
+section meminfo; cat /proc/meminfo
+section cpuinfo; cat /proc/cpuinfo
+section online; cat /sys/devices/system/cpu/online
+section clocks
+for c in /sys/devices/system/cpu/cpu[0-9]*; do
+  echo "${{c##*/cpu}} $(cat $c/cpufreq/cpuinfo_max_freq 2>/dev/null)"
+done
+section page; getconf PAGESIZE 2>/dev/null || grep -m1 KernelPageSize /proc/self/smaps
+section thermal; command -v dumpsys >/dev/null && dumpsys thermalservice
+section df
+d={shlex.quote(folder)}; while [ ! -d "$d" ]; do d="${{d%/*}}"; [ -n "$d" ] || d=/; done; df -k "$d"
+exit 0
+"""
+
+
+def parse_facts(text: str, *, serial: str, kind: str) -> DeviceFacts:
+    """The facts in what :func:`facts_script` printed; 0 for sizes that it could not tell."""
+    sections = _sections(text)
+    properties = dict(
+        line.partition("=")[::2] for line in sections.get("props", "").splitlines() if "=" in line
+    )
+    property_or_none = {name: properties.get(name) or None for name in _PROPERTIES}
+    model = " ".join(filter(None, (properties.get(name) for name in _PROPERTIES[:2]))) or _cpu_name(
+        sections.get("cpuinfo", "")
+    )
+    soc = " ".join(filter(None, (properties.get(name) for name in _PROPERTIES[2:4])))
+    machine = sections.get("uname", "").strip()
+    return DeviceFacts(
+        serial=serial,
+        kind=kind,
+        model=model or machine,
+        soc=soc or properties.get("ro.board.platform") or _cpu_name(sections.get("cpuinfo", "")),
+        abi=properties.get("ro.product.cpu.abi") or _abi(machine),
+        android_version=property_or_none["ro.build.version.release"],
+        ram_bytes=_meminfo(sections.get("meminfo", ""), "MemTotal"),
+        available_bytes=_meminfo(sections.get("meminfo", ""), "MemAvailable"),
+        free_bytes=_free(sections.get("df", "")),
+        page_size=_page_size(sections.get("page", "")),
+        clusters=_clusters(sections.get("clocks", ""), sections.get("online", "")),
+        thermal_status=_thermal_status(sections.get("thermal", "")),
+        virtual=properties.get("ro.moe_mobile.virtual") == "1",
+        limit=property_or_none["ro.moe_mobile.limit"],
+    )
+
+
+def _sections(text: str) -> dict[str, str]:
+    parts = re.split(rf"^{_SECTION} (\w+)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def _meminfo(text: str, name: str) -> int:
+    match = re.search(rf"^{name}:\s*(\d+) kB", text, re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
+
+
+def _cpu_name(cpuinfo: str) -> str:
+    match = re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return match[1].strip() if match else ""
+
+
+def _abi(machine: str) -> str:
+    return {"aarch64": "arm64-v8a", "armv8l": "armeabi-v7a"}.get(machine, machine)
+
+
+def _free(df: str) -> int:
+    # The name of the file system may push the numbers to a line of their own.
+    numbers = re.findall(r"\s(\d+)\s+(\d+)\s+(\d+)\s+\d+%", df)
+    return int(numbers[-1][2]) * 1024 if numbers else 0
+
+
+def _page_size(text: str) -> int:
+    match = re.search(r"(\d+)( kB)?", text)
+    if match is None:
+        return 0
+    return int(match[1]) * (1024 if match[2] else 1)
+
+
+def _thermal_status(text: str) -> int | None:
+    match = re.search(r"^Thermal Status: (\d+)", text, re.MULTILINE)
+    return int(match[1]) if match else None
+
+
+def _clusters(clocks: str, online: str) -> tuple[Cluster, ...]:
+    """Cores that are online, grouped by their highest clock."""
+    awake = _cpu_list(online)
+    groups: dict[int | None, list[int]] = {}
+    for line in clocks.splitlines():
+        words = line.split()
+        if not words or not words[0].isdigit() or (awake and int(words[0]) not in awake):
+            continue
+        khz = int(words[1]) if len(words) > 1 and words[1].isdigit() else None
+        groups.setdefault(khz, []).append(int(words[0]))
+    return tuple(
+        Cluster(cpus=tuple(sorted(groups[khz])), max_khz=khz)
+        for khz in sorted(groups, key=lambda khz: khz or 0)
+    )
+
+
+def _cpu_list(text: str) -> set[int]:
+    """The kernel's lists: `0-3,6`."""
+    cpus: set[int] = set()
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit() and (last or first).isdigit():
+            cpus.update(range(int(first), int(last or first) + 1))
+    return cpus

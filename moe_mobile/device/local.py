@@ -1,0 +1,63 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""This machine as a device."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+from collections.abc import Sequence
+
+from moe_mobile.device.facts import facts_script, parse_facts
+from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
+from moe_mobile.errors import DeviceError, UsageError
+from moe_mobile.runner import Progress, Runner
+
+__all__ = ["LocalDevice"]
+
+
+class LocalDevice(Device):
+    """Runs the engine here; bundles are used where they lie."""
+
+    serial = "local"
+
+    def facts(self) -> DeviceFacts:
+        text = self.shell(facts_script(os.getcwd())).stdout
+        return parse_facts(text, serial=self.serial, kind="local")
+
+    def shell(self, script: str, *, timeout: float = 60) -> ShellResult:
+        try:
+            result = subprocess.run(
+                ["/bin/sh", "-c", script],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            raise DeviceError(f"a script took more than {timeout:.0f} s") from None
+        code = result.returncode if result.returncode >= 0 else 128 - result.returncode
+        return ShellResult(
+            code, result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace")
+        )
+
+    def stream(self, script: str) -> subprocess.Popen[bytes]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(["/bin/sh", "-c", script], stdin=pipe, stdout=pipe, stderr=pipe)
+
+    def runner(self, *, cpus: Sequence[int] | None = None) -> Runner:
+        runner = Runner()
+        if cpus is not None:
+            try:
+                # Its threads come with the first request, and inherit this.
+                os.sched_setaffinity(runner.pid, cpus)
+            except (OSError, ValueError) as error:
+                runner.kill()
+                raise UsageError(
+                    f"this process may not run on cores {', '.join(map(str, cpus))}: {error}",
+                    setting="--affinity",
+                ) from None
+        return runner
+
+    def place(self, bundle: pathlib.Path, progress: Progress | None = None) -> str:
+        return str(bundle)
