@@ -87,8 +87,8 @@ class Launch:
         command: carries standard input and output to it, and ends with its exit code, which is
             128 + n where signal n ended it.
         name: names the runner in errors.
-        explain: called when it ended unasked, with its exit code (None if it did not end in time)
-            and its last words; the error that says more than that, or None.
+        explain: called when it ended unasked, with its exit code (-n where signal n ended it, None
+            if it did not end in time) and its last words; the error that says more, or None.
     """
 
     command: Sequence[str]
@@ -255,7 +255,7 @@ class Runner:
         except subprocess.TimeoutExpired:
             code = None
         self.kill()
-        if self._launch is not None and code is not None and code > 128:
+        if self._launch is not None and code is not None and 128 < code <= 192:
             code = 128 - code
         if code == -signal.SIGINT:
             # Ctrl-C reaches every process of the terminal; this one may notice it last.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -117,6 +118,7 @@ class AdbServer:
             except OSError:
                 connection.conn.close()
                 raise
+            connection.conn.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
             return ShellStream(connection.conn)
 
     def _ask(self, question: str) -> str:

@@ -93,7 +93,7 @@ def make_plan(package: Package, there: Inventory, damaged: Collection[str] = ())
             keep.append(file)
         elif arriving is not None and arriving.bytes == file.bytes and arriving_path not in damaged:
             check.append((file, package.partial))
-        elif file.sha256 in elsewhere and not file.bytes == 0:
+        elif file.sha256 in elsewhere and file.bytes:
             copies.append(Copy(file, elsewhere[file.sha256]))
         else:
             resumes = (

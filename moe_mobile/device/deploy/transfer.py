@@ -12,7 +12,7 @@ from __future__ import annotations
 import concurrent.futures
 import shlex
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.inventory import ROOT
@@ -24,6 +24,7 @@ __all__ = ["LANES", "device_error", "send_files"]
 
 LANES = 2
 _STALL_SECONDS = 60.0
+_AGAIN = "Reconnect the device and run the same command again: it goes on where it was"
 
 
 def send_files(
@@ -77,27 +78,13 @@ def _send_file(
     script = f"cat > {quoted}"
     if send.offset:
         script = f'[ "$(stat -c %s {quoted})" = {send.offset} ] && cat >> {quoted}'
-    buffer = bytearray(MAX_FRAME)
-    left = send.bytes
-    try:
-        source = open(send.file.source, "rb", buffering=0)
-        source.seek(send.offset)
-    except OSError as error:
-        raise read_error(error, send.file.source) from error
-    with source, server.shell(serial, script, timeout=_STALL_SECONDS) as stream:
+    with server.shell(serial, script, timeout=_STALL_SECONDS) as stream:
         try:
-            while left and not stop.is_set():
-                try:
-                    count = source.readinto(memoryview(buffer)[: min(left, MAX_FRAME)])
-                except OSError as error:
-                    raise read_error(error, send.file.source) from error
-                if not count:
-                    raise IoError("became shorter while it was sent", file=send.file.source)
-                stream.write(memoryview(buffer)[:count])
-                left -= count
-                sent(count)
-            if stop.is_set():
-                return
+            for data in _parts(send):
+                if stop.is_set():
+                    return
+                stream.write(data)
+                sent(len(data))
             stream.close_stdin()
             code = stream.wait()
         except TimeoutError:
@@ -112,7 +99,21 @@ def _send_file(
             raise device_error(serial, path, stream.stderr.decode(errors="replace"), code)
 
 
-_AGAIN = "Reconnect the device and run the same command again: it goes on where it was"
+def _parts(send: Send) -> Iterator[memoryview]:
+    """What is to be sent, a frame at a time; each is valid until the next is asked for."""
+    buffer = memoryview(bytearray(MAX_FRAME))
+    left = send.bytes
+    try:
+        with open(send.file.source, "rb", buffering=0) as source:
+            source.seek(send.offset)
+            while left:
+                count = source.readinto(buffer[: min(left, MAX_FRAME)])
+                if not count:
+                    raise IoError("became shorter while it was sent", file=send.file.source)
+                yield buffer[:count]
+                left -= count
+    except OSError as error:
+        raise read_error(error, send.file.source) from error
 
 
 def device_error(serial: str, path: str, stderr: str, exit_code: int) -> IoError | DeviceError:

@@ -1,0 +1,237 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A phone behind adb."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from moe_mobile.device.adb_server import AdbServer, adb_program, unusable
+from moe_mobile.device.deploy.deploy import Deployed, Deployer
+from moe_mobile.device.deploy.inventory import ROOT, Inventory
+from moe_mobile.device.deploy.package import Package, bundle_package, runtime_package
+from moe_mobile.device.deploy.plan import packed_bytes
+from moe_mobile.device.facts import facts_script, parse_facts
+from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
+from moe_mobile.errors import (
+    DeviceError,
+    KilledError,
+    MoeMobileError,
+    RuntimeFailedError,
+    UnsupportedError,
+)
+from moe_mobile.runner import Launch, Progress, Runner
+from moe_mobile.runtime import Runtime, find_runtime
+
+__all__ = ["AdbDevice"]
+
+_KILL = re.compile(r"lowmemorykiller: (Kill .*)")
+
+
+class AdbDevice(Device):
+    """Runs the engine from ``/data/local/tmp/moe-mobile``, as adb's shell user.
+
+    Make one with :func:`moe_mobile.device.select.open_device`.
+    """
+
+    def __init__(self, server: AdbServer, serial: str) -> None:
+        self.serial = serial
+        self._server = server
+        self._deployer = Deployer(server, serial, self.shell)
+        self._runtime: Runtime | None = None
+        self._runtime_folder = ""
+
+    def facts(self) -> DeviceFacts:
+        text = self.shell(facts_script(ROOT)).stdout
+        return parse_facts(text, serial=self.serial, kind="adb")
+
+    def shell(self, script: str, *, timeout: float = 60) -> ShellResult:
+        try:
+            with self._server.shell(self.serial, script, timeout=timeout) as stream:
+                stream.close_stdin()
+                code = stream.wait()
+        except TimeoutError:
+            raise DeviceError(
+                f"it did not answer for {timeout:.0f} s", setting=self.serial
+            ) from None
+        except OSError:
+            raise self._lost() from None
+        return ShellResult(
+            code, stream.stdout.decode(errors="replace"), stream.stderr.decode(errors="replace")
+        )
+
+    def stream(self, script: str) -> subprocess.Popen[bytes]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(self._command(script), stdin=pipe, stdout=pipe, stderr=pipe)
+
+    def runner(self, *, cpus: Sequence[int] | None = None) -> Runner:
+        if not self._runtime_folder:
+            self.place_runtime(self._deployer.inventory())
+        assert self._runtime is not None
+        mask = "" if cpus is None else f"taskset {sum(1 << cpu for cpu in set(cpus)):x} "
+        script = (
+            f"cd {shlex.quote(self._runtime_folder)} && TMPDIR=/data/local/tmp exec {mask}"
+            f"./{self._runtime.loader} --library-path $PWD/lib ./moe_runner"
+        )
+        return Runner(
+            Launch(self._command(script), f"moe_runner on {self.serial}", self._explain_end)
+        )
+
+    def place(self, bundle: pathlib.Path, progress: Progress | None = None) -> str:
+        return self.deploy(bundle, progress=progress).path
+
+    def deployed(self, bundle: pathlib.Path) -> str | None:
+        """The folder of a bundle there, whatever its state; None where it was never deployed."""
+        package = bundle_package(bundle)
+        there = self._deployer.inventory()
+        return f"{ROOT}/{package.folder}" if there.below(package.folder) else None
+
+    def deploy(
+        self,
+        bundle: pathlib.Path,
+        *,
+        consume: bool = False,
+        replace: bool = False,
+        prune: bool = False,
+        progress: Progress | None = None,
+    ) -> Deployed:
+        """Bring a bundle and the engine to the device.
+
+        Args:
+            bundle: its folder here.
+            consume: count on `prepare --consume` when checking the space that is left.
+            replace: delete other deployments before, to make space.
+            prune: delete other deployments and engines afterwards.
+            progress: stage "deploy", in MiB.
+        """
+        package = bundle_package(bundle)
+        there = self._deployer.inventory()
+        if replace:
+            self._deployer.remove(self._others(there, [package]))
+            there = self._deployer.inventory()
+        engine = self.place_runtime(there)
+        with _Hasher(self) as hasher:
+            deployed = self._deployer.deploy(
+                package,
+                there,
+                hasher.digest,
+                reserve=packed_bytes(package, there, consume=consume),
+                progress=progress,
+            )
+        if prune:
+            self._deployer.remove(self._others(self._deployer.inventory(), [package, engine]))
+        return deployed
+
+    def place_runtime(self, there: Inventory) -> Package:
+        """Bring the engine for the device's ABI to it. Raises UnsupportedError without one."""
+        abi = self.shell("getprop ro.product.cpu.abi").stdout.strip()
+        try:
+            self._runtime = find_runtime(abi)
+        except UnsupportedError as error:
+            raise UnsupportedError(
+                error.cause,
+                file=error.file,
+                setting=error.setting or self.serial,
+                remedy=error.remedy,
+            ) from None
+        package = runtime_package(self._runtime)
+        self._deployer.deploy(package, there, self._sha256sum)
+        self._runtime_folder = f"{ROOT}/{package.folder}"
+        programs = f"{self._runtime.loader} moe_runner"
+        self.shell(f"cd {self._runtime_folder} && [ -x moe_runner ] || chmod 755 {programs}")
+        return package
+
+    def _others(self, there: Inventory, keep: Sequence[Package]) -> list[str]:
+        kept = {package.folder for package in keep}
+        rooms = {package.room for package in keep}
+        folders = [f"{room}/{name}" for room in sorted(rooms) for name in there.folders(room)]
+        return [folder for folder in folders if folder not in kept]
+
+    def _sha256sum(self, paths: Sequence[str]) -> list[str]:
+        """Without the engine, to bring which this is needed."""
+        result = self.shell(f"sha256sum {' '.join(map(shlex.quote, paths))}")
+        return [line.split()[0] for line in result.stdout.splitlines() if line]
+
+    def _command(self, script: str) -> list[str]:
+        return [adb_program(), "-s", self.serial, "shell", "-T", script]
+
+    def _lost(self) -> DeviceError:
+        state = self._server.states().get(self.serial)
+        if state != "device":
+            return unusable(self.serial, state)
+        return DeviceError(
+            "the connection to the device broke",
+            setting=self.serial,
+            remedy="Check the cable, then run it again",
+        )
+
+    def _explain_end(self, code: int | None, last_words: str) -> MoeMobileError | None:
+        """Why a runner ended, where there is more to say than its exit code."""
+        name = f"moe_runner on {self.serial}"
+        try:
+            state = self._server.states().get(self.serial)
+            if state != "device":
+                return unusable(self.serial, state)
+            log = self.shell("logcat -d -t 200 2>/dev/null", timeout=10).stdout
+        except DeviceError as error:
+            return error
+        if code == -signal.SIGKILL:
+            kills = [found for found in _KILL.findall(log) if "moe_runner" in found]
+            told = f"; the device says: {kills[-1]}" if kills else ""
+            return KilledError(
+                f"the device killed the engine to get memory back{told}"
+                if kills
+                else "the engine was killed on the device, mostly for lack of memory",
+                file=name,
+                remedy="Give a smaller --cache or --context, or close apps on the device",
+            )
+        if code in (126, 127):
+            return RuntimeFailedError(
+                f"the engine cannot run on this device: {last_words or 'it cannot be executed'}",
+                file=name,
+                remedy="`moe-mobile devices` shows its ABI; deploy again to renew the engine",
+            )
+        if code == 255 and not last_words:
+            return self._lost()
+        return None
+
+
+class _Hasher:
+    """The engine's hashing on a device: a runner that is started when it is needed first."""
+
+    def __init__(self, device: AdbDevice) -> None:
+        self._device = device
+        self._runner: Runner | None = None
+
+    def digest(self, paths: Sequence[str]) -> list[str]:
+        if self._runner is None:
+            self._runner = self._device.runner()
+        try:
+            answer = self._runner.request("digest", paths=list(paths), sync=True)
+        except MoeMobileError:
+            self.close()
+            raise
+        return [str(file["sha256"]) for file in answer["files"]]
+
+    def close(self) -> None:
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

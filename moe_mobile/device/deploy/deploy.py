@@ -1,0 +1,274 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Brings a package to a device, from whatever is there to a folder that is complete.
+
+Nothing that was complete becomes incomplete on the way: files gather in `ID.partial`, which is
+renamed once every byte was hashed on the device.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from moe_mobile.device.adb_server import AdbServer
+from moe_mobile.device.deploy.inventory import (
+    ROOT,
+    Inventory,
+    Present,
+    inventory_error,
+    inventory_script,
+    parse_inventory,
+    sums_lines,
+)
+from moe_mobile.device.deploy.package import Package, Wanted
+from moe_mobile.device.deploy.plan import Copy, Plan, Send, make_plan
+from moe_mobile.device.deploy.transfer import device_error, send_files
+from moe_mobile.device.interface import ShellResult
+from moe_mobile.errors import BundleCorruptError, DeviceError, DiskFullError
+from moe_mobile.runner import Progress
+
+__all__ = ["Deployed", "Deployer", "Digest"]
+
+Digest = Callable[[Sequence[str]], list[str]]
+"""SHA-256 of files on the device, given their absolute paths; it makes them durable too."""
+
+_BACK_SECONDS = 20.0
+_FRUITLESS = 3
+_MIB = 1 << 20
+
+
+@dataclasses.dataclass
+class Deployed:
+    """What a deployment took. ``seconds``: of sending and hashing."""
+
+    path: str
+    bytes: int
+    bytes_sent: int = 0
+    bytes_copied: int = 0
+    files_sent: int = 0
+    seconds: float = 0.0
+    was_complete: bool = False
+
+
+class Deployer:
+    """Deploys to one device. All methods raise DeviceError, DiskFullError, ReadOnlyError."""
+
+    def __init__(self, server: AdbServer, serial: str, shell: Callable[[str], ShellResult]) -> None:
+        self._server = server
+        self._serial = serial
+        self._shell = shell
+
+    def inventory(self) -> Inventory:
+        """What is there, in one round trip."""
+        result = self._shell(inventory_script())
+        if result.exit_code != 0:
+            raise inventory_error(self._serial, result.exit_code, result.stderr)
+        return parse_inventory(result.stdout)
+
+    def remove(self, folders: Iterable[str]) -> None:
+        """Delete folders below the root and what vouches for them."""
+        names = [name for folder in folders for name in (f"{folder}.sums", folder)]
+        if names:
+            self._run(f"cd {ROOT} && rm -rf {' '.join(map(shlex.quote, names))}", ROOT)
+
+    def deploy(
+        self,
+        package: Package,
+        there: Inventory,
+        digest: Digest,
+        *,
+        reserve: int = 0,
+        progress: Progress | None = None,
+    ) -> Deployed:
+        """Bring a package to the device.
+
+        A connection that breaks is waited for, as long as something arrives between two breaks.
+
+        Args:
+            package: what to bring.
+            there: what the device has.
+            digest: hashes files there.
+            reserve: bytes that must be left afterwards, for `prepare`.
+            progress: stage "deploy", in MiB.
+        """
+        report = Deployed(path=f"{ROOT}/{package.folder}", bytes=package.bytes)
+        began = time.monotonic()
+        damaged: set[str] = set()
+        fruitless = 0
+        while True:
+            plan = make_plan(package, there, damaged)
+            if plan.complete:
+                report.was_complete = report.bytes_sent + report.bytes_copied == 0
+                break
+            self._require_space(plan, there, reserve)
+            before = report.bytes_sent
+            attempt = _Attempt(self, package, plan, there.can_link, digest, report, progress)
+            try:
+                found = attempt.run()
+                if not found:
+                    self._finish(package, plan)
+                    break
+                if found & damaged:
+                    raise BundleCorruptError(
+                        "the device has other bytes than were sent, twice",
+                        file=f"{ROOT}/{min(found & damaged)} on {self._serial}",
+                        remedy="Its flash or the cable may be failing; try another port",
+                    )
+                damaged |= found
+            except DeviceError:
+                fruitless = fruitless + 1 if report.bytes_sent == before else 0
+                if fruitless >= _FRUITLESS or not self._server.wait(self._serial, _BACK_SECONDS):
+                    raise
+            there = self.inventory()
+        report.seconds = time.monotonic() - began
+        return report
+
+    def _require_space(self, plan: Plan, there: Inventory, reserve: int) -> None:
+        needed = plan.bytes_to_write(there.can_link)
+        if needed + reserve > there.free_bytes:
+            packed = f" and {reserve // _MIB} MiB for packed weights" if reserve else ""
+            raise DiskFullError(
+                f"{needed // _MIB} MiB more are needed{packed}, and "
+                f"{there.free_bytes // _MIB} MiB are free",
+                file=f"{ROOT} on {self._serial}",
+                remedy="Free some space there; --replace gives up old deployments first, --consume "
+                "deletes each shard once it is packed",
+            )
+
+    def _finish(self, package: Package, plan: Plan) -> None:
+        """Name the folder, then say what was verified: mtimes must be those of the end."""
+        folder, partial = shlex.quote(package.folder), shlex.quote(package.partial)
+        if plan.exists:
+            paths = [copy.file.path for copy in plan.copies]
+            paths += [send.file.path for send in plan.sends]
+            paths += [file.path for file, where in plan.check if where == package.partial]
+            steps = [
+                f"mkdir -p {folder}/{shlex.quote(_parent(path))} && "
+                f"mv -f {partial}/{shlex.quote(path)} {folder}/{shlex.quote(path)} &&"
+                for path in paths
+            ]
+            move = "\n".join(steps) + f"\nrm -rf {partial}"
+        else:
+            move = f"mv {partial} {folder}"
+        kept = {file.path for file in plan.keep}
+        listed = self._run(
+            f"cd {ROOT} || exit\n{move} || exit\ncd {folder} && "
+            "find . -type f -not -path './.packed/*' -exec stat -c '%s %Y %n' {} +",
+            package.folder,
+        )
+        present: dict[str, Present] = {}
+        for line in listed.splitlines():
+            size, mtime, path = line.split(" ", 2)
+            present[path.removeprefix("./")] = Present(int(size), int(mtime))
+        lines = sums_lines(
+            (
+                file.path,
+                # A consumed shard stays vouched for.
+                dataclasses.replace(
+                    present.get(file.path, Present(file.bytes, 0)), sha256=file.sha256
+                ),
+            )
+            for file in package.files
+            if file.path in present or file.path in kept
+        )
+        temporary = shlex.quote(package.sums + ".tmp")
+        self._run(
+            f"cd {ROOT} && printf %s {shlex.quote(lines)} > {temporary} && sync && "
+            f"mv {temporary} {shlex.quote(package.sums)}",
+            package.sums,
+        )
+
+    def _run(self, script: str, path: str) -> str:
+        result = self._shell(script)
+        if result.exit_code != 0:
+            raise device_error(self._serial, path, result.stderr, result.exit_code)
+        return result.stdout
+
+
+class _Attempt:
+    """One way through a plan, until the connection breaks or all is there."""
+
+    def __init__(
+        self,
+        deployer: Deployer,
+        package: Package,
+        plan: Plan,
+        can_link: bool,
+        digest: Digest,
+        report: Deployed,
+        progress: Progress | None,
+    ) -> None:
+        self._deployer = deployer
+        self._package = package
+        self._plan = plan
+        self._can_link = can_link
+        self._digest = digest
+        self._report = report
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._done = 0
+
+    def run(self) -> set[str]:
+        """Copy, send and hash. Returns the paths below the root whose bytes are wrong."""
+        package, plan, server = self._package, self._plan, self._deployer._server
+        self._make_folders()
+        # Hashing one file while the next is sent; the device's runner takes one request at a time.
+        hashes: list[concurrent.futures.Future[set[str]]] = []
+        with concurrent.futures.ThreadPoolExecutor(1) as hasher:
+            for file, folder in plan.check:
+                hashes.append(hasher.submit(self._wrong, file, folder))
+            for copy in plan.copies:
+                self._copy(copy)
+                hashes.append(hasher.submit(self._wrong, copy.file, package.partial))
+
+            def arrived(send: Send) -> None:
+                self._report.files_sent += 1
+                hashes.append(hasher.submit(self._wrong, send.file, package.partial))
+
+            send_files(
+                server,
+                self._deployer._serial,
+                package.partial,
+                plan.sends,
+                sent=self._sent,
+                arrived=arrived,
+            )
+        wrong: set[str] = set()
+        for future in hashes:
+            wrong |= future.result()
+        return wrong
+
+    def _make_folders(self) -> None:
+        partial = self._package.partial
+        files = [item.file for item in (*self._plan.copies, *self._plan.sends)]
+        folders = {_parent(f"{partial}/{file.path}") for file in files} | {partial}
+        quoted = " ".join(map(shlex.quote, sorted(folders)))
+        self._deployer._run(f"cd {ROOT} && mkdir -p {quoted}", partial)
+
+    def _copy(self, copy: Copy) -> None:
+        source = shlex.quote(copy.source)
+        target = shlex.quote(f"{self._package.partial}/{copy.file.path}")
+        command = f"ln -f {source} {target}" if self._can_link else f"cp {source} {target}"
+        self._deployer._run(f"cd {ROOT} && {command}", self._package.partial)
+        self._report.bytes_copied += copy.file.bytes
+
+    def _sent(self, count: int) -> None:
+        with self._lock:
+            self._report.bytes_sent += count
+            self._done += count
+            if self._progress is not None:
+                total = self._plan.bytes_to_send
+                self._progress("deploy", self._done // _MIB, -(-total // _MIB))
+
+    def _wrong(self, file: Wanted, folder: str) -> set[str]:
+        path = f"{folder}/{file.path}"
+        return set() if self._digest([f"{ROOT}/{path}"]) == [file.sha256] else {path}
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0] or "."
