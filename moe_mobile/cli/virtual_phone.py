@@ -1,0 +1,180 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`moe-mobile virtual-phone`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from moe_mobile.cli.options import echo_json, examples, json_option
+from moe_mobile.cli.text import size, table
+from moe_mobile.errors import UsageError
+
+_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_UNITS |= {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+class _Size(click.ParamType):
+    """A number of bytes: 512MiB, 2GiB, 1000000."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(value))
+        if match is None or match[2] not in _UNITS:
+            self.fail(f"{value!r} is no size such as 512MiB or 2GiB", param, ctx)
+        return int(float(match[1]) * _UNITS[match[2]])
+
+
+_SIZE = _Size()
+
+
+@click.group(no_args_is_help=True)
+def command() -> None:
+    """Run phones that are none: adb devices in a sandbox of this machine.
+
+    adb and everything above it work with them unmodified. They can be short of memory, of flash
+    bandwidth and of space, and misbehave on demand, which real phones do when nobody looks.
+    """
+
+
+@command.command(
+    epilog=examples(
+        "moe-mobile virtual-phone start",
+        "moe-mobile virtual-phone start --name small --ram 512MiB --flash-mbps 800",
+        "moe-mobile virtual-phone start --abi arm64-v8a --flash-size 2GiB --json",
+    )
+)
+@click.option("--name", help="What to call it.  [default: phone1, phone2, ...]")
+@click.option(
+    "--abi",
+    type=click.Choice(("x86_64", "arm64-v8a")),
+    help="Its instruction set; arm64-v8a runs through qemu-user.  [default: this machine's]",
+)
+@click.option("--ram", type=_SIZE, help="Memory for its processes; more is killed.")
+@click.option("--flash-mbps", type=click.IntRange(1), help="MB/s that its flash reads and writes.")
+@click.option("--flash-size", type=_SIZE, help="Size of /data.")
+@json_option
+def start(
+    name: str | None,
+    abi: str | None,
+    ram: int | None,
+    flash_mbps: int | None,
+    flash_size: int | None,
+    as_json: bool,
+) -> None:
+    """Start a phone in the background, connect adb to it and print its serial."""
+    from moe_mobile.virtual_phone import PhoneSettings
+    from moe_mobile.virtual_phone import start as start_phone
+
+    phone = start_phone(
+        PhoneSettings(name=name, abi=abi, ram=ram, flash_mbps=flash_mbps, flash_size=flash_size)
+    )
+    if as_json:
+        echo_json(phone.record)
+        return
+    record = phone.record
+    if ram is not None and record["limit"] != "hard":
+        click.echo(f"limit: {record['limit']} (by {record['limiter']})", err=True)
+    if flash_mbps is not None and record["flash_limit"] != "hard":
+        click.echo("the flash bandwidth cannot be limited on this machine", err=True)
+    click.echo(phone.serial)
+
+
+@command.command(
+    epilog=examples("moe-mobile virtual-phone stop phone1", "moe-mobile virtual-phone stop --all")
+)
+@click.argument("phone", required=False)
+@click.option("--all", "all_of_them", is_flag=True, help="Stop every phone.")
+@json_option
+def stop(phone: str | None, all_of_them: bool, as_json: bool) -> None:
+    """Stop the phone of that name or serial; its files are gone."""
+    from moe_mobile.virtual_phone import find, phones
+
+    if (phone is None) != all_of_them:
+        raise UsageError("name one phone or say --all", setting="phone")
+    chosen = phones() if phone is None else [find(phone)]
+    for one in chosen:
+        one.stop()
+    if as_json:
+        echo_json({"stopped": [one.name for one in chosen]})
+    else:
+        for one in chosen:
+            click.echo(f"stopped {one.name}")
+
+
+@command.command("list", epilog=examples("moe-mobile virtual-phone list --json"))
+@json_option
+def list_phones(as_json: bool) -> None:
+    """List running phones, with the bytes that went over their wire."""
+    from moe_mobile.virtual_phone import phones
+
+    running = phones()
+    rows = []
+    for phone in running:
+        received, sent = phone.traffic()
+        rows.append(phone.record | {"received_bytes": received, "sent_bytes": sent})
+    if as_json:
+        echo_json({"phones": rows})
+        return
+    if not rows:
+        click.echo("no virtual phone runs; moe-mobile virtual-phone start starts one")
+        return
+    header = ("name", "serial", "abi", "RAM", "limit", "flash", "received", "sent")
+    lines = [
+        (
+            row["name"],
+            row["serial"],
+            row["abi"],
+            size(row["ram_bytes"]) if row["ram_bytes"] else "-",
+            row["limit"],
+            size(row["flash_bytes"]) if row["flash_bytes"] else "-",
+            size(row["received_bytes"]),
+            size(row["sent_bytes"]),
+        )
+        for row in rows
+    ]
+    click.echo(table(header, lines, left=3))
+
+
+@command.command(
+    epilog=examples(
+        "moe-mobile virtual-phone misbehave phone1 --drop-after-received 100MB",
+        "moe-mobile virtual-phone misbehave phone1 --reboot 3",
+        "moe-mobile virtual-phone misbehave phone1 --thermal-status 3 --battery-level 15",
+        "moe-mobile virtual-phone misbehave phone1 --kill moe_runner",
+        "moe-mobile virtual-phone misbehave phone1 --full",
+    )
+)
+@click.argument("phone")
+@click.option(
+    "--drop-after-received", type=_SIZE, help="Cut the connection after so many bytes; 0: never."
+)
+@click.option("--drop-after-sent", type=_SIZE, help="The same, for bytes the phone sends.")
+@click.option("--drop-again", is_flag=True, default=None, help="Cut every time, not only once.")
+@click.option("--unauthorized/--authorized", default=None, help="Refuse every key.")
+@click.option("--offline/--online", default=None, help="Accept connections and stay silent.")
+@click.option("--full/--not-full", default=None, help="Leave no free byte in /data.")
+@click.option("--reboot", type=float, metavar="SECONDS", help="Go away for so long.")
+@click.option(
+    "--thermal-status", type=int, help="0 (none) to 6 (shutdown); clocks and temperatures follow."
+)
+@click.option("--battery-level", type=int, help="Percent.")
+@click.option("--battery-temperature", type=float, help="Degrees Celsius.")
+@click.option("--charging/--not-charging", default=None, help="Plug the charger in or out.")
+@click.option("--kill", metavar="NAME", help="Kill that process for lack of memory.")
+@json_option
+def misbehave(phone: str, as_json: bool, **changes: Any) -> None:
+    """Have a phone behave as bad as real ones do, now and until told otherwise."""
+    from moe_mobile.virtual_phone import Misbehaviour, find
+
+    how = Misbehaviour(**changes)
+    if not how.changes():
+        raise UsageError("nothing to change", remedy="`--help` lists what is possible")
+    one = find(phone)
+    one.misbehave(how)
+    if as_json:
+        echo_json({"name": one.name, "changed": how.changes()})

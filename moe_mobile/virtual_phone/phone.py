@@ -1,0 +1,173 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Starting, finding, changing and stopping virtual phones."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from moe_mobile.errors import DeviceError, UsageError, from_code
+from moe_mobile.virtual_phone.folder import PhoneFolder, claim, folders
+from moe_mobile.virtual_phone.settings import Misbehaviour, PhoneSettings, host_abi
+from moe_mobile.virtual_phone.userland import require_programs
+
+__all__ = ["VirtualPhone", "find", "phones", "start"]
+
+_ADB_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class VirtualPhone:
+    """A running phone.
+
+    Attributes:
+        name: its name.
+        serial: what adb calls it, "127.0.0.1:PORT".
+        record: all of phone.json.
+    """
+
+    name: str
+    serial: str
+    record: dict[str, Any]
+    _folder: PhoneFolder
+
+    @classmethod
+    def of(cls, folder: PhoneFolder) -> VirtualPhone | None:
+        """The phone that runs in a folder; None if none does."""
+        record = folder.record()
+        if record is None or not folder.runs():
+            return None
+        return cls(record["name"], record["serial"], record, folder)
+
+    def misbehave(self, how: Misbehaviour | None = None, **changes: Any) -> None:
+        """Change how it behaves from now on; keywords are members of :class:`Misbehaviour`.
+
+        Raises:
+            UsageError: a value is out of range.
+            UnsupportedError: this phone cannot.
+            DeviceError: it does not answer.
+        """
+        how = how or Misbehaviour(**changes)
+        self._folder.tell(how.changes())
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes its server received and sent on the wire since it was started."""
+        return self._folder.traffic()
+
+    def connect(self) -> str:
+        """Have adb connect to it; returns what adb says of it.
+
+        Raises:
+            DeviceError: adb does not work.
+        """
+        return _adb("connect", self.serial)
+
+    def stop(self) -> None:
+        """Kill everything in it, forget its files, and have adb forget it."""
+        with contextlib.suppress(DeviceError):
+            _adb("disconnect", self.serial)
+        if self._folder.runs():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.record["pid"], signal.SIGTERM)
+            self._folder.wait_until_free()
+
+
+def start(settings: PhoneSettings | None = None, *, connect: bool = True) -> VirtualPhone:
+    """Start a phone in the background, and have adb connect to it.
+
+    Raises:
+        UsageError: there is a phone of that name.
+        UnsupportedError: this machine cannot run one as asked for.
+        DeviceError: adb does not work, or it cannot connect to a phone that should let it in.
+    """
+    settings = settings or PhoneSettings()
+    require_programs(arm64=settings.abi not in (None, host_abi()))
+    _sweep()
+    folder = claim(settings.name)
+    (folder.path / "settings.json").write_text(settings.to_json())
+    module = "moe_mobile.virtual_phone.supervisor"
+    with (folder.path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, str(folder.path.absolute())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+    with process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+    answer = json.loads(line or b"null")
+    if answer is None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write((folder.path / "log").read_text())
+        raise DeviceError("the virtual phone's server died at once")
+    if "error" in answer:
+        error = answer["error"]
+        text = {name: error[name] or "" for name in ("code", "file", "cause", "remedy", "setting")}
+        raise from_code(**text)
+    phone = VirtualPhone(answer["name"], answer["serial"], answer, folder)
+    if connect:
+        try:
+            said = phone.connect()
+            how = settings.misbehaviour
+            if "connected to" not in said and not (how.unauthorized or how.offline):
+                raise DeviceError(f"adb cannot connect to the virtual phone: {said}")
+        except DeviceError:
+            phone.stop()
+            raise
+    return phone
+
+
+def phones() -> list[VirtualPhone]:
+    """All running phones."""
+    found = map(VirtualPhone.of, folders())
+    return [phone for phone in found if phone is not None]
+
+
+def find(name: str) -> VirtualPhone:
+    """The running phone of that name or serial.
+
+    Raises:
+        UsageError: there is none.
+    """
+    running = phones()
+    for phone in running:
+        if name in (phone.name, phone.serial):
+            return phone
+    names = ", ".join(phone.name for phone in running) or "none runs"
+    raise UsageError(f"no virtual phone is called {name!r}", remedy=f"Running: {names}")
+
+
+def _sweep() -> None:
+    """Remove what phones left that died without cleaning up."""
+    for folder in folders():
+        if folder.record() is not None and not folder.runs():
+            shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def _adb(*arguments: str) -> str:
+    import adbutils  # takes a while
+
+    try:
+        result = subprocess.run(
+            [adbutils.adb_path(), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_ADB_TIMEOUT,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DeviceError(
+            f"adb does not work: {error}", remedy="Check that `adb devices` works"
+        ) from error
+    return result.stdout.strip()

@@ -1,0 +1,57 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Android's own commands that a phone needs, as shell scripts over the files in /virtual."""
+
+from __future__ import annotations
+
+__all__ = ["all_scripts"]
+
+_SHELL = "#!/system/bin/sh\n"
+
+_GETPROP = """
+if [ $# = 0 ]; then
+  while IFS= read -r line; do print -r -- "$line"; done </virtual/properties
+  exit 0
+fi
+while IFS='=' read -r key value; do
+  if [ "$key" = "$1" ]; then print -r -- "$value"; exit 0; fi
+done </system/build.prop
+print -r -- "$2"
+"""
+
+_DUMPSYS = """
+case "$1" in
+  -l) printf 'Currently running services:\\n  battery\\n  thermalservice\\n' ;;
+  battery|thermalservice) exec cat "/virtual/$1" ;;
+  *) print -u2 -r -- "Can't find service: $1"; exit 1 ;;
+esac
+"""
+
+_LOGCAT = """
+for argument; do
+  case "$argument" in -d|-t*) exec cat /virtual/log ;; esac
+done
+exec tail -n +1 -f /virtual/log
+"""
+
+_REBOOT = """
+print -r -- reboot >/virtual/power
+sleep 60
+"""
+
+_UNAME = """
+# The kernel is this machine's; the processor is the emulated one.
+case "$*" in
+  -m) print aarch64 ;;
+  -a) toybox uname -a | sed 's/x86_64/aarch64/' ;;
+  *) exec toybox uname "$@" ;;
+esac
+"""
+
+
+def all_scripts(*, arm64: bool) -> dict[str, str]:
+    """Text of each script by its name in /system/bin."""
+    found = {"getprop": _GETPROP, "dumpsys": _DUMPSYS, "logcat": _LOGCAT, "reboot": _REBOOT}
+    if arm64:
+        found["uname"] = _UNAME
+    return {name: _SHELL + body for name, body in found.items()}

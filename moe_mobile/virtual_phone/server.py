@@ -1,0 +1,201 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A phone's server: accepts clients, answers requests of its owner, watches its memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import threading
+from typing import Any, NoReturn
+
+from moe_mobile.errors import DeviceError, MoeMobileError
+from moe_mobile.virtual_phone.connection import Connection, Door, Service
+from moe_mobile.virtual_phone.hardware import Hardware
+from moe_mobile.virtual_phone.linux import drop_privileges
+from moe_mobile.virtual_phone.memory import Memory
+from moe_mobile.virtual_phone.processes import Processes
+from moe_mobile.virtual_phone.settings import SHELL_ID
+from moe_mobile.virtual_phone.shell import serve_shell
+from moe_mobile.virtual_phone.storage import Storage
+from moe_mobile.virtual_phone.stream import Stream
+from moe_mobile.virtual_phone.sync import serve_sync
+from moe_mobile.virtual_phone.wire import Traffic, Wire
+
+__all__ = ["Server"]
+
+_MOST_CONNECTIONS = 16
+_REQUEST_SIZE = 1 << 16
+# While something runs, its memory is looked at so often (seconds).
+_BUSY_INTERVAL = 0.02
+_IDLE_INTERVAL = 0.5
+
+
+class Server:
+    """Runs inside the phone's root file system.
+
+    Args:
+        listener: a bound socket.
+        control: the listening socket of the phone's owner.
+        supervisor: where to say that the phone wants to be started again.
+        init: the socket of process 1; its end is the phone's.
+    """
+
+    def __init__(
+        self,
+        *,
+        listener: socket.socket,
+        control: socket.socket,
+        supervisor: socket.socket,
+        init: socket.socket,
+        traffic: Traffic,
+        door: Door,
+        storage: Storage,
+        hardware: Hardware,
+        memory: Memory,
+        processes: Processes,
+    ) -> None:
+        self._listener = listener
+        self._control = control
+        self._supervisor = supervisor
+        self._init = init
+        self._traffic = traffic
+        self._door = door
+        self._storage = storage
+        self._hardware = hardware
+        self._memory = memory
+        self._processes = processes
+        self._wires: set[Wire] = set()
+        self._lock = threading.Lock()
+        self._lasting: dict[str, Any] = {}
+        self._busy = threading.Event()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # Written by `reboot` in the phone; open for both, so that it never ends.
+        self._power = os.open("/virtual/power", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def run(self) -> NoReturn:
+        """Serve until process 1 ends or the phone reboots."""
+        self._listener.listen(64)
+        self._supervisor.send(json.dumps({"ready": True}).encode())
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        for source in (self._listener, self._control, self._init, self._power, self._supervisor):
+            poll.register(source, select.POLLIN)
+        while True:
+            running = self._memory.sample()
+            if not running:
+                self._busy.clear()
+            interval = _BUSY_INTERVAL if running or self._busy.is_set() else _IDLE_INTERVAL
+            for fd, _ in poll.poll(interval * 1000):
+                if fd == self._listener.fileno():
+                    self._accept()
+                elif fd == self._control.fileno():
+                    self._answer()
+                elif fd == self._wake:
+                    os.eventfd_read(self._wake)
+                elif fd == self._power:
+                    os.read(self._power, 4096)
+                    self._reboot(2.0)
+                elif fd == self._init.fileno():
+                    self._reboot(1.0)
+                else:  # the supervisor is gone
+                    os._exit(1)
+
+    def _accept(self) -> None:
+        peer, _ = self._listener.accept()
+        if len(self._wires) >= _MOST_CONNECTIONS:
+            peer.close()
+            return
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        wire = Wire(peer, self._traffic)
+        with self._lock:
+            self._wires.add(wire)
+
+        def serve() -> None:
+            drop_privileges(SHELL_ID, SHELL_ID)
+            try:
+                Connection(wire, self._door, self._service).run()
+            finally:
+                peer.close()
+                with self._lock:
+                    self._wires.discard(wire)
+
+        threading.Thread(target=serve, daemon=True).start()
+
+    def _service(self, kind: str) -> Service | None:
+        """What serves a stream; it runs as the shell user, as the thread that asks for it."""
+        if kind.split(",")[0] in ("shell", "exec"):
+            return self._shell
+        return {"sync": _sync, "reboot": self._reboot_service}.get(kind)
+
+    def _shell(self, stream: Stream, kind: str, rest: str) -> None:
+        self._busy.set()
+        os.eventfd_write(self._wake, 1)
+        serve_shell(stream, kind, rest, self._processes)
+
+    def _reboot_service(self, stream: Stream, kind: str, rest: str) -> None:
+        os.write(self._power, b"reboot")
+
+    def _answer(self) -> None:
+        peer, _ = self._control.accept()
+        with peer, contextlib.suppress(OSError, ValueError):
+            peer.settimeout(5)
+            changes = json.loads(peer.recv(_REQUEST_SIZE))
+            try:
+                self.apply(changes)
+            except MoeMobileError as error:
+                peer.send(json.dumps({"error": error.as_dict()}).encode())
+                return
+            peer.send(b"{}")
+            if changes.get("reboot") is not None:
+                self._reboot(changes["reboot"])
+
+    def apply(self, changes: dict[str, Any]) -> None:
+        """Misbehave from now on; the members of settings.Misbehaviour but `reboot`.
+
+        Raises:
+            UnsupportedError: this phone cannot.
+            DeviceError: there is no process of that name.
+        """
+        if "full" in changes:
+            self._storage.fill("/data", changes["full"])
+        again = bool(changes.get("drop_again", False))
+        for direction, name in enumerate(("drop_after_received", "drop_after_sent")):
+            if name in changes:
+                self._traffic.cut_after(direction, changes[name], again=again)
+        for name in ("unauthorized", "offline"):
+            if name in changes:
+                setattr(self._door, name, changes[name])
+                self._hang_up()
+        for name in ("thermal_status", "battery_level", "charging"):
+            if name in changes:
+                setattr(self._hardware, name, changes[name])
+        if "battery_temperature" in changes:
+            self._hardware.battery_c = changes["battery_temperature"]
+        self._hardware.update()
+        lasting = {"drop_after_received", "drop_after_sent", "drop_again", "reboot", "kill"}
+        self._lasting |= {name: value for name, value in changes.items() if name not in lasting}
+        if "kill" in changes and not self._memory.kill(changes["kill"]):
+            raise DeviceError(
+                f"no process of the phone is called {changes['kill']!r}",
+                setting="kill",
+                remedy="`adb shell ps` lists them",
+            )
+
+    def _hang_up(self) -> None:
+        with self._lock:
+            for wire in self._wires:
+                wire.close()
+
+    def _reboot(self, seconds: float) -> NoReturn:
+        self._supervisor.send(
+            json.dumps({"reboot": seconds, "misbehaviour": self._lasting}).encode()
+        )
+        os._exit(0)
+
+
+def _sync(stream: Stream, kind: str, rest: str) -> None:
+    serve_sync(stream)

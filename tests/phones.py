@@ -1,0 +1,78 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures for tests that need phones: an adb server of the run's own, and virtual phones."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import adbutils
+import pytest
+
+from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone, phones, start
+
+__all__ = ["adb", "adb_server", "phone", "shared_phone"]
+
+StartPhone = Callable[..., VirtualPhone]
+
+
+def adb(
+    *arguments: str | Path, timeout: float = 60, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run the adb client that the package uses."""
+    command = [adbutils.adb_path(), *map(str, arguments)]
+    options = {"capture_output": True, "text": True, "timeout": timeout} | options
+    if "input" not in options and "stdin" not in options:
+        options["stdin"] = subprocess.DEVNULL
+    return subprocess.run(command, **options)
+
+
+@pytest.fixture(scope="session")
+def adb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A real adb server on a free port, which adb and adbutils use until the tests end.
+
+    It knows no device of this machine, and phones started meanwhile are its own.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
+        # No keys in the user's home, no USB devices of this machine.
+        patch.setenv("ANDROID_USER_HOME", str(tmp_path_factory.mktemp("android")))
+        patch.setenv("HOME", os.environ.get("HOME", "/"))
+        patch.setenv("ADB_MDNS_AUTO_CONNECT", "0")
+        patch.setenv("MOE_MOBILE_PHONES_DIR", str(tmp_path_factory.mktemp("phones")))
+        patch.delenv("ANDROID_SERIAL", raising=False)
+        adb("start-server")
+        yield port
+        for left in phones():
+            left.stop()
+        adb("kill-server")
+
+
+@pytest.fixture
+def phone(adb_server: int) -> Iterator[StartPhone]:
+    """A function that starts a phone of the given settings, connected to adb_server."""
+    started: list[VirtualPhone] = []
+
+    def factory(**settings: Any) -> VirtualPhone:
+        started.append(start(PhoneSettings(**settings)))
+        return started[-1]
+
+    yield factory
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_phone(adb_server: int) -> Iterator[VirtualPhone]:
+    """One phone for all tests that leave it as it was."""
+    one = start(PhoneSettings(name="shared"))
+    yield one
+    one.stop()
