@@ -156,6 +156,7 @@ class Runner:
         *,
         progress: Progress | None = None,
         on_token: Callable[[int], None] | None = None,
+        planned: Callable[[dict[str, Any]], None] | None = None,
         **members: object,
     ) -> dict[str, Any]:
         """Send one request and wait for its result, the members of the ``result`` event.
@@ -181,6 +182,8 @@ class Runner:
                     progress(str(event["stage"]), int(event["done"]), int(event["total"]))
                 elif kind == "token" and on_token is not None:
                     on_token(int(event["token"]))
+                elif kind == "plan" and planned is not None:
+                    planned(event["plan"])
         except MoeMobileError:
             raise
         except BaseException:
@@ -276,7 +279,7 @@ class Runner:
             return KilledError(
                 cause,
                 file=self.name,
-                remedy="Most often the system ran out of memory: try a smaller --cache or --context",
+                remedy="Mostly for lack of memory: try a smaller --cache or --context",
             )
         return RuntimeFailedError(
             cause, file=self.name, remedy="Run `moe-mobile verify BUNDLE` and `moe-mobile doctor`"

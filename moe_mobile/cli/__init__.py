@@ -17,6 +17,7 @@ First steps:
   moe-mobile demo                          see it work, in a few minutes
   moe-mobile export ./OLMoE-1B-7B olmoe    a Hugging Face folder becomes a bundle
   moe-mobile generate olmoe -p "Once"      run it with half of its experts in memory
+  moe-mobile deploy olmoe                  send it to the phone; --device runs things there
 
 \b
 Exit codes:
@@ -24,14 +25,19 @@ Exit codes:
   1 defect of     5 bytes do not match a hash   9 memory budget too small
     moe-mobile    6 reading or writing failed  10 ExecuTorch failed
   2 usage         7 disk full                  11 source checkpoint broken
-  3 unsupported                               130 cancelled""",
+  3 unsupported  12 no usable device           13 engine killed, mostly for memory
+                                              130 cancelled""",
     commands={
         "export": "Turn a checkpoint into a bundle.",
         "inspect": "Show what a bundle is and what it needs.",
         "verify": "Check every byte of a bundle against its hash.",
         "prepare": "Pack a bundle's weights for this machine's CPU.",
+        "info": "Open a bundle and show its memory plan and settings.",
         "generate": "Generate text, streaming experts from disk.",
         "bench": "Measure speed, latency, cache and memory.",
+        "devices": "List phones, and whether a bundle fits them.",
+        "deploy": "Send a bundle to phones; only what they lack.",
+        "runtime": "Build the engine for phones.",
         "models": "List supported families and random-weight presets.",
         "doctor": "Check that this machine can export and run bundles.",
         "demo": "Export, prepare and stream the demo model; show what slots gain.",

@@ -5,34 +5,34 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import pathlib
 import re
 import sys
-import time
-from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from moe_mobile.bench.results import phase_rates
-from moe_mobile.bench.statistics import mean
 from moe_mobile.cli.detokenize import Detokenizer
 from moe_mobile.cli.options import (
     bundle_argument,
+    device_option,
     echo_json,
     engine_options,
+    engine_request,
     examples,
     json_option,
 )
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.text import percent
+from moe_mobile.device.select import open_device
 from moe_mobile.errors import BundleCorruptError, BundleInvalidError, UsageError, read_error
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _TOKENIZER = "tokenizer.json"
+_SAMPLING = ("temperature", "top_k", "top_p", "seed")
 
 
 @click.command(
@@ -81,6 +81,7 @@ _TOKENIZER = "tokenizer.json"
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--ignore-eos", is_flag=True, help="Go on after the end-of-text token.")
 @engine_options
+@device_option
 @click.option("-v", "--verbose", is_flag=True, help="Show the memory plan, on stderr.")
 @json_option
 def command(
@@ -94,6 +95,7 @@ def command(
     top_p: float,
     seed: int,
     ignore_eos: bool,
+    device: str | None,
     verbose: bool,
     as_json: bool,
     **settings: Any,
@@ -121,6 +123,7 @@ def command(
             "ignore_eos": ignore_eos,
         },
         settings,
+        device=device,
         show=not as_json,
         verbose=verbose,
     )
@@ -137,11 +140,12 @@ def run(
     settings: dict[str, Any],
     *,
     show: bool,
+    device: str | None = None,
     verbose: bool = False,
 ) -> dict[str, Any]:
     """Generate, with text to stdout as it comes where `show` is set; the object of --json.
 
-    `sampling` goes to :meth:`moe_mobile.Engine.generate`, `settings` to the engine's constructor.
+    `sampling` and `settings` have the members of the runner's `generate` and `open` requests.
     """
     tokenizer = None
     if isinstance(prompt, str):
@@ -153,8 +157,6 @@ def run(
             tokenizer = _load_tokenizer(bundle)
     if not prompt_ids:
         raise UsageError("the prompt is empty", remedy="Give at least one word")
-    from moe_mobile.engine import Engine
-
     stream = None if tokenizer is None else Detokenizer(tokenizer, prompt_ids)
     new_ids: list[int] = []
     pieces: list[str] = []
@@ -165,55 +167,68 @@ def run(
             sys.stdout.write(piece)
             sys.stdout.flush()
 
+    def take(token: int) -> None:
+        progress.close()
+        new_ids.append(token)
+        emit(f"{token} " if stream is None else stream.step(token))
+
     def show_plan(plan: dict[str, Any]) -> None:
         progress.close()
         if verbose:
             click.echo(plan["text"], err=True)
 
-    with (
-        ProgressBar() as progress,
-        Engine(bundle, progress=progress, planned=show_plan, **settings) as engine,
-    ):
-        progress.close()
-        for fallback in engine.info["fallbacks"]:
-            click.echo(f"note: {fallback}", err=True)
-        began = time.monotonic_ns()
-        times: list[int] = []
-        try:
-            tokens = engine.generate(prompt_ids, **sampling)
+    place = open_device(device)
+    with ProgressBar() as progress:
+        folder = place.place(bundle, progress)
+        with place.runner() as runner:
+            info = runner.request(
+                "open",
+                bundle=folder,
+                settings=engine_request(settings),
+                progress=progress,
+                planned=show_plan,
+            )
             progress.close()
-            for token in tokens:
-                times.append(time.monotonic_ns())
-                new_ids.append(token)
-                emit(f"{token} " if stream is None else stream.step(token))
-            if stream is not None:
-                emit(stream.finish())
-        finally:
-            # Also where it was stopped: what is printed next starts on a line of its own.
-            if show and pieces:
-                sys.stdout.write("\n")
-                sys.stdout.flush()
-        stats = engine.stats
-        answer = _summary(began, times, stats)
-        answer |= {
-            "bundle_hash": engine.info["bundle_hash"],
-            "settings": engine.info["settings"],
-            "prompt_tokens": len(prompt_ids),
-            "token_ids": new_ids,
-            "text": None if stream is None else "".join(pieces),
-            "stats": stats,
-        }
-    return answer
-
-
-def _summary(began: int, times: Sequence[int], stats: dict[str, Any]) -> dict[str, Any]:
-    """What a reader wants to know of a run; times from monotonic_ns()."""
-    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    rates = phase_rates(stats["tokens"], "decode")
+            for fallback in info["fallbacks"]:
+                click.echo(f"note: {fallback}", err=True)
+            try:
+                result = runner.request(
+                    "generate",
+                    token_ids=prompt_ids,
+                    max_new_tokens=sampling["max_new_tokens"],
+                    ignore_eos=sampling.get("ignore_eos", False),
+                    sampling={k: v for k, v in sampling.items() if k in _SAMPLING},
+                    progress=progress,
+                    on_token=take,
+                )
+                if stream is not None:
+                    emit(stream.finish())
+            finally:
+                # Also where it was stopped: what is printed next starts on a line of its own.
+                if show and pieces:
+                    sys.stdout.write("\n")
+                    sys.stdout.flush()
     return {
-        "new_tokens": len(times),
-        "ttft_ms": (times[0] - began) / 1e6 if times else None,
-        "tokens_per_second": 1e9 / mean(gaps) if gaps else None,
+        **_summary(result["stats"]),
+        "new_tokens": len(new_ids),
+        "bundle_hash": info["bundle_hash"],
+        "device": place.serial,
+        "settings": info["settings"],
+        "prompt_tokens": len(prompt_ids),
+        "token_ids": new_ids,
+        "text": None if stream is None else "".join(pieces),
+        "stop": result["stop"],
+        "stats": result["stats"],
+    }
+
+
+def _summary(stats: dict[str, Any]) -> dict[str, Any]:
+    """What a reader wants to know of a run, as the engine's clock has it."""
+    rates = phase_rates(stats["tokens"], "decode")
+    prompt = phase_rates(stats["tokens"], "prefill")
+    return {
+        "ttft_ms": prompt.total_ns / 1e6 if prompt.tokens else None,
+        "tokens_per_second": rates.tokens * 1e9 / rates.total_ns if rates.total_ns else None,
         "hit_rate": rates.hit_rate,
         "mib_read_per_token": rates.mib_read_per_token,
         "wait_share": rates.wait_share,

@@ -16,8 +16,11 @@ __all__ = [
     "RESIDENCIES",
     "bundle_argument",
     "common_engine_options",
+    "device_option",
+    "devices_options",
     "echo_json",
     "engine_options",
+    "engine_request",
     "examples",
     "json_option",
     "packed_dir_option",
@@ -35,6 +38,32 @@ bundle_argument = click.argument("bundle", type=BUNDLE)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object, errors included."
 )
+
+device_option = click.option(
+    "-s",
+    "--device",
+    "--serial",
+    "device",
+    metavar="SERIAL",
+    help="Run on this phone: adb's serial, HOST:PORT for Wi-Fi, or `any` for the one connected or "
+    "named by ANDROID_SERIAL.  [default: this machine]",
+)
+
+
+def devices_options(function: Decorated) -> Decorated:
+    """``--device``, which may be given several times, and ``--all``."""
+    several = click.option(
+        "-s",
+        "--device",
+        "--serial",
+        "devices",
+        multiple=True,
+        metavar="SERIAL",
+        help="A phone: adb's serial, or HOST:PORT for Wi-Fi; several may be given.",
+    )
+    every = click.option("--all", "every", is_flag=True, help="Every phone that is connected.")
+    return several(every(function))
+
 
 packed_dir_option = click.option(
     "--packed-dir",
@@ -120,3 +149,12 @@ def engine_options(function: Decorated) -> Decorated:
     for option in reversed(_SINGLE):
         function = option(function)
     return function
+
+
+def engine_request(options: dict[str, Any]) -> dict[str, Any]:
+    """The `settings` of the runner's `open` request; what is None is the engine's choice."""
+    return {
+        name: str(value) if isinstance(value, pathlib.Path) else value
+        for name, value in options.items()
+        if value is not None
+    }

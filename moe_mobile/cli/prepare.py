@@ -10,6 +10,7 @@ import click
 
 from moe_mobile.cli.options import (
     bundle_argument,
+    device_option,
     echo_json,
     examples,
     json_option,
@@ -17,7 +18,7 @@ from moe_mobile.cli.options import (
 )
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.text import size
-from moe_mobile.runner import Runner
+from moe_mobile.device.select import open_device
 
 
 @click.command(
@@ -25,6 +26,7 @@ from moe_mobile.runner import Runner
         "moe-mobile prepare olmoe",
         "moe-mobile prepare olmoe --consume          # delete each shard once it is packed",
         "moe-mobile prepare olmoe --packed-dir /fast/disk/olmoe-packed",
+        "moe-mobile prepare olmoe --device any       # on the phone",
     )
 )
 @bundle_argument
@@ -35,22 +37,30 @@ from moe_mobile.runner import Runner
     help="Delete each shard of experts once its packed bytes are on disk. The bundle then runs "
     "on this kind of machine only.",
 )
+@device_option
 @json_option
 def command(
-    bundle: pathlib.Path, packed_dir: pathlib.Path | None, consume: bool, as_json: bool
+    bundle: pathlib.Path,
+    packed_dir: pathlib.Path | None,
+    consume: bool,
+    device: str | None,
+    as_json: bool,
 ) -> None:
-    """Pack a bundle's weights as this machine's CPU wants them, so that a cache miss is one read.
+    """Pack a bundle's weights as the CPU wants them that runs it, so that a miss is one read.
 
     Opening a bundle does the same when it is needed. Interrupted runs continue where they were.
     """
-    with ProgressBar() as progress, Runner() as runner:
-        answer = runner.request(
-            "prepare",
-            bundle=str(bundle),
-            packed_dir=None if packed_dir is None else str(packed_dir),
-            consume=consume,
-            progress=progress,
-        )
+    place = open_device(device)
+    with ProgressBar() as progress:
+        folder = place.place(bundle, progress)
+        with place.runner() as runner:
+            answer = runner.request(
+                "prepare",
+                bundle=folder,
+                packed_dir=None if packed_dir is None else str(packed_dir),
+                consume=consume,
+                progress=progress,
+            )
     if as_json:
         echo_json(answer)
     elif answer["already_prepared"]:

@@ -17,6 +17,7 @@ __all__ = ["ProgressBar"]
 _LINE_SECONDS = 10.0
 
 _LABELS = {
+    "deploy": "sending (MiB)",
     "verify": "verifying",
     "prepare": "packing weights for this CPU",
     "slots": "creating slots",

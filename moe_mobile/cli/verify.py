@@ -11,6 +11,7 @@ import click
 
 from moe_mobile.cli.options import (
     bundle_argument,
+    device_option,
     echo_json,
     examples,
     json_option,
@@ -18,27 +19,32 @@ from moe_mobile.cli.options import (
 )
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.text import size
-from moe_mobile.runner import Runner
+from moe_mobile.device.interface import Device
+from moe_mobile.device.select import open_device
 
 
 @click.command(
     epilog=examples(
         "moe-mobile verify olmoe",
         "moe-mobile verify olmoe --packed-dir /fast/disk/olmoe-packed",
+        "moe-mobile verify olmoe --device any       # what is on the phone",
         "moe-mobile verify olmoe --json",
     )
 )
 @bundle_argument
 @packed_dir_option
+@device_option
 @json_option
-def command(bundle: pathlib.Path, packed_dir: pathlib.Path | None, as_json: bool) -> None:
+def command(
+    bundle: pathlib.Path, packed_dir: pathlib.Path | None, device: str | None, as_json: bool
+) -> None:
     """Read every byte of a bundle, and of its packed weights where it is prepared.
 
     Files must match the SHA-256 in bundle.json, packed weights their checksums.
     """
     with ProgressBar() as progress:
-        if packed_dir is not None or (bundle / ".packed").is_dir():
-            answer = _with_packed_store(bundle, packed_dir, progress)
+        if device is not None or packed_dir is not None or (bundle / ".packed").is_dir():
+            answer = _by_the_engine(open_device(device), bundle, packed_dir, progress)
         else:
             answer = _files(bundle, progress)
     if as_json:
@@ -62,17 +68,18 @@ def _files(bundle: pathlib.Path, progress: ProgressBar) -> dict[str, Any]:
     return {"hash": digest, "files": facts["num_files"], "bytes": facts["bytes"], "packed": None}
 
 
-def _with_packed_store(
-    bundle: pathlib.Path, packed_dir: pathlib.Path | None, progress: ProgressBar
+def _by_the_engine(
+    device: Device, bundle: pathlib.Path, packed_dir: pathlib.Path | None, progress: ProgressBar
 ) -> dict[str, Any]:
-    """The engine reads both: it knows which shards the store may stand for."""
+    """The engine reads packed weights too: it knows which shards they may stand for."""
     from moe_mobile.bundle.reader import read_manifest_bytes
 
     digest = _sha256(read_manifest_bytes(bundle))
-    with Runner() as runner:
+    folder = device.locate(bundle)
+    with device.runner() as runner:
         answer = runner.request(
             "verify",
-            bundle=str(bundle),
+            bundle=folder,
             packed_dir=None if packed_dir is None else str(packed_dir),
             progress=progress,
         )

@@ -17,7 +17,7 @@ from moe_mobile.device.adb_server import AdbServer, adb_program, unusable
 from moe_mobile.device.deploy.deploy import Deployed, Deployer
 from moe_mobile.device.deploy.inventory import ROOT, Inventory
 from moe_mobile.device.deploy.package import Package, bundle_package, runtime_package
-from moe_mobile.device.deploy.plan import packed_bytes
+from moe_mobile.device.deploy.plan import make_plan, packed_bytes
 from moe_mobile.device.facts import facts_script, parse_facts
 from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
 from moe_mobile.errors import (
@@ -26,6 +26,7 @@ from moe_mobile.errors import (
     MoeMobileError,
     RuntimeFailedError,
     UnsupportedError,
+    UsageError,
 )
 from moe_mobile.runner import Launch, Progress, Runner
 from moe_mobile.runtime import Runtime, find_runtime
@@ -54,8 +55,8 @@ class AdbDevice(Device):
 
     def shell(self, script: str, *, timeout: float = 60) -> ShellResult:
         try:
-            with self._server.shell(self.serial, script, timeout=timeout) as stream:
-                stream.close_stdin()
+            quiet = f"exec </dev/null\n{script}"
+            with self._server.shell(self.serial, quiet, timeout=timeout) as stream:
                 code = stream.wait()
         except TimeoutError:
             raise DeviceError(
@@ -87,11 +88,16 @@ class AdbDevice(Device):
     def place(self, bundle: pathlib.Path, progress: Progress | None = None) -> str:
         return self.deploy(bundle, progress=progress).path
 
-    def deployed(self, bundle: pathlib.Path) -> str | None:
-        """The folder of a bundle there, whatever its state; None where it was never deployed."""
-        package = bundle_package(bundle)
-        there = self._deployer.inventory()
-        return f"{ROOT}/{package.folder}" if there.below(package.folder) else None
+    def locate(self, bundle: pathlib.Path) -> str:
+        folder = bundle_package(bundle).folder
+        if not self._deployer.inventory().below(folder):
+            raise UsageError(
+                "this bundle is not on the device",
+                file=bundle,
+                setting=self.serial,
+                remedy=f"Run `moe-mobile deploy {bundle} --device {self.serial}`",
+            )
+        return f"{ROOT}/{folder}"
 
     def deploy(
         self,
@@ -128,6 +134,13 @@ class AdbDevice(Device):
         if prune:
             self._deployer.remove(self._others(self._deployer.inventory(), [package, engine]))
         return deployed
+
+    def space_needed(self, bundle: pathlib.Path) -> int:
+        """Bytes that deploying and preparing a bundle would still take there."""
+        package = bundle_package(bundle)
+        there = self._deployer.inventory()
+        plan = make_plan(package, there)
+        return plan.bytes_to_write(there.can_link) + packed_bytes(package, there, consume=False)
 
     def place_runtime(self, there: Inventory) -> Package:
         """Bring the engine for the device's ABI to it. Raises UnsupportedError without one."""

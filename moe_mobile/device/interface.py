@@ -101,3 +101,10 @@ class Device(abc.ABC):
 
         Raises DiskFullError where it does not fit, and the bundle reader's errors.
         """
+
+    @abc.abstractmethod
+    def locate(self, bundle: pathlib.Path) -> str:
+        """The bundle's folder on the device, as it is; nothing is sent.
+
+        Raises UsageError where it was never sent, and the bundle reader's errors.
+        """

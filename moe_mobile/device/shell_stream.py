@@ -8,6 +8,7 @@ Frames are a byte that names the stream, the length as a little-endian 32-bit nu
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from types import TracebackType
@@ -36,28 +37,26 @@ class ShellStream:
         self.stderr = bytearray()
         self.exit_code: int | None = None
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send to the command's standard input; at most MAX_FRAME bytes go out at once."""
+    def write(self, data: bytes | bytearray | memoryview) -> bool:
+        """Send to the command's standard input, at most MAX_FRAME bytes in a frame.
+
+        Returns False once the command has ended and takes no more: :meth:`wait` tells how.
+        """
         view = memoryview(data)
         for start in range(0, len(view), MAX_FRAME):
             part = view[start : start + MAX_FRAME]
-            self._send(_HEADER.pack(_STDIN, len(part)), part)
+            if not self._send([memoryview(_HEADER.pack(_STDIN, len(part))), part]):
+                return False
+        return True
 
     def close_stdin(self) -> None:
         """End the command's standard input."""
-        self._send(_HEADER.pack(_CLOSE_STDIN, 0), memoryview(b""))
+        self._send([memoryview(_HEADER.pack(_CLOSE_STDIN, 0))])
 
     def wait(self) -> int:
         """Read what the command writes until it ends; its exit code, 128 + n for signal n."""
         while self.exit_code is None:
-            kind, length = _HEADER.unpack(self._receive(_HEADER.size))
-            data = self._receive(length)
-            if kind == _STDOUT:
-                self.stdout += data
-            elif kind == _STDERR:
-                self.stderr += data
-            elif kind == _EXIT and data:
-                self.exit_code = data[0]
+            self._read_frame()
         return self.exit_code
 
     def close(self) -> None:
@@ -75,13 +74,34 @@ class ShellStream:
     ) -> None:
         self.close()
 
-    def _send(self, header: bytes, data: memoryview) -> None:
-        sent = self._socket.sendmsg([header, data])
-        if sent < len(header):
-            self._socket.sendall(header[sent:])
-            sent = len(header)
-        if sent < len(header) + len(data):
-            self._socket.sendall(data[sent - len(header) :])
+    def _send(self, parts: list[memoryview]) -> bool:
+        """Watches for the command's end meanwhile: writing on after it would lose its last words,
+        because the reset that answers throws away what was not read yet."""
+        while parts and self.exit_code is None:
+            readable, writable, _ = select.select(
+                [self._socket], [self._socket], [], self._socket.gettimeout()
+            )
+            if readable:
+                self._read_frame()
+            elif writable:
+                count = self._socket.sendmsg(parts, [], socket.MSG_DONTWAIT)
+                while parts and count >= len(parts[0]):
+                    count -= len(parts.pop(0))
+                if count:
+                    parts[0] = parts[0][count:]
+            else:
+                raise TimeoutError("the device takes nothing")
+        return self.exit_code is None
+
+    def _read_frame(self) -> None:
+        kind, length = _HEADER.unpack(self._receive(_HEADER.size))
+        data = self._receive(length)
+        if kind == _STDOUT:
+            self.stdout += data
+        elif kind == _STDERR:
+            self.stderr += data
+        elif kind == _EXIT and data:
+            self.exit_code = data[0]
 
     def _receive(self, length: int) -> bytes:
         parts = bytearray()

@@ -245,7 +245,8 @@ class _Attempt:
 
     def _make_folders(self) -> None:
         partial = self._package.partial
-        files = [item.file for item in (*self._plan.copies, *self._plan.sends)]
+        files = [copy.file for copy in self._plan.copies]
+        files += [send.file for send in self._plan.sends]
         folders = {_parent(f"{partial}/{file.path}") for file in files} | {partial}
         quoted = " ".join(map(shlex.quote, sorted(folders)))
         self._deployer._run(f"cd {ROOT} && mkdir -p {quoted}", partial)

@@ -83,9 +83,11 @@ def _send_file(
             for data in _parts(send):
                 if stop.is_set():
                     return
-                stream.write(data)
+                if not stream.write(data):
+                    break
                 sent(len(data))
-            stream.close_stdin()
+            else:
+                stream.close_stdin()
             code = stream.wait()
         except TimeoutError:
             raise DeviceError(

@@ -1,0 +1,118 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`moe-mobile deploy`."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import click
+
+from moe_mobile.cli.options import (
+    bundle_argument,
+    devices_options,
+    echo_json,
+    examples,
+    json_option,
+)
+from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.text import size
+from moe_mobile.device.adb import AdbDevice
+from moe_mobile.device.deploy.deploy import Deployed
+from moe_mobile.device.select import ANY, all_devices, open_device
+from moe_mobile.errors import UsageError
+
+
+@click.command(
+    epilog=examples(
+        "moe-mobile deploy olmoe                        # to the one phone that is connected",
+        "moe-mobile deploy olmoe --device 192.168.1.23:5555 --prepare",
+        "moe-mobile deploy olmoe --replace --consume    # for a phone with little room",
+        "moe-mobile deploy olmoe --all --prune --json",
+    )
+)
+@bundle_argument
+@devices_options
+@click.option("--prepare", is_flag=True, help="Pack the weights there right after.")
+@click.option(
+    "--consume",
+    is_flag=True,
+    help="Prepare, and delete each shard of experts there once it is packed.",
+)
+@click.option("--replace", is_flag=True, help="Delete other bundles there first, to make room.")
+@click.option("--prune", is_flag=True, help="Delete other bundles and older engines afterwards.")
+@json_option
+def command(
+    bundle: pathlib.Path,
+    devices: tuple[str, ...],
+    every: bool,
+    prepare: bool,
+    consume: bool,
+    replace: bool,
+    prune: bool,
+    as_json: bool,
+) -> None:
+    """Send a bundle and the engine to phones, and verify every byte there.
+
+    Files are known by their SHA-256: what a phone has is not sent again, and what was cut goes on
+    where it stopped. Other bundles stay usable meanwhile.
+    """
+    if every and devices:
+        raise UsageError("--all and --device contradict each other")
+    chosen = all_devices() if every else [open_device(serial) for serial in devices or (ANY,)]
+    answers = []
+    for device in chosen:
+        assert isinstance(device, AdbDevice)
+        with _Rate() as progress:
+            deployed = device.deploy(
+                bundle,
+                consume=consume,
+                replace=replace,
+                prune=prune,
+                progress=progress,
+            )
+        answer: dict[str, Any] = {"device": device.serial, **dataclasses.asdict(deployed)}
+        if not as_json:
+            click.echo(_line(device.serial, deployed))
+        if prepare or consume:
+            answer["prepared"] = _prepare(device, deployed, consume, as_json)
+        answers.append(answer)
+    if as_json:
+        echo_json({"deployments": answers})
+
+
+class _Rate(ProgressBar):
+    """The bar, with MiB per second beside it."""
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        now = time.monotonic()
+        if done == 0 or not hasattr(self, "_began"):
+            self._began, self._first = now, done
+        elif now > self._began:
+            detail = f"{(done - self._first) / (now - self._began):.0f} MiB/s"
+        super().__call__(stage, done, total, detail)
+
+
+def _line(serial: str, deployed: Deployed) -> str:
+    if deployed.was_complete:
+        return f"{serial}: all {size(deployed.bytes)} are there already: {deployed.path}"
+    rate = deployed.bytes_sent / deployed.seconds if deployed.seconds else 0
+    return (
+        f"{serial}: sent {size(deployed.bytes_sent)} of {size(deployed.bytes)} in "
+        f"{deployed.seconds:.1f} s ({size(round(rate))}/s), verified: {deployed.path}"
+    )
+
+
+def _prepare(device: AdbDevice, deployed: Deployed, consume: bool, as_json: bool) -> dict[str, Any]:
+    with ProgressBar() as progress, device.runner() as runner:
+        answer = runner.request("prepare", bundle=deployed.path, consume=consume, progress=progress)
+    if not as_json:
+        click.echo(
+            f"{device.serial}: already prepared"
+            if answer["already_prepared"]
+            else f"{device.serial}: packed {answer['experts']} experts"
+        )
+    return answer

@@ -1,0 +1,119 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`moe-mobile devices`."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import click
+
+from moe_mobile.cli.options import BUNDLE, echo_json, examples, json_option
+from moe_mobile.cli.text import size, table
+from moe_mobile.device.adb import AdbDevice
+from moe_mobile.device.adb_server import AdbServer, unusable
+from moe_mobile.device.interface import DeviceFacts
+from moe_mobile.errors import DeviceError
+
+_THERMAL = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
+
+
+@click.command(
+    epilog=examples(
+        "moe-mobile devices",
+        "moe-mobile devices olmoe                # and whether this bundle fits",
+        "moe-mobile devices --connect 192.168.1.23:5555 --json",
+    )
+)
+@click.argument("bundle", type=BUNDLE, required=False)
+@click.option("--connect", metavar="HOST:PORT", help="Connect to a phone over Wi-Fi first.")
+@json_option
+def command(bundle: pathlib.Path | None, connect: str | None, as_json: bool) -> None:
+    """List the devices that adb has, with what decides whether and how a model runs on them.
+
+    A bundle fits if the device has room for it and its packed weights, and memory for the dense
+    weights and one token's experts.
+    """
+    server = AdbServer()
+    if connect is not None:
+        server.require(connect)
+    rows = [_row(server, serial, state, bundle) for serial, state in server.states().items()]
+    if as_json:
+        echo_json({"devices": rows})
+    elif rows:
+        click.echo(_text(rows))
+    else:
+        click.echo("no device is connected; `moe-mobile virtual-phone start` starts a virtual one")
+
+
+def _row(server: AdbServer, serial: str, state: str, bundle: pathlib.Path | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"serial": serial, "state": state}
+    if state != "device":
+        return row | {"problem": str(unusable(serial, state))}
+    device = AdbDevice(server, serial)
+    try:
+        facts = device.facts()
+    except DeviceError as error:
+        return row | {"problem": str(error)}
+    row |= facts.as_dict()
+    if bundle is not None:
+        row["fits"] = _fits(facts, device, bundle)
+    return row
+
+
+def _fits(facts: DeviceFacts, device: AdbDevice, bundle: pathlib.Path) -> dict[str, Any]:
+    """What the bundle needs beside what there is. Bytes."""
+    from moe_mobile.bundle import read_manifest
+
+    memory = read_manifest(bundle).memory
+    needed_memory = memory.dense_bytes + memory.token_cycle_bytes
+    needed_space = device.space_needed(bundle)
+    return {
+        "space": needed_space <= facts.free_bytes,
+        "needed_space_bytes": needed_space,
+        "memory": needed_memory <= facts.available_bytes,
+        "needed_memory_bytes": needed_memory,
+    }
+
+
+def _text(rows: list[dict[str, Any]]) -> str:
+    usable = [row for row in rows if "problem" not in row]
+    blocks = []
+    if usable:
+        header = ["serial", "model", "soc", "abi", "Android", "memory", "free", "page", "cores",
+                  "thermal"]  # fmt: skip
+        if "fits" in usable[0]:
+            header.append("fits")
+        blocks.append(table(header, [_cells(row) for row in usable], left=len(header)))
+    blocks += [f"{row['serial']}  {row['state']}: {row['problem']}" for row in rows
+               if "problem" in row]  # fmt: skip
+    return "\n".join(blocks)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    cores = " + ".join(
+        f"{len(cluster['cpus'])} at {cluster['max_khz'] / 1e6:.1f} GHz"
+        if cluster["max_khz"]
+        else str(len(cluster["cpus"]))
+        for cluster in row["clusters"]
+    )
+    status = row["thermal_status"]
+    known = status is not None and 0 <= status < len(_THERMAL)
+    cells = [
+        row["serial"],
+        row["model"] + (" (virtual)" if row["virtual"] else ""),
+        row["soc"] or "-",
+        row["abi"],
+        row["android_version"] or "-",
+        f"{size(row['available_bytes'])} of {size(row['ram_bytes'])}",
+        size(row["free_bytes"]),
+        f"{row['page_size'] // 1024} KiB",
+        cores or "-",
+        _THERMAL[status] if known else "-",
+    ]
+    if "fits" in row:
+        fits = row["fits"]
+        lacks = [name for name in ("space", "memory") if not fits[name]]
+        cells.append("yes" if not lacks else f"no: {' and '.join(lacks)}")
+    return cells

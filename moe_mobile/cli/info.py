@@ -1,0 +1,61 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`moe-mobile info`."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import click
+
+from moe_mobile.cli.options import (
+    bundle_argument,
+    device_option,
+    echo_json,
+    engine_options,
+    engine_request,
+    examples,
+    json_option,
+)
+from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.device.select import open_device
+
+
+@click.command(
+    epilog=examples(
+        "moe-mobile info olmoe --cache 2GiB          # would that run, and what would it take?",
+        "moe-mobile info olmoe --device any --json   # the same on the phone",
+    )
+)
+@bundle_argument
+@engine_options
+@device_option
+@json_option
+def command(bundle: pathlib.Path, device: str | None, as_json: bool, **settings: Any) -> None:
+    """Open a bundle as `generate` would, and show the memory plan, the settings that came of the
+    options, and how it reads. `moe-mobile inspect` describes a bundle without opening it.
+    """
+    place = open_device(device)
+    with ProgressBar() as progress:
+        folder = place.place(bundle, progress)
+        with place.runner() as runner:
+            info = runner.request(
+                "open", bundle=folder, settings=engine_request(settings), progress=progress
+            )
+    info["device"] = place.serial
+    if as_json:
+        echo_json(info)
+        return
+    click.echo(info["plan"]["text"])
+    chosen = ", ".join(f"{name} {value}" for name, value in info["settings"].items() if value != "")
+    rows = [
+        ("device", place.serial),
+        ("settings", chosen),
+        ("reading", "O_DIRECT" if info["direct_io"] else "buffered"),
+        ("threads", info["threads"]),
+        ("opened in", f"{info['load_ms']:.0f} ms"),
+        ("engine", f"moe-mobile {info['moe_mobile']}, ExecuTorch {info['executorch']}"),
+        *(("note", fallback) for fallback in info["fallbacks"]),
+    ]
+    click.echo("\n".join(f"{name:<13} {text}" for name, text in rows))
