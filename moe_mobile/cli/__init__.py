@@ -37,6 +37,7 @@ Exit codes:
         "bench": "Measure speed, latency, cache and memory.",
         "devices": "List phones, and whether a bundle fits them.",
         "deploy": "Send a bundle to phones; only what they lack.",
+        "virtual-phone": "Start and stop virtual phones for trying and for CI.",
         "runtime": "Build the engine for phones.",
         "models": "List supported families and random-weight presets.",
         "doctor": "Check that this machine can export and run bundles.",
