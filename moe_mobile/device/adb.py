@@ -155,10 +155,11 @@ class AdbDevice(Device):
                 remedy=error.remedy,
             ) from None
         package = runtime_package(self._runtime)
-        self._deployer.deploy(package, there, self._sha256sum)
-        self._runtime_folder = f"{ROOT}/{package.folder}"
-        programs = f"{self._runtime.loader} moe_runner"
-        self.shell(f"cd {self._runtime_folder} && [ -x moe_runner ] || chmod 755 {programs}")
+        sent = self._deployer.deploy(package, there, self._sha256sum)
+        self._runtime_folder = sent.path
+        if not sent.was_complete:
+            programs = f"{self._runtime.loader} moe_runner"
+            self.shell(f"cd {shlex.quote(sent.path)} && chmod 755 {programs}")
         return package
 
     def _others(self, there: Inventory, keep: Sequence[Package]) -> list[str]:

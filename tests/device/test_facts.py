@@ -1,0 +1,105 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What devices tell of themselves, in full, in part and not at all."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moe_mobile.device.facts import parse_facts
+from moe_mobile.device.interface import Cluster
+from moe_mobile.device.local import LocalDevice
+
+PHONE = """@@@ props
+ro.product.manufacturer=Acme
+ro.product.model=Phone 7
+ro.soc.manufacturer=QTI
+ro.soc.model=SM8650
+ro.board.platform=pineapple
+ro.product.cpu.abi=arm64-v8a
+ro.build.version.release=15
+ro.moe_mobile.virtual=
+ro.moe_mobile.limit=
+@@@ uname
+aarch64
+@@@ meminfo
+MemTotal:       11602180 kB
+MemFree:          402180 kB
+MemAvailable:    6301444 kB
+@@@ cpuinfo
+processor\t: 0
+BogoMIPS\t: 38.40
+@@@ online
+0-7
+@@@ clocks
+0 2265600
+1 2265600
+2 3148800
+3 3148800
+4 3148800
+5 2956800
+6 2956800
+7 3302400
+@@@ page
+4096
+@@@ thermal
+IsStatusOverride: false
+Thermal Status: 2
+@@@ df
+Filesystem       1K-blocks     Used Available Use% Mounted on
+/dev/block/dm-52 230000000 80000000 149000000  35% /data/user/0
+"""
+
+
+def test_a_phone() -> None:
+    facts = parse_facts(PHONE, serial="R5", kind="adb")
+    assert (facts.model, facts.soc, facts.abi) == ("Acme Phone 7", "QTI SM8650", "arm64-v8a")
+    assert (facts.android_version, facts.page_size, facts.thermal_status) == ("15", 4096, 2)
+    assert facts.ram_bytes == 11602180 * 1024
+    assert facts.available_bytes == 6301444 * 1024
+    assert facts.free_bytes == 149000000 * 1024
+    assert facts.clusters == (
+        Cluster((0, 1), 2265600),
+        Cluster((5, 6), 2956800),
+        Cluster((2, 3, 4), 3148800),
+        Cluster((7,), 3302400),
+    )
+    assert (facts.virtual, facts.limit) == (False, None)
+
+
+def test_cores_that_sleep_do_not_count() -> None:
+    facts = parse_facts(PHONE.replace("0-7", "0-1,7"), serial="R5", kind="adb")
+    assert [cluster.cpus for cluster in facts.clusters] == [(0, 1), (7,)]
+
+
+@given(st.lists(st.sampled_from(PHONE.splitlines(keepends=True))), st.text(max_size=20))
+def test_any_part_may_be_missing(lines: list[str], noise: str) -> None:
+    facts = parse_facts("".join(lines) + noise, serial="R5", kind="adb")
+    assert facts.serial == "R5"
+    assert facts.ram_bytes in (0, 11602180 * 1024)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("16384", 16384),
+        ("KernelPageSize:        4 kB", 4096),
+        ("getconf: not found", 0),
+    ],
+)
+def test_page_sizes(text: str, expected: int) -> None:
+    assert parse_facts(f"@@@ page\n{text}\n", serial="", kind="adb").page_size == expected
+
+
+def test_this_machine() -> None:
+    facts = LocalDevice().facts()
+    assert facts.serial == facts.kind == "local"
+    assert facts.page_size == os.sysconf("SC_PAGESIZE")
+    assert facts.ram_bytes >= facts.available_bytes > 0
+    assert facts.free_bytes > 0
+    cpus = [cpu for cluster in facts.clusters for cpu in cluster.cpus]
+    assert len(cpus) == len(set(cpus)) > 0
