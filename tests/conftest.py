@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.bundles"]
+pytest_plugins = ["tests.bundles", "tests.phones"]
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -17,7 +17,7 @@ _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 
 _UNITS |= {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-class _Size(click.ParamType):
+class _Size(click.ParamType[int]):
     """A number of bytes: 512MiB, 2GiB, 1000000."""
 
     name = "size"

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -34,10 +35,8 @@ class Group:
         """Kill what would use more than `limit` bytes."""
         self._write("memory", self._files[0], str(limit))
         swap = ("memory.swap.max", "0") if self._version == 2 else ("memory.swappiness", "0")
-        try:
+        with contextlib.suppress(OSError):  # a kernel without swap
             self._write("memory", *swap)
-        except OSError:
-            pass  # a kernel without swap
 
     def limit_flash(self, device: tuple[int, int], rate: int) -> None:
         """Read and write the block device with at most `rate` bytes a second."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -132,10 +133,9 @@ def drop_privileges(uid: int, gid: int) -> None:
 
     Other threads keep theirs: files a thread touches from here on are judged as that user's.
     """
-    try:
+    # Refused in the user namespace of somebody without privileges, who has nothing to give up.
+    with contextlib.suppress(PermissionError):
         _syscall("setgroups", ctypes.c_long(0), None)
-    except PermissionError:
-        pass  # a user namespace of somebody without privileges, who has nothing to give up
     _syscall("setresgid", *(ctypes.c_long(gid),) * 3)
     _syscall("setresuid", *(ctypes.c_long(uid),) * 3)
     header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)

@@ -15,6 +15,8 @@ from moe_mobile.virtual_phone.processes import Processes
 __all__ = ["Memory", "ProcessMemory", "meminfo"]
 
 _WORTH_WRITING = 64 << 10
+# Samples to wait for a process that the kernel says it killed to disappear.
+_PATIENCE = 10
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Memory:
         self._seen: dict[int, ProcessMemory] = {}
         self._kills = group.kills() if group is not None else 0
         self._available = -1
+        self._patience = _PATIENCE
         self._shot: set[int] = set()
 
     def sample(self) -> bool:
@@ -104,9 +107,15 @@ class Memory:
             return
         gone = [process for pid, process in self._seen.items() if pid not in now]
         gone.sort(key=lambda process: process.own, reverse=True)
+        if not gone:
+            # The victim is still being taken apart, or lived for less than our interval.
+            self._patience -= 1
+            if self._patience > 0:
+                return
+            gone = [ProcessMemory(0, "unknown", 0, 0)]
+        self._patience = _PATIENCE
         for process in gone[: kills - self._kills]:
             self._log(process, "memory limit of the phone (control group)")
-        # A victim that is still being taken apart is logged when it is gone.
         self._kills += min(len(gone), kills - self._kills)
 
     def _shoot(self, victim: ProcessMemory, reason: str) -> None:

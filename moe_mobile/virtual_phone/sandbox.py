@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -164,10 +165,9 @@ def _become_init(requests: socket.socket) -> NoReturn:
 
 def _spare_from_killing(score: int) -> None:
     """Process 1 itself must not be chosen where memory runs out."""
-    try:
+    # Takes root; without, it is still the smallest of all.
+    with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(score))
-    except OSError:
-        pass  # takes root; then it is still the smallest of all
 
 
 def _make_devices() -> None:

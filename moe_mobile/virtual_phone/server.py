@@ -71,7 +71,7 @@ class Server:
         self._wires: set[Wire] = set()
         self._lock = threading.Lock()
         self._lasting: dict[str, Any] = {}
-        self._busy = threading.Event()
+        self._sessions = 0
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # Written by `reboot` in the phone; open for both, so that it never ends.
         self._power = os.open("/virtual/power", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -85,10 +85,8 @@ class Server:
         for source in (self._listener, self._control, self._init, self._power, self._supervisor):
             poll.register(source, select.POLLIN)
         while True:
-            running = self._memory.sample()
-            if not running:
-                self._busy.clear()
-            interval = _BUSY_INTERVAL if running or self._busy.is_set() else _IDLE_INTERVAL
+            busy = self._memory.sample() or self._sessions > 0
+            interval = _BUSY_INTERVAL if busy else _IDLE_INTERVAL
             for fd, _ in poll.poll(interval * 1000):
                 if fd == self._listener.fileno():
                     self._accept()
@@ -132,9 +130,14 @@ class Server:
         return {"sync": _sync, "reboot": self._reboot_service}.get(kind)
 
     def _shell(self, stream: Stream, kind: str, rest: str) -> None:
-        self._busy.set()
+        with self._lock:
+            self._sessions += 1
         os.eventfd_write(self._wake, 1)
-        serve_shell(stream, kind, rest, self._processes)
+        try:
+            serve_shell(stream, kind, rest, self._processes)
+        finally:
+            with self._lock:
+                self._sessions -= 1
 
     def _reboot_service(self, stream: Stream, kind: str, rest: str) -> None:
         os.write(self._power, b"reboot")

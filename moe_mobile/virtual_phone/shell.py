@@ -25,6 +25,7 @@ __all__ = ["serve_shell"]
 
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN, _WINDOW_SIZE = range(6)
 _FRAME = struct.Struct("<BI")
+_PATIENCE_MS = 1000
 _PIPE_SIZE = 1 << 20
 _CHUNK = 1 << 20
 _LARGEST_CONTROL_MESSAGE = 256
@@ -206,16 +207,23 @@ class _Session:
             fcntl.ioctl(self._stdin, termios.TIOCSWINSZ, size)
 
     def _write_stdin(self, data: memoryview) -> None:
-        """Write all of it, or drop it where the process does not read and its client is gone."""
+        """Write all of it. Where its client is gone and the process does not read, nothing that
+        comes later is written either: there must be no gap in what it gets.
+
+        Raises:
+            StreamClosed: the process did not read for a while, and its client is gone.
+        """
         while data and self._stdin >= 0:
             try:
                 data = data[os.write(self._stdin, data) :]
             except BlockingIOError:
                 poll = select.poll()
                 poll.register(self._stdin, select.POLLOUT)
-                poll.register(self._gone, select.POLLIN)
-                if {fd for fd, _ in poll.poll()} == {self._gone}:
-                    return
+                if not self._stream.closed:
+                    poll.register(self._gone, select.POLLIN)
+                    poll.poll()
+                elif not poll.poll(_PATIENCE_MS):
+                    raise StreamClosed from None
             except OSError:  # it closed its standard input: what else comes is for nobody
                 return
 

@@ -48,9 +48,7 @@ class _Supervisor:
         emulated = self._abi != host_abi()
         require_programs(arm64=emulated)
         self._qemu = _which(*QEMU_ARM64) if emulated else None
-        self._listener = socket.socket()
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(("127.0.0.1", 0))
+        self._listener = _bind()
         self._port = self._listener.getsockname()[1]
         self._control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         directory = os.open(folder.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -216,6 +214,21 @@ class _Supervisor:
         properties = self._properties()
         text = "".join(f"{name}={properties[name]};" for name in shown)
         return f"device::{text}features={FEATURES}"
+
+
+def _bind() -> socket.socket:
+    """A socket on a free port of the loopback interface."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = probe.getsockname()
+        # Bound by number: only such a socket keeps its port over a shutdown().
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):  # somebody was faster
+            listener.bind(address)
+            return listener
+        listener.close()
 
 
 def _which(*names: str) -> str:
