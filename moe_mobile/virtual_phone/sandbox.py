@@ -40,15 +40,34 @@ class Sandbox:
     init_pid: int
 
 
-def unshare_all() -> None:
-    """Leave all namespaces but that of process ids; the parent then maps the users.
+def unshare_all(ask_for_users: Callable[[], bool], qemu: str | None) -> None:
+    """Leave all namespaces but that of process ids; the working folder is the phone's root.
+
+    Args:
+        ask_for_users: has a process outside call `map_users`; False where that failed.
+        qemu: path of the emulator that arm64 programs are to be run by.
 
     Raises:
         UnsupportedError: the kernel does not let us.
     """
-    flags = linux.CLONE_NEWUSER | linux.CLONE_NEWNS | linux.CLONE_NEWIPC
+    user, group = os.geteuid(), os.getegid()
+    most = linux.CLONE_NEWNS | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS | linux.CLONE_NEWNET
     try:
-        linux.unshare(flags | linux.CLONE_NEWUTS | linux.CLONE_NEWNET)
+        if user == 0:
+            linux.unshare(linux.CLONE_NEWUSER | most)
+            if not ask_for_users():  # in a container that knows one user only
+                _map_user(SHELL_ID, user, group)
+            if qemu is not None:
+                _register_arm64(qemu)
+            return
+        if qemu is not None:
+            # Only a namespace's root registers formats, and what is below it inherits them.
+            linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS)
+            _map_user(0, user, group)
+            _register_arm64(qemu)
+            user = group = 0
+        linux.unshare(linux.CLONE_NEWUSER | most)
+        _map_user(SHELL_ID, user, group)
     except OSError as error:
         raise UnsupportedError(
             f"this machine does not let us make user namespaces: {error.strerror}",
@@ -58,31 +77,30 @@ def unshare_all() -> None:
 
 
 def map_users(pid: int) -> None:
-    """Say who the users of the process's new user namespace are outside.
+    """As root: keep root and the shell user apart in a process's new user namespace.
 
-    Root keeps root and the shell user apart; anybody else is the shell user.
+    Raises:
+        OSError: we are not as much root as it looks.
     """
-    folder = Path(f"/proc/{pid}")
-    if os.geteuid() == 0:
-        try:
-            for name in ("uid_map", "gid_map"):
-                (folder / name).write_text(f"0 0 1\n{SHELL_ID} {SHELL_ID} 1\n")
-            return
-        except OSError:
-            pass  # in a container that knows one user only
-    (folder / "setgroups").write_text("deny")
-    (folder / "uid_map").write_text(f"{SHELL_ID} {os.geteuid()} 1\n")
-    (folder / "gid_map").write_text(f"{SHELL_ID} {os.getegid()} 1\n")
+    for name in ("uid_map", "gid_map"):
+        Path(f"/proc/{pid}/{name}").write_text(f"0 0 1\n{SHELL_ID} {SHELL_ID} 1\n")
 
 
-def enter(
-    folder: Path, name: str, storage: Storage, qemu: str | None, adopt: Callable[[int], None]
-) -> Sandbox:
+def _map_user(inside: int, user: int, group: int) -> None:
+    """Make the one user there is `inside`."""
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{inside} {user} 1\n")
+    Path("/proc/self/gid_map").write_text(f"{inside} {group} 1\n")
+
+
+def enter(name: str, storage: Storage, adopt: Callable[[int], None]) -> Sandbox:
     """Assemble the phone's file system, start its process 1, and move into it for good.
 
+    The working folder is the phone's root.
+
     Args:
-        folder: of the phone; the working folder is expected to be its root.
-        qemu: path of the emulator that arm64 programs are to be run by.
+        name: the phone's, for its host name.
+        storage: what is mounted at, or to be mounted over, the folder data beside its root.
         adopt: is given process 1's id before that starts anything.
     """
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
@@ -100,8 +118,6 @@ def enter(
         if os.path.exists(f"virtual/{name_in_proc}"):
             source = f"virtual/{name_in_proc}"
             linux.mount(source, f"proc/{name_in_proc}", None, linux.MS_BIND)
-    if qemu is not None:
-        _register_arm64(qemu)
     _make_devices()
     linux.sethostname(name)
     linux.mount(None, ".", None, _FLAGS | linux.MS_RDONLY)
@@ -193,7 +209,8 @@ def _make_devices() -> None:
 
 def _register_arm64(qemu: str) -> None:
     """Have the kernel run arm64 programs by qemu, in this user namespace alone (Linux 6.7)."""
-    folder = "proc/sys/fs/binfmt_misc"
+    folder = "virtual/binfmt"
+    os.makedirs(folder, exist_ok=True)
     try:
         linux.mount("binfmt_misc", folder, "binfmt_misc")
         # F: qemu is opened now, here; the phone has no such file. P: programs see their argv[0].

@@ -91,8 +91,11 @@ class _Supervisor:
             while message := ours.recv(1 << 16):
                 answer = json.loads(message)
                 if "unshared" in answer:
-                    sandbox.map_users(self._server)
-                    ours.send(b"mapped")
+                    try:
+                        sandbox.map_users(self._server)
+                        ours.send(b"mapped")
+                    except OSError:
+                        ours.send(b"refused")
                 elif "reboot" in answer:
                     seconds = answer["reboot"]
                     misbehaviour |= answer["misbehaviour"]
@@ -150,18 +153,14 @@ class _Supervisor:
             linux.die_with_parent(signal.SIGKILL)
             root_fd = os.open(self._folder.path / "root", os.O_PATH | os.O_DIRECTORY)
             os.chdir(self._folder.path / "root")
-            sandbox.unshare_all()
-            supervisor.send(b'{"unshared": true}')
-            if not supervisor.recv(16):
-                os._exit(1)
+
+            def ask_for_users() -> bool:
+                supervisor.send(b'{"unshared": true}')
+                return supervisor.recv(16) == b"mapped"
+
+            sandbox.unshare_all(ask_for_users, self._qemu)
             linux.die_with_parent(signal.SIGKILL)  # the new credentials cleared it
-            inside = sandbox.enter(
-                self._folder.path,
-                self._folder.name,
-                self._storage,
-                self._qemu,
-                self._limits.adopt,
-            )
+            inside = sandbox.enter(self._folder.name, self._storage, self._limits.adopt)
             processes = Processes(inside.requests)
             server = Server(
                 listener=self._listener,
