@@ -69,13 +69,12 @@ class AdbServer:
     def require(self, serial: str) -> None:
         """Raise the error of a device that cannot be used; connect to ``HOST:PORT`` first."""
         state = self.states().get(serial)
-        if state != _READY and _NETWORK_SERIAL.fullmatch(serial):
-            # Its text says how it went, and its exit code nothing.
-            told = self._ask(f"host:connect:{serial}")
+        if state in (None, "offline") and _NETWORK_SERIAL.fullmatch(serial):
+            told = self._connect(serial)
             state = self.states().get(serial)
             if state is None:
                 raise DeviceError(
-                    told.strip() or "adb connect failed",
+                    told or "adb connect failed",
                     setting=serial,
                     remedy="Is wireless debugging on, and the phone in the same network? "
                     "`adb pair` it once first",
@@ -86,13 +85,20 @@ class AdbServer:
     def wait(self, serial: str, seconds: float) -> bool:
         """Whether the device is ready within that time."""
         end = time.monotonic() + seconds
-        while True:
+        while time.monotonic() < end:
             with contextlib.suppress(DeviceError):
-                if self.states().get(serial) == _READY:
-                    return True
-            if time.monotonic() >= end:
-                return False
-            time.sleep(0.2)
+                self.require(serial)
+                return True
+            time.sleep(0.5)
+        return False
+
+    def _connect(self, serial: str) -> str:
+        """What adb says: that tells how it went, its exit code nothing.
+
+        A connection that broke stays offline for minutes, and is "already connected".
+        """
+        self._ask(f"host:disconnect:{serial}", may_fail=True)
+        return self._ask(f"host:connect:{serial}").strip()
 
     def shell(self, serial: str, script: str, *, timeout: float | None = None) -> ShellStream:
         """Start a script on a device.
@@ -121,10 +127,15 @@ class AdbServer:
             connection.conn.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
             return ShellStream(connection.conn)
 
-    def _ask(self, question: str) -> str:
+    def _ask(self, question: str, *, may_fail: bool = False) -> str:
         with self._errors(), self._client.make_connection(timeout=20) as connection:
             connection.send_command(question)
-            connection.check_okay()
+            try:
+                connection.check_okay()
+            except AdbError:
+                if may_fail:
+                    return ""
+                raise
             text: str = connection.read_string_block()
             return text
 

@@ -74,10 +74,13 @@ def _send_file(
 ) -> None:
     path = f"{ROOT}/{folder}/{send.file.path}"
     quoted = shlex.quote(path)
-    # Something else may have grown or cut it since it was measured.
-    script = f"cat > {quoted}"
+    # A connection that breaks hangs up on the writer, which would lose what it has in its pipe.
+    # It may then still be at it when we come again: wait for its end, and see what it left.
+    script = f"trap '' HUP; exec 9>>{quoted} && flock 9 && "
     if send.offset:
-        script = f'[ "$(stat -c %s {quoted})" = {send.offset} ] && cat >> {quoted}'
+        script += f'[ "$(stat -c %s {quoted})" = {send.offset} ] && cat >&9'
+    else:
+        script += f"cat > {quoted}"
     with server.shell(serial, script, timeout=_STALL_SECONDS) as stream:
         try:
             for data in _parts(send):

@@ -1,0 +1,266 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What state a device is in: temperatures, clocks, battery, free memory, from one shell script.
+
+Every source may be missing, or denied to the shell user; what none tells is None. Formats: the
+dumps of Android's BatteryService and ThermalManagerService, and the kernel's
+Documentation/ABI/testing/sysfs-class-{power,thermal} and cpufreq pages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+from moe_mobile.device.interface import Device
+
+__all__ = [
+    "Battery",
+    "DeviceState",
+    "Thermal",
+    "parse_battery",
+    "parse_state",
+    "parse_supply",
+    "parse_thermal",
+    "read_state",
+    "zone_temperatures",
+]
+
+_MARK = "@@@"
+# mType of Android's android.os.Temperature.
+_TYPES = {0: "cpu", 2: "battery", 3: "skin"}
+# Names that vendors give thermal zones; the first match decides.
+_ZONES = (
+    ("skin", re.compile(r"skin|shell|quiet[-_]therm", re.IGNORECASE)),
+    ("battery", re.compile(r"^batt|^bms", re.IGNORECASE)),
+    ("cpu", re.compile(r"cpu|x86_pkg_temp|coretemp|k10temp|^soc", re.IGNORECASE)),
+)
+# Sensors that are switched off report 0, -40 or nonsense.
+_LEAST_C, _MOST_C = -30.0, 150.0
+
+# One process per source, however many sensors: some phones have a hundred zones.
+_SCRIPT = f"""
+exec 2>/dev/null
+section() {{ echo "{_MARK} $1"; }}
+if command -v dumpsys >/dev/null; then
+section battery; dumpsys battery
+section thermal; dumpsys thermalservice
+fi
+section supply; cat /sys/class/power_supply/*/uevent
+section zones
+grep . /sys/class/thermal/thermal_zone*/type /sys/class/thermal/thermal_zone*/temp /dev/null
+section clocks; grep . /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq /dev/null
+section meminfo; cat /proc/meminfo
+exit 0
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Battery:
+    """A battery: percent, °C, millivolts, microamperes (sign as the vendor has it), microampere
+    hours left. ``charging``: whether any charger supplies power, also where it is full."""
+
+    percent: int | None = None
+    charging: bool | None = None
+    celsius: float | None = None
+    millivolts: int | None = None
+    microamperes: int | None = None
+    microampere_hours: int | None = None
+
+    def or_else(self, other: Battery) -> Battery:
+        """This, with what it lacks taken from another source."""
+        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        return Battery(**{k: theirs[k] if v is None else v for k, v in mine.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Thermal:
+    """Thermal status 0 (none) to 6 (shutdown), and the hottest sensor of each kind in °C."""
+
+    status: int | None = None
+    celsius: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceState:
+    """A reading. Temperatures in °C, clocks in kHz by core number.
+
+    Attributes:
+        zones: thermal zones of the kernel that are read by the name of what they measure:
+            ``{"cpu": (0, 3), ...}``.
+    """
+
+    cpu_c: float | None
+    skin_c: float | None
+    battery_c: float | None
+    thermal_status: int | None
+    clocks_khz: dict[str, int]
+    battery_percent: int | None
+    charging: bool | None
+    battery_mv: int | None
+    battery_ua: int | None
+    battery_uah: int | None
+    mem_available_bytes: int | None
+    zones: dict[str, tuple[int, ...]]
+
+    @property
+    def hottest(self) -> tuple[str, float] | None:
+        """Name and value of the highest temperature; None where none can be read."""
+        read = {"CPU": self.cpu_c, "skin": self.skin_c, "battery": self.battery_c}
+        known = [(name, value) for name, value in read.items() if value is not None]
+        return max(known, key=lambda pair: pair[1]) if known else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-ready object, as results have it."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "zones"}
+
+
+def read_state(device: Device) -> DeviceState:
+    """One reading, by one script. Raises DeviceError where the device is lost."""
+    return parse_state(device.shell(_SCRIPT, timeout=30).stdout)
+
+
+def parse_state(text: str) -> DeviceState:
+    """The reading in what the script printed."""
+    parts = re.split(rf"^{_MARK} (\w+)\n", text, flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    # Android's service knows best; the kernel knows the current too.
+    battery = parse_battery(sections.get("battery", "")).or_else(
+        parse_supply(sections.get("supply", ""))
+    )
+    thermal = parse_thermal(sections.get("thermal", ""))
+    zones = _zones(sections.get("zones", ""))
+    celsius = zone_temperatures(sections.get("zones", ""), zones) | thermal.celsius
+    available = re.search(r"^MemAvailable:\s*(\d+) kB", sections.get("meminfo", ""), re.MULTILINE)
+    return DeviceState(
+        cpu_c=celsius.get("cpu"),
+        skin_c=celsius.get("skin"),
+        battery_c=battery.celsius if battery.celsius is not None else celsius.get("battery"),
+        thermal_status=thermal.status,
+        clocks_khz={
+            core: int(khz)
+            for core, khz in re.findall(
+                r"cpu(\d+)/cpufreq/scaling_cur_freq:(\d+)", sections.get("clocks", "")
+            )
+        },
+        battery_percent=battery.percent,
+        charging=battery.charging,
+        battery_mv=battery.millivolts,
+        battery_ua=battery.microamperes,
+        battery_uah=battery.microampere_hours,
+        mem_available_bytes=int(available[1]) * 1024 if available else None,
+        zones=zones,
+    )
+
+
+def parse_battery(text: str) -> Battery:
+    """What ``dumpsys battery`` printed."""
+    values = {
+        name.strip().lower(): value.strip()
+        for name, _, value in (line.partition(":") for line in text.splitlines())
+    }
+
+    def number(*names: str) -> int | None:
+        found = (values.get(name, "") for name in names)
+        return next((int(v) for v in found if re.fullmatch(r"-?\d+", v)), None)
+
+    powered = [value for name, value in values.items() if name.endswith(" powered")]
+    status = number("status")
+    charging: bool | None = None
+    if powered:
+        charging = "true" in powered
+    elif status is not None and status > 1:  # 1: unknown
+        charging = status in (2, 5)
+    level, scale = number("level"), number("scale") or 100
+    tenths = number("temperature")
+    millivolts = number("voltage")
+    counter = number("charge counter")
+    return Battery(
+        percent=None if level is None else round(100 * level / scale),
+        charging=charging,
+        celsius=None if tenths is None else _plausible(tenths / 10),
+        millivolts=millivolts if millivolts else None,
+        microamperes=number("current now"),
+        # Where the hardware has none, the service prints 0 or the least integer.
+        microampere_hours=counter if counter is not None and counter > 0 else None,
+    )
+
+
+def parse_supply(text: str) -> Battery:
+    """What the ``uevent`` files of the kernel's power supplies hold, one after the other."""
+    chosen: dict[str, str] = {}
+    online = False
+    for part in re.split(r"^(?=POWER_SUPPLY_NAME=)", text, flags=re.MULTILINE):
+        values = dict(re.findall(r"^POWER_SUPPLY_(\w+)=(.*)$", part, re.MULTILINE))
+        # A mouse or a pen has a battery too, with scope "Device".
+        if "CAPACITY" in values and values.get("SCOPE") != "Device" and not chosen:
+            chosen = values
+        elif values.get("ONLINE") == "1":
+            online = True
+
+    def number(*names: str) -> int | None:
+        found = (chosen.get(name, "") for name in names)
+        return next((int(v) for v in found if re.fullmatch(r"-?\d+", v)), None)
+
+    if not chosen:
+        return Battery()
+    tenths, microvolts = number("TEMP"), number("VOLTAGE_NOW")
+    status = chosen.get("STATUS")
+    return Battery(
+        percent=number("CAPACITY"),
+        charging=None if status in (None, "Unknown") else online or status in ("Charging", "Full"),
+        celsius=None if tenths is None else _plausible(tenths / 10),
+        millivolts=None if not microvolts else microvolts // 1000,
+        microamperes=number("CURRENT_NOW"),
+        microampere_hours=number("CHARGE_COUNTER", "CHARGE_NOW"),
+    )
+
+
+def parse_thermal(text: str) -> Thermal:
+    """What ``dumpsys thermalservice`` printed.
+
+    It lists what it saw last and, since Android 10, what the hardware says now: that counts.
+    """
+    status = re.search(r"^\s*Thermal Status:\s*(\d+)", text, re.MULTILINE)
+    _, _, current = text.partition("Current temperatures from HAL:")
+    current = current.partition("Current cooling devices")[0]
+    lines = re.findall(r"Temperature\{mValue=([^,]+), mType=(-?\d+),", current or text)
+    celsius: dict[str, float] = {}
+    for value, kind in lines:
+        name = _TYPES.get(int(kind))
+        degrees = _float(value)
+        if name is not None and degrees is not None:
+            celsius[name] = max(degrees, celsius.get(name, degrees))
+    return Thermal(int(status[1]) if status else None, celsius)
+
+
+def zone_temperatures(text: str, zones: dict[str, tuple[int, ...]]) -> dict[str, float]:
+    """The hottest zone of each kind, in lines ``.../thermal_zone3/temp:41200``."""
+    read = {
+        int(zone): _plausible(int(value) / 1000)
+        for zone, value in re.findall(r"thermal_zone(\d+)/temp:(-?\d+)\s*$", text, re.MULTILINE)
+    }
+    found = {kind: [read.get(zone) for zone in members] for kind, members in zones.items()}
+    known = {kind: [v for v in values if v is not None] for kind, values in found.items()}
+    return {kind: max(values) for kind, values in known.items() if values}
+
+
+def _zones(text: str) -> dict[str, tuple[int, ...]]:
+    found: dict[str, list[int]] = {}
+    for zone, name in re.findall(r"thermal_zone(\d+)/type:(\S+)", text):
+        kind = next((kind for kind, pattern in _ZONES if pattern.search(name)), None)
+        if kind is not None:
+            found.setdefault(kind, []).append(int(zone))
+    return {kind: tuple(sorted(members)) for kind, members in found.items()}
+
+
+def _float(text: str) -> float | None:
+    try:
+        return _plausible(float(text))
+    except ValueError:
+        return None
+
+
+def _plausible(celsius: float) -> float | None:
+    return celsius if _LEAST_C < celsius < _MOST_C and celsius != 0 else None

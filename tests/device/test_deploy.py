@@ -1,0 +1,202 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Deploying to virtual phones through a real adb server."""
+
+from __future__ import annotations
+
+import pathlib
+import random
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from moe_mobile.device.adb import AdbDevice
+from moe_mobile.device.deploy.inventory import ROOT
+from moe_mobile.device.select import open_device
+from moe_mobile.errors import DiskFullError
+from moe_mobile.virtual_phone import VirtualPhone
+from tests.cli.program import COMMAND, failed, ok, ok_json
+from tests.phones import StartPhone
+
+MIB = 1 << 20
+
+
+def device_of(phone: VirtualPhone) -> AdbDevice:
+    device = open_device(phone.serial)
+    assert isinstance(device, AdbDevice)
+    return device
+
+
+def length(bundle: pathlib.Path) -> int:
+    return sum(
+        path.stat().st_size
+        for path in bundle.rglob("*")
+        if path.is_file() and ".packed" not in path.parts
+    )
+
+
+def sh(phone: VirtualPhone, script: str) -> str:
+    result = device_of(phone).shell(script)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def test_only_what_lacks_is_sent(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
+    one = phone()
+    first = ok_json("deploy", tiny_bundle)["deployments"][0]
+    assert (first["device"], first["was_complete"]) == (one.serial, False)
+    assert first["bytes_sent"] == first["bytes"] == length(tiny_bundle)
+    before = one.traffic()[0]
+    again = ok_json("deploy", tiny_bundle)["deployments"][0]
+    assert (again["bytes_sent"], again["was_complete"]) == (0, True)
+    assert one.traffic()[0] - before < 16 << 10
+
+    # A file that was changed there is noticed by its time, found damaged, and mended alone.
+    sh(one, f"printf x | cat >> {first['path']}/config.json")
+    mended = ok_json("deploy", tiny_bundle)["deployments"][0]
+    assert mended["bytes_sent"] == (tiny_bundle / "config.json").stat().st_size
+    # One whose time alone changed is hashed there, not sent.
+    sh(one, f"touch -d 2001-01-01T00:00:00 {first['path']}/config.json")
+    assert ok_json("deploy", tiny_bundle)["deployments"][0]["bytes_sent"] == 0
+    ok("verify", tiny_bundle, "--device", "any")
+
+
+def test_recognising_a_bundle_takes_few_round_trips(
+    phone: StartPhone, tiny_bundle: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = device_of(phone())
+    device.deploy(tiny_bundle)
+    scripts: list[str] = []
+    shell = device._server.shell
+
+    def counted(serial: str, script: str, *, timeout: float | None = None) -> object:
+        scripts.append(script)
+        return shell(serial, script, timeout=timeout)
+
+    monkeypatch.setattr(device._server, "shell", counted)
+    assert device.deploy(tiny_bundle).was_complete
+    assert 1 <= len(scripts) <= 3
+
+
+def test_equal_files_of_another_bundle_are_not_sent(
+    phone: StartPhone, tiny_bundle: pathlib.Path, large_bundle: pathlib.Path
+) -> None:
+    one = phone()
+    ok("deploy", tiny_bundle)
+    deployed = ok_json("deploy", large_bundle)["deployments"][0]
+    assert deployed["bytes_copied"] > 0
+    assert deployed["bytes_copied"] + deployed["bytes_sent"] == length(large_bundle)
+    # The other one is still there, until it is given up.
+    ok("verify", tiny_bundle, "--device", "any")
+    ok("deploy", large_bundle, "--prune")
+    assert sh(one, f"ls {ROOT}/bundles").split() == [
+        pathlib.Path(deployed["path"]).name,
+        pathlib.Path(deployed["path"]).name + ".sums",
+    ]
+    assert failed(2, "verify", tiny_bundle, "--device", "any")["remedy"].startswith("Run")
+
+
+def _kill_while_sending(phone: VirtualPhone, bundle: pathlib.Path, after: int) -> None:
+    start = phone.traffic()[0]
+    process = subprocess.Popen(
+        [*COMMAND, "deploy", str(bundle)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and phone.traffic()[0] - start < after:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+
+
+def test_twenty_cuts(
+    phone: StartPhone, tiny_bundle: pathlib.Path, large_bundle: pathlib.Path
+) -> None:
+    one = phone()
+    ok("deploy", tiny_bundle)  # brings the engine
+    total = length(large_bundle)
+    chance = random.Random(4)
+    start = one.traffic()[0]
+    for _ in range(10):
+        _kill_while_sending(one, large_bundle, chance.randrange(64 << 10, total // 25))
+    killed = one.traffic()[0] - start
+    device = device_of(one)
+    cuts = 0
+
+    def cut(stage: str, done: int, total: int) -> None:
+        nonlocal cuts
+        if cuts < 10 and done % 3 == 2:
+            cuts += 1
+            one.misbehave(drop_after_received=chance.randrange(1 << 10, 2 << 20))
+
+    # One call goes on by itself as often as the connection breaks. A cut loses what is in flight,
+    # about 1 MB.
+    report = device.deploy(large_bundle, progress=cut)
+    assert cuts == 10
+    assert "ok" in ok("verify", large_bundle, "--device", "any")
+    ok("verify", tiny_bundle, "--device", "any")
+    assert one.traffic()[0] - start <= 1.2 * total, (killed, report)
+
+
+def test_room_is_checked_before_anything_is_sent(
+    phone: StartPhone, tiny_bundle: pathlib.Path, large_bundle: pathlib.Path
+) -> None:
+    one = phone(flash_size=80 * MIB)
+    ok("deploy", tiny_bundle)
+    before = one.traffic()[0]
+    error = failed(7, "deploy", large_bundle)
+    assert "are needed" in error["cause"]
+    assert one.serial in error["file"]
+    assert one.traffic()[0] - before < MIB
+    ok("verify", tiny_bundle, "--device", "any")
+
+
+def test_a_device_that_fills_up_meanwhile(
+    phone: StartPhone, tiny_bundle: pathlib.Path, large_bundle: pathlib.Path
+) -> None:
+    one = phone()
+    device = device_of(one)
+    device.deploy(tiny_bundle)
+    sent = 0
+
+    def fill(stage: str, done: int, total: int) -> None:
+        nonlocal sent
+        sent = done
+        if done == 10:
+            one.misbehave(full=True)
+
+    with pytest.raises(DiskFullError) as caught:
+        device.deploy(large_bundle, progress=fill)
+    assert "no space left" in caught.value.cause
+    assert sent >= 10
+    one.misbehave(full=False)
+    assert device.deploy(large_bundle).bytes_sent < length(large_bundle)
+
+
+def test_consumed_shards_count_as_present(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
+    one = phone()
+    answer = ok_json("deploy", tiny_bundle, "--consume")["deployments"][0]
+    assert answer["prepared"]["experts"] > 0
+    assert sh(one, f"ls {answer['path']}/experts") == ""
+    assert ok_json("deploy", tiny_bundle)["deployments"][0]["was_complete"]
+    ok("verify", tiny_bundle, "--device", "any")
+    ok("generate", tiny_bundle, "--device", "any", "--token-ids", "5,6", "-n", 3)
+    # Without the packed file, what was consumed is sent again.
+    sh(one, f"rm {answer['path']}/.packed/*/layer-*.packed")
+    assert ok_json("deploy", tiny_bundle)["deployments"][0]["bytes_sent"] > 0
+    ok("verify", tiny_bundle, "--device", "any")
+
+
+def test_replace_gives_up_the_old_one_first(
+    phone: StartPhone, tiny_bundle: pathlib.Path, large_bundle: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    phone(flash_size=200 * MIB)
+    ok("deploy", large_bundle)
+    other = tmp_path / "other"
+    shutil.copytree(large_bundle, other)
+    manifest = (other / "bundle.json").read_text()
+    (other / "bundle.json").write_text(manifest.replace('"extra-0.bin"', '"extra-9.bin"'))
+    (other / "extra-0.bin").rename(other / "extra-9.bin")
+    ok("deploy", other, "--replace")
+    ok("verify", other, "--device", "any")
+    assert failed(2, "verify", large_bundle, "--device", "any")["code"] == "usage"
