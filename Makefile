@@ -11,7 +11,7 @@
 # All that is needed beforehand: make, a C++17 compiler and Python 3.11 or newer with its venv module.
 
 .DELETE_ON_ERROR:
-.PHONY: venv demo bench test lint format clean distclean gtest
+.PHONY: venv demo bench test lint format clean distclean gtest phone-tools
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -60,7 +60,7 @@ demo: venv
 bench: venv
 	$(BIN)/python -m moe_mobile.bench.proof
 
-test: venv gtest
+test: venv gtest phone-tools
 	$(BIN)/python -m pytest -m "not slow"
 
 # GoogleTest is the one thing the native tests take from the system.
@@ -69,6 +69,17 @@ gtest:
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 	then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libgtest-dev; \
 	else echo "The native tests need GoogleTest: apt-get install libgtest-dev"; exit 1; fi
+
+# What virtual phones and the engine for phones are made of: program:Debian package.
+PHONE_TOOLS := toybox:toybox mksh:mksh busybox:busybox-static qemu-aarch64-static:qemu-user-static \
+  aarch64-linux-gnu-g++:g++-aarch64-linux-gnu
+phone-tools:
+	@missing=""; for pair in $(PHONE_TOOLS); do \
+	  command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
+	else echo "The tests of phones need: apt-get install$$missing"; exit 1; fi
 
 lint: venv
 	$(BIN)/ruff check .
