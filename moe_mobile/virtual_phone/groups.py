@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import time
 from pathlib import Path
@@ -60,6 +61,16 @@ class Group:
         cached = int(stat[prefix + "inactive_file"]) + int(stat[prefix + "active_file"])
         return max(0, int(self._read("memory", self._files[1])) - cached)
 
+    def watch(self) -> tuple[int, int]:
+        """A descriptor and the event of poll(2) that comes when memory runs out."""
+        if self._version == 2:
+            return self._open("memory", self._files[2]), select.POLLPRI
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        control = self._open("memory", self._files[2])
+        self._write("memory", "cgroup.event_control", f"{event} {control}")
+        os.close(control)
+        return event, select.POLLIN
+
     def kills(self) -> int:
         """Processes the kernel has killed for memory so far."""
         lines = self._read("memory", self._files[2]).splitlines()
@@ -79,8 +90,11 @@ class Group:
                 except OSError:  # the kernel is still clearing up after its processes
                     time.sleep(0.002 * (attempt + 1))
 
+    def _open(self, controller: str, name: str) -> int:
+        return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fds[controller])
+
     def _read(self, controller: str, name: str) -> str:
-        file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fds[controller])
+        file = self._open(controller, name)
         try:
             return os.read(file, 1 << 16).decode()
         finally:

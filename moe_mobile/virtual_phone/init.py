@@ -56,7 +56,7 @@ def run(requests: socket.socket) -> NoReturn:
 
 def _serve(requests: socket.socket, reports: dict[int, int]) -> bool:
     ancillary = socket.CMSG_SPACE(4 * array.array("i").itemsize)
-    data, control, _, _ = requests.recvmsg(MAX_REQUEST, ancillary)
+    data, control, _, _ = requests.recvmsg(MAX_REQUEST, ancillary, socket.MSG_CMSG_CLOEXEC)
     if not data:
         return False
     fds = array.array("i")
@@ -93,7 +93,7 @@ def _become(request: dict[str, Any], streams: list[int]) -> NoReturn:
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
-        # Received descriptors are close-on-exec and numbered 3 or higher.
+        # Received descriptors are numbered 3 or higher.
         for target, fd in enumerate(streams):
             os.dup2(fd, target)
         if request["terminal"]:

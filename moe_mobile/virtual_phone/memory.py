@@ -66,6 +66,10 @@ class Memory:
         self._patience = _PATIENCE
         self._shot: set[int] = set()
 
+    def alarm(self) -> tuple[int, int] | None:
+        """A descriptor and the event of poll(2) upon which `sample` is due; read it then."""
+        return None if self._group is None else self._group.watch()
+
     def sample(self) -> bool:
         """Look once: keep the limit, log kills, update meminfo. Whether any process runs."""
         now = _processes()

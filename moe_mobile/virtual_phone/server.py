@@ -82,6 +82,9 @@ class Server:
         self._supervisor.send(json.dumps({"ready": True}).encode())
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
+        alarm = self._memory.alarm()
+        if alarm is not None:
+            poll.register(*alarm)
         for source in (self._listener, self._control, self._init, self._power, self._supervisor):
             poll.register(source, select.POLLIN)
         while True:
@@ -94,6 +97,8 @@ class Server:
                     self._answer()
                 elif fd == self._wake:
                     os.eventfd_read(self._wake)
+                elif alarm is not None and fd == alarm[0]:
+                    os.read(fd, 4096)
                 elif fd == self._power:
                     os.read(self._power, 4096)
                     self._reboot(2.0)

@@ -174,6 +174,7 @@ class _Supervisor:
                 memory=Memory(self._settings.ram, self._limits.memory_group, processes, root_fd),
                 processes=processes,
             )
+            os.umask(0)  # as adbd: modes are what clients ask for
             server.apply(misbehaviour)
             server.run()
         except MoeMobileError as error:

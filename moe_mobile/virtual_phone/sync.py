@@ -250,9 +250,12 @@ def _create(path: bytes, mode: int) -> int:
 
 
 def _make_parents(path: bytes) -> None:
+    """Make the folders above `path`, all with Android's mode (os.makedirs: only the last)."""
     folder = os.path.dirname(path)
-    if folder:
-        os.makedirs(folder, _NEW_FOLDER_MODE, exist_ok=True)
+    if folder and not os.path.isdir(folder):
+        _make_parents(folder)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, _NEW_FOLDER_MODE)
 
 
 def _remove_old(path: bytes) -> None:

@@ -1,0 +1,101 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Memory that a phone has not got is not had, by whatever limits it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from moe_mobile.errors import UnsupportedError
+from moe_mobile.virtual_phone import VirtualPhone
+from tests.phones import StartPhone, adb
+
+HOME = "/data/local/tmp"
+MEBIBYTE = 1 << 20
+RAM = 200 * MEBIBYTE
+# Reads a block of that size once, into memory.
+HOG = "dd if=/dev/zero of=/dev/null bs={size} count={count}"
+
+
+def shell(phone: VirtualPhone, script: str) -> subprocess.CompletedProcess[str]:
+    return adb("-s", phone.serial, "shell", "-T", script)
+
+
+def available(phone: VirtualPhone) -> int:
+    text = shell(phone, "grep MemAvailable /proc/meminfo").stdout
+    return int(text.split()[1]) * 1024
+
+
+@pytest.fixture(params=["cgroup2", "cgroup1", "systemd", "watchdog"])
+def limited(request: pytest.FixtureRequest, phone: StartPhone) -> VirtualPhone:
+    """A phone of 200 MiB, by every limiter that this machine has; the watchdog is everywhere."""
+    try:
+        return phone(ram=RAM, limiter=request.param)
+    except UnsupportedError:
+        assert request.param != "watchdog"
+        return pytest.skip(f"no {request.param} on this machine")
+
+
+def test_something_limits_here(phone: StartPhone) -> None:
+    one = phone(ram=RAM)
+    assert one.record["limit"] in ("hard", "soft")
+    assert shell(one, "getprop ro.moe_mobile.limit").stdout == one.record["limit"] + "\n"
+    if os.geteuid() == 0 and Path("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists():
+        assert one.record["limit"] == "hard"
+
+
+def test_what_uses_more_is_killed(limited: VirtualPhone) -> None:
+    # More blocks, so that it lives long enough for a watchdog.
+    result = shell(limited, HOG.format(size="400M", count=100))
+    assert result.returncode == 137
+    deadline = time.monotonic() + 5
+    while not (log := shell(limited, "logcat -d").stdout):
+        assert time.monotonic() < deadline
+    match = re.search(
+        r" lowmemorykiller: Kill '(\w+)' \((\d+)\), uid 2000, oom_score_adj 0 to free (\d+)kB rss, "
+        r"0kB swap; reason: ",
+        log,
+    )
+    assert match is not None, log
+    assert match[1] == "dd"
+    assert shell(limited, "exit 5").returncode == 5
+
+
+def test_what_fits_is_not(limited: VirtualPhone) -> None:
+    assert shell(limited, HOG.format(size="120M", count=3)).returncode == 0
+    # Files do not count: they can be read again.
+    script = f"head -c 300M /dev/zero > {HOME}/file && cat {HOME}/file > /dev/null; rm {HOME}/file"
+    assert shell(limited, script).returncode == 0
+    assert shell(limited, "logcat -d").stdout == ""
+
+
+def test_meminfo_tells_what_is_left(limited: VirtualPhone) -> None:
+    total = shell(limited, "grep MemTotal /proc/meminfo").stdout.split()[1]
+    assert int(total) * 1024 == RAM
+    free = available(limited)
+    assert 0.9 * RAM < free <= RAM
+    # Holds its block while it waits for the rest.
+    script = f"(head -c 100M /dev/zero; sleep 30) | dd of={HOME}/o bs=120M iflag=fullblock"
+    shell(limited, f'nohup sh -c "{script}" >/dev/null 2>&1 </dev/null &')
+    deadline = time.monotonic() + 10
+    while available(limited) > free - 80 * MEBIBYTE:
+        assert time.monotonic() < deadline, available(limited)
+
+
+def test_flash_is_as_slow_as_asked(phone: StartPhone) -> None:
+    one = phone(flash_mbps=20)
+    limit = one.record["flash_limit"]
+    assert shell(one, "getprop ro.moe_mobile.flash_limit").stdout == f"{limit}\n"
+    if limit == "none":
+        pytest.skip("this machine cannot limit the bandwidth of flash")
+    shell(one, f"head -c 20000000 /dev/zero > {HOME}/file; sync")
+    start = time.monotonic()
+    script = f"dd if={HOME}/file of=/dev/null bs=1000k iflag=direct"
+    assert shell(one, script).returncode == 0
+    assert 0.6 < time.monotonic() - start < 3
