@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -12,11 +13,18 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-from adbutils import AdbClient, adb_path
-from adbutils.errors import AdbError, AdbTimeout
-
 from moe_mobile.device.shell_stream import ShellStream
 from moe_mobile.errors import DeviceError
+
+try:
+    from adbutils import AdbClient, adb_path
+    from adbutils.errors import AdbError, AdbTimeout
+except ValueError:  # it makes a client when it is imported
+    raise DeviceError(
+        f"{os.environ.get('ANDROID_ADB_SERVER_PORT')!r} is no port",
+        setting="ANDROID_ADB_SERVER_PORT",
+        remedy="Correct or unset that variable",
+    ) from None
 
 __all__ = ["AdbServer", "adb_program", "unusable"]
 
@@ -52,15 +60,7 @@ class AdbServer:
     """
 
     def __init__(self) -> None:
-        try:
-            self._client = AdbClient()
-        except ValueError:
-            port = os.environ.get("ANDROID_ADB_SERVER_PORT")
-            raise DeviceError(
-                f"{port!r} is no port",
-                setting="ANDROID_ADB_SERVER_PORT",
-                remedy="Correct or unset that variable",
-            ) from None
+        self._client = AdbClient()
 
     def states(self) -> dict[str, str]:
         """State of each device by serial: ``device``, ``offline``, ``unauthorized``, ..."""
@@ -149,11 +149,23 @@ class AdbServer:
             raise DeviceError(
                 "adb's server does not answer", remedy="Run `adb kill-server`, then try again"
             ) from None
-        except (AdbError, OSError) as error:
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise _failed(error) from None
             raise DeviceError(
-                f"adb failed: {error or 'it closed the connection'}",
-                remedy="Run `adb kill-server`, then `adb devices`",
+                "no usable adb: this file is no program of this machine",
+                file=adb_program(),
+                remedy="ADBUTILS_ADB_PATH or PATH names it: correct that variable",
             ) from None
+        except AdbError as error:
+            raise _failed(error) from None
+
+
+def _failed(error: Exception) -> DeviceError:
+    return DeviceError(
+        f"adb failed: {error or 'it closed the connection'}",
+        remedy="Run `adb kill-server`, then `adb devices`",
+    )
 
 
 def unusable(serial: str, state: str | None) -> DeviceError:

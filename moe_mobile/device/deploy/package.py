@@ -13,6 +13,7 @@ from moe_mobile.bundle.reader import parse_manifest, read_manifest_bytes
 from moe_mobile.bundle.verify import check_files
 from moe_mobile.errors import read_error
 from moe_mobile.runtime import Runtime
+from moe_mobile.runtime.wheel import EXECUTORCH_VERSION
 
 __all__ = ["Package", "Wanted", "bundle_package", "runtime_package"]
 
@@ -37,6 +38,7 @@ class Package:
         layers: for a bundle, the packed file's name that stands for each shard once `prepare
             --consume` deleted it, and the shard's length, by the shard's path.
         methods_bytes: about what the packed dense methods will take.
+        stores: how the names of stores begin that this version of the engine can use.
     """
 
     room: str
@@ -44,6 +46,7 @@ class Package:
     files: tuple[Wanted, ...]
     layers: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
     methods_bytes: int = 0
+    stores: str = ""
 
     @property
     def folder(self) -> str:
@@ -92,6 +95,7 @@ def bundle_package(bundle: pathlib.Path) -> Package:
             if layer.experts is not None
         },
         methods_bytes=manifest.memory.dense_bytes,
+        stores=f"{manifest.delegate.name}-{EXECUTORCH_VERSION}-",
     )
 
 

@@ -130,5 +130,5 @@ def _packed_files(package: Package, there: Inventory) -> set[str]:
     return {
         path.rpartition("/")[2]
         for path in there.below(package.folder)
-        if path.startswith(".packed/")
+        if path.startswith(f".packed/{package.stores}")
     }

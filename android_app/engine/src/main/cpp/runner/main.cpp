@@ -3,6 +3,8 @@
 
 // One process, JSON lines: a request per line on standard input, events per line on standard
 // output.
+#include <sys/prctl.h>
+
 #include <cstdlib>
 #include <iostream>
 #include <string>
@@ -13,6 +15,8 @@
 int main() {
   using moe_mobile::ErrorCode;
   using nlohmann::json;
+  // A phone starts the dynamic loader, which would give its name to the process.
+  prctl(PR_SET_NAME, "moe_runner");
   std::ios::sync_with_stdio(false);
   moe_mobile::Session session([](const json& event) {
     // Causes quote file names, which need not be UTF-8.

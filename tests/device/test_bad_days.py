@@ -1,0 +1,157 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong with phones: a typed error each, with what to do, through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+
+import pytest
+
+from tests.cli.program import failed, ok, ok_json, run_cli
+from tests.phones import StartPhone
+
+GENERATE = ("--token-ids", "5,6,7", "-n", 4)
+
+
+def failed_in(environment: dict[str, str], code: int, *arguments: object) -> dict[str, str]:
+    """The error of a command in another environment."""
+    result = run_cli(*arguments, "--json", env=os.environ | environment)
+    assert result.returncode == code, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    error: dict[str, str] = json.loads(result.stdout)["error"]
+    assert error["remedy"]
+    return error
+
+
+def test_no_usable_adb(tiny_bundle: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    broken = tmp_path / "adb"
+    broken.write_bytes(b"\x7fELF, for another machine")
+    no_server = {"ANDROID_ADB_SERVER_PORT": "1", "ADBUTILS_ADB_PATH": str(broken)}
+    for mode in (0o644, 0o755):
+        broken.chmod(mode)
+        error = failed_in(no_server, 12, "deploy", tiny_bundle)
+        assert "no usable adb" in error["cause"]
+        assert error["file"] == str(broken)
+        assert "ADBUTILS_ADB_PATH" in error["remedy"]
+    error = failed_in({"ANDROID_ADB_SERVER_PORT": "many"}, 12, "devices")
+    assert error["setting"] == "ANDROID_ADB_SERVER_PORT"
+
+
+def test_no_device_and_too_many(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
+    error = failed(12, "deploy", tiny_bundle)
+    assert "no device" in error["cause"]
+    assert "virtual-phone start" in error["remedy"]
+    assert failed(12, "deploy", tiny_bundle, "--all")["code"] == "device"
+    assert "lists those" in failed(12, "prepare", tiny_bundle, "--device", "R58M")["remedy"]
+    first, second = phone(), phone()
+    error = failed(12, "deploy", tiny_bundle)
+    assert first.serial in error["cause"]
+    assert second.serial in error["cause"]
+    assert "ANDROID_SERIAL" in error["remedy"]
+    deployed = json.loads(
+        run_cli(
+            "deploy", tiny_bundle, "--json", env=os.environ | {"ANDROID_SERIAL": second.serial}
+        ).stdout
+    )
+    assert deployed["deployments"][0]["device"] == second.serial
+    everywhere = ok_json("deploy", tiny_bundle, "--all")["deployments"]
+    assert {one["device"]: one["was_complete"] for one in everywhere} == {
+        first.serial: False,
+        second.serial: True,
+    }
+
+
+def test_unauthorised(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
+    from moe_mobile.virtual_phone import Misbehaviour
+
+    one = phone(misbehaviour=Misbehaviour(unauthorized=True))
+    error = failed(12, "deploy", tiny_bundle, "--device", one.serial)
+    assert "authorised" in error["cause"]
+    assert "Allow USB debugging" in error["remedy"]
+    listed = ok_json("devices")["devices"][0]
+    assert listed["state"] == "unauthorized"
+    assert "Allow USB debugging" in listed["problem"]
+
+
+def test_a_phone_that_goes_away_and_comes_back(
+    phone: StartPhone, tiny_bundle: pathlib.Path
+) -> None:
+    one = phone()
+    ok("deploy", tiny_bundle)
+    one.misbehave(offline=True, drop_after_received=1)
+    run_cli("devices")  # makes it drop the connection
+    error = failed(12, "generate", tiny_bundle, "--device", one.serial, *GENERATE)
+    assert error["setting"] == one.serial
+    one.misbehave(offline=False)
+    ok("generate", tiny_bundle, "--device", one.serial, *GENERATE)
+
+
+def test_killed_for_memory(phone: StartPhone) -> None:
+    from moe_mobile.device.select import open_device
+    from moe_mobile.errors import KilledError
+
+    one = phone()
+    device = open_device(one.serial)
+    with device.runner() as runner:
+        runner.request("digest", paths=[])
+        one.misbehave(kill="moe_runner")
+        with pytest.raises(KilledError, match="Kill 'moe_runner'") as caught:
+            runner.request("info")
+    assert (caught.value.exit_code, one.serial in str(caught.value.file)) == (13, True)
+    assert "--cache" in str(caught.value.remedy)
+
+
+def test_a_crash_of_the_engine(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
+    from moe_mobile.device.select import open_device
+    from moe_mobile.errors import RuntimeFailedError
+
+    device = open_device(phone().serial)
+    device.place(tiny_bundle)
+    with device.runner() as runner:
+        runner.request("digest", paths=[])
+        device.shell("kill -SEGV $(pgrep moe_runner)")
+        with pytest.raises(RuntimeFailedError) as caught:
+            runner.request("info")
+    assert "SIGSEGV" in caught.value.cause
+    assert device.serial in str(caught.value.file)
+
+
+def test_an_arm64_phone_before_its_engine_is_built(
+    phone: StartPhone, tiny_bundle: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    one = phone(abi="arm64-v8a")
+    environment = {"MOE_MOBILE_RUNTIME_DIR": str(tmp_path / "none")}
+    error = failed_in(environment, 3, "deploy", tiny_bundle)
+    assert "moe-mobile runtime build --target linux-arm64" in error["remedy"]
+    assert one.serial in str(error)
+
+
+def test_a_bundle_of_another_version(
+    phone: StartPhone, tiny_bundle: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    phone()
+    newer = tmp_path / "newer"
+    shutil.copytree(tiny_bundle, newer)
+    manifest = json.loads((newer / "bundle.json").read_text())
+    (newer / "bundle.json").write_text(json.dumps(manifest | {"version": 2}))
+    error = failed(3, "deploy", newer)
+    assert error["file"] == str(newer / "bundle.json")
+    assert "version" in error["cause"]
+
+
+def test_a_store_of_another_executorch(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
+    from moe_mobile.device.select import open_device
+
+    one = phone()
+    path = ok_json("deploy", tiny_bundle, "--consume")["deployments"][0]["path"]
+    packed = open_device(one.serial).shell(
+        f"cd {path}/.packed && mv * xnnpack-0.0.0-x86_64-00000000-p4096 && ls"
+    )
+    assert packed.stdout.strip() == "xnnpack-0.0.0-x86_64-00000000-p4096"
+    # Its shards are gone, and what stands for them is of no use: they are sent and packed again.
+    ok("generate", tiny_bundle, "--device", one.serial, *GENERATE)
+    assert ok_json("verify", tiny_bundle, "--device", one.serial)["packed"]["complete"]
