@@ -29,8 +29,7 @@ class Group:
         self._files = _MEMORY_2 if version == 2 else _MEMORY_1
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         self._fds = {name: os.open(path, flags) for name, path in folders.items()}
-        self.limits_memory = "memory" in folders
-        self.limits_flash = False
+        self.has_flash = not folders.keys().isdisjoint({"io", "blkio"})
 
     def limit_memory(self, limit: int) -> None:
         """Kill what would use more than `limit` bytes."""
@@ -47,11 +46,10 @@ class Group:
         else:
             self._write("blkio", "blkio.throttle.read_bps_device", f"{number} {rate}")
             self._write("blkio", "blkio.throttle.write_bps_device", f"{number} {rate}")
-        self.limits_flash = True
 
     def adopt(self, pid: int) -> None:
         """Put a process in."""
-        for name in self._folders:
+        for name in self._folders:  # in version 2 all are one folder
             self._write(name, "cgroup.procs", str(pid))
 
     def used(self) -> int:

@@ -16,12 +16,14 @@ from typing import Any
 
 from moe_mobile.errors import DeviceError, UsageError, from_code
 from moe_mobile.virtual_phone.folder import PhoneFolder, claim, folders
+from moe_mobile.virtual_phone.groups import has_systemd
 from moe_mobile.virtual_phone.settings import Misbehaviour, PhoneSettings, host_abi
 from moe_mobile.virtual_phone.userland import require_programs
 
 __all__ = ["VirtualPhone", "find", "phones", "start"]
 
 _ADB_TIMEOUT = 30.0
+_SCOPE = ("--user", "--scope", "--quiet", "--property=Delegate=yes", "--")
 
 
 @dataclass(frozen=True)
@@ -93,23 +95,15 @@ def start(settings: PhoneSettings | None = None, *, connect: bool = True) -> Vir
     _sweep()
     folder = claim(settings.name)
     (folder.path / "settings.json").write_text(settings.to_json())
-    module = "moe_mobile.virtual_phone.supervisor"
-    with (folder.path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, str(folder.path.absolute())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,
-        )
-    with process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-    answer = json.loads(line or b"null")
+    answer = None
+    if _wants_scope(settings):
+        answer = _launch(folder, ["systemd-run", *_SCOPE], ["--scoped"])
     if answer is None:
-        with contextlib.suppress(OSError):
-            sys.stderr.write((folder.path / "log").read_text())
-        raise DeviceError("the virtual phone's server died at once")
+        answer = _launch(folder, [], [])
+    if answer is None:
+        log = (folder.path / "log").read_text(errors="replace").splitlines()
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise DeviceError(f"the virtual phone's server died at once: {' '.join(log[-1:])}")
     if "error" in answer:
         error = answer["error"]
         text = {name: error[name] or "" for name in ("code", "file", "cause", "remedy", "setting")}
@@ -145,6 +139,33 @@ def find(name: str) -> VirtualPhone:
             return phone
     names = ", ".join(phone.name for phone in running) or "none runs"
     raise UsageError(f"no virtual phone is called {name!r}", remedy=f"Running: {names}")
+
+
+def _launch(folder: PhoneFolder, prefix: list[str], suffix: list[str]) -> dict[str, Any] | None:
+    """Start a phone's supervisor; what it says of itself, None where it says nothing."""
+    module = ["-m", "moe_mobile.virtual_phone.supervisor", str(folder.path.absolute())]
+    with (folder.path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*prefix, sys.executable, *module, *suffix],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+    with process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+    answer = json.loads(line or b"null")
+    assert answer is None or isinstance(answer, dict)
+    return answer
+
+
+def _wants_scope(settings: PhoneSettings) -> bool:
+    """Whether to ask this user's systemd for a control group of the phone's own."""
+    if settings.limiter == "systemd":
+        return has_systemd()
+    by_itself = settings.limiter is None and os.geteuid() != 0
+    return settings.ram is not None and by_itself and has_systemd()
 
 
 def _sweep() -> None:

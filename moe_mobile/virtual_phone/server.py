@@ -98,6 +98,7 @@ class Server:
                 elif fd == self._wake:
                     os.eventfd_read(self._wake)
                 elif alarm is not None and fd == alarm[0]:
+                    os.lseek(fd, 0, os.SEEK_SET)  # a file's news is old once it was read anew
                     os.read(fd, 4096)
                 elif fd == self._power:
                     os.read(self._power, 4096)

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that owns a phone: makes its limits and storage, starts its server and restarts it.
 
-`python -m moe_mobile.virtual_phone.supervisor FOLDER` prints one line of JSON, phone.json's or an
-error, once the phone is up; SIGTERM ends it and everything in the phone.
+`python -m moe_mobile.virtual_phone.supervisor FOLDER [--scoped]` prints one line of JSON,
+phone.json's or an error, once the phone is up; SIGTERM ends it and everything in the phone.
+--scoped: systemd put it into a control group that is its own.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ _COUNTERS_SIZE = 16
 
 
 class _Supervisor:
-    def __init__(self, folder: PhoneFolder) -> None:
+    def __init__(self, folder: PhoneFolder, *, scoped: bool) -> None:
         self._folder = folder
+        self._scoped = scoped
         self._settings = PhoneSettings.from_json((folder.path / "settings.json").read_text())
         self._abi = self._settings.abi or host_abi()
         emulated = self._abi != host_abi()
@@ -67,7 +69,9 @@ class _Supervisor:
         path = self._folder.path
         root = os.geteuid() == 0
         self._storage = make_storage(path, self._settings.flash_size, privileged=root)
-        self._limits = make_limits(self._settings, path / "data", f"moe-mobile-{os.getpid()}")
+        self._limits = make_limits(
+            self._settings, path / "data", f"moe-mobile-{os.getpid()}", scoped=self._scoped
+        )
         build_root(path / "root", self._properties(), arm64=self._qemu is not None)
         if self._settings.ram is not None:
             text = meminfo(self._settings.ram, self._settings.ram)
@@ -246,7 +250,7 @@ def main() -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)
     supervisor: _Supervisor | None = None
     try:
-        supervisor = _Supervisor(folder)
+        supervisor = _Supervisor(folder, scoped="--scoped" in sys.argv)
         supervisor.prepare()
         supervisor.run()
     except MoeMobileError as error:

@@ -1,0 +1,138 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`moe-mobile virtual-phone`, and phones of people who are not root."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import moe_mobile
+from moe_mobile.cli.virtual_phone import command
+from moe_mobile.errors import UnsupportedError, UsageError
+from moe_mobile.virtual_phone import PhoneSettings, start
+from moe_mobile.virtual_phone.folder import folders
+from tests.phones import adb
+
+MEBIBYTE = 1 << 20
+NOBODY = "65534"
+
+# Starts a phone without adb, which would want a home, and asks its shell who it is.
+UNPRIVILEGED = """
+import sys
+import tempfile
+from moe_mobile.virtual_phone import PhoneSettings, start
+from tests.virtual_phone.raw import RawClient
+phone = start(PhoneSettings(abi=sys.argv[1], ram=100 << 20, flash_size=32 << 20), connect=False)
+with RawClient(phone) as client:
+    script = b"id -u; touch /x /system/x 2>/dev/null || echo refused; df -k /data | tail -n 1"
+    print(client.ask(client.open(b"exec:" + script), b"").decode())
+    hog = b"exec:dd if=/dev/zero of=/dev/null bs=400M count=100; echo $?"
+    answer = b""
+    stream = client.open(hog)
+    while b"137" not in answer:
+        answer += client.ask(stream, b"")
+    print("killed")
+phone.stop()
+"""
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_phones_life(adb_server: int) -> None:
+    record = json.loads(
+        run("start", "--name", "life", "--ram", "256MiB", "--flash-size", "64MiB", "--json")
+    )
+    serial = record["serial"]
+    try:
+        assert record["ram_bytes"] == 256 * MEBIBYTE
+        assert record["limit"] in ("hard", "soft")
+        assert adb("-s", serial, "shell", "echo hello").stdout == "hello\n"
+        listed = json.loads(run("list", "--json"))["phones"]
+        (mine,) = [phone for phone in listed if phone["name"] == "life"]
+        assert mine["received_bytes"] > 0
+        assert mine["sent_bytes"] > 0
+        assert "life" in run("list")
+        run("misbehave", "life", "--thermal-status", "2", "--not-charging")
+        thermal = adb("-s", serial, "shell", "dumpsys thermalservice").stdout
+        assert "Thermal Status: 2" in thermal
+    finally:
+        assert run("stop", serial) == "stopped life\n"
+    assert serial not in adb("devices").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["stop"],
+        ["stop", "nobody"],
+        ["stop", "--all", "x"],
+        ["misbehave", "nobody", "--full"],
+        ["misbehave", "nobody"],
+        ["misbehave", "nobody", "--thermal-status", "7"],
+        ["start", "--ram", "1KiB"],
+    ],
+)
+def test_nonsense_is_a_usage_error(adb_server: int, arguments: list[str]) -> None:
+    result = CliRunner().invoke(command, arguments)
+    assert isinstance(result.exception, UsageError)
+
+
+def test_what_is_missing_is_said(adb_server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
+    before = folders()
+    with pytest.raises(UnsupportedError, match="apt-get install toybox mksh busybox-static"):
+        start(PhoneSettings())
+    assert folders() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests are about nobody's phones already")
+@pytest.mark.parametrize("abi", ["x86_64", "arm64-v8a"])
+def test_without_privileges(abi: str) -> None:
+    packages = [Path(moe_mobile.__path__[0]).parent, Path(__file__).parents[2]]
+    # setpriv itself still starts a program as root would; env does not.
+    prefix = ["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "env"]
+    for python in (sys.executable, shutil.which("python3", path="/usr/bin") or sys.executable):
+        command = [
+            *prefix,
+            python,
+            "-c",
+            "import moe_mobile.virtual_phone, tests.virtual_phone.raw",
+        ]
+        environment = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "PYTHONPATH": os.pathsep.join(map(str, packages)),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        if subprocess.run(command, env=environment, capture_output=True).returncode == 0:
+            break
+    else:
+        pytest.skip("nobody cannot read Python or this checkout")
+    folder = Path(tempfile.gettempdir()) / f"moe-mobile-phones-{os.getpid()}"
+    folder.mkdir()
+    try:
+        os.chown(folder, int(NOBODY), int(NOBODY))
+        environment["MOE_MOBILE_PHONES_DIR"] = str(folder / "phones")
+        command = [*prefix, python, "-c", UNPRIVILEGED, abi]
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert result.returncode == 0, result.stderr
+        lines = result.stdout.split()
+        assert lines[:2] == ["2000", "refused"]
+        assert lines[3] == "32768"
+        assert lines[-1] == "killed"
+    finally:
+        shutil.rmtree(folder)
