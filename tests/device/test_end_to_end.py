@@ -17,8 +17,8 @@ from tests.cli.program import ok, ok_json
 from tests.phones import StartPhone
 
 TOKENS = [5, 9, 2, 17, 5, 30, 1, 8, 12, 40, 3, 22]
-# Log-probabilities in nats of float32 programs: both sum in float32, in different orders. Where
-# activations are 8-bit, a neighbouring step may change what is routed where: docs/findings/phones.md.
+# Log-probabilities in nats of float32 programs, whose sums are in different orders. With 8-bit
+# activations a neighbouring step may change what is routed where: docs/findings/phones.md.
 TOLERANCE = 1e-3
 
 
