@@ -1,25 +1,32 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a grid of tests, each in a fresh runner process so that its memory figures are its own."""
+"""What is measured: tests and settings, multiplied into the rows of a grid, and checked first."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import hashlib
 import itertools
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import moe_mobile
-from moe_mobile.bench import host
-from moe_mobile.bench.results import BenchResult, BenchTest, summarize
+from moe_mobile.bench.gate import Gate
+from moe_mobile.bench.results import BenchTest
 from moe_mobile.errors import UsageError
-from moe_mobile.runner import Progress, Runner
 
-__all__ = ["BundleFacts", "Settings", "grid", "run_test"]
+__all__ = [
+    "BundleFacts",
+    "Protocol",
+    "Row",
+    "Settings",
+    "bundle_facts",
+    "check_fits",
+    "check_settings",
+    "grid",
+    "run_key",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +48,25 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How each row is measured.
+
+    Attributes:
+        repetitions: counted runs of a test.
+        warmup: a run before them, in each process, that is not counted.
+        seed: of the random tokens; repetition r of every row has those of ``seed + r``.
+        gate: what must be cool before each repetition; None: no gate.
+        interleave: one repetition of each row, then the next of each in reverse order, and so on.
+    """
+
+    repetitions: int = 5
+    warmup: bool = True
+    seed: int = 0
+    gate: Gate | None = None
+    interleave: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class BundleFacts:
     """What a result says about the bundle. Sizes in bytes."""
 
@@ -51,6 +77,31 @@ class BundleFacts:
     max_batch: int
     context_length: int
     backend: str
+    bundle_hash: str
+
+
+Row = tuple[BenchTest, Settings]
+
+
+def bundle_facts(bundle: pathlib.Path) -> BundleFacts:
+    """What results say about a bundle, from its manifest. Raises the bundle reader's errors."""
+    from moe_mobile.bundle import inspect_bundle, read_manifest
+
+    manifest = read_manifest(bundle)
+    return BundleFacts(
+        path=bundle,
+        model_type=f"{manifest.model.name} {manifest.quantization.experts}",
+        model_size=(
+            manifest.memory.dense_bytes
+            + manifest.memory.embedding_bytes
+            + manifest.memory.experts_bytes
+        ),
+        num_parameters=manifest.model.num_parameters,
+        max_batch=manifest.max_batch,
+        context_length=manifest.model.context_length,
+        backend=manifest.delegate.name.upper(),
+        bundle_hash=str(inspect_bundle(bundle)["hash"]),
+    )
 
 
 def grid(
@@ -61,7 +112,7 @@ def grid(
     residencies: Sequence[str],
     lanes: Sequence[int],
     threads: Sequence[int | None],
-) -> list[tuple[BenchTest, Settings]]:
+) -> list[Row]:
     """Every combination, tests innermost, in the order the user gave them."""
     combinations = itertools.product(residencies, caches, lanes, threads)
     settings = [
@@ -93,63 +144,7 @@ def check_fits(tests: Sequence[BenchTest], facts: BundleFacts, context: int | No
             )
 
 
-def run_test(
-    test: BenchTest,
-    settings: Settings,
-    facts: BundleFacts,
-    *,
-    repetitions: int = 5,
-    warmup: bool = True,
-    seed: int = 0,
-    progress: Progress | None = None,
-    runner_binary: str | os.PathLike[str] | None = None,
-) -> BenchResult:
-    """Measure one row in a process of its own.
-
-    Without a wish for a context, it is what the test needs, as in llama-bench. Raises the typed
-    errors of the runner.
-    """
-    if settings.context is None:
-        settings = dataclasses.replace(settings, context=test.positions)
-    began = datetime.datetime.now(datetime.UTC)
-    with Runner(runner_binary) as runner:
-        info = runner.request(
-            "open", bundle=str(facts.path), settings=settings.as_request(), progress=progress
-        )
-        answer = runner.request(
-            "bench",
-            n_prompt=test.n_prompt,
-            n_gen=test.n_gen,
-            repetitions=repetitions,
-            warmup=warmup,
-            seed=seed,
-            progress=progress,
-        )
-    commit, number = host.build()
-    return summarize(
-        test,
-        answer["samples"],
-        {
-            "build_commit": commit,
-            "build_number": number,
-            "cpu_info": host.cpu_info(),
-            "gpu_info": "",
-            "backends": facts.backend,
-            "model_filename": str(facts.path),
-            "model_type": facts.model_type,
-            "model_size": facts.model_size,
-            "model_n_params": facts.num_parameters,
-            "n_batch": facts.max_batch,
-            "n_ubatch": facts.max_batch,
-            "n_threads": int(info["threads"]),
-            "test_time": began.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "version": moe_mobile.__version__,
-            "executorch_version": host.executorch_version(),
-            "bundle_hash": info["bundle_hash"],
-            "config": info["settings"],
-            "plan": info["plan"],
-            "direct_io": bool(info["direct_io"]),
-            "fallbacks": list(info["fallbacks"]),
-            "load_ms": float(info["load_ms"]),
-        },
-    )
+def run_key(members: dict[str, Any]) -> str:
+    """Identifies what a row measures, to continue a grid: a hash of what decides it."""
+    text = json.dumps(members, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Results as Markdown, CSV, JSON or JSON lines, each row written as soon as it is measured."""
+"""Results as Markdown, CSV, JSON, JSON lines or ExecuTorch's lines, each row as it is measured."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from moe_mobile.bench.driver import Settings
-from moe_mobile.bench.results import BenchResult, BenchTest
+from moe_mobile.bench.driver import Row, Settings
+from moe_mobile.bench.observer import observer_lines
+from moe_mobile.bench.results import BenchResult
 
 __all__ = ["FORMATS", "Renderer", "make_renderer"]
 
-FORMATS = ("md", "csv", "json", "jsonl")
+FORMATS = ("md", "csv", "json", "jsonl", "observer")
 _MIB = 1 << 20
 _GIB = 1 << 30
 
@@ -26,8 +27,8 @@ class Renderer:
         self.out = out
         self.tokens = tokens
 
-    def begin(self, rows: Sequence[tuple[BenchTest, Settings]]) -> None:
-        """Called once with what will be measured."""
+    def begin(self, rows: Sequence[Row], *, phones: int = 0) -> None:
+        """Called once with what will be measured, and on how many phones; 0: this machine."""
 
     def row(self, result: BenchResult) -> None:
         """Called with each result."""
@@ -46,10 +47,19 @@ class JsonLines(Renderer):
         self.out.flush()
 
 
+class Observer(Renderer):
+    """`PyTorchObserver {json}`, a line per repetition of rows that decode."""
+
+    def row(self, result: BenchResult) -> None:
+        for line in observer_lines(result):
+            self.out.write(line + "\n")
+        self.out.flush()
+
+
 class Json(Renderer):
     """One JSON array."""
 
-    def begin(self, rows: Sequence[tuple[BenchTest, Settings]]) -> None:
+    def begin(self, rows: Sequence[Row], *, phones: int = 0) -> None:
         self._separator = "[\n"
 
     def row(self, result: BenchResult) -> None:
@@ -65,7 +75,7 @@ class Json(Renderer):
 class Csv(Renderer):
     """A header and a line per row. Lists are left out, objects are written as JSON."""
 
-    def begin(self, rows: Sequence[tuple[BenchTest, Settings]]) -> None:
+    def begin(self, rows: Sequence[Row], *, phones: int = 0) -> None:
         self._writer = csv.writer(self.out, lineterminator="\n")
         self._header_due = True
 
@@ -88,7 +98,7 @@ _Column = tuple[str, int, Callable[[BenchResult], str]]
 class Markdown(Renderer):
     """llama-bench's table and our columns. Settings that no row changes have no column."""
 
-    def begin(self, rows: Sequence[tuple[BenchTest, Settings]]) -> None:
+    def begin(self, rows: Sequence[Row], *, phones: int = 0) -> None:
         default = Settings()
         columns: list[_Column] = [
             ("model", 22, lambda r: r.model_type),
@@ -103,6 +113,8 @@ class Markdown(Renderer):
             ("routing", 8, lambda r: str(r.config["routing"])),
             ("lanes", 5, lambda r: str(r.config["lanes"])),
         ]
+        if phones > 1:
+            columns.insert(0, ("device", 16, lambda r: str(r.device["serial"])))
         for column in optional:
             if any(getattr(s, column[0]) != getattr(default, column[0]) for _, s in rows):
                 columns.append(column)
@@ -119,9 +131,16 @@ class Markdown(Renderer):
             ("anon MiB", 8, lambda r: f"{r.rss_anon_bytes / _MIB:.0f}"),
             ("file MiB", 8, lambda r: f"{r.rss_file_bytes / _MIB:.0f}"),
         ]
+        if phones:
+            columns += [
+                ("pss MiB", 7, lambda r: _mib(r.pss_bytes)),
+                ("J/tok", 6, _joules),
+            ]
+        self._notes: list[str] = []
+        self._several = phones > 1
         self._columns = columns
         # Text columns are aligned to the left, numbers to the right, as llama-bench does.
-        self._left = {"model", "backend", "residency", "routing"}
+        self._left = {"device", "model", "backend", "residency", "routing"}
         self._line([name for name, _, _ in columns])
         rule = [
             "-" * (width + 2) if name in self._left else "-" * (width + 1) + ":"
@@ -134,6 +153,13 @@ class Markdown(Renderer):
         self._line([value(result) for _, _, value in self._columns])
         self.out.flush()
         self._last = result
+        notes = list(result.flags)
+        if result.joules_per_token is not None and result.energy_note is not None:
+            notes.append(f"* energy: {result.energy_note}")
+        if notes:
+            where = f"{result.device['serial']}, " if self._several else ""
+            what = f"{where}cache {_cache(result)}, {result.test.name}"
+            self._notes.append(f"{what}: {'; '.join(notes)}")
 
     def end(self) -> None:
         last: BenchResult | None = getattr(self, "_last", None)
@@ -144,6 +170,8 @@ class Markdown(Renderer):
                 f"ExecuTorch {last.executorch_version}, {reading}\n"
                 f"bundle: {last.bundle_hash}\n"
             )
+            for note in self._notes:
+                self.out.write(f"- {note}\n")
         self.out.flush()
 
     def _line(self, cells: Sequence[str]) -> None:
@@ -156,7 +184,7 @@ class Markdown(Renderer):
 
 def make_renderer(format: str, out: TextIO, *, tokens: bool = False) -> Renderer:
     """The renderer of a format in :data:`FORMATS`."""
-    kinds = {"md": Markdown, "csv": Csv, "json": Json, "jsonl": JsonLines}
+    kinds = {"md": Markdown, "csv": Csv, "json": Json, "jsonl": JsonLines, "observer": Observer}
     return kinds[format](out, tokens=tokens)
 
 
@@ -178,3 +206,13 @@ def _number(value: float | None, digits: int) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _mib(bytes: int | None) -> str:
+    return "-" if bytes is None else f"{bytes / _MIB:.0f}"
+
+
+def _joules(result: BenchResult) -> str:
+    """An asterisk leads to the note that says why not to believe it."""
+    star = "" if result.energy_reliable else "*"
+    return "-" if result.joules_per_token is None else f"{result.joules_per_token:.2f}{star}"

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One row of a benchmark: llama-bench's members under their names, and ours beside them.
 
-`docs/cli.md` describes every member; :class:`BenchResult` is the one place that defines them.
+:class:`BenchResult` is the one place that defines them; `docs/results-schema.md` describes every
+member, `results.schema.json` beside this file is the same for programs.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from moe_mobile.bench.regime import agreed_charging
 from moe_mobile.bench.statistics import mean, percentile, sample_stddev
 
-__all__ = ["BenchResult", "BenchTest", "Rates", "phase_rates", "summarize"]
+__all__ = ["SCHEMA_VERSION", "BenchResult", "BenchTest", "Rates", "phase_rates", "summarize"]
+
+SCHEMA_VERSION = 1
+"""Grows where a member changes its meaning or goes; new members alone do not change it."""
 
 Json = dict[str, Any]
 _MIB = 1 << 20
@@ -97,6 +102,18 @@ class BenchResult:
     peak_rss_bytes: int
     swap_bytes: int
     major_faults: int
+    # of the device, and how it was measured
+    schema_version: int
+    run_key: str
+    device: Json
+    affinity: Json
+    regime: Json
+    runs: list[Json]
+    pss_bytes: int | None
+    joules_per_token: float | None
+    energy_reliable: bool
+    energy_note: str | None
+    flags: list[str]
     tokens: list[list[Json]]
 
     @property
@@ -110,6 +127,12 @@ class BenchResult:
         if not tokens:
             del row["tokens"]
         return row
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> BenchResult:
+        """A row that was read back. Raises KeyError where a member is missing."""
+        values = {field.name: row[field.name] for field in dataclasses.fields(cls)}
+        return cls(**values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +168,13 @@ def phase_rates(tokens: Iterable[Mapping[str, Any]], phase: str) -> Rates:
 
 
 def summarize(
-    test: BenchTest, samples: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+    test: BenchTest,
+    samples: Sequence[Mapping[str, Any]],
+    runs: Sequence[Json],
+    facts: Mapping[str, Any],
 ) -> BenchResult:
-    """The row of a test from its repetitions (`samples` of the runner's `bench` answer).
+    """The row of a test from its repetitions: `samples` of the runner's `bench` answers, and what
+    was recorded around each (`runs`).
 
     `facts` holds the members that are not measured here (model, host, configuration). Rates of
     hits, reading and waiting are those of the decoded tokens, of the prompt where nothing was
@@ -164,8 +191,16 @@ def summarize(
         "decode" if test.n_gen else "prefill",
     )
     memory = [sample["memory"] for sample in samples]
+    pss = [s["pss"] for run in runs for s in run["samples"] if s["pss"] is not None]
+    states = [run[name] for run in runs for name in ("entry", "exit")]
+    facts = {**facts, "regime": {**facts["regime"], "charging": agreed_charging(states)}}
     return BenchResult(
         **facts,
+        schema_version=SCHEMA_VERSION,
+        runs=list(runs),
+        pss_bytes=max(pss, default=None),
+        **_energy(tokens_done, runs),
+        flags=_flags(facts["device"], runs),
         n_prompt=test.n_prompt,
         n_gen=test.n_gen,
         n_depth=0,
@@ -195,6 +230,38 @@ def summarize(
         major_faults=max(m["major_faults"] for m in memory),
         tokens=[list(sample["tokens"]) for sample in samples],
     )
+
+
+def _energy(tokens: int, runs: Sequence[Json]) -> Json:
+    """Of the repetitions whose energy is known. One that is unreliable makes the row so."""
+    known = [run["energy_j"] for run in runs if run["energy_j"] is not None]
+    notes = [run["energy_note"] for run in runs if run["energy_note"] is not None]
+    return {
+        "joules_per_token": mean(known) / tokens if known else None,
+        "energy_reliable": bool(known) and not notes,
+        "energy_note": notes[0] if notes else None,
+    }
+
+
+def _flags(device: Json, runs: Sequence[Json]) -> list[str]:
+    """What a reader must know before believing a row."""
+    flags = []
+    if device["virtual"]:
+        flags.append("virtual phone")
+        if device["limit"] not in (None, "none"):
+            flags.append(f"limit: {device['limit']}")
+    for number, run in enumerate(runs, 1):
+        if run["gate"] == "timed_out":
+            flags.append(f"waited too long before repetition {number}")
+        status = max(
+            (s["thermal_status"] or 0 for s in (run["entry"], *run["samples"], run["exit"])),
+        )
+        if status:
+            flags.append(f"throttled in repetition {number} (thermal status {status})")
+    charging = {run[name]["charging"] for run in runs for name in ("entry", "exit")}
+    if len(charging) > 1:
+        flags.append("the charger was connected or removed")
+    return flags
 
 
 def _sample_ns(test: BenchTest, sample: Mapping[str, Any]) -> int:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -12,26 +13,36 @@ from typing import Any, TypeVar
 import click
 
 from moe_mobile.bench.driver import (
-    BundleFacts,
+    Protocol,
     Settings,
+    bundle_facts,
     check_fits,
     check_settings,
     grid,
-    run_test,
 )
+from moe_mobile.bench.fleet import Fleet, Plan
+from moe_mobile.bench.gate import CPU_ABOVE_C, Gate
 from moe_mobile.bench.plot import check_plot, plot_results
 from moe_mobile.bench.render import FORMATS, Renderer, make_renderer
-from moe_mobile.bench.results import BenchTest
+from moe_mobile.bench.results import BenchResult, BenchTest
+from moe_mobile.bench.store import ResultFile
+from moe_mobile.cli.errors import format_error
 from moe_mobile.cli.options import (
     RESIDENCIES,
     bundle_argument,
     common_engine_options,
+    devices_options,
     examples,
 )
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.errors import UsageError
+from moe_mobile.device.interface import Device
+from moe_mobile.device.select import all_devices, open_device
+from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
 
 Item = TypeVar("Item")
+
+_COOL_C = 40.0
+_COOL_SECONDS = 300.0
 
 
 @click.command(
@@ -40,6 +51,9 @@ Item = TypeVar("Item")
         "moe-mobile bench olmoe -p 0 -n 64,128 --cache 25%,50%,75%",
         "moe-mobile bench olmoe --residency slots,programs -o jsonl > results.jsonl",
         "moe-mobile bench olmoe -p 0 -r 1 --plot tokens.svg  # where each token's time goes",
+        "moe-mobile bench olmoe --device any --out phone.jsonl",
+        "moe-mobile bench olmoe --device any --out phone.jsonl --resume   # after an interruption",
+        "moe-mobile bench olmoe --all --cache 25%,50%,100% --lanes 1,2,4 --interleave",
     )
 )
 @bundle_argument
@@ -96,6 +110,36 @@ Item = TypeVar("Item")
     help="Threads that compute.",
 )
 @common_engine_options
+@devices_options
+@click.option(
+    "--affinity",
+    default="big",
+    metavar="big|all|CORES",
+    show_default=True,
+    help="Cores to keep the engine to: the fast ones, all, or a list like 4-6,7.",
+)
+@click.option(
+    "--cool-to",
+    default="auto",
+    metavar="C|off",
+    show_default=True,
+    help="Before each repetition wait until skin and battery are at most this warm, and the CPU at "
+    f"most {CPU_ABOVE_C:g} more; auto: {_COOL_C:g} on phones.",
+)
+@click.option(
+    "--cool-timeout",
+    type=click.FloatRange(0),
+    default=_COOL_SECONDS,
+    metavar="S",
+    show_default=True,
+    help="Seconds to wait at most; the repetition is measured all the same, and flagged.",
+)
+@click.option(
+    "--interleave",
+    is_flag=True,
+    help="A repetition of each row, then of each in reverse order, and so on: heat and time of "
+    "day meet all rows alike. Opens the bundle anew for each.",
+)
 @click.option("--no-warmup", is_flag=True, help="Do not run each test once before measuring.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the prompt's tokens."
@@ -105,6 +149,13 @@ Item = TypeVar("Item")
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as -o json; errors as JSON too.")
 @click.option("--tokens", is_flag=True, help="With json and jsonl: the parts of every token too.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=pathlib.Path, dir_okay=False),
+    help="Keep rows, with every token, in this file of JSON lines too: each is on disk before the "
+    "next is measured.",
+)
+@click.option("--resume", is_flag=True, help="Continue --out: measure only what it lacks.")
 @click.option(
     "--plot",
     type=click.Path(path_type=pathlib.Path, dir_okay=False),
@@ -120,18 +171,27 @@ def command(
     residency: str,
     lanes: str,
     threads: str,
+    devices: tuple[str, ...],
+    every: bool,
+    affinity: str,
+    cool_to: str,
+    cool_timeout: float,
+    interleave: bool,
     no_warmup: bool,
     seed: int,
     output: str | None,
     as_json: bool,
     tokens: bool,
+    out: pathlib.Path | None,
+    resume: bool,
     plot: pathlib.Path | None,
     **common: Any,
 ) -> None:
     """Measure a bundle as llama-bench measures a model, and how its experts stream.
 
     All tokens are random, as llama-bench has them. Values separated by commas multiply into a
-    grid; every row runs in a fresh process.
+    grid; every row runs in a fresh process. On phones, what they lack is sent first.
+    docs/measuring-on-phones.md says how to get numbers that others can trust.
     """
     tests = [BenchTest(n, 0) for n in _list("-p", n_prompt, _natural) if n]
     tests += [BenchTest(0, n) for n in _list("-n", n_gen, _natural) if n]
@@ -140,6 +200,8 @@ def command(
         raise UsageError("nothing to measure", remedy="Give -p, -n or -pg a number above 0")
     if as_json and output not in (None, "json"):
         raise UsageError(f"--json and -o {output} contradict each other")
+    if resume and out is None:
+        raise UsageError("--resume needs --out", remedy="Name the file to continue with --out")
     if plot is not None:
         check_plot(plot)
     common["packed_dir"] = None if common["packed_dir"] is None else str(common["packed_dir"])
@@ -153,64 +215,97 @@ def command(
         threads=_list("-t", threads, _threads),
     )
     check_settings([settings for _, settings in rows])
+    gate = _gate(cool_to, cool_timeout)
     facts = bundle_facts(bundle)
     check_fits(tests, facts, base.context)
+    places = _devices(devices, every)
+    file = None if out is None else ResultFile(out, resume=resume)
+    plan = Plan(
+        bundle=facts,
+        rows=rows,
+        protocol=Protocol(repetitions, not no_warmup, seed, interleave=interleave),
+        gate=gate,
+        gate_asked=cool_to != "auto",
+        affinity=affinity,
+        packed_dir=base.packed_dir,
+        done={} if file is None else dict(file.rows),
+    )
     renderer = make_renderer("json" if as_json else output or "md", sys.stdout, tokens=tokens)
-    results = _measure(rows, facts, renderer, repetitions, not no_warmup, seed)
+    results: list[BenchResult] = []
+    try:
+        _measure(plan, places, renderer, file, results)
+    finally:
+        if file is not None:
+            file.close()
     if plot is not None:
         plot_results(results, plot)
 
 
 def _measure(
-    rows: Sequence[tuple[BenchTest, Settings]],
-    facts: BundleFacts,
+    plan: Plan,
+    devices: Sequence[Device],
     renderer: Renderer,
-    repetitions: int,
-    warmup: bool,
-    seed: int,
-) -> list[Any]:
-    results = []
-    renderer.begin(rows)
+    file: ResultFile | None,
+    results: list[BenchResult],
+) -> None:
+    def show(result: BenchResult) -> None:
+        results.append(result)
+        renderer.row(result)
+
+    def keep(result: BenchResult) -> None:
+        if file is not None:
+            file.append(result)
+
+    fleet = Fleet(plan, keep=keep, show=show, note=lambda text: click.echo(text, err=True))
+    renderer.begin(plan.rows, phones=sum(device.serial != "local" for device in devices))
     try:
-        for test, settings in rows:
+        if len(devices) == 1:
             with ProgressBar() as progress:
-                result = run_test(
-                    test,
-                    settings,
-                    facts,
-                    repetitions=repetitions,
-                    warmup=warmup,
-                    seed=seed,
-                    progress=progress,
-                )
-            for fallback in result.fallbacks:
-                click.echo(f"note: {fallback}", err=True)
-            results.append(result)
-            renderer.row(result)
+                fleet.run(devices[0], progress)
+            return
+        # Bars of several devices would write over each other.
+        with ProgressBar(quiet=True) as progress:
+            errors = fleet.run_all(devices, progress)
+        for error in errors[1:]:
+            click.echo(format_error(error), err=True)
+        if errors:
+            raise errors[0]
+    except MoeMobileError as error:
+        raise _continuable(error, file) from error
     finally:
         renderer.end()
-    return results
 
 
-def bundle_facts(bundle: pathlib.Path) -> BundleFacts:
-    """What results say about a bundle, from its manifest."""
-    from moe_mobile.bundle import read_manifest
+def _continuable(error: MoeMobileError, file: ResultFile | None) -> MoeMobileError:
+    """The error, with how to go on where rows are kept."""
+    if file is None or isinstance(error, CancelledError | UsageError):
+        return error
+    go_on = f"--out {file.path} --resume measures what is missing"
+    remedy = go_on if error.remedy is None else f"{error.remedy.rstrip('.')}. {go_on}"
+    return type(error)(error.cause, file=error.file, setting=error.setting, remedy=remedy)
 
-    manifest = read_manifest(bundle)
-    quantization = manifest.quantization
-    return BundleFacts(
-        path=bundle,
-        model_type=f"{manifest.model.name} {quantization.experts}",
-        model_size=(
-            manifest.memory.dense_bytes
-            + manifest.memory.embedding_bytes
-            + manifest.memory.experts_bytes
-        ),
-        num_parameters=manifest.model.num_parameters,
-        max_batch=manifest.max_batch,
-        context_length=manifest.model.context_length,
-        backend=manifest.delegate.name.upper(),
-    )
+
+def _devices(serials: Sequence[str], every: bool) -> list[Device]:
+    if every and serials:
+        raise UsageError("--all and --device contradict each other")
+    if every:
+        return all_devices()
+    if not serials:
+        return [open_device(None)]
+    return [open_device(serial) for serial in dict.fromkeys(serials)]
+
+
+def _gate(text: str, timeout: float) -> Gate | None:
+    if text == "off":
+        return None
+    if text == "auto":
+        return Gate(_COOL_C, timeout)
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*°?C?", text, re.ASCII | re.IGNORECASE)
+    if match is None:
+        raise UsageError(
+            f"--cool-to {text}: no temperature", remedy="Write degrees Celsius like 40, or off"
+        )
+    return Gate(float(match[1]), timeout)
 
 
 def _list(option: str, text: str, parse: Callable[[str], Item]) -> list[Item]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_mobile.bench.driver import Settings, run_test
+from moe_mobile.bench.driver import Settings, bundle_facts
+from moe_mobile.bench.measure import run_test
 from moe_mobile.bench.results import BenchResult, BenchTest
 from moe_mobile.bench.statistics import percentile
-from moe_mobile.cli.bench import bundle_facts
 from moe_mobile.cli.describe import summary
 from moe_mobile.cli.generate import run as generate
 from moe_mobile.cli.generate import statistics_line

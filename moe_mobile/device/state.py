@@ -105,11 +105,9 @@ class DeviceState:
     zones: dict[str, tuple[int, ...]]
 
     @property
-    def hottest(self) -> tuple[str, float] | None:
-        """Name and value of the highest temperature; None where none can be read."""
-        read = {"CPU": self.cpu_c, "skin": self.skin_c, "battery": self.battery_c}
-        known = [(name, value) for name, value in read.items() if value is not None]
-        return max(known, key=lambda pair: pair[1]) if known else None
+    def has_temperature(self) -> bool:
+        """Whether anything is known of how warm it is."""
+        return (self.cpu_c, self.skin_c, self.battery_c, self.thermal_status) != (None,) * 4
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON-ready object, as results have it."""

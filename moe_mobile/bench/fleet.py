@@ -1,0 +1,134 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""One grid on several devices at once: a thread each, one writer of rows."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+
+from moe_mobile.bench.driver import BundleFacts, Protocol, Row
+from moe_mobile.bench.gate import Gate
+from moe_mobile.bench.measure import BenchProgress, Target, measure, open_target
+from moe_mobile.bench.results import BenchResult
+from moe_mobile.device.interface import Device
+from moe_mobile.device.state import read_state
+from moe_mobile.errors import MoeMobileError, UsageError
+
+__all__ = ["Fleet", "Plan"]
+
+_POLL_S = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a bench command asks for.
+
+    Attributes:
+        gate: None: none; with ``gate_asked`` unset only where temperatures can be read on a phone.
+        done: rows of earlier runs by their key.
+    """
+
+    bundle: BundleFacts
+    rows: Sequence[Row]
+    protocol: Protocol
+    gate: Gate | None
+    gate_asked: bool
+    affinity: str
+    packed_dir: str | None
+    done: dict[str, BenchResult]
+
+
+class Fleet:
+    """Runs a plan on devices. ``keep`` gets each new row, ``show`` those of earlier runs too, and
+    ``note`` what people should know; all are called by one thread at a time."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        keep: Callable[[BenchResult], None],
+        show: Callable[[BenchResult], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self._plan = plan
+        self._keep, self._show, self._note = keep, show, note
+        self._lock = threading.Lock()
+        self._targets: list[Target] = []
+        self._stopped = False
+
+    def run(self, device: Device, progress: BenchProgress) -> None:
+        """The plan on one device."""
+        plan = self._plan
+        target = open_target(
+            device,
+            plan.bundle,
+            affinity=plan.affinity,
+            packed_dir=plan.packed_dir,
+            progress=progress,
+        )
+        with self._lock:
+            self._targets.append(target)
+            if self._stopped:
+                target.abort()
+        protocol = dataclasses.replace(plan.protocol, gate=self._gate(device, target))
+        if target.affinity.policy != "all":
+            cores = ", ".join(map(str, target.affinity.cpus))
+            self._say(f"{device.serial}: runs on cores {cores} ({target.affinity.policy})")
+        keys = [target.key(row, protocol) for row in plan.rows]
+        known = [key for key in keys if key in plan.done]
+        if known:
+            self._say(f"{device.serial}: {len(known)} of {len(keys)} rows are measured already")
+            with self._lock:
+                for key in known:
+                    self._show(plan.done[key])
+        todo = [row for row, key in zip(plan.rows, keys, strict=True) if key not in plan.done]
+        for result in measure(target, todo, protocol, progress):
+            with self._lock:
+                self._keep(result)
+                self._show(result)
+                for fallback in result.fallbacks:
+                    self._note(f"note: {fallback}")
+
+    def run_all(self, devices: Sequence[Device], progress: BenchProgress) -> list[MoeMobileError]:
+        """The plan on all devices at once; one that fails does not stop the others.
+
+        Returns the errors. An interruption ends what runs everywhere.
+        """
+        with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
+            running = [pool.submit(self.run, device, progress) for device in devices]
+            try:
+                while concurrent.futures.wait(running, _POLL_S).not_done:
+                    pass
+            except BaseException:
+                with self._lock:
+                    self._stopped = True
+                    for target in self._targets:
+                        target.abort()
+                raise
+        errors = [future.exception() for future in running]
+        for error in errors:
+            if error is not None and not isinstance(error, MoeMobileError):
+                raise error
+        return [error for error in errors if isinstance(error, MoeMobileError)]
+
+    def _gate(self, device: Device, target: Target) -> Gate | None:
+        gate = self._plan.gate
+        if gate is None or (not self._plan.gate_asked and target.facts.kind == "local"):
+            return None
+        if read_state(device).has_temperature:
+            return gate
+        if self._plan.gate_asked:
+            raise UsageError(
+                f"{device.serial} tells no temperature, so nothing can be waited for",
+                setting="--cool-to",
+                remedy="Leave --cool-to out, or say --cool-to off",
+            )
+        self._say(f"{device.serial}: tells no temperature, so repetitions are not gated")
+        return None
+
+    def _say(self, text: str) -> None:
+        with self._lock:
+            self._note(text)

@@ -1,0 +1,84 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The thermal gate: every repetition starts from a cool device, or says that it did not."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from moe_mobile.device.interface import Device
+from moe_mobile.device.state import DeviceState, read_state
+from moe_mobile.errors import CancelledError
+
+__all__ = ["CPU_ABOVE_C", "Gate", "Wait", "pass_gate"]
+
+CPU_ABOVE_C = 10.0
+"""How much warmer than skin and battery the CPU may be: it idles so, and cools in seconds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """Skin and battery must be at or below ``limit_c``, the CPU at or below 10 °C more, and
+    Android's thermal status 0; after ``timeout_s`` seconds a repetition starts all the same."""
+
+    limit_c: float
+    timeout_s: float
+    poll_s: float = 2.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-ready object."""
+        return {"limit_c": self.limit_c, "timeout_s": self.timeout_s}
+
+    def obstacle(self, state: DeviceState) -> str | None:
+        """What is waited for, None where nothing is."""
+        for name, celsius, limit in (
+            ("skin", state.skin_c, self.limit_c),
+            ("battery", state.battery_c, self.limit_c),
+            ("CPU", state.cpu_c, self.limit_c + CPU_ABOVE_C),
+        ):
+            if celsius is not None and celsius > limit:
+                return f"{name} {celsius:.1f} °C, limit {limit:g} °C"
+        if state.thermal_status:
+            return f"thermal status {state.thermal_status}, limit 0"
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Wait:
+    """How it went: ``outcome`` is ``off``, ``passed`` or ``timed_out``; the last reading."""
+
+    outcome: str
+    waited_s: float
+    state: DeviceState
+
+
+def pass_gate(
+    device: Device,
+    gate: Gate | None,
+    tell: Callable[[str, float, float], None],
+    stop: threading.Event | None = None,
+) -> Wait:
+    """Wait until the device is cool, at most the gate's time-out.
+
+    ``tell`` gets what is waited for, seconds waited, and seconds at most. Raises CancelledError
+    once ``stop`` is set.
+    """
+    stop = stop or threading.Event()
+    state = read_state(device)
+    if gate is None:
+        return Wait("off", 0.0, state)
+    began = time.monotonic()
+    waited = 0.0
+    while (obstacle := gate.obstacle(state)) is not None:
+        if waited >= gate.timeout_s:
+            return Wait("timed_out", waited, state)
+        tell(obstacle, waited, gate.timeout_s)
+        if stop.wait(min(gate.poll_s, gate.timeout_s - waited)):
+            raise CancelledError("stopped by the user")
+        state = read_state(device)
+        waited = time.monotonic() - began
+    return Wait("passed", waited, state)

@@ -1,0 +1,349 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Measures the rows of a grid on one device.
+
+A row has a process of its own, in which all its repetitions run: peak memory and page faults are
+counted per process, and the context is what the row's test needs. Interleaved, a repetition has a
+process of its own: two open engines would compete for the memory that is measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import moe_mobile
+from moe_mobile.bench import driver, host
+from moe_mobile.bench.affinity import Affinity, choose
+from moe_mobile.bench.driver import BundleFacts, Row, Settings
+from moe_mobile.bench.energy import measure_energy
+from moe_mobile.bench.gate import pass_gate
+from moe_mobile.bench.regime import regime
+from moe_mobile.bench.results import BenchResult, BenchTest, summarize
+from moe_mobile.bench.sampler import Sampler
+from moe_mobile.device.interface import Device, DeviceFacts
+from moe_mobile.device.state import read_state
+from moe_mobile.errors import CancelledError
+from moe_mobile.runner import Runner
+
+__all__ = ["BenchProgress", "Target", "measure", "open_target", "run_test"]
+
+Json = dict[str, Any]
+
+_DEVICE_MEMBERS = (
+    "serial", "kind", "model", "soc", "abi", "android_version", "ram_bytes", "page_size",
+    "clusters", "virtual", "limit",
+)  # fmt: skip
+_SEEDS = 1 << 32
+
+
+class BenchProgress(Protocol):
+    """Gets the progress: a stage, steps done, steps in all, and what is being done."""
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None: ...
+
+
+def _silent(stage: str, done: int, total: int, detail: str = "") -> None:
+    pass
+
+
+@dataclasses.dataclass
+class Target:
+    """A device with the bundle on it, ready to be measured. :meth:`abort` may come from another
+    thread."""
+
+    device: Device
+    facts: DeviceFacts
+    folder: str
+    bundle: BundleFacts
+    affinity: Affinity
+    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
+    runner: Runner | None = None
+
+    def resolve(self, row: Row) -> Row:
+        """A row with what it leaves to the benchmark: the context its test needs, as llama-bench
+        has it, and a thread per core that the engine is kept to."""
+        test, settings = row
+        pinned = self.affinity.pinned
+        return test, dataclasses.replace(
+            settings,
+            context=test.positions if settings.context is None else settings.context,
+            threads=len(pinned) if settings.threads is None and pinned else settings.threads,
+        )
+
+    def key(self, row: Row, protocol: driver.Protocol) -> str:
+        """Identifies a row among all that were ever measured, see :func:`driver.run_key`."""
+        test, settings = self.resolve(row)
+        return driver.run_key(
+            {
+                "bundle": self.bundle.bundle_hash,
+                "device": [self.facts.serial, self.facts.model, self.facts.limit],
+                "settings": settings.as_request(),
+                "affinity": self.affinity.as_dict(),
+                "test": dataclasses.asdict(test),
+                "repetitions": protocol.repetitions,
+                "regime": _regime(protocol),
+                "version": moe_mobile.__version__,
+            }
+        )
+
+    def abort(self) -> None:
+        """End what is being measured; :func:`measure` raises CancelledError soon."""
+        self.stop.set()
+        if self.runner is not None:
+            self.runner.kill()
+
+
+def open_target(
+    device: Device,
+    bundle: BundleFacts,
+    *,
+    affinity: str = "big",
+    packed_dir: str | None = None,
+    progress: BenchProgress = _silent,
+) -> Target:
+    """Bring to a device what it lacks, and pack the weights, so that no row is charged for it.
+
+    Raises UsageError for cores it lacks, DiskFullError, DeviceError, and the engine's errors.
+    """
+    facts = device.facts()
+    chosen = choose(affinity, facts)
+    folder = device.place(bundle.path, progress)
+    with device.runner() as runner:
+        runner.request("prepare", bundle=folder, packed_dir=packed_dir, progress=progress)
+    return Target(device, facts, folder, bundle, chosen)
+
+
+def measure(
+    target: Target,
+    rows: Sequence[Row],
+    protocol: driver.Protocol,
+    progress: BenchProgress = _silent,
+) -> Iterator[BenchResult]:
+    """The results of the rows, each as soon as it is complete: interleaved, that is at the end.
+
+    Raises the engine's errors, KilledError where the system ended the engine, DeviceError where
+    the device is lost.
+    """
+    rows = [target.resolve(row) for row in rows]
+    done = _Counter(len(rows) * protocol.repetitions, progress)
+    if not protocol.interleave:
+        for row in rows:
+            with _Opened(target, row, protocol, done) as opened:
+                runs = [opened.repeat(number) for number in range(protocol.repetitions)]
+            yield _result(target, row, protocol, runs)
+        return
+    found: list[list[_Repetition]] = [[] for _ in rows]
+    for number in range(protocol.repetitions):
+        turn = list(enumerate(rows))
+        for index, row in turn if number % 2 == 0 else reversed(turn):
+            with _Opened(target, row, protocol, done) as opened:
+                found[index].append(opened.repeat(number))
+    for row, runs in zip(rows, found, strict=True):
+        yield _result(target, row, protocol, runs)
+
+
+def run_test(
+    test: BenchTest,
+    settings: Settings,
+    bundle: BundleFacts,
+    *,
+    device: Device | None = None,
+    repetitions: int = 5,
+    warmup: bool = True,
+    seed: int = 0,
+    progress: BenchProgress = _silent,
+) -> BenchResult:
+    """One row without a gate, on this machine by default."""
+    if device is None:
+        from moe_mobile.device.select import open_device
+
+        device = open_device(None)
+    target = open_target(device, bundle, packed_dir=settings.packed_dir, progress=progress)
+    protocol = driver.Protocol(repetitions=repetitions, warmup=warmup, seed=seed)
+    (result,) = measure(target, [(test, settings)], protocol, progress)
+    return result
+
+
+@dataclasses.dataclass
+class _Counter:
+    """Tells progress in repetitions of all rows."""
+
+    total: int
+    progress: BenchProgress
+    done: int = 0
+
+    def step(self, detail: str) -> None:
+        self.done += 1
+        self.progress("bench", self.done, self.total, detail)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Repetition:
+    info: Json
+    sample: Json
+    run: Json
+
+
+class _Opened:
+    """A process that has the bundle open with the settings of a row, warmed up."""
+
+    def __init__(
+        self, target: Target, row: Row, protocol: driver.Protocol, counter: _Counter
+    ) -> None:
+        self._target = target
+        self._test, self._settings = row
+        self._protocol = protocol
+        self._counter = counter
+
+    def __enter__(self) -> Self:
+        self._check_stop()
+        runner = self._target.device.runner(cpus=self._target.affinity.pinned)
+        self._runner = self._target.runner = runner
+        try:
+            self._load_start_ms = _now_ms()
+            self._info = runner.request(
+                "open",
+                bundle=self._target.folder,
+                settings=self._settings.as_request(),
+                progress=self._counter.progress,
+            )
+            self._load_end_ms = _now_ms()
+            if self._protocol.warmup:
+                self._counter.progress("bench", self._counter.done, self._counter.total, "warm-up")
+                self._bench(self._protocol.seed + self._protocol.repetitions)
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            self._check_stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._target.runner = None
+        self._runner.__exit__(kind, error, traceback)
+        if kind is not None:
+            self._check_stop()
+
+    def repeat(self, number: int) -> _Repetition:
+        """Repetition `number`, from 0: wait until it is cool, run, and record what was around."""
+        target = self._target
+
+        def waiting(what: str, waited: float, most: float) -> None:
+            self._counter.progress("cool", round(waited), round(most), what)
+
+        wait = pass_gate(target.device, self._protocol.gate, waiting, target.stop)
+        sampler = Sampler(target.device, int(self._info["pid"]), wait.state.zones)
+        started = datetime.datetime.now(datetime.UTC)
+        began = time.monotonic()
+        start_ms = _now_ms()
+        samples: list[Json] = []
+        try:
+            sample = self._bench(self._protocol.seed + number)
+            end_ms = _now_ms()
+        finally:
+            samples = sampler.stop(began)
+        after = read_state(target.device)
+        energy = measure_energy(
+            samples,
+            (sample["prompt_ns"] + sample["gen_ns"]) / 1e6,
+            charging=True if after.charging else wait.state.charging,
+            virtual=target.facts.virtual,
+        )
+        run = {
+            "started_at": started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "load_start_ms": self._load_start_ms,
+            "load_end_ms": self._load_end_ms,
+            "start_ms": start_ms,
+            "end_ms": end_ms,
+            "gate": wait.outcome,
+            "waited_s": round(wait.waited_s, 1),
+            "entry": wait.state.as_dict(),
+            "exit": after.as_dict(),
+            "memory": sample["memory"],
+            "samples": samples,
+            "energy_j": energy.joules,
+            "energy_source": energy.source,
+            "energy_note": energy.note,
+        }
+        self._counter.step(self._test.name)
+        return _Repetition(self._info, sample, run)
+
+    def _bench(self, seed: int) -> Json:
+        (sample,) = self._runner.request(
+            "bench",
+            n_prompt=self._test.n_prompt,
+            n_gen=self._test.n_gen,
+            repetitions=1,
+            warmup=False,
+            seed=seed % _SEEDS,
+        )["samples"]
+        assert isinstance(sample, dict)
+        return sample
+
+    def _check_stop(self) -> None:
+        if self._target.stop.is_set():
+            raise CancelledError("stopped by the user") from None
+
+
+def _result(
+    target: Target, row: Row, protocol: driver.Protocol, runs: Sequence[_Repetition]
+) -> BenchResult:
+    bundle, facts = target.bundle, target.facts.as_dict()
+    info = runs[0].info
+    commit, number = host.build()
+    loads = [run.info["load_ms"] for run in runs]
+    return summarize(
+        row[0],
+        [run.sample for run in runs],
+        [run.run for run in runs],
+        {
+            "build_commit": commit,
+            "build_number": number,
+            "cpu_info": host.cpu_info() if target.facts.kind == "local" else target.facts.soc,
+            "gpu_info": "",
+            "backends": bundle.backend,
+            "model_filename": str(bundle.path),
+            "model_type": bundle.model_type,
+            "model_size": bundle.model_size,
+            "model_n_params": bundle.num_parameters,
+            "n_batch": bundle.max_batch,
+            "n_ubatch": bundle.max_batch,
+            "n_threads": int(info["threads"]),
+            "test_time": runs[0].run["started_at"][:19] + "Z",
+            "version": moe_mobile.__version__,
+            "executorch_version": str(info["executorch"]),
+            "bundle_hash": info["bundle_hash"],
+            "config": info["settings"],
+            "plan": info["plan"],
+            "direct_io": bool(info["direct_io"]),
+            "fallbacks": list(info["fallbacks"]),
+            "load_ms": sum(loads) / len(loads),
+            "run_key": target.key(row, protocol),
+            "device": {name: facts[name] for name in _DEVICE_MEMBERS},
+            "affinity": target.affinity.as_dict(),
+            "regime": _regime(protocol),
+        },
+    )
+
+
+def _regime(protocol: driver.Protocol) -> Json:
+    return regime(
+        interleaved=protocol.interleave,
+        warmup=protocol.warmup,
+        gate=None if protocol.gate is None else protocol.gate.as_dict(),
+        seed=protocol.seed,
+    )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
