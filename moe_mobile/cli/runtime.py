@@ -29,7 +29,6 @@ def command() -> None:
     epilog=examples(
         "moe-mobile runtime build --target linux-arm64     # for phones, once per version",
         "moe-mobile runtime build --target linux-x86_64    # for emulators; made on use anyway",
-        "moe-mobile runtime build --target android-arm64   # with an NDK: docs/phone-runtime.md",
     )
 )
 @click.option(
@@ -37,8 +36,7 @@ def command() -> None:
     type=click.Choice(TARGETS),
     default=TARGETS[0],
     show_default=True,
-    help="linux-arm64 needs Debian's g++-aarch64-linux-gnu; android-arm64 an NDK and an "
-    "ExecuTorch build for Android.",
+    help="linux-arm64 needs Debian's g++-aarch64-linux-gnu.",
 )
 @json_option
 def build(target: str, as_json: bool) -> None:
