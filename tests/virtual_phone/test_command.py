@@ -100,7 +100,7 @@ def test_what_is_missing_is_said(adb_server: int, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the other tests are about nobody's phones already")
 @pytest.mark.parametrize("abi", ["x86_64", "arm64-v8a"])
-def test_without_privileges(abi: str) -> None:
+def test_without_privileges(adb_server: int, abi: str) -> None:
     packages = [Path(moe_mobile.__path__[0]).parent, Path(__file__).parents[2]]
     # setpriv itself still starts a program as root would; env does not.
     prefix = ["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "env"]
@@ -115,6 +115,7 @@ def test_without_privileges(abi: str) -> None:
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "PYTHONPATH": os.pathsep.join(map(str, packages)),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "ANDROID_ADB_SERVER_PORT": str(adb_server),  # which stop() tells of it
         }
         if subprocess.run(command, env=environment, capture_output=True).returncode == 0:
             break
