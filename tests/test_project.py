@@ -28,7 +28,13 @@ MACHINE_PATH = re.compile(
 URL_HOST = re.compile(r"\b(?:https?|git|ssh)://(?:[^/\s@]*@)?([\w.-]+)")
 PRIVATE_HOST = re.compile(r"(?<![\w.])(?:\w[\w-]*\.)+(?:internal|corp|intranet|lan)\b(?![.(\w])")
 # What the project links to; indexes of packages are PyPI's and Debian's alone.
-KNOWN_HOSTS = {"docs.pytorch.org", "keepachangelog.com", "semver.org", "www.apache.org"}
+KNOWN_HOSTS = {
+    "docs.pytorch.org",
+    "json-schema.org",
+    "keepachangelog.com",
+    "semver.org",
+    "www.apache.org",
+}
 KNOWN_INDEXES = ("pypi.org", "debian.org")
 
 

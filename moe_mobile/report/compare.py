@@ -1,0 +1,119 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Ratios between rows that differ in one setting, and why others are not compared."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from moe_mobile.bench.regime import incomparable
+from moe_mobile.report.rows import Row, finite
+from moe_mobile.report.settings import NOT_RECORDED, settings
+from moe_mobile.report.student import Ratio, paired_ratio, welch_ratio
+
+__all__ = ["METHOD", "REPEATED", "Comparison", "Refusal", "compare"]
+
+REPEATED = "repeated"
+"""Stands for a setting where rows differ in nothing but their time."""
+
+METHOD = (
+    "Ratio of the geometric means of tokens/s over the repetitions, with a 95 % interval by "
+    "Welch's t on logarithms; rows measured in turns (interleaved) are compared pair by pair, "
+    "which cancels what drifts. An interval that holds 1 shows no difference. It covers the "
+    "spread within a run, not that from one run or device to another."
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparison:
+    """`other` against `base`: they differ in `setting` alone."""
+
+    setting: str
+    base: Row
+    other: Row
+    ratio: Ratio
+
+    def values(self) -> tuple[str, str]:
+        """What the setting is in both rows."""
+        return _value(self.base, self.setting), _value(self.other, self.setting)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Refusal:
+    """Two rows that would be compared, were they measured in the same way."""
+
+    setting: str
+    base: Row
+    other: Row
+    reasons: list[str]
+
+    def values(self) -> tuple[str, str]:
+        """What the setting is in both rows."""
+        return _value(self.base, self.setting), _value(self.other, self.setting)
+
+
+def compare(rows: Sequence[Row]) -> tuple[list[Comparison], list[Refusal]]:
+    """Within each group of rows that differ in one setting, each against the first of its regime.
+
+    One base for a group keeps the number of ratios near that of the rows.
+    """
+    found: list[Comparison] = []
+    refused: list[Refusal] = []
+    for setting, group in _groups(rows):
+        bases: list[Row] = []
+        for row in group:
+            why: list[str] = []
+            for base in bases:
+                reasons = incomparable(base.data, row.data)
+                if not reasons:
+                    # Rows of the base's own value are repetitions, and compared as such.
+                    if setting == REPEATED or _value(base, setting) != _value(row, setting):
+                        found += _comparison(setting, base, row)
+                    break
+                why = why or reasons
+            else:
+                first = bases[0] if bases else row
+                bases.append(row)
+                if why and (setting == REPEATED or _value(first, setting) != _value(row, setting)):
+                    refused.append(Refusal(setting, first, row, why))
+    return found, refused
+
+
+def _groups(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Rows of one test that agree in all settings but the named one, of which they have several."""
+    chosen = {row: settings(row) for row in rows}
+    names = dict.fromkeys(name for values in chosen.values() for name in values)
+    groups: list[tuple[str, list[Row]]] = []
+    for setting in (*names, REPEATED):
+        alike: dict[tuple[str, tuple[tuple[str, str], ...]], list[Row]] = {}
+        for row, values in chosen.items():
+            rest = tuple(pair for pair in values.items() if pair[0] != setting)
+            alike.setdefault((row.test, rest), []).append(row)
+        for group in alike.values():
+            several = setting == REPEATED or len({_value(row, setting) for row in group}) > 1
+            if len(group) > 1 and several:
+                groups.append((setting, group))
+    return groups
+
+
+def _comparison(setting: str, base: Row, other: Row) -> list[Comparison]:
+    """Empty where a row has no speeds."""
+    speeds = [_speeds(row) for row in (base, other)]
+    if not all(speeds):
+        return []
+    interleaved = all(row.get("regime", "order") == "interleaved" for row in (base, other))
+    method = paired_ratio if interleaved and len(speeds[0]) == len(speeds[1]) else welch_ratio
+    return [Comparison(setting, base, other, method(*speeds))]
+
+
+def _speeds(row: Row) -> list[float]:
+    values = row.get("samples_ts")
+    numbers = [finite(value) for value in values] if isinstance(values, list) else []
+    return [number for number in numbers if number is not None and number > 0]
+
+
+def _value(row: Row, setting: str) -> str:
+    if setting == REPEATED:
+        return row.text("test_time") or NOT_RECORDED
+    return settings(row).get(setting, NOT_RECORDED)

@@ -1,0 +1,70 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A row in its place: its configuration's name and colour, and numbers derived from its tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from moe_mobile.report.rows import Row, finite
+from moe_mobile.report.settings import Configuration
+
+__all__ = ["Entry", "make_entries"]
+
+_NAMED = ("dense", "attention", "expert", "router", "head", "wait")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Entry:
+    """A row, with what to call it and how to colour it. `label` tells repeated rows apart."""
+
+    row: Row
+    configuration: Configuration
+    label: str
+    several_tests: bool
+
+    @property
+    def colour(self) -> str:
+        """The name of the configuration's colour, for a figure."""
+        return f"@c{self.configuration.colour}"
+
+    @property
+    def label_with_test(self) -> str:
+        """The label, and the test where the rows have several."""
+        return f"{self.label} · {self.row.test}" if self.several_tests else self.label
+
+    @functools.cached_property
+    def parts(self) -> dict[str, float]:
+        """Milliseconds per token of each part and of the `rest`; empty where none is recorded.
+
+        Of decoded tokens, of the prompt's where nothing was decoded.
+        """
+        phase = "decode" if "decode" in self.row.phases else "prefill"
+        tokens = [t for entries in self.row.repetitions for t in entries if t.get("phase") == phase]
+        count = sum(finite(token.get("count")) or 1 for token in tokens)
+        total = _sum(tokens, "total")
+        if not count or not total:
+            return {}
+        parts = {name: _sum(tokens, name) / count for name in _NAMED}
+        parts["rest"] = max(total / count - sum(parts.values()), 0.0)
+        return parts
+
+
+def make_entries(found: Sequence[Configuration]) -> list[Entry]:
+    """The rows of all configurations, one configuration after the other."""
+    several = len({row.test for configuration in found for row in configuration.rows}) > 1
+    entries = []
+    for configuration in found:
+        for row in configuration.rows:
+            same = [other for other in configuration.rows if other.test == row.test]
+            again = f" · run {same.index(row) + 1}" if len(same) > 1 else ""
+            entries.append(Entry(row, configuration, configuration.label + again, several))
+    return entries
+
+
+def _sum(tokens: Sequence[dict[str, Any]], name: str) -> float:
+    """Milliseconds over all tokens."""
+    return sum(finite(token.get(f"{name}_ns")) or 0.0 for token in tokens) / 1e6

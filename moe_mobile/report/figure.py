@@ -1,0 +1,295 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Figures as Plotly reads them: a dictionary of traces and a layout, colours by name.
+
+A colour begins with `@`; the page's script puts in the one of the theme, so that one figure suits
+light, dark and paper: `@c0` to `@c7` are configurations, `@ink`, `@muted`, `@grid`, `@paper`,
+`@alert` say themselves, `@part-…` are the parts of a token's time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = [
+    "Bar",
+    "Figure",
+    "Segment",
+    "band",
+    "bars",
+    "listing",
+    "plain",
+    "rule",
+    "short",
+    "time_layout",
+]
+
+Json = dict[str, Any]
+
+_LINE = 17  # pixels of a line of text
+_BAR = 13
+_GAP = 17
+_CHARACTERS = 44  # of a label, so that it fits a phone's width beside its value
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A chart of the page. `alt` says in words what a reader who cannot see it misses."""
+
+    name: str
+    alt: str
+    data: list[Json]
+    layout: Json
+
+    def as_dict(self) -> Json:
+        """What the page's script draws."""
+        return {"data": self.data, "layout": self.layout}
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A piece of a bar; hatched where it is a loss."""
+
+    length: float
+    colour: str
+    name: str
+    hatched: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """A labelled bar: its value as text, pieces, one deviation, single measurements, a mark."""
+
+    label: str
+    value: str
+    segments: list[Segment]
+    deviation: float | None = None
+    dots: Sequence[float] = ()
+    mark: float | None = None
+    title: str = ""
+
+
+def plain(text: str) -> str:
+    """Text of others for Plotly, which reads a few tags, links among them."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return html.escape(printable, quote=False)
+
+
+def short(value: float) -> float:
+    """Five significant digits: no chart shows more, and the page is half as large."""
+    return float(f"{value:.5g}")
+
+
+def listing(labels: Sequence[tuple[str, str]], unit: str) -> tuple[Json, list[float]]:
+    """A layout of lines, each with a label and a value above it, legible at any width.
+
+    The second value says at which y to draw each line's marks; y counts pixels downwards.
+    """
+    annotations: list[Json] = []
+    centres: list[float] = []
+    top = 0.0
+    for label, value in labels:
+        lines = textwrap.wrap(label, _CHARACTERS) or [""]
+        annotations.append(_note("<br>".join(plain(line) for line in lines), 0, top))
+        annotations.append(_note(f"<b>{plain(value)}</b>", 1, top))
+        top += _LINE * len(lines) + 2
+        centres.append(top + _BAR / 2)
+        top += _BAR + _GAP
+    layout: Json = {
+        "height": round(top + 40),
+        "margin": {"l": 2, "r": 8, "t": 4, "b": 36},
+        "xaxis": {"title": {"text": plain(unit)}, "fixedrange": True},
+        "yaxis": {"range": [top - 4, 0], "visible": False, "fixedrange": True},
+        "annotations": annotations,
+        "showlegend": False,
+        "dragmode": False,
+        "hovermode": "closest",
+    }
+    return layout, centres
+
+
+def bars(name: str, alt: str, unit: str, entries: Sequence[Bar], *, limit: float = 0) -> Figure:
+    """Horizontal bars from zero. The axis ends at `limit`, or where the longest bar does."""
+    layout, centres = listing([(entry.label, entry.value) for entry in entries], unit)
+    layout["barmode"] = "stack"
+    layout["xaxis"]["rangemode"] = "tozero"
+    if limit:
+        layout["xaxis"]["range"] = [0, limit]
+    data = _stacks(entries, centres) + _extras(entries, centres, unit)
+    return Figure(name, alt, data, layout)
+
+
+def _note(text: str, x: int, y: float) -> Json:
+    return {
+        "text": text,
+        "x": x,
+        "y": y,
+        "xref": "paper",
+        "xanchor": "right" if x else "left",
+        "yanchor": "top",
+        "align": "right" if x else "left",
+        "showarrow": False,
+        "borderpad": 0,
+        "font": {"color": "@ink", "size": 13},
+    }
+
+
+def _stacks(entries: Sequence[Bar], centres: Sequence[float]) -> list[Json]:
+    """One trace per place in the stack: Plotly stacks traces, not pieces."""
+    traces = []
+    for place in range(max((len(entry.segments) for entry in entries), default=0)):
+        pairs = zip(entries, centres, strict=True)
+        present = [(e, e.segments[place], y) for e, y in pairs if place < len(e.segments)]
+        traces.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "x": [short(segment.length) for _, segment, _ in present],
+                "y": [y for _, _, y in present],
+                "width": _BAR,
+                "marker": {
+                    "color": [segment.colour for _, segment, _ in present],
+                    "line": {"width": 1, "color": "@paper"},
+                    "pattern": {
+                        "shape": ["/" if segment.hatched else "" for _, segment, _ in present],
+                        "fgcolor": "@paper",
+                        "size": 6,
+                        "solidity": 0.3,
+                    },
+                },
+                "hovertext": [
+                    f"<b>{plain(entry.label)}</b><br>{plain(segment.name)}"
+                    + (f"<br>{plain(entry.title)}" if entry.title else "")
+                    for entry, segment, _ in present
+                ],
+                "hovertemplate": "%{hovertext}<extra></extra>",
+            }
+        )
+    return traces
+
+
+def _extras(entries: Sequence[Bar], centres: Sequence[float], unit: str) -> list[Json]:
+    traces: list[Json] = []
+    pairs = list(zip(entries, centres, strict=True))
+    totals = [sum(segment.length for segment in entry.segments) for entry in entries]
+    spread = [
+        (total, entry.deviation, y)
+        for (entry, y), total in zip(pairs, totals, strict=True)
+        if entry.deviation
+    ]
+    if spread:
+        traces.append(
+            _points([total for total, _, _ in spread], [y for _, _, y in spread])
+            | {
+                "hoverinfo": "skip",
+                "marker": {"size": 1, "color": "@ink"},
+                "error_x": {
+                    "type": "data",
+                    "array": [short(deviation) for _, deviation, _ in spread],
+                    "color": "@ink",
+                    "thickness": 1.6,
+                    "width": 5,
+                },
+            }
+        )
+    dots = [(dot, y + _BAR / 2 + 4) for entry, y in pairs for dot in entry.dots]
+    if dots:
+        traces.append(
+            _points(*map(list, zip(*dots, strict=True)))
+            | {
+                "marker": {"size": 4, "color": "@muted", "opacity": 0.75},
+                "hovertemplate": f"one repetition: %{{x:.5g}} {plain(unit)}<extra></extra>",
+            }
+        )
+    marks = [(entry.mark, y) for entry, y in pairs if entry.mark is not None]
+    if marks:
+        traces.append(
+            _points([short(mark) for mark, _ in marks], [y for _, y in marks])
+            | {
+                "marker": {
+                    "symbol": "line-ns",
+                    "size": _BAR + 6,
+                    "line": {"width": 2.5, "color": "@ink"},
+                },
+                "hovertemplate": f"planned: %{{x:.5g}} {plain(unit)}<extra></extra>",
+            }
+        )
+    return traces
+
+
+def _points(x: list[Any], y: list[Any]) -> Json:
+    return {"type": "scatter", "mode": "markers", "x": [short(v) for v in x], "y": y}
+
+
+def time_layout(title: str, unit: str, height: int = 320) -> Json:
+    """A chart with something that goes on along x, which can be zoomed."""
+    return {
+        "height": height,
+        "margin": {"l": 52, "r": 44, "t": 30, "b": 44},
+        "xaxis": {"title": {"text": title}, "zeroline": False},
+        "yaxis": {"title": {"text": unit}, "rangemode": "tozero", "fixedrange": True},
+        "legend": {"orientation": "h", "y": -0.24, "x": 0, "yanchor": "top"},
+        "dragmode": "zoom",
+        "hovermode": "closest",
+        "shapes": [],
+        "annotations": [],
+    }
+
+
+def rule(layout: Json, y: float, text: str, colour: str = "@muted", dash: str = "dot") -> None:
+    """Add a horizontal line, named at its right end."""
+    layout["shapes"].append(
+        {
+            "type": "line",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": short(y),
+            "y1": short(y),
+            "line": {"color": colour, "width": 1.4, "dash": dash},
+        }
+    )
+    layout["annotations"].append(
+        {
+            "text": plain(text),
+            "xref": "paper",
+            "x": 1.005,
+            "xanchor": "left",
+            "y": short(y),
+            "showarrow": False,
+            "font": {"size": 11, "color": colour},
+        }
+    )
+
+
+def band(layout: Json, start: float, end: float, text: str, colour: str = "@band") -> None:
+    """Shade a span of x behind the data, named above it."""
+    layout["shapes"].append(
+        {
+            "type": "rect",
+            "yref": "paper",
+            "layer": "below",
+            "x0": short(start),
+            "x1": short(end),
+            "y0": 0,
+            "y1": 1,
+            "line": {"width": 0},
+            "fillcolor": colour,
+        }
+    )
+    if text:
+        layout["annotations"].append(
+            {
+                "text": plain(text),
+                "x": short((start + end) / 2),
+                "y": 1,
+                "yref": "paper",
+                "yanchor": "bottom",
+                "showarrow": False,
+                "font": {"size": 11, "color": "@muted"},
+            }
+        )

@@ -1,0 +1,97 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The chart of comparisons: ratios and their intervals about 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from moe_mobile.report.compare import REPEATED, Comparison
+from moe_mobile.report.entry import Entry
+from moe_mobile.report.figure import Figure, listing, plain, short
+from moe_mobile.report.rows import Row
+from moe_mobile.report.settings import label, settings, varying
+
+__all__ = ["context", "forest", "ratio_text"]
+
+# Beyond it, equal factors should look equal: an axis of logarithms.
+_LOGARITHMIC_FROM = 3
+
+
+def context(setting: str, row: Row, rows: Sequence[Row]) -> str:
+    """What both rows of a comparison have in common and other rows have not."""
+    names = varying([settings(other) for other in rows])
+    if setting != REPEATED:
+        names = [name for name in names if name != setting]
+    parts = [label(settings(row), names)] if names else []
+    if len({other.test for other in rows}) > 1:
+        parts.append(row.test)
+    return " · ".join(part for part in parts if part)
+
+
+def ratio_text(comparison: Comparison) -> str:
+    """The ratio with its interval where there is one."""
+    ratio = comparison.ratio
+    if ratio.low is None or ratio.high is None:
+        return f"{ratio.value:.3g}x (one repetition)"
+    return f"{ratio.value:.3g}x [{ratio.low:.3g}, {ratio.high:.3g}]"
+
+
+def forest(setting: str, comparisons: Sequence[Comparison], entries: Mapping[Row, Entry]) -> Figure:
+    """The comparisons of one setting, each a dot with its interval, a line at no difference."""
+    rows = list(entries)
+    labels = []
+    for comparison in comparisons:
+        before, after = comparison.values()
+        common = context(setting, comparison.base, rows)
+        labels.append((f"{before} → {after}" + (f" · {common}" if common else ""), ""))
+    labels = [(text, ratio_text(c)) for (text, _), c in zip(labels, comparisons, strict=True)]
+    layout, centres = listing(labels, "times the tokens/s of the first")
+    ends = [1.0]
+    for comparison in comparisons:
+        ratio = comparison.ratio
+        ends += [value for value in (ratio.value, ratio.low, ratio.high) if value is not None]
+    if max(ends) / min(ends) > _LOGARITHMIC_FROM:
+        layout["xaxis"]["type"] = "log"
+        layout["xaxis"]["dtick"] = "D1" if max(ends) / min(ends) < 20 else 1
+    layout["shapes"] = [
+        {
+            "type": "line",
+            "layer": "below",
+            "yref": "paper",
+            "x0": 1,
+            "x1": 1,
+            "y0": 0,
+            "y1": 1,
+            "line": {"color": "@ink", "width": 1.2, "dash": "dot"},
+        }
+    ]
+    data = []
+    for comparison, (text, value), y in zip(comparisons, labels, centres, strict=True):
+        ratio = comparison.ratio
+        low, high = ratio.low or ratio.value, ratio.high or ratio.value
+        colour = entries[comparison.other].colour
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": [short(ratio.value)],
+                "y": [y],
+                "marker": {"color": colour, "size": 10},
+                "error_x": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [short(high - ratio.value)],
+                    "arrayminus": [short(ratio.value - low)],
+                    "color": colour,
+                    "thickness": 2,
+                    "width": 5,
+                },
+                "hovertext": [f"<b>{plain(text)}</b><br>{plain(value)}<br>{ratio.verdict}"],
+                "hovertemplate": "%{hovertext}<extra></extra>",
+            }
+        )
+    words = "; ".join(f"{text}: {value}" for text, value in labels[:12])
+    return Figure(
+        f"compare-{plain(setting)}", f"Ratios of throughput by {setting}. {words}", data, layout
+    )

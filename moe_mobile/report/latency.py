@@ -1,0 +1,179 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The chart of one row's decoded tokens: how long each took, and what it missed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from moe_mobile.report.entry import Entry
+from moe_mobile.report.figure import Figure, rule, short, time_layout
+from moe_mobile.report.overview import PARTS
+from moe_mobile.report.rows import finite
+
+__all__ = ["MAX_POINTS", "latency", "latency_note"]
+
+MAX_POINTS = 4000
+"""Of one chart. More cannot be told apart, and make a page slow."""
+
+# An axis that shows a value 30 times the median flattens all others.
+_LOGARITHMIC_FROM = 30
+_SECONDARY = ("hits", "misses", "bytes_read")
+
+
+def latency(entry: Entry) -> Figure | None:
+    """Latency of each decoded token, repetitions in a row; None where none is recorded."""
+    lists = [values for values in _latencies(entry) if values]
+    if not lists:
+        return None
+    shown: list[tuple[int, float, int, int, dict[str, Any] | None]] = []
+    position = 0
+    layout = time_layout("decoded token, repetitions in a row", "ms per token", 360)
+    parts = _decoded(entry)
+    for repetition, values in enumerate(lists):
+        if shown and len(shown) + len(values) > MAX_POINTS:
+            break
+        tokens = parts[repetition] if repetition < len(parts) else []
+        for index, value in enumerate(values[:MAX_POINTS]):
+            token = tokens[index] if index < len(tokens) else None
+            shown.append((position + index, value, repetition + 1, index + 1, token))
+        _separate(layout, position, len(values), repetition, len(lists))
+        position += len(values)
+    highest = max(value for _, value, *_ in shown)
+    middle = sorted(value for _, value, *_ in shown)[len(shown) // 2]
+    if middle > 0 and highest > _LOGARITHMIC_FROM * middle:
+        layout["yaxis"] |= {"type": "log", "title": {"text": "ms per token (log)"}}
+        del layout["yaxis"]["rangemode"]
+    _percentile_lines(entry, layout)
+    layout["xaxis"]["range"] = [-0.015 * position, 1.015 * position]
+    hit = [point for point in shown if not _misses(point[4])]
+    missed = [point for point in shown if _misses(point[4])]
+    data = []
+    known = any(point[4] for point in shown)
+    if hit:
+        data.append(_markers(entry, hit, "no miss" if known else "token", filled=not known))
+    if missed:
+        data.append(_markers(entry, missed, "with misses, larger for more", filled=True))
+    layout["showlegend"] = known
+    return Figure(
+        "latency", f"Latency of every decoded token: {entry.label_with_test}", data, layout
+    )
+
+
+def latency_note(entry: Entry) -> str:
+    """What a reader must know about the chart: what it leaves out or has not got."""
+    lists = _latencies(entry)
+    total = sum(map(len, lists))
+    notes = []
+    if total and not any(_decoded(entry)):
+        notes.append(
+            "Misses and parts of each token are not recorded: measure with --tokens to see them."
+        )
+    fit = 0
+    for values in lists:
+        if fit and fit + len(values) > MAX_POINTS:
+            break
+        fit += min(len(values), MAX_POINTS)
+    if fit < total:
+        notes.append(f"The first {fit} of {total} tokens are shown.")
+    return " ".join(notes)
+
+
+def _decoded(entry: Entry) -> list[list[dict[str, Any]]]:
+    return [
+        [token for token in tokens if token.get("phase") == "decode"]
+        for tokens in entry.row.repetitions
+    ]
+
+
+def _latencies(entry: Entry) -> list[list[float]]:
+    """`itl_ns`; where a row lacks it, the totals of its tokens."""
+    lists = entry.row.latencies
+    if any(lists):
+        return lists
+    totals = [[finite(token.get("total_ns")) for token in tokens] for tokens in _decoded(entry)]
+    return [[value / 1e6 for value in values if value is not None] for values in totals]
+
+
+def _misses(token: dict[str, Any] | None) -> float:
+    return (finite(token.get("misses")) or 0.0) if token else 0.0
+
+
+def _markers(entry: Entry, points: list[Any], name: str, *, filled: bool) -> dict[str, Any]:
+    misses = [_misses(point[4]) for point in points]
+    size = [short(5 if not value else 5 + 2.2 * math.sqrt(min(value, 40))) for value in misses]
+    custom, lines = [], ["repetition %{customdata[0]}, token %{customdata[1]}: <b>%{y:.4g} ms</b>"]
+    has_parts = any(point[4] for point in points)
+    for _, _, repetition, index, token in points:
+        custom.append([repetition, index, *(_hover(token) if has_parts else [])])
+    if has_parts:
+        names = [title for key, title in PARTS.items() if key != "rest"]
+        lines += [f"{title} %{{customdata[{2 + i}]}} ms" for i, title in enumerate(names)]
+        start = 2 + len(names)
+        lines.append(
+            f"%{{customdata[{start}]}} hits, %{{customdata[{start + 1}]}} misses, "
+            f"%{{customdata[{start + 2}]}} KiB read"
+        )
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [point[0] for point in points],
+        "y": [short(point[1]) for point in points],
+        "marker": {
+            "size": size if any(misses) else 5,
+            "color": entry.colour if filled else "@paper",
+            "opacity": 0.72 if filled else 1,
+            "line": {
+                "color": "@paper" if filled else entry.colour,
+                "width": 0.6 if filled else 1.2,
+            },
+        },
+        "customdata": custom,
+        "hovertemplate": "<br>".join(lines) + "<extra></extra>",
+    }
+
+
+def _hover(token: dict[str, Any] | None) -> list[Any]:
+    token = token or {}
+    values = [finite(token.get(f"{key}_ns")) for key in PARTS if key != "rest"]
+    texts: list[Any] = ["?" if value is None else f"{value / 1e6:.3g}" for value in values]
+    for key in _SECONDARY:
+        value = finite(token.get(key))
+        scale = 1024 if key == "bytes_read" else 1
+        texts.append("?" if value is None else f"{value / scale:.0f}")
+    return texts
+
+
+def _separate(layout: dict[str, Any], start: int, length: int, index: int, count: int) -> None:
+    """Name a repetition above its tokens, and rule it off from the one before."""
+    if count < 2:
+        return
+    layout["annotations"].append(
+        {
+            "text": f"repetition {index + 1}" if count <= 3 else str(index + 1),
+            "x": start + length / 2,
+            "y": 1,
+            "yref": "paper",
+            "yanchor": "bottom",
+            "showarrow": False,
+            "font": {"size": 11, "color": "@muted"},
+        }
+    )
+    if index:
+        line = {"color": "@rule", "width": 1}
+        x = start - 0.5
+        layout["shapes"].append(
+            {"type": "line", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": line}
+        )
+
+
+def _percentile_lines(entry: Entry, layout: dict[str, Any]) -> None:
+    logarithmic = layout["yaxis"].get("type") == "log"
+    for name in ("p50", "p95", "p99"):
+        value = entry.row.number(f"itl_{name}_ms")
+        if value is not None and value > 0:
+            rule(layout, value, name)
+            if logarithmic:  # Plotly takes an annotation's place on such an axis as the exponent
+                layout["annotations"][-1]["y"] = short(math.log10(value))

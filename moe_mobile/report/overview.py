@@ -1,0 +1,211 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Charts that show all rows beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moe_mobile.bench.statistics import mean
+from moe_mobile.report.entry import Entry
+from moe_mobile.report.figure import Bar, Figure, Segment, bars, listing, plain, short
+from moe_mobile.report.rows import finite
+
+__all__ = ["PARTS", "cache", "energy", "memory", "percentiles", "shares", "throughput"]
+
+_MIB = 1 << 20
+
+PARTS = {
+    "dense": "dense layers",
+    "attention": "attention",
+    "expert": "experts",
+    "router": "router",
+    "head": "output head",
+    "rest": "everything else",
+    "wait": "waiting for flash",
+}
+"""Parts of a token's time, in the order of the stack. `rest` is what the others leave."""
+
+
+def throughput(entries: Sequence[Entry], phase: str) -> Figure | None:
+    """Tokens per second of a phase with one standard deviation and every repetition."""
+    shown = []
+    for entry in entries:
+        speed = entry.row.speed(phase) if phase in entry.row.phases else None
+        if speed is None:
+            continue
+        alone = entry.row.phases == [phase]
+        deviation = entry.row.number("stddev_ts") if alone else None
+        dots = entry.row.speeds(phase)
+        if len(dots) < 2:
+            deviation, dots = None, []
+        spread = f" ± {deviation:,.3g}" if deviation is not None else ""
+        name = f"mean of {len(dots)} repetitions" if dots else "spread not recorded"
+        shown.append(
+            Bar(
+                entry.label_with_test,
+                f"{speed:,.4g}{spread}" if speed < 1e4 else f"{speed:,.0f}{spread}",
+                [Segment(speed, entry.colour, f"{speed:,.4g}{spread} tokens/s, {name}")],
+                deviation,
+                dots,
+            )
+        )
+    what = {"prefill": "Prefill", "decode": "Decode"}[phase]
+    return _bars(
+        f"throughput-{phase}", f"{what} throughput in tokens per second", "tokens/s", shown
+    )
+
+
+def percentiles(entries: Sequence[Entry]) -> Figure | None:
+    """p50, p95 and p99 of the decoded tokens' latency, each row a line between them."""
+    points: list[tuple[Entry, list[float]]] = []
+    for entry in entries:
+        values = [entry.row.number(f"itl_{name}_ms") for name in ("p50", "p95", "p99")]
+        known = [value for value in values if value is not None]
+        if len(known) == 3:
+            points.append((entry, known))
+    if not points:
+        return None
+    labels = [
+        (entry.label_with_test, " · ".join(f"{value:.3g}" for value in values) + " ms")
+        for entry, values in points
+    ]
+    layout, centres = listing(labels, "ms per token")
+    layout["xaxis"]["rangemode"] = "tozero"
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "x": [short(value) for value in values],
+            "y": [y] * 3,
+            "line": {"color": entry.colour, "width": 2},
+            "marker": {
+                "color": [entry.colour, "@paper", "@paper"],
+                "size": [11, 9, 9],
+                "symbol": ["circle", "circle", "diamond"],
+                "line": {"color": entry.colour, "width": 2},
+            },
+            "hovertext": [
+                f"<b>{plain(entry.label_with_test)}</b><br>{name}: {value:.4g} ms"
+                for name, value in zip(("p50", "p95", "p99"), values, strict=True)
+            ],
+            "hovertemplate": "%{hovertext}<extra></extra>",
+        }
+        for (entry, values), y in zip(points, centres, strict=True)
+    ]
+    words = "; ".join(f"{label}: {value}" for label, value in labels[:12])
+    alt = f"50th, 95th and 99th percentile of the decoded tokens' latency. {words}"
+    return Figure("percentiles", alt, data, layout)
+
+
+def shares(entries: Sequence[Entry]) -> Figure | None:
+    """Where the time of a decoded token goes, as shares; of a prompt's where nothing is decoded."""
+    shown = []
+    for entry in entries:
+        parts = entry.parts
+        if not parts:
+            continue
+        total = sum(parts.values())
+        shown.append(
+            Bar(
+                entry.label_with_test,
+                f"{total:.3g} ms",
+                [
+                    Segment(
+                        100 * parts[name] / total,
+                        f"@part-{name}",
+                        f"{title}: {parts[name]:.3g} ms, {100 * parts[name] / total:.1f} %",
+                        hatched=name == "wait",
+                    )
+                    for name, title in PARTS.items()
+                ],
+            )
+        )
+    alt = "Share of each part in the time of a token"
+    return _bars("shares", alt, "% of a token's time", shown, limit=100)
+
+
+def cache(entries: Sequence[Entry]) -> list[Figure]:
+    """Hit rates, and MiB read per token, of which the hatched part was never used."""
+    rates, reads = [], []
+    for entry in entries:
+        rate = entry.row.number("hit_rate")
+        if rate is not None:
+            text = f"{100 * rate:.1f} %"
+            segment = Segment(100 * rate, entry.colour, f"{text} of expert uses found in memory")
+            rates.append(Bar(entry.label_with_test, text, [segment]))
+        read = entry.row.number("mib_read_per_token")
+        if read is not None:
+            wasted = min(entry.row.number("mib_wasted_per_token") or 0.0, read)
+            used = Segment(read - wasted, entry.colour, f"{read - wasted:.3g} MiB read and used")
+            unused = Segment(wasted, entry.colour, f"{wasted:.3g} MiB never used", hatched=True)
+            pieces = [used, unused] if wasted else [used]
+            reads.append(Bar(entry.label_with_test, f"{read:.3g} MiB", pieces))
+    figures = [
+        _bars("hits", "Hit rate of the expert cache", "% of expert uses", rates, limit=100),
+        _bars("reads", "MiB read from flash per token", "MiB per token", reads),
+    ]
+    return [figure for figure in figures if figure is not None]
+
+
+def memory(entries: Sequence[Entry]) -> Figure | None:
+    """The largest RssAnon, RssFile and swap of each row, and what the plan allowed."""
+    shown = []
+    for entry in entries:
+        names = (
+            ("rss_anon_bytes", "RssAnon"),
+            ("rss_file_bytes", "RssFile"),
+            ("swap_bytes", "swap"),
+        )
+        sizes = [(title, entry.row.number(name)) for name, title in names]
+        known = [(title, value / _MIB) for title, value in sizes if value]
+        if not known:
+            continue
+        total = sum(value for _, value in known)
+        plan = entry.row.number("plan", "total_bytes")
+        pss = entry.row.number("pss_bytes")
+        title = f"largest PSS {pss / _MIB:,.0f} MiB" if pss else ""
+        segments = [
+            Segment(value, f"@mem-{name}", f"{name} {value:,.4g} MiB", hatched=name == "swap")
+            for name, value in known
+        ]
+        shown.append(
+            Bar(
+                entry.label_with_test,
+                f"{total:,.4g} MiB",
+                segments,
+                mark=plan / _MIB if plan else None,
+                title=title,
+            )
+        )
+    return _bars(
+        "memory", "Largest resident memory of each row, and the plan's total", "MiB", shown
+    )
+
+
+def energy(entries: Sequence[Entry]) -> Figure | None:
+    """Joules per token, hatched where the battery counters cannot be relied on."""
+    shown = []
+    for entry in entries:
+        joules = entry.row.number("joules_per_token")
+        if joules is None:
+            continue
+        reliable = entry.row.get("energy_reliable") is True
+        note = "" if reliable else " (unreliable)"
+        each = [
+            value for run in entry.row.runs if (value := finite(run.get("energy_j"))) is not None
+        ]
+        title = f"mean of {mean(each):.3g} J per repetition" if each else ""
+        segment = Segment(joules, entry.colour, f"{joules:.3g} J{note}", hatched=not reliable)
+        shown.append(Bar(entry.label_with_test, f"{joules:.3g} J{note}", [segment], title=title))
+    return _bars("energy", "Energy per token in joules", "J per token", shown)
+
+
+def _bars(
+    name: str, alt: str, unit: str, shown: Sequence[Bar], *, limit: float = 0
+) -> Figure | None:
+    """The bars, described in words with the first values; None without any."""
+    if not shown:
+        return None
+    words = "; ".join(f"{bar.label}: {bar.value}" for bar in shown[:12])
+    return bars(name, f"{alt}. {words}", unit, shown, limit=limit)

@@ -1,0 +1,107 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Intervals for the ratio of two speeds from few repetitions, by Student's t distribution."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from moe_mobile.bench.statistics import mean, sample_stddev
+
+__all__ = ["Ratio", "paired_ratio", "t_quantile", "welch_ratio"]
+
+_LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """Other over base. `low` and `high` bound it at 95 %; None where repetitions are too few."""
+
+    value: float
+    low: float | None
+    high: float | None
+    method: str
+
+    @property
+    def verdict(self) -> str:
+        """What the interval allows to say."""
+        if self.low is None or self.high is None:
+            return "unknown"
+        return "faster" if self.low > 1 else "slower" if self.high < 1 else "no difference shown"
+
+
+def welch_ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
+    """Ratio of geometric means, its interval by Welch's t on logarithms (Welch 1947).
+
+    Logarithms make the interval one of ratios: positive, and the same whichever row is the base.
+    Raises ValueError without values.
+    """
+    logs = [[math.log(value) for value in values] for values in (base, other)]
+    difference = mean(logs[1]) - mean(logs[0])
+    if min(len(base), len(other)) < 2:
+        return Ratio(math.exp(difference), None, None, "none")
+    parts = [sample_stddev(values) ** 2 / len(values) for values in logs]
+    error = math.sqrt(sum(parts))
+    if error == 0:
+        return Ratio(math.exp(difference), math.exp(difference), math.exp(difference), "welch")
+    below = sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, logs, strict=True) if part
+    )
+    half = t_quantile((1 + _LEVEL) / 2, sum(parts) ** 2 / below) * error
+    return Ratio(
+        math.exp(difference), math.exp(difference - half), math.exp(difference + half), "welch"
+    )
+
+
+def paired_ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
+    """The same of interleaved repetitions: t over the logarithms of each pair's ratio.
+
+    A drift that both of a pair share (heat, a slow clock) cancels. Raises ValueError where the
+    lengths differ or there are no values.
+    """
+    logs = [math.log(b / a) for a, b in zip(base, other, strict=True)]
+    centre = mean(logs)
+    if len(logs) < 2:
+        return Ratio(math.exp(centre), None, None, "none")
+    error = sample_stddev(logs) / math.sqrt(len(logs))
+    half = t_quantile((1 + _LEVEL) / 2, len(logs) - 1) * error
+    return Ratio(math.exp(centre), math.exp(centre - half), math.exp(centre + half), "paired")
+
+
+def t_quantile(probability: float, freedom: float) -> float:
+    """The value that Student's t with `freedom` degrees stays below with `probability` > 0.5."""
+    low, high = 0.0, 1.0
+    while _t_cdf(high, freedom) < probability:
+        low, high = high, high * 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        if _t_cdf(middle, freedom) < probability:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _t_cdf(t: float, freedom: float) -> float:
+    """P(T <= t) for t >= 0 (Abramowitz and Stegun 26.7.1, by the incomplete beta function)."""
+    return 1 - 0.5 * _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5)
+
+
+def _incomplete_beta(x: float, a: float, b: float) -> float:
+    """Regularised I_x(a, b) by its continued fraction (Abramowitz and Stegun 26.5.8)."""
+    if x in (0, 1):
+        return float(x)
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _incomplete_beta(1 - x, b, a)  # where the fraction converges fast
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    log_front += a * math.log(x) + b * math.log1p(-x)
+    # Evaluated from its end: 200 terms are plenty on this side of the maximum.
+    value = 1.0
+    for m in range(200, 0, -1):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        value = 1 + even / (1 + odd / value)
+    value = 1 - (a + b) * x / (a + 1) / value
+    return math.exp(log_front) / a / value

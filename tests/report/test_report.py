@@ -1,0 +1,187 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The page of results: whole, alone, honest about what it does not compare, and safe."""
+
+from __future__ import annotations
+
+import copy
+import html.parser
+import json
+import pathlib
+import re
+from typing import Any
+
+import pytest
+
+from tests.cli.program import failed, ok, ok_json
+
+Json = dict[str, Any]
+
+ROW: Json = {
+    "model_type": "tiny 8da4w",
+    "cpu_info": "A processor",
+    "n_prompt": 0,
+    "n_gen": 4,
+    "n_depth": 0,
+    "test_time": "2026-11-25T07:00:00Z",
+    "avg_ts": 100.0,
+    "stddev_ts": 2.0,
+    "samples_ts": [98.0, 100.0, 102.0],
+    "samples_ns": [40_000_000, 40_000_000, 39_000_000],
+    "gen_ts": 100.0,
+    "version": "0.1.0",
+    "executorch_version": "1.5.1",
+    "bundle_hash": "ab" * 32,
+    "config": {"residency": "slots", "cache": "50%", "lanes": 2, "threads": 2, "routing": "exact"},
+    "plan": {"total_bytes": 10 << 20},
+    "itl_ns": [[9_000_000, 10_000_000, 11_000_000, 10_000_000]] * 3,
+    "itl_p50_ms": 10.0,
+    "itl_p95_ms": 11.0,
+    "itl_p99_ms": 11.0,
+    "hit_rate": 0.75,
+    "mib_read_per_token": 1.5,
+    "mib_wasted_per_token": 0.0,
+    "rss_anon_bytes": 8 << 20,
+    "rss_file_bytes": 4 << 20,
+    "swap_bytes": 0,
+}
+
+
+def row(**changes: Any) -> Json:
+    made = copy.deepcopy(ROW)
+    made["config"] |= changes.pop("config", {})
+    return made | changes
+
+
+def write(path: pathlib.Path, *rows: object) -> pathlib.Path:
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return path
+
+
+class _Page(html.parser.HTMLParser):
+    """What a page loads, and the text of its scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+        loads = {"src", "data", "poster"} | ({"href"} if tag == "link" else set())
+        self.loads += [f"{tag} {value}" for name, value in attrs if name in loads]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def page_of(tmp_path: pathlib.Path, *rows: object) -> tuple[str, _Page]:
+    out = tmp_path / "page.html"
+    ok("report", write(tmp_path / "rows.jsonl", *rows), "-o", out)
+    text = out.read_text()
+    return text, _Page(text)
+
+
+def test_a_page_is_alone_and_holds_its_rows(tmp_path: pathlib.Path) -> None:
+    rows = [row(), row(config={"cache": "25%"}, avg_ts=50.0, samples_ts=[49.0, 50.0, 51.0])]
+    text, page = page_of(tmp_path, *rows)
+    assert page.loads == []
+    assert page.open == []
+    for shown in ("tiny 8da4w", "cache 50%", "cache 25%", "tg4", "100", "ab" * 32):
+        assert shown in page.text
+    embedded = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
+    assert embedded is not None
+    assert json.loads(embedded[1]) == rows
+
+
+def test_rows_that_differ_in_one_setting_are_compared(tmp_path: pathlib.Path) -> None:
+    slow = row(config={"cache": "25%"}, avg_ts=50.0, samples_ts=[49.0, 50.0, 51.0])
+    path = write(tmp_path / "rows.jsonl", row(), slow)
+    answer = ok_json("report", path)
+    (comparison,) = answer["comparisons"]
+    assert (comparison["setting"], comparison["verdict"]) == ("cache", "slower")
+    assert comparison["value"] == pytest.approx(0.5, rel=0.01)
+    assert comparison["low"] < comparison["value"] < comparison["high"]
+    assert answer["refused"] == []
+
+
+def test_rows_of_different_regimes_are_refused(tmp_path: pathlib.Path) -> None:
+    regime = {"order": "sequential", "warmup": True, "gate": None, "charging": False}
+    cold = row(regime=regime | {"warmup": False}, config={"cache": "25%"})
+    rows = [row(regime=regime), cold]
+    answer = ok_json("report", write(tmp_path / "rows.jsonl", *rows))
+    assert answer["comparisons"] == []
+    assert answer["refused"][0]["reasons"]
+    _, page = page_of(tmp_path, *rows)
+    assert "Not compared" in page.text
+    assert answer["refused"][0]["reasons"][0] in page.text
+
+
+def test_names_of_others_do_nothing(tmp_path: pathlib.Path) -> None:
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+    hostile = row(model_type=evil, flags=[evil], cpu_info=evil, bundle_hash=evil)
+    text, page = page_of(tmp_path, hostile)
+    assert page.loads == []
+    assert "<script>alert(1)" not in text
+    assert "alert(1)" in page.text
+
+
+def test_any_member_may_be_missing(tmp_path: pathlib.Path) -> None:
+    for name in ROW:
+        if name not in ("n_prompt", "n_gen"):
+            page_less = {key: value for key, value in row().items() if key != name}
+            path = write(tmp_path / "rows.jsonl", page_less)
+            from moe_mobile.report.load import read_results
+            from moe_mobile.report.page import make_page
+
+            assert make_page(read_results([path]), "title")
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "cause"),
+    [
+        ("", 2, "no row"),
+        ("not JSON\n", 2, "line 1"),
+        ('{"answer": 42}\n', 2, "no row of results"),
+        ("[1, 2]\n", 2, "no rows"),
+        (json.dumps(ROW | {"schema_version": 99}) + "\n", 3, "schema version 99"),
+    ],
+)
+def test_what_is_no_result_is_told(
+    tmp_path: pathlib.Path, content: str, code: int, cause: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    error = failed(code, "report", path)
+    assert cause in error["cause"]
+    assert error["file"] == str(path)
+    assert failed(6, "report", tmp_path / "none")["file"] == str(tmp_path / "none")
+
+
+def test_a_row_that_was_cut_off_is_left_out(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(ROW) + "\n" + json.dumps(ROW)[:200])
+    answer = ok_json("report", path)
+    assert len(answer["rows"]) == 1
+    assert "cut off" in answer["notes"][0]
+
+
+def test_a_page_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path / "rows.jsonl", row())
+    from tests.cli.program import run_cli
+
+    result = run_cli("report", path, "-o", tmp_path / "rows.jsonl" / "page.html")
+    assert result.returncode == 6
+    assert "Traceback" not in result.stderr
