@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 #   make venv    an environment in .venv with the pinned ExecuTorch, and the package compiled against it
-#   make demo    export, prepare and stream the demo model
+#   make demo    export, prepare and stream the demo model, here and on a virtual phone
 #   make bench   measure streaming on experts of real size
 #   make test    native and Python tests
 #   make lint    what a change must pass besides the tests; `make format` repairs most of it
@@ -11,7 +11,7 @@
 # All that is needed beforehand: make, a C++17 compiler and Python 3.11 or newer with its venv module.
 
 .DELETE_ON_ERROR:
-.PHONY: venv demo bench test lint format clean distclean gtest phone-tools
+.PHONY: venv demo bench test lint format clean distclean gtest phone-tools test-tools
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -54,13 +54,15 @@ $(VENV)/package.stamp: $(VENV)/pins.stamp $(ENGINE_SOURCES)
 	  --no-deps --reinstall-package moe-mobile -C build-dir=build/package --editable .
 	@touch $@
 
+# Without phone tools its last step says what is missing.
 demo: venv
+	-@$(MAKE) --no-print-directory phone-tools
 	$(BIN)/moe-mobile demo
 
 bench: venv
 	$(BIN)/python -m moe_mobile.bench.proof
 
-test: venv gtest phone-tools
+test: venv gtest test-tools
 	$(BIN)/python -m pytest -m "not slow"
 
 # GoogleTest is the one thing the native tests take from the system.
@@ -70,16 +72,18 @@ gtest:
 	then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libgtest-dev; \
 	else echo "The native tests need GoogleTest: apt-get install libgtest-dev"; exit 1; fi
 
-# What virtual phones and the engine for phones are made of: program:Debian package.
-PHONE_TOOLS := toybox:toybox mksh:mksh busybox:busybox-static qemu-aarch64-static:qemu-user-static \
-  aarch64-linux-gnu-g++:g++-aarch64-linux-gnu
-phone-tools:
-	@missing=""; for pair in $(PHONE_TOOLS); do \
+# Program:Debian package, of what virtual phones are made, and the engine for arm64.
+PHONE_TOOLS := toybox:toybox mksh:mksh busybox:busybox-static
+ARM64_TOOLS := qemu-aarch64-static:qemu-user-static aarch64-linux-gnu-g++:g++-aarch64-linux-gnu
+phone-tools: TOOLS := $(PHONE_TOOLS)
+test-tools: TOOLS := $(PHONE_TOOLS) $(ARM64_TOOLS)
+phone-tools test-tools:
+	@missing=""; for pair in $(TOOLS); do \
 	  command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 	then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
-	else echo "The tests of phones need: apt-get install$$missing"; exit 1; fi
+	else echo "Phones need: apt-get install$$missing"; exit 1; fi
 
 lint: venv
 	$(BIN)/ruff check .

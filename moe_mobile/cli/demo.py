@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import sys
 import time
@@ -21,7 +22,7 @@ from moe_mobile.cli.generate import statistics_line
 from moe_mobile.cli.options import echo_json, examples, json_option
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.text import percent, size, table
-from moe_mobile.errors import CheckpointError, MoeMobileError
+from moe_mobile.errors import CheckpointError, DeviceError, MoeMobileError, UnsupportedError
 from moe_mobile.runner import Runner
 
 if TYPE_CHECKING:
@@ -38,13 +39,15 @@ _VOCABULARY = 4096
 _RESIDENCIES = ("programs", "slots", "resident")
 _MISSES = 24
 _DECODED = 48
+_PHONE_RAM = 512 << 20
+_PHONE_FLASH_MBPS = 800
 
 
 @click.command(
     epilog=examples(
         "moe-mobile demo",
         "moe-mobile demo --dir /data/demo --json",
-        "moe-mobile demo --quick                # the trained model only",
+        "moe-mobile demo --quick                # the trained model on this machine only",
     )
 )
 @click.option(
@@ -55,12 +58,12 @@ _DECODED = 48
     show_default=True,
     help="Where to write bundles; a second run uses them again. Takes about 1 GB.",
 )
-@click.option("--quick", is_flag=True, help="Leave out the part with experts of real size.")
+@click.option("--quick", is_flag=True, help="Leave out experts of real size, and the phone.")
 @json_option
 def command(folder: pathlib.Path, quick: bool, as_json: bool) -> None:
     """Export a small trained Mixture-of-Experts model, prepare it, and generate text while its
     experts stream from disk; then measure, on experts of real size, what swapping the bytes of a
-    slot gains over loading a program.
+    slot gains over loading a program; then the same on a virtual phone, with a report.
 
     Every number printed is measured by this run.
     """
@@ -72,6 +75,8 @@ def command(folder: pathlib.Path, quick: bool, as_json: bool) -> None:
         source = RandomWeights(_PRESET, layers=_LAYERS, vocab_size=_VOCABULARY)
         _title(f"4. Experts of real size: {_LAYERS} layer of {_PRESET}'s dimensions", show)
         answer["real_size"] = real_size(source, folder / "real-size-8da4w", show)
+        _title("5. The trained model on a virtual phone, through adb, and a report", show)
+        answer["phone"] = on_a_phone(folder / "trained-8da4w", folder, show)
     if as_json:
         echo_json(answer)
 
@@ -123,6 +128,37 @@ def real_size(source: SourceLike, bundle: pathlib.Path, show: bool) -> dict[str,
         click.echo()
         click.echo(_comparison(misses, rows))
     return answer
+
+
+def on_a_phone(bundle: pathlib.Path, folder: pathlib.Path, show: bool) -> dict[str, Any]:
+    """Measure a bundle on a virtual phone as `bench --device` does, and report it.
+
+    Where this machine cannot run one, says why instead.
+    """
+    from moe_mobile.cli.bench import command as bench
+    from moe_mobile.cli.report import command as report
+    from moe_mobile.virtual_phone import PhoneSettings, start
+
+    results, page = folder / "phone.jsonl", folder / "phone.html"
+    try:
+        phone = start(PhoneSettings(ram=_PHONE_RAM, flash_mbps=_PHONE_FLASH_MBPS))
+    except (UnsupportedError, DeviceError) as error:
+        if show:
+            click.echo(f"left out: {error}")
+        return {"left_out": str(error)}
+    measure = [str(bundle), "--device", phone.serial, "-p", "32", "-n", "64", "-r", "3"]
+    measure += ["--cache", "25%,50%,100%", "--out", str(results)]
+    with contextlib.redirect_stdout(sys.stdout if show else sys.stderr):
+        try:
+            results.unlink(missing_ok=True)
+            bench.main(measure, standalone_mode=False)
+            click.echo()
+            title = "The demo model on a virtual phone"
+            arguments = [str(results), "-o", str(page), "--title", title]
+            report.main(arguments, standalone_mode=False)
+        finally:
+            phone.stop()
+    return {"serial": phone.serial, "results": str(results), "report": str(page)}
 
 
 def _misses(bundle: pathlib.Path) -> dict[str, Any]:
