@@ -13,7 +13,7 @@ from typing import Any
 from moe_mobile.device.interface import Cluster, DeviceFacts
 from moe_mobile.errors import UsageError
 
-__all__ = ["Affinity", "choose"]
+__all__ = ["Affinity", "check_wish", "choose"]
 
 # Little cores of phones reach 58 to 70 % of the fastest core's clock, big ones 81 % and more.
 _BIG = 0.8
@@ -34,6 +34,12 @@ class Affinity:
     def as_dict(self) -> dict[str, Any]:
         """A JSON-ready object."""
         return {"policy": self.policy, "cpus": list(self.cpus)}
+
+
+def check_wish(wish: str) -> None:
+    """Raise UsageError for what is a wish for no device."""
+    if wish not in ("big", "all"):
+        _parse(wish)
 
 
 def choose(wish: str, facts: DeviceFacts) -> Affinity:

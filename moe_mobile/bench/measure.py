@@ -299,6 +299,7 @@ def _result(
     target: Target, row: Row, protocol: driver.Protocol, runs: Sequence[_Repetition]
 ) -> BenchResult:
     bundle, facts = target.bundle, target.facts.as_dict()
+    clusters = [{**cluster, "cpus": list(cluster["cpus"])} for cluster in facts["clusters"]]
     info = runs[0].info
     commit, number = host.build()
     loads = [run.info["load_ms"] for run in runs]
@@ -329,7 +330,7 @@ def _result(
             "fallbacks": list(info["fallbacks"]),
             "load_ms": sum(loads) / len(loads),
             "run_key": target.key(row, protocol),
-            "device": {name: facts[name] for name in _DEVICE_MEMBERS},
+            "device": {name: facts[name] for name in _DEVICE_MEMBERS} | {"clusters": clusters},
             "affinity": target.affinity.as_dict(),
             "regime": _regime(protocol),
         },

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from moe_mobile.bench.affinity import check_wish
 from moe_mobile.bench.driver import (
     Protocol,
     Settings,
@@ -215,6 +216,7 @@ def command(
         threads=_list("-t", threads, _threads),
     )
     check_settings([settings for _, settings in rows])
+    check_wish(affinity)
     gate = _gate(cool_to, cool_timeout)
     facts = bundle_facts(bundle)
     check_fits(tests, facts, base.context)

@@ -1,0 +1,164 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`moe-mobile bench` on this machine and on virtual phones, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import signal
+import subprocess
+import time
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.bench.test_result_rows import SCHEMA
+from tests.bundles import BundleMaker
+from tests.cli.program import COMMAND, failed, ok, run_cli
+from tests.phones import StartPhone
+
+
+@pytest.fixture(scope="module")
+def model(bundle: BundleMaker) -> pathlib.Path:
+    return bundle("qwen3_moe", "8da4w")
+
+
+def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for row in rows:
+        jsonschema.validate(row, SCHEMA)
+    return rows
+
+
+def test_a_grid_continues(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    grid = ("bench", model, "-p", 0, "-n", "3,4", "-r", 1, "--out", out)
+    ok(*grid, "--cache", "60%")
+    first = out.read_text()
+    error = failed(2, *grid, "--cache", "60%")
+    assert "--resume" in error["remedy"]
+    assert error["file"] == str(out)
+    out.write_text(first[:-100])  # the second row is torn
+    result = run_cli(*grid, "--cache", "60%,100%", "--resume", "-o", "jsonl")
+    assert result.returncode == 0
+    assert "1 of 4 rows are measured already" in result.stderr
+    rows = _rows(out)
+    assert out.read_text().startswith(first.splitlines()[0])
+    assert [(row["config"]["cache"], row["n_gen"]) for row in rows] == [
+        ("60%", 3), ("60%", 4), ("100%", 3), ("100%", 4),
+    ]  # fmt: skip
+    assert all(row["tokens"] for row in rows)
+    # What is printed is all of the grid, without the tokens of the file.
+    printed = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["run_key"] for row in printed] == [row["run_key"] for row in rows]
+    assert not any("tokens" in row for row in printed)
+    # Other settings are other rows.
+    result = run_cli(*grid, "--cache", "60%", "--seed", 1, "--resume", "-o", "observer")
+    assert "measured already" not in result.stderr
+    assert result.stdout.count("PyTorchObserver {") == 2
+    assert len(_rows(out)) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["--resume"], "needs --out"),
+        (["--cool-to", "warm"], "no temperature"),
+        (["--cool-to", "40F"], "no temperature"),
+        (["--affinity", "fast"], "neither big nor all"),
+        (["--all", "--device", "R58M"], "contradict"),
+    ],
+)
+def test_wrong_values(model: pathlib.Path, arguments: list[str], cause: str) -> None:
+    assert cause in failed(2, "bench", model, "-p", 0, "-n", 2, *arguments)["cause"]
+
+
+def test_a_core_that_is_not_there(model: pathlib.Path) -> None:
+    result = run_cli("bench", model, "-p", 0, "-n", 2, "--affinity", "4000")
+    assert result.returncode == 2
+    assert "error: local has no core 4000" in result.stderr
+
+
+def test_the_engine_is_kept_to_its_cores(model: pathlib.Path) -> None:
+    text = ok("bench", model, "-p", 0, "-n", 2, "-r", 1, "-o", "jsonl", "--affinity", "0")
+    row = json.loads(text)
+    assert row["affinity"] == {"policy": "list", "cpus": [0]}
+    assert (row["n_threads"], row["config"]["threads"]) == (1, 1)
+
+
+def test_on_phones(phone: StartPhone, model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    hot, cool = phone(), phone()
+    hot.misbehave(thermal_status=3, charging=False)
+    out = tmp_path / "rows.jsonl"
+    command = ("bench", model, "-p", 0, "-n", 8, "-r", 2, "--all", "--cool-timeout", 0.5)
+    result = run_cli(*command, "--out", out)
+    assert result.returncode == 0, result.stderr
+    rows = {row["device"]["serial"]: row for row in _rows(out)}
+    assert set(rows) == {hot.serial, cool.serial}
+    for row in rows.values():
+        assert row["device"]["kind"] == "adb"
+        assert row["device"]["virtual"] is True
+        assert row["regime"]["gate"] == {"limit_c": 40.0, "timeout_s": 0.5}
+        assert 0 < row["pss_bytes"] <= row["peak_rss_bytes"]
+        assert row["energy_reliable"] is False
+        assert row["flags"][0] == "virtual phone"
+        assert row["affinity"]["policy"] in ("big", "all")
+        for run in row["runs"]:
+            assert run["entry"]["clocks_khz"]
+            assert run["samples"][0]["rss_anon"] > 0
+            assert run["samples"][0]["battery_mv"] > 3000
+    runs = rows[cool.serial]["runs"]
+    assert [(run["gate"], run["entry"]["thermal_status"]) for run in runs] == [("passed", 0)] * 2
+    assert rows[cool.serial]["regime"]["charging"] is True
+    assert rows[cool.serial]["energy_note"] == "charging"
+    row = rows[hot.serial]
+    assert [run["gate"] for run in row["runs"]] == ["timed_out"] * 2
+    assert all(run["waited_s"] >= 0.5 for run in row["runs"])
+    assert row["runs"][0]["samples"][0]["thermal_status"] == 3
+    assert row["regime"]["charging"] is False
+    assert row["flags"][1:] == [
+        "waited too long before repetition 1", "throttled in repetition 1 (thermal status 3)",
+        "waited too long before repetition 2", "throttled in repetition 2 (thermal status 3)",
+    ]  # fmt: skip
+    assert hot.serial in result.stdout
+    # The same grid is done.
+    again = run_cli(*command, "--out", out, "--resume")
+    assert again.stderr.count("1 of 1 rows are measured already") == 2
+
+    # A phone that goes away keeps its rows, and does not stop the other.
+    arguments = ["bench", str(model), "-p", "0", "-n", "8,9", "-r", "1", "--all", "--json"]
+    arguments += ["--cool-timeout", "60", "--out", str(tmp_path / "lost.jsonl")]
+    with subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        _wait_for_rows(tmp_path / "lost.jsonl", 2)
+        hot.stop()
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 12, stderr
+    assert "Traceback" not in stderr
+    assert "--resume measures what is missing" in stderr
+    assert {row["device"]["serial"] for row in _rows(tmp_path / "lost.jsonl")} == {cool.serial}
+    assert '"code": "device"' in stdout
+
+
+def _wait_for_rows(path: pathlib.Path, count: int) -> None:
+    end = time.monotonic() + 60
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_ctrl_c_keeps_what_is_measured(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    command = ["env", "--default-signal=INT", *COMMAND, "bench", str(model), "--out", str(out)]
+    command += ["-p", "0", "-n", "2,64", "-r", "3", "--cache", "60%,70%,80%,90%,100%"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        _wait_for_rows(out, 1)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"stopped by the user" in stderr
+    assert b"Traceback" not in stderr
+    assert 1 <= len(_rows(out)) < 10

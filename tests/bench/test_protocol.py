@@ -1,0 +1,193 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which cores, when a repetition may start, and which rows may be compared."""
+
+from __future__ import annotations
+
+import pathlib
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moe_mobile import errors
+from moe_mobile.bench.affinity import Affinity, choose
+from moe_mobile.bench.gate import Gate, pass_gate
+from moe_mobile.bench.regime import agreed_charging, incomparable, regime
+from moe_mobile.device.interface import Cluster, DeviceFacts, ShellResult
+from moe_mobile.device.local import LocalDevice
+
+
+def _facts(*clusters: tuple[int, int | None]) -> DeviceFacts:
+    """Clusters of so many cores at so many MHz."""
+    made, first = [], 0
+    for count, mhz in clusters:
+        cpus = tuple(range(first, first + count))
+        made.append(Cluster(cpus, None if mhz is None else mhz * 1000))
+        first += count
+    return DeviceFacts(
+        "R58M", "adb", "", "", "arm64-v8a", "15", 0, 0, 0, 4096, tuple(made), 0, False, None
+    )
+
+
+@pytest.mark.parametrize(
+    ("clusters", "policy", "cpus"),
+    [
+        # Clocks as makers publish them: 4+3+1, 4+2+2, 3+5+1 and all big.
+        ([(4, 1800), (3, 2420), (1, 2840)], "big", [4, 5, 6, 7]),
+        ([(4, 1800), (2, 2350), (2, 2850)], "big", [4, 5, 6, 7]),
+        ([(3, 2000), (5, 2800), (1, 3200)], "big", [3, 4, 5, 6, 7, 8]),
+        ([(6, 3530), (2, 4320)], "all", list(range(8))),
+        ([(8, 2400)], "all", list(range(8))),
+        ([(8, None)], "all", list(range(8))),
+        ([(4, None), (4, 2400)], "all", list(range(8))),
+        ([], "all", []),
+    ],
+)
+def test_big_cores(clusters: list[tuple[int, int | None]], policy: str, cpus: list[int]) -> None:
+    chosen = choose("big", _facts(*clusters))
+    assert chosen == Affinity(policy, tuple(cpus))
+    # What is left to the system is not pinned.
+    assert chosen.pinned == (None if policy == "all" else tuple(cpus))
+
+
+def test_cores_by_name() -> None:
+    facts = _facts((4, 1800), (4, 2800))
+    assert choose("all", facts) == Affinity("all", tuple(range(8)))
+    assert choose("7,0-2", facts) == Affinity("list", (0, 1, 2, 7))
+    assert choose("4-7", facts).as_dict() == {"policy": "list", "cpus": [4, 5, 6, 7]}
+    with pytest.raises(errors.UsageError, match="R58M has no core 8: its cores are 0, 1"):
+        choose("6-8", facts)
+    for wrong in ("", "fast", "3-1", "1,,2", "1;reboot", "-1"):
+        with pytest.raises(errors.UsageError, match="neither big nor all"):
+            choose(wrong, facts)
+
+
+class _Warm(LocalDevice):
+    """This machine, with a script in place of Android's services."""
+
+    def __init__(self, dumpsys: pathlib.Path) -> None:
+        self._dumpsys = dumpsys
+
+    def shell(self, script: str, *, timeout: float = 60) -> ShellResult:
+        return super().shell(f"dumpsys() {{ . {self._dumpsys}; }}\n{script}", timeout=timeout)
+
+
+@pytest.fixture
+def dumpsys(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "dumpsys"
+
+
+def _cooling(path: pathlib.Path, *readings: tuple[int, float, float, float]) -> None:
+    """Each reading of the services is the next (status, CPU, skin, battery), the last stays."""
+    folder = path.parent
+    for number, (status, cpu, skin, battery) in enumerate(readings):
+        (folder / f"thermal{number}").write_text(
+            f"Thermal Status: {status}\nCurrent temperatures from HAL:\n"
+            f"\tTemperature{{mValue={cpu}, mType=0, mName=CPU0, mStatus=0}}\n"
+            f"\tTemperature{{mValue={skin}, mType=3, mName=skin, mStatus={status}}}\n"
+        )
+        (folder / f"battery{number}").write_text(f"  temperature: {round(10 * battery)}\n")
+    (folder / "turn").write_text("0")
+    path.write_text(
+        f'n=$(cat {folder}/turn)\n[ "$1" = battery ] && cat {folder}/battery$n && return\n'
+        f'cat {folder}/thermal$n\n[ "$n" = {len(readings) - 1} ] || echo $((n + 1)) >{folder}/turn'
+    )
+
+
+def test_the_gate_waits_for_each_sensor_and_the_status(dumpsys: pathlib.Path) -> None:
+    _cooling(
+        dumpsys, (2, 70, 44, 37), (0, 65, 39.9, 40.5), (0, 50.1, 35, 36), (1, 45, 35, 36),
+        (0, 50, 40, 40),
+    )  # fmt: skip
+    told: list[str] = []
+    gate = Gate(limit_c=40, timeout_s=20, poll_s=0.01)
+    wait = pass_gate(_Warm(dumpsys), gate, lambda what, waited, most: told.append(what))
+    assert told == [
+        "skin 44.0 °C, limit 40 °C",
+        "battery 40.5 °C, limit 40 °C",
+        "CPU 50.1 °C, limit 50 °C",
+        "thermal status 1, limit 0",
+    ]
+    assert wait.outcome == "passed"
+    assert 0.04 <= wait.waited_s < 20
+    assert (wait.state.cpu_c, wait.state.skin_c, wait.state.battery_c) == (50, 40, 40)
+
+
+def test_the_gate_gives_up_after_its_time(dumpsys: pathlib.Path) -> None:
+    _cooling(dumpsys, (0, 60, 45, 38))
+    wait = pass_gate(_Warm(dumpsys), Gate(40, 0.05, poll_s=0.02), lambda *_: None)
+    assert wait.outcome == "timed_out"
+    assert 0.05 <= wait.waited_s < 5
+    assert wait.state.skin_c == 45
+    assert pass_gate(_Warm(dumpsys), Gate(40, 0), lambda *_: None).outcome == "timed_out"
+    # Without a gate nothing is waited for, and the state is read all the same.
+    wait = pass_gate(_Warm(dumpsys), None, lambda *_: None)
+    assert (wait.outcome, wait.waited_s, wait.state.skin_c) == ("off", 0.0, 45)
+
+
+def test_waiting_can_be_stopped(dumpsys: pathlib.Path) -> None:
+    _cooling(dumpsys, (0, 60, 45, 38))
+    stop = threading.Event()
+    with pytest.raises(errors.CancelledError):
+        pass_gate(_Warm(dumpsys), Gate(40, 600, 600), lambda *_: stop.set(), stop)
+
+
+def _row(**changes: Any) -> dict[str, Any]:
+    gate = {"limit_c": 40.0, "timeout_s": 300.0}
+    row: dict[str, Any] = {
+        "n_prompt": 0, "n_gen": 128, "n_depth": 0, "bundle_hash": "ab" * 32,
+        "model_type": "olmoe 8da4w", "direct_io": True, "config": {"cache": "50%"},
+        "regime": regime(interleaved=False, warmup=True, gate=gate, seed=0) | {"charging": False},
+        "affinity": {"policy": "big", "cpus": [4, 5]},
+        "device": {"virtual": False, "limit": None, "serial": "R58M"},
+    }  # fmt: skip
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        place = row
+        for parent in parents:
+            place = place[parent]
+        place[name] = value
+    return row
+
+
+def test_rows_that_differ_in_settings_are_comparable() -> None:
+    other = _row(config={"cache": "25%"}, device__serial="R59N", affinity__cpus=[6, 7])
+    assert incomparable(_row(), other) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"n_gen": 64}, "decoded tokens: 128 and 64"),
+        ({"bundle_hash": "cd" * 32}, "bundle: abababababab and cdcdcdcdcdcd"),
+        ({"direct_io": False}, "reading with O_DIRECT: yes and no"),
+        ({"regime__order": "interleaved"}, "order of repetitions: sequential and interleaved"),
+        ({"regime__warmup": False}, "warm-up: yes and no"),
+        ({"regime__gate__limit_c": 35.0}, "thermal gate (°C): 40 and 35"),
+        ({"regime__charging": None}, "charging: no and unknown"),
+        ({"affinity__policy": "all"}, "choice of cores: big and all"),
+        ({"device__virtual": True}, "virtual phone: no and yes"),
+    ],
+)
+def test_rows_of_different_regimes_are_not(changes: dict[str, Any], reason: str) -> None:
+    assert incomparable(_row(), _row(**changes)) == [reason]
+    assert len(incomparable(_row(**changes), _row())) == 1
+
+
+def test_a_gate_and_none_differ_and_older_rows_say_nothing() -> None:
+    assert incomparable(_row(), _row(regime__gate=None)) == [
+        "thermal gate (°C): 40 and off", "time-out of the gate (s): 300 and off",
+    ]  # fmt: skip
+    old = {k: v for k, v in _row().items() if k not in ("regime", "device", "affinity")}
+    assert incomparable(old, old) == []
+    assert "order of repetitions: not recorded and sequential" in incomparable(old, _row())
+
+
+@given(st.lists(st.sampled_from([True, False, None]), min_size=1))
+def test_charging_is_known_where_all_agree(found: list[bool | None]) -> None:
+    states = [{"charging": value} for value in found]
+    expected = found[0] if set(found) in ({True}, {False}) else None
+    assert agreed_charging(states) is expected

@@ -1,0 +1,177 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How rows are written and drawn."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import pathlib
+import sys
+
+import pytest
+
+from moe_mobile import errors
+from moe_mobile.bench.driver import Settings
+from moe_mobile.bench.plot import check_plot, plot_results, token_parts
+from moe_mobile.bench.render import FORMATS, make_renderer
+from moe_mobile.bench.results import BenchResult, BenchTest
+
+_LLAMA_BENCH = (
+    "build_commit build_number cpu_info gpu_info backends model_filename model_type model_size "
+    "model_n_params n_batch n_ubatch n_threads n_prompt n_gen n_depth test_time avg_ns stddev_ns "
+    "avg_ts stddev_ts samples_ns samples_ts"
+)
+LLAMA_BENCH_MEMBERS = set(_LLAMA_BENCH.split())
+
+OBSERVER_KEYS = [
+    "prompt_tokens", "generated_tokens", "model_load_start_ms", "model_load_end_ms",
+    "inference_start_ms", "inference_end_ms", "prompt_eval_end_ms", "first_token_ms",
+    "aggregate_sampling_time_ms", "prefill_token_per_sec", "decode_token_per_sec",
+]  # fmt: skip
+
+
+def _written(format: str, results: list[BenchResult], *, tokens: bool = False) -> str:
+    out = io.StringIO()
+    renderer = make_renderer(format, out, tokens=tokens)
+    renderer.begin([(result.test, Settings(**result.config)) for result in results])
+    for result in results:
+        renderer.row(result)
+    renderer.end()
+    return out.getvalue()
+
+
+def test_json_has_llama_bench_members_and_ours(results: list[BenchResult]) -> None:
+    rows = json.loads(_written("json", results))
+    assert [row["n_prompt"] for row in rows] == [8, 0]
+    for row in rows:
+        assert set(row) >= LLAMA_BENCH_MEMBERS
+        assert row["bundle_hash"] == "ab" * 32
+        assert row["config"]["cache"] == "50%"
+        assert "tokens" not in row
+    assert rows[0]["ttft_ms"] == pytest.approx(1510.0)
+    assert json.loads(_written("json", [])) == []
+
+
+def test_observer_lines_have_executorchs_keys(results: list[BenchResult]) -> None:
+    both = dataclasses.replace(results[1], n_prompt=8, samples_ns=[1_200_000_000, 1_400_000_000])
+    lines = _written("observer", [*results, both]).splitlines()
+    # Rows that decode nothing have none.
+    assert len(lines) == 4
+    assert {line.partition(" ")[0] for line in lines} == {"PyTorchObserver"}
+    first, _, third, _ = (json.loads(line.partition(" ")[2]) for line in lines)
+    assert list(first) == OBSERVER_KEYS
+    assert (first["prompt_tokens"], first["generated_tokens"]) == (0, 2)
+    assert (first["prefill_token_per_sec"], first["decode_token_per_sec"]) == (0.0, 10.0)
+    start = first["inference_start_ms"]
+    assert first["model_load_start_ms"] <= first["model_load_end_ms"] <= start
+    assert first["first_token_ms"] == start + 150
+    assert first["inference_end_ms"] == start + 200
+    assert (third["prefill_token_per_sec"], third["decode_token_per_sec"]) == (8.0, 10.0)
+    assert third["prompt_eval_end_ms"] == third["first_token_ms"] == start + 1000
+    assert third["inference_end_ms"] == start + 1200
+
+
+def test_json_lines_are_the_same_rows(results: list[BenchResult]) -> None:
+    lines = _written("jsonl", results).splitlines()
+    assert [json.loads(line) for line in lines] == json.loads(_written("json", results))
+
+
+def test_tokens_are_written_where_asked_for(results: list[BenchResult]) -> None:
+    rows = json.loads(_written("json", results, tokens=True))
+    assert rows[1]["tokens"][0][0]["wait_ns"] == 60_000_000
+
+
+def test_csv_has_a_column_per_scalar(results: list[BenchResult]) -> None:
+    rows = list(csv.DictReader(io.StringIO(_written("csv", results))))
+    assert [float(row["avg_ts"]) for row in rows] == [6.0, 7.5]
+    assert json.loads(rows[0]["config"])["lanes"] == 2
+    assert rows[1]["ttft_ms"] == ""
+    assert "samples_ns" not in rows[0]
+
+
+def test_markdown_is_a_table(results: list[BenchResult]) -> None:
+    lines = _written("md", results).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:4]]
+    assert len({len(row) for row in cells}) == 1
+    header, _, prompt, decode = cells
+    assert "lanes" not in header
+    assert dict(zip(header, prompt, strict=True))["t/s"] == "6.00 ± 2.83"
+    named = dict(zip(header, decode, strict=True))
+    assert (named["test"], named["t/s"], named["hit %"]) == ("tg2", "7.50 ± 3.54", "50.0")
+    assert (named["ttft ms"], named["p95 ms"], named["wait %"]) == ("-", "300.00", "30.0")
+    assert (named["size"], named["params"]) == ("11.00 MiB", "8.49 M")
+    assert "O_DIRECT" in lines[5]
+
+
+def test_markdown_shows_settings_that_differ(results: list[BenchResult]) -> None:
+    out = io.StringIO()
+    make_renderer("md", out).begin([(BenchTest(0, 2), Settings(lanes=4, residency="programs"))])
+    assert "lanes" in out.getvalue()
+    assert "residency" in out.getvalue()
+    assert "routing" not in out.getvalue()
+
+
+def test_markdown_of_phones_tells_them_apart(results: list[BenchResult]) -> None:
+    phone = dataclasses.replace(
+        results[1],
+        device=results[1].device | {"serial": "R58M"},
+        joules_per_token=0.25,
+        energy_note="shorter than 30 s",
+        flags=["waited too long before repetition 2"],
+    )
+    out = io.StringIO()
+    renderer = make_renderer("md", out)
+    renderer.begin([(phone.test, Settings())], phones=2)
+    renderer.row(phone)
+    renderer.end()
+    header, _, row = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in out.getvalue().splitlines()[:3]
+    )
+    named = dict(zip(header, row, strict=True))
+    assert (named["device"], named["J/tok"]) == ("R58M", "0.25*")
+    assert int(named["pss MiB"]) > 0  # of the script that stands for the engine
+    assert out.getvalue().splitlines()[-1] == (
+        "- R58M, cache 50%, tg2: waited too long before repetition 2; * energy: shorter than 30 s"
+    )
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_rows_appear_as_they_are_measured(results: list[BenchResult], format: str) -> None:
+    out = io.StringIO()
+    renderer = make_renderer(format, out)
+    renderer.begin([(result.test, Settings()) for result in results])
+    sizes = []
+    for result in [results[1], results[1]]:
+        renderer.row(result)
+        sizes.append(len(out.getvalue()))
+    assert 0 < sizes[0] < sizes[1]
+
+
+def test_parts_of_a_token_add_up(results: list[BenchResult]) -> None:
+    parts = token_parts(results[1])
+    assert {len(values) for values in parts.values()} == {4}
+    assert parts["wait"] == [60.0, 20.0, 100.0, 0.0]
+    totals = [sum(values) for values in zip(*parts.values(), strict=True)]
+    assert totals == pytest.approx([150.0, 50.0, 300.0, 100.0])
+
+
+def test_a_plot_is_drawn(results: list[BenchResult], tmp_path: pathlib.Path) -> None:
+    plot_results(results, tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").read_text().count("<path") > 7
+    with pytest.raises(errors.UsageError, match="nothing was decoded"):
+        plot_results(results[:1], tmp_path / "plot.png")
+
+
+def test_a_plot_of_unknown_type_is_refused_before_measuring() -> None:
+    with pytest.raises(errors.UsageError, match=r"\.png"):
+        check_plot("plot.txt")
+
+
+def test_without_matplotlib_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(errors.UnsupportedError, match="pip install matplotlib"):
+        check_plot("plot.png")

@@ -1,0 +1,186 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of the engine against their published schema, and files of rows that are continued."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moe_mobile import errors
+from moe_mobile.bench.driver import Protocol, Settings, bundle_facts
+from moe_mobile.bench.gate import Gate
+from moe_mobile.bench.measure import Target, measure, open_target
+from moe_mobile.bench.results import BenchResult, BenchTest
+from moe_mobile.bench.store import ResultFile
+from moe_mobile.device.local import LocalDevice
+from tests.bundles import BundleMaker
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SCHEMA = json.loads((ROOT / "moe_mobile/bench/results.schema.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def target(bundle: BundleMaker) -> Target:
+    return open_target(LocalDevice(), bundle_facts(bundle("qwen3_moe", "8da4w")))
+
+
+@pytest.fixture(scope="module")
+def rows(target: Target) -> list[BenchResult]:
+    """A prompt, decoding, and both with other settings in turns: all by the engine."""
+    plain = Protocol(repetitions=2)
+    found = list(
+        measure(target, [(BenchTest(8, 0), Settings()), (BenchTest(0, 4), Settings())], plain)
+    )
+    turns = Protocol(repetitions=2, warmup=False, interleave=True, gate=Gate(90, 5))
+    settings = [Settings(cache="60%"), Settings(residency="resident", lanes=1)]
+    found += measure(target, [(BenchTest(4, 3), one) for one in settings], turns)
+    return found
+
+
+def test_rows_fit_their_schema(rows: list[BenchResult]) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    for row in rows:
+        for tokens in (True, False):
+            validator.validate(json.loads(json.dumps(row.as_dict(tokens=tokens))))
+    broken = rows[0].as_dict() | {"runs": [{}]}
+    assert not validator.is_valid(broken)
+
+
+def test_the_schema_lists_what_rows_have_in_their_order(rows: list[BenchResult]) -> None:
+    assert list(SCHEMA["properties"]) == [f.name for f in dataclasses.fields(BenchResult)]
+    assert list(SCHEMA["properties"]) == list(rows[0].as_dict(tokens=True))
+    run = SCHEMA["properties"]["runs"]["items"]
+    written = rows[1].runs[0]
+    assert set(run["properties"]) == set(written)
+    for name in ("entry", "exit", "memory"):
+        assert set(run["properties"][name]["properties"]) == set(written[name])
+    assert set(run["properties"]["samples"]["items"]["properties"]) == set(written["samples"][0])
+    token = SCHEMA["properties"]["tokens"]["items"]["items"]
+    assert set(token["properties"]) == set(rows[1].tokens[0][0])
+    assert set(SCHEMA["properties"]["device"]["properties"]) == set(rows[0].device)
+    assert set(SCHEMA["properties"]["regime"]["properties"]) == set(rows[0].regime)
+
+
+def _names(schema: Any) -> set[str]:
+    if not isinstance(schema, dict):
+        return set()
+    nested = [*schema.get("properties", {}).values(), *schema.get("anyOf", []), schema.get("items")]
+    return set(schema.get("properties", {})).union(*map(_names, nested))
+
+
+def test_every_member_is_documented() -> None:
+    text = (ROOT / "docs/results-schema.md").read_text("utf-8")
+    described = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    # Those of the cores' clusters are described in a sentence.
+    assert _names(SCHEMA) == described | {"max_khz"}
+
+
+def test_what_is_around_a_repetition_is_recorded(rows: list[BenchResult]) -> None:
+    for row in rows:
+        assert len(row.runs) == 2
+        for run, total_ns in zip(row.runs, row.samples_ns, strict=True):
+            assert run["load_start_ms"] <= run["load_end_ms"] <= run["start_ms"] <= run["end_ms"]
+            assert run["end_ms"] - run["start_ms"] >= total_ns // 1_000_000
+            assert run["entry"]["mem_available_bytes"] > 0
+            assert run["samples"][0]["t_ms"] == 0
+            for sample in run["samples"]:
+                assert 0 < sample["pss"] <= row.peak_rss_bytes
+                assert 0 < sample["rss_anon"] <= row.peak_rss_bytes
+        assert row.pss_bytes == max(s["pss"] for run in row.runs for s in run["samples"])
+    # In turns: the second round goes back.
+    starts = [[run["start_ms"] for run in row.runs] for row in rows[2:]]
+    assert starts[0][0] < starts[1][0] < starts[1][1] < starts[0][1]
+    loads = {run["load_end_ms"] for row in rows[2:] for run in row.runs}
+    assert len(loads) == 4  # a process for each repetition
+    assert len({run["load_end_ms"] for run in rows[0].runs}) == 1
+
+
+def test_keys_tell_rows_apart(target: Target, rows: list[BenchResult]) -> None:
+    row = (BenchTest(0, 4), Settings())
+    plain = Protocol(repetitions=2)
+    assert rows[1].run_key == target.key(row, plain)
+    others = [
+        target.key((BenchTest(0, 5), Settings()), plain),
+        target.key((BenchTest(0, 4), Settings(lanes=1)), plain),
+        target.key(row, Protocol(repetitions=3)),
+        target.key(row, dataclasses.replace(plain, warmup=False)),
+        target.key(row, dataclasses.replace(plain, seed=1)),
+        target.key(row, dataclasses.replace(plain, interleave=True)),
+        target.key(row, dataclasses.replace(plain, gate=Gate(40, 300))),
+    ]
+    assert len({rows[1].run_key, *others}) == 8
+
+
+def test_a_file_gives_back_what_was_written(
+    rows: list[BenchResult], tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    file = ResultFile(path, resume=False)
+    for row in rows[:2]:
+        file.append(row)
+        assert len(path.read_text().splitlines()) == len(file.rows)  # not later
+    file.close()
+    with pytest.raises(errors.UsageError, match="holds results already"):
+        ResultFile(path, resume=False)
+    file = ResultFile(path, resume=True)
+    assert list(file.rows.values()) == rows[:2]
+    file.append(rows[2])
+    file.close()
+    assert [json.loads(line)["n_gen"] for line in path.read_text().splitlines()] == [0, 4, 3]
+    jsonschema.validate(json.loads(path.read_text().splitlines()[1]), SCHEMA)
+
+
+@pytest.fixture(scope="module")
+def written(rows: list[BenchResult], tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("written") / "rows.jsonl"
+    file = ResultFile(path, resume=False)
+    for row in rows:
+        file.append(row)
+    file.close()
+    return path.read_bytes()
+
+
+@given(data=st.data())
+def test_a_file_may_be_torn_anywhere(
+    data: st.DataObject,
+    rows: list[BenchResult],
+    written: bytes,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    cut = data.draw(st.integers(0, len(written)))
+    path = tmp_path_factory.mktemp("torn") / "rows.jsonl"
+    path.write_bytes(written[:cut])
+    file = ResultFile(path, resume=True)
+    whole = written[:cut].count(b"\n")
+    assert list(file.rows.values()) == rows[:whole]
+    # What is missing, appended, makes it what it was.
+    for row in rows[whole:]:
+        file.append(row)
+    file.close()
+    assert path.read_bytes() == written
+
+
+def test_other_files_are_not_continued(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("my notes\n")
+    with pytest.raises(errors.UsageError, match="line 1 is no row"):
+        ResultFile(path, resume=True)
+    assert path.read_text() == "my notes\n"
+    with pytest.raises(errors.IoError):
+        ResultFile(tmp_path / "none" / "rows.jsonl", resume=False)
+    # Rows of versions before the schema stay, and are not counted.
+    path.write_text('{"n_prompt": 8, "n_gen": 0}\n')
+    file = ResultFile(path, resume=True)
+    assert file.rows == {}
+    file.close()
+    assert path.read_text() == '{"n_prompt": 8, "n_gen": 0}\n'
