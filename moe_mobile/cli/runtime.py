@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,8 +11,7 @@ import click
 from moe_mobile.cli.options import echo_json, examples, json_option
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.text import size
-from moe_mobile.errors import MoeMobileError
-from moe_mobile.runtime import TARGETS, Runtime, build_runtime, find_runtime, runtimes_of
+from moe_mobile.runtime import TARGETS, Runtime, build_runtime, current_folders, runtimes_of
 
 
 @click.group()
@@ -29,6 +27,7 @@ def command() -> None:
     epilog=examples(
         "moe-mobile runtime build --target linux-arm64     # for phones, once per version",
         "moe-mobile runtime build --target linux-x86_64    # for emulators; made on use anyway",
+        "moe-mobile runtime build --target android-arm64   # with an NDK: docs/phone-runtime.md",
     )
 )
 @click.option(
@@ -36,7 +35,8 @@ def command() -> None:
     type=click.Choice(TARGETS),
     default=TARGETS[0],
     show_default=True,
-    help="linux-arm64 needs Debian's g++-aarch64-linux-gnu.",
+    help="linux-arm64 needs Debian's g++-aarch64-linux-gnu; android-arm64 an NDK and an "
+    "ExecuTorch build for Android.",
 )
 @json_option
 def build(target: str, as_json: bool) -> None:
@@ -62,7 +62,7 @@ def build(target: str, as_json: bool) -> None:
 def list_command(as_json: bool) -> None:
     """Show the runtimes that were built, and which of them phones get."""
     runtimes = [runtime for target in TARGETS for runtime in runtimes_of(target)]
-    used = _used()
+    used = current_folders()
     if as_json:
         echo_json({"runtimes": [_as_dict(r) | {"used": r.folder in used} for r in runtimes]})
         return
@@ -74,19 +74,8 @@ def list_command(as_json: bool) -> None:
         )
     if not runtimes:
         click.echo("none yet: `moe-mobile runtime build` makes the one for phones")
-    elif not used:
+    elif not any(runtime.folder in used for runtime in runtimes):
         click.echo("none of this version: `moe-mobile runtime build` makes the one for phones")
-
-
-def _used() -> set[Path]:
-    """Folders that phones get from this installation."""
-    used = set()
-    for abi in ("arm64-v8a", "x86_64"):
-        try:
-            used.add(find_runtime(abi).folder)
-        except MoeMobileError:
-            continue
-    return used
 
 
 def _bytes(runtime: Runtime) -> int:

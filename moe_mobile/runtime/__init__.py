@@ -7,7 +7,11 @@ docs/phone-runtime.md describes their layout and what they need from a phone.
 
 from __future__ import annotations
 
-from moe_mobile.errors import UnsupportedError
+import contextlib
+from pathlib import Path
+
+from moe_mobile.errors import MoeMobileError, UnsupportedError
+from moe_mobile.runtime.android import build_android
 from moe_mobile.runtime.cross import build_arm64
 from moe_mobile.runtime.cross import recipe as arm64_recipe
 from moe_mobile.runtime.folder import (
@@ -19,20 +23,21 @@ from moe_mobile.runtime.folder import (
     runtimes_of,
     target_folder,
 )
-from moe_mobile.runtime.native import assemble_native
+from moe_mobile.runtime.native import assemble_native, gather
 
 __all__ = [
     "ROOT_VARIABLE",
     "TARGETS",
     "Runtime",
     "build_runtime",
+    "current_folders",
     "find_runtime",
     "runtimes_of",
     "target_folder",
 ]
 
-TARGETS = ("linux-arm64", "linux-x86_64")
-"""What :func:`build_runtime` can build."""
+TARGETS = ("linux-arm64", "linux-x86_64", "android-arm64")
+"""What :func:`build_runtime` can build; phones get the first two."""
 
 
 def find_runtime(abi: str) -> Runtime:
@@ -80,9 +85,21 @@ def build_runtime(target: str, *, progress: Progress | None = None) -> Runtime:
         return assemble_native()
     if target == "linux-arm64":
         return build_arm64(progress or _silent)
+    if target == "android-arm64":
+        return build_android(progress or _silent)
     raise UnsupportedError(
         f"unknown target {target}", setting="target", remedy=f"Known are {', '.join(TARGETS)}"
     )
+
+
+def current_folders() -> set[Path]:
+    """Where the runtimes that phones get from this installation are, or would be built."""
+    folders = set()
+    for recipe_of in (arm64_recipe, lambda: gather().recipe):
+        with contextlib.suppress(MoeMobileError):
+            recipe = recipe_of()
+            folders.add(target_folder(recipe.target) / recipe.key)
+    return folders
 
 
 def _silent(stage: str, done: int, total: int) -> None:

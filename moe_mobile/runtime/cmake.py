@@ -11,16 +11,18 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moe_mobile.errors import RuntimeFailedError, UnsupportedError
 from moe_mobile.runtime.folder import Progress
+from moe_mobile.runtime.sources import find_sources
 
-__all__ = ["build", "clean_environment", "find_tool"]
+__all__ = ["build", "find_tool"]
 
 _MINIMUM = (3, 28)
 _LAST_LINES = 25
+_LABEL = "compiling the engine"
 _STEP = re.compile(r"^\[(\d+)/(\d+)\] ")
 
 # Flags for this machine's compiler, set by shells and conda, are wrong for another machine's.
@@ -29,13 +31,6 @@ _FOREIGN = {
     "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "CMAKE_PREFIX_PATH",
     "CMAKE_TOOLCHAIN_FILE", "CMAKE_GENERATOR", "CMAKE_BUILD_TYPE",
 }  # fmt: skip
-
-
-def clean_environment() -> dict[str, str]:
-    """This process's environment without what would leak into a build for another machine."""
-    kept = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
-    # Messages are shown and searched: in English.
-    return kept | {"LC_ALL": "C.UTF-8", "NINJA_STATUS": "[%f/%t] "}
 
 
 def find_tool(name: str) -> str:
@@ -63,26 +58,36 @@ def find_tool(name: str) -> str:
 
 
 def build(
-    configure: Sequence[str], folder: Path, progress: Progress, *, label: str, sources: Path
+    preset: str,
+    definitions: Mapping[str, str],
+    folder: Path,
+    progress: Progress,
+    *,
+    environment: Mapping[str, str] | None = None,
 ) -> Path:
-    """Configure and build ``moe_runner`` in ``folder``; returns the program.
+    """Build ``moe_runner`` in ``folder`` with a preset of CMakePresets.json; returns the program.
 
-    ``configure`` are the arguments of the configure step besides source and build folder. Raises
-    UnsupportedError where CMake or ninja is missing, RuntimeFailedError with the last lines of
-    their output where the build fails.
+    ``definitions`` and ``environment`` add to the preset's. Raises UnsupportedError where CMake or
+    ninja is missing, RuntimeFailedError with the last lines of their output where the build fails.
     """
     cmake, ninja = find_tool("cmake"), find_tool("ninja")
-    progress(label, 0, 1)
-    _run(
-        [cmake, "-S", str(sources), "-B", str(folder), f"-DCMAKE_MAKE_PROGRAM={ninja}", *configure],
-        progress,
-        label,
-    )
-    _run([cmake, "--build", str(folder), "--target", "moe_runner"], progress, label)
+    extra = {"CMAKE_MAKE_PROGRAM": ninja, "Python_EXECUTABLE": sys.executable, **definitions}
+    configure = [cmake, "-S", str(find_sources()), "-B", str(folder), "--preset", preset]
+    configure += [f"-D{name}={value}" for name, value in extra.items()]
+    variables = _clean_environment() | dict(environment or {})
+    progress(_LABEL, 0, 1)
+    _run(configure, variables, progress)
+    _run([cmake, "--build", str(folder), "--target", "moe_runner"], variables, progress)
     return folder / "bin" / "moe_runner"
 
 
-def _run(command: Sequence[str], progress: Progress, label: str) -> None:
+def _clean_environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
+    # Messages are shown and searched: in English.
+    return kept | {"LC_ALL": "C.UTF-8", "NINJA_STATUS": "[%f/%t] "}
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], progress: Progress) -> None:
     last: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
     process = subprocess.Popen(
         command,
@@ -91,7 +96,7 @@ def _run(command: Sequence[str], progress: Progress, label: str) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env=clean_environment(),
+        env=environment,
     )
     assert process.stdout is not None
     try:
@@ -99,7 +104,7 @@ def _run(command: Sequence[str], progress: Progress, label: str) -> None:
             for line in process.stdout:
                 step = _STEP.match(line)
                 if step is not None:
-                    progress(label, int(step[1]), int(step[2]))
+                    progress(_LABEL, int(step[1]), int(step[2]))
                 last.append(line.rstrip())
         code = process.wait()
     except BaseException:
@@ -109,6 +114,6 @@ def _run(command: Sequence[str], progress: Progress, label: str) -> None:
     if code != 0:
         tail = "\n".join(f"    {line}" for line in last)
         raise RuntimeFailedError(
-            f"{label} failed; the last lines of `{' '.join(command[:2])} ...`:\n{tail}",
-            remedy="The compiler may be older than GCC 12; otherwise please report this",
+            f"{_LABEL} failed; the last lines of {' '.join(command)}:\n{tail}",
+            remedy="GCC 12 is known to work; with it or a newer one, please report this",
         )

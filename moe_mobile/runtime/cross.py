@@ -7,13 +7,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import moe_mobile
 from moe_mobile.errors import RuntimeFailedError, UnsupportedError
-from moe_mobile.runtime.cmake import build, clean_environment, find_tool
+from moe_mobile.runtime.cmake import build, find_tool
 from moe_mobile.runtime.elf import read_elf
 from moe_mobile.runtime.folder import Progress, Recipe, Runtime, publish
 from moe_mobile.runtime.notice import notice
@@ -24,7 +23,7 @@ __all__ = ["build_arm64", "recipe"]
 
 TARGET = "linux-arm64"
 
-_PREFIX = "aarch64-linux-gnu-"
+_COMPILER = "aarch64-linux-gnu-g++"
 _LOADER = "ld-linux-aarch64.so.1"
 
 
@@ -45,56 +44,36 @@ def build_arm64(progress: Progress) -> Runtime:
     """The arm64 runtime of this installation, built unless it is there already.
 
     Raises UnsupportedError where the cross compiler, CMake or ninja is missing, IoError where
-    ExecuTorch cannot be downloaded or the folder not be written, RuntimeFailedError where the
-    compiler fails.
+    ExecuTorch cannot be downloaded or the folder not be written, RuntimeFailedError where
+    compiling fails.
     """
 
     def fill(content: Path, scratch: Path) -> None:
-        compiler, strip = _cross_tool("g++"), _cross_tool("strip")
+        compiler = _compiler()
         for tool in ("cmake", "ninja"):
-            find_tool(tool)
+            find_tool(tool)  # before the download
         executorch = unpack_wheel(fetch_wheel(scratch, progress), scratch / "wheel")
-        runner = _compile(executorch, scratch / "build", progress)
+        definitions = {"MOE_EXECUTORCH_DIR": str(executorch)}
+        runner = build(TARGET, definitions, scratch / "build", progress)
         files = {"moe_runner": runner, _LOADER: _library_of(compiler, _LOADER)}
         files |= _closure(runner, executorch / "lib", compiler)
         (content / "lib").mkdir()
         for name, path in files.items():
             shutil.copyfile(path, content / name)
             (content / name).chmod(0o755 if "/" not in name else 0o644)
-        # Debian's own libraries come without symbols for debuggers, but for those the loader needs.
-        ours = [name for name in files if name == "moe_runner" or "/libexecutorch" in name]
-        subprocess.run(
-            [strip, "--strip-unneeded", *(str(content / name) for name in ours)], check=True
-        )
         (content / "NOTICE").write_text(notice(files), encoding="utf-8")
 
     return publish(recipe(), fill)
 
 
-def _cross_tool(name: str) -> str:
-    path = shutil.which(_PREFIX + name)
+def _compiler() -> str:
+    path = shutil.which(_COMPILER)
     if path is None:
         raise UnsupportedError(
-            f"the cross compiler is not installed: no {_PREFIX}{name} on PATH",
+            f"the cross compiler is not installed: no {_COMPILER} on PATH",
             remedy="Install it: `apt-get install g++-aarch64-linux-gnu` on Debian and Ubuntu",
         )
     return path
-
-
-def _compile(executorch: Path, folder: Path, progress: Progress) -> Path:
-    sources = find_sources()
-    configure = [
-        "-GNinja",
-        f"-DCMAKE_TOOLCHAIN_FILE={sources / 'cmake' / 'linux-arm64.cmake'}",
-        "-DCMAKE_BUILD_TYPE=Release",
-        # The loader is told where the libraries lie; a path of this machine is of no use there.
-        "-DCMAKE_SKIP_RPATH=ON",
-        "-DMOE_BUILD_PYTHON=OFF",
-        "-DMOE_WARNINGS_AS_ERRORS=OFF",
-        f"-DMOE_EXECUTORCH_DIR={executorch}",
-        f"-DPython_EXECUTABLE={sys.executable}",
-    ]
-    return build(configure, folder, progress, label="compiling the engine", sources=sources)
 
 
 def _closure(runner: Path, wheel: Path, compiler: str) -> Mapping[str, Path]:
@@ -118,7 +97,6 @@ def _library_of(compiler: str, name: str) -> Path:
         capture_output=True,
         text=True,
         check=True,
-        env=clean_environment(),
     ).stdout.strip()
     path = Path(answer)
     # The bare name comes back where there is none.

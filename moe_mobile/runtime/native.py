@@ -12,6 +12,8 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import moe_mobile
@@ -21,7 +23,7 @@ from moe_mobile.runtime.elf import read_elf
 from moe_mobile.runtime.folder import Recipe, Runtime, publish
 from moe_mobile.runtime.notice import notice
 
-__all__ = ["assemble_native"]
+__all__ = ["assemble_native", "gather"]
 
 TARGET = "linux-x86_64"
 
@@ -29,8 +31,40 @@ TARGET = "linux-x86_64"
 _RESOLVED = re.compile(r"^\s(\S+) => (.+) \(0x[0-9a-f]+\)$", re.MULTILINE)
 
 
+@dataclass(frozen=True)
+class Gathering:
+    """The runtime of the installed engine before it is one folder.
+
+    Args:
+        recipe: its key is a digest of all its content.
+        sources: where each of its files lies now.
+        notice: the text of its NOTICE.
+    """
+
+    recipe: Recipe
+    sources: Mapping[str, Path]
+    notice: str
+
+
 def assemble_native() -> Runtime:
     """The runtime of the engine that is installed now, gathered unless it is there already.
+
+    Raises what :func:`gather` does, and IoError where the folder cannot be written.
+    """
+    gathering = gather()
+
+    def fill(content: Path, scratch: Path) -> None:
+        (content / "lib").mkdir()
+        for name, path in gathering.sources.items():
+            shutil.copyfile(path, content / name)
+            (content / name).chmod(0o755 if "/" not in name else 0o644)
+        (content / "NOTICE").write_text(gathering.notice, encoding="utf-8")
+
+    return publish(gathering.recipe, fill)
+
+
+def gather() -> Gathering:
+    """What the runtime of the engine that is installed now is made of.
 
     Raises UnsupportedError on another kind of machine, RuntimeFailedError where the engine is not
     installed or lacks a library.
@@ -60,15 +94,7 @@ def assemble_native() -> Runtime:
         key=_key(sources, text),
         loader=loader,
     )
-
-    def fill(content: Path, scratch: Path) -> None:
-        (content / "lib").mkdir()
-        for name, path in sources.items():
-            shutil.copyfile(path, content / name)
-            (content / name).chmod(0o755 if "/" not in name else 0o644)
-        (content / "NOTICE").write_text(text, encoding="utf-8")
-
-    return publish(recipe, fill)
+    return Gathering(recipe, sources, text)
 
 
 def _libraries(runner: Path, interpreter: str) -> dict[str, Path]:

@@ -18,6 +18,13 @@ class _Part:
     terms: str
 
 
+_EXECUTORCH = _Part(
+    "ExecuTorch, with XNNPACK, cpuinfo, pthreadpool, FlatBuffers and Eigen",
+    ("libexecutorch",),
+    "BSD 3-Clause License (below); XNNPACK BSD 3-Clause, cpuinfo and pthreadpool BSD 2-Clause,"
+    "\nFlatBuffers Apache License 2.0, Eigen Mozilla Public License 2.0.",
+)
+
 # What a file belongs to is decided by the start of its name; the first match holds.
 _PARTS = (
     _Part(
@@ -25,13 +32,7 @@ _PARTS = (
         ("moe_runner",),
         "Apache License 2.0; nlohmann/json, compiled in, under the MIT License (below).",
     ),
-    _Part(
-        "ExecuTorch, with XNNPACK, cpuinfo, pthreadpool, FlatBuffers and Eigen",
-        ("libexecutorch",),
-        "BSD 3-Clause License (below); XNNPACK BSD 3-Clause, cpuinfo and pthreadpool BSD 2-Clause,"
-        "\nFlatBuffers Apache License 2.0, Eigen Mozilla Public License 2.0. Unchanged but for"
-        "\nremoved symbol tables; from the wheel of executorch on PyPI.",
-    ),
+    _EXECUTORCH,
     _Part(
         "GCC's run-time libraries",
         ("libstdc++.", "libgcc_s.", "libatomic.", "libgomp."),
@@ -52,8 +53,11 @@ _OTHER = _Part("Other libraries of the system this was built on", ("",), "See it
 _TEXTS = ("executorch", "nlohmann-json")
 
 
-def notice(files: Iterable[str]) -> str:
-    """The text for a runtime of ``files``; equal for equal files."""
+def notice(files: Iterable[str], *, static: bool = False) -> str:
+    """The text for a runtime of ``files``; equal for equal files.
+
+    ``static``: ExecuTorch and the C++ library are inside ``moe_runner``.
+    """
     groups: dict[_Part, list[str]] = {}
     for name in sorted(files):
         base = name.rpartition("/")[2]
@@ -63,6 +67,11 @@ def notice(files: Iterable[str]) -> str:
     for part in (*_PARTS, _OTHER):
         if part in groups:
             sections.append(f"{part.title}\n  {', '.join(groups[part])}\n{part.terms}")
+    if static:
+        sections.append(
+            f"Inside moe_runner: {_EXECUTORCH.title}\n{_EXECUTORCH.terms}\n"
+            "and libc++ of the Android NDK: Apache License 2.0 with LLVM exceptions."
+        )
     for distribution in _TEXTS:
         sections += [f"{'-' * 72}\n{distribution}\n\n{text}" for text in _licences(distribution)]
     return "\n\n".join(sections) + "\n"

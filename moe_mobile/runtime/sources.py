@@ -33,7 +33,7 @@ def find_sources() -> Path:
 
 def sources_digest(root: Path) -> str:
     """SHA-256 over names and contents of what ``moe_runner`` is built from."""
-    paths = [root / "CMakeLists.txt"]
+    paths = [root / "CMakeLists.txt", root / "CMakePresets.json"]
     for folder in (root / "cmake", root / _ENGINE):
         paths += [path for path in folder.rglob("*") if path.suffix in _SUFFIXES]
     whole = hashlib.sha256()

@@ -1,0 +1,121 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The engine against Android's own C library, for people with an NDK and ExecuTorch for Android."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import moe_mobile
+from moe_mobile.errors import UnsupportedError
+from moe_mobile.runtime.cmake import build
+from moe_mobile.runtime.folder import Progress, Recipe, Runtime, publish
+from moe_mobile.runtime.notice import notice
+from moe_mobile.runtime.sources import find_sources, sources_digest
+from moe_mobile.runtime.wheel import EXECUTORCH_VERSION
+
+__all__ = ["EXECUTORCH_VARIABLE", "NDK_VARIABLES", "build_android", "find_executorch", "find_ndk"]
+
+TARGET = "android-arm64"
+
+NDK_VARIABLES = ("ANDROID_NDK", "ANDROID_NDK_ROOT", "ANDROID_NDK_HOME")
+"""Environment variables that may name the NDK; the first that is set does."""
+
+EXECUTORCH_VARIABLE = "EXECUTORCH_ANDROID_DIR"
+"""Environment variable that names an install of ExecuTorch's CMake build for arm64-v8a."""
+
+_PAGE = "docs/phone-runtime.md"
+_TOOLCHAIN = Path("build/cmake/android.toolchain.cmake")
+_REVISION = Path("source.properties")
+_PACKAGE = Path("lib/cmake/ExecuTorch/executorch-config.cmake")
+
+
+def find_ndk() -> Path:
+    """Folder of the NDK. Raises UnsupportedError where no variable names one."""
+    for variable in NDK_VARIABLES:
+        value = os.environ.get(variable)
+        if not value:
+            continue
+        folder = Path(value).absolute()
+        if not (folder / _TOOLCHAIN).is_file():
+            raise UnsupportedError(
+                f"names no Android NDK: {folder / _TOOLCHAIN} is missing",
+                setting=variable,
+                remedy="Name the folder that holds the NDK's source.properties",
+            )
+        return folder
+    first, *others = NDK_VARIABLES
+    raise UnsupportedError(
+        "building for Android's own C library needs an Android NDK, and nothing names one",
+        setting=first,
+        remedy=f"Set {first} (or {', or '.join(others)}) to its folder; "
+        "`--target linux-arm64` needs none and runs on phones too",
+    )
+
+
+def find_executorch() -> Path:
+    """Folder of the installed ExecuTorch build. Raises UnsupportedError where there is none."""
+    value = os.environ.get(EXECUTORCH_VARIABLE)
+    if not value:
+        raise UnsupportedError(
+            f"building for Android needs ExecuTorch {EXECUTORCH_VERSION} built for it, and nothing "
+            "names that",
+            setting=EXECUTORCH_VARIABLE,
+            remedy=f"Set it to the folder that ExecuTorch's build was installed to; {_PAGE} says "
+            "how to build it",
+        )
+    folder = Path(value).absolute()
+    if not (folder / _PACKAGE).is_file():
+        raise UnsupportedError(
+            f"names no installed ExecuTorch build: {folder / _PACKAGE} is missing",
+            setting=EXECUTORCH_VARIABLE,
+            remedy=f"Name the CMAKE_INSTALL_PREFIX of that build, after its install; see {_PAGE}",
+        )
+    return folder
+
+
+def build_android(progress: Progress) -> Runtime:
+    """The engine for Android's own C library, built unless it is there already.
+
+    Raises UnsupportedError where the NDK, ExecuTorch's build, CMake or ninja is missing, IoError
+    where the folder cannot be written, RuntimeFailedError where compiling fails.
+    """
+    ndk, executorch = find_ndk(), find_executorch()
+
+    def fill(content: Path, scratch: Path) -> None:
+        runner = build(
+            TARGET,
+            {"MOE_EXECUTORCH_DIR": str(executorch)},
+            scratch / "build",
+            progress,
+            # The preset's toolchain file looks for the NDK as we did.
+            environment={NDK_VARIABLES[0]: str(ndk)},
+        )
+        shutil.copyfile(runner, content / "moe_runner")
+        (content / "moe_runner").chmod(0o755)
+        (content / "NOTICE").write_text(notice(["moe_runner"], static=True), encoding="utf-8")
+
+    return publish(_recipe(ndk, executorch), fill)
+
+
+def _recipe(ndk: Path, executorch: Path) -> Recipe:
+    whole = hashlib.sha256(f"{moe_mobile.__version__}\n".encode())
+    whole.update(sources_digest(find_sources()).encode())
+    revision = ndk / _REVISION
+    whole.update(revision.read_bytes() if revision.is_file() else bytes(ndk))
+    libraries = [path for path in (executorch / "lib").rglob("*") if path.is_file()]
+    for path in sorted(libraries):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(f"{digest}  {path.relative_to(executorch)}\n".encode())
+    return Recipe(
+        target=TARGET,
+        abi="arm64-v8a",
+        version=moe_mobile.__version__,
+        executorch=EXECUTORCH_VERSION,
+        key=whole.hexdigest()[:16],
+        loader="",
+    )
