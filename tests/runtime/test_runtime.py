@@ -18,6 +18,7 @@ import pytest
 from moe_mobile.errors import BundleCorruptError, UnsupportedError
 from moe_mobile.runtime import Runtime, build_runtime, find_runtime
 from moe_mobile.runtime.folder import read_runtime
+from tests.bundles import BundleMaker
 from tests.cli.program import failed, ok_json
 
 TARGETS = {"linux-x86_64": "x86_64", "linux-arm64": "arm64-v8a"}
@@ -77,6 +78,60 @@ def test_it_starts_where_there_is_nothing_else(runtime: Runtime, tmp_path: Path)
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout.splitlines()[-1])
     assert answer["files"][0]["bytes"] == (runtime.folder / "NOTICE").stat().st_size
+
+
+def test_arm64_loads_with_large_pages() -> None:
+    runtime = build_runtime("linux-arm64")
+    for name in set(runtime.files) - {"NOTICE"}:
+        told = subprocess.run(
+            ["readelf", "--program-headers", "--wide", str(runtime.folder / name)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        alignments = re.findall(r"^\s*LOAD\s.*\s(0x[0-9a-f]+)$", told, re.MULTILINE)
+        assert alignments, name
+        assert all(int(alignment, 16) >= 16384 for alignment in alignments), (name, alignments)
+
+
+def test_the_oldest_arm64_processor_and_a_kernel_are_enough(
+    tmp_path: Path, bundle: BundleMaker
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount /proc in a folder")
+    root = tmp_path / "root"
+    shutil.copytree(build_runtime("linux-arm64").folder, root)
+    source = bundle("qwen3_moe", "fp32")
+    shutil.copytree(source, root / "bundle", ignore=shutil.ignore_patterns(".packed"))
+    emulator = shutil.which(QEMU)
+    assert emulator is not None, "apt-get install qemu-user-static"
+    shutil.copy(emulator, root / QEMU)
+    for folder in ("proc", "sys"):
+        (root / folder).mkdir()
+    # A Cortex-A53 knows the first ARMv8 and nothing more: no dot products, no atomics of ARMv8.1.
+    start = (
+        f"mount -t proc proc '{root}/proc' && mount --rbind /sys '{root}/sys' && exec chroot "
+        f"'{root}' /{QEMU} -cpu cortex-a53 /ld-linux-aarch64.so.1 --library-path /lib /moe_runner"
+    )
+    requests = (
+        {"id": 1, "command": "open", "bundle": "/bundle", "settings": {"cache": "50%"}},
+        {"id": 2, "command": "generate", "token_ids": [5, 6, 7], "max_new_tokens": 4},
+    )
+    result = subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", "sh", "-c", start],
+        input="".join(json.dumps(request) + "\n" for request in requests),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    opened, generated = (
+        event for event in map(json.loads, result.stdout.splitlines()) if event["event"] == "result"
+    )
+    assert opened["fallbacks"] == []
+    assert opened["settings"]["residency"] == "slots"
+    assert len(generated["token_ids"]) == 4
+    assert generated["stats"]["totals"]["misses"] > 0
 
 
 def test_a_file_that_was_changed_is_noticed(
