@@ -85,22 +85,19 @@ Row = tuple[BenchTest, Settings]
 
 def bundle_facts(bundle: pathlib.Path) -> BundleFacts:
     """What results say about a bundle, from its manifest. Raises the bundle reader's errors."""
-    from moe_mobile.bundle import inspect_bundle, read_manifest
+    from moe_mobile.bundle import inspect_bundle
 
-    manifest = read_manifest(bundle)
+    facts = inspect_bundle(bundle)
+    model, memory = facts["model"], facts["memory"]
     return BundleFacts(
         path=bundle,
-        model_type=f"{manifest.model.name} {manifest.quantization.experts}",
-        model_size=(
-            manifest.memory.dense_bytes
-            + manifest.memory.embedding_bytes
-            + manifest.memory.experts_bytes
-        ),
-        num_parameters=manifest.model.num_parameters,
-        max_batch=manifest.max_batch,
-        context_length=manifest.model.context_length,
-        backend=manifest.delegate.name.upper(),
-        bundle_hash=str(inspect_bundle(bundle)["hash"]),
+        model_type=f"{model['name']} {facts['quantization']['experts']}",
+        model_size=(memory["dense_bytes"] + memory["embedding_bytes"] + memory["experts_bytes"]),
+        num_parameters=model["num_parameters"],
+        max_batch=facts["max_batch"],
+        context_length=model["context_length"],
+        backend=facts["delegate"]["name"].upper(),
+        bundle_hash=facts["hash"],
     )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from moe_mobile.device.interface import Device
+from moe_mobile.device.script_output import kibibytes
 from moe_mobile.device.state import parse_battery, parse_supply, parse_thermal, zone_temperatures
 
 __all__ = ["INTERVAL_S", "Sampler", "parse_sample"]
@@ -112,17 +113,13 @@ def parse_sample(text: str, zones: Mapping[str, tuple[int, ...]]) -> dict[str, A
     thermal = parse_thermal(thermal_text)
     celsius = zone_temperatures(kernel, dict(zones)) | thermal.celsius
 
-    def size(name: str) -> int | None:
-        match = re.search(rf"^{name}:\s*(\d+) kB", kernel, re.MULTILINE)
-        return int(match[1]) * 1024 if match else None
-
     # The name may hold blanks and brackets: fields are counted from the last bracket.
     stat = re.search(r"^\d+ \(.*\) \S (.*)$", kernel, re.MULTILINE)
     return {
-        "pss": size("Pss"),
-        "rss_anon": size("RssAnon"),
-        "rss_file": size("RssFile"),
-        "swap": size("VmSwap"),
+        "pss": kibibytes(kernel, "Pss"),
+        "rss_anon": kibibytes(kernel, "RssAnon"),
+        "rss_file": kibibytes(kernel, "RssFile"),
+        "swap": kibibytes(kernel, "VmSwap"),
         "major_faults": int(stat[1].split()[8]) if stat else None,
         "thermal_status": thermal.status,
         "cpu_c": celsius.get("cpu"),

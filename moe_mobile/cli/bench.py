@@ -37,7 +37,7 @@ from moe_mobile.cli.options import (
 )
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.device.interface import Device
-from moe_mobile.device.select import all_devices, open_device
+from moe_mobile.device.select import open_devices
 from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
 
 Item = TypeVar("Item")
@@ -220,7 +220,7 @@ def command(
     gate = _gate(cool_to, cool_timeout)
     facts = bundle_facts(bundle)
     check_fits(tests, facts, base.context)
-    places = _devices(devices, every)
+    places = open_devices(dict.fromkeys(devices), every=every, otherwise=None)
     file = None if out is None else ResultFile(out, resume=resume)
     plan = Plan(
         bundle=facts,
@@ -285,16 +285,6 @@ def _continuable(error: MoeMobileError, file: ResultFile | None) -> MoeMobileErr
     go_on = f"--out {file.path} --resume measures what is missing"
     remedy = go_on if error.remedy is None else f"{error.remedy.rstrip('.')}. {go_on}"
     return type(error)(error.cause, file=error.file, setting=error.setting, remedy=remedy)
-
-
-def _devices(serials: Sequence[str], every: bool) -> list[Device]:
-    if every and serials:
-        raise UsageError("--all and --device contradict each other")
-    if every:
-        return all_devices()
-    if not serials:
-        return [open_device(None)]
-    return [open_device(serial) for serial in dict.fromkeys(serials)]
 
 
 def _gate(text: str, timeout: float) -> Gate | None:

@@ -22,8 +22,7 @@ from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.text import size
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.deploy.deploy import Deployed
-from moe_mobile.device.select import ANY, all_devices, open_device
-from moe_mobile.errors import UsageError
+from moe_mobile.device.select import ANY, open_devices
 
 
 @click.command(
@@ -60,11 +59,8 @@ def command(
     Files are known by their SHA-256: what a phone has is not sent again, and what was cut goes on
     where it stopped. Other bundles stay usable meanwhile.
     """
-    if every and devices:
-        raise UsageError("--all and --device contradict each other")
-    chosen = all_devices() if every else [open_device(serial) for serial in devices or (ANY,)]
     answers = []
-    for device in chosen:
+    for device in open_devices(devices, every=every, otherwise=ANY):
         assert isinstance(device, AdbDevice)
         with _Rate() as progress:
             deployed = device.deploy(
@@ -87,9 +83,12 @@ def command(
 class _Rate(ProgressBar):
     """The bar, with MiB per second beside it."""
 
+    _began: float | None = None
+    _first = 0
+
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
         now = time.monotonic()
-        if done == 0 or not hasattr(self, "_began"):
+        if done == 0 or self._began is None:
             self._began, self._first = now, done
         elif now > self._began:
             detail = f"{(done - self._first) / (now - self._began):.0f} MiB/s"

@@ -14,9 +14,8 @@ from moe_mobile.cli.text import size, table
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.adb_server import AdbServer, unusable
 from moe_mobile.device.interface import DeviceFacts
+from moe_mobile.device.state import THERMAL_STATUSES
 from moe_mobile.errors import DeviceError
-
-_THERMAL = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 
 
 @click.command(
@@ -99,7 +98,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         for cluster in row["clusters"]
     )
     status = row["thermal_status"]
-    known = status is not None and 0 <= status < len(_THERMAL)
+    known = status is not None and 0 <= status < len(THERMAL_STATUSES)
     cells = [
         row["serial"],
         row["model"] + (" (virtual)" if row["virtual"] else ""),
@@ -110,7 +109,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         size(row["free_bytes"]),
         f"{row['page_size'] // 1024} KiB",
         cores or "-",
-        _THERMAL[status] if known else "-",
+        THERMAL_STATUSES[status] if known else "-",
     ]
     if "fits" in row:
         fits = row["fits"]

@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import re
 import shlex
 import signal
 import subprocess
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from moe_mobile.device.adb_server import AdbServer, adb_program, unusable
 from moe_mobile.device.deploy.deploy import Deployed, Deployer
@@ -123,7 +122,7 @@ class AdbDevice(Device):
             self._deployer.remove(self._others(there, [package]))
             there = self._deployer.inventory()
         engine = self.place_runtime(there)
-        with _Hasher(self) as hasher:
+        with contextlib.closing(_Hasher(self)) as hasher:
             deployed = self._deployer.deploy(
                 package,
                 there,
@@ -168,10 +167,9 @@ class AdbDevice(Device):
         folders = [f"{room}/{name}" for room in sorted(rooms) for name in there.folders(room)]
         return [folder for folder in folders if folder not in kept]
 
-    def _sha256sum(self, paths: Sequence[str]) -> list[str]:
-        """Without the engine, to bring which this is needed."""
-        result = self.shell(f"sha256sum {' '.join(map(shlex.quote, paths))}")
-        return [line.split()[0] for line in result.stdout.splitlines() if line]
+    def _sha256sum(self, path: str) -> str:
+        """Without the engine, to bring which this is needed; "" where it fails."""
+        return self.shell(f"sha256sum {shlex.quote(path)}").stdout.partition(" ")[0]
 
     def _command(self, script: str) -> list[str]:
         return [adb_program(), "-s", self.serial, "shell", "-T", script]
@@ -224,28 +222,17 @@ class _Hasher:
         self._device = device
         self._runner: Runner | None = None
 
-    def digest(self, paths: Sequence[str]) -> list[str]:
+    def digest(self, path: str) -> str:
         if self._runner is None:
             self._runner = self._device.runner()
         try:
-            answer = self._runner.request("digest", paths=list(paths), sync=True)
+            answer = self._runner.request("digest", paths=[path], sync=True)
         except MoeMobileError:
             self.close()
             raise
-        return [str(file["sha256"]) for file in answer["files"]]
+        return str(answer["files"][0]["sha256"])
 
     def close(self) -> None:
         if self._runner is not None:
             self._runner.close()
             self._runner = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

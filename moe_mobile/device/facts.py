@@ -8,10 +8,10 @@ import re
 import shlex
 
 from moe_mobile.device.interface import Cluster, DeviceFacts
+from moe_mobile.device.script_output import MARK, free_bytes, kibibytes, sections
 
 __all__ = ["facts_script", "parse_facts"]
 
-_SECTION = "@@@"
 _PROPERTIES = (
     "ro.product.manufacturer",
     "ro.product.model",
@@ -29,7 +29,7 @@ def facts_script(folder: str) -> str:
     """The script; the file system of ``folder`` (or of what of it exists) holds bundles."""
     properties = " ".join(_PROPERTIES)
     return f"""
-section() {{ echo "{_SECTION} $1"; }}
+section() {{ echo "{MARK} $1"; }}
 section props
 command -v getprop >/dev/null && for p in {properties}; do echo "$p=$(getprop $p)"; done
 section uname; uname -m
@@ -50,42 +50,32 @@ exit 0
 
 def parse_facts(text: str, *, serial: str, kind: str) -> DeviceFacts:
     """The facts in what :func:`facts_script` printed; 0 for sizes that it could not tell."""
-    sections = _sections(text)
+    found = sections(text)
     properties = dict(
-        line.partition("=")[::2] for line in sections.get("props", "").splitlines() if "=" in line
+        line.partition("=")[::2] for line in found.get("props", "").splitlines() if "=" in line
     )
     property_or_none = {name: properties.get(name) or None for name in _PROPERTIES}
     model = " ".join(filter(None, (properties.get(name) for name in _PROPERTIES[:2]))) or _cpu_name(
-        sections.get("cpuinfo", "")
+        found.get("cpuinfo", "")
     )
     soc = " ".join(filter(None, (properties.get(name) for name in _PROPERTIES[2:4])))
-    machine = sections.get("uname", "").strip()
+    machine = found.get("uname", "").strip()
     return DeviceFacts(
         serial=serial,
         kind=kind,
         model=model or machine,
-        soc=soc or properties.get("ro.board.platform") or _cpu_name(sections.get("cpuinfo", "")),
+        soc=soc or properties.get("ro.board.platform") or _cpu_name(found.get("cpuinfo", "")),
         abi=properties.get("ro.product.cpu.abi") or _abi(machine),
         android_version=property_or_none["ro.build.version.release"],
-        ram_bytes=_meminfo(sections.get("meminfo", ""), "MemTotal"),
-        available_bytes=_meminfo(sections.get("meminfo", ""), "MemAvailable"),
-        free_bytes=_free(sections.get("df", "")),
-        page_size=_page_size(sections.get("page", "")),
-        clusters=_clusters(sections.get("clocks", ""), sections.get("online", "")),
-        thermal_status=_thermal_status(sections.get("thermal", "")),
+        ram_bytes=kibibytes(found.get("meminfo", ""), "MemTotal") or 0,
+        available_bytes=kibibytes(found.get("meminfo", ""), "MemAvailable") or 0,
+        free_bytes=free_bytes(found.get("df", "")),
+        page_size=_page_size(found.get("page", "")),
+        clusters=_clusters(found.get("clocks", ""), found.get("online", "")),
+        thermal_status=_thermal_status(found.get("thermal", "")),
         virtual=properties.get("ro.moe_mobile.virtual") == "1",
         limit=property_or_none["ro.moe_mobile.limit"],
     )
-
-
-def _sections(text: str) -> dict[str, str]:
-    parts = re.split(rf"^{_SECTION} (\w+)\n", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def _meminfo(text: str, name: str) -> int:
-    match = re.search(rf"^{name}:\s*(\d+) kB", text, re.MULTILINE)
-    return int(match[1]) * 1024 if match else 0
 
 
 def _cpu_name(cpuinfo: str) -> str:
@@ -95,12 +85,6 @@ def _cpu_name(cpuinfo: str) -> str:
 
 def _abi(machine: str) -> str:
     return {"aarch64": "arm64-v8a", "armv8l": "armeabi-v7a"}.get(machine, machine)
-
-
-def _free(df: str) -> int:
-    # The name of the file system may push the numbers to a line of their own.
-    numbers = re.findall(r"\s(\d+)\s+(\d+)\s+(\d+)\s+\d+%", df)
-    return int(numbers[-1][2]) * 1024 if numbers else 0
 
 
 def _page_size(text: str) -> int:

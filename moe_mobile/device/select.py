@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from moe_mobile.device.interface import Device
-from moe_mobile.errors import DeviceError
+from moe_mobile.errors import DeviceError, UsageError
 
-__all__ = ["ANY", "all_devices", "open_device"]
+__all__ = ["ANY", "open_device", "open_devices"]
 
 ANY = "any"
 """Stands for the one device that is connected, or the one that ``ANDROID_SERIAL`` names."""
@@ -39,7 +40,18 @@ def open_device(serial: str | None) -> Device:
     return AdbDevice(server, serial)
 
 
-def all_devices() -> list[Device]:
+def open_devices(serials: Iterable[str], *, every: bool, otherwise: str | None) -> list[Device]:
+    """The devices of ``--device`` options and ``--all``; ``otherwise`` where neither was given.
+
+    Raises UsageError where both were, DeviceError as :func:`open_device`.
+    """
+    named = list(serials)
+    if every and named:
+        raise UsageError("--all and --device contradict each other")
+    return _all_devices() if every else [open_device(s) for s in named or (otherwise,)]
+
+
+def _all_devices() -> list[Device]:
     """Every device that is ready. Raises DeviceError where none is."""
     from moe_mobile.device.adb import AdbDevice
     from moe_mobile.device.adb_server import AdbServer

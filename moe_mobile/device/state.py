@@ -14,8 +14,10 @@ import re
 from typing import Any
 
 from moe_mobile.device.interface import Device
+from moe_mobile.device.script_output import MARK, kibibytes, sections
 
 __all__ = [
+    "THERMAL_STATUSES",
     "Battery",
     "DeviceState",
     "Thermal",
@@ -27,7 +29,9 @@ __all__ = [
     "zone_temperatures",
 ]
 
-_MARK = "@@@"
+THERMAL_STATUSES = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
+"""Names of Android's thermal statuses 0 to 6 (``PowerManager.THERMAL_STATUS_...``)."""
+
 # mType of Android's android.os.Temperature.
 _TYPES = {0: "cpu", 2: "battery", 3: "skin"}
 # Names that vendors give thermal zones; the first match decides.
@@ -42,7 +46,7 @@ _LEAST_C, _MOST_C = -30.0, 150.0
 # One process per source, however many sensors: some phones have a hundred zones.
 _SCRIPT = f"""
 exec 2>/dev/null
-section() {{ echo "{_MARK} $1"; }}
+section() {{ echo "{MARK} $1"; }}
 if command -v dumpsys >/dev/null; then
 section battery; dumpsys battery
 section thermal; dumpsys thermalservice
@@ -121,16 +125,12 @@ def read_state(device: Device) -> DeviceState:
 
 def parse_state(text: str) -> DeviceState:
     """The reading in what the script printed."""
-    parts = re.split(rf"^{_MARK} (\w+)\n", text, flags=re.MULTILINE)
-    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    found = sections(text)
     # Android's service knows best; the kernel knows the current too.
-    battery = parse_battery(sections.get("battery", "")).or_else(
-        parse_supply(sections.get("supply", ""))
-    )
-    thermal = parse_thermal(sections.get("thermal", ""))
-    zones = _zones(sections.get("zones", ""))
-    celsius = zone_temperatures(sections.get("zones", ""), zones) | thermal.celsius
-    available = re.search(r"^MemAvailable:\s*(\d+) kB", sections.get("meminfo", ""), re.MULTILINE)
+    battery = parse_battery(found.get("battery", "")).or_else(parse_supply(found.get("supply", "")))
+    thermal = parse_thermal(found.get("thermal", ""))
+    zones = _zones(found.get("zones", ""))
+    celsius = zone_temperatures(found.get("zones", ""), zones) | thermal.celsius
     return DeviceState(
         cpu_c=celsius.get("cpu"),
         skin_c=celsius.get("skin"),
@@ -139,7 +139,7 @@ def parse_state(text: str) -> DeviceState:
         clocks_khz={
             core: int(khz)
             for core, khz in re.findall(
-                r"cpu(\d+)/cpufreq/scaling_cur_freq:(\d+)", sections.get("clocks", "")
+                r"cpu(\d+)/cpufreq/scaling_cur_freq:(\d+)", found.get("clocks", "")
             )
         },
         battery_percent=battery.percent,
@@ -147,7 +147,7 @@ def parse_state(text: str) -> DeviceState:
         battery_mv=battery.millivolts,
         battery_ua=battery.microamperes,
         battery_uah=battery.microampere_hours,
-        mem_available_bytes=int(available[1]) * 1024 if available else None,
+        mem_available_bytes=kibibytes(found.get("meminfo", ""), "MemAvailable"),
         zones=zones,
     )
 

@@ -17,7 +17,7 @@ from moe_mobile.report import overview
 from moe_mobile.report.compare import METHOD, Comparison, Refusal, compare
 from moe_mobile.report.entry import Entry, make_entries
 from moe_mobile.report.figure import Figure
-from moe_mobile.report.forest import context, forest, ratio_text
+from moe_mobile.report.forest import context, forest
 from moe_mobile.report.latency import latency, latency_note
 from moe_mobile.report.load import Results
 from moe_mobile.report.rows import Row
@@ -34,7 +34,7 @@ _ASSETS = pathlib.Path(__file__).with_name("assets")
 
 @dataclasses.dataclass(frozen=True)
 class _Section:
-    """A heading with its figures, each with a note. ``name`` is its anchor."""
+    """A heading with its figures, each with a name and a note. ``name`` is its anchor."""
 
     name: str
     title: str
@@ -51,7 +51,11 @@ def make_page(results: Results, title: str) -> str:
     comparisons, refusals = compare(results.rows)
     sections = _sections(entries)
     versus = _comparison_figures(comparisons, entries)
-    figures = [figure for section in [*sections, versus] for _, figure, _ in section.figures]
+    figures = {
+        f"{section.name}-{index}": figure.as_dict()
+        for section in [*sections, versus]
+        for index, (_, figure, _) in enumerate(section.figures)
+    }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_ASSETS),
         autoescape=True,
@@ -73,9 +77,7 @@ def make_page(results: Results, title: str) -> str:
         colour_by=colour_by,
         columns=_COLUMNS,
         table=[_cells(entry) for entry in entries],
-        figures=_script_json({f"f{i}": figure.as_dict() for i, figure in enumerate(figures)}),
-        numbers={id(figure): f"f{i}" for i, figure in enumerate(figures)},
-        identity=id,
+        figures=_script_json(figures),
         data=_script_json([row.data for row in results.rows]),
     )
 
@@ -190,15 +192,9 @@ def _comparison_figures(comparisons: Sequence[Comparison], entries: Sequence[Ent
     for comparison in comparisons:
         of.setdefault(comparison.setting, []).append(comparison)
     figures = [
-        (f"By {setting}", forest(setting, group, by_row), "; ".join(map(_verdict, group)))
-        for setting, group in of.items()
+        (f"By {setting}", forest(setting, group, by_row), "") for setting, group in of.items()
     ]
     return _Section("comparison", "Comparison", "", figures)
-
-
-def _verdict(comparison: Comparison) -> str:
-    before, after = comparison.values()
-    return f"{before} → {after}: {ratio_text(comparison)}, {comparison.ratio.verdict}"
 
 
 def _refusal(refusal: Refusal, rows: Sequence[Row]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import datetime
 from collections.abc import Callable
 from typing import Any
 
+from moe_mobile.device.state import THERMAL_STATUSES
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Figure, band, plain, rule, short, time_layout
 from moe_mobile.report.rows import finite, items, pick
@@ -26,7 +27,6 @@ _MEMORY = (
     ("swap", "swap", "dot"),
 )
 _HEAT = (("skin_c", "skin", "solid"), ("cpu_c", "CPU", "dash"), ("battery_c", "battery", "dot"))
-_STATUS = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,14 +134,14 @@ def thermal(entry: Entry) -> Figure | None:
         trace["connectgaps"] = True
     levels = [int(y) for y in status["y"] if y is not None]
     if levels:
-        top = min(max(*levels, 1), len(_STATUS) - 1)
+        top = min(max(*levels, 1), len(THERMAL_STATUSES) - 1)
         data.append(status)
         layout["yaxis"]["domain"] = [0.32, 1]
         layout["yaxis2"] = {
             "domain": [0, 0.2],
             "range": [-0.25, top + 0.25],
             "tickvals": list(range(top + 1)),
-            "ticktext": list(_STATUS[: top + 1]),
+            "ticktext": list(THERMAL_STATUSES[: top + 1]),
             "fixedrange": True,
             "zeroline": False,
         }

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 import moe_mobile
 from moe_mobile.errors import UnsupportedError
 from moe_mobile.runtime.cmake import build
-from moe_mobile.runtime.folder import Progress, Recipe, Runtime, publish
+from moe_mobile.runtime.folder import Progress, Recipe, Runtime, place_files, publish, sum_line
 from moe_mobile.runtime.notice import notice
 from moe_mobile.runtime.sources import find_sources, sources_digest
 from moe_mobile.runtime.wheel import EXECUTORCH_VERSION
@@ -94,9 +93,8 @@ def build_android(progress: Progress) -> Runtime:
             # The preset's toolchain file looks for the NDK as we did.
             environment={NDK_VARIABLES[0]: str(ndk)},
         )
-        shutil.copyfile(runner, content / "moe_runner")
-        (content / "moe_runner").chmod(0o755)
-        (content / "NOTICE").write_text(notice(["moe_runner"], static=True), encoding="utf-8")
+        files = {"moe_runner": runner}
+        place_files(content, files, notice(files, static=True))
 
     return publish(_recipe(ndk, executorch), fill)
 
@@ -108,9 +106,7 @@ def _recipe(ndk: Path, executorch: Path) -> Recipe:
     whole.update(revision.read_bytes() if revision.is_file() else bytes(ndk))
     libraries = [path for path in (executorch / "lib").rglob("*") if path.is_file()]
     for path in sorted(libraries):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{digest}  {path.relative_to(executorch)}\n".encode())
+        whole.update(sum_line(path, str(path.relative_to(executorch))))
     return Recipe(
         target=TARGET,
         abi="arm64-v8a",

@@ -14,7 +14,7 @@ import moe_mobile
 from moe_mobile.errors import RuntimeFailedError, UnsupportedError
 from moe_mobile.runtime.cmake import build, find_tool
 from moe_mobile.runtime.elf import read_elf
-from moe_mobile.runtime.folder import Progress, Recipe, Runtime, publish
+from moe_mobile.runtime.folder import Progress, Recipe, Runtime, place_files, publish
 from moe_mobile.runtime.notice import notice
 from moe_mobile.runtime.sources import find_sources, sources_digest
 from moe_mobile.runtime.wheel import EXECUTORCH_VERSION, WHEEL_SHA256, fetch_wheel, unpack_wheel
@@ -57,11 +57,7 @@ def build_arm64(progress: Progress) -> Runtime:
         runner = build(TARGET, definitions, scratch / "build", progress)
         files = {"moe_runner": runner, _LOADER: _library_of(compiler, _LOADER)}
         files |= _closure(runner, executorch / "lib", compiler)
-        (content / "lib").mkdir()
-        for name, path in files.items():
-            shutil.copyfile(path, content / name)
-            (content / name).chmod(0o755 if "/" not in name else 0o644)
-        (content / "NOTICE").write_text(notice(files), encoding="utf-8")
+        place_files(content, files, notice(files))
 
     return publish(recipe(), fill)
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,9 +22,11 @@ __all__ = [
     "Recipe",
     "Runtime",
     "build_command",
+    "place_files",
     "publish",
     "read_runtime",
     "runtimes_of",
+    "sum_line",
     "target_folder",
 ]
 
@@ -172,6 +174,22 @@ def publish(recipe: Recipe, fill: Callable[[Path, Path], None]) -> Runtime:
     return read_runtime(final)
 
 
+def place_files(content: Path, files: Mapping[str, Path], notice: str) -> None:
+    """Copy files to their names in a runtime, programs executable, and write its NOTICE."""
+    for name, path in files.items():
+        target = content / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
+        target.chmod(0o755 if "/" not in name else 0o644)
+    (content / "NOTICE").write_text(notice, encoding="utf-8")
+
+
+def sum_line(path: Path, name: str) -> bytes:
+    """What `sha256sum` prints of a file, under that name."""
+    with path.open("rb") as file:
+        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n".encode()
+
+
 def _make(recipe: Recipe, place: Path, fill: Callable[[Path, Path], None]) -> None:
     # Under the lock nobody else is at work here: what lies there was interrupted.
     work = place / ".partial"
@@ -200,8 +218,7 @@ def _make(recipe: Recipe, place: Path, fill: Callable[[Path, Path], None]) -> No
 def _digest(folder: Path, files: Sequence[str]) -> str:
     whole = hashlib.sha256()
     for name in files:
-        with (folder / name).open("rb") as file:
-            whole.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n".encode())
+        whole.update(sum_line(folder / name, name))
     return whole.hexdigest()
 
 

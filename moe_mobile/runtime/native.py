@@ -10,7 +10,6 @@ import importlib.util
 import os
 import platform
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import moe_mobile
 from moe_mobile.errors import RuntimeFailedError, UnsupportedError
 from moe_mobile.runner import find_runner
 from moe_mobile.runtime.elf import read_elf
-from moe_mobile.runtime.folder import Recipe, Runtime, publish
+from moe_mobile.runtime.folder import Recipe, Runtime, place_files, publish, sum_line
 from moe_mobile.runtime.notice import notice
 
 __all__ = ["assemble_native", "gather"]
@@ -54,11 +53,7 @@ def assemble_native() -> Runtime:
     gathering = gather()
 
     def fill(content: Path, scratch: Path) -> None:
-        (content / "lib").mkdir()
-        for name, path in gathering.sources.items():
-            shutil.copyfile(path, content / name)
-            (content / name).chmod(0o755 if "/" not in name else 0o644)
-        (content / "NOTICE").write_text(gathering.notice, encoding="utf-8")
+        place_files(content, gathering.sources, gathering.notice)
 
     return publish(gathering.recipe, fill)
 
@@ -125,6 +120,5 @@ def _libraries(runner: Path, interpreter: str) -> dict[str, Path]:
 def _key(sources: dict[str, Path], text: str) -> str:
     whole = hashlib.sha256(text.encode())
     for name, path in sorted(sources.items()):
-        with path.open("rb") as file:
-            whole.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n".encode())
+        whole.update(sum_line(path, name))
     return whole.hexdigest()[:16]

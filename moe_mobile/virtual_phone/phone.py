@@ -176,11 +176,12 @@ def _sweep() -> None:
 
 
 def _adb(*arguments: str) -> str:
-    import adbutils  # takes a while
+    from moe_mobile.device.adb_server import adb_program  # takes a while
 
+    program = adb_program()
     try:
         result = subprocess.run(
-            [adbutils.adb_path(), *arguments],
+            [program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

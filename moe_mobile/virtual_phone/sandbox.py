@@ -8,7 +8,6 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +16,7 @@ from moe_mobile.virtual_phone import init, linux
 from moe_mobile.virtual_phone.settings import SHELL_ID
 from moe_mobile.virtual_phone.storage import Storage, make_shell_home
 
-__all__ = ["Sandbox", "enter", "map_users", "unshare_all"]
+__all__ = ["enter", "map_users", "unshare_all"]
 
 _NODES = ("null", "zero", "full", "random", "urandom", "tty")
 _BINFMT = (
@@ -25,19 +24,6 @@ _BINFMT = (
     rb"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:"
 )
 _FLAGS = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_NOSUID | linux.MS_NODEV
-
-
-@dataclass(frozen=True)
-class Sandbox:
-    """What the server needs to know of it once inside.
-
-    Attributes:
-        requests: the socket of process 1.
-        init_pid: its id outside.
-    """
-
-    requests: socket.socket
-    init_pid: int
 
 
 def unshare_all(ask_for_users: Callable[[], bool], qemu: str | None) -> None:
@@ -93,7 +79,7 @@ def _map_user(inside: int, user: int, group: int) -> None:
     Path("/proc/self/gid_map").write_text(f"{inside} {group} 1\n")
 
 
-def enter(name: str, storage: Storage, adopt: Callable[[int], None]) -> Sandbox:
+def enter(name: str, storage: Storage, adopt: Callable[[int], None]) -> socket.socket:
     """Assemble the phone's file system, start its process 1, and move into it for good.
 
     The working folder is the phone's root.
@@ -102,6 +88,9 @@ def enter(name: str, storage: Storage, adopt: Callable[[int], None]) -> Sandbox:
         name: the phone's, for its host name.
         storage: what is mounted at, or to be mounted over, the folder data beside its root.
         adopt: is given process 1's id before that starts anything.
+
+    Returns:
+        The socket of process 1.
     """
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
     linux.mount(".", ".", None, linux.MS_BIND | linux.MS_REC)
@@ -113,7 +102,7 @@ def enter(name: str, storage: Storage, adopt: Callable[[int], None]) -> Sandbox:
     else:
         linux.mount("../data", "data", None, linux.MS_BIND)
         linux.mount(None, "data", None, _FLAGS)
-    sandbox = _start_init(adopt)
+    requests = _start_init(adopt)
     for name_in_proc in ("meminfo", "cpuinfo"):
         if os.path.exists(f"virtual/{name_in_proc}"):
             source = f"virtual/{name_in_proc}"
@@ -124,10 +113,10 @@ def enter(name: str, storage: Storage, adopt: Callable[[int], None]) -> Sandbox:
     linux.pivot_root(".", ".")
     linux.umount(".", linux.MNT_DETACH)
     os.chdir("/")
-    return sandbox
+    return requests
 
 
-def _start_init(adopt: Callable[[int], None]) -> Sandbox:
+def _start_init(adopt: Callable[[int], None]) -> socket.socket:
     """Start process 1 of a new namespace of process ids.
 
     Who leaves that namespace can start no threads, so another process does, and hands its child to
@@ -162,7 +151,7 @@ def _start_init(adopt: Callable[[int], None]) -> Sandbox:
         )
     adopt(pids[0])
     ours.send(b"go")
-    return Sandbox(ours, pids[0])
+    return ours
 
 
 def _become_init(requests: socket.socket) -> NoReturn:

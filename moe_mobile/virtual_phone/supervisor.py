@@ -164,13 +164,13 @@ class _Supervisor:
 
             sandbox.unshare_all(ask_for_users, self._qemu)
             linux.die_with_parent(signal.SIGKILL)  # the new credentials cleared it
-            inside = sandbox.enter(self._folder.name, self._storage, self._limits.adopt)
-            processes = Processes(inside.requests)
+            init = sandbox.enter(self._folder.name, self._storage, self._limits.adopt)
+            processes = Processes(init)
             server = Server(
                 listener=self._listener,
                 control=self._control,
                 supervisor=supervisor,
-                init=inside.requests,
+                init=init,
                 traffic=Traffic(self._counters),
                 door=Door(self._banner()),
                 storage=self._storage,

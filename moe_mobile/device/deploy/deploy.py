@@ -13,7 +13,7 @@ import dataclasses
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.inventory import (
@@ -34,8 +34,8 @@ from moe_mobile.runner import Progress
 
 __all__ = ["Deployed", "Deployer", "Digest"]
 
-Digest = Callable[[Sequence[str]], list[str]]
-"""SHA-256 of files on the device, given their absolute paths; it makes them durable too."""
+Digest = Callable[[str], str]
+"""SHA-256 of a file on the device, given its absolute path; it makes the file durable too."""
 
 _BACK_SECONDS = 20.0
 _FRUITLESS = 3
@@ -190,28 +190,19 @@ class Deployer:
         return result.stdout
 
 
+@dataclasses.dataclass
 class _Attempt:
     """One way through a plan, until the connection breaks or all is there."""
 
-    def __init__(
-        self,
-        deployer: Deployer,
-        package: Package,
-        plan: Plan,
-        can_link: bool,
-        digest: Digest,
-        report: Deployed,
-        progress: Progress | None,
-    ) -> None:
-        self._deployer = deployer
-        self._package = package
-        self._plan = plan
-        self._can_link = can_link
-        self._digest = digest
-        self._report = report
-        self._progress = progress
-        self._lock = threading.Lock()
-        self._done = 0
+    _deployer: Deployer
+    _package: Package
+    _plan: Plan
+    _can_link: bool
+    _digest: Digest
+    _report: Deployed
+    _progress: Progress | None
+    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    _done: int = 0
 
     def run(self) -> set[str]:
         """Copy, send and hash. Returns the paths below the root whose bytes are wrong."""
@@ -268,7 +259,7 @@ class _Attempt:
 
     def _wrong(self, file: Wanted, folder: str) -> set[str]:
         path = f"{folder}/{file.path}"
-        return set() if self._digest([f"{ROOT}/{path}"]) == [file.sha256] else {path}
+        return set() if self._digest(f"{ROOT}/{path}") == file.sha256 else {path}
 
 
 def _parent(path: str) -> str:

@@ -14,6 +14,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
+from moe_mobile.device.script_output import free_bytes
 from moe_mobile.errors import DeviceError, IoError, ReadOnlyError
 
 __all__ = [
@@ -31,7 +32,6 @@ ROOT = "/data/local/tmp/moe-mobile"
 
 _SUM = re.compile(r"([0-9a-f]{64}) (\d+) (\d+) (\S+)")
 _FILE = re.compile(r"(\d+) (\d+) (\S+)")
-_FREE = re.compile(r"\s(\d+)\s+(\d+)\s+(\d+)\s+\d+%")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +106,10 @@ def parse_inventory(text: str) -> Inventory:
                 known = sums.get(path)
                 same = known is not None and known[1:] == (size, mtime)
                 files[path] = Present(size, mtime, known[0] if known and same else None)
-    free = _FREE.findall(sections[0])
     return Inventory(
         files=files,
         vouched={path: known[0] for path, known in sums.items()},
-        free_bytes=int(free[-1][2]) * 1024 if free else 0,
+        free_bytes=free_bytes(sections[0]),
         can_link=can_link,
     )
 

@@ -74,6 +74,7 @@ def make_plan(package: Package, there: Inventory, damaged: Collection[str] = ())
     ``damaged``: paths below the root that were hashed and are not what they should be.
     """
     final, partial = there.below(package.folder), there.below(package.partial)
+    store = _packed_files(package, there)
     elsewhere = {
         file.sha256: path
         for path, file in there.files.items()
@@ -89,7 +90,7 @@ def make_plan(package: Package, there: Inventory, damaged: Collection[str] = ())
                 keep.append(file)
             else:
                 check.append((file, package.folder))
-        elif placed is None and _consumed(package, there, file):
+        elif placed is None and _consumed(package, there, file, store):
             keep.append(file)
         elif arriving is not None and arriving.bytes == file.bytes and arriving_path not in damaged:
             check.append((file, package.partial))
@@ -116,12 +117,12 @@ def packed_bytes(package: Package, there: Inventory, *, consume: bool) -> int:
     return experts + (0 if "methods.packed" in store else package.methods_bytes)
 
 
-def _consumed(package: Package, there: Inventory, file: Wanted) -> bool:
+def _consumed(package: Package, there: Inventory, file: Wanted, store: Collection[str]) -> bool:
     """Whether `prepare --consume` deleted it: it was verified, and its packed file is there."""
     stands_for_it = package.layers.get(file.path)
     return (
         stands_for_it is not None
-        and stands_for_it[0] in _packed_files(package, there)
+        and stands_for_it[0] in store
         and there.vouched.get(f"{package.folder}/{file.path}") == file.sha256
     )
 
