@@ -90,7 +90,9 @@ def _become(request: dict[str, Any], streams: list[int]) -> NoReturn:
     """The child's half of a start."""
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
+        # A phone started by nohup or in the background of a script inherits ignored signals, and
+        # what it runs must not: a hang-up would be lost on it.
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
         # Received descriptors are numbered 3 or higher.

@@ -193,9 +193,9 @@ def test_an_interrupted_build_leaves_nothing_to_take(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     _use_compiler(tmp_path, monkeypatch, f"touch '{tmp_path}/started'; exec sleep 60")
-    process = subprocess.Popen(
-        [*COMMAND, "runtime", "build"], stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    # A job in the background ignores SIGINT, and its children inherit that.
+    command = ["env", "--default-signal=INT", *COMMAND, "runtime", "build"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + 60
         while not (tmp_path / "started").exists():
