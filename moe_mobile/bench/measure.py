@@ -18,8 +18,9 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import moe_mobile
-from moe_mobile.bench import driver, host
+from moe_mobile.bench import driver
 from moe_mobile.bench.affinity import Affinity, choose
+from moe_mobile.bench.build import build
 from moe_mobile.bench.driver import BundleFacts, Row, Settings
 from moe_mobile.bench.energy import measure_energy
 from moe_mobile.bench.gate import pass_gate
@@ -301,7 +302,7 @@ def _result(
     bundle, facts = target.bundle, target.facts.as_dict()
     clusters = [{**cluster, "cpus": list(cluster["cpus"])} for cluster in facts["clusters"]]
     info = runs[0].info
-    commit, number = host.build()
+    commit, number = build()
     loads = [run.info["load_ms"] for run in runs]
     return summarize(
         row[0],
@@ -310,7 +311,7 @@ def _result(
         {
             "build_commit": commit,
             "build_number": number,
-            "cpu_info": host.cpu_info() if target.facts.kind == "local" else target.facts.soc,
+            "cpu_info": target.facts.soc,
             "gpu_info": "",
             "backends": bundle.backend,
             "model_filename": str(bundle.path),

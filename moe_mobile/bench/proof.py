@@ -20,9 +20,9 @@ import pathlib
 import sys
 from typing import Any
 
-from moe_mobile.bench import host
 from moe_mobile.bench.statistics import percentile
 from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.device.local import LocalDevice
 from moe_mobile.errors import MoeMobileError
 from moe_mobile.runner import Runner
 
@@ -119,7 +119,7 @@ def measure(bundle: pathlib.Path, program: pathlib.Path, progress: ProgressBar) 
         with Runner() as runner:
             one["single"] = runner.request("time_program", path=str(program), iterations=NEW_TOKENS)
         rounds.append(one)
-    return {"cpu": host.cpu_info(), "misses": misses, "rounds": rounds}
+    return {"cpu": LocalDevice().facts().soc, "misses": misses, "rounds": rounds}
 
 
 def summarize(raw: Json) -> Json:

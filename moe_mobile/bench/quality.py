@@ -21,9 +21,10 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_mobile.bench.host import build, cpu_info, executorch_version
+from moe_mobile.bench.build import build, executorch_version
 from moe_mobile.cli.text import table
 from moe_mobile.demo import checkpoint_dir, heldout_text
+from moe_mobile.device.local import LocalDevice
 from moe_mobile.engine import Engine
 
 WINDOW = 1024
@@ -148,7 +149,7 @@ def _record(results: Sequence[Quality], cache: str) -> dict[str, Any]:
         "heldout_sha256": hashlib.sha256(heldout_text().encode()).hexdigest(),
         "window": WINDOW,
         "cache": cache,
-        "cpu": cpu_info(),
+        "cpu": LocalDevice().facts().soc,
         "build": build()[0],
         "executorch": executorch_version(),
         "results": [{**asdict(result), "perplexity": result.perplexity} for result in results],

@@ -33,6 +33,8 @@ from moe_mobile.runtime import Runtime, find_runtime
 __all__ = ["AdbDevice"]
 
 _KILL = re.compile(r"lowmemorykiller: (Kill .*)")
+# adb refuses command lines of more than 64 KiB, so scripts come over standard input.
+_READ_AND_RUN = 's=$(cat); exec </dev/null; eval "$s"'
 
 
 class AdbDevice(Device):
@@ -54,8 +56,9 @@ class AdbDevice(Device):
 
     def shell(self, script: str, *, timeout: float = 60) -> ShellResult:
         try:
-            quiet = f"exec </dev/null\n{script}"
-            with self._server.shell(self.serial, quiet, timeout=timeout) as stream:
+            with self._server.shell(self.serial, _READ_AND_RUN, timeout=timeout) as stream:
+                if stream.write(script.encode()):
+                    stream.close_stdin()
                 code = stream.wait()
         except TimeoutError:
             raise DeviceError(

@@ -9,6 +9,7 @@ import shlex
 
 from moe_mobile.device.interface import Cluster, DeviceFacts
 from moe_mobile.device.script_output import MARK, free_bytes, kibibytes, sections
+from moe_mobile.device.state import parse_thermal
 
 __all__ = ["facts_script", "parse_facts"]
 
@@ -55,16 +56,15 @@ def parse_facts(text: str, *, serial: str, kind: str) -> DeviceFacts:
         line.partition("=")[::2] for line in found.get("props", "").splitlines() if "=" in line
     )
     property_or_none = {name: properties.get(name) or None for name in _PROPERTIES}
-    model = " ".join(filter(None, (properties.get(name) for name in _PROPERTIES[:2]))) or _cpu_name(
-        found.get("cpuinfo", "")
-    )
+    model = " ".join(filter(None, (properties.get(name) for name in _PROPERTIES[:2])))
     soc = " ".join(filter(None, (properties.get(name) for name in _PROPERTIES[2:4])))
     machine = found.get("uname", "").strip()
+    processor = _processor(found.get("cpuinfo", "")) or machine
     return DeviceFacts(
         serial=serial,
         kind=kind,
-        model=model or machine,
-        soc=soc or properties.get("ro.board.platform") or _cpu_name(found.get("cpuinfo", "")),
+        model=model or processor,
+        soc=soc or properties.get("ro.board.platform") or processor,
         abi=properties.get("ro.product.cpu.abi") or _abi(machine),
         android_version=property_or_none["ro.build.version.release"],
         ram_bytes=kibibytes(found.get("meminfo", ""), "MemTotal") or 0,
@@ -72,15 +72,19 @@ def parse_facts(text: str, *, serial: str, kind: str) -> DeviceFacts:
         free_bytes=free_bytes(found.get("df", "")),
         page_size=_page_size(found.get("page", "")),
         clusters=_clusters(found.get("clocks", ""), found.get("online", "")),
-        thermal_status=_thermal_status(found.get("thermal", "")),
+        thermal_status=parse_thermal(found.get("thermal", "")).status,
         virtual=properties.get("ro.moe_mobile.virtual") == "1",
         limit=property_or_none["ro.moe_mobile.limit"],
     )
 
 
-def _cpu_name(cpuinfo: str) -> str:
-    match = re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    return match[1].strip() if match else ""
+def _processor(cpuinfo: str) -> str:
+    """Its name; "" where the kernel gives none, as for most arm64."""
+    for name in ("Hardware", "model name"):
+        match = re.search(rf"^{name}[ \t]*:[ \t]*(\S.*)$", cpuinfo, re.MULTILINE)
+        if match:
+            return match[1].strip()
+    return ""
 
 
 def _abi(machine: str) -> str:
@@ -92,11 +96,6 @@ def _page_size(text: str) -> int:
     if match is None:
         return 0
     return int(match[1]) * (1024 if match[2] else 1)
-
-
-def _thermal_status(text: str) -> int | None:
-    match = re.search(r"^Thermal Status: (\d+)", text, re.MULTILINE)
-    return int(match[1]) if match else None
 
 
 def _clusters(clocks: str, online: str) -> tuple[Cluster, ...]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 import random
 import shutil
@@ -13,7 +14,9 @@ import time
 import pytest
 
 from moe_mobile.device.adb import AdbDevice
+from moe_mobile.device.deploy.deploy import Deployed
 from moe_mobile.device.deploy.inventory import ROOT
+from moe_mobile.device.deploy.package import Package, Wanted
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import DiskFullError
 from moe_mobile.virtual_phone import VirtualPhone
@@ -96,6 +99,34 @@ def test_equal_files_of_another_bundle_are_not_sent(
         pathlib.Path(deployed["path"]).name + ".sums",
     ]
     assert failed(2, "verify", tiny_bundle, "--device", "any")["remedy"].startswith("Run")
+
+
+def test_no_number_of_files_is_too_large(phone: StartPhone, tmp_path: pathlib.Path) -> None:
+    one = phone()
+    device = device_of(one)
+    folder = f"{'a' * 240}/{'b' * 240}/{'c' * 240}"
+    (tmp_path / folder).mkdir(parents=True)
+    names = [f"{number:02}" for number in range(90)]  # their .sums takes more than 64 KiB
+    for name in names:
+        (tmp_path / folder / name).write_text(name)
+    wanted = [
+        Wanted(
+            f"{folder}/{name}",
+            tmp_path / folder / name,
+            len(name),
+            hashlib.sha256(name.encode()).hexdigest(),
+        )
+        for name in names
+    ]
+    package = Package(room="bundles", id="many", files=tuple(wanted))
+
+    def deploy() -> Deployed:
+        deployer = device._deployer
+        return deployer.deploy(package, deployer.inventory(), device._sha256sum)
+
+    assert deploy().files_sent == len(names)
+    assert deploy().was_complete
+    assert sh(one, f"cd {ROOT}/bundles/many/{folder} && ls").split() == names
 
 
 def _kill_while_sending(phone: VirtualPhone, bundle: pathlib.Path, after: int) -> None:

@@ -71,6 +71,20 @@ def test_a_phone() -> None:
     assert (facts.virtual, facts.limit) == (False, None)
 
 
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("processor\t: 0\nBogoMIPS\t: 38.40\n", "aarch64"),
+        ("model name\t: ARMv8 rev 4\nHardware\t: Acme SoC 9\n", "Acme SoC 9"),
+        ("model name\t: \nmodel name\t: A processor\n", "A processor"),
+    ],
+)
+def test_a_machine_without_properties_has_its_processors_name(cpuinfo: str, name: str) -> None:
+    text = f"@@@ props\n@@@ uname\naarch64\n@@@ cpuinfo\n{cpuinfo}"
+    facts = parse_facts(text, serial="local", kind="local")
+    assert (facts.model, facts.soc) == (name, name)
+
+
 def test_cores_that_sleep_do_not_count() -> None:
     facts = parse_facts(PHONE.replace("0-7", "0-1,7"), serial="R5", kind="adb")
     assert [cluster.cpus for cluster in facts.clusters] == [(0, 1), (7,)]

@@ -20,7 +20,6 @@ from moe_mobile.device.deploy.inventory import (
     ROOT,
     Inventory,
     Present,
-    inventory_error,
     inventory_script,
     parse_inventory,
     sums_lines,
@@ -65,10 +64,7 @@ class Deployer:
 
     def inventory(self) -> Inventory:
         """What is there, in one round trip."""
-        result = self._shell(inventory_script())
-        if result.exit_code != 0:
-            raise inventory_error(self._serial, result.exit_code, result.stderr)
-        return parse_inventory(result.stdout)
+        return parse_inventory(self._run(inventory_script(), ROOT))
 
     def remove(self, folders: Iterable[str]) -> None:
         """Delete folders below the root and what vouches for them."""

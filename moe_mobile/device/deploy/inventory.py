@@ -15,13 +15,11 @@ import re
 from collections.abc import Iterable
 
 from moe_mobile.device.script_output import free_bytes
-from moe_mobile.errors import DeviceError, IoError, ReadOnlyError
 
 __all__ = [
     "ROOT",
     "Inventory",
     "Present",
-    "inventory_error",
     "inventory_script",
     "parse_inventory",
     "sums_lines",
@@ -119,12 +117,3 @@ def sums_lines(files: Iterable[tuple[str, Present]]) -> str:
     return "".join(
         f"{file.sha256} {file.bytes} {file.mtime} {path}\n" for path, file in sorted(files)
     )
-
-
-def inventory_error(serial: str, exit_code: int, stderr: str) -> DeviceError | IoError:
-    """The error for a script that failed."""
-    place = f"{ROOT} on {serial}"
-    told = stderr.strip().splitlines()[-1] if stderr.strip() else f"exit code {exit_code}"
-    if "Permission denied" in told or "Read-only" in told:
-        return ReadOnlyError(told, file=place, remedy="adb's shell must be able to write there")
-    return DeviceError(f"its files cannot be listed: {told}", file=place)

@@ -122,7 +122,7 @@ def _parts(send: Send) -> Iterator[memoryview]:
 
 
 def device_error(serial: str, path: str, stderr: str, exit_code: int) -> IoError | DeviceError:
-    """The error for a command that failed to write on a device."""
+    """The error for a script that failed in our folder on a device."""
     place = f"{path} on {serial}"
     told = stderr.strip().splitlines()[-1] if stderr.strip() else f"exit code {exit_code}"
     if "No space left" in told or "quota" in told.lower():
@@ -133,4 +133,4 @@ def device_error(serial: str, path: str, stderr: str, exit_code: int) -> IoError
         )
     if "Read-only" in told or "Permission denied" in told:
         return ReadOnlyError(f"not writable: {told}", file=place, remedy="See `adb shell` there")
-    return DeviceError(f"writing failed: {told}", file=place, remedy=_AGAIN)
+    return DeviceError(f"a script failed there: {told}", file=place, remedy=_AGAIN)

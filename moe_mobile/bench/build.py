@@ -1,30 +1,15 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a result says about the machine and the build it was measured with."""
+"""What a result says about the build it was measured with."""
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
 import pathlib
-import platform
 import subprocess
 
-__all__ = ["build", "cpu_info", "executorch_version"]
-
-
-def cpu_info(cpuinfo: str = "/proc/cpuinfo") -> str:
-    """Name of the processor; the architecture where the kernel gives none (most arm64)."""
-    try:
-        lines = pathlib.Path(cpuinfo).read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    members = [line.partition(":") for line in lines]
-    for wanted in ("model name", "Hardware"):
-        for name, _, value in members:
-            if name.strip() == wanted and value.strip():
-                return value.strip()
-    return platform.machine()
+__all__ = ["build", "executorch_version"]
 
 
 @functools.cache
