@@ -13,6 +13,7 @@ from moe_mobile.bench.driver import BundleFacts, Protocol, Row
 from moe_mobile.bench.gate import Gate
 from moe_mobile.bench.measure import BenchProgress, Target, measure, open_target
 from moe_mobile.bench.results import BenchResult
+from moe_mobile.bench.store import ResultFile
 from moe_mobile.device.interface import Device
 from moe_mobile.device.state import read_state
 from moe_mobile.errors import MoeMobileError, UsageError
@@ -28,7 +29,6 @@ class Plan:
 
     Attributes:
         gate: None: none; with ``gate_asked`` unset only where temperatures can be read on a phone.
-        done: rows of earlier runs by their key.
     """
 
     bundle: BundleFacts
@@ -38,23 +38,26 @@ class Plan:
     gate_asked: bool
     affinity: str
     packed_dir: str | None
-    done: dict[str, BenchResult]
 
 
 class Fleet:
-    """Runs a plan on devices. ``keep`` gets each new row, ``show`` those of earlier runs too, and
-    ``note`` what people should know; all are called by one thread at a time."""
+    """Runs a plan on devices.
+
+    ``file`` has what earlier runs measured, and gets every new row. ``show`` gets rows, those of
+    earlier runs too, and ``note`` what people should know; both are called by one thread at a time.
+    """
 
     def __init__(
         self,
         plan: Plan,
         *,
-        keep: Callable[[BenchResult], None],
+        file: ResultFile | None,
         show: Callable[[BenchResult], None],
         note: Callable[[str], None],
     ) -> None:
         self._plan = plan
-        self._keep, self._show, self._note = keep, show, note
+        self._file, self._show, self._note = file, show, note
+        self._done = {} if file is None else dict(file.rows)
         self._lock = threading.Lock()
         self._targets: list[Target] = []
         self._stopped = False
@@ -78,16 +81,18 @@ class Fleet:
             cores = ", ".join(map(str, target.affinity.cpus))
             self._say(f"{device.serial}: runs on cores {cores} ({target.affinity.policy})")
         keys = [target.key(row, protocol) for row in plan.rows]
-        known = [key for key in keys if key in plan.done]
+        known = [key for key in keys if key in self._done]
         if known:
             self._say(f"{device.serial}: {len(known)} of {len(keys)} rows are measured already")
             with self._lock:
                 for key in known:
-                    self._show(plan.done[key])
-        todo = [row for row, key in zip(plan.rows, keys, strict=True) if key not in plan.done]
-        for result in measure(target, todo, protocol, progress):
+                    self._show(self._done[key])
+        todo = [row for row, key in zip(plan.rows, keys, strict=True) if key not in self._done]
+        turns = None if self._file is None else self._file.turns
+        for result in measure(target, todo, protocol, progress, turns):
             with self._lock:
-                self._keep(result)
+                if self._file is not None:
+                    self._file.append(result)
                 self._show(result)
                 for fallback in result.fallbacks:
                     self._note(f"note: {fallback}")

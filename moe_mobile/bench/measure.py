@@ -27,6 +27,7 @@ from moe_mobile.bench.gate import pass_gate
 from moe_mobile.bench.regime import regime
 from moe_mobile.bench.results import BenchResult, BenchTest, summarize
 from moe_mobile.bench.sampler import Sampler
+from moe_mobile.bench.store import TurnFile
 from moe_mobile.device.interface import Device, DeviceFacts
 from moe_mobile.device.state import read_state
 from moe_mobile.errors import CancelledError
@@ -80,10 +81,12 @@ class Target:
     def key(self, row: Row, protocol: driver.Protocol) -> str:
         """Identifies a row among all that were ever measured, see :func:`driver.run_key`."""
         test, settings = self.resolve(row)
+        facts = self.facts
         return driver.run_key(
             {
                 "bundle": self.bundle.bundle_hash,
-                "device": [self.facts.serial, self.facts.model, self.facts.limit],
+                # Not adb's serial: that of a phone on Wi-Fi is another after each connection.
+                "device": [facts.identity, facts.model, facts.ram_bytes, facts.limit],
                 "settings": settings.as_request(),
                 "affinity": self.affinity.as_dict(),
                 "test": dataclasses.asdict(test),
@@ -125,8 +128,11 @@ def measure(
     rows: Sequence[Row],
     protocol: driver.Protocol,
     progress: BenchProgress = _silent,
+    turns: TurnFile | None = None,
 ) -> Iterator[BenchResult]:
     """The results of the rows, each as soon as it is complete: interleaved, that is at the end.
+
+    ``turns`` has repetitions of an interleaved grid that was interrupted, and gets the new ones.
 
     Raises the engine's errors, KilledError where the system ended the engine, DeviceError where
     the device is lost.
@@ -143,10 +149,30 @@ def measure(
     for number in range(protocol.repetitions):
         turn = list(enumerate(rows))
         for index, row in turn if number % 2 == 0 else reversed(turn):
-            with _Opened(target, row, protocol, done) as opened:
-                found[index].append(opened.repeat(number))
+            found[index].append(_turn(target, row, protocol, done, number, turns))
     for row, runs in zip(rows, found, strict=True):
         yield _result(target, row, protocol, runs)
+
+
+def _turn(
+    target: Target,
+    row: Row,
+    protocol: driver.Protocol,
+    counter: _Counter,
+    number: int,
+    turns: TurnFile | None,
+) -> _Repetition:
+    """Repetition `number` of an interleaved row, unless it was measured already."""
+    key = target.key(row, protocol)
+    earlier = None if turns is None else turns.get(key, number)
+    if earlier is not None:
+        counter.step(row[0].name)
+        return _Repetition(**earlier)
+    with _Opened(target, row, protocol, counter) as opened:
+        repetition = opened.repeat(number)
+    if turns is not None:
+        turns.keep(key, number, dataclasses.asdict(repetition))
+    return repetition
 
 
 def run_test(

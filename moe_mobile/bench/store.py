@@ -1,9 +1,11 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A file of results: JSON lines, each on disk before the next row is measured, to be continued."""
+"""Files that bench can be continued from: JSON lines, each on disk before what comes after it."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -13,11 +15,16 @@ from typing import Any
 from moe_mobile.bench.results import SCHEMA_VERSION, BenchResult
 from moe_mobile.errors import UsageError, read_error, write_error
 
-__all__ = ["ResultFile"]
+__all__ = ["ResultFile", "TurnFile"]
+
+Json = dict[str, Any]
 
 
 class ResultFile:
-    """Rows with their per-token entries; may be written to from several threads."""
+    """Rows with their per-token entries; may be written to from several threads.
+
+    ``rows``: by their key. ``turns``: repetitions of interleaved rows that are not complete.
+    """
 
     def __init__(self, path: pathlib.Path, *, resume: bool) -> None:
         """Open a new file, or with ``resume`` one that may hold rows.
@@ -27,6 +34,93 @@ class ResultFile:
         """
         self.path = path
         self.rows: dict[str, BenchResult] = {}
+        turns = path.with_name(path.name + ".turns")
+        if not resume:
+            for one in (path, turns):
+                _refuse_content(one)
+        self._lines = _Lines(path)
+        for number, line in enumerate(self._lines.found, 1):
+            if line.strip():
+                self._read(line, number)
+        if self._lines.torn and not self._lines.torn.startswith(b"{"):
+            raise self._foreign(len(self._lines.found) + 1)
+        self.turns = TurnFile(turns)
+
+    def append(self, result: BenchResult) -> None:
+        """Write a row through to the disk. Raises DiskFullError or IoError."""
+        self._lines.append(result.as_dict(tokens=True))
+        self.rows[result.run_key] = result
+
+    def close(self) -> None:
+        """Close the files."""
+        self._lines.close()
+        self.turns.close(complete=set(self.rows))
+
+    def _read(self, line: bytes, number: int) -> None:
+        row = _object(line)
+        if row is None or "n_prompt" not in row:
+            raise self._foreign(number)
+        # Rows of other versions stay in the file, and are not taken for this one's.
+        if row.get("schema_version") == SCHEMA_VERSION and "run_key" in row:
+            try:
+                self.rows[row["run_key"]] = BenchResult.from_dict(row)
+            except KeyError:
+                return
+
+    def _foreign(self, line: int) -> UsageError:
+        return UsageError(
+            f"line {line} is no row of results",
+            file=self.path,
+            remedy="--resume continues what `moe-mobile bench --out FILE` wrote",
+        )
+
+
+class TurnFile:
+    """Repetitions of interleaved rows, whose last comes only at the end of a grid."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """What an earlier run left at ``path``. Raises IoError."""
+        self._path = path
+        self._lines: _Lines | None = None
+        self._lock = threading.Lock()
+        self._found: dict[tuple[str, int], Json] = {}
+        if path.exists():
+            self._lines = _Lines(path)
+            for line in self._lines.found:
+                turn = _object(line)
+                if turn is not None and turn.keys() == {"run_key", "number", "repetition"}:
+                    self._found[turn["run_key"], turn["number"]] = turn["repetition"]
+
+    def get(self, run_key: str, number: int) -> Json | None:
+        """A repetition that was measured already."""
+        return self._found.get((run_key, number))
+
+    def keep(self, run_key: str, number: int, repetition: Json) -> None:
+        """Write a repetition through to the disk. Raises DiskFullError or IoError."""
+        with self._lock:
+            if self._lines is None:
+                self._lines = _Lines(self._path)
+        self._lines.append({"run_key": run_key, "number": number, "repetition": repetition})
+        self._found[run_key, number] = repetition
+
+    def close(self, complete: set[str]) -> None:
+        """Close the file, and delete it once all rows that it has a part of are complete."""
+        if self._lines is not None:
+            self._lines.close()
+            if {key for key, _ in self._found} <= complete:
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
+
+
+class _Lines:
+    """A file of JSON objects, one per line, that one process at a time writes.
+
+    ``found``: its lines; ``torn``: a last one without its end, as a writer leaves it that is
+    killed, in whose place the next line goes.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
         self._lock = threading.Lock()
         try:
             data = path.read_bytes()
@@ -34,56 +128,51 @@ class ResultFile:
             data = b""
         except OSError as error:
             raise read_error(error, path) from error
-        if data and not resume:
+        self._whole = data.rfind(b"\n") + 1
+        self.found = data[: self._whole].splitlines()
+        self.torn = data[self._whole :]
+        try:
+            self._file = open(path, "r+b" if data else "wb")  # noqa: SIM115
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise UsageError(
+                "another command is writing there", file=path, remedy="Wait for it to end"
+            ) from None
+        except OSError as error:
+            raise write_error(error, path) from error
+
+    def append(self, item: Json) -> None:
+        line = json.dumps(item, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            try:
+                self._file.truncate(self._whole)
+                self._file.seek(self._whole)
+                self._file.write(line)
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise write_error(error, self._path) from error
+            self._whole += len(line)
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.close()
+
+
+def _object(line: bytes) -> Json | None:
+    try:
+        item = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return item if isinstance(item, dict) else None
+
+
+def _refuse_content(path: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.stat().st_size:
             raise UsageError(
                 "holds results already",
                 file=path,
                 remedy="Add --resume to continue them, or name another file",
             )
-        # A writer that was killed leaves a line without an end: that row is measured again.
-        whole = data[: data.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
-            if line.strip():
-                self._read(line, number)
-        try:
-            self._file = open(path, "r+b" if data else "wb")  # noqa: SIM115
-            self._file.truncate(len(whole))
-            self._file.seek(len(whole))
-        except OSError as error:
-            raise write_error(error, path) from error
-
-    def append(self, result: BenchResult) -> None:
-        """Write a row through to the disk. Raises DiskFullError or IoError."""
-        line = json.dumps(result.as_dict(tokens=True), separators=(",", ":")) + "\n"
-        with self._lock:
-            try:
-                self._file.write(line.encode())
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            except OSError as error:
-                raise write_error(error, self.path) from error
-            self.rows[result.run_key] = result
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._file.close()
-
-    def _read(self, line: bytes, number: int) -> None:
-        row: Any
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict) or "n_prompt" not in row:
-            raise UsageError(
-                f"line {number} is no row of results",
-                file=self.path,
-                remedy="--resume continues what `moe-mobile bench --out FILE` wrote",
-            )
-        # Rows of other versions stay in the file, and are not taken for this one's.
-        if row.get("schema_version") == SCHEMA_VERSION and "run_key" in row:
-            try:
-                self.rows[row["run_key"]] = BenchResult.from_dict(row)
-            except KeyError:
-                return

@@ -230,7 +230,6 @@ def command(
         gate_asked=cool_to != "auto",
         affinity=affinity,
         packed_dir=base.packed_dir,
-        done={} if file is None else dict(file.rows),
     )
     renderer = make_renderer("json" if as_json else output or "md", sys.stdout, tokens=tokens)
     results: list[BenchResult] = []
@@ -254,11 +253,7 @@ def _measure(
         results.append(result)
         renderer.row(result)
 
-    def keep(result: BenchResult) -> None:
-        if file is not None:
-            file.append(result)
-
-    fleet = Fleet(plan, keep=keep, show=show, note=lambda text: click.echo(text, err=True))
+    fleet = Fleet(plan, file=file, show=show, note=lambda text: click.echo(text, err=True))
     renderer.begin(plan.rows, phones=sum(device.serial != "local" for device in devices))
     try:
         if len(devices) == 1:

@@ -18,6 +18,7 @@ _PROPERTIES = (
     "ro.product.model",
     "ro.soc.manufacturer",
     "ro.soc.model",
+    "ro.serialno",
     "ro.board.platform",
     "ro.product.cpu.abi",
     "ro.build.version.release",
@@ -62,6 +63,7 @@ def parse_facts(text: str, *, serial: str, kind: str) -> DeviceFacts:
     processor = _processor(found.get("cpuinfo", "")) or machine
     return DeviceFacts(
         serial=serial,
+        identity=properties.get("ro.serialno") or serial,
         kind=kind,
         model=model or processor,
         soc=soc or properties.get("ro.board.platform") or processor,

@@ -30,6 +30,7 @@ class DeviceFacts:
 
     Attributes:
         serial: ``local``, or adb's serial.
+        identity: the device's own serial number, the same over USB and Wi-Fi.
         kind: ``local`` or ``adb``.
         abi: Android's name: ``arm64-v8a`` or ``x86_64``, among others.
         free_bytes: of the file system that holds bundles.
@@ -40,6 +41,7 @@ class DeviceFacts:
     """
 
     serial: str
+    identity: str
     kind: str
     model: str
     soc: str

@@ -28,7 +28,7 @@ def _facts(*clusters: tuple[int, int | None]) -> DeviceFacts:
         made.append(Cluster(cpus, None if mhz is None else mhz * 1000))
         first += count
     return DeviceFacts(
-        "R58M", "adb", "", "", "arm64-v8a", "15", 0, 0, 0, 4096, tuple(made), 0, False, None
+        "R58M", "R58M", "adb", "", "", "arm64-v8a", "15", 0, 0, 0, 4096, tuple(made), 0, False, None
     )
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema
@@ -170,12 +171,61 @@ def test_a_file_may_be_torn_anywhere(
     assert path.read_bytes() == written
 
 
+def test_interleaved_rows_continue_within_a_grid(target: Target, tmp_path: pathlib.Path) -> None:
+    out, turns = tmp_path / "rows.jsonl", tmp_path / "rows.jsonl.turns"
+    protocol = Protocol(repetitions=3, warmup=False, interleave=True)
+    grid = [(BenchTest(0, count), Settings()) for count in (2, 3)]
+
+    class Interrupted(Exception):
+        pass
+
+    def until(stop: int) -> Callable[..., None]:
+        def progress(stage: str, done: int, total: int, detail: str = "") -> None:
+            assert total == 6 or stage != "bench"
+            # Called before the repetition is kept: that one is lost.
+            if stage == "bench" and done == stop:
+                raise Interrupted
+
+        return progress
+
+    for stop, kept in ((3, 2), (6, 5)):
+        file = ResultFile(out, resume=True)
+        with pytest.raises(Interrupted):
+            list(measure(target, grid, protocol, until(stop), file.turns))
+        file.close()
+        assert len(turns.read_text().splitlines()) == kept
+    with pytest.raises(errors.UsageError, match="holds results already"):
+        ResultFile(out, resume=False)
+
+    turns.write_bytes(turns.read_bytes()[:-9])  # and the last one is torn
+    file = ResultFile(out, resume=True)
+    for result in measure(target, grid, protocol, turns=file.turns):
+        file.append(result)
+    rows = list(file.rows.values())
+    file.close()
+    assert [(row.n_gen, len(row.samples_ns)) for row in rows] == [(2, 3), (3, 3)]
+    starts = [[run["start_ms"] for run in row.runs] for row in rows]
+    assert starts[0][0] < starts[1][0] < starts[1][1] < starts[0][1]
+    assert not turns.exists()
+
+
+def test_one_command_at_a_time_writes_a_file(tmp_path: pathlib.Path) -> None:
+    file = ResultFile(tmp_path / "rows.jsonl", resume=True)
+    with pytest.raises(errors.UsageError, match="another command"):
+        ResultFile(tmp_path / "rows.jsonl", resume=True)
+    file.close()
+    ResultFile(tmp_path / "rows.jsonl", resume=True).close()
+
+
 def test_other_files_are_not_continued(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("my notes\n")
     with pytest.raises(errors.UsageError, match="line 1 is no row"):
         ResultFile(path, resume=True)
     assert path.read_text() == "my notes\n"
+    path.write_text("my notes")
+    with pytest.raises(errors.UsageError, match="line 1 is no row"):
+        ResultFile(path, resume=True)
     with pytest.raises(errors.IoError):
         ResultFile(tmp_path / "none" / "rows.jsonl", resume=False)
     # Rows of versions before the schema stay, and are not counted.
