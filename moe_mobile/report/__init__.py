@@ -5,6 +5,7 @@
 load, rows         what the files hold, however broken
 settings, entry    which rows are of one configuration, and what to call it
 compare, student   ratios with their uncertainty, and refusals
-figure, overview, latency, timeline, forest    the charts
+figure, overview, latency, timeline, heat, forest    the charts
+facts, text        what a reader needs first, and numbers in words
 page               all of it in one file
 """

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +19,12 @@ from typing import Any
 __all__ = [
     "Bar",
     "Figure",
+    "Key",
     "Segment",
     "band",
     "bars",
     "listing",
+    "logarithmic",
     "plain",
     "rule",
     "short",
@@ -33,7 +36,22 @@ Json = dict[str, Any]
 _LINE = 17  # pixels of a line of text
 _BAR = 13
 _GAP = 17
-_CHARACTERS = 44  # of a label, so that it fits a phone's width beside its value
+_CHARACTERS = 44  # of a label and its value, so that both fit a phone's width
+_SHORTEST = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """An entry of a legend: what a colour or a mark stands for.
+
+    Legends are text of the page: Plotly's would take room from the bars on a narrow screen.
+    `shape` is a class of the style sheet: square, hatched, dot, ring, diamond, mark,
+    line, dash, dotted.
+    """
+
+    colour: str
+    name: str
+    shape: str = "square"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +62,7 @@ class Figure:
     alt: str
     data: list[Json]
     layout: Json
+    keys: Sequence[Key] = ()
 
     def as_dict(self) -> Json:
         """What the page's script draws."""
@@ -87,16 +106,19 @@ def short(value: float) -> float:
 def listing(labels: Sequence[tuple[str, str]], unit: str) -> tuple[Json, list[float]]:
     """A layout of lines, each with a label and a value above it, legible at any width.
 
-    The second value says at which y to draw each line's marks; y counts pixels downwards.
+    A value may have several lines. The second result says at which y to draw each line's marks;
+    y counts pixels downwards.
     """
     annotations: list[Json] = []
     centres: list[float] = []
     top = 0.0
     for label, value in labels:
-        lines = textwrap.wrap(label, _CHARACTERS) or [""]
+        values = value.split("\n")
+        room = max(_CHARACTERS - max(map(len, values)), _SHORTEST)
+        lines = textwrap.wrap(label, room) or [""]
         annotations.append(_note("<br>".join(plain(line) for line in lines), 0, top))
-        annotations.append(_note(f"<b>{plain(value)}</b>", 1, top))
-        top += _LINE * len(lines) + 2
+        annotations.append(_note("<br>".join(f"<b>{plain(line)}</b>" for line in values), 1, top))
+        top += _LINE * max(len(lines), len(values)) + 2
         centres.append(top + _BAR / 2)
         top += _BAR + _GAP
     layout: Json = {
@@ -112,7 +134,24 @@ def listing(labels: Sequence[tuple[str, str]], unit: str) -> tuple[Json, list[fl
     return layout, centres
 
 
-def bars(name: str, alt: str, unit: str, entries: Sequence[Bar], *, limit: float = 0) -> Figure:
+def logarithmic(axis: Json, low: float, high: float) -> None:
+    """Make an axis logarithmic, its ticks labelled in full: Plotly says "5" between 10 and 100."""
+    steps = (1, 2, 5) if high / low < 1000 else (1,)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [short(step * 10.0**decade) for decade in decades for step in steps]
+    axis |= {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
+    axis.pop("rangemode", None)
+
+
+def bars(
+    name: str,
+    alt: str,
+    unit: str,
+    entries: Sequence[Bar],
+    *,
+    limit: float = 0,
+    keys: Sequence[Key] = (),
+) -> Figure:
     """Horizontal bars from zero. The axis ends at `limit`, or where the longest bar does."""
     layout, centres = listing([(entry.label, entry.value) for entry in entries], unit)
     layout["barmode"] = "stack"
@@ -120,7 +159,7 @@ def bars(name: str, alt: str, unit: str, entries: Sequence[Bar], *, limit: float
     if limit:
         layout["xaxis"]["range"] = [0, limit]
     data = _stacks(entries, centres) + _extras(entries, centres, unit)
-    return Figure(name, alt, data, layout)
+    return Figure(name, alt, data, layout, keys)
 
 
 def _note(text: str, x: int, y: float) -> Json:
@@ -229,10 +268,10 @@ def time_layout(title: str, unit: str, height: int = 320) -> Json:
     """A chart with something that goes on along x, which can be zoomed."""
     return {
         "height": height,
-        "margin": {"l": 52, "r": 44, "t": 30, "b": 44},
+        "margin": {"l": 52, "r": 44, "t": 24, "b": 40},
         "xaxis": {"title": {"text": title}, "zeroline": False},
         "yaxis": {"title": {"text": unit}, "rangemode": "tozero", "fixedrange": True},
-        "legend": {"orientation": "h", "y": -0.24, "x": 0, "yanchor": "top"},
+        "showlegend": False,
         "dragmode": "zoom",
         "hovermode": "closest",
         "shapes": [],
@@ -266,8 +305,10 @@ def rule(layout: Json, y: float, text: str, colour: str = "@muted", dash: str = 
     )
 
 
-def band(layout: Json, start: float, end: float, text: str, colour: str = "@band") -> None:
-    """Shade a span of x behind the data, named above it."""
+def band(
+    layout: Json, start: float, end: float, *, colour: str = "@band", opacity: float = 1
+) -> None:
+    """Shade a span of x behind the data."""
     layout["shapes"].append(
         {
             "type": "rect",
@@ -279,17 +320,6 @@ def band(layout: Json, start: float, end: float, text: str, colour: str = "@band
             "y1": 1,
             "line": {"width": 0},
             "fillcolor": colour,
+            "opacity": opacity,
         }
     )
-    if text:
-        layout["annotations"].append(
-            {
-                "text": plain(text),
-                "x": short((start + end) / 2),
-                "y": 1,
-                "yref": "paper",
-                "yanchor": "bottom",
-                "showarrow": False,
-                "font": {"size": 11, "color": "@muted"},
-            }
-        )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from moe_mobile.report.compare import REPEATED, Comparison
 from moe_mobile.report.entry import Entry
-from moe_mobile.report.figure import Figure, listing, plain, short
+from moe_mobile.report.figure import Figure, Key, listing, logarithmic, plain, short
 from moe_mobile.report.rows import Row
 from moe_mobile.report.settings import label, settings, varying
 
@@ -16,6 +16,8 @@ __all__ = ["context", "forest", "ratio_text"]
 
 # Beyond it, equal factors should look equal: an axis of logarithms.
 _LOGARITHMIC_FROM = 3
+
+_SHOWN = ("faster", "slower")
 
 
 def context(setting: str, row: Row, rows: Sequence[Row]) -> str:
@@ -30,11 +32,11 @@ def context(setting: str, row: Row, rows: Sequence[Row]) -> str:
 
 
 def ratio_text(comparison: Comparison) -> str:
-    """The ratio with its interval where there is one."""
+    """The ratio with its interval where there is one, and what to conclude."""
     ratio = comparison.ratio
     if ratio.low is None or ratio.high is None:
-        return f"{ratio.value:.3g}x (one repetition)"
-    return f"{ratio.value:.3g}x [{ratio.low:.3g}, {ratio.high:.3g}]"
+        return f"{ratio.value:.3g}x\none repetition: no interval"
+    return f"{ratio.value:.3g}x [{ratio.low:.3g}, {ratio.high:.3g}]\n{ratio.verdict}"
 
 
 def forest(setting: str, comparisons: Sequence[Comparison], entries: Mapping[Row, Entry]) -> Figure:
@@ -46,14 +48,13 @@ def forest(setting: str, comparisons: Sequence[Comparison], entries: Mapping[Row
         common = context(setting, comparison.base, rows)
         labels.append((f"{before} → {after}" + (f" · {common}" if common else ""), ""))
     labels = [(text, ratio_text(c)) for (text, _), c in zip(labels, comparisons, strict=True)]
-    layout, centres = listing(labels, "times the tokens/s of the first")
+    layout, centres = listing(labels, "times the tokens/s of the first; right of 1 is faster")
     ends = [1.0]
     for comparison in comparisons:
         ratio = comparison.ratio
         ends += [value for value in (ratio.value, ratio.low, ratio.high) if value is not None]
     if max(ends) / min(ends) > _LOGARITHMIC_FROM:
-        layout["xaxis"]["type"] = "log"
-        layout["xaxis"]["dtick"] = "D1" if max(ends) / min(ends) < 20 else 1
+        logarithmic(layout["xaxis"], min(ends), max(ends))
     layout["shapes"] = [
         {
             "type": "line",
@@ -77,7 +78,11 @@ def forest(setting: str, comparisons: Sequence[Comparison], entries: Mapping[Row
                 "mode": "markers",
                 "x": [short(ratio.value)],
                 "y": [y],
-                "marker": {"color": colour, "size": 10},
+                "marker": {
+                    "color": colour if ratio.verdict in _SHOWN else "@paper",
+                    "size": 10,
+                    "line": {"color": colour, "width": 2},
+                },
                 "error_x": {
                     "type": "data",
                     "symmetric": False,
@@ -87,11 +92,14 @@ def forest(setting: str, comparisons: Sequence[Comparison], entries: Mapping[Row
                     "thickness": 2,
                     "width": 5,
                 },
-                "hovertext": [f"<b>{plain(text)}</b><br>{plain(value)}<br>{ratio.verdict}"],
+                "hovertext": [f"<b>{plain(text)}</b><br>" + plain(value).replace("\n", "<br>")],
                 "hovertemplate": "%{hovertext}<extra></extra>",
             }
         )
-    words = "; ".join(f"{text}: {value}" for text, value in labels[:12])
-    return Figure(
-        f"compare-{plain(setting)}", f"Ratios of throughput by {setting}. {words}", data, layout
+    words = "; ".join(f"{text}: " + value.replace("\n", ", ") for text, value in labels[:12])
+    keys = (
+        Key("@muted", "the interval does not hold 1: a difference", "dot"),
+        Key("@muted", "no difference shown", "ring"),
     )
+    alt = f"Ratios of throughput by {setting}. {words}"
+    return Figure(f"compare-{plain(setting)}", alt, data, layout, keys)

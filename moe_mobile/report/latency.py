@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from moe_mobile.report.entry import Entry
-from moe_mobile.report.figure import Figure, rule, short, time_layout
+from moe_mobile.report.figure import Figure, Key, logarithmic, rule, short, time_layout
 from moe_mobile.report.overview import PARTS
 from moe_mobile.report.rows import finite
 
@@ -43,22 +43,26 @@ def latency(entry: Entry) -> Figure | None:
     highest = max(value for _, value, *_ in shown)
     middle = sorted(value for _, value, *_ in shown)[len(shown) // 2]
     if middle > 0 and highest > _LOGARITHMIC_FROM * middle:
-        layout["yaxis"] |= {"type": "log", "title": {"text": "ms per token (log)"}}
-        del layout["yaxis"]["rangemode"]
+        layout["yaxis"]["title"] = {"text": "ms per token (log)"}
+        lowest = min((value for _, value, *_ in shown if value > 0), default=highest)
+        logarithmic(layout["yaxis"], lowest, highest)
     _percentile_lines(entry, layout)
     layout["xaxis"]["range"] = [-0.015 * position, 1.015 * position]
     hit = [point for point in shown if not _misses(point[4])]
     missed = [point for point in shown if _misses(point[4])]
     data = []
     known = any(point[4] for point in shown)
+    keys = []
     if hit:
-        data.append(_markers(entry, hit, "no miss" if known else "token", filled=not known))
+        data.append(_markers(entry, hit, filled=not known))
+        keys.append(Key("@muted", f"no miss ({len(hit)} tokens)", "ring"))
     if missed:
-        data.append(_markers(entry, missed, "with misses, larger for more", filled=True))
-    layout["showlegend"] = known
-    return Figure(
-        "latency", f"Latency of every decoded token: {entry.label_with_test}", data, layout
-    )
+        data.append(_markers(entry, missed, filled=True))
+        keys.append(Key(entry.colour, f"with misses, larger for more ({len(missed)})", "dot"))
+    alt = f"Latency of every decoded token: {entry.label_with_test}"
+    if known:
+        alt += f". {len(missed)} of {len(shown)} tokens had misses"
+    return Figure("latency", alt, data, layout, keys if known else ())
 
 
 def latency_note(entry: Entry) -> str:
@@ -100,7 +104,7 @@ def _misses(token: dict[str, Any] | None) -> float:
     return (finite(token.get("misses")) or 0.0) if token else 0.0
 
 
-def _markers(entry: Entry, points: list[Any], name: str, *, filled: bool) -> dict[str, Any]:
+def _markers(entry: Entry, points: list[Any], *, filled: bool) -> dict[str, Any]:
     misses = [_misses(point[4]) for point in points]
     size = [short(5 if not value else 5 + 2.2 * math.sqrt(min(value, 40))) for value in misses]
     custom, lines = [], ["repetition %{customdata[0]}, token %{customdata[1]}: <b>%{y:.4g} ms</b>"]
@@ -118,7 +122,6 @@ def _markers(entry: Entry, points: list[Any], name: str, *, filled: bool) -> dic
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": name,
         "x": [point[0] for point in points],
         "y": [short(point[1]) for point in points],
         "marker": {
@@ -126,7 +129,7 @@ def _markers(entry: Entry, points: list[Any], name: str, *, filled: bool) -> dic
             "color": entry.colour if filled else "@paper",
             "opacity": 0.72 if filled else 1,
             "line": {
-                "color": "@paper" if filled else entry.colour,
+                "color": "@paper" if filled else "@muted",
                 "width": 0.6 if filled else 1.2,
             },
         },

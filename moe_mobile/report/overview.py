@@ -8,10 +8,20 @@ from collections.abc import Sequence
 
 from moe_mobile.bench.statistics import mean
 from moe_mobile.report.entry import Entry
-from moe_mobile.report.figure import Bar, Figure, Segment, bars, listing, plain, short
+from moe_mobile.report.figure import Bar, Figure, Key, Segment, bars, listing, plain, short
 from moe_mobile.report.rows import finite
+from moe_mobile.report.text import digits
 
-__all__ = ["PARTS", "cache", "energy", "memory", "percentiles", "shares", "throughput"]
+__all__ = [
+    "PARTS",
+    "cache",
+    "energy",
+    "first_token",
+    "memory",
+    "percentiles",
+    "shares",
+    "throughput",
+]
 
 _MIB = 1 << 20
 
@@ -27,6 +37,9 @@ PARTS = {
 """Parts of a token's time, in the order of the stack. `rest` is what the others leave."""
 
 
+_PERCENTILE_MARKS = (("p50 (median)", "dot"), ("p95", "ring"), ("p99", "diamond"))
+
+
 def throughput(entries: Sequence[Entry], phase: str) -> Figure | None:
     """Tokens per second of a phase with one standard deviation and every repetition."""
     shown = []
@@ -39,13 +52,13 @@ def throughput(entries: Sequence[Entry], phase: str) -> Figure | None:
         dots = entry.row.speeds(phase)
         if len(dots) < 2:
             deviation, dots = None, []
-        spread = f" ± {deviation:,.3g}" if deviation is not None else ""
+        spread = f" ± {digits(deviation, 3)}" if deviation is not None else ""
         name = f"mean of {len(dots)} repetitions" if dots else "spread not recorded"
         shown.append(
             Bar(
                 entry.label_with_test,
-                f"{speed:,.4g}{spread}" if speed < 1e4 else f"{speed:,.0f}{spread}",
-                [Segment(speed, entry.colour, f"{speed:,.4g}{spread} tokens/s, {name}")],
+                f"{digits(speed)}{spread}",
+                [Segment(speed, entry.colour, f"{digits(speed)}{spread} tokens/s, {name}")],
                 deviation,
                 dots,
             )
@@ -54,6 +67,23 @@ def throughput(entries: Sequence[Entry], phase: str) -> Figure | None:
     return _bars(
         f"throughput-{phase}", f"{what} throughput in tokens per second", "tokens/s", shown
     )
+
+
+def first_token(entries: Sequence[Entry]) -> Figure | None:
+    """Time from the prompt's start to its logits, with one standard deviation."""
+    shown = []
+    for entry in entries:
+        time = entry.row.number("ttft_ms")
+        if time is None:
+            continue
+        several = len(entry.row.runs) > 1 or len(entry.row.repetitions) > 1
+        deviation = entry.row.number("ttft_stddev_ms") if several else None
+        spread = f" ± {digits(deviation, 3)}" if deviation is not None else ""
+        text = f"{digits(time)}{spread} ms"
+        shown.append(
+            Bar(entry.label_with_test, text, [Segment(time, entry.colour, text)], deviation)
+        )
+    return _bars("first-token", "Time to the first token", "ms", shown)
 
 
 def percentiles(entries: Sequence[Entry]) -> Figure | None:
@@ -67,7 +97,7 @@ def percentiles(entries: Sequence[Entry]) -> Figure | None:
     if not points:
         return None
     labels = [
-        (entry.label_with_test, " · ".join(f"{value:.3g}" for value in values) + " ms")
+        (entry.label_with_test, " · ".join(digits(value, 3) for value in values))
         for entry, values in points
     ]
     layout, centres = listing(labels, "ms per token")
@@ -95,7 +125,8 @@ def percentiles(entries: Sequence[Entry]) -> Figure | None:
     ]
     words = "; ".join(f"{label}: {value}" for label, value in labels[:12])
     alt = f"50th, 95th and 99th percentile of the decoded tokens' latency. {words}"
-    return Figure("percentiles", alt, data, layout)
+    keys = [Key("@muted", name, shape) for name, shape in _PERCENTILE_MARKS]
+    return Figure("percentiles", alt, data, layout, keys)
 
 
 def shares(entries: Sequence[Entry]) -> Figure | None:
@@ -122,7 +153,11 @@ def shares(entries: Sequence[Entry]) -> Figure | None:
             )
         )
     alt = "Share of each part in the time of a token"
-    return _bars("shares", alt, "% of a token's time", shown, limit=100)
+    keys = [
+        Key(f"@part-{name}", title, "hatched" if name == "wait" else "square")
+        for name, title in PARTS.items()
+    ]
+    return _bars("shares", alt, "% of a token's time", shown, limit=100, keys=keys)
 
 
 def cache(entries: Sequence[Entry]) -> list[Figure]:
@@ -141,11 +176,20 @@ def cache(entries: Sequence[Entry]) -> list[Figure]:
             unused = Segment(wasted, entry.colour, f"{wasted:.3g} MiB never used", hatched=True)
             pieces = [used, unused] if wasted else [used]
             reads.append(Bar(entry.label_with_test, f"{read:.3g} MiB", pieces))
+    wasteful = any(len(bar.segments) > 1 for bar in reads)
+    unused_key = [Key("@muted", "read and never used", "hatched")] if wasteful else []
     figures = [
         _bars("hits", "Hit rate of the expert cache", "% of expert uses", rates, limit=100),
-        _bars("reads", "MiB read from flash per token", "MiB per token", reads),
+        _bars("reads", "MiB read from flash per token", "MiB per token", reads, keys=unused_key),
     ]
     return [figure for figure in figures if figure is not None]
+
+
+_MEMORY_KEYS = (
+    ("RssAnon", "RssAnon: slots, KV cache, heap", "square"),
+    ("RssFile", "RssFile: mapped files", "square"),
+    ("swap", "swapped out", "hatched"),
+)
 
 
 def memory(entries: Sequence[Entry]) -> Figure | None:
@@ -178,9 +222,12 @@ def memory(entries: Sequence[Entry]) -> Figure | None:
                 title=title,
             )
         )
-    return _bars(
-        "memory", "Largest resident memory of each row, and the plan's total", "MiB", shown
-    )
+    used = {segment.name.split()[0] for bar in shown for segment in bar.segments}
+    keys = [Key(f"@mem-{n}", title, shape) for n, title, shape in _MEMORY_KEYS if n in used]
+    if any(bar.mark is not None for bar in shown):
+        keys.append(Key("@ink", "what the engine planned", "mark"))
+    alt = "Largest resident memory of each row, and the plan's total"
+    return _bars("memory", alt, "MiB", shown, keys=keys)
 
 
 def energy(entries: Sequence[Entry]) -> Figure | None:
@@ -202,10 +249,16 @@ def energy(entries: Sequence[Entry]) -> Figure | None:
 
 
 def _bars(
-    name: str, alt: str, unit: str, shown: Sequence[Bar], *, limit: float = 0
+    name: str,
+    alt: str,
+    unit: str,
+    shown: Sequence[Bar],
+    *,
+    limit: float = 0,
+    keys: Sequence[Key] = (),
 ) -> Figure | None:
     """The bars, described in words with the first values; None without any."""
     if not shown:
         return None
     words = "; ".join(f"{bar.label}: {bar.value}" for bar in shown[:12])
-    return bars(name, f"{alt}. {words}", unit, shown, limit=limit)
+    return bars(name, f"{alt}. {words}", unit, shown, limit=limit, keys=keys)

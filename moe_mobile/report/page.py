@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jinja2
@@ -16,30 +16,48 @@ import markupsafe
 from moe_mobile.report import overview
 from moe_mobile.report.compare import METHOD, Comparison, Refusal, compare
 from moe_mobile.report.entry import Entry, make_entries
+from moe_mobile.report.facts import facts, flags, why_no_energy
 from moe_mobile.report.figure import Figure
 from moe_mobile.report.forest import context, forest
+from moe_mobile.report.heat import heat
 from moe_mobile.report.latency import latency, latency_note
 from moe_mobile.report.load import Results
 from moe_mobile.report.rows import Row
-from moe_mobile.report.settings import NOT_RECORDED, configurations, device_name, settings
-from moe_mobile.report.timeline import memory_over_time, thermal
+from moe_mobile.report.settings import configurations, settings
+from moe_mobile.report.text import digits
+from moe_mobile.report.timeline import memory_note, memory_over_time
 
 __all__ = ["make_page", "summary"]
 
-MAX_DETAILED = 12
-"""Rows with charts of their own; of more, a page shows the others in its tables alone."""
+MAX_DETAILED = 24
+"""Rows with charts of their own; of more, a page shows the others beside each other alone."""
+
+_UNFOLDED = 3
+"""Rows whose own charts are open: a page of all would be too long to find anything."""
 
 _ASSETS = pathlib.Path(__file__).with_name("assets")
 
 
 @dataclasses.dataclass(frozen=True)
+class _Chart:
+    """A figure with its name and a note. One that is `folded` is drawn when it is opened."""
+
+    name: str
+    figure: Figure
+    note: str = ""
+    foldable: bool = False
+    folded: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class _Section:
-    """A heading with its figures, each with a name and a note. ``name`` is its anchor."""
+    """A heading with its charts. ``name`` is its anchor; ``absent`` says why it has none."""
 
     name: str
     title: str
     intro: str
-    figures: list[tuple[str, Figure, str]]
+    charts: list[_Chart]
+    absent: str = ""
 
 
 def make_page(results: Results, title: str) -> str:
@@ -50,11 +68,11 @@ def make_page(results: Results, title: str) -> str:
     entries = make_entries(found)
     comparisons, refusals = compare(results.rows)
     sections = _sections(entries)
-    versus = _comparison_figures(comparisons, entries)
-    figures = {
-        f"{section.name}-{index}": figure.as_dict()
+    versus = _comparisons(comparisons, entries)
+    drawn = {
+        f"{section.name}-{index}": chart.figure.as_dict()
         for section in [*sections, versus]
-        for index, (_, figure, _) in enumerate(section.figures)
+        for index, chart in enumerate(section.charts)
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_ASSETS),
@@ -68,16 +86,15 @@ def make_page(results: Results, title: str) -> str:
         style=markupsafe.Markup((_ASSETS / "style.css").read_text("utf-8")),
         script=markupsafe.Markup((_ASSETS / "script.js").read_text("utf-8")),
         plotly=markupsafe.Markup(get_plotlyjs()),
-        facts=_facts(results.rows),
-        flags=_flags(results),
-        sections=[section for section in sections if section.figures],
+        facts=facts(results.rows),
+        flags=flags(results),
+        sections=sections,
         versus=versus,
-        method=METHOD,
-        refusals=[_refusal(refusal, results.rows) for refusal in refusals],
+        refusals=_refusals(refusals, results.rows),
         colour_by=colour_by,
         columns=_COLUMNS,
         table=[_cells(entry) for entry in entries],
-        figures=_script_json(figures),
+        figures=_script_json(drawn),
         data=_script_json([row.data for row in results.rows]),
     )
 
@@ -123,120 +140,125 @@ def summary(results: Results) -> dict[str, Any]:
 
 def _sections(entries: Sequence[Entry]) -> list[_Section]:
     detailed = entries[:MAX_DETAILED]
+    rows = [entry.row for entry in entries]
+    few_samples = " ".join(dict.fromkeys(filter(None, map(memory_note, entries))))
     return [
         _Section(
             "throughput",
             "Throughput",
-            "Bars are means, whiskers one standard deviation, dots single repetitions.",
+            "Bars are means, whiskers one standard deviation of the repetitions, dots single "
+            "repetitions.",
             _named(
                 ("Decode", overview.throughput(entries, "decode")),
                 ("Prefill", overview.throughput(entries, "prefill")),
+                ("Time to the first token", overview.first_token(entries)),
             ),
+            "No row tells a speed.",
         ),
         _Section(
             "latency",
             "Latency per token",
-            "Time of each decoded token; those with misses are marked. Lines are percentiles.",
+            "Time of each decoded token, over all repetitions." + _left_out(entries),
             [
-                *_named(("p50, p95 and p99", overview.percentiles(entries))),
+                *_named(("Percentiles", overview.percentiles(entries))),
                 *_each(detailed, latency, latency_note),
             ],
+            "No row has times of decoded tokens.",
         ),
         _Section(
             "parts",
             "Where the time goes",
-            "Shares of a token's time; hatched is waiting for flash with nothing to compute.",
+            "Shares of a token's time. Waiting for flash counts where nothing is left to compute.",
             _named(("Parts of a token", overview.shares(entries))),
+            "No row has every token: measure with --out or --tokens.",
         ),
         _Section(
             "cache",
             "Cache and flash",
             "Share of expert uses found in memory, and what was read from flash per token.",
-            [(figure.alt.split(".")[0], figure, "") for figure in overview.cache(entries)],
+            [_Chart(figure.alt.split(".")[0], figure) for figure in overview.cache(entries)],
+            "No row tells its hits.",
         ),
         _Section(
             "memory",
             "Memory",
-            "Largest values as the kernel counts them; the plan is what the engine said before.",
+            "Largest values of the engine's process as the kernel counts them; the plan is what "
+            "the engine said before."
+            + (f" Without a chart over time: rows with {few_samples}." if few_samples else ""),
             [
                 *_named(("Largest values", overview.memory(entries))),
                 *_each(detailed, memory_over_time),
             ],
+            "No row tells its memory.",
         ),
-        _Section("heat", "Temperature", "With repetitions and waiting.", _each(detailed, thermal)),
+        _Section(
+            "heat",
+            "Temperature",
+            "All repetitions on one clock. The gate holds for skin and battery; the CPU may be "
+            "10 °C warmer.",
+            [_Chart(name, figure) for name, figure in heat(entries)],
+            "No row tells temperatures.",
+        ),
         _Section(
             "energy",
             "Energy",
-            "From the battery's counters; hatched is not to be relied on.",
+            "Of the whole device, from its battery's counters; hatched is not to be relied on.",
             _named(("Joules per token", overview.energy(entries))),
+            f"No row has energy: {why_no_energy(rows)}.",
         ),
     ]
 
 
-def _named(*figures: tuple[str, Figure | None]) -> list[tuple[str, Figure, str]]:
-    return [(name, figure, "") for name, figure in figures if figure is not None]
+def _left_out(entries: Sequence[Entry]) -> str:
+    if len(entries) <= MAX_DETAILED:
+        return ""
+    return (
+        f" The first {MAX_DETAILED} of {len(entries)} rows have charts of their own, here and "
+        "under Memory."
+    )
+
+
+def _named(*figures: tuple[str, Figure | None]) -> list[_Chart]:
+    return [_Chart(name, figure) for name, figure in figures if figure is not None]
 
 
 def _each(
-    entries: Sequence[Entry], chart: Any, note: Any = lambda entry: ""
-) -> list[tuple[str, Figure, str]]:
-    made = [(entry, chart(entry)) for entry in entries]
+    entries: Sequence[Entry],
+    chart: Callable[[Entry], Figure | None],
+    note: Callable[[Entry], str] = lambda entry: "",
+) -> list[_Chart]:
+    made = [(entry, figure) for entry in entries if (figure := chart(entry)) is not None]
     return [
-        (entry.label_with_test, figure, note(entry)) for entry, figure in made if figure is not None
+        _Chart(entry.label_with_test, figure, note(entry), True, place >= _UNFOLDED)
+        for place, (entry, figure) in enumerate(made)
     ]
 
 
-def _comparison_figures(comparisons: Sequence[Comparison], entries: Sequence[Entry]) -> _Section:
+def _comparisons(comparisons: Sequence[Comparison], entries: Sequence[Entry]) -> _Section:
     by_row = {entry.row: entry for entry in entries}
     of: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
         of.setdefault(comparison.setting, []).append(comparison)
-    figures = [
-        (f"By {setting}", forest(setting, group, by_row), "") for setting, group in of.items()
+    charts = [
+        _Chart(f"By {setting.replace('_', ' ')}", forest(setting, group, by_row))
+        for setting, group in of.items()
     ]
-    return _Section("comparison", "Comparison", "", figures)
+    alone = "There is one row, and nothing to compare it with."
+    absent = "No two rows differ in one setting alone and were measured in the same way."
+    return _Section(
+        "comparison", "Comparison", METHOD, charts, alone if len(entries) == 1 else absent
+    )
 
 
-def _refusal(refusal: Refusal, rows: Sequence[Row]) -> dict[str, Any]:
-    before, after = refusal.values()
-    common = context(refusal.setting, refusal.base, rows)
-    what = f"{refusal.setting}: {before} and {after}" + (f" ({common})" if common else "")
-    return {"what": what, "reasons": refusal.reasons}
-
-
-def _facts(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """What all rows have in common, or the values they have."""
-    times = sorted(filter(None, (row.text("test_time") for row in rows)))
-    when = f"{times[0]} to {times[-1]}" if len(set(times)) > 1 else "".join(times[:1])
-    return [
-        ("Model", _values(rows, lambda row: row.text("model_type"))),
-        ("Bundle", _values(rows, lambda row: row.text("bundle_hash"))),
-        ("Device", _values(rows, device_name)),
-        ("Android", _values(rows, lambda row: row.text("device", "android_version"))),
-        ("moe-mobile", _values(rows, lambda row: row.text("version"))),
-        ("ExecuTorch", _values(rows, lambda row: row.text("executorch_version"))),
-        ("Measured", when or NOT_RECORDED),
-        ("Rows", str(len(rows))),
-    ]
-
-
-def _values(rows: Sequence[Row], get: Any) -> str:
-    found = list(dict.fromkeys(filter(None, (get(row) for row in rows))))
-    return ", ".join(found[:4]) + (", ..." if len(found) > 4 else "") or NOT_RECORDED
-
-
-def _flags(results: Results) -> list[str]:
-    flags: dict[str, int] = {}
-    for row in results.rows:
-        told = row.get("flags")
-        for flag in told if isinstance(told, list) else []:
-            flags[str(flag)] = flags.get(str(flag), 0) + 1
-    total = len(results.rows)
-    counted = [
-        flag if count == total else f"{flag} ({count} of {total} rows)"
-        for flag, count in flags.items()
-    ]
-    return [*results.notes, *counted]
+def _refusals(refusals: Sequence[Refusal], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What is not compared, together where the reasons are the same."""
+    grouped: dict[tuple[str, ...], list[str]] = {}
+    for refusal in refusals:
+        before, after = refusal.values()
+        common = context(refusal.setting, refusal.base, rows)
+        what = f"{refusal.setting}: {before} and {after}" + (f" ({common})" if common else "")
+        grouped.setdefault(tuple(refusal.reasons), []).append(what)
+    return [{"reasons": reasons, "pairs": pairs} for reasons, pairs in grouped.items()]
 
 
 _COLUMNS = (
@@ -252,20 +274,24 @@ def _cells(entry: Entry) -> list[str]:
         entry.label,
         row.test,
         _number(row.number("avg_ts")),
-        _number(row.number("stddev_ts")),
+        _number(row.number("stddev_ts"), 3),
         _number(row.number("ttft_ms")),
         *(_number(row.number(f"itl_{name}_ms")) for name in ("p50", "p95", "p99")),
-        _number(row.number("hit_rate"), 100),
+        _number(_scaled(row.number("hit_rate"), 100)),
         _number(row.number("mib_read_per_token")),
-        _number(row.number("wait_share"), 100),
-        _number(row.number("pss_bytes"), 1 / (1 << 20)),
+        _number(_scaled(row.number("wait_share"), 100)),
+        _number(_scaled(row.number("pss_bytes"), 1 / (1 << 20))),
         _number(row.number("joules_per_token")),
         "; ".join(map(str, told)) if isinstance(told, list) else "",
     ]
 
 
-def _number(value: float | None, scale: float = 1) -> str:
-    return "" if value is None else f"{value * scale:.4g}"
+def _scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else value * scale
+
+
+def _number(value: float | None, significant: int = 4) -> str:
+    return "-" if value is None else digits(value, significant)
 
 
 def _script_json(value: object) -> markupsafe.Markup:

@@ -1,43 +1,48 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Charts of what a device did while one row was measured: memory and heat over time."""
+"""What a device did while one row was measured: its repetitions in time, and memory over time."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Callable
 from typing import Any
 
-from moe_mobile.device.state import THERMAL_STATUSES
 from moe_mobile.report.entry import Entry
-from moe_mobile.report.figure import Figure, band, plain, rule, short, time_layout
-from moe_mobile.report.rows import finite, items, pick
+from moe_mobile.report.figure import Figure, Key, band, plain, rule, short, time_layout
+from moe_mobile.report.rows import finite, items
 
-__all__ = ["memory_over_time", "spans", "thermal"]
+__all__ = ["Span", "memory_note", "memory_over_time", "spans"]
 
 Json = dict[str, Any]
 
 _MIB = 1 << 20
 _MAX_SAMPLES = 1500
+_FEWEST_SAMPLES = 3
+"""Of a repetition: fewer show no course of time."""
+_MARKED = 150
 _MEMORY = (
     ("pss", "PSS", "solid"),
     ("rss_anon", "RssAnon", "dash"),
-    ("rss_file", "RssFile", "dashdot"),
-    ("swap", "swap", "dot"),
+    ("rss_file", "RssFile", "dot"),
+    ("swap", "swap", "solid"),
 )
-_HEAT = (("skin_c", "skin", "solid"), ("cpu_c", "CPU", "dash"), ("battery_c", "battery", "dot"))
+_SHAPES = {"solid": "line", "dash": "dash", "dot": "dotted"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """A repetition in seconds since the first one's begin; `samples` counts from `start`."""
+    """A repetition in seconds since the first one's begin; `samples` counts from `start`.
+
+    `clock` is its begin in seconds since 1970, None where any of the row's is not recorded.
+    """
 
     start: float
     length: float
     waited: float
     run: Json
     samples: list[Json]
+    clock: float | None
 
 
 def spans(entry: Entry) -> list[Span]:
@@ -59,15 +64,22 @@ def spans(entry: Entry) -> list[Span]:
         elif index:
             position += waited
         step = max(len(samples) * len(entry.row.runs) // _MAX_SAMPLES, 1)
-        found.append(Span(position, length, waited, run, samples[::step]))
+        clock = first + position if clocked and first is not None else None
+        found.append(Span(position, length, waited, run, samples[::step], clock))
         position += length
     return found
+
+
+def memory_note(entry: Entry) -> str:
+    """Why a row has no chart of memory over time, empty where it has one."""
+    most = max((len(span.samples) for span in spans(entry)), default=0)
+    return f"at most {most} samples per repetition" if 0 < most < _FEWEST_SAMPLES else ""
 
 
 def memory_over_time(entry: Entry) -> Figure | None:
     """PSS, RssAnon, RssFile, swap and major faults, repetitions in a row without the waiting."""
     found = spans(entry)
-    if not any(span.samples for span in found):
+    if not any(len(span.samples) >= _FEWEST_SAMPLES for span in found):
         return None
     layout = time_layout("seconds of measuring, repetitions in a row", "MiB", 340)
     traces: dict[str, Json] = {
@@ -78,19 +90,21 @@ def memory_over_time(entry: Entry) -> Figure | None:
     position = 0.0
     for index, span in enumerate(found):
         for sample in span.samples:
-            x = short(position + sample["t_ms"] / 1e3)
+            x = position + sample["t_ms"] / 1e3
             for key, trace in traces.items():
-                _add(trace, x, sample.get(key), lambda value: value / _MIB)
-            _add(faults, x, sample.get("major_faults"), float)
+                value = finite(sample.get(key))
+                _add(trace, x, None if value is None else value / _MIB)
+            _add(faults, x, finite(sample.get("major_faults")))
         for trace in (*traces.values(), faults):
-            _add(trace, short(position + span.length), None, float)  # a gap
+            _add(trace, position + span.length, None)  # a gap between repetitions
         if index % 2 == 0:
-            band(layout, position, position + span.length, "")
+            band(layout, position, position + span.length)
         position += span.length
     data = [trace for trace in traces.values() if any(y is not None for y in trace["y"])]
     if any(y for y in faults["y"] if y is not None):
         data.append(faults)
         layout["yaxis"]["domain"] = [0.3, 1]
+        layout["xaxis"]["anchor"] = "y2"
         layout["yaxis2"] = {
             "domain": [0, 0.18],
             "title": {"text": "faults"},
@@ -98,58 +112,15 @@ def memory_over_time(entry: Entry) -> Figure | None:
             "fixedrange": True,
             "nticks": 3,
         }
+    for trace in data:
+        if len(trace["x"]) <= _MARKED:
+            trace |= {"mode": "lines+markers", "marker": {"size": 4}}
     budget = entry.row.number("plan", "total_bytes")
     if budget is not None:
         rule(layout, budget / _MIB, "plan", "@ink", "dash")
-    return Figure("memory-time", f"Memory over time: {entry.label_with_test}", data, layout)
-
-
-def thermal(entry: Entry) -> Figure | None:
-    """Temperatures and thermal status by the clock, with repetitions and waiting."""
-    found = spans(entry)
-    layout = time_layout("seconds since the first repetition", "°C", 360)
-    del layout["yaxis"]["rangemode"]
-    traces = {key: _line(name, dash, "@ink", "°C") for key, name, dash in _HEAT}
-    colours = (entry.colour, "@ink", "@muted")
-    for trace, colour in zip(traces.values(), colours, strict=True):
-        trace["line"]["color"] = colour
-    status = _line("thermal status", "solid", "@alert", "")
-    status |= {"yaxis": "y2", "line": {"color": "@alert", "width": 2, "shape": "hv"}}
-    for index, span in enumerate(found):
-        points = [(0.0, pick(span.run, "entry"))]
-        points += [(sample["t_ms"] / 1e3, sample) for sample in span.samples]
-        points += [(span.length, pick(span.run, "exit"))]
-        for offset, state in points:
-            for key, trace in traces.items():
-                _add(trace, short(span.start + offset), pick(state, key), float)
-            _add(status, short(span.start + offset), pick(state, "thermal_status"), float)
-        band(layout, span.start, span.start + span.length, str(index + 1))
-        if span.waited >= 1:
-            note = f"waited {span.waited:.0f} s" if len(found) <= 4 else ""
-            band(layout, span.start - span.waited, span.start, note, "@waiting")
-    data = [trace for trace in traces.values() if any(y is not None for y in trace["y"])]
-    if not data:
-        return None
-    for trace in data:
-        trace["connectgaps"] = True
-    levels = [int(y) for y in status["y"] if y is not None]
-    if levels:
-        top = min(max(*levels, 1), len(THERMAL_STATUSES) - 1)
-        data.append(status)
-        layout["yaxis"]["domain"] = [0.32, 1]
-        layout["yaxis2"] = {
-            "domain": [0, 0.2],
-            "range": [-0.25, top + 0.25],
-            "tickvals": list(range(top + 1)),
-            "ticktext": list(THERMAL_STATUSES[: top + 1]),
-            "fixedrange": True,
-            "zeroline": False,
-        }
-        layout["margin"]["l"] = 66
-    limit = entry.row.number("regime", "gate", "limit_c")
-    if limit is not None:
-        rule(layout, limit, "gate", "@ink", "dash")
-    return Figure("thermal", f"Temperature over time: {entry.label_with_test}", data, layout)
+    keys = [Key(t["line"]["color"], t["name"], _SHAPES[t["line"]["dash"]]) for t in data]
+    alt = f"Memory over time: {entry.label_with_test}"
+    return Figure("memory-time", alt, data, layout, keys)
 
 
 def _line(name: str, dash: str, colour: str, unit: str) -> Json:
@@ -164,20 +135,19 @@ def _line(name: str, dash: str, colour: str, unit: str) -> Json:
     }
 
 
-def _add(trace: Json, x: float, value: Any, convert: Callable[[float], float]) -> None:
-    number = finite(value)
-    trace["x"].append(x)
-    trace["y"].append(None if number is None else short(convert(number)))
+def _add(trace: Json, x: float, value: float | None) -> None:
+    trace["x"].append(short(x))
+    trace["y"].append(None if value is None else short(value))
 
 
 def _seconds(text: Any) -> float | None:
-    """Seconds of an ISO 8601 time, on any scale: only differences are used."""
+    """Seconds of an ISO 8601 time since 1970."""
     if not isinstance(text, str):
         return None
     try:
         time = datetime.datetime.fromisoformat(text)
-    except ValueError:
+        if time.tzinfo is None:
+            time = time.replace(tzinfo=datetime.UTC)
+        return time.timestamp()
+    except (ValueError, OverflowError):
         return None
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=datetime.UTC)
-    return time.timestamp()

@@ -73,7 +73,11 @@ class _Page(html.parser.HTMLParser):
         if tag not in ("meta", "link", "br"):
             self.open.append(tag)
         loads = {"src", "data", "poster"} | ({"href"} if tag == "link" else set())
-        self.loads += [f"{tag} {value}" for name, value in attrs if name in loads]
+        self.loads += [
+            f"{tag} {value}"
+            for name, value in attrs
+            if name in loads and value != "data:,"  # an empty icon, lest a browser ask for one
+        ]
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -185,3 +189,87 @@ def test_a_page_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
     result = run_cli("report", path, "-o", tmp_path / "rows.jsonl" / "page.html")
     assert result.returncode == 6
     assert "Traceback" not in result.stderr
+
+
+def run(start: str, **changes: Any) -> Json:
+    state = {"cpu_c": 42.0, "skin_c": 33.0, "battery_c": 30.0, "thermal_status": 0}
+    return {"started_at": start, "waited_s": 0.0, "entry": state, "exit": state} | changes
+
+
+def figures_of(text: str) -> dict[str, Json]:
+    embedded = re.search(r'id="figures">(.*?)</script>', text, re.DOTALL)
+    assert embedded is not None
+    found: dict[str, Json] = json.loads(embedded[1])
+    return found
+
+
+def test_heat_is_one_chart_per_device_and_session(tmp_path: pathlib.Path) -> None:
+    def at(*times: str, **changes: Any) -> Json:
+        return row(runs=[run(f"2026-11-25T{time}Z") for time in times], **changes)
+
+    same = [at("07:00:00", "07:02:00"), at("07:01:00", "07:03:00", config={"cache": "25%"})]
+    text, _ = page_of(tmp_path, *same)
+    charts = [name for name in figures_of(text) if name.startswith("heat")]
+    assert charts == ["heat-0"]
+    lane = next(t for t in figures_of(text)["heat-0"]["data"] if t.get("yaxis") == "y3")
+    assert lane["x"] == sorted(lane["x"])
+    assert ["cache 25%" in name for name in lane["hovertext"]] == [False, True, False, True]
+
+    text, page = page_of(tmp_path, *same, at("09:00:00", config={"cache": "75%"}))
+    assert sum(name.startswith("heat") for name in figures_of(text)) == 2
+    assert "from 2026-11-25 09:00:00 UTC" in page.text
+
+
+def test_a_page_says_why_a_chart_is_missing(tmp_path: pathlib.Path) -> None:
+    _, page = page_of(tmp_path, row(energy_note="it was charging"))
+    assert "No row has energy: it was charging" in page.text
+    assert "No row tells temperatures" in page.text
+    assert "nothing to compare it with" in page.text
+
+
+def test_a_few_samples_make_no_course_of_time(tmp_path: pathlib.Path) -> None:
+    def sampled(count: int) -> Json:
+        samples = [{"t_ms": 500.0 * i, "pss": 1 << 20, "major_faults": i} for i in range(count)]
+        return row(runs=[run("2026-11-25T07:00:00Z", samples=samples)])
+
+    text, page = page_of(tmp_path, sampled(2))
+    assert not any(figure["layout"].get("yaxis2") for figure in memory_charts(text))
+    assert "at most 2 samples per repetition" in page.text
+    text, page = page_of(tmp_path, sampled(3))
+    assert any(figure["layout"].get("yaxis2") for figure in memory_charts(text))
+    assert "samples per repetition" not in page.text
+
+
+def memory_charts(text: str) -> list[Json]:
+    return [figure for name, figure in figures_of(text).items() if name.startswith("memory")]
+
+
+def test_colours_and_marks_are_explained(tmp_path: pathlib.Path) -> None:
+    times = {f"{name}_ns": 1000 for name in ("dense", "attention", "expert", "wait")}
+    token = {"phase": "decode", "count": 1, "total_ns": 9000, **times}
+    tokens = [[token | {"misses": 2}, token | {"misses": 0}]] * 3
+    _, page = page_of(tmp_path, row(tokens=tokens, itl_ns=[]), row(config={"cache": "25%"}))
+    for shown in ("waiting for flash", "RssAnon", "what the engine planned", "p95"):
+        assert shown in page.text
+    for shown in ("no miss (3 tokens)", "with misses, larger for more (3)", "no difference shown"):
+        assert shown in page.text
+
+
+def test_flags_are_explained_and_counted(tmp_path: pathlib.Path) -> None:
+    _, page = page_of(tmp_path, row(flags=["virtual phone"]), row(config={"lanes": 4}))
+    assert "nothing here is a phone's speed (1 of 2 rows)" in page.text
+
+
+def test_large_numbers_have_no_exponent(tmp_path: pathlib.Path) -> None:
+    _, page = page_of(tmp_path, row(avg_ts=123456.0, stddev_ts=2345.0))
+    assert "123,456 2,345" in page.text
+    assert "e+" not in page.text
+
+
+def test_axes_of_logarithms_have_whole_labels() -> None:
+    from moe_mobile.report.figure import logarithmic
+
+    axis: Json = {"rangemode": "tozero"}
+    logarithmic(axis, 0.3, 40)
+    assert "rangemode" not in axis
+    assert axis["ticktext"][2:9] == ["0.5", "1", "2", "5", "10", "20", "50"]

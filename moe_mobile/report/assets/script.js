@@ -8,13 +8,15 @@
   const named = { dense: 0, attention: 3, expert: 2, router: 4, head: 5, rest: 6, wait: 1,
                   RssAnon: 0, RssFile: 5, swap: 1 };
   const query = window.matchMedia("(prefers-color-scheme: dark)");
+  let printing = false;
   const colour = (name) => {
-    const palette = query.matches ? dark : light;
+    const palette = query.matches && !printing ? dark : light;
     const configuration = /^c(\d)$/.exec(name);
     if (configuration) return palette[Number(configuration[1])];
     const part = /^(?:part|mem)-(.+)$/.exec(name);
     if (part) return palette[named[part[1]] ?? 6];
     const variable = name === "rule" ? "grid" : name;
+    if (printing && variable === "ink") return "#000000";
     return getComputedStyle(document.documentElement).getPropertyValue(`--${variable}`).trim() || "#888888";
   };
   const themed = (value) => {
@@ -23,31 +25,56 @@
     if (value === null || typeof value !== "object") return value;
     return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, themed(inner)]));
   };
-  const draw = () => {
-    for (const [id, figure] of Object.entries(figures)) {
-      const { data, layout } = themed(figure);
-      const axis = { gridcolor: colour("grid"), linecolor: colour("grid"), zerolinecolor: colour("grid") };
-      layout.font = { family: "system-ui, sans-serif", size: 12, color: colour("ink") };
-      layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
-      for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key)))
-        layout[name] = { ...axis, automargin: true, ...layout[name] };
-      Plotly.react(id, data, layout, { displayModeBar: false, responsive: true });
-    }
+  const place = (id) => document.getElementById(id);
+  const draw = (id) => {
+    const { data, layout } = themed(figures[id]);
+    const axis = { gridcolor: colour("grid"), linecolor: colour("grid"), zerolinecolor: colour("grid") };
+    layout.font = { family: "system-ui, sans-serif", size: 12, color: colour("ink") };
+    layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
+    for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key)))
+      layout[name] = { ...axis, automargin: true, ...layout[name] };
+    // A page of paper is narrower than most screens, and its layout comes after this.
+    if (printing) layout.width = Math.min(place(id).clientWidth, 680);
+    return Plotly.react(id, data, layout, { displayModeBar: false, responsive: true });
   };
-  draw();
-  query.addEventListener("change", draw);
+  const drawAll = () => {
+    for (const key of document.querySelectorAll("[data-colour]"))
+      key.style.setProperty("--key", colour(key.dataset.colour.slice(1)));
+    for (const id of Object.keys(figures)) if (place(id).closest("details:not([open])") === null) draw(id);
+  };
+  drawAll();
+  query.addEventListener("change", drawAll);
+  for (const fold of document.querySelectorAll("details"))
+    fold.addEventListener("toggle", () => { if (fold.open) draw(fold.querySelector(".chart").id); });
+  const folded = [];
+  window.addEventListener("beforeprint", () => {
+    printing = true;
+    folded.push(...document.querySelectorAll("details:not([open])"));
+    for (const fold of folded) fold.open = true;
+    drawAll();
+  });
+  window.addEventListener("afterprint", () => {
+    printing = false;
+    for (const fold of folded.splice(0)) fold.open = false;
+    drawAll();
+  });
 
   const body = document.querySelector("#rows tbody");
-  document.querySelectorAll("#rows th").forEach((head, column) => {
-    let ascending = false;
-    head.addEventListener("click", () => {
-      ascending = !ascending;
-      const key = (row) => row.cells[column].textContent;
-      const rows = [...body.rows].sort((a, b) =>
-        key(a).localeCompare(key(b), undefined, { numeric: true }) * (ascending ? 1 : -1));
-      body.append(...rows);
-    });
-  });
+  const heads = [...document.querySelectorAll("#rows thead th")];
+  const number = (text) => (/^-?[\d,.]+(e-?\d+)?$/.test(text) ? Number(text.replaceAll(",", "")) : NaN);
+  const compare = (a, b) => {
+    const [x, y] = [number(a), number(b)];
+    return Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b, undefined, { numeric: true }) : x - y;
+  };
+  heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+    const ascending = head.getAttribute("aria-sort") !== "ascending";
+    for (const other of heads) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+    const key = (row) => row.cells[column].textContent;
+    const missing = (row) => key(row) === "-";
+    body.append(...[...body.rows].sort((a, b) =>
+      missing(a) - missing(b) || compare(key(a), key(b)) * (ascending ? 1 : -1)));
+  }));
 
   document.getElementById("download").addEventListener("click", () => {
     const rows = JSON.parse(document.getElementById("data").textContent);
