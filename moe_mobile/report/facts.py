@@ -20,7 +20,11 @@ _ELSEWHERE = {"device", "model", "build"}
 def facts(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """What all rows have in common, or the values they have."""
     times = sorted(filter(None, (row.text("test_time") for row in rows)))
-    when = " to ".join(dict.fromkeys(f"{t[:10]} {t[11:19]}" for t in [*times[:1], *times[-1:]]))
+    when = ""
+    if times:
+        first, last = (f"{time[:10]} {time[11:19]}" for time in (times[0], times[-1]))
+        same_day = first[:10] == last[:10]
+        when = first if first == last else f"{first} to {last[11:] if same_day else last}"
     return [
         ("Model", _values(rows, lambda row: row.text("model_type"))),
         ("Device", _values(rows, device_name)),

@@ -33,10 +33,10 @@ __all__ = [
 
 Json = dict[str, Any]
 
-_LINE = 17  # pixels of a line of text
+_LINE = 16  # pixels of a line of text
 _BAR = 13
 _GAP = 17
-_CHARACTERS = 44  # of a label and its value, so that both fit a phone's width
+_CHARACTERS = 46  # of a label and its value, so that both fit a phone's width
 _SHORTEST = 16
 
 
@@ -173,7 +173,7 @@ def _note(text: str, x: int, y: float) -> Json:
         "align": "right" if x else "left",
         "showarrow": False,
         "borderpad": 0,
-        "font": {"color": "@ink", "size": 13},
+        "font": {"color": "@ink", "size": 12},
     }
 
 

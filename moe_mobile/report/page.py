@@ -25,12 +25,14 @@ from moe_mobile.report.load import Results
 from moe_mobile.report.rows import Row
 from moe_mobile.report.settings import configurations, settings
 from moe_mobile.report.text import digits
-from moe_mobile.report.timeline import memory_note, memory_over_time
+from moe_mobile.report.timeline import FEWEST_SAMPLES, memory_over_time, too_few_samples
 
 __all__ = ["make_page", "summary"]
 
 MAX_DETAILED = 24
 """Rows with charts of their own; of more, a page shows the others beside each other alone."""
+
+_TOO_FEW = f"fewer than {FEWEST_SAMPLES} samples per repetition, so no chart over time"
 
 _UNFOLDED = 3
 """Rows whose own charts are open: a page of all would be too long to find anything."""
@@ -141,7 +143,7 @@ def summary(results: Results) -> dict[str, Any]:
 def _sections(entries: Sequence[Entry]) -> list[_Section]:
     detailed = entries[:MAX_DETAILED]
     rows = [entry.row for entry in entries]
-    few_samples = " ".join(dict.fromkeys(filter(None, map(memory_note, entries))))
+    rare = sum(map(too_few_samples, entries))
     return [
         _Section(
             "throughput",
@@ -184,7 +186,7 @@ def _sections(entries: Sequence[Entry]) -> list[_Section]:
             "Memory",
             "Largest values of the engine's process as the kernel counts them; the plan is what "
             "the engine said before."
-            + (f" Without a chart over time: rows with {few_samples}." if few_samples else ""),
+            + (f" {rare} of {len(rows)} rows: {_TOO_FEW}." if rare else ""),
             [
                 *_named(("Largest values", overview.memory(entries))),
                 *_each(detailed, memory_over_time),

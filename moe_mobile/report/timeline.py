@@ -12,13 +12,13 @@ from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Figure, Key, band, plain, rule, short, time_layout
 from moe_mobile.report.rows import finite, items
 
-__all__ = ["Span", "memory_note", "memory_over_time", "spans"]
+__all__ = ["FEWEST_SAMPLES", "Span", "memory_over_time", "spans", "too_few_samples"]
 
 Json = dict[str, Any]
 
 _MIB = 1 << 20
 _MAX_SAMPLES = 1500
-_FEWEST_SAMPLES = 3
+FEWEST_SAMPLES = 3
 """Of a repetition: fewer show no course of time."""
 _MARKED = 150
 _MEMORY = (
@@ -70,16 +70,16 @@ def spans(entry: Entry) -> list[Span]:
     return found
 
 
-def memory_note(entry: Entry) -> str:
-    """Why a row has no chart of memory over time, empty where it has one."""
+def too_few_samples(entry: Entry) -> bool:
+    """Whether a row was sampled, but too rarely for a chart of memory over time."""
     most = max((len(span.samples) for span in spans(entry)), default=0)
-    return f"at most {most} samples per repetition" if 0 < most < _FEWEST_SAMPLES else ""
+    return 0 < most < FEWEST_SAMPLES
 
 
 def memory_over_time(entry: Entry) -> Figure | None:
     """PSS, RssAnon, RssFile, swap and major faults, repetitions in a row without the waiting."""
     found = spans(entry)
-    if not any(len(span.samples) >= _FEWEST_SAMPLES for span in found):
+    if not any(len(span.samples) >= FEWEST_SAMPLES for span in found):
         return None
     layout = time_layout("seconds of measuring, repetitions in a row", "MiB", 340)
     traces: dict[str, Json] = {

@@ -234,7 +234,7 @@ def test_a_few_samples_make_no_course_of_time(tmp_path: pathlib.Path) -> None:
 
     text, page = page_of(tmp_path, sampled(2))
     assert not any(figure["layout"].get("yaxis2") for figure in memory_charts(text))
-    assert "at most 2 samples per repetition" in page.text
+    assert "1 of 1 rows: fewer than 3 samples per repetition" in page.text
     text, page = page_of(tmp_path, sampled(3))
     assert any(figure["layout"].get("yaxis2") for figure in memory_charts(text))
     assert "samples per repetition" not in page.text

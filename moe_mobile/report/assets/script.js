@@ -6,7 +6,7 @@
   const light = ["#0072b2", "#d55e00", "#009e73", "#a0528a", "#b07d00", "#4a90c2", "#6b6b6b", "#8c3b2e"];
   const dark = ["#56b4e9", "#ff8a3d", "#3ecf9e", "#e09cc8", "#f0c040", "#9cc8ff", "#b5b5b5", "#e08a7a"];
   const named = { dense: 0, attention: 3, expert: 2, router: 4, head: 5, rest: 6, wait: 1,
-                  RssAnon: 0, RssFile: 5, swap: 1 };
+                  RssAnon: 0, RssFile: 6, swap: 1 };
   const query = window.matchMedia("(prefers-color-scheme: dark)");
   let printing = false;
   const colour = (name) => {
@@ -16,7 +16,6 @@
     const part = /^(?:part|mem)-(.+)$/.exec(name);
     if (part) return palette[named[part[1]] ?? 6];
     const variable = name === "rule" ? "grid" : name;
-    if (printing && variable === "ink") return "#000000";
     return getComputedStyle(document.documentElement).getPropertyValue(`--${variable}`).trim() || "#888888";
   };
   const themed = (value) => {
@@ -34,8 +33,8 @@
     for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key)))
       layout[name] = { ...axis, automargin: true, ...layout[name] };
     // A page of paper is narrower than most screens, and its layout comes after this.
-    if (printing) layout.width = Math.min(place(id).clientWidth, 680);
-    return Plotly.react(id, data, layout, { displayModeBar: false, responsive: true });
+    layout.width = Math.min(place(id).clientWidth, printing ? 680 : Infinity);
+    return Plotly.react(id, data, layout, { displayModeBar: false });
   };
   const drawAll = () => {
     for (const key of document.querySelectorAll("[data-colour]"))
@@ -44,17 +43,28 @@
   };
   drawAll();
   query.addEventListener("change", drawAll);
+  let [width, waiting] = [document.body.clientWidth, 0];
+  window.addEventListener("resize", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      if (printing || width === document.body.clientWidth) return;
+      width = document.body.clientWidth;
+      drawAll();
+    }, 150);
+  });
   for (const fold of document.querySelectorAll("details"))
     fold.addEventListener("toggle", () => { if (fold.open) draw(fold.querySelector(".chart").id); });
   const folded = [];
   window.addEventListener("beforeprint", () => {
     printing = true;
+    document.documentElement.classList.add("paper");
     folded.push(...document.querySelectorAll("details:not([open])"));
     for (const fold of folded) fold.open = true;
     drawAll();
   });
   window.addEventListener("afterprint", () => {
     printing = false;
+    document.documentElement.classList.remove("paper");
     for (const fold of folded.splice(0)) fold.open = false;
     drawAll();
   });
