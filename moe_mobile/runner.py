@@ -115,7 +115,7 @@ class Runner:
             self.name, command = program.name, list(program.command)
         else:
             self.name = os.fspath(program) if program is not None else str(find_runner())
-            command = [self.name]
+            command = [self.name, "--attached"]
         self._next_id = 1
         self._last_words: collections.deque[str] = collections.deque(maxlen=_STDERR_LINES)
         try:

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -76,8 +78,11 @@ class CommandGroup(click.Group):
         extra["standalone_mode"] = False
         if not open_standard_streams():
             sys.exit(report(IoError("is closed", file=STDOUT), as_json=False))
+        ended_by = _signals_interrupt()
         with guarded_stdout():
             code = self._run(arguments, prog_name or "moe-mobile", extra)
+        if ended_by and code == CancelledError.exit_code:
+            code = 128 + ended_by[0]
         sys.exit(_flush(code))
 
     def _run(self, arguments: list[str], prog_name: str, extra: dict[str, Any]) -> int:
@@ -107,6 +112,20 @@ class CommandGroup(click.Group):
             click.echo("error: this is a defect of moe-mobile; please report it", err=True)
             return INTERNAL_EXIT_CODE
         return value if isinstance(value, int) else 0
+
+
+def _signals_interrupt() -> list[int]:
+    """Let SIGTERM and SIGHUP end what runs as Ctrl-C does, on phones too. Gets those that came."""
+    came: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # not where nohup wants it ignored
+            signal.signal(number, interrupt)
+    return came
 
 
 def _require_utf8(arguments: Sequence[str]) -> None:

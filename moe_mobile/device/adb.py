@@ -81,7 +81,7 @@ class AdbDevice(Device):
         mask = "" if cpus is None else f"taskset {sum(1 << cpu for cpu in set(cpus)):x} "
         script = (
             f"cd {shlex.quote(self._runtime_folder)} && TMPDIR=/data/local/tmp exec {mask}"
-            f"./{self._runtime.loader} --library-path $PWD/lib ./moe_runner"
+            f"./{self._runtime.loader} --library-path $PWD/lib ./moe_runner --attached"
         )
         return Runner(
             Launch(self._command(script), f"moe_runner on {self.serial}", self._explain_end)

@@ -107,6 +107,22 @@ def test_a_full_stdout_ends_the_runner_with_an_error() -> None:
     assert result.returncode == errors.IoError.exit_code
 
 
+def test_an_attached_runner_ends_with_its_input(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", 200 << 30)  # a hole that takes minutes to hash
+    request = json.dumps({"command": "digest", "paths": [str(tmp_path / "large")]}) + "\n"
+    command = [str(find_runner()), "--attached"]
+    began = time.monotonic()
+    ended = subprocess.run(command, input=request.encode(), capture_output=True, timeout=60)
+    assert (ended.returncode, time.monotonic() - began < 10) == (130, True)
+    # What it was asked, and has done, is no reason.
+    done = json.dumps({"command": "digest", "paths": []}) + "\n"
+    with Runner() as runner:
+        assert runner.request("digest", paths=[]) == {"files": []}
+    assert subprocess.run(command[:1], input=done.encode(), capture_output=True).returncode == 0
+    assert subprocess.run([find_runner(), "--help"], capture_output=True).returncode == 2
+
+
 @pytest.mark.parametrize("iterations", [0, 1_000_001, 2**32 - 1])
 def test_time_program_measures_a_sane_number_of_times(iterations: int) -> None:
     with Runner() as runner:

@@ -8,13 +8,20 @@
 #include <cstdlib>
 #include <iostream>
 #include <string>
+#include <string_view>
 
+#include "runner/line_reader.h"
 #include "runner/request.h"
 #include "runner/session.h"
 
-int main() {
+int main(int argc, char** argv) {
   using moe_mobile::ErrorCode;
   using nlohmann::json;
+  const bool attached = argc == 2 && std::string_view(argv[1]) == "--attached";
+  if (argc > 1 && !attached) {
+    std::cerr << "usage: moe_runner [--attached]; docs/runner.md describes its requests\n";
+    return moe_mobile::exit_code(ErrorCode::kUsage);
+  }
   // A phone starts the dynamic loader, which would give its name to the process.
   prctl(PR_SET_NAME, "moe_runner");
   std::ios::sync_with_stdio(false);
@@ -24,11 +31,14 @@ int main() {
     // Work nobody can hear of is in vain.
     if (!std::cout) std::_Exit(moe_mobile::exit_code(ErrorCode::kIo));
   });
+  // Whoever started an attached runner is gone when its input ends. A phone would go on computing.
+  moe_mobile::LineReader input(std::cin, [attached](bool busy) {
+    if (attached && busy) std::_Exit(moe_mobile::exit_code(ErrorCode::kCancelled));
+  });
   int exit_code = 0;
-  std::string line;
-  while (std::getline(std::cin, line)) {
-    if (line.empty()) continue;
-    const json request = json::parse(line, nullptr, /*allow_exceptions=*/false);
+  while (const std::optional<std::string> line = input.next()) {
+    if (line->empty()) continue;
+    const json request = json::parse(*line, nullptr, /*allow_exceptions=*/false);
     const int code = session.handle(request);
     if (exit_code == 0) exit_code = code;
   }

@@ -1,0 +1,38 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#include "runner/line_reader.h"
+
+#include <utility>
+
+namespace moe_mobile {
+
+LineReader::LineReader(std::istream& stream, std::function<void(bool busy)> ended)
+    : thread_([this, &stream, ended = std::move(ended)] { read(stream, ended); }) {}
+
+LineReader::~LineReader() { thread_.join(); }
+
+std::optional<std::string> LineReader::next() {
+  std::unique_lock lock(mutex_);
+  busy_ = false;
+  changed_.wait(lock, [this] { return ended_ || !lines_.empty(); });
+  if (lines_.empty()) return std::nullopt;
+  std::string line = std::move(lines_.front());
+  lines_.pop_front();
+  busy_ = true;
+  return line;
+}
+
+void LineReader::read(std::istream& stream, const std::function<void(bool busy)>& ended) {
+  for (std::string line; std::getline(stream, line);) {
+    const std::lock_guard lock(mutex_);
+    lines_.push_back(std::move(line));
+    changed_.notify_one();
+  }
+  const std::lock_guard lock(mutex_);
+  ended(busy_ || !lines_.empty());
+  ended_ = true;
+  changed_.notify_one();
+}
+
+}  // namespace moe_mobile

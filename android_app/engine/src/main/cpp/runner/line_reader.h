@@ -1,0 +1,42 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <istream>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+
+namespace moe_mobile {
+
+// Lines of a stream, read by a thread of its own, so that the end of the stream is noticed while
+// the last line is being worked on.
+class LineReader {
+ public:
+  // `ended` is called on that thread at the end of the stream, with whether a line that next() gave
+  // is still being worked on or waits for it.
+  LineReader(std::istream& stream, std::function<void(bool busy)> ended);
+  ~LineReader();
+  LineReader(const LineReader&) = delete;
+  LineReader& operator=(const LineReader&) = delete;
+
+  // The next line, once the one before is done with; none at the end.
+  std::optional<std::string> next();
+
+ private:
+  void read(std::istream& stream, const std::function<void(bool busy)>& ended);
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::string> lines_;
+  bool busy_ = false;
+  bool ended_ = false;
+  std::thread thread_;
+};
+
+}  // namespace moe_mobile

@@ -1,0 +1,57 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""However a command is ended, nothing of it goes on: neither on the phone nor here."""
+
+from __future__ import annotations
+
+import pathlib
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+from moe_mobile.device.select import open_device
+from moe_mobile.virtual_phone import VirtualPhone
+from tests.cli.program import COMMAND, ok
+from tests.phones import StartPhone
+
+# A job in the background (CI may be one) ignores SIGINT, and its children inherit that.
+DEFAULTS = ("env", "--default-signal=INT,HUP")
+
+
+def engines(phone: VirtualPhone) -> list[str]:
+    """Command lines of engines on a phone."""
+    script = "grep -lx moe_runner /proc/[0-9]*/comm"
+    return open_device(phone.serial).shell(script).stdout.split()
+
+
+def clients(phone: VirtualPhone) -> list[str]:
+    """adb clients here that speak to a phone."""
+    found = subprocess.run(["pgrep", "-af", f"-- -s {phone.serial} shell"], capture_output=True)
+    return [line for line in found.stdout.decode().splitlines() if "pgrep" not in line]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_bench_takes_its_engine_along(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
+    one = phone()
+    ok("prepare", tiny_bundle, "--device", one.serial)
+    # One request that takes minutes, and says nothing meanwhile.
+    command = [*DEFAULTS, *COMMAND, "bench", str(tiny_bundle), "--device", one.serial]
+    command += ["-p", "0", "-n", "60", "-r", "100000", "--cool-to", "off"]
+    command += ["--residency", "programs", "--cache", "25%", "--allow-below-cycle"]
+    pipe = subprocess.PIPE
+    for number, exit_code in (("INT", 130), ("TERM", 143), ("HUP", 129), ("KILL", -9)):
+        with subprocess.Popen(command, stdout=pipe, stderr=pipe) as process:
+            wait_until(lambda: bool(engines(one)))
+            time.sleep(0.5)
+            process.send_signal(signal.Signals[f"SIG{number}"])
+            _, stderr = process.communicate(timeout=30)
+        assert process.returncode == exit_code
+        assert b"Traceback" not in stderr
+        wait_until(lambda: not engines(one) and not clients(one))
