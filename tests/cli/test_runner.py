@@ -123,6 +123,12 @@ def test_an_attached_runner_ends_with_its_input(tmp_path: pathlib.Path) -> None:
     assert subprocess.run([find_runner(), "--help"], capture_output=True).returncode == 2
 
 
+def test_answers_stay_whole_and_in_turn() -> None:
+    with Runner() as runner:
+        for _ in range(1000):
+            assert runner.request("digest", paths=[]) == {"files": []}
+
+
 @pytest.mark.parametrize("iterations", [0, 1_000_001, 2**32 - 1])
 def test_time_program_measures_a_sane_number_of_times(iterations: int) -> None:
     with Runner() as runner:

@@ -25,6 +25,8 @@ int main(int argc, char** argv) {
   // A phone starts the dynamic loader, which would give its name to the process.
   prctl(PR_SET_NAME, "moe_runner");
   std::ios::sync_with_stdio(false);
+  // Reading would flush cout, on the reader's thread and in the middle of an event.
+  std::cin.tie(nullptr);
   moe_mobile::Session session([](const json& event) {
     // Causes quote file names, which need not be UTF-8.
     std::cout << event.dump(-1, ' ', false, json::error_handler_t::replace) << '\n' << std::flush;
