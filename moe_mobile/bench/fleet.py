@@ -59,8 +59,6 @@ class Fleet:
         self._file, self._show, self._note = file, show, note
         self._done = {} if file is None else dict(file.rows)
         self._lock = threading.Lock()
-        self._targets: list[Target] = []
-        self._stopped = False
 
     def run(self, device: Device, progress: BenchProgress) -> None:
         """The plan on one device."""
@@ -72,10 +70,6 @@ class Fleet:
             packed_dir=plan.packed_dir,
             progress=progress,
         )
-        with self._lock:
-            self._targets.append(target)
-            if self._stopped:
-                target.abort()
         protocol = dataclasses.replace(plan.protocol, gate=self._gate(device, target))
         if target.affinity.policy != "all":
             cores = ", ".join(map(str, target.affinity.cpus))
@@ -108,10 +102,8 @@ class Fleet:
                 while concurrent.futures.wait(running, _POLL_S).not_done:
                     pass
             except BaseException:
-                with self._lock:
-                    self._stopped = True
-                    for target in self._targets:
-                        target.abort()
+                for device in devices:
+                    device.abort()
                 raise
         errors = [future.exception() for future in running]
         for error in errors:

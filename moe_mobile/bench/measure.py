@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -30,8 +29,6 @@ from moe_mobile.bench.sampler import Sampler
 from moe_mobile.bench.store import TurnFile
 from moe_mobile.device.interface import Device, DeviceFacts
 from moe_mobile.device.state import read_state
-from moe_mobile.errors import CancelledError
-from moe_mobile.runner import Runner
 
 __all__ = ["BenchProgress", "Target", "measure", "open_target", "run_test"]
 
@@ -56,16 +53,13 @@ def _silent(stage: str, done: int, total: int, detail: str = "") -> None:
 
 @dataclasses.dataclass
 class Target:
-    """A device with the bundle on it, ready to be measured. :meth:`abort` may come from another
-    thread."""
+    """A device with the bundle on it, ready to be measured."""
 
     device: Device
     facts: DeviceFacts
     folder: str
     bundle: BundleFacts
     affinity: Affinity
-    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
-    runner: Runner | None = None
 
     def resolve(self, row: Row) -> Row:
         """A row with what it leaves to the benchmark: the context its test needs, as llama-bench
@@ -95,12 +89,6 @@ class Target:
                 "version": moe_mobile.__version__,
             }
         )
-
-    def abort(self) -> None:
-        """End what is being measured; :func:`measure` raises CancelledError soon."""
-        self.stop.set()
-        if self.runner is not None:
-            self.runner.kill()
 
 
 def open_target(
@@ -135,7 +123,7 @@ def measure(
     ``turns`` has repetitions of an interleaved grid that was interrupted, and gets the new ones.
 
     Raises the engine's errors, KilledError where the system ended the engine, DeviceError where
-    the device is lost.
+    the device is lost, CancelledError soon after Device.abort().
     """
     rows = [target.resolve(row) for row in rows]
     done = _Counter(len(rows) * protocol.repetitions, progress)
@@ -229,9 +217,8 @@ class _Opened:
         self._counter = counter
 
     def __enter__(self) -> Self:
-        self._check_stop()
         runner = self._target.device.runner(cpus=self._target.affinity.pinned)
-        self._runner = self._target.runner = runner
+        self._runner = runner
         try:
             self._load_start_ms = _now_ms()
             self._info = runner.request(
@@ -246,7 +233,6 @@ class _Opened:
                 self._bench(self._protocol.seed + self._protocol.repetitions)
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
-            self._check_stop()
             raise
         return self
 
@@ -256,10 +242,9 @@ class _Opened:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._target.runner = None
         self._runner.__exit__(kind, error, traceback)
         if kind is not None:
-            self._check_stop()
+            self._target.device.check_aborted()
 
     def repeat(self, number: int) -> _Repetition:
         """Repetition `number`, from 0: wait until it is cool, run, and record what was around."""
@@ -268,7 +253,7 @@ class _Opened:
         def waiting(what: str, waited: float, most: float) -> None:
             self._counter.progress("cool", round(waited), round(most), what)
 
-        wait = pass_gate(target.device, self._protocol.gate, waiting, target.stop)
+        wait = pass_gate(target.device, self._protocol.gate, waiting, target.device.aborted)
         sampler = Sampler(target.device, int(self._info["pid"]), wait.state.zones)
         started = datetime.datetime.now(datetime.UTC)
         began = time.monotonic()
@@ -316,10 +301,6 @@ class _Opened:
         )["samples"]
         assert isinstance(sample, dict)
         return sample
-
-    def _check_stop(self) -> None:
-        if self._target.stop.is_set():
-            raise CancelledError("stopped by the user") from None
 
 
 def _result(

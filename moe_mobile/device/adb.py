@@ -44,9 +44,9 @@ class AdbDevice(Device):
     """
 
     def __init__(self, server: AdbServer, serial: str) -> None:
-        self.serial = serial
+        super().__init__(serial)
         self._server = server
-        self._deployer = Deployer(server, serial, self.shell)
+        self._deployer = Deployer(server, serial, self.shell, self.aborted)
         self._runtime: Runtime | None = None
         self._runtime_folder = ""
 
@@ -74,7 +74,7 @@ class AdbDevice(Device):
         pipe = subprocess.PIPE
         return subprocess.Popen(self._command(script), stdin=pipe, stdout=pipe, stderr=pipe)
 
-    def runner(self, *, cpus: Sequence[int] | None = None) -> Runner:
+    def _start_runner(self, cpus: Sequence[int] | None) -> Runner:
         if not self._runtime_folder:
             self.place_runtime(self._deployer.inventory())
         assert self._runtime is not None

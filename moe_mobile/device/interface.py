@@ -8,9 +8,12 @@ import abc
 import dataclasses
 import pathlib
 import subprocess
+import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
+from moe_mobile.errors import CancelledError
 from moe_mobile.runner import Progress, Runner
 
 __all__ = ["Cluster", "Device", "DeviceFacts", "ShellResult"]
@@ -74,9 +77,43 @@ class Device(abc.ABC):
     """A place where the engine runs: this machine, or a phone behind adb.
 
     All methods raise DeviceError where the device is lost or unusable.
+
+    Attributes:
+        serial: names it to people and to adb.
+        aborted: set once :meth:`abort` was called.
     """
 
-    serial: str
+    def __init__(self, serial: str) -> None:
+        self.serial = serial
+        self.aborted = threading.Event()
+        self._runners: weakref.WeakSet[Runner] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def runner(self, *, cpus: Sequence[int] | None = None) -> Runner:
+        """A new ``moe_runner`` process, kept to these cores; sends the program where it lacks.
+
+        Raises UnsupportedError where there is no engine for the device's ABI, CancelledError after
+        :meth:`abort`.
+        """
+        runner = self._start_runner(cpus)
+        with self._lock:
+            self._runners.add(runner)
+        if self.aborted.is_set():
+            runner.kill()
+        self.check_aborted()
+        return runner
+
+    def abort(self) -> None:
+        """End what is being done with the device, from another thread: that raises some error."""
+        self.aborted.set()
+        with self._lock:
+            for runner in self._runners:
+                runner.kill()
+
+    def check_aborted(self) -> None:
+        """Raise CancelledError after :meth:`abort`."""
+        if self.aborted.is_set():
+            raise CancelledError("stopped by the user") from None
 
     @abc.abstractmethod
     def facts(self) -> DeviceFacts:
@@ -91,11 +128,8 @@ class Device(abc.ABC):
         """Start a script, with pipes for its streams. Killing the process ends it there too."""
 
     @abc.abstractmethod
-    def runner(self, *, cpus: Sequence[int] | None = None) -> Runner:
-        """A new ``moe_runner`` process, kept to these cores; sends the program where it lacks.
-
-        Raises UnsupportedError where there is no engine for the device's ABI.
-        """
+    def _start_runner(self, cpus: Sequence[int] | None) -> Runner:
+        """See :meth:`runner`."""
 
     @abc.abstractmethod
     def place(self, bundle: pathlib.Path, progress: Progress | None = None) -> str:

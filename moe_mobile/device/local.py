@@ -20,7 +20,8 @@ __all__ = ["LocalDevice"]
 class LocalDevice(Device):
     """Runs the engine here; bundles are used where they lie."""
 
-    serial = "local"
+    def __init__(self) -> None:
+        super().__init__("local")
 
     def facts(self) -> DeviceFacts:
         text = self.shell(facts_script(os.getcwd())).stdout
@@ -45,7 +46,7 @@ class LocalDevice(Device):
         pipe = subprocess.PIPE
         return subprocess.Popen(["/bin/sh", "-c", script], stdin=pipe, stdout=pipe, stderr=pipe)
 
-    def runner(self, *, cpus: Sequence[int] | None = None) -> Runner:
+    def _start_runner(self, cpus: Sequence[int] | None) -> Runner:
         runner = Runner()
         if cpus is not None:
             try:

@@ -53,6 +53,12 @@ class ShellStream:
         """End the command's standard input."""
         self._send([memoryview(_HEADER.pack(_CLOSE_STDIN, 0))])
 
+    def read_line(self) -> str:
+        """The first line of what the command writes, without its end; "" where it ends before."""
+        while b"\n" not in self.stdout and self.exit_code is None:
+            self._read_frame()
+        return self.stdout.partition(b"\n")[0].decode(errors="replace")
+
     def wait(self) -> int:
         """Read what the command writes until it ends; its exit code, 128 + n for signal n."""
         while self.exit_code is None:

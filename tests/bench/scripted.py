@@ -67,6 +67,7 @@ class Scripted(LocalDevice):
     """This machine with a runner that answers SAMPLES by their seed, and writes down questions."""
 
     def __init__(self, folder: pathlib.Path) -> None:
+        super().__init__()
         self.program = folder / "moe_runner"
         self.program.write_text(
             f"""#!{sys.executable}
@@ -93,7 +94,7 @@ for line in sys.stdin:
         )
         self.program.chmod(0o755)
 
-    def runner(self, *, cpus: Sequence[int] | None = None) -> Runner:
+    def _start_runner(self, cpus: Sequence[int] | None) -> Runner:
         return Runner(self.program)
 
 

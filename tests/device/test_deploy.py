@@ -9,6 +9,7 @@ import pathlib
 import random
 import shutil
 import subprocess
+import threading
 import time
 
 import pytest
@@ -18,7 +19,7 @@ from moe_mobile.device.deploy.deploy import Deployed
 from moe_mobile.device.deploy.inventory import ROOT
 from moe_mobile.device.deploy.package import Package, Wanted
 from moe_mobile.device.select import open_device
-from moe_mobile.errors import DiskFullError
+from moe_mobile.errors import CancelledError, DiskFullError
 from moe_mobile.virtual_phone import VirtualPhone
 from tests.cli.program import COMMAND, failed, ok, ok_json
 from tests.phones import StartPhone
@@ -127,6 +128,35 @@ def test_no_number_of_files_is_too_large(phone: StartPhone, tmp_path: pathlib.Pa
     assert deploy().files_sent == len(names)
     assert deploy().was_complete
     assert sh(one, f"cd {ROOT}/bundles/many/{folder} && ls").split() == names
+
+
+def test_one_command_at_a_time_deploys(
+    phone: StartPhone, tiny_bundle: pathlib.Path, large_bundle: pathlib.Path
+) -> None:
+    one = phone()
+    command = [*COMMAND, "deploy", str(tiny_bundle)]
+    pipe = subprocess.PIPE
+    both = [subprocess.Popen(command, stdout=pipe, stderr=pipe) for _ in range(2)]
+    told = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    ok("verify", tiny_bundle, "--device", "any")
+
+    # One that takes long is not waited for.
+    with device_of(one)._deployer._locked():
+        assert "another command" in failed(6, "deploy", large_bundle)["cause"]
+        assert ok_json("deploy", tiny_bundle)["deployments"][0]["was_complete"]
+
+
+def test_an_abort_ends_a_deployment(phone: StartPhone, large_bundle: pathlib.Path) -> None:
+    device = device_of(phone(flash_mbps=2))
+    timer = threading.Timer(2, device.abort)
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(CancelledError):
+        device.deploy(large_bundle)
+    assert time.monotonic() - began < 20  # of the minute that it takes
+    with pytest.raises(CancelledError):
+        device.runner()
 
 
 def _kill_while_sending(phone: VirtualPhone, bundle: pathlib.Path, after: int) -> None:

@@ -28,7 +28,15 @@ from moe_mobile.device.deploy.package import Package, Wanted
 from moe_mobile.device.deploy.plan import Copy, Plan, Send, make_plan
 from moe_mobile.device.deploy.transfer import device_error, send_files
 from moe_mobile.device.interface import ShellResult
-from moe_mobile.errors import BundleCorruptError, DeviceError, DiskFullError
+from moe_mobile.device.shell_stream import ShellStream
+from moe_mobile.errors import (
+    BundleCorruptError,
+    CancelledError,
+    DeviceError,
+    DiskFullError,
+    IoError,
+    MoeMobileError,
+)
 from moe_mobile.runner import Progress
 
 __all__ = ["Deployed", "Deployer", "Digest"]
@@ -36,9 +44,17 @@ __all__ = ["Deployed", "Deployer", "Digest"]
 Digest = Callable[[str], str]
 """SHA-256 of a file on the device, given its absolute path; it makes the file durable too."""
 
+_STALL_SECONDS = 60.0
 _BACK_SECONDS = 20.0
 _FRUITLESS = 3
 _MIB = 1 << 20
+_BUSY = 75
+# Held by `cat`, which ends with our end of the connection. Short deployments are waited for.
+_LOCK = f"""
+mkdir -p {ROOT} && cd {ROOT} && exec 9>>.lock || exit
+i=0; until flock -n 9; do i=$((i+1)); [ $i -le 40 ] || exit {_BUSY}; sleep 0.5; done
+echo held; exec cat >/dev/null
+"""
 
 
 @dataclasses.dataclass
@@ -55,12 +71,23 @@ class Deployed:
 
 
 class Deployer:
-    """Deploys to one device. All methods raise DeviceError, DiskFullError, ReadOnlyError."""
+    """Deploys to one device, until ``aborted`` is set.
 
-    def __init__(self, server: AdbServer, serial: str, shell: Callable[[str], ShellResult]) -> None:
+    All methods raise DeviceError, DiskFullError, ReadOnlyError, and IoError where another command
+    deploys to it too.
+    """
+
+    def __init__(
+        self,
+        server: AdbServer,
+        serial: str,
+        shell: Callable[[str], ShellResult],
+        aborted: threading.Event,
+    ) -> None:
         self._server = server
         self._serial = serial
         self._shell = shell
+        self._aborted = aborted
 
     def inventory(self) -> Inventory:
         """What is there, in one round trip."""
@@ -69,7 +96,9 @@ class Deployer:
     def remove(self, folders: Iterable[str]) -> None:
         """Delete folders below the root and what vouches for them."""
         names = [name for folder in folders for name in (f"{folder}.sums", folder)]
-        if names:
+        if not names:
+            return
+        with self._locked():
             self._run(f"cd {ROOT} && rm -rf {' '.join(map(shlex.quote, names))}", ROOT)
 
     def deploy(
@@ -93,36 +122,79 @@ class Deployer:
             progress: stage "deploy", in MiB.
         """
         report = Deployed(path=f"{ROOT}/{package.folder}", bytes=package.bytes)
+        if make_plan(package, there).complete:
+            report.was_complete = True
+            return report
         began = time.monotonic()
-        damaged: set[str] = set()
         fruitless = 0
         while True:
-            plan = make_plan(package, there, damaged)
-            if plan.complete:
-                report.was_complete = report.bytes_sent + report.bytes_copied == 0
-                break
-            self._require_space(plan, there, reserve)
             before = report.bytes_sent
-            attempt = _Attempt(self, package, plan, there.can_link, digest, report, progress)
             try:
-                found = attempt.run()
-                if not found:
-                    self._finish(package, plan)
-                    break
-                if found & damaged:
-                    raise BundleCorruptError(
-                        "the device has other bytes than were sent, twice",
-                        file=f"{ROOT}/{min(found & damaged)} on {self._serial}",
-                        remedy="Its flash or the cable may be failing; try another port",
-                    )
-                damaged |= found
-            except DeviceError:
+                with self._locked():
+                    self._complete(package, digest, report, reserve, progress)
+                break
+            except MoeMobileError as error:
+                if self._aborted.is_set():
+                    raise CancelledError("stopped by the user") from None
+                if not isinstance(error, DeviceError):
+                    raise
                 fruitless = fruitless + 1 if report.bytes_sent == before else 0
                 if fruitless >= _FRUITLESS or not self._server.wait(self._serial, _BACK_SECONDS):
                     raise
-            there = self.inventory()
+        report.was_complete = report.bytes_sent + report.bytes_copied == 0
         report.seconds = time.monotonic() - began
         return report
+
+    def _complete(
+        self,
+        package: Package,
+        digest: Digest,
+        report: Deployed,
+        reserve: int,
+        progress: Progress | None,
+    ) -> None:
+        """Once the device is ours: what is missing there by now, until nothing is."""
+        damaged: set[str] = set()
+        while True:
+            there = self.inventory()
+            plan = make_plan(package, there, damaged)
+            if plan.complete:
+                return
+            self._require_space(plan, there, reserve)
+            found = _Attempt(self, package, plan, there.can_link, digest, report, progress).run()
+            if not found:
+                self._finish(package, plan)
+                return
+            if found & damaged:
+                raise BundleCorruptError(
+                    "the device has other bytes than were sent, twice",
+                    file=f"{ROOT}/{min(found & damaged)} on {self._serial}",
+                    remedy="Its flash or the cable may be failing; try another port",
+                )
+            damaged |= found
+
+    def _locked(self) -> ShellStream:
+        """To be used in `with`: meanwhile no other command deploys to the device.
+
+        It is free again once the connection ends, however that comes.
+        """
+        lock = f"{ROOT}/.lock"
+        stream = self._server.shell(self._serial, _LOCK, timeout=_STALL_SECONDS)
+        try:
+            if stream.read_line():
+                return stream
+            code = stream.wait()
+        except OSError:
+            stream.close()
+            raise DeviceError("the connection broke", setting=self._serial) from None
+        stream.close()
+        if code == _BUSY:
+            raise IoError(
+                "another command is deploying to this device",
+                file=f"{lock} on {self._serial}",
+                remedy="Wait for it to end, then run this again",
+            )
+        raise device_error(self._serial, lock, stream.stderr.decode(errors="replace"), code)
 
     def _require_space(self, plan: Plan, there: Inventory, reserve: int) -> None:
         needed = plan.bytes_to_write(there.can_link)
@@ -224,6 +296,7 @@ class _Attempt:
                 plan.sends,
                 sent=self._sent,
                 arrived=arrived,
+                aborted=self._deployer._aborted,
             )
         wrong: set[str] = set()
         for future in hashes:

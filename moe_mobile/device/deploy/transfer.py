@@ -18,7 +18,14 @@ from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.inventory import ROOT
 from moe_mobile.device.deploy.plan import Send
 from moe_mobile.device.shell_stream import MAX_FRAME
-from moe_mobile.errors import DeviceError, DiskFullError, IoError, ReadOnlyError, read_error
+from moe_mobile.errors import (
+    CancelledError,
+    DeviceError,
+    DiskFullError,
+    IoError,
+    ReadOnlyError,
+    read_error,
+)
 
 __all__ = ["LANES", "device_error", "send_files"]
 
@@ -35,21 +42,27 @@ def send_files(
     *,
     sent: Callable[[int], None],
     arrived: Callable[[Send], None],
+    aborted: threading.Event,
 ) -> None:
     """Send files into a folder below the root; the folders they need must exist.
 
     ``sent`` is called with numbers of bytes, ``arrived`` with each file that the device has taken
-    in, both from several threads. The first error ends all streams.
+    in, both from several threads. The first error ends all streams, and so does ``aborted``.
 
-    Raises DeviceError, DiskFullError, ReadOnlyError, IoError.
+    Raises DeviceError, DiskFullError, ReadOnlyError, IoError, CancelledError.
     """
     stop = threading.Event()
+
+    def count(size: int) -> None:
+        if aborted.is_set():
+            raise CancelledError("stopped by the user")
+        sent(size)
 
     def lane(send: Send) -> None:
         if stop.is_set():
             return
         try:
-            _send_file(server, serial, folder, send, sent, stop)
+            _send_file(server, serial, folder, send, count, stop)
         except BaseException:
             stop.set()
             raise
