@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Any
 
 import click
@@ -13,9 +14,6 @@ from moe_mobile.cli.options import echo_json, examples, json_option
 from moe_mobile.cli.text import size, table
 from moe_mobile.errors import UsageError
 
-_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_UNITS |= {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
 
 class _Size(click.ParamType[int]):
     """A number of bytes: 512MiB, 2GiB, 1000000."""
@@ -23,10 +21,12 @@ class _Size(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(value))
-        if match is None or match[2] not in _UNITS:
+        from moe_mobile.virtual_phone.settings import BYTE_UNITS
+
+        match = re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)", str(value))
+        if match is None or match[2] not in BYTE_UNITS:
             self.fail(f"{value!r} is no size such as 512MiB or 2GiB", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2]])
+        return int(Fraction(match[1]) * BYTE_UNITS[match[2]])
 
 
 _SIZE = _Size()

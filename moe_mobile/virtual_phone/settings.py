@@ -8,12 +8,21 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from moe_mobile.errors import UsageError
 
-__all__ = ["ABIS", "LIMITERS", "SHELL_ID", "Misbehaviour", "PhoneSettings", "host_abi"]
+__all__ = [
+    "ABIS",
+    "BYTE_UNITS",
+    "LIMITERS",
+    "SHELL_ID",
+    "Misbehaviour",
+    "PhoneSettings",
+    "host_abi",
+]
 
 SHELL_ID = 2000
 """User and group of everything that adb does on a phone (Android's AID_SHELL)."""
@@ -23,6 +32,20 @@ ABIS = {"x86_64": "x86_64", "arm64-v8a": "aarch64"}
 
 LIMITERS = ("cgroup2", "cgroup1", "systemd", "watchdog")
 """Ways to limit memory, in the order they are tried."""
+
+BYTE_UNITS = {
+    "": 1,
+    "B": 1,
+    "kB": 10**3,
+    "KiB": 1 << 10,
+    "MB": 10**6,
+    "MiB": 1 << 20,
+    "GB": 10**9,
+    "GiB": 1 << 30,
+    "TB": 10**12,
+    "TiB": 1 << 40,
+}
+"""Units that people may write sizes in."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _SMALLEST_RAM = 16 << 20
@@ -74,8 +97,8 @@ class Misbehaviour:
     kill: str | None = None
 
     def __post_init__(self) -> None:
-        _within("drop_after_received", self.drop_after_received, 0, 1 << 62)
-        _within("drop_after_sent", self.drop_after_sent, 0, 1 << 62)
+        _within("drop_after_received", self.drop_after_received, 0, 1 << 62, _bytes)
+        _within("drop_after_sent", self.drop_after_sent, 0, 1 << 62, _bytes)
         _within("reboot", self.reboot, 0, 3600)
         _within("thermal_status", self.thermal_status, 0, max(_THERMAL_STATUSES))
         _within("battery_level", self.battery_level, 0, 100)
@@ -126,9 +149,9 @@ class PhoneSettings:
                 setting="limiter",
                 remedy=f"Use one of {', '.join(LIMITERS)}",
             )
-        _within("ram", self.ram, _SMALLEST_RAM, 1 << 50)
+        _within("ram", self.ram, _SMALLEST_RAM, 1 << 50, _bytes)
         _within("flash_mbps", self.flash_mbps, 1, 1_000_000)
-        _within("flash_size", self.flash_size, _SMALLEST_FLASH, 1 << 46)
+        _within("flash_size", self.flash_size, _SMALLEST_FLASH, 1 << 46, _bytes)
 
     def to_json(self) -> str:
         """Text that `from_json` reads."""
@@ -142,8 +165,24 @@ class PhoneSettings:
         return cls(**members)
 
 
-def _within(setting: str, value: float | None, least: float, most: float) -> None:
+def _bytes(value: float) -> str:
+    """A size in the largest binary unit that needs no fraction."""
+    names = ("B", "KiB", "MiB", "GiB", "TiB")
+    whole = [name for name in names if value >= BYTE_UNITS[name] and value % BYTE_UNITS[name] == 0]
+    name = whole[-1] if whole else "B"
+    return f"{int(value) // BYTE_UNITS[name]}{name}"
+
+
+def _within(
+    setting: str,
+    value: float | None,
+    least: int,
+    most: int,
+    text: Callable[[float], str] = str,
+) -> None:
     if value is not None and not least <= value <= most:
         raise UsageError(
-            f"{value} is out of range", setting=setting, remedy=f"Use {least:g} to {most:g}"
+            f"{text(value)} is out of range",
+            setting=setting,
+            remedy=f"Use {text(least)} to {text(most)}",
         )

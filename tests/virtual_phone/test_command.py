@@ -83,11 +83,22 @@ def test_a_phones_life(adb_server: int) -> None:
         ["misbehave", "nobody"],
         ["misbehave", "nobody", "--thermal-status", "7"],
         ["start", "--ram", "1KiB"],
+        ["start", "--ram", "99999999999999999999TiB"],
     ],
 )
 def test_nonsense_is_a_usage_error(adb_server: int, arguments: list[str]) -> None:
     result = CliRunner().invoke(command, arguments)
     assert isinstance(result.exception, UsageError)
+
+
+def test_sizes_are_read_and_written_alike(adb_server: int) -> None:
+    result = CliRunner().invoke(command, ["start", "--ram", "1.5KiB"])
+    assert isinstance(result.exception, UsageError)
+    assert result.exception.cause == "1536B is out of range"
+    assert result.exception.remedy == "Use 16MiB to 1024TiB"
+    result = CliRunner().invoke(command, ["start", "--ram", "9" * 400 + "TiB"])
+    assert result.exit_code == 2
+    assert "is no size such as" in result.output
 
 
 def test_what_is_missing_is_said(adb_server: int, monkeypatch: pytest.MonkeyPatch) -> None:
