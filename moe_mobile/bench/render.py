@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from moe_mobile.bench.driver import Row, Settings
 from moe_mobile.bench.observer import observer_lines
 from moe_mobile.bench.results import BenchResult
+from moe_mobile.errors import MoeMobileError
 
 __all__ = ["FORMATS", "Renderer", "make_renderer"]
 
@@ -34,8 +35,9 @@ class Renderer:
         """Called with each result."""
         raise NotImplementedError
 
-    def end(self) -> None:
-        """Called once after the last row, also where the run was cut short by an error."""
+    def end(self, error: MoeMobileError | None = None) -> None:
+        """Called once after the last row, also where the run was cut short by an error; given one,
+        JSON tells it after the rows."""
         self.out.flush()
 
 
@@ -57,7 +59,7 @@ class Observer(Renderer):
 
 
 class Json(Renderer):
-    """One JSON array."""
+    """One JSON array; an error that is told is its last element."""
 
     def begin(self, rows: Sequence[Row], *, phones: int = 0) -> None:
         self._separator = "[\n"
@@ -67,7 +69,10 @@ class Json(Renderer):
         self.out.flush()
         self._separator = ",\n"
 
-    def end(self) -> None:
+    def end(self, error: MoeMobileError | None = None) -> None:
+        if error is not None:
+            self.out.write(self._separator + json.dumps({"error": error.as_dict()}))
+            self._separator = ",\n"
         self.out.write("[]\n" if self._separator == "[\n" else "\n]\n")
         self.out.flush()
 
@@ -161,7 +166,7 @@ class Markdown(Renderer):
             what = f"{where}cache {_cache(result)}, {result.test.name}"
             self._notes.append(f"{what}: {'; '.join(notes)}")
 
-    def end(self) -> None:
+    def end(self, error: MoeMobileError | None = None) -> None:
         last: BenchResult | None = getattr(self, "_last", None)
         if last is not None:
             reading = "O_DIRECT" if last.direct_io else "buffered reads"

@@ -187,7 +187,7 @@ def command(
     resume: bool,
     plot: pathlib.Path | None,
     **common: Any,
-) -> None:
+) -> int:
     """Measure a bundle as llama-bench measures a model, and how its experts stream.
 
     All tokens are random, as llama-bench has them. Values separated by commas multiply into a
@@ -233,13 +233,25 @@ def command(
     )
     renderer = make_renderer("json" if as_json else output or "md", sys.stdout, tokens=tokens)
     results: list[BenchResult] = []
+    renderer.begin(rows, phones=sum(place.serial != "local" for place in places))
     try:
         _measure(plan, places, renderer, file, results)
+        if plot is not None:
+            plot_results(results, plot)
+    except MoeMobileError as error:
+        # With --json all of stdout is one document: once an array was begun, an error goes into it.
+        if as_json and results:
+            renderer.end(error)
+            click.echo(format_error(error), err=True)
+            return error.exit_code
+        if not as_json:
+            renderer.end()
+        raise
     finally:
         if file is not None:
             file.close()
-    if plot is not None:
-        plot_results(results, plot)
+    renderer.end()
+    return 0
 
 
 def _measure(
@@ -254,7 +266,6 @@ def _measure(
         renderer.row(result)
 
     fleet = Fleet(plan, file=file, show=show, note=lambda text: click.echo(text, err=True))
-    renderer.begin(plan.rows, phones=sum(device.serial != "local" for device in devices))
     try:
         if len(devices) == 1:
             with ProgressBar() as progress:
@@ -267,10 +278,10 @@ def _measure(
             click.echo(format_error(error), err=True)
         if errors:
             raise errors[0]
+    except KeyboardInterrupt:
+        raise CancelledError("stopped by the user") from None
     except MoeMobileError as error:
         raise _continuable(error, file) from error
-    finally:
-        renderer.end()
 
 
 def _continuable(error: MoeMobileError, file: ResultFile | None) -> MoeMobileError:

@@ -76,9 +76,8 @@ def test_wrong_values(model: pathlib.Path, arguments: list[str], cause: str) -> 
 
 
 def test_a_core_that_is_not_there(model: pathlib.Path) -> None:
-    result = run_cli("bench", model, "-p", 0, "-n", 2, "--affinity", "4000")
-    assert result.returncode == 2
-    assert "error: local has no core 4000" in result.stderr
+    error = failed(2, "bench", model, "-p", 0, "-n", 2, "--affinity", "4000")
+    assert "local has no core 4000" in error["cause"]
 
 
 def test_the_engine_is_kept_to_its_cores(model: pathlib.Path) -> None:
@@ -140,7 +139,9 @@ def test_on_phones(phone: StartPhone, model: pathlib.Path, tmp_path: pathlib.Pat
     assert "Traceback" not in stderr
     assert "--resume measures what is missing" in stderr
     assert {row["device"]["serial"] for row in _rows(tmp_path / "lost.jsonl")} == {cool.serial}
-    assert '"code": "device"' in stdout
+    *printed, last = json.loads(stdout)
+    assert [row["n_gen"] for row in printed] == [8, 9]
+    assert last["error"]["code"] == "device"
 
 
 def _wait_for_rows(path: pathlib.Path, count: int) -> None:
@@ -153,12 +154,18 @@ def _wait_for_rows(path: pathlib.Path, count: int) -> None:
 def test_ctrl_c_keeps_what_is_measured(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     out = tmp_path / "rows.jsonl"
     command = ["env", "--default-signal=INT", *COMMAND, "bench", str(model), "--out", str(out)]
-    command += ["-p", "0", "-n", "2,64", "-r", "3", "--cache", "60%,70%,80%,90%,100%"]
+    command += ["-p", "0", "-n", "2,64", "-r", "3", "--cache", "60%,70%,80%,90%,100%", "--json"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        _wait_for_rows(out, 1)
+        _wait_for_rows(out, 2)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"stopped by the user" in stderr
     assert b"Traceback" not in stderr
-    assert 1 <= len(_rows(out)) < 10
+    kept = [row["run_key"] for row in _rows(out)]
+    assert 2 <= len(kept) < 10
+    *rows, last = json.loads(stdout)
+    # A row is kept, then printed.
+    assert kept[: len(rows)] == [row["run_key"] for row in rows]
+    assert len(rows) >= len(kept) - 1
+    assert last["error"]["code"] == "cancelled"
