@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle that takes a while to send."""
+"""Bundles that take a while to send, and that take much memory."""
 
 from __future__ import annotations
 
@@ -46,3 +46,22 @@ def large_bundle(
 ) -> pathlib.Path:
     """120 MiB more."""
     return with_extra_files(tiny_bundle, tmp_path_factory.mktemp("large") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def wide_bundle(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> pathlib.Path:
+    """48 MiB of experts, 16 in one layer, beside which all else is small; a token uses 2 of them.
+    Its context is long enough for a run that lasts."""
+    from moe_mobile.export import export_bundle
+    from tests.tiny import write_checkpoint
+
+    folder = tmp_path_factory.mktemp("wide")
+    source = write_checkpoint(
+        folder / "checkpoint",
+        "qwen3_moe",
+        num_hidden_layers=1,
+        num_experts=16,
+        moe_intermediate_size=4096,
+        max_position_embeddings=16384,
+    )
+    return export_bundle(source, folder / "bundle", "fp32", max_batch=16)

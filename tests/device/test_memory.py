@@ -1,0 +1,163 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The engine on a phone that runs out of memory: killed there, and said so; less is left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import adbutils
+import pytest
+
+from moe_mobile.errors import UnsupportedError
+from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone, start
+from moe_mobile.virtual_phone.settings import LIMITERS
+from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli
+from tests.phones import adb
+
+MEBIBYTE = 1 << 20
+RAM = 80 * MEBIBYTE
+EXPERTS = 48 * MEBIBYTE
+# Less than the engine with all experts, so that the engine is the one to go; with it too much,
+# with a quarter of them not.
+APP = 40 * MEBIBYTE
+
+# Runs that last, and then some. They take all experts into memory.
+ENDLESS: dict[str, tuple[object, ...]] = {
+    "bench": ("-p", 0, "-n", 8, "-r", 100_000, "--cache", "100%"),
+    "generate": ("--token-ids", 5, "-n", 16_000, "--ignore-eos", "--residency", "resident"),
+}
+
+
+def shell(phone: VirtualPhone, script: str) -> str:
+    return adb("-s", phone.serial, "shell", "-T", script).stdout
+
+
+def available(phone: VirtualPhone) -> int:
+    return int(shell(phone, "grep MemAvailable /proc/meminfo").split()[1]) * 1024
+
+
+def kills(phone: VirtualPhone) -> list[str]:
+    return [line for line in shell(phone, "logcat -d").splitlines() if "lowmemorykiller" in line]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module", params=LIMITERS)
+def limited(
+    request: pytest.FixtureRequest, adb_server: int, wide_bundle: pathlib.Path
+) -> Iterator[VirtualPhone]:
+    """A phone with the bundle, by every limiter that this machine has; the watchdog is
+    everywhere."""
+    try:
+        one = start(PhoneSettings(ram=RAM, limiter=request.param))
+    except UnsupportedError:
+        assert request.param != "watchdog"
+        pytest.skip(f"no {request.param} on this machine")
+    try:
+        ok("prepare", wide_bundle, "--device", one.serial)
+        yield one
+    finally:
+        one.stop()
+
+
+@contextlib.contextmanager
+def endless(
+    command: str, bundle: pathlib.Path, phone: VirtualPhone
+) -> Iterator[subprocess.Popen[str]]:
+    """A run that has all experts in memory and goes on."""
+    before = available(phone)
+    arguments = (command, bundle, *ENDLESS[command], "--device", phone.serial, "--json")
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            wait_until(lambda: available(phone) < before - EXPERTS or process.poll() is not None)
+            assert process.poll() is None, process.communicate()
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def app(phone: VirtualPhone) -> Iterator[subprocess.Popen[bytes]]:
+    """Takes memory and keeps it, as an app does that comes to the front."""
+    # The block is what was read of it so far, and the rest never comes.
+    script = f"(head -c {APP} /dev/zero; exec sleep 60) | dd of=/dev/null bs=64M iflag=fullblock"
+    command = [adbutils.adb_path(), "-s", phone.serial, "shell", "-T", script]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            shell(phone, "pkill sleep")
+            process.wait(10)
+    wait_until(lambda: available(phone) > RAM - 8 * MEBIBYTE)
+
+
+def told_as_killed(process: subprocess.Popen[str], phone: VirtualPhone, why: str) -> None:
+    """How a command has to end when its engine was killed: soon, and saying what to do."""
+    stdout, stderr = process.communicate(timeout=15)
+    assert process.returncode == 13, stdout + stderr
+    assert "Traceback" not in stderr
+    error: dict[str, Any] = json.loads(stdout)["error"]
+    assert (error["code"], error["exit_code"]) == ("killed", 13)
+    assert "to get memory back; the device says: Kill 'moe_runner'" in error["cause"]
+    assert why in error["cause"]
+    assert phone.serial in error["file"]
+    assert "smaller --cache" in error["remedy"]
+    for member in ("cause", "file", "remedy"):
+        assert error[member] in stderr
+
+
+@pytest.mark.parametrize("command", ENDLESS)
+def test_what_the_phone_has_not_got_is_not_had(
+    limited: VirtualPhone, wide_bundle: pathlib.Path, command: str
+) -> None:
+    with endless(command, wide_bundle, limited) as process, app(limited):
+        told_as_killed(process, limited, "memory limit of the phone")
+
+
+def test_a_budget_that_the_phone_has_is_had(
+    limited: VirtualPhone, wide_bundle: pathlib.Path
+) -> None:
+    on_phone = (wide_bundle, "--device", limited.serial)
+    killed = kills(limited)
+    with app(limited) as other:
+        wait_until(lambda: available(limited) < RAM - APP)
+        small = ("--cache", "25%")
+        (row,) = ok_json("bench", *on_phone, "-p", 0, "-n", 8, "-r", 1, *small)
+        assert EXPERTS / 4 < row["rss_anon_bytes"] < row["plan"]["total_bytes"] + 8 * MEBIBYTE
+        assert row["plan"]["total_bytes"] < RAM - APP
+        tokens = ("--token-ids", 5, "-n", 100, "--ignore-eos")
+        assert ok_json("generate", *on_phone, *tokens, *small)["new_tokens"] == 100
+        # More is refused, as far as it can be known beforehand.
+        assert (
+            "are available" in failed(9, "generate", *on_phone, *tokens, "--cache", "100%")["cause"]
+        )
+        assert other.poll() is None
+    assert kills(limited) == killed
+
+
+@pytest.mark.parametrize("command", ENDLESS)
+def test_the_low_memory_killer_ends_a_run(
+    limited: VirtualPhone, wide_bundle: pathlib.Path, command: str
+) -> None:
+    with endless(command, wide_bundle, limited) as process:
+        result = run_cli("virtual-phone", "misbehave", limited.serial, "--kill", "moe_runner")
+        assert result.returncode == 0, result.stderr
+        told_as_killed(process, limited, "device is low on memory")
