@@ -11,9 +11,12 @@ from pathlib import Path
 
 from moe_mobile.errors import IoError, UnsupportedError, read_error
 
-__all__ = ["Elf", "read_elf"]
+__all__ = ["Elf", "machine_of", "read_elf"]
 
 _MACHINES = {62: "x86_64", 183: "aarch64"}
+
+_MAGIC = b"\x7fELF\x02\x01"
+_MACHINE_END = 20
 
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NULL, _DT_NEEDED, _DT_STRTAB = 0, 1, 5
@@ -38,6 +41,19 @@ class Elf:
     needed: tuple[str, ...]
 
 
+def machine_of(path: Path) -> str | None:
+    """The instruction set of an ELF file, as in :class:`Elf`; None where it is no such file.
+
+    Raises OSError where it cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(_MACHINE_END)
+    if len(start) < _MACHINE_END or start[: len(_MAGIC)] != _MAGIC:
+        return None
+    number = int.from_bytes(start[-2:], "little")
+    return _MACHINES.get(number, str(number))
+
+
 def read_elf(path: str | os.PathLike[str]) -> Elf:
     """Read a 64-bit little-endian ELF file.
 
@@ -47,7 +63,7 @@ def read_elf(path: str | os.PathLike[str]) -> Elf:
         data = Path(path).read_bytes()
     except OSError as error:
         raise read_error(error, path) from error
-    if data[:6] != b"\x7fELF\x02\x01":
+    if data[: len(_MAGIC)] != _MAGIC:
         raise UnsupportedError("is not a 64-bit little-endian ELF file", file=path)
     try:
         return _parse(data)

@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from moe_mobile.errors import BundleCorruptError, IoError, MoeMobileError, read_error, write_error
+from moe_mobile.errors import (
+    BundleCorruptError,
+    IoError,
+    MoeMobileError,
+    UnsupportedError,
+    read_error,
+    write_error,
+)
+from moe_mobile.runtime.elf import machine_of
 
 __all__ = [
     "ROOT_VARIABLE",
@@ -38,6 +46,7 @@ Progress = Callable[[str, int, int], None]
 
 _MANIFEST = "runtime.json"
 _KEPT = 4
+_MACHINES = {"arm64-v8a": "aarch64", "x86_64": "x86_64"}
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,9 @@ def target_folder(target: str) -> Path:
 def read_runtime(folder: Path) -> Runtime:
     """Read a finished runtime and check every byte of it.
 
-    Raises BundleCorruptError where it is not what was built, IoError where it cannot be read.
+    Raises BundleCorruptError where it is not what was built, UnsupportedError where that is another
+    runtime than its place says or is made of programs for another machine, IoError where it cannot
+    be read.
     """
     manifest = folder / _MANIFEST
     try:
@@ -128,6 +139,7 @@ def read_runtime(folder: Path) -> Runtime:
             file=folder,
             remedy=f"Build it again: `{build_command(recipe.target)}`",
         )
+    _check_machine(folder, recipe, files)
     return Runtime(
         abi=recipe.abi,
         folder=folder,
@@ -138,6 +150,27 @@ def read_runtime(folder: Path) -> Runtime:
         version=recipe.version,
         target=recipe.target,
     )
+
+
+def _check_machine(folder: Path, recipe: Recipe, files: Sequence[str]) -> None:
+    """Folders are copied between machines: one in the wrong place must not reach a phone."""
+    target = folder.parent.name
+    remedy = f"Build it again: `{build_command(target)}`"
+    if (recipe.target, recipe.key) != (target, folder.name):
+        raise UnsupportedError(
+            f"holds the runtime {recipe.target}/{recipe.key}", file=folder, remedy=remedy
+        )
+    for name in files:
+        try:
+            machine = machine_of(folder / name)
+        except OSError as error:
+            raise read_error(error, folder / name) from error
+        if machine not in (None, _MACHINES.get(recipe.abi)):
+            raise UnsupportedError(
+                f"is made for {machine}, and its runtime is for {recipe.abi}",
+                file=folder / name,
+                remedy=remedy,
+            )
 
 
 def runtimes_of(target: str) -> list[Runtime]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import moe_mobile
 from moe_mobile.errors import RuntimeFailedError, UnsupportedError
-from moe_mobile.runner import find_runner
+from moe_mobile.runner import RUNNER_VARIABLE, find_runner
 from moe_mobile.runtime.elf import read_elf
 from moe_mobile.runtime.folder import Recipe, Runtime, place_files, publish, sum_line
 from moe_mobile.runtime.notice import notice
@@ -71,7 +71,15 @@ def gather() -> Gathering:
             setting="--target",
         )
     runner = find_runner()
-    interpreter = read_elf(runner).interpreter
+    elf = read_elf(runner)
+    if elf.machine != "x86_64":
+        raise UnsupportedError(
+            f"is made for {elf.machine}, and the runtime for x86_64 is made of it",
+            file=runner,
+            remedy=f"Install the package with its engine again; unset {RUNNER_VARIABLE} where that "
+            "names it",
+        )
+    interpreter = elf.interpreter
     if interpreter is None:
         raise UnsupportedError("is no dynamically linked program", file=runner)
     loader = Path(interpreter).name

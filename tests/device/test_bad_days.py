@@ -130,6 +130,62 @@ def test_an_arm64_phone_before_its_engine_is_built(
     assert one.serial in str(error)
 
 
+def test_an_engine_for_another_machine(
+    phone: StartPhone, tiny_bundle: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    from moe_mobile.runtime import cross, find_runtime
+
+    arm, intel = phone(abi="arm64-v8a"), phone()
+    # Copied from another machine, into the wrong place.
+    folder = tmp_path / "linux-arm64" / cross.recipe().key
+    shutil.copytree(find_runtime("x86_64").folder, folder)
+    runtimes = {"MOE_MOBILE_RUNTIME_DIR": str(tmp_path)}
+    error = failed_in(runtimes, 3, "deploy", tiny_bundle, "--device", arm.serial)
+    assert "holds the runtime linux-x86_64/" in error["cause"]
+    assert error["file"] == str(folder)
+    assert "moe-mobile runtime build --target linux-arm64" in error["remedy"]
+    # It calls itself what it is not.
+    stated = json.loads((folder / "runtime.json").read_text())
+    stated["recipe"] |= {"target": "linux-arm64", "abi": "arm64-v8a", "key": folder.name}
+    (folder / "runtime.json").write_text(json.dumps(stated))
+    error = failed_in(runtimes, 3, "generate", tiny_bundle, "--device", arm.serial, *GENERATE)
+    assert error["cause"] == "is made for x86_64, and its runtime is for arm64-v8a"
+    assert error["file"].startswith(str(folder))
+    assert "moe-mobile runtime build --target linux-arm64" in error["remedy"]
+    # A runner that is not for this kind of machine, and so not for this kind of phone.
+    other = tmp_path / "moe_runner"
+    program = bytearray((folder / "moe_runner").read_bytes())
+    program[18:20] = (183).to_bytes(2, "little")
+    other.write_bytes(program)
+    other.chmod(0o755)
+    error = failed_in(
+        {"MOE_MOBILE_RUNNER": str(other)}, 3, "deploy", tiny_bundle, "-s", intel.serial
+    )
+    assert error["cause"].startswith("is made for aarch64")
+    assert error["file"] == str(other)
+    assert "MOE_MOBILE_RUNNER" in error["remedy"]
+
+
+def test_an_engine_that_the_phone_cannot_execute(
+    phone: StartPhone, tiny_bundle: pathlib.Path
+) -> None:
+    from moe_mobile.device.select import open_device
+
+    one = phone()
+    ok("deploy", tiny_bundle)
+    # Of the same size and age, so that it passes for what was verified.
+    broken = open_device(one.serial).shell(
+        "cd /data/local/tmp/moe-mobile/runtime/*/ && f=$(echo ld-*) && touch -r $f ../age && "
+        "n=$(stat -c %s $f) && echo '#!/nowhere' > $f && truncate -s $n $f && touch -r ../age $f"
+    )
+    assert broken.exit_code == 0, broken.stderr
+    for command in (("generate", *GENERATE), ("bench", "-p", 0, "-n", 2)):
+        error = failed(10, command[0], tiny_bundle, "-s", one.serial, *command[1:])
+        assert "the engine cannot run on this device" in error["cause"]
+        assert one.serial in error["file"]
+        assert error["remedy"]
+
+
 def test_a_bundle_of_another_version(
     phone: StartPhone, tiny_bundle: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
