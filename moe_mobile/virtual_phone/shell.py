@@ -123,9 +123,7 @@ class _Session:
                 self._outputs[err] = _STDERR
             self.child = (stdin, stdout, stderr)
         os.set_blocking(self._stdin, False)
-        stream.on_close = self._wake
-        if stream.closed:
-            self._wake()
+        stream.on_close(self._wake)
 
     def feed(self, process: Process) -> None:
         """Hand the client's bytes to the process until the client closes the stream."""
@@ -177,10 +175,11 @@ class _Session:
 
     def close(self) -> None:
         """Give up what is still open."""
+        # First: the number of a closed descriptor may be another session's by then.
+        self._stream.on_close(None)
         self._close_stdin()
         for fd in {*self._outputs, self._gone} - {self._stdin}:
             os.close(fd)
-        self._stream.on_close = None
 
     def _feed_message(self) -> None:
         kind, length = _FRAME.unpack(self._stream.read(_FRAME.size))

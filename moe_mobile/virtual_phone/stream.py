@@ -29,7 +29,6 @@ class Stream:
     def __init__(self, wire: Wire, local_id: int, remote_id: int, max_payload: int) -> None:
         self.local_id = local_id
         self.remote_id = remote_id
-        self.on_close: Callable[[], None] | None = None
         self._wire = wire
         self._max_payload = max_payload
         self._changed = threading.Condition()
@@ -38,6 +37,7 @@ class Stream:
         self._unacknowledged = False
         self._ready = True
         self._closed = False
+        self._on_close: Callable[[], None] | None = None
         self._input_ended = False
         self._rest = memoryview(b"")
         self._spent: memoryview | None = None
@@ -74,10 +74,18 @@ class Stream:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if self.on_close is not None:
-            self.on_close()
+            if self._on_close is not None:
+                self._on_close()
 
     # ---- the service's side
+
+    def on_close(self, call: Callable[[], None] | None) -> None:
+        """Have `call`, which must not block, called once the peer closed it; None: from when this
+        returns on, nothing is."""
+        with self._changed:
+            self._on_close = call
+            if call is not None and self._closed:
+                call()
 
     def take(self, limit: int) -> memoryview:
         """Between 1 and `limit` bytes, valid until the next call.
