@@ -12,7 +12,7 @@ import click
 
 from moe_mobile.cli.options import echo_json, examples, json_option
 from moe_mobile.cli.text import size, table
-from moe_mobile.errors import UsageError
+from moe_mobile.errors import DeviceError, UsageError
 
 
 class _Size(click.ParamType[int]):
@@ -112,10 +112,12 @@ def list_phones(as_json: bool) -> None:
     """List running phones, with the bytes that went over their wire."""
     from moe_mobile.virtual_phone import phones
 
-    running = phones()
     rows = []
-    for phone in running:
-        received, sent = phone.traffic()
+    for phone in phones():
+        try:
+            received, sent = phone.traffic()
+        except DeviceError:  # stopped a moment ago
+            continue
         rows.append(phone.record | {"received_bytes": received, "sent_bytes": sent})
     if as_json:
         echo_json({"phones": rows})
@@ -128,10 +130,10 @@ def list_phones(as_json: bool) -> None:
         (
             row["name"],
             row["serial"],
-            row["abi"],
-            size(row["ram_bytes"]) if row["ram_bytes"] else "-",
-            row["limit"],
-            size(row["flash_bytes"]) if row["flash_bytes"] else "-",
+            row.get("abi", "-"),
+            size(row["ram_bytes"]) if row.get("ram_bytes") else "-",
+            row.get("limit", "-"),
+            size(row["flash_bytes"]) if row.get("flash_bytes") else "-",
             size(row["received_bytes"]),
             size(row["sent_bytes"]),
         )

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import shutil
 import socket
 import struct
 from dataclasses import dataclass
@@ -16,6 +18,9 @@ from typing import Any
 from moe_mobile.errors import DeviceError, UsageError, from_code, write_error
 
 __all__ = ["PhoneFolder", "claim", "folders"]
+
+# What phone.json has in every version.
+_RECORD = {"name": str, "serial": str, "pid": int}
 
 _REPLY_LIMIT = 1 << 16
 _REPLY_TIMEOUT = 30.0
@@ -36,16 +41,6 @@ class PhoneFolder:
         """The phone's name."""
         return self.path.name
 
-    def lock(self) -> int | None:
-        """A descriptor that holds the phone; None where somebody else does."""
-        fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        return fd
-
     def wait_until_free(self) -> None:
         """Return once nobody runs the phone."""
         try:
@@ -55,29 +50,62 @@ class PhoneFolder:
             pass
 
     def runs(self) -> bool:
-        """Whether somebody runs the phone."""
+        """Whether somebody runs the phone, or is about to."""
         try:
-            fd = self.lock()
+            # Shared: two that look at once do not take each other for its owner.
+            os.close(self._lock(fcntl.LOCK_SH))
+        except BlockingIOError:
+            return True
         except OSError:
             return False
-        if fd is None:
-            return True
-        os.close(fd)
         return False
 
+    def sweep(self) -> None:
+        """Remove what is left of a phone whose owner died, before it was up or later."""
+        try:
+            lock = self._lock(fcntl.LOCK_EX)
+        except OSError:
+            return
+        try:
+            names = set(os.listdir(self.path))
+            # The state folder may be anywhere: what is not a phone's stays.
+            if names <= {"lock"} or {"lock", "settings.json"} <= names:
+                shutil.rmtree(self.path, ignore_errors=True)
+        finally:
+            os.close(lock)
+
     def record(self) -> dict[str, Any] | None:
-        """phone.json; None while the phone is not up."""
+        """phone.json; None while the phone is not up, and where another version wrote it."""
         try:
             record = json.loads((self.path / "phone.json").read_text())
         except (OSError, ValueError):
             return None
-        assert isinstance(record, dict)
-        return record
+        if not isinstance(record, dict):
+            return None
+        known = all(isinstance(record.get(key), kind) for key, kind in _RECORD.items())
+        return record if known else None
 
     def traffic(self) -> tuple[int, int]:
-        """Bytes received and sent on the wire since the phone was started."""
-        received, sent = struct.unpack("<QQ", (self.path / "counters").read_bytes())
+        """Bytes received and sent on the wire since the phone was started.
+
+        Raises:
+            DeviceError: the phone is gone.
+        """
+        try:
+            received, sent = struct.unpack("<QQ", (self.path / "counters").read_bytes())
+        except (OSError, struct.error) as error:
+            raise DeviceError(f"the virtual phone {self.name} went away") from error
         return received, sent
+
+    def _lock(self, kind: int) -> int:
+        """A descriptor that holds the lock; BlockingIOError where somebody else does."""
+        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise
+        return lock
 
     def tell(self, changes: dict[str, Any]) -> dict[str, Any]:
         """Send a request to the phone's server and return its answer.
@@ -131,22 +159,27 @@ def folders() -> list[PhoneFolder]:
         return []
 
 
-def claim(name: str | None) -> PhoneFolder:
-    """Make the folder of a new phone.
+def claim(name: str | None) -> tuple[PhoneFolder, int]:
+    """Make the folder of a new phone; returns its lock too, held while that is open anywhere.
 
     Raises:
         UsageError: a phone of that name exists.
         IoError: the state folder cannot be written.
     """
     base = _state_folder()
-    numbers = iter(range(1, 10_000))
+    number = 1
     while True:
-        path = base / (name if name is not None else f"phone{next(numbers)}")
+        path = base / (name if name is not None else f"phone{number}")
         try:
             base.mkdir(parents=True, exist_ok=True)
             path.mkdir()
+            lock = _take(path)
         except FileExistsError:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # empty: whoever made it died before it took the lock
+                continue
             if name is None:
+                number += 1
                 continue
             raise UsageError(
                 f"there is a virtual phone {name} already",
@@ -155,4 +188,18 @@ def claim(name: str | None) -> PhoneFolder:
             ) from None
         except OSError as error:
             raise write_error(error, path) from error
-        return PhoneFolder(path)
+        if lock is not None:
+            return PhoneFolder(path), lock
+
+
+def _take(path: Path) -> int | None:
+    """Make and take the lock of a new folder; None where it was swept away before we had it."""
+    try:
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if os.fstat(lock).st_nlink == 0:
+        os.close(lock)
+        return None
+    return lock

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from moe_mobile.errors import DeviceError, UsageError, from_code
+from moe_mobile.errors import DeviceError, UsageError, from_code, write_error
 from moe_mobile.virtual_phone.folder import PhoneFolder, claim, folders
 from moe_mobile.virtual_phone.groups import has_systemd
 from moe_mobile.virtual_phone.settings import Misbehaviour, PhoneSettings, host_abi
@@ -61,7 +61,11 @@ class VirtualPhone:
         self._folder.tell(how.changes())
 
     def traffic(self) -> tuple[int, int]:
-        """Bytes its server received and sent on the wire since it was started."""
+        """Bytes its server received and sent on the wire since it was started.
+
+        Raises:
+            DeviceError: it is gone.
+        """
         return self._folder.traffic()
 
     def connect(self) -> str:
@@ -88,22 +92,30 @@ def start(settings: PhoneSettings | None = None, *, connect: bool = True) -> Vir
     Raises:
         UsageError: there is a phone of that name.
         UnsupportedError: this machine cannot run one as asked for.
+        IoError: its folder or its files cannot be made.
         DeviceError: adb does not work, or it cannot connect to a phone that should let it in.
     """
     settings = settings or PhoneSettings()
     require_programs(arm64=settings.abi not in (None, host_abi()))
-    _sweep()
-    folder = claim(settings.name)
-    (folder.path / "settings.json").write_text(settings.to_json())
-    answer = None
-    if _wants_scope(settings):
-        answer = _launch(folder, ["systemd-run", *_SCOPE], ["--scoped"])
-    if answer is None:
-        answer = _launch(folder, [], [])
-    if answer is None:
-        log = (folder.path / "log").read_text(errors="replace").splitlines()
+    for left in folders():
+        left.sweep()
+    folder, lock = claim(settings.name)
+    try:
+        (folder.path / "settings.json").write_text(settings.to_json())
+        answer = None
+        if _wants_scope(settings):
+            with contextlib.suppress(DeviceError):  # a systemd that makes none
+                answer = _launch(folder, lock, ["systemd-run", *_SCOPE], ["--scoped"])
+        if answer is None:
+            answer = _launch(folder, lock, [], [])
+    except OSError as problem:
         shutil.rmtree(folder.path, ignore_errors=True)
-        raise DeviceError(f"the virtual phone's server died at once: {' '.join(log[-1:])}")
+        raise write_error(problem, folder.path) from problem
+    except DeviceError:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)
     if "error" in answer:
         error = answer["error"]
         text = {name: error[name] or "" for name in ("code", "file", "cause", "remedy", "setting")}
@@ -141,22 +153,31 @@ def find(name: str) -> VirtualPhone:
     raise UsageError(f"no virtual phone is called {name!r}", remedy=f"Running: {names}")
 
 
-def _launch(folder: PhoneFolder, prefix: list[str], suffix: list[str]) -> dict[str, Any] | None:
-    """Start a phone's supervisor; what it says of itself, None where it says nothing."""
+def _launch(folder: PhoneFolder, lock: int, prefix: list[str], suffix: list[str]) -> dict[str, Any]:
+    """Start a phone's supervisor; what it says of itself.
+
+    It gets the folder's lock as its standard input, so that at no time nobody holds it.
+
+    Raises:
+        DeviceError: it died without a word.
+    """
     module = ["-m", "moe_mobile.virtual_phone.supervisor", str(folder.path.absolute())]
-    with (folder.path / "log").open("wb") as log:
+    with (folder.path / "log").open("w+b") as log:
         process = subprocess.Popen(
             [*prefix, sys.executable, *module, *suffix],
-            stdin=subprocess.DEVNULL,
+            stdin=lock,
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,
         )
-    with process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-    answer = json.loads(line or b"null")
-    assert answer is None or isinstance(answer, dict)
+        with process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+        if not line:  # and by now its folder may be gone
+            said = os.pread(log.fileno(), 1 << 16, 0).decode(errors="replace").splitlines()
+            raise DeviceError(f"the virtual phone's server died at once: {' '.join(said[-1:])}")
+    answer = json.loads(line)
+    assert isinstance(answer, dict)
     return answer
 
 
@@ -166,13 +187,6 @@ def _wants_scope(settings: PhoneSettings) -> bool:
         return has_systemd()
     by_itself = settings.limiter is None and os.geteuid() != 0
     return settings.ram is not None and by_itself and has_systemd()
-
-
-def _sweep() -> None:
-    """Remove what phones left that died without cleaning up."""
-    for folder in folders():
-        if folder.record() is not None and not folder.runs():
-            shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def _adb(*arguments: str) -> str:

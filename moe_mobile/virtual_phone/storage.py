@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from moe_mobile.errors import UnsupportedError
+from moe_mobile.errors import UnsupportedError, UsageError, write_error
 from moe_mobile.virtual_phone.linux import (
     CLONE_NEWNS,
     MS_PRIVATE,
@@ -81,10 +82,14 @@ def make_storage(folder: Path, size: int | None, *, privileged: bool) -> Storage
     """Make `folder`/data; as root, in a mount namespace of this process's own.
 
     A tmpfs is left to whoever owns the phone's namespaces to mount.
+
+    Raises:
+        UsageError: a file of this machine cannot be so large.
+        IoError: the image cannot be written.
     """
     data = folder / "data"
     data.mkdir()
-    if privileged and _mount_image(folder / "flash.img", data, size or _DEFAULT_SIZE):
+    if privileged and _mount_image(folder / "flash.img", data, size):
         storage = Storage("image", size or _DEFAULT_SIZE)
     elif size is not None:
         return Storage("tmpfs", size)
@@ -103,10 +108,21 @@ def make_shell_home(data: Path, *, owned: bool) -> None:
     home.chmod(0o771)
 
 
-def _mount_image(image: Path, target: Path, size: int) -> bool:
+def _mount_image(image: Path, target: Path, size: int | None) -> bool:
     """Make and mount an ext4 image; False where this machine cannot."""
-    with image.open("wb") as file:
-        file.truncate(size)
+    try:
+        with image.open("wb") as file:
+            file.truncate(size or _DEFAULT_SIZE)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise write_error(error, image) from error
+        if size is None:
+            return False
+        raise UsageError(
+            "this machine's file system has no files of that size",
+            setting="flash_size",
+            remedy="Use less",
+        ) from error
     make = ["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "nodiscard"]
     unshare(CLONE_NEWNS)
     mount("none", "/", None, MS_REC | MS_PRIVATE)

@@ -4,13 +4,13 @@
 
 `python -m moe_mobile.virtual_phone.supervisor FOLDER [--scoped]` prints one line of JSON,
 phone.json's or an error, once the phone is up; SIGTERM ends it and everything in the phone.
---scoped: systemd put it into a control group that is its own.
+Its standard input is the folder's lock, held. --scoped: systemd put it into a control group that
+is its own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -22,7 +22,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from moe_mobile.errors import MoeMobileError, UnsupportedError
+from moe_mobile.errors import MoeMobileError, UnsupportedError, write_error
 from moe_mobile.virtual_phone import linux, sandbox
 from moe_mobile.virtual_phone.connection import FEATURES, Door
 from moe_mobile.virtual_phone.folder import PhoneFolder
@@ -246,21 +246,27 @@ def main() -> None:
         os._exit(0)  # whoever started us need not wait for us
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    lock = os.open(folder.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    # Every process of the phone but its commands keeps the lock, so that it is free once all ended.
+    os.dup(0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
     supervisor: _Supervisor | None = None
+    error: MoeMobileError | None = None
     try:
         supervisor = _Supervisor(folder, scoped="--scoped" in sys.argv)
         supervisor.prepare()
         supervisor.run()
-    except MoeMobileError as error:
-        print(json.dumps({"error": error.as_dict()}), flush=True)
+    except MoeMobileError as problem:
+        error = problem
+    except OSError as problem:
+        error = write_error(problem, problem.filename or folder.path)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if supervisor is not None:
             supervisor.stop()
         else:
             shutil.rmtree(folder.path, ignore_errors=True)
+    if error is not None:
+        print(json.dumps({"error": error.as_dict()}), flush=True)
 
 
 if __name__ == "__main__":

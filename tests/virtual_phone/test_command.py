@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,9 @@ from click.testing import CliRunner
 
 import moe_mobile
 from moe_mobile.cli.virtual_phone import command
-from moe_mobile.errors import UnsupportedError, UsageError
+from moe_mobile.errors import IoError, UnsupportedError, UsageError
 from moe_mobile.virtual_phone import PhoneSettings, start
-from moe_mobile.virtual_phone.folder import folders
+from moe_mobile.virtual_phone.folder import claim, folders
 from tests.phones import adb
 
 MEBIBYTE = 1 << 20
@@ -107,6 +109,72 @@ def test_what_is_missing_is_said(adb_server: int, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UnsupportedError, match="apt-get install toybox mksh busybox-static"):
         start(PhoneSettings())
     assert folders() == before
+
+
+@pytest.fixture
+def largest_file() -> Iterator[Callable[[int], None]]:
+    """A function that lets this process, and what it starts, make no larger files."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_phone_that_cannot_be_made(adb_server: int, largest_file: Callable[[int], None]) -> None:
+    before = folders()
+    if os.geteuid() == 0:
+        largest_file(1 << 30)
+        with pytest.raises(UsageError, match="flash_size: this machine's file system has no files"):
+            start(PhoneSettings(flash_size=1 << 40))
+        assert folders() == before
+    largest_file(1 << 16)
+    with pytest.raises(IoError, match="writing failed: File too large"):
+        start(PhoneSettings())
+    assert folders() == before
+    largest_file(16)
+    with pytest.raises(IoError, match="writing failed: File too large"):
+        start(PhoneSettings())
+    assert folders() == before
+
+
+def test_folders_that_nobody_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOE_MOBILE_PHONES_DIR", str(tmp_path))
+    for name, files in {
+        "empty": [],
+        "locked": ["lock"],
+        "settled": ["lock", "settings.json", "log"],
+        "ran": ["lock", "settings.json", "phone.json", "log"],
+        "not_ours": ["letter", "lock"],
+    }.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+    held, lock = claim("held")
+    for folder in folders():
+        folder.sweep()
+    assert held.runs()
+    assert [folder.name for folder in folders()] == ["empty", "held", "not_ours"]
+    os.close(lock)
+    assert not held.runs()
+    assert not folders()[-1].runs()
+    os.close(claim("empty")[1])
+    with pytest.raises(UsageError, match="there is a virtual phone not_ours already"):
+        claim("not_ours")
+
+
+def test_records_of_another_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOE_MOBILE_PHONES_DIR", str(tmp_path))
+    old = '{"name": "old", "serial": "127.0.0.1:5", "pid": 1}'
+    locks = []
+    for text in ("{}", "[]", '{"name": 1, "serial": "", "pid": 1}', old):
+        folder, lock = claim(None)
+        locks.append(lock)
+        (folder.path / "phone.json").write_text(text)
+    assert run("list").startswith("no virtual phone runs")  # the last is gone without its counters
+    (folder.path / "counters").write_bytes(bytes(16))
+    words = run("list").splitlines()[-1].split()
+    assert words == ["old", "127.0.0.1:5", "-", "-", "-", "-", "0", "B", "0", "B"]
+    for lock in locks:
+        os.close(lock)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the other tests are about nobody's phones already")
