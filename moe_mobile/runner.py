@@ -86,13 +86,13 @@ class Launch:
     Attributes:
         command: carries standard input and output to it, and ends with its exit code, which is
             128 + n where signal n ended it.
-        name: names the runner in errors.
+        place: where it runs, as errors say it.
         explain: called when it ended unasked, with its exit code (-n where signal n ended it, None
             if it did not end in time) and its last words; the error that says more, or None.
     """
 
     command: Sequence[str]
-    name: str
+    place: str
     explain: Callable[[int | None, str], MoeMobileError | None]
 
 
@@ -112,7 +112,7 @@ class Runner:
     ) -> None:
         self._launch = program if isinstance(program, Launch) else None
         if isinstance(program, Launch):
-            self.name, command = program.name, list(program.command)
+            self.name, command = f"moe_runner on {program.place}", list(program.command)
         else:
             self.name = os.fspath(program) if program is not None else str(find_runner())
             command = [self.name, "--attached"]
@@ -177,7 +177,7 @@ class Runner:
                 if kind == "result":
                     return {k: v for k, v in event.items() if k not in ("id", "event")}
                 if kind == "error":
-                    raise _typed_error(event.get("error"))
+                    raise _typed_error(event.get("error"), self._launch)
                 if kind == "progress" and progress is not None:
                     progress(str(event["stage"]), int(event["done"]), int(event["total"]))
                 elif kind == "token" and on_token is not None:
@@ -309,14 +309,15 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _typed_error(value: object) -> MoeMobileError:
-    """The exception for an error object of the engine."""
+def _typed_error(value: object, launch: Launch | None) -> MoeMobileError:
+    """The exception for an error object of the engine; it says whose files it speaks of."""
     if not isinstance(value, dict):
         return RuntimeFailedError(f"moe_runner reported an error without details: {value!r}")
     kind = BY_CODE.get(str(value.get("code")), RuntimeFailedError)
+    file = value.get("file") or None
     return kind(
         str(value.get("cause") or "unknown error"),
-        file=value.get("file") or None,
+        file=file if file is None or launch is None else f"{file} on {launch.place}",
         setting=value.get("setting") or None,
         remedy=value.get("remedy") or None,
     )

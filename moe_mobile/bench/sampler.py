@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from moe_mobile.device.interface import Device
-from moe_mobile.device.script_output import kibibytes
+from moe_mobile.device.script_output import decoded, kibibytes
 from moe_mobile.device.state import parse_battery, parse_supply, parse_thermal, zone_temperatures
 
 __all__ = ["INTERVAL_S", "Sampler", "parse_sample"]
@@ -92,7 +92,7 @@ class Sampler:
     def _collect(self, stream: IO[bytes]) -> None:
         lines: list[str] = []
         for raw in stream:
-            line = raw.decode(errors="replace").rstrip("\r\n")
+            line = decoded(raw).rstrip("\n")
             if line == _END:
                 self._samples.append(
                     (time.monotonic(), parse_sample("\n".join(lines), self._zones))
@@ -114,13 +114,13 @@ def parse_sample(text: str, zones: Mapping[str, tuple[int, ...]]) -> dict[str, A
     celsius = zone_temperatures(kernel, dict(zones)) | thermal.celsius
 
     # The name may hold blanks and brackets: fields are counted from the last bracket.
-    stat = re.search(r"^\d+ \(.*\) \S (.*)$", kernel, re.MULTILINE)
+    stat = re.search(r"^\d+ \(.*\) \S(?: -?\d+){8} (\d{1,15}) ", kernel, re.MULTILINE | re.ASCII)
     return {
         "pss": kibibytes(kernel, "Pss"),
         "rss_anon": kibibytes(kernel, "RssAnon"),
         "rss_file": kibibytes(kernel, "RssFile"),
         "swap": kibibytes(kernel, "VmSwap"),
-        "major_faults": int(stat[1].split()[8]) if stat else None,
+        "major_faults": int(stat[1]) if stat else None,
         "thermal_status": thermal.status,
         "cpu_c": celsius.get("cpu"),
         "skin_c": celsius.get("skin"),

@@ -19,6 +19,7 @@ from moe_mobile.device.deploy.package import Package, bundle_package, runtime_pa
 from moe_mobile.device.deploy.plan import make_plan, packed_bytes
 from moe_mobile.device.facts import facts_script, parse_facts
 from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
+from moe_mobile.device.script_output import decoded
 from moe_mobile.errors import (
     DeviceError,
     KilledError,
@@ -59,16 +60,18 @@ class AdbDevice(Device):
             with self._server.shell(self.serial, _READ_AND_RUN, timeout=timeout) as stream:
                 if stream.write(script.encode()):
                     stream.close_stdin()
-                code = stream.wait()
+                code = stream.wait(timeout)
         except TimeoutError:
             raise DeviceError(
                 f"it did not answer for {timeout:.0f} s", setting=self.serial
             ) from None
+        except ConnectionAbortedError:
+            raise DeviceError(
+                "a script printed without end", setting=self.serial, remedy="Is it a sane phone?"
+            ) from None
         except OSError:
             raise self._lost() from None
-        return ShellResult(
-            code, stream.stdout.decode(errors="replace"), stream.stderr.decode(errors="replace")
-        )
+        return ShellResult(code, decoded(stream.stdout), decoded(stream.stderr))
 
     def stream(self, script: str) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
@@ -80,12 +83,10 @@ class AdbDevice(Device):
         assert self._runtime is not None
         mask = "" if cpus is None else f"taskset {sum(1 << cpu for cpu in set(cpus)):x} "
         script = (
-            f"cd {shlex.quote(self._runtime_folder)} && TMPDIR=/data/local/tmp exec {mask}"
-            f"./{self._runtime.loader} --library-path $PWD/lib ./moe_runner --attached"
+            f"cd {ROOT} && d={shlex.quote(self._runtime_folder)} && TMPDIR=/data/local/tmp "
+            f"exec {mask}$d/{self._runtime.loader} --library-path $d/lib $d/moe_runner --attached"
         )
-        return Runner(
-            Launch(self._command(script), f"moe_runner on {self.serial}", self._explain_end)
-        )
+        return Runner(Launch(self._command(script), self.serial, self._explain_end))
 
     def place(self, bundle: pathlib.Path, progress: Progress | None = None) -> str:
         return self.deploy(bundle, progress=progress).path

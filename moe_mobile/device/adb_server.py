@@ -16,15 +16,18 @@ from collections.abc import Iterator
 from moe_mobile.device.shell_stream import ShellStream
 from moe_mobile.errors import DeviceError
 
-try:
-    from adbutils import AdbClient, adb_path
-    from adbutils.errors import AdbError, AdbTimeout
-except ValueError:  # it makes a client when it is imported
+_PORT = "ANDROID_ADB_SERVER_PORT"
+# adbutils reads it when it is imported. Empty is unset, as adb has it.
+if os.environ.get(_PORT) == "":
+    del os.environ[_PORT]
+if not re.fullmatch("[0-9]{1,5}", port := os.environ.get(_PORT, "5037")) or not (
+    0 < int(port) < 65536
+):
     raise DeviceError(
-        f"{os.environ.get('ANDROID_ADB_SERVER_PORT')!r} is no port",
-        setting="ANDROID_ADB_SERVER_PORT",
-        remedy="Correct or unset that variable",
-    ) from None
+        f"{port!r} is no port", setting=_PORT, remedy="Correct or unset that variable"
+    )
+from adbutils import AdbClient, adb_path  # noqa: E402
+from adbutils.errors import AdbError, AdbTimeout  # noqa: E402
 
 __all__ = ["AdbServer", "adb_program", "unusable"]
 
@@ -64,7 +67,8 @@ class AdbServer:
 
     def states(self) -> dict[str, str]:
         """State of each device by serial: ``device``, ``offline``, ``unauthorized``, ..."""
-        return dict(line.split("\t", 1) for line in self._ask("host:devices").splitlines())
+        lines = (line.partition("\t") for line in self._ask("host:devices").splitlines())
+        return {serial: state for serial, tab, state in lines if tab}
 
     def require(self, serial: str) -> None:
         """Raise the error of a device that cannot be used; connect to ``HOST:PORT`` first."""
@@ -159,6 +163,11 @@ class AdbServer:
             ) from None
         except AdbError as error:
             raise _failed(error) from None
+        except ValueError:  # lengths that are no number, text that is not UTF-8
+            raise DeviceError(
+                "what answers on adb's port is no adb server",
+                remedy="Correct ANDROID_ADB_SERVER_PORT, or end what has that port",
+            ) from None
 
 
 def _failed(error: Exception) -> DeviceError:

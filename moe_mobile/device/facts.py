@@ -8,11 +8,12 @@ import re
 import shlex
 
 from moe_mobile.device.interface import Cluster, DeviceFacts
-from moe_mobile.device.script_output import MARK, free_bytes, kibibytes, sections
+from moe_mobile.device.script_output import MARK, free_bytes, kibibytes, number, sections
 from moe_mobile.device.state import parse_thermal
 
 __all__ = ["facts_script", "parse_facts"]
 
+_MOST_CPUS = 4096
 _PROPERTIES = (
     "ro.product.manufacturer",
     "ro.product.model",
@@ -94,7 +95,7 @@ def _abi(machine: str) -> str:
 
 
 def _page_size(text: str) -> int:
-    match = re.search(r"(\d+)( kB)?", text)
+    match = re.search(r"([0-9]{1,15})( kB)?", text)
     if match is None:
         return 0
     return int(match[1]) * (1024 if match[2] else 1)
@@ -105,11 +106,10 @@ def _clusters(clocks: str, online: str) -> tuple[Cluster, ...]:
     awake = _cpu_list(online)
     groups: dict[int | None, list[int]] = {}
     for line in clocks.splitlines():
-        words = line.split()
-        if not words or not words[0].isdigit() or (awake and int(words[0]) not in awake):
-            continue
-        khz = int(words[1]) if len(words) > 1 and words[1].isdigit() else None
-        groups.setdefault(khz, []).append(int(words[0]))
+        cpu, _, clock = line.partition(" ")
+        core = number(cpu.strip())
+        if core is not None and (core in awake or not awake):
+            groups.setdefault(number(clock.strip()), []).append(core)
     return tuple(
         Cluster(cpus=tuple(sorted(groups[khz])), max_khz=khz)
         for khz in sorted(groups, key=lambda khz: khz or 0)
@@ -121,6 +121,7 @@ def _cpu_list(text: str) -> set[int]:
     cpus: set[int] = set()
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
-        if first.isdigit() and (last or first).isdigit():
-            cpus.update(range(int(first), int(last or first) + 1))
+        low, high = number(first), number(last or first)
+        if low is not None and high is not None:
+            cpus.update(range(low, min(high, _MOST_CPUS) + 1))
     return cpus

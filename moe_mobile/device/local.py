@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from moe_mobile.device.facts import facts_script, parse_facts
 from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
+from moe_mobile.device.script_output import decoded
 from moe_mobile.errors import DeviceError, UsageError
 from moe_mobile.runner import Progress, Runner
 
@@ -38,9 +39,7 @@ class LocalDevice(Device):
         except subprocess.TimeoutExpired:
             raise DeviceError(f"a script took more than {timeout:.0f} s") from None
         code = result.returncode if result.returncode >= 0 else 128 - result.returncode
-        return ShellResult(
-            code, result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace")
-        )
+        return ShellResult(code, decoded(result.stdout), decoded(result.stderr))
 
     def stream(self, script: str) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE

@@ -1,17 +1,32 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reading what shell scripts on a device print, whose every source may be missing or denied."""
+"""Reading what shell scripts on a device print: every source may be missing, denied or hostile.
+
+Patterns for numbers are bounded, so that whatever a device prints becomes an int or a float.
+"""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["MARK", "free_bytes", "kibibytes", "sections"]
+__all__ = ["MARK", "decoded", "free_bytes", "kibibytes", "number", "sections"]
 
 MARK = "@@@"
 """Begins a line that names the section after it."""
 
-_FREE = re.compile(r"\s(\d+)\s+(\d+)\s+(\d+)\s+\d+%")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_NUMBER = re.compile(r"-?[0-9]{1,15}")
+_FREE = re.compile(r"\s([0-9]{1,15})\s+([0-9]{1,15})\s+([0-9]{1,15})\s+[0-9]{1,15}%")
+
+
+def decoded(data: bytes | bytearray) -> str:
+    """What a device printed, without what would act on a terminal that shows it."""
+    return _CONTROL.sub("\ufffd", data.decode(errors="replace").replace("\r\n", "\n"))
+
+
+def number(text: str) -> int | None:
+    """A whole number that stands alone."""
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def sections(text: str) -> dict[str, str]:
@@ -22,7 +37,7 @@ def sections(text: str) -> dict[str, str]:
 
 def kibibytes(text: str, name: str) -> int | None:
     """A line `name: 12 kB` of /proc/meminfo or of a process's files, in bytes."""
-    match = re.search(rf"^{name}:\s*(\d+) kB", text, re.MULTILINE)
+    match = re.search(rf"^{name}:\s*([0-9]{{1,15}}) kB", text, re.MULTILINE)
     return int(match[1]) * 1024 if match else None
 
 

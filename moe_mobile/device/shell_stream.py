@@ -11,6 +11,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import time
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +19,7 @@ __all__ = ["ShellStream"]
 
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN = range(5)
 _HEADER = struct.Struct("<BI")
+_MOST_OUTPUT = 64 << 20
 
 MAX_FRAME = (1 << 20) - _HEADER.size
 """A frame fills one packet between adb's server and the device, which carries 1 MiB."""
@@ -28,7 +30,7 @@ class ShellStream:
 
     ``connection`` is a socket to adb's server over which the service `shell,v2,raw:` answered. All
     methods raise ConnectionError where the device or the server is lost, TimeoutError as the
-    socket is set.
+    socket is set, ConnectionAbortedError where the command writes more than any of ours does.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -36,6 +38,7 @@ class ShellStream:
         self.stdout = bytearray()
         self.stderr = bytearray()
         self.exit_code: int | None = None
+        self._deadline: float | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> bool:
         """Send to the command's standard input, at most MAX_FRAME bytes in a frame.
@@ -59,8 +62,12 @@ class ShellStream:
             self._read_frame()
         return self.stdout.partition(b"\n")[0].decode(errors="replace")
 
-    def wait(self) -> int:
-        """Read what the command writes until it ends; its exit code, 128 + n for signal n."""
+    def wait(self, seconds: float | None = None) -> int:
+        """Read what the command writes until it ends; its exit code, 128 + n for signal n.
+
+        Raises TimeoutError where that takes longer than ``seconds``.
+        """
+        self._deadline = None if seconds is None else time.monotonic() + seconds
         while self.exit_code is None:
             self._read_frame()
         return self.exit_code
@@ -101,6 +108,8 @@ class ShellStream:
 
     def _read_frame(self) -> None:
         kind, length = _HEADER.unpack(self._receive(_HEADER.size))
+        if len(self.stdout) + len(self.stderr) + length > _MOST_OUTPUT:
+            raise ConnectionAbortedError("the command prints without end")
         data = self._receive(length)
         if kind == _STDOUT:
             self.stdout += data
@@ -112,6 +121,11 @@ class ShellStream:
     def _receive(self, length: int) -> bytes:
         parts = bytearray()
         while len(parts) < length:
+            if self._deadline is not None:
+                left = self._deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("the command takes too long")
+                self._socket.settimeout(left)
             part = self._socket.recv(min(length - len(parts), 1 << 20))
             if not part:
                 raise ConnectionResetError("the device is gone")

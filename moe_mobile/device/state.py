@@ -14,7 +14,7 @@ import re
 from typing import Any
 
 from moe_mobile.device.interface import Device
-from moe_mobile.device.script_output import MARK, kibibytes, sections
+from moe_mobile.device.script_output import MARK, kibibytes, number, sections
 
 __all__ = [
     "THERMAL_STATUSES",
@@ -139,7 +139,7 @@ def parse_state(text: str) -> DeviceState:
         clocks_khz={
             core: int(khz)
             for core, khz in re.findall(
-                r"cpu(\d+)/cpufreq/scaling_cur_freq:(\d+)", found.get("clocks", "")
+                r"cpu([0-9]{1,15})/cpufreq/scaling_cur_freq:([0-9]{1,15})", found.get("clocks", "")
             )
         },
         battery_percent=battery.percent,
@@ -159,27 +159,23 @@ def parse_battery(text: str) -> Battery:
         for name, _, value in (line.partition(":") for line in text.splitlines())
     }
 
-    def number(*names: str) -> int | None:
-        found = (values.get(name, "") for name in names)
-        return next((int(v) for v in found if re.fullmatch(r"-?\d+", v)), None)
-
     powered = [value for name, value in values.items() if name.endswith(" powered")]
-    status = number("status")
+    status = number(values.get("status", ""))
     charging: bool | None = None
     if powered:
         charging = "true" in powered
     elif status is not None and status > 1:  # 1: unknown
         charging = status in (2, 5)
-    level, scale = number("level"), number("scale") or 100
-    tenths = number("temperature")
-    millivolts = number("voltage")
-    counter = number("charge counter")
+    level, scale = number(values.get("level", "")), number(values.get("scale", "")) or 100
+    tenths = number(values.get("temperature", ""))
+    millivolts = number(values.get("voltage", ""))
+    counter = number(values.get("charge counter", ""))
     return Battery(
         percent=None if level is None else round(100 * level / scale),
         charging=charging,
         celsius=None if tenths is None else _plausible(tenths / 10),
         millivolts=millivolts if millivolts else None,
-        microamperes=number("current now"),
+        microamperes=number(values.get("current now", "")),
         # Where the hardware has none, the service prints 0 or the least integer.
         microampere_hours=counter if counter is not None and counter > 0 else None,
     )
@@ -197,21 +193,17 @@ def parse_supply(text: str) -> Battery:
         elif values.get("ONLINE") == "1":
             online = True
 
-    def number(*names: str) -> int | None:
-        found = (chosen.get(name, "") for name in names)
-        return next((int(v) for v in found if re.fullmatch(r"-?\d+", v)), None)
-
     if not chosen:
         return Battery()
-    tenths, microvolts = number("TEMP"), number("VOLTAGE_NOW")
+    tenths, microvolts = number(chosen.get("TEMP", "")), number(chosen.get("VOLTAGE_NOW", ""))
     status = chosen.get("STATUS")
     return Battery(
-        percent=number("CAPACITY"),
+        percent=number(chosen.get("CAPACITY", "")),
         charging=None if status in (None, "Unknown") else online or status in ("Charging", "Full"),
         celsius=None if tenths is None else _plausible(tenths / 10),
         millivolts=None if not microvolts else microvolts // 1000,
-        microamperes=number("CURRENT_NOW"),
-        microampere_hours=number("CHARGE_COUNTER", "CHARGE_NOW"),
+        microamperes=number(chosen.get("CURRENT_NOW", "")),
+        microampere_hours=number(chosen.get("CHARGE_COUNTER", chosen.get("CHARGE_NOW", ""))),
     )
 
 
@@ -220,10 +212,10 @@ def parse_thermal(text: str) -> Thermal:
 
     It lists what it saw last and, since Android 10, what the hardware says now: that counts.
     """
-    status = re.search(r"^\s*Thermal Status:\s*(\d+)", text, re.MULTILINE)
+    status = re.search(r"^\s*Thermal Status:\s*([0-9]{1,15})", text, re.MULTILINE)
     _, _, current = text.partition("Current temperatures from HAL:")
     current = current.partition("Current cooling devices")[0]
-    lines = re.findall(r"Temperature\{mValue=([^,]+), mType=(-?\d+),", current or text)
+    lines = re.findall(r"Temperature\{mValue=([^,]+), mType=(-?[0-9]{1,15}),", current or text)
     celsius: dict[str, float] = {}
     for value, kind in lines:
         name = _TYPES.get(int(kind))
@@ -237,7 +229,9 @@ def zone_temperatures(text: str, zones: dict[str, tuple[int, ...]]) -> dict[str,
     """The hottest zone of each kind, in lines ``.../thermal_zone3/temp:41200``."""
     read = {
         int(zone): _plausible(int(value) / 1000)
-        for zone, value in re.findall(r"thermal_zone(\d+)/temp:(-?\d+)\s*$", text, re.MULTILINE)
+        for zone, value in re.findall(
+            r"thermal_zone([0-9]{1,15})/temp:(-?[0-9]{1,15})\s*$", text, re.MULTILINE
+        )
     }
     found = {kind: [read.get(zone) for zone in members] for kind, members in zones.items()}
     known = {kind: [v for v in values if v is not None] for kind, values in found.items()}
@@ -246,7 +240,7 @@ def zone_temperatures(text: str, zones: dict[str, tuple[int, ...]]) -> dict[str,
 
 def _zones(text: str) -> dict[str, tuple[int, ...]]:
     found: dict[str, list[int]] = {}
-    for zone, name in re.findall(r"thermal_zone(\d+)/type:(\S+)", text):
+    for zone, name in re.findall(r"thermal_zone([0-9]{1,15})/type:(\S+)", text):
         kind = next((kind for kind, pattern in _ZONES if pattern.search(name)), None)
         if kind is not None:
             found.setdefault(kind, []).append(int(zone))

@@ -10,9 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moe_mobile.bench.sampler import parse_sample
+from moe_mobile.device.deploy.inventory import parse_inventory
 from moe_mobile.device.facts import parse_facts
 from moe_mobile.device.interface import Cluster
 from moe_mobile.device.local import LocalDevice
+from moe_mobile.device.script_output import decoded
+from moe_mobile.device.state import parse_state
 
 PHONE = """@@@ props
 ro.product.manufacturer=Acme
@@ -117,3 +121,32 @@ def test_this_machine() -> None:
     assert facts.free_bytes > 0
     cpus = [cpu for cluster in facts.clusters for cpu in cluster.cpus]
     assert len(cpus) == len(set(cpus)) > 0
+
+
+HOSTILE = st.sampled_from(
+    ["9" * 400, "-" + "9" * 30, "\u00b2", "\u0661", "nan", "1e999", "0-99999999999", "\x1b]0;x\x07", " ", ""]
+)
+SOURCES = (
+    "@@@ meminfo\nMemTotal: {} kB\nMemAvailable: {} kB\n", "@@@ df\nx 1 2 {} 3% /\n",
+    "@@@ page\n{}\n", "@@@ thermal\nThermal Status: {}\nTemperature{{mValue={}, mType={}, m\n",
+    "@@@ clocks\n{} {}\ncpu{}/cpufreq/scaling_cur_freq:{}\n", "@@@ online\n{}\n",
+    "@@@ battery\nlevel: {}\nscale: {}\ntemperature: {}\nstatus: {}\nvoltage: {}\n",
+    "@@@ supply\nPOWER_SUPPLY_NAME=b\nPOWER_SUPPLY_CAPACITY={}\nPOWER_SUPPLY_TEMP={}\n",
+    "@@@ zones\n/x/thermal_zone{}/type:cpu\n/x/thermal_zone{}/temp:{}\n",
+    "1 (a) S 1 2 3 4 5 6 7 {} {} 9\nPss: {} kB\n", "@@@ files\n{} {} bundles/a/b\n",
+    "@@@ sums bundles/a\n" + "a" * 64 + " {} {} b\n",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(SOURCES)), st.data())
+def test_whatever_a_device_prints_is_read(sources: list[str], data: st.DataObject) -> None:
+    parts = "".join(sources).split("{}")
+    values = [data.draw(HOSTILE) for _ in parts]
+    text = decoded("".join(map("".join, zip(parts, values, strict=True))).encode())
+    assert "\x1b" not in text
+    facts = parse_facts(text, serial="R5", kind="adb")
+    assert all(cpu >= 0 for cluster in facts.clusters for cpu in cluster.cpus)
+    state = parse_state(text)
+    assert state.cpu_c is None or -30 < state.cpu_c < 150
+    assert parse_sample(text, {"cpu": (0, 1)}).keys() == parse_sample("", {}).keys()
+    assert parse_inventory(text).free_bytes >= 0

@@ -28,8 +28,8 @@ __all__ = [
 ROOT = "/data/local/tmp/moe-mobile"
 """The one place of a phone that adb may write to and run programs from."""
 
-_SUM = re.compile(r"([0-9a-f]{64}) (\d+) (\d+) (\S+)")
-_FILE = re.compile(r"(\d+) (\d+) (\S+)")
+_SUM = re.compile(r"([0-9a-f]{64}) ([0-9]{1,15}) ([0-9]{1,15}) (\S+)")
+_FILE = re.compile(r"([0-9]{1,15}) ([0-9]{1,15}) (\S+)")
 
 
 @dataclasses.dataclass(frozen=True)
