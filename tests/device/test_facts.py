@@ -124,7 +124,18 @@ def test_this_machine() -> None:
 
 
 HOSTILE = st.sampled_from(
-    ["9" * 400, "-" + "9" * 30, "\u00b2", "\u0661", "nan", "1e999", "0-99999999999", "\x1b]0;x\x07", " ", ""]
+    [
+        "9" * 400,
+        "-" + "9" * 30,
+        "\u00b2",
+        "\u0661",
+        "nan",
+        "1e999",
+        "0-99999999999",
+        "\x1b]0;x\x07",
+        " ",
+        "",
+    ]
 )
 SOURCES = (
     "@@@ meminfo\nMemTotal: {} kB\nMemAvailable: {} kB\n", "@@@ df\nx 1 2 {} 3% /\n",
