@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 from dataclasses import dataclass
@@ -41,13 +42,21 @@ class PhoneFolder:
         """The phone's name."""
         return self.path.name
 
-    def wait_until_free(self) -> None:
-        """Return once nobody runs the phone."""
+    def end(self, pid: int) -> None:
+        """Terminate the process that runs the phone; return once nothing is left of it."""
         try:
-            with (self.path / "lock").open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            # Before it removes the file, and everything else after that.
+            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
-            pass
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        finally:
+            os.close(lock)
 
     def runs(self) -> bool:
         """Whether somebody runs the phone, or is about to."""

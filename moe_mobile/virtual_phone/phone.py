@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -80,10 +79,7 @@ class VirtualPhone:
         """Kill everything in it, forget its files, and have adb forget it."""
         with contextlib.suppress(DeviceError):
             _adb("disconnect", self.serial)
-        if self._folder.runs():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.record["pid"], signal.SIGTERM)
-            self._folder.wait_until_free()
+        self._folder.end(self.record["pid"])
 
 
 def start(settings: PhoneSettings | None = None, *, connect: bool = True) -> VirtualPhone:

@@ -164,5 +164,6 @@ def test_stopping_ends_everything(phone: StartPhone) -> None:
     shell(one, "sleep 5432 >/dev/null 2>&1 </dev/null &")
     assert subprocess.run(["pgrep", "-f", "sleep 5432"], capture_output=True).returncode == 0
     one.stop()
+    assert not one._folder.path.exists()
     assert subprocess.run(["pgrep", "-f", "sleep 5432"], capture_output=True).returncode == 1
     assert one.serial not in adb("devices").stdout
