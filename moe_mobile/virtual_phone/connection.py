@@ -48,12 +48,25 @@ class Door:
 
 
 class Connection:
-    """Runs in a thread of its own, each service in another."""
+    """Runs in a thread of its own, each service in another.
 
-    def __init__(self, wire: Wire, door: Door, service: Callable[[str], Service | None]) -> None:
+    Args:
+        service: what serves a stream of that kind, None where nothing does.
+        room: is taken for every service that runs, on all connections; where there is no room left
+            streams are refused.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        door: Door,
+        service: Callable[[str], Service | None],
+        room: threading.Semaphore,
+    ) -> None:
         self._wire = wire
         self._door = door
         self._service = service
+        self._room = room
         self._streams: dict[int, Stream] = {}
         self._next_id = 1
         self._greeting: tuple[int, int] | None = None
@@ -134,22 +147,32 @@ class Connection:
     def _open(self, remote_id: int, name: bytes) -> None:
         kind, _, rest = name.rstrip(b"\0").decode(errors="surrogateescape").partition(":")
         serve = self._service(kind)
-        if remote_id == 0 or serve is None or len(self._streams) >= _MOST_STREAMS:
+        if remote_id == 0 or serve is None or not self._has_room():
             self._wire.send(CLSE, 0, remote_id)
             return
         local_id = self._next_id
         self._next_id = local_id % 0xFFFFFFFF + 1
         stream = Stream(self._wire, local_id, remote_id, self._max_payload)
         self._streams[local_id] = stream
-        self._wire.send(OKAY, local_id, remote_id)
-        threading.Thread(target=self._serve, args=(serve, stream, kind, rest), daemon=True).start()
+        run = threading.Thread(target=self._serve, args=(serve, stream, kind, rest), daemon=True)
+        try:
+            run.start()
+        except RuntimeError:  # this user has no more threads
+            del self._streams[local_id]
+            self._room.release()
+            self._wire.send(CLSE, 0, remote_id)
+
+    def _has_room(self) -> bool:
+        return len(self._streams) < _MOST_STREAMS and self._room.acquire(blocking=False)
 
     def _serve(self, serve: Service, stream: Stream, kind: str, rest: str) -> None:
         try:
+            self._wire.send(OKAY, stream.local_id, stream.remote_id)
             serve(stream, kind, rest)
         except (StreamClosed, ConnectionClosed, ProtocolError):
             pass
         finally:
+            self._room.release()
             if self._streams.pop(stream.local_id, None) is not None:
                 with contextlib.suppress(ConnectionClosed):
                     stream.close()

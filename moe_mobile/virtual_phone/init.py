@@ -29,6 +29,7 @@ REPORT = struct.Struct("<ii")
 """What goes through a process's pipe: its id and 0, then its id and its exit code."""
 
 MAX_REQUEST = 1 << 18
+_STREAMS_AND_REPORT = 4
 _NOT_EXECUTABLE = 126
 
 
@@ -55,7 +56,7 @@ def run(requests: socket.socket) -> NoReturn:
 
 
 def _serve(requests: socket.socket, reports: dict[int, int]) -> bool:
-    ancillary = socket.CMSG_SPACE(4 * array.array("i").itemsize)
+    ancillary = socket.CMSG_SPACE(_STREAMS_AND_REPORT * array.array("i").itemsize)
     data, control, _, _ = requests.recvmsg(MAX_REQUEST, ancillary, socket.MSG_CMSG_CLOEXEC)
     if not data:
         return False
@@ -63,6 +64,10 @@ def _serve(requests: socket.socket, reports: dict[int, int]) -> bool:
     for _, _, payload in control:
         fds.frombytes(payload)
     request = json.loads(data)
+    if "argv" in request and len(fds) != _STREAMS_AND_REPORT:  # no descriptors are left
+        for fd in fds:
+            os.close(fd)
+        return True
     if "kill" in request:
         # Only what is ours and not buried yet: the number may be another process's by now.
         if not request["own"] or request["kill"] in reports:

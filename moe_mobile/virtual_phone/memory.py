@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -165,8 +166,10 @@ def _processes() -> dict[int, ProcessMemory]:
             try:
                 with open(f"/proc/{entry}/status", "rb", buffering=0) as file:
                     lines = file.read(1 << 13).decode(errors="replace").splitlines()
-            except OSError:
-                continue  # gone meanwhile
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    raise  # it is not gone
+                continue
             fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
             if fields.get("State", "Z")[0] in "ZX":
                 continue

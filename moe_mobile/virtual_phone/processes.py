@@ -25,21 +25,24 @@ class Process:
 
     def __init__(self, processes: Processes, report: int) -> None:
         self._processes = processes
-        self._report = report
+        self.report = report
+        """Can be read once the process has ended."""
         self.pid = self._read()[0]
 
-    def wait(self) -> int:
-        """Its exit code, 128 and the signal where one ended it; 255 where the phone itself died."""
-        code = self._read()[1]
-        os.close(self._report)
-        return code
+    def exit_code(self) -> int:
+        """Wait for its end; 128 and the signal where one ended it, 255 where the phone died."""
+        return self._read()[1]
+
+    def close(self) -> None:
+        """Care no more how it ends."""
+        os.close(self.report)
 
     def hang_up(self) -> None:
         """Tell it that its client left, as adbd does: SIGHUP to it alone, not to its children."""
         self._processes.signal(self.pid, signal.SIGHUP, own=True)
 
     def _read(self) -> tuple[int, int]:
-        data = os.read(self._report, REPORT.size)
+        data = os.read(self.report, REPORT.size)
         return REPORT.unpack(data) if len(data) == REPORT.size else (0, _NO_EXIT_CODE)
 
 
@@ -54,11 +57,11 @@ class Processes:
         self,
         argv: Sequence[str],
         environment: dict[str, str],
-        streams: tuple[int, int, int],
+        streams: Sequence[int],
         *,
         terminal: bool,
     ) -> Process:
-        """Start a program of the phone with these standard streams.
+        """Start a program of the phone with these three standard streams.
 
         Raises:
             OSError: the command line is too long.

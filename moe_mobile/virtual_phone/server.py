@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import resource
 import select
 import socket
 import threading
+import time
 from typing import Any, NoReturn
 
 from moe_mobile.errors import DeviceError, MoeMobileError
@@ -19,7 +22,7 @@ from moe_mobile.virtual_phone.linux import drop_privileges
 from moe_mobile.virtual_phone.memory import Memory
 from moe_mobile.virtual_phone.processes import Processes
 from moe_mobile.virtual_phone.settings import SHELL_ID
-from moe_mobile.virtual_phone.shell import serve_shell
+from moe_mobile.virtual_phone.shell import MOST_DESCRIPTORS, serve_shell
 from moe_mobile.virtual_phone.storage import Storage
 from moe_mobile.virtual_phone.stream import Stream
 from moe_mobile.virtual_phone.sync import serve_sync
@@ -32,6 +35,10 @@ _REQUEST_SIZE = 1 << 16
 # While something runs, its memory is looked at so often (seconds).
 _BUSY_INTERVAL = 0.02
 _IDLE_INTERVAL = 0.5
+# Descriptors that are for the server itself, and for connections.
+_RESERVED_DESCRIPTORS = 64
+# Passes by itself, once others give something back.
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECONNABORTED)
 
 
 class Server:
@@ -72,6 +79,8 @@ class Server:
         self._lock = threading.Lock()
         self._lasting: dict[str, Any] = {}
         self._sessions = 0
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED_DESCRIPTORS
+        self._room = threading.Semaphore(max(1, descriptors // MOST_DESCRIPTORS))
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # Written by `reboot` in the phone; open for both, so that it never ends.
         self._power = os.open("/virtual/power", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -88,25 +97,34 @@ class Server:
         for source in (self._listener, self._control, self._init, self._power, self._supervisor):
             poll.register(source, select.POLLIN)
         while True:
-            busy = self._memory.sample() or self._sessions > 0
-            interval = _BUSY_INTERVAL if busy else _IDLE_INTERVAL
-            for fd, _ in poll.poll(interval * 1000):
-                if fd == self._listener.fileno():
-                    self._accept()
-                elif fd == self._control.fileno():
-                    self._answer()
-                elif fd == self._wake:
-                    os.eventfd_read(self._wake)
-                elif alarm is not None and fd == alarm[0]:
-                    os.lseek(fd, 0, os.SEEK_SET)  # a file's news is old once it was read anew
-                    os.read(fd, 4096)
-                elif fd == self._power:
-                    os.read(self._power, 4096)
-                    self._reboot(2.0)
-                elif fd == self._init.fileno():
-                    self._reboot(1.0)
-                else:  # the supervisor is gone
-                    os._exit(1)
+            try:
+                busy = self._memory.sample() or self._sessions > 0
+                interval = _BUSY_INTERVAL if busy else _IDLE_INTERVAL
+                for fd, _ in poll.poll(interval * 1000):
+                    if alarm is not None and fd == alarm[0]:
+                        os.lseek(fd, 0, os.SEEK_SET)  # a file's news is old once it was read anew
+                        os.read(fd, 4096)
+                    else:
+                        self._react(fd)
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    raise
+                time.sleep(_BUSY_INTERVAL)  # what wants to be done is still there then
+
+    def _react(self, fd: int) -> None:
+        if fd == self._listener.fileno():
+            self._accept()
+        elif fd == self._control.fileno():
+            self._answer()
+        elif fd == self._wake:
+            os.eventfd_read(self._wake)
+        elif fd == self._power:
+            os.read(self._power, 4096)
+            self._reboot(2.0)
+        elif fd == self._init.fileno():
+            self._reboot(1.0)
+        else:  # the supervisor is gone
+            os._exit(1)
 
     def _accept(self) -> None:
         peer, _ = self._listener.accept()
@@ -121,13 +139,18 @@ class Server:
         def serve() -> None:
             drop_privileges(SHELL_ID, SHELL_ID)
             try:
-                Connection(wire, self._door, self._service).run()
+                Connection(wire, self._door, self._service, self._room).run()
             finally:
                 peer.close()
                 with self._lock:
                     self._wires.discard(wire)
 
-        threading.Thread(target=serve, daemon=True).start()
+        try:
+            threading.Thread(target=serve, daemon=True).start()
+        except RuntimeError:  # this user has no more threads
+            peer.close()
+            with self._lock:
+                self._wires.discard(wire)
 
     def _service(self, kind: str) -> Service | None:
         """What serves a stream; it runs as the shell user, as the thread that asks for it."""

@@ -21,7 +21,10 @@ from moe_mobile.virtual_phone.processes import Process, Processes
 from moe_mobile.virtual_phone.stream import Stream, StreamClosed
 from moe_mobile.virtual_phone.wire import ConnectionClosed
 
-__all__ = ["serve_shell"]
+__all__ = ["MOST_DESCRIPTORS", "serve_shell"]
+
+MOST_DESCRIPTORS = 9
+"""What a command takes while it starts; later less."""
 
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN, _WINDOW_SIZE = range(6)
 _FRAME = struct.Struct("<BI")
@@ -67,30 +70,29 @@ class _Request:
 def serve_shell(stream: Stream, service: str, command: str, processes: Processes) -> None:
     """Run `command`, or an interactive shell where it is empty, until it and its output end."""
     request = _Request.parse(service, command)
-    session = _Session(stream, request)
     argv = ["/system/bin/sh", "-c", command] if command else ["/system/bin/sh", "-"]
     environment = _ENVIRONMENT | ({"TERM": request.term} if request.term else {})
-    try:
-        process = processes.start(argv, environment, session.child, terminal=request.terminal)
-    except OSError as error:
-        session.close()
-        if request.framed:
-            stream.write(_frame(_STDERR, f"sh: {error.strerror}\n".encode()))
-            stream.write(_frame(_EXIT, bytes([_CANNOT_START])))
-        return
-    for fd in set(session.child):
-        os.close(fd)
-    feeder = threading.Thread(target=session.feed, args=(process,), daemon=True)
-    feeder.start()
-    try:
-        session.pump()
-        code = process.wait()
-        if request.framed and not stream.closed:
-            stream.write(_frame(_EXIT, bytes([code & 0xFF])))
-    finally:
-        session.finish()
-        feeder.join()
-        session.close()
+    with contextlib.closing(_Session(stream, request)) as session:
+        try:
+            process = processes.start(argv, environment, session.child, terminal=request.terminal)
+        except OSError as error:
+            if request.framed:
+                stream.write(_frame(_STDERR, f"sh: {error.strerror}\n".encode()))
+                stream.write(_frame(_EXIT, bytes([_CANNOT_START])))
+            return
+        finally:
+            session.close_child()
+        with contextlib.closing(process):
+            feeder = threading.Thread(target=session.feed, args=(process,), daemon=True)
+            feeder.start()
+            try:
+                session.pump()
+                # As adbd: who left is not waited for; what it started may go on without us.
+                if session.wait(process) and request.framed:
+                    stream.write(_frame(_EXIT, bytes([process.exit_code() & 0xFF])))
+            finally:
+                session.finish()
+                feeder.join()
 
 
 def _frame(kind: int, data: bytes) -> bytes:
@@ -103,27 +105,34 @@ class _Session:
     def __init__(self, stream: Stream, request: _Request) -> None:
         self._stream = stream
         self._request = request
-        self._gone = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._terminal = request.terminal
-        self._stdin: int
-        self._outputs: dict[int, int]
-        self.child: tuple[int, int, int]
-        if request.terminal:
-            master, slave = os.openpty()
-            self._stdin = master
-            self._outputs = {master: _STDOUT}
-            self.child = (slave, slave, slave)
-        else:
-            stdin, self._stdin = _pipe()
-            out, stdout = _pipe()
-            self._outputs = {out: _STDOUT}
-            stderr = stdout
-            if request.framed:
-                err, stderr = _pipe()
-                self._outputs[err] = _STDERR
-            self.child = (stdin, stdout, stderr)
+        self._gone = self._stdin = -1
+        self._outputs: dict[int, int] = {}
+        self.child: tuple[int, ...] = ()
+        try:
+            self._gone = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._open()
+        except OSError:  # no descriptors are left
+            self.close_child()
+            self.close()
+            raise
         os.set_blocking(self._stdin, False)
         stream.on_close(self._wake)
+
+    def _open(self) -> None:
+        if self._terminal:
+            self._stdin, slave = os.openpty()
+            self._outputs = {self._stdin: _STDOUT}
+            self.child = (slave, slave, slave)
+            return
+        stdin, self._stdin = _pipe()
+        self.child = (stdin,)
+        for kind in (_STDOUT, _STDERR) if self._request.framed else (_STDOUT,):
+            output, end = _pipe()
+            self._outputs[output] = kind
+            self.child += (end,)
+        if not self._request.framed:
+            self.child += self.child[-1:]
 
     def feed(self, process: Process) -> None:
         """Hand the client's bytes to the process until the client closes the stream."""
@@ -168,6 +177,13 @@ class _Session:
                 else:
                     self._stream.write(data)
 
+    def wait(self, process: Process) -> bool:
+        """Whether the process has ended, once it has or the client left."""
+        poll = select.poll()
+        poll.register(self._gone, select.POLLIN)
+        poll.register(process.report, select.POLLIN)
+        return all(fd != self._gone for fd, _ in poll.poll())
+
     def finish(self) -> None:
         """Let `feed` return."""
         self._stream.end_input()
@@ -177,9 +193,14 @@ class _Session:
         """Give up what is still open."""
         # First: the number of a closed descriptor may be another session's by then.
         self._stream.on_close(None)
-        self._close_stdin()
-        for fd in {*self._outputs, self._gone} - {self._stdin}:
+        for fd in {self._stdin, *self._outputs, self._gone} - {-1}:
             os.close(fd)
+
+    def close_child(self) -> None:
+        """Give up the process's ends."""
+        for fd in set(self.child):
+            os.close(fd)
+        self.child = ()
 
     def _feed_message(self) -> None:
         kind, length = _FRAME.unpack(self._stream.read(_FRAME.size))

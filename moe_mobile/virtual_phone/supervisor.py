@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -39,6 +40,8 @@ from moe_mobile.virtual_phone.wire import Traffic
 __all__ = ["main"]
 
 _COUNTERS_SIZE = 16
+# More than all connections with all their streams can take; Android's own limit is half of it.
+_DESCRIPTORS = 1 << 16
 
 
 class _Supervisor:
@@ -246,6 +249,8 @@ def main() -> None:
         os._exit(0)  # whoever started us need not wait for us
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(_DESCRIPTORS, hard)), hard))
     # Every process of the phone but its commands keeps the lock, so that it is free once all ended.
     os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)

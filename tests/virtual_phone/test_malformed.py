@@ -4,14 +4,21 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moe_mobile.virtual_phone import VirtualPhone
+from moe_mobile.virtual_phone import VirtualPhone, phones
 from moe_mobile.virtual_phone.wire import AUTH, CLSE, CNXN, HEADER, MAX_PAYLOAD, OKAY, OPEN, WRTE
+from tests.phones import StartPhone
 from tests.virtual_phone.raw import VERSION, RawClient, packet
 
 COMMANDS = (CNXN, AUTH, OPEN, OKAY, CLSE, WRTE)
@@ -79,6 +86,76 @@ def test_a_flood_of_streams_ends(shared_phone: VirtualPhone) -> None:
         assert opened[0] is not None
         assert opened[-1] is None
     assert alive(shared_phone)
+
+
+def descriptors(phone: VirtualPhone) -> tuple[int, int]:
+    """The phone's server, and how many descriptors it has open."""
+    supervisor = phone.record["pid"]
+    server = int(Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text())
+    return server, len(os.listdir(f"/proc/{server}/fd"))
+
+
+def test_commands_give_back_their_descriptors(shared_phone: VirtualPhone) -> None:
+    _, before = descriptors(shared_phone)
+    with RawClient(shared_phone) as client:
+        for service, data in {
+            b"shell,v2,pty:true": b"",
+            b"exec:": b"exit\n",
+            b"shell,v2,raw:" + b"x" * (1 << 18): b"",  # too long a command line
+            b"exec:trap '' HUP PIPE; sleep 8": None,  # outlasts its client
+            b"exec:exec >&- 2>&-; sleep 8": None,
+            b"exec:cat /dev/zero": None,
+        }.items():
+            stream = client.open(service)
+            assert stream is not None
+            if data is not None:
+                client.ask(stream, data)
+    deadline = time.monotonic() + 5
+    while (now := descriptors(shared_phone)[1]) > before:
+        assert time.monotonic() < deadline, now - before
+        time.sleep(0.01)
+
+
+def test_few_descriptors(phone: StartPhone) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+    try:
+        one = phone()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    server, count = descriptors(one)
+    assert resource.prlimit(server, resource.RLIMIT_NOFILE)[0] > 64
+    # None are left for a new client, nor for a look at what runs.
+    limit = resource.prlimit(server, resource.RLIMIT_NOFILE, (count, before[1]))
+    with RawClient(one, greet=False) as client:
+        client.send(packet(CNXN, VERSION, 1 << 20, b"host::"))
+        time.sleep(0.1)
+        resource.prlimit(server, resource.RLIMIT_NOFILE, limit)
+        assert client.receive()[0] == CNXN
+    assert alive(one)
+
+
+def test_a_flood_of_commands_ends(
+    adb_server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the hard limit is low, which a process cannot raise again."""
+    monkeypatch.setenv("MOE_MOBILE_PHONES_DIR", str(tmp_path))
+    script = 'ulimit -n 200; exec "$0" -c "$1"'
+    code = "from moe_mobile.virtual_phone import *; start(PhoneSettings(), connect=False)"
+    subprocess.run(["sh", "-c", script, sys.executable, code], check=True)
+    (one,) = phones()
+    try:
+        with RawClient(one) as client:
+            opened = [client.open(b"shell,v2,raw:sleep 60") for _ in range(30)]
+            assert None not in opened[:15]
+            assert opened[15:] == [None] * 15
+        deadline = time.monotonic() + 5
+        with RawClient(one) as client:
+            while client.open(b"exec:true") is None:  # the commands are being hung up
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+    finally:
+        one.stop()
 
 
 def test_a_flood_of_data_ends(shared_phone: VirtualPhone) -> None:
