@@ -25,6 +25,7 @@ from typing import IO, Any, Self
 
 from moe_mobile.errors import (
     BY_CODE,
+    BundleCorruptError,
     CancelledError,
     IoError,
     KilledError,
@@ -314,10 +315,16 @@ def _typed_error(value: object, launch: Launch | None) -> MoeMobileError:
     if not isinstance(value, dict):
         return RuntimeFailedError(f"moe_runner reported an error without details: {value!r}")
     kind = BY_CODE.get(str(value.get("code")), RuntimeFailedError)
-    file = value.get("file") or None
+    file, remedy = value.get("file") or None, value.get("remedy") or None
+    # Packed weights are made there; anything else came from here.
+    if launch is not None and kind is BundleCorruptError and ".packed/" not in str(file):
+        remedy = (
+            f"Run `moe-mobile verify BUNDLE --device {launch.place}`, then `moe-mobile deploy` "
+            "with it: that mends what is damaged there"
+        )
     return kind(
         str(value.get("cause") or "unknown error"),
         file=file if file is None or launch is None else f"{file} on {launch.place}",
         setting=value.get("setting") or None,
-        remedy=value.get("remedy") or None,
+        remedy=remedy,
     )

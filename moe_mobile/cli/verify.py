@@ -21,6 +21,7 @@ from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.text import size
 from moe_mobile.device.interface import Device
 from moe_mobile.device.select import open_device
+from moe_mobile.errors import BundleCorruptError
 
 
 @click.command(
@@ -77,12 +78,16 @@ def _by_the_engine(
     digest = _sha256(read_manifest_bytes(bundle))
     folder = device.locate(bundle)
     with device.runner() as runner:
-        answer = runner.request(
-            "verify",
-            bundle=folder,
-            packed_dir=None if packed_dir is None else str(packed_dir),
-            progress=progress,
-        )
+        try:
+            answer = runner.request(
+                "verify",
+                bundle=folder,
+                packed_dir=None if packed_dir is None else str(packed_dir),
+                progress=progress,
+            )
+        except BundleCorruptError:
+            device.distrust(bundle)
+            raise
     return {"hash": digest, **answer}
 
 

@@ -34,6 +34,8 @@ from moe_mobile.runtime import Runtime, find_runtime
 __all__ = ["AdbDevice"]
 
 _KILL = re.compile(r"lowmemorykiller: (Kill .*)")
+# A shell may take a program of another machine for a script.
+_NO_PROGRAM = re.compile(r"Exec format error|not executable|syntax error")
 # adb refuses command lines of more than 64 KiB, so scripts come over standard input.
 _READ_AND_RUN = 's=$(cat); exec </dev/null; eval "$s"'
 
@@ -83,8 +85,9 @@ class AdbDevice(Device):
         assert self._runtime is not None
         mask = "" if cpus is None else f"taskset {sum(1 << cpu for cpu in set(cpus)):x} "
         script = (
-            f"cd {ROOT} && d={shlex.quote(self._runtime_folder)} && TMPDIR=/data/local/tmp "
-            f"exec {mask}$d/{self._runtime.loader} --library-path $d/lib $d/moe_runner --attached"
+            f"cd {ROOT} && d={shlex.quote(self._runtime_folder)} l=$d/{self._runtime.loader} && "
+            "chmod 755 $l $d/moe_runner && TMPDIR=/data/local/tmp "
+            f"exec {mask}$l --library-path $d/lib $d/moe_runner --attached"
         )
         return Runner(Launch(self._command(script), self.serial, self._explain_end))
 
@@ -101,6 +104,9 @@ class AdbDevice(Device):
                 remedy=f"Run `moe-mobile deploy {bundle} --device {self.serial}`",
             )
         return f"{ROOT}/{folder}"
+
+    def distrust(self, bundle: pathlib.Path) -> None:
+        self._deployer.distrust(bundle_package(bundle).folder)
 
     def deploy(
         self,
@@ -143,7 +149,7 @@ class AdbDevice(Device):
         package = bundle_package(bundle)
         there = self._deployer.inventory()
         plan = make_plan(package, there)
-        return plan.bytes_to_write(there.can_link) + packed_bytes(package, there, consume=False)
+        return plan.bytes_to_write + packed_bytes(package, there, consume=False)
 
     def place_runtime(self, there: Inventory) -> Package:
         """Bring the engine for the device's ABI to it. Raises UnsupportedError without one."""
@@ -158,11 +164,7 @@ class AdbDevice(Device):
                 remedy=error.remedy,
             ) from None
         package = runtime_package(self._runtime)
-        sent = self._deployer.deploy(package, there, self._sha256sum)
-        self._runtime_folder = sent.path
-        if not sent.was_complete:
-            programs = f"{self._runtime.loader} moe_runner"
-            self.shell(f"cd {shlex.quote(sent.path)} && chmod 755 {programs}")
+        self._runtime_folder = self._deployer.deploy(package, there, self._sha256sum).path
         return package
 
     def _others(self, there: Inventory, keep: Sequence[Package]) -> list[str]:
@@ -208,11 +210,12 @@ class AdbDevice(Device):
                 file=name,
                 remedy="Give a smaller --cache or --context, or close apps on the device",
             )
-        if code in (126, 127):
+        if code in (126, 127) or _NO_PROGRAM.search(last_words):
             return RuntimeFailedError(
                 f"the engine cannot run on this device: {last_words or 'it cannot be executed'}",
                 file=name,
-                remedy="`moe-mobile devices` shows its ABI; deploy again to renew the engine",
+                remedy=f"`adb -s {self.serial} shell rm -rf {ROOT}/runtime`, then run this again: "
+                "that renews the engine",
             )
         if code == 255 and not last_words:
             return self._lost()

@@ -144,3 +144,7 @@ class Device(abc.ABC):
 
         Raises UsageError where it was never sent, and the bundle reader's errors.
         """
+
+    @abc.abstractmethod
+    def distrust(self, bundle: pathlib.Path) -> None:
+        """Have every byte verified when the bundle is placed next: some were found damaged."""

@@ -62,5 +62,8 @@ class LocalDevice(Device):
     def place(self, bundle: pathlib.Path, progress: Progress | None = None) -> str:
         return str(bundle)
 
+    def distrust(self, bundle: pathlib.Path) -> None:
+        pass  # nothing is remembered here
+
     def locate(self, bundle: pathlib.Path) -> str:
         return str(bundle)

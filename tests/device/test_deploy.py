@@ -15,11 +15,12 @@ import time
 import pytest
 
 from moe_mobile.device.adb import AdbDevice
+from moe_mobile.device.deploy import deploy
 from moe_mobile.device.deploy.deploy import Deployed
 from moe_mobile.device.deploy.inventory import ROOT
 from moe_mobile.device.deploy.package import Package, Wanted
 from moe_mobile.device.select import open_device
-from moe_mobile.errors import CancelledError, DiskFullError
+from moe_mobile.errors import CancelledError, DiskFullError, IoError
 from moe_mobile.virtual_phone import VirtualPhone
 from tests.cli.program import COMMAND, failed, ok, ok_json
 from tests.phones import StartPhone
@@ -102,6 +103,38 @@ def test_equal_files_of_another_bundle_are_not_sent(
     assert failed(2, "verify", tiny_bundle, "--device", "any")["remedy"].startswith("Run")
 
 
+def test_bytes_that_rot_are_mended(
+    phone: StartPhone, tiny_bundle: pathlib.Path, large_bundle: pathlib.Path
+) -> None:
+    one = phone()
+    path = ok_json("deploy", tiny_bundle)["deployments"][0]["path"]
+
+    def rot() -> None:
+        sh(
+            one,
+            f"cd {path} && touch -r embedding.bin ../age && "
+            "printf rot | dd of=embedding.bin bs=1 seek=99 conv=notrunc 2>/dev/null && "
+            "touch -r ../age embedding.bin",
+        )
+
+    # Neither its size nor its time tells; who reads it notices, and says what to do.
+    rot()
+    assert ok_json("deploy", tiny_bundle)["deployments"][0]["was_complete"]
+    error = failed(5, "verify", tiny_bundle, "--device", "any")
+    assert error["file"] == f"{path}/embedding.bin on {one.serial}"
+    assert "moe-mobile deploy" in error["remedy"]
+    mended = ok_json("deploy", tiny_bundle)["deployments"][0]
+    assert mended["bytes_sent"] == (tiny_bundle / "embedding.bin").stat().st_size
+    ok("verify", tiny_bundle, "--device", "any")
+
+    # Nor does another bundle inherit it.
+    rot()
+    ok("deploy", large_bundle)
+    ok("verify", large_bundle, "--device", "any")
+    mended = ok_json("deploy", tiny_bundle)["deployments"][0]
+    assert mended["bytes_copied"] == (tiny_bundle / "embedding.bin").stat().st_size
+
+
 def test_no_number_of_files_is_too_large(phone: StartPhone, tmp_path: pathlib.Path) -> None:
     one = phone()
     device = device_of(one)
@@ -121,17 +154,20 @@ def test_no_number_of_files_is_too_large(phone: StartPhone, tmp_path: pathlib.Pa
     ]
     package = Package(room="bundles", id="many", files=tuple(wanted))
 
-    def deploy() -> Deployed:
+    def once() -> Deployed:
         deployer = device._deployer
         return deployer.deploy(package, deployer.inventory(), device._sha256sum)
 
-    assert deploy().files_sent == len(names)
-    assert deploy().was_complete
+    assert once().files_sent == len(names)
+    assert once().was_complete
     assert sh(one, f"cd {ROOT}/bundles/many/{folder} && ls").split() == names
 
 
 def test_one_command_at_a_time_deploys(
-    phone: StartPhone, tiny_bundle: pathlib.Path, large_bundle: pathlib.Path
+    phone: StartPhone,
+    tiny_bundle: pathlib.Path,
+    large_bundle: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = phone()
     command = [*COMMAND, "deploy", str(tiny_bundle)]
@@ -142,9 +178,12 @@ def test_one_command_at_a_time_deploys(
     ok("verify", tiny_bundle, "--device", "any")
 
     # One that takes long is not waited for.
-    with device_of(one)._deployer._locked():
-        assert "another command" in failed(6, "deploy", large_bundle)["cause"]
-        assert ok_json("deploy", tiny_bundle)["deployments"][0]["was_complete"]
+    device = device_of(one)
+    monkeypatch.setattr(deploy, "_LOCK", deploy._LOCK.replace("-le 20", "-le 1"))
+    with device._deployer._locked():
+        with pytest.raises(IoError, match="another command"):
+            device.deploy(large_bundle)
+        assert device.deploy(tiny_bundle).was_complete
 
 
 def test_an_abort_ends_a_deployment(phone: StartPhone, large_bundle: pathlib.Path) -> None:

@@ -38,7 +38,7 @@ PACKAGE = Package(
 def inventory(
     files: dict[str, Present] | None = None, vouched: dict[str, str] | None = None
 ) -> Inventory:
-    return Inventory(files or {}, vouched or {}, free_bytes=1 << 30, can_link=False)
+    return Inventory(files or {}, vouched or {}, free_bytes=1 << 30)
 
 
 def whole(folder: str, *, verified: bool) -> dict[str, Present]:
@@ -94,8 +94,7 @@ def test_equal_files_of_another_bundle_are_copied() -> None:
         ("experts/layer-01.shard", "bundles/bbbb/experts/x.shard")
     ]
     assert plan.bytes_to_send == 406 - 103
-    assert plan.bytes_to_write(can_link=True) == 406 - 103
-    assert plan.bytes_to_write(can_link=False) == 406
+    assert (plan.bytes_to_send, plan.bytes_to_write) == (406 - 103, 406)
 
 
 def test_a_consumed_shard_is_present_where_its_packed_file_is() -> None:
@@ -142,7 +141,7 @@ def after(plan: Plan, there: Inventory) -> Inventory:
         files[f"{PACKAGE.folder}/{file.path}"] = Present(file.bytes, 6, file.sha256)
     for file, _ in plan.check:
         files[f"{PACKAGE.folder}/{file.path}"] = Present(file.bytes, 6, file.sha256)
-    return Inventory(files, there.vouched, there.free_bytes, there.can_link)
+    return Inventory(files, there.vouched, there.free_bytes)
 
 
 @given(STATES)
@@ -174,13 +173,12 @@ def test_the_inventory_is_what_the_script_prints(files: dict[str, Present]) -> N
     ]
     text = (
         "Filesystem 1K-blocks Used Available Use% Mounted on\n/dev/x 100 60 40 60% /data\n"
-        "@@@ links\nyes\n"
         f"@@@ sums {folder}\n{sums_lines(sums)}"
         "@@@ files\n"
         + "".join(f"{file.bytes} {file.mtime} {path}\n" for path, file in files.items())
     )
     read = parse_inventory(text)
-    assert (read.free_bytes, read.can_link) == (40 * 1024, True)
+    assert read.free_bytes == 40 * 1024
     for path, file in files.items():
         known = file.sha256 if path.startswith(folder + "/") else None
         assert read.files[path] == Present(file.bytes, file.mtime, known)

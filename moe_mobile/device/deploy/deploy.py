@@ -51,8 +51,8 @@ _MIB = 1 << 20
 _BUSY = 75
 # Held by `cat`, which ends with our end of the connection. Short deployments are waited for.
 _LOCK = f"""
-mkdir -p {ROOT} && cd {ROOT} && exec 9>>.lock || exit
-i=0; until flock -n 9; do i=$((i+1)); [ $i -le 40 ] || exit {_BUSY}; sleep 0.5; done
+mkdir -p {ROOT}/bundles {ROOT}/runtime && cd {ROOT} && exec 9>>.lock || exit
+i=0; until flock -n 9; do i=$((i+1)); [ $i -le 20 ] || exit {_BUSY}; sleep 0.5; done
 echo held; exec cat >/dev/null
 """
 
@@ -100,6 +100,10 @@ class Deployer:
             return
         with self._locked():
             self._run(f"cd {ROOT} && rm -rf {' '.join(map(shlex.quote, names))}", ROOT)
+
+    def distrust(self, folder: str) -> None:
+        """Forget what was verified: when it is deployed next, every byte is."""
+        self._run(f"rm -f {ROOT}/{shlex.quote(folder)}.sums", folder)
 
     def deploy(
         self,
@@ -161,7 +165,7 @@ class Deployer:
             if plan.complete:
                 return
             self._require_space(plan, there, reserve)
-            found = _Attempt(self, package, plan, there.can_link, digest, report, progress).run()
+            found = _Attempt(self, package, plan, digest, report, progress).run()
             if not found:
                 self._finish(package, plan)
                 return
@@ -197,7 +201,7 @@ class Deployer:
         raise device_error(self._serial, lock, stream.stderr.decode(errors="replace"), code)
 
     def _require_space(self, plan: Plan, there: Inventory, reserve: int) -> None:
-        needed = plan.bytes_to_write(there.can_link)
+        needed = plan.bytes_to_write
         if needed + reserve > there.free_bytes:
             packed = f" and {reserve // _MIB} MiB for packed weights" if reserve else ""
             raise DiskFullError(
@@ -265,7 +269,6 @@ class _Attempt:
     _deployer: Deployer
     _package: Package
     _plan: Plan
-    _can_link: bool
     _digest: Digest
     _report: Deployed
     _progress: Progress | None
@@ -283,7 +286,7 @@ class _Attempt:
                 hashes.append(hasher.submit(self._wrong, file, folder))
             for copy in plan.copies:
                 self._copy(copy)
-                hashes.append(hasher.submit(self._wrong, copy.file, package.partial))
+                hashes.append(hasher.submit(self._wrong_copy, copy))
 
             def arrived(send: Send) -> None:
                 self._report.files_sent += 1
@@ -314,8 +317,7 @@ class _Attempt:
     def _copy(self, copy: Copy) -> None:
         source = shlex.quote(copy.source)
         target = shlex.quote(f"{self._package.partial}/{copy.file.path}")
-        command = f"ln -f {source} {target}" if self._can_link else f"cp {source} {target}"
-        self._deployer._run(f"cd {ROOT} && {command}", self._package.partial)
+        self._deployer._run(f"cd {ROOT} && cp {source} {target}", self._package.partial)
         self._report.bytes_copied += copy.file.bytes
 
     def _sent(self, count: int) -> None:
@@ -329,6 +331,14 @@ class _Attempt:
     def _wrong(self, file: Wanted, folder: str) -> set[str]:
         path = f"{folder}/{file.path}"
         return set() if self._digest(f"{ROOT}/{path}") == file.sha256 else {path}
+
+    def _wrong_copy(self, copy: Copy) -> set[str]:
+        """A copy that is wrong tells that its source is, though that was verified once."""
+        wrong = self._wrong(copy.file, self._package.partial)
+        if wrong:
+            self._deployer.distrust("/".join(copy.source.split("/")[:2]))
+            wrong.add(copy.source)
+        return wrong
 
 
 def _parent(path: str) -> str:

@@ -11,6 +11,7 @@ moe-mobile/runtime/<id>/ ...      engines, in the same way
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import re
 from collections.abc import Iterable
 
@@ -46,13 +47,11 @@ class Inventory:
     """Files by path below :data:`ROOT`, free bytes, and what the sums vouch for.
 
     ``vouched`` has the SHA-256 of every file that was once verified, though it may be gone since.
-    ``can_link``: whether the device permits hard links, which Android's policy mostly does not.
     """
 
     files: dict[str, Present]
     vouched: dict[str, str]
     free_bytes: int
-    can_link: bool
 
     def folders(self, room: str) -> set[str]:
         """Names in ``bundles`` or ``runtime``: ids, with ``.partial`` where on their way."""
@@ -70,18 +69,17 @@ class Inventory:
 
 
 def inventory_script() -> str:
-    """Makes the folder where there is none, and prints all that :func:`parse_inventory` wants."""
+    """Prints all that :func:`parse_inventory` wants, and leaves the device as it was."""
     return f"""
-mkdir -p {ROOT}/bundles {ROOT}/runtime && cd {ROOT} || exit 70
+if ! cd {ROOT} 2>/dev/null; then df -k {pathlib.PurePosixPath(ROOT).parent}; exit; fi
 df -k .
-echo "@@@ links"
-rm -f .link .linked; : > .link && ln .link .linked 2>/dev/null && echo yes
-rm -f .link .linked
 for sums in bundles/*.sums runtime/*.sums; do
   [ -f "$sums" ] && echo "@@@ sums ${{sums%.sums}}" && cat "$sums"
 done
 echo "@@@ files"
-find bundles runtime -type f -exec stat -c '%s %Y %n' {{}} +
+for room in bundles runtime; do
+  [ ! -d $room ] || find $room -type f -exec stat -c '%s %Y %n' {{}} + || exit
+done
 """
 
 
@@ -90,12 +88,9 @@ def parse_inventory(text: str) -> Inventory:
     sections = re.split(r"^@@@ (.*)\n", text, flags=re.MULTILINE)
     sums: dict[str, tuple[str, int, int]] = {}
     files: dict[str, Present] = {}
-    can_link = False
     for title, body in zip(sections[1::2], sections[2::2], strict=True):
         kind, _, folder = title.partition(" ")
-        if kind == "links":
-            can_link = body.strip() == "yes"
-        elif kind == "sums":
+        if kind == "sums":
             for match in filter(None, map(_SUM.fullmatch, body.splitlines())):
                 sums[f"{folder}/{match[4]}"] = (match[1], int(match[2]), int(match[3]))
         elif kind == "files":
@@ -108,7 +103,6 @@ def parse_inventory(text: str) -> Inventory:
         files=files,
         vouched={path: known[0] for path, known in sums.items()},
         free_bytes=free_bytes(sections[0]),
-        can_link=can_link,
     )
 
 

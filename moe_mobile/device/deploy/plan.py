@@ -62,10 +62,10 @@ class Plan:
         """Bytes that go over the wire, unless a check finds damage."""
         return sum(send.bytes for send in self.sends)
 
-    def bytes_to_write(self, can_link: bool) -> int:
+    @property
+    def bytes_to_write(self) -> int:
         """Bytes the device must have free for it."""
-        copied = 0 if can_link else sum(copy.file.bytes for copy in self.copies)
-        return self.bytes_to_send + copied
+        return self.bytes_to_send + sum(copy.file.bytes for copy in self.copies)
 
 
 def make_plan(package: Package, there: Inventory, damaged: Collection[str] = ()) -> Plan:

@@ -4,7 +4,7 @@
 
 A stream is `cat` in the device's shell: unlike adb's sync service it keeps what arrived when it
 breaks, and it tells why it failed. Two of them fill the connection better than one, because a
-stream waits for each packet's answer (docs/findings/deploy.md).
+stream waits for each packet's answer (docs/findings/phones.md).
 """
 
 from __future__ import annotations
