@@ -11,6 +11,7 @@ from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Figure, Key, listing, logarithmic, plain, short
 from moe_mobile.report.rows import Row
 from moe_mobile.report.settings import label, settings, varying
+from moe_mobile.report.text import digits
 
 __all__ = ["context", "forest", "ratio_text"]
 
@@ -35,8 +36,9 @@ def ratio_text(comparison: Comparison) -> str:
     """The ratio with its interval where there is one, and what to conclude."""
     ratio = comparison.ratio
     if ratio.low is None or ratio.high is None:
-        return f"{ratio.value:.3g}x\none repetition: no interval"
-    return f"{ratio.value:.3g}x [{ratio.low:.3g}, {ratio.high:.3g}]\n{ratio.verdict}"
+        return f"{digits(ratio.value, 3)}x\none repetition: no interval"
+    interval = f"[{digits(ratio.low, 3)}, {digits(ratio.high, 3)}]"
+    return f"{digits(ratio.value, 3)}x {interval}\n{ratio.verdict}"
 
 
 def forest(setting: str, comparisons: Sequence[Comparison], entries: Mapping[Row, Entry]) -> Figure:
@@ -48,7 +50,7 @@ def forest(setting: str, comparisons: Sequence[Comparison], entries: Mapping[Row
         common = context(setting, comparison.base, rows)
         labels.append((f"{before} → {after}" + (f" · {common}" if common else ""), ""))
     labels = [(text, ratio_text(c)) for (text, _), c in zip(labels, comparisons, strict=True)]
-    layout, centres = listing(labels, "times the tokens/s of the first; right of 1 is faster")
+    layout, centres = listing(labels, "times the first; right of 1 is faster")
     ends = [1.0]
     for comparison in comparisons:
         ratio = comparison.ratio
