@@ -220,7 +220,7 @@ def command(
     gate = _gate(cool_to, cool_timeout)
     facts = bundle_facts(bundle)
     check_fits(tests, facts, base.context)
-    places = open_devices(dict.fromkeys(devices), every=every, otherwise=None)
+    places = open_devices(devices, every=every, otherwise=None)
     file = None if out is None else ResultFile(out, resume=resume)
     plan = Plan(
         bundle=facts,
@@ -311,7 +311,7 @@ def _list(option: str, text: str, parse: Callable[[str], Item]) -> list[Item]:
         parts = [part.strip() for part in text.split(",")]
         if "" in parts:
             raise ValueError("a value is missing")
-        return [parse(part) for part in parts]
+        return list(dict.fromkeys(parse(part) for part in parts))
     except ValueError as error:
         raise UsageError(f"{option} {text}: {error}") from None
 

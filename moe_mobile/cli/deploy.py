@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from moe_mobile.cli.errors import format_error
 from moe_mobile.cli.options import (
     bundle_argument,
     devices_options,
@@ -23,6 +24,7 @@ from moe_mobile.cli.text import size
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.deploy.deploy import Deployed
 from moe_mobile.device.select import ANY, open_devices
+from moe_mobile.errors import MoeMobileError
 
 
 @click.command(
@@ -53,31 +55,50 @@ def command(
     replace: bool,
     prune: bool,
     as_json: bool,
-) -> None:
+) -> int:
     """Send a bundle and the engine to phones, and verify every byte there.
 
     Files are known by their SHA-256: what a phone has is not sent again, and what was cut goes on
     where it stopped. Other bundles stay usable meanwhile.
     """
-    answers = []
-    for device in open_devices(devices, every=every, otherwise=ANY):
+    places = open_devices(devices, every=every, otherwise=ANY)
+    answers, errors = [], []
+    for device in places:
         assert isinstance(device, AdbDevice)
-        with _Rate() as progress:
-            deployed = device.deploy(
-                bundle,
-                consume=consume,
-                replace=replace,
-                prune=prune,
-                progress=progress,
-            )
-        answer: dict[str, Any] = {"device": device.serial, **dataclasses.asdict(deployed)}
-        if not as_json:
-            click.echo(_line(device.serial, deployed))
-        if prepare or consume:
-            answer["prepared"] = _prepare(device, deployed, consume, as_json)
+        try:
+            answer = _deploy(device, bundle, prepare, consume, replace, prune, as_json)
+        except MoeMobileError as error:
+            if len(places) == 1:
+                raise
+            # One that fails does not stop the others.
+            errors.append(error)
+            click.echo(format_error(error), err=True)
+            answer = {"device": device.serial, "error": error.as_dict()}
         answers.append(answer)
     if as_json:
         echo_json({"deployments": answers})
+    return errors[0].exit_code if errors else 0
+
+
+def _deploy(
+    device: AdbDevice,
+    bundle: pathlib.Path,
+    prepare: bool,
+    consume: bool,
+    replace: bool,
+    prune: bool,
+    as_json: bool,
+) -> dict[str, Any]:
+    with _Rate() as progress:
+        deployed = device.deploy(
+            bundle, consume=consume, replace=replace, prune=prune, progress=progress
+        )
+    answer: dict[str, Any] = {"device": device.serial, **dataclasses.asdict(deployed)}
+    if not as_json:
+        click.echo(_line(device.serial, deployed))
+    if prepare or consume:
+        answer["prepared"] = _prepare(device, deployed, consume, as_json)
+    return answer
 
 
 class _Rate(ProgressBar):

@@ -9,13 +9,16 @@ from typing import Any
 
 import click
 
+from moe_mobile.bundle import read_manifest
+from moe_mobile.bundle.manifest import Memory
 from moe_mobile.cli.options import BUNDLE, echo_json, examples, json_option
 from moe_mobile.cli.text import size, table
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.adb_server import AdbServer, unusable
+from moe_mobile.device.deploy.package import Package, bundle_package
 from moe_mobile.device.interface import DeviceFacts
 from moe_mobile.device.state import THERMAL_STATUSES
-from moe_mobile.errors import DeviceError
+from moe_mobile.errors import MoeMobileError
 
 
 @click.command(
@@ -34,10 +37,11 @@ def command(bundle: pathlib.Path | None, connect: str | None, as_json: bool) -> 
     A bundle fits if the device has room for it and its packed weights, and memory for the dense
     weights and one token's experts.
     """
+    wanted = None if bundle is None else (bundle_package(bundle), read_manifest(bundle).memory)
     server = AdbServer()
     if connect is not None:
         server.require(connect)
-    rows = [_row(server, serial, state, bundle) for serial, state in server.states().items()]
+    rows = [_row(server, serial, state, wanted) for serial, state in server.states().items()]
     if as_json:
         echo_json({"devices": rows})
     elif rows:
@@ -46,28 +50,27 @@ def command(bundle: pathlib.Path | None, connect: str | None, as_json: bool) -> 
         click.echo("no device is connected; `moe-mobile virtual-phone start` starts a virtual one")
 
 
-def _row(server: AdbServer, serial: str, state: str, bundle: pathlib.Path | None) -> dict[str, Any]:
+def _row(
+    server: AdbServer, serial: str, state: str, wanted: tuple[Package, Memory] | None
+) -> dict[str, Any]:
     row: dict[str, Any] = {"serial": serial, "state": state}
     if state != "device":
         return row | {"problem": str(unusable(serial, state))}
     device = AdbDevice(server, serial)
     try:
         facts = device.facts()
-    except DeviceError as error:
+        fits = {} if wanted is None else {"fits": _fits(facts, device, *wanted)}
+    except MoeMobileError as error:  # of this device; the others are listed all the same
         return row | {"problem": str(error)}
-    row |= facts.as_dict()
-    if bundle is not None:
-        row["fits"] = _fits(facts, device, bundle)
-    return row
+    return row | facts.as_dict() | fits
 
 
-def _fits(facts: DeviceFacts, device: AdbDevice, bundle: pathlib.Path) -> dict[str, Any]:
+def _fits(
+    facts: DeviceFacts, device: AdbDevice, package: Package, memory: Memory
+) -> dict[str, Any]:
     """What the bundle needs beside what there is. Bytes."""
-    from moe_mobile.bundle import read_manifest
-
-    memory = read_manifest(bundle).memory
     needed_memory = memory.dense_bytes + memory.token_cycle_bytes
-    needed_space = device.space_needed(bundle)
+    needed_space = device.space_needed(package)
     return {
         "space": needed_space <= facts.free_bytes,
         "needed_space_bytes": needed_space,

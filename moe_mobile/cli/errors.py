@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 
 import click
 
 from moe_mobile.errors import MoeMobileError
 
 __all__ = ["INTERNAL_EXIT_CODE", "format_error", "report"]
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 INTERNAL_EXIT_CODE = 1
 """A defect: an exception nobody turned into a typed error."""
@@ -26,7 +29,8 @@ def format_error(error: MoeMobileError) -> str:
         lines.append(f"  setting: {error.setting}")
     if error.remedy is not None:
         lines.append(f"  what to do: {error.remedy}")
-    return "\n".join(lines)
+    # Causes quote what files and phones say: that must not act on the terminal.
+    return _CONTROL.sub("\ufffd", "\n".join(lines))
 
 
 def report(error: MoeMobileError, *, as_json: bool) -> int:

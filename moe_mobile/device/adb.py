@@ -144,9 +144,8 @@ class AdbDevice(Device):
             self._deployer.remove(self._others(self._deployer.inventory(), [package, engine]))
         return deployed
 
-    def space_needed(self, bundle: pathlib.Path) -> int:
+    def space_needed(self, package: Package) -> int:
         """Bytes that deploying and preparing a bundle would still take there."""
-        package = bundle_package(bundle)
         there = self._deployer.inventory()
         plan = make_plan(package, there)
         return plan.bytes_to_write + packed_bytes(package, there, consume=False)

@@ -45,7 +45,7 @@ def open_devices(serials: Iterable[str], *, every: bool, otherwise: str | None) 
 
     Raises UsageError where both were, DeviceError as :func:`open_device`.
     """
-    named = list(serials)
+    named = list(dict.fromkeys(serials))
     if every and named:
         raise UsageError("--all and --device contradict each other")
     return _all_devices() if every else [open_device(s) for s in named or (otherwise,)]

@@ -65,6 +65,24 @@ def test_no_device_and_too_many(phone: StartPhone, tiny_bundle: pathlib.Path) ->
     }
 
 
+def test_one_bad_phone_does_not_stop_the_others(
+    phone: StartPhone, tiny_bundle: pathlib.Path
+) -> None:
+    bad, good = phone(), phone()
+    bad.misbehave(full=True)
+    result = run_cli("deploy", tiny_bundle, "-s", bad.serial, "-s", good.serial, "--json")
+    first, second = json.loads(result.stdout)["deployments"]
+    assert (first["device"], first["error"]["code"]) == (bad.serial, "disk_full")
+    assert (second["device"], second["bytes_sent"]) == (good.serial, second["bytes"])
+    assert result.returncode == 7
+    assert bad.serial in result.stderr
+
+    bad.misbehave(full=False, drop_after_sent=4000, drop_again=True)
+    rows = ok_json("devices", tiny_bundle)["devices"]
+    found = {row["serial"]: ("problem" in row, "fits" in row) for row in rows}
+    assert found == {bad.serial: (True, False), good.serial: (False, True)}
+
+
 def test_unauthorised(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
     from moe_mobile.virtual_phone import Misbehaviour
 
@@ -86,6 +104,8 @@ def test_a_phone_that_goes_away_and_comes_back(
     run_cli("devices")  # makes it drop the connection
     error = failed(12, "generate", tiny_bundle, "--device", one.serial, *GENERATE)
     assert error["setting"] == one.serial
+    assert "offline" in error["cause"]
+    assert "adb disconnect" in error["remedy"]
     one.misbehave(offline=False)
     ok("generate", tiny_bundle, "--device", one.serial, *GENERATE)
 
