@@ -171,7 +171,9 @@ def _processes() -> dict[int, ProcessMemory]:
                     raise  # it is not gone
                 continue
             fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
-            if fields.get("State", "Z")[0] in "ZX":
+            # The dying have no memory any more, long before they are buried: what they had is what
+            # was seen last.
+            if fields.get("State", "Z")[0] in "ZX" or "RssAnon" not in fields:
                 continue
             own = _kibibytes(fields, "RssAnon") + _kibibytes(fields, "RssShmem")
             pid = int(entry)
