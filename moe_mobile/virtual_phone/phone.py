@@ -123,7 +123,7 @@ def start(settings: PhoneSettings | None = None, *, connect: bool = True) -> Vir
             how = settings.misbehaviour
             if "connected to" not in said and not (how.unauthorized or how.offline):
                 raise DeviceError(f"adb cannot connect to the virtual phone: {said}")
-        except DeviceError:
+        except BaseException:  # an interrupt too: nobody knows of the phone yet
             phone.stop()
             raise
     return phone
@@ -152,7 +152,8 @@ def find(name: str) -> VirtualPhone:
 def _launch(folder: PhoneFolder, lock: int, prefix: list[str], suffix: list[str]) -> dict[str, Any]:
     """Start a phone's supervisor; what it says of itself.
 
-    It gets the folder's lock as its standard input, so that at no time nobody holds it.
+    It gets the folder's lock as its standard input, so that at no time nobody holds it. Where we
+    are interrupted before it spoke it finds nobody to speak to, and ends.
 
     Raises:
         DeviceError: it died without a word.

@@ -271,7 +271,8 @@ def main() -> None:
         else:
             shutil.rmtree(folder.path, ignore_errors=True)
     if error is not None:
-        print(json.dumps({"error": error.as_dict()}), flush=True)
+        with contextlib.suppress(BrokenPipeError):  # whoever started us was interrupted
+            print(json.dumps({"error": error.as_dict()}), flush=True)
 
 
 if __name__ == "__main__":

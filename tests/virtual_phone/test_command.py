@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from click.testing import CliRunner
 import moe_mobile
 from moe_mobile.cli.virtual_phone import command
 from moe_mobile.errors import IoError, UnsupportedError, UsageError
-from moe_mobile.virtual_phone import PhoneSettings, start
+from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone, start
 from moe_mobile.virtual_phone.folder import claim, folders
 from tests.phones import adb
 
@@ -134,6 +135,30 @@ def test_a_phone_that_cannot_be_made(adb_server: int, largest_file: Callable[[in
     with pytest.raises(IoError, match="writing failed: File too large"):
         start(PhoneSettings())
     assert folders() == before
+
+
+def test_an_interrupted_start_leaves_no_phone(
+    adb_server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOE_MOBILE_PHONES_DIR", str(tmp_path))
+    code = "from moe_mobile.virtual_phone import start; start()"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as starter:
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "phone1/control").exists():  # made before the phone is
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        starter.kill()
+    while folders():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    def interrupt(phone: VirtualPhone) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VirtualPhone, "connect", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert folders() == []
 
 
 def test_folders_that_nobody_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
