@@ -149,6 +149,11 @@ class Memory:
         finally:
             os.close(file)
 
+    def clear_log(self) -> None:
+        """Forget what logcat shows."""
+        flags = os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC
+        os.close(os.open("virtual/log", flags, dir_fd=self._root_fd))
+
     def _write(self, name: str, data: bytes) -> None:
         # Always of the same length, so that a reader never sees half of an old text behind a new.
         file = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._root_fd)

@@ -28,14 +28,28 @@ esac
 """
 
 _LOGCAT = """
-for argument; do
-  case "$argument" in -d|-t*) exec cat /virtual/log ;; esac
+lines=+1 follow=-f
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -c)
+      print -r -- clear >/virtual/requests
+      i=0
+      while [ -s /virtual/log ] && [ $((i += 1)) -lt 200 ]; do sleep 0.01; done
+      exit 0 ;;
+    -d) follow= ;;
+    -t) follow= lines=$2; shift ;;
+    *) print -u2 -r -- "logcat: only -c, -d and -t COUNT are known here, not $1"; exit 1 ;;
+  esac
+  shift
 done
-exec tail -n +1 -f /virtual/log
+case "$lines" in
+  +1|[0-9]*([0-9])) exec tail -n "$lines" $follow /virtual/log ;;
+  *) print -u2 -r -- "logcat: $lines is no number of lines"; exit 1 ;;
+esac
 """
 
 _REBOOT = """
-print -r -- reboot >/virtual/power
+print -r -- reboot >/virtual/requests
 sleep 60
 """
 

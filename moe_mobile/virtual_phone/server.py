@@ -82,8 +82,8 @@ class Server:
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED_DESCRIPTORS
         self._room = threading.Semaphore(max(1, descriptors // MOST_DESCRIPTORS))
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        # Written by `reboot` in the phone; open for both, so that it never ends.
-        self._power = os.open("/virtual/power", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Commands of the phone write to it; open for both, so that it never ends.
+        self._requests = os.open("/virtual/requests", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> NoReturn:
         """Serve until process 1 ends or the phone reboots."""
@@ -94,7 +94,7 @@ class Server:
         alarm = self._memory.alarm()
         if alarm is not None:
             poll.register(*alarm)
-        for source in (self._listener, self._control, self._init, self._power, self._supervisor):
+        for source in (self._listener, self._control, self._init, self._requests, self._supervisor):
             poll.register(source, select.POLLIN)
         while True:
             try:
@@ -118,9 +118,12 @@ class Server:
             self._answer()
         elif fd == self._wake:
             os.eventfd_read(self._wake)
-        elif fd == self._power:
-            os.read(self._power, 4096)
-            self._reboot(2.0)
+        elif fd == self._requests:
+            words = os.read(self._requests, 4096).split()
+            if b"clear" in words:
+                self._memory.clear_log()
+            if b"reboot" in words:
+                self._reboot(2.0)
         elif fd == self._init.fileno():
             self._reboot(1.0)
         else:  # the supervisor is gone
@@ -169,7 +172,7 @@ class Server:
                 self._sessions -= 1
 
     def _reboot_service(self, stream: Stream, kind: str, rest: str) -> None:
-        os.write(self._power, b"reboot")
+        os.write(self._requests, b"reboot\n")
 
     def _answer(self) -> None:
         peer, _ = self._control.accept()

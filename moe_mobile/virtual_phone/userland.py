@@ -63,8 +63,8 @@ def build_root(root: Path, properties: dict[str, str], *, arm64: bool) -> None:
     listing = [f"[{key}]: [{value}]" for key, value in sorted(properties.items())]
     (root / "virtual/properties").write_text("\n".join(listing) + "\n")
     (root / "virtual/log").touch()
-    os.mkfifo(root / "virtual/power")
-    (root / "virtual/power").chmod(0o666)
+    os.mkfifo(root / "virtual/requests")
+    (root / "virtual/requests").chmod(0o666)
     for name, text in scripts.all_scripts(arm64=arm64).items():
         path = programs / name
         path.unlink(missing_ok=True)

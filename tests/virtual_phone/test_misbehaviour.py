@@ -167,6 +167,11 @@ def test_the_low_memory_killer(one: VirtualPhone) -> None:
         one.misbehave(kill="sleep")
         assert client.wait(10) == 137
     assert "lowmemorykiller: Kill 'sleep' (" in shell(one, "logcat -d").stdout
+    assert shell(one, "logcat -t 1").stdout == shell(one, "logcat -d").stdout
+    assert shell(one, "logcat -c").returncode == 0
+    assert shell(one, "logcat -d -t 5").stdout == ""
+    for nonsense in ("-b all", "-t", "-t x", "*:E"):
+        assert shell(one, f"logcat {nonsense}").returncode == 1
     with pytest.raises(DeviceError, match="no process"):
         one.misbehave(kill="nonsense")
 
