@@ -61,7 +61,11 @@ class Fleet:
         self._lock = threading.Lock()
 
     def run(self, device: Device, progress: BenchProgress) -> None:
-        """The plan on one device."""
+        """The plan on one device. Raises IoError where another command measures there."""
+        with device.exclusive():
+            self._run(device, progress)
+
+    def _run(self, device: Device, progress: BenchProgress) -> None:
         plan = self._plan
         target = open_target(
             device,

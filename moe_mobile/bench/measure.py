@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -53,13 +54,24 @@ def _silent(stage: str, done: int, total: int, detail: str = "") -> None:
 
 @dataclasses.dataclass
 class Target:
-    """A device with the bundle on it, ready to be measured."""
+    """A device with the bundle on it, ready to be measured.
+
+    ``session``: a random name for what is measured by one command on one device.
+    """
 
     device: Device
     facts: DeviceFacts
     folder: str
     bundle: BundleFacts
     affinity: Affinity
+    session: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
+
+    @property
+    def spare_cpus(self) -> list[int]:
+        """Cores that the engine is kept from."""
+        pinned = self.affinity.pinned
+        every = [cpu for cluster in self.facts.clusters for cpu in cluster.cpus]
+        return [] if pinned is None else [cpu for cpu in every if cpu not in pinned]
 
     def resolve(self, row: Row) -> Row:
         """A row with what it leaves to the benchmark: the context its test needs, as llama-bench
@@ -87,6 +99,7 @@ class Target:
                 "repetitions": protocol.repetitions,
                 "regime": _regime(protocol),
                 "version": moe_mobile.__version__,
+                "build": build()[0],
             }
         )
 
@@ -254,7 +267,9 @@ class _Opened:
             self._counter.progress("cool", round(waited), round(most), what)
 
         wait = pass_gate(target.device, self._protocol.gate, waiting, target.device.aborted)
-        sampler = Sampler(target.device, int(self._info["pid"]), wait.state.zones)
+        sampler = Sampler(
+            target.device, int(self._info["pid"]), wait.state.zones, target.spare_cpus
+        )
         started = datetime.datetime.now(datetime.UTC)
         began = time.monotonic()
         start_ms = _now_ms()
@@ -272,6 +287,7 @@ class _Opened:
             virtual=target.facts.virtual,
         )
         run = {
+            "session": target.session,
             "started_at": started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "load_start_ms": self._load_start_ms,
             "load_end_ms": self._load_end_ms,
@@ -279,6 +295,7 @@ class _Opened:
             "end_ms": end_ms,
             "gate": wait.outcome,
             "waited_s": round(wait.waited_s, 1),
+            "cpus": sampler.engine_cpus,
             "entry": wait.state.as_dict(),
             "exit": after.as_dict(),
             "memory": sample["memory"],

@@ -200,7 +200,7 @@ def summarize(
         runs=list(runs),
         pss_bytes=max(pss, default=None),
         **_energy(tokens_done, runs),
-        flags=_flags(facts["device"], runs),
+        flags=_flags(facts["device"], facts["affinity"], runs),
         n_prompt=test.n_prompt,
         n_gen=test.n_gen,
         n_depth=0,
@@ -243,7 +243,7 @@ def _energy(tokens: int, runs: Sequence[Json]) -> Json:
     }
 
 
-def _flags(device: Json, runs: Sequence[Json]) -> list[str]:
+def _flags(device: Json, affinity: Json, runs: Sequence[Json]) -> list[str]:
     """What a reader must know before believing a row."""
     flags = []
     if device["virtual"]:
@@ -258,6 +258,9 @@ def _flags(device: Json, runs: Sequence[Json]) -> list[str]:
         )
         if status:
             flags.append(f"throttled in repetition {number} (thermal status {status})")
+        if run["cpus"] not in (None, affinity["cpus"]):
+            ran = ", ".join(map(str, run["cpus"]))
+            flags.append(f"repetition {number} was kept to cores {ran} by the system")
     charging = {run[name]["charging"] for run in runs for name in ("entry", "exit")}
     if len(charging) > 1:
         flags.append("the charger was connected or removed")

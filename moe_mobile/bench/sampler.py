@@ -12,11 +12,11 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import IO, Any
 
 from moe_mobile.device.interface import Device
-from moe_mobile.device.script_output import decoded, kibibytes
+from moe_mobile.device.script_output import cpu_list, decoded, kibibytes, mask
 from moe_mobile.device.state import parse_battery, parse_supply, parse_thermal, zone_temperatures
 
 __all__ = ["INTERVAL_S", "Sampler", "parse_sample"]
@@ -28,9 +28,11 @@ INTERVAL_S = 0.5
 _SERVICES_EVERY = 4
 _FIRST_SECONDS = 5.0
 _END = "@@@ end"
+_ALLOWED = "Cpus_allowed_list:"
 
 _SCRIPT = """
 exec 2>/dev/null
+{pin}
 n=0
 services=$(command -v dumpsys)
 while [ -d /proc/{pid} ]; do
@@ -49,17 +51,27 @@ done
 class Sampler:
     """Samples the process ``pid`` of a device from its making until :meth:`stop`.
 
-    The first sample is there when it is made, so that starting it disturbs no measurement. Raises
-    DeviceError where the device is lost.
+    The first sample is there when it is made, so that starting it disturbs no measurement. It runs
+    on ``cpus``, where there are any. Raises DeviceError where the device is lost.
+
+    ``engine_cpus``: the cores that the kernel let the process run on, as last seen; None: unknown.
     """
 
-    def __init__(self, device: Device, pid: int, zones: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self,
+        device: Device,
+        pid: int,
+        zones: Mapping[str, tuple[int, ...]],
+        cpus: Collection[int] = (),
+    ) -> None:
+        self.engine_cpus: list[int] | None = None
         self._zones = dict(zones)
         members = [zone for found in zones.values() for zone in found]
         files = " ".join(f"/sys/class/thermal/thermal_zone{zone}/temp" for zone in members)
         self._process = device.stream(
             _SCRIPT.format(
                 pid=pid,
+                pin=f"taskset -p {mask(cpus)} $$ >/dev/null" if cpus else ":",
                 zones=f"grep . {files} /dev/null" if files else ":",
                 every=_SERVICES_EVERY,
                 end=_END,
@@ -93,6 +105,8 @@ class Sampler:
         lines: list[str] = []
         for raw in stream:
             line = decoded(raw).rstrip("\n")
+            if line.startswith(_ALLOWED):
+                self.engine_cpus = sorted(cpu_list(line.removeprefix(_ALLOWED))) or None
             if line == _END:
                 self._samples.append(
                     (time.monotonic(), parse_sample("\n".join(lines), self._zones))

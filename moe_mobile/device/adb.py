@@ -10,16 +10,17 @@ import re
 import shlex
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from moe_mobile.device.adb_server import AdbServer, adb_program, unusable
 from moe_mobile.device.deploy.deploy import Deployed, Deployer
 from moe_mobile.device.deploy.inventory import ROOT, Inventory
+from moe_mobile.device.deploy.lock import take_lock
 from moe_mobile.device.deploy.package import Package, bundle_package, runtime_package
 from moe_mobile.device.deploy.plan import make_plan, packed_bytes
 from moe_mobile.device.facts import facts_script, parse_facts
 from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
-from moe_mobile.device.script_output import decoded
+from moe_mobile.device.script_output import decoded, mask
 from moe_mobile.errors import (
     DeviceError,
     KilledError,
@@ -79,15 +80,22 @@ class AdbDevice(Device):
         pipe = subprocess.PIPE
         return subprocess.Popen(self._command(script), stdin=pipe, stdout=pipe, stderr=pipe)
 
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        busy = "another command is measuring on this device, and both would be slower"
+        with take_lock(self._server, self.serial, ".bench", busy, wait_s=0):
+            yield
+
     def _start_runner(self, cpus: Sequence[int] | None) -> Runner:
         if not self._runtime_folder:
             self.place_runtime(self._deployer.inventory())
         assert self._runtime is not None
-        mask = "" if cpus is None else f"taskset {sum(1 << cpu for cpu in set(cpus)):x} "
+        # Where there is no taskset, the samples tell on which cores it really ran.
+        pin = "" if cpus is None else f"command -v taskset >/dev/null && t='taskset {mask(cpus)}'; "
         script = (
-            f"cd {ROOT} && d={shlex.quote(self._runtime_folder)} l=$d/{self._runtime.loader} && "
-            "chmod 755 $l $d/moe_runner && TMPDIR=/data/local/tmp "
-            f"exec {mask}$l --library-path $d/lib $d/moe_runner --attached"
+            f"{pin}cd {ROOT} && d={shlex.quote(self._runtime_folder)} && "
+            f"l=$d/{self._runtime.loader} && chmod 755 $l $d/moe_runner && "
+            "TMPDIR=/data/local/tmp exec $t $l --library-path $d/lib $d/moe_runner --attached"
         )
         return Runner(Launch(self._command(script), self.serial, self._explain_end))
 

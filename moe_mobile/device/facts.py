@@ -8,12 +8,11 @@ import re
 import shlex
 
 from moe_mobile.device.interface import Cluster, DeviceFacts
-from moe_mobile.device.script_output import MARK, free_bytes, kibibytes, number, sections
+from moe_mobile.device.script_output import MARK, cpu_list, free_bytes, kibibytes, number, sections
 from moe_mobile.device.state import parse_thermal
 
 __all__ = ["facts_script", "parse_facts"]
 
-_MOST_CPUS = 4096
 _PROPERTIES = (
     "ro.product.manufacturer",
     "ro.product.model",
@@ -103,7 +102,7 @@ def _page_size(text: str) -> int:
 
 def _clusters(clocks: str, online: str) -> tuple[Cluster, ...]:
     """Cores that are online, grouped by their highest clock."""
-    awake = _cpu_list(online)
+    awake = cpu_list(online)
     groups: dict[int | None, list[int]] = {}
     for line in clocks.splitlines():
         cpu, _, clock = line.partition(" ")
@@ -114,14 +113,3 @@ def _clusters(clocks: str, online: str) -> tuple[Cluster, ...]:
         Cluster(cpus=tuple(sorted(groups[khz])), max_khz=khz)
         for khz in sorted(groups, key=lambda khz: khz or 0)
     )
-
-
-def _cpu_list(text: str) -> set[int]:
-    """The kernel's lists: `0-3,6`."""
-    cpus: set[int] = set()
-    for part in text.strip().split(","):
-        first, _, last = part.partition("-")
-        low, high = number(first), number(last or first)
-        if low is not None and high is not None:
-            cpus.update(range(low, min(high, _MOST_CPUS) + 1))
-    return cpus

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import pathlib
 import subprocess
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from moe_mobile.errors import CancelledError
@@ -102,6 +103,11 @@ class Device(abc.ABC):
             runner.kill()
         self.check_aborted()
         return runner
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Meanwhile nobody else measures there. Raises IoError where somebody does."""
+        yield
 
     def abort(self) -> None:
         """End what is being done with the device, from another thread: that raises some error."""

@@ -8,12 +8,14 @@ Patterns for numbers are bounded, so that whatever a device prints becomes an in
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-__all__ = ["MARK", "decoded", "free_bytes", "kibibytes", "number", "sections"]
+__all__ = ["MARK", "cpu_list", "decoded", "free_bytes", "kibibytes", "mask", "number", "sections"]
 
 MARK = "@@@"
 """Begins a line that names the section after it."""
 
+_MOST_CPUS = 4096
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _NUMBER = re.compile(r"-?[0-9]{1,15}")
 _FREE = re.compile(r"\s([0-9]{1,15})\s+([0-9]{1,15})\s+([0-9]{1,15})\s+[0-9]{1,15}%")
@@ -46,3 +48,19 @@ def free_bytes(df: str) -> int:
     # The name of the file system may push the numbers to a line of their own.
     numbers = _FREE.findall(df)
     return int(numbers[-1][2]) * 1024 if numbers else 0
+
+
+def cpu_list(text: str) -> set[int]:
+    """The kernel's lists: `0-3,6`."""
+    cpus: set[int] = set()
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        low, high = number(first), number(last or first)
+        if low is not None and high is not None:
+            cpus.update(range(low, min(high, _MOST_CPUS) + 1))
+    return cpus
+
+
+def mask(cpus: Iterable[int]) -> str:
+    """Cores as `taskset` wants them: a bit each, in hexadecimal."""
+    return f"{sum(1 << cpu for cpu in set(cpus)):x}"

@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from moe_mobile.device.select import open_device
 from tests.bench.test_result_rows import SCHEMA
 from tests.bundles import BundleMaker
 from tests.cli.program import COMMAND, failed, ok, run_cli
@@ -85,6 +86,18 @@ def test_the_engine_is_kept_to_its_cores(model: pathlib.Path) -> None:
     row = json.loads(text)
     assert row["affinity"] == {"policy": "list", "cpus": [0]}
     assert (row["n_threads"], row["config"]["threads"]) == (1, 1)
+
+
+def test_one_bench_at_a_time_has_the_cores_it_says(phone: StartPhone, model: pathlib.Path) -> None:
+    one = phone()
+    command = ("bench", model, "-p", 0, "-n", 4, "-r", 1, "-s", one.serial, "--affinity", "0")
+    row = json.loads(ok(*command, "-o", "jsonl"))
+    assert row["affinity"]["cpus"] == row["runs"][0]["cpus"] == [0]
+    assert not any("kept to" in flag for flag in row["flags"])
+    with open_device(one.serial).exclusive():
+        error = failed(6, *command)
+    assert "another command is measuring" in error["cause"]
+    assert one.serial in error["file"]
 
 
 def test_on_phones(phone: StartPhone, model: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -179,7 +179,7 @@ def test_one_command_at_a_time_deploys(
 
     # One that takes long is not waited for.
     device = device_of(one)
-    monkeypatch.setattr(deploy, "_LOCK", deploy._LOCK.replace("-le 20", "-le 1"))
+    monkeypatch.setattr(deploy, "_LOCK_SECONDS", 1)
     with device._deployer._locked():
         with pytest.raises(IoError, match="another command"):
             device.deploy(large_bundle)

@@ -24,6 +24,7 @@ from moe_mobile.device.deploy.inventory import (
     parse_inventory,
     sums_lines,
 )
+from moe_mobile.device.deploy.lock import take_lock
 from moe_mobile.device.deploy.package import Package, Wanted
 from moe_mobile.device.deploy.plan import Copy, Plan, Send, make_plan
 from moe_mobile.device.deploy.transfer import device_error, send_files
@@ -34,7 +35,6 @@ from moe_mobile.errors import (
     CancelledError,
     DeviceError,
     DiskFullError,
-    IoError,
     MoeMobileError,
 )
 from moe_mobile.runner import Progress
@@ -44,17 +44,10 @@ __all__ = ["Deployed", "Deployer", "Digest"]
 Digest = Callable[[str], str]
 """SHA-256 of a file on the device, given its absolute path; it makes the file durable too."""
 
-_STALL_SECONDS = 60.0
+_LOCK_SECONDS = 10.0
 _BACK_SECONDS = 20.0
 _FRUITLESS = 3
 _MIB = 1 << 20
-_BUSY = 75
-# Held by `cat`, which ends with our end of the connection. Short deployments are waited for.
-_LOCK = f"""
-mkdir -p {ROOT}/bundles {ROOT}/runtime && cd {ROOT} && exec 9>>.lock || exit
-i=0; until flock -n 9; do i=$((i+1)); [ $i -le 20 ] || exit {_BUSY}; sleep 0.5; done
-echo held; exec cat >/dev/null
-"""
 
 
 @dataclasses.dataclass
@@ -178,27 +171,8 @@ class Deployer:
             damaged |= found
 
     def _locked(self) -> ShellStream:
-        """To be used in `with`: meanwhile no other command deploys to the device.
-
-        It is free again once the connection ends, however that comes.
-        """
-        lock = f"{ROOT}/.lock"
-        stream = self._server.shell(self._serial, _LOCK, timeout=_STALL_SECONDS)
-        try:
-            if stream.read_line():
-                return stream
-            code = stream.wait()
-        except OSError:
-            stream.close()
-            raise DeviceError("the connection broke", setting=self._serial) from None
-        stream.close()
-        if code == _BUSY:
-            raise IoError(
-                "another command is deploying to this device",
-                file=f"{lock} on {self._serial}",
-                remedy="Wait for it to end, then run this again",
-            )
-        raise device_error(self._serial, lock, stream.stderr.decode(errors="replace"), code)
+        busy = "another command is deploying to this device"
+        return take_lock(self._server, self._serial, ".deploy", busy, _LOCK_SECONDS)
 
     def _require_space(self, plan: Plan, there: Inventory, reserve: int) -> None:
         needed = plan.bytes_to_write
