@@ -47,6 +47,7 @@ CASES = {
 }
 
 CheckpointMaker = Callable[[str], Path]
+DemoMaker = Callable[[str], Path]
 
 
 class BundleMaker(Protocol):
@@ -109,5 +110,21 @@ def bundle(
             out = tmp_path_factory.mktemp("bundles") / f"{name}-{quant}"
             made[key] = export_bundle(checkpoint(name), out, quant, max_batch=max_batch)
         return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> DemoMaker:
+    """A function that returns the demo model's bundle in a quantization."""
+    from moe_mobile.export import export_bundle
+
+    made: dict[str, Path] = {}
+
+    def make(quant: str) -> Path:
+        if quant not in made:
+            out = tmp_path_factory.mktemp("demo") / quant
+            made[quant] = export_bundle("demo", out, quant)
+        return made[quant]
 
     return make

@@ -4,22 +4,28 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import pathlib
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from moe_mobile.bench.quality import heldout_tokens
 from moe_mobile.device.interface import Device
 from moe_mobile.device.select import open_device
 from moe_mobile.runner import Runner
 from moe_mobile.runtime import build_runtime
-from tests.bundles import BundleMaker
+from tests.bundles import DemoMaker
 from tests.cli.program import ok, ok_json
 from tests.phones import StartPhone
 
-TOKENS = [5, 9, 2, 17, 5, 30, 1, 8, 12, 40, 3, 22]
-# Log-probabilities in nats of float32 programs, whose sums are in different orders. With 8-bit
-# activations a neighbouring step may change what is routed where: docs/findings/phones.md.
-TOLERANCE = 1e-3
+TEXT = "Once upon a time there was a small house, and in it lived"
+# Log-probabilities in nats. Sums of float32 are in different orders on the two machines. Where
+# activations are 8-bit, a neighbouring step may change which expert a token gets, so that single
+# tokens differ much and most hardly: docs/findings/phones.md.
+FP32_WORST = 1e-3
+MEDIAN_8DA4W, WORST_8DA4W = 0.05, 1.0
 
 
 @pytest.fixture(scope="module")
@@ -28,50 +34,63 @@ def arm64_engine() -> None:
     build_runtime("linux-arm64")
 
 
-def log_probabilities(place: Device, bundle: pathlib.Path, **settings: object) -> list[float]:
+@pytest.fixture(scope="module")
+def tokens() -> list[int]:
+    """The first of the demo model's held-out text."""
+    return [int(token) for token in heldout_tokens(96)]
+
+
+def log_probabilities(
+    place: Device, bundle: pathlib.Path, tokens: list[int], **settings: object
+) -> NDArray[np.float64]:
     folder = place.place(bundle)
     with place.runner() as runner:
         runner.request("open", bundle=folder, settings=settings)
-        answer = runner.request("score", token_ids=TOKENS)
-    return [float(value) for value in answer["log_probabilities"]]
+        answer = runner.request("score", token_ids=tokens)
+    assert len(answer["log_probabilities"]) == len(tokens) - 1
+    return np.array(answer["log_probabilities"])
 
 
-def test_x86_64_gives_the_local_tokens(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
-    one = phone()
-    options = ("--token-ids", "5,9,2,17", "-n", 20, "--ignore-eos")
-    there = ok_json("generate", tiny_bundle, "--device", one.serial, *options)
-    here = ok_json("generate", tiny_bundle, *options)
-    assert there["token_ids"] == here["token_ids"]
-    assert (there["device"], here["device"]) == (one.serial, "local")
-    info = ok_json("info", tiny_bundle, "--device", one.serial)
-    assert info["direct_io"]
-    assert info["device"] == one.serial
-
-
-def test_arm64_is_the_same_at_every_budget_and_near_x86_64(
-    phone: StartPhone, tiny_bundle: pathlib.Path, bundle: BundleMaker, arm64_engine: None
+def test_two_phones_at_once_compute_what_we_compute(
+    phone: StartPhone, demo_bundle: DemoMaker, tokens: list[int], arm64_engine: None
 ) -> None:
     intel, arm = open_device(phone().serial), open_device(phone(abi="arm64-v8a").serial)
-    ok("deploy", tiny_bundle, "--all")
-    assert arm.facts().abi == "arm64-v8a"
-    runs = [
-        log_probabilities(arm, tiny_bundle, cache=cache, residency=residency)
-        for residency, cache in (
-            ("slots", "50%"),
-            ("slots", "75%"),
-            ("slots", "100%"),
-            ("programs", "50%"),
-            ("resident", "100%"),
-        )
-    ]
-    assert all(run == runs[0] for run in runs)
-    exact = bundle("qwen3_moe", "fp32")
-    reference = log_probabilities(intel, exact, cache="50%")
-    found = log_probabilities(arm, exact, cache="50%")
-    assert len(reference) == len(runs[0]) == len(TOKENS) - 1
-    worst = max(abs(a - b) for a, b in zip(found, reference, strict=True))
-    assert worst <= TOLERANCE, worst
-    ok("verify", tiny_bundle, "--device", arm.serial)
+    assert (intel.facts().abi, arm.facts().abi) == ("x86_64", "arm64-v8a")
+    demo = demo_bundle("8da4w")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        both = [
+            pool.submit(log_probabilities, place, demo, tokens, cache="50%")
+            for place in (intel, arm)
+        ]
+        there, arm64 = (future.result() for future in both)
+    here = log_probabilities(open_device(None), demo, tokens, cache="50%")
+    assert np.array_equal(there, here)
+    differences = np.abs(arm64 - here)
+    assert np.median(differences) <= MEDIAN_8DA4W
+    assert np.max(differences) <= WORST_8DA4W
+
+    # On arm64 the same bytes, whatever is in memory and how it came there.
+    for residency, cache in (
+        ("slots", "25%"), ("slots", "75%"), ("slots", "100%"), ("programs", "50%"),
+        ("resident", "100%"),
+    ):  # fmt: skip
+        found = log_probabilities(arm, demo, tokens, cache=cache, residency=residency)
+        assert np.array_equal(found, arm64), (residency, cache)
+
+    exact = demo_bundle("fp32")
+    here = log_probabilities(open_device(None), exact, tokens, cache="50%")
+    found = log_probabilities(arm, exact, tokens, cache="50%")
+    assert np.max(np.abs(found - here)) <= FP32_WORST
+
+    # As a user does it.
+    options = ("-p", TEXT, "-n", 20, "--ignore-eos")
+    local = ok_json("generate", demo, *options)
+    remote = ok_json("generate", demo, "--device", intel.serial, *options)
+    assert (remote["token_ids"], remote["text"]) == (local["token_ids"], local["text"])
+    assert (remote["device"], local["device"]) == (intel.serial, "local")
+    info = ok_json("info", demo, "--device", arm.serial)
+    assert (info["direct_io"], info["device"]) == (True, arm.serial)
+    ok("verify", demo, "--device", arm.serial)
 
 
 def test_the_local_runner_is_the_same_interface(tiny_bundle: pathlib.Path) -> None:

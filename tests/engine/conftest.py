@@ -4,33 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from moe_mobile.export import RandomWeights, export_bundle
 
-DemoMaker = Callable[[str], Path]
-
 
 @pytest.fixture(scope="session", autouse=True)
 def tiny_models(one_thread: None, lowered_once: None) -> None:
     """What keeps exports of tiny models short."""
-
-
-@pytest.fixture(scope="session")
-def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> DemoMaker:
-    """A function that returns the demo model's bundle in a quantization."""
-    made: dict[str, Path] = {}
-
-    def make(quant: str) -> Path:
-        if quant not in made:
-            out = tmp_path_factory.mktemp("demo") / quant
-            made[quant] = export_bundle("demo", out, quant)
-        return made[quant]
-
-    return make
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,7 @@ from moe_mobile import Engine
 from moe_mobile.bundle import inspect_bundle
 from moe_mobile.errors import BudgetError, BundleInvalidError, UnsupportedError, UsageError
 from moe_mobile.export import export_bundle
-from tests.bundles import BundleMaker
-from tests.engine.conftest import DemoMaker
+from tests.bundles import BundleMaker, DemoMaker
 from tests.oracles.logits import logits_of
 from tests.tiny import VOCAB, load_checkpoint, tiny_model, tiny_prompt
 

@@ -18,7 +18,7 @@ from moe_mobile.bench.quality import (
     windows,
 )
 from moe_mobile.demo import checkpoint_dir
-from tests.engine.conftest import DemoMaker
+from tests.bundles import DemoMaker
 
 # Relative to transformers. fp32: what is promised; measured below 1e-6. The others measured on
 # the whole text are in docs/findings/quality.md; a broken quantization costs far more than this.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from moe_mobile import Engine
 from moe_mobile.demo import checkpoint_dir, heldout_text
-from tests.engine.conftest import DemoMaker
+from tests.bundles import DemoMaker
 from tests.engine.native import logits_after_prompt
 from tests.oracles.logits import Logits
 
