@@ -300,3 +300,28 @@ def test_replace_gives_up_the_old_one_first(
     ok("deploy", other, "--replace")
     ok("verify", other, "--device", "any")
     assert failed(2, "verify", large_bundle, "--device", "any")["code"] == "usage"
+
+
+@pytest.mark.slow
+def test_a_file_of_more_than_4_gib(phone: StartPhone, tmp_path: pathlib.Path) -> None:
+    one = phone()
+    device = device_of(one)
+    path = tmp_path / "large"
+    with path.open("wb") as file:  # a hole, but for both ends
+        file.write(b"first")
+        file.seek((4 << 30) + 12345)
+        file.write(b"last")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    package = Package(room="bundles", id="large", files=(Wanted("large", path, size, digest),))
+    deployer = device._deployer
+
+    # Cut beyond 4 GiB, then gone on with.
+    one.misbehave(drop_after_received=(4 << 30) + (1 << 20))
+    sent = deployer.deploy(package, deployer.inventory(), device._sha256sum)
+    assert size < sent.bytes_sent < 1.01 * size
+    assert one.traffic()[0] < 1.01 * size
+    assert sh(one, f"stat -c %s {ROOT}/bundles/large/large; tail -c 4 {sent.path}/large") == (
+        f"{size}\nlast"
+    )
