@@ -309,7 +309,7 @@ def test_a_file_of_more_than_4_gib(phone: StartPhone, tmp_path: pathlib.Path) ->
     path = tmp_path / "large"
     with path.open("wb") as file:  # a hole, but for both ends
         file.write(b"first")
-        file.seek((4 << 30) + 12345)
+        file.seek((4 << 30) + (16 << 20) + 12345)
         file.write(b"last")
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -318,7 +318,7 @@ def test_a_file_of_more_than_4_gib(phone: StartPhone, tmp_path: pathlib.Path) ->
     deployer = device._deployer
 
     # Cut beyond 4 GiB, then gone on with.
-    one.misbehave(drop_after_received=(4 << 30) + (1 << 20))
+    one.misbehave(drop_after_received=(4 << 30) + (4 << 20))
     sent = deployer.deploy(package, deployer.inventory(), device._sha256sum)
     assert size < sent.bytes_sent < 1.01 * size
     assert one.traffic()[0] < 1.01 * size
