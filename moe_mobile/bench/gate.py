@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 from moe_mobile.device.interface import Device
 from moe_mobile.device.state import DeviceState, read_state
-from moe_mobile.errors import CancelledError
+from moe_mobile.errors import CancelledError, UsageError
 
 __all__ = ["CPU_ABOVE_C", "Gate", "Wait", "pass_gate"]
 
@@ -23,11 +24,22 @@ CPU_ABOVE_C = 10.0
 @dataclasses.dataclass(frozen=True)
 class Gate:
     """Skin and battery must be at or below ``limit_c``, the CPU at or below 10 °C more, and
-    Android's thermal status 0; after ``timeout_s`` seconds a repetition starts all the same."""
+    Android's thermal status 0; after ``timeout_s`` seconds a repetition starts all the same.
+
+    Raises UsageError for a time that is none: rows record it as JSON, which has no infinity.
+    """
 
     limit_c: float
     timeout_s: float
     poll_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.timeout_s) or self.timeout_s < 0:
+            raise UsageError(
+                f"{self.timeout_s:g} s is no time to wait",
+                setting="--cool-timeout",
+                remedy="Give a number of seconds; 0 measures at once",
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON-ready object."""

@@ -14,7 +14,7 @@ from moe_mobile.bench.observer import observer_lines
 from moe_mobile.bench.results import BenchResult
 from moe_mobile.errors import MoeMobileError
 
-__all__ = ["FORMATS", "Renderer", "make_renderer"]
+__all__ = ["FORMATS", "Renderer", "Shown", "make_renderer"]
 
 FORMATS = ("md", "csv", "json", "jsonl", "observer")
 _MIB = 1 << 20
@@ -185,6 +185,43 @@ class Markdown(Renderer):
             for (name, width, _), cell in zip(self._columns, cells, strict=True)
         ]
         self.out.write("| " + " | ".join(padded) + " |\n")
+
+
+class Shown:
+    """Rows, and notes that go elsewhere, mostly to the same terminal.
+
+    A table stays whole: it begins with its first row, when most has been noted, and what is noted
+    later comes below it. ``note`` prints one.
+    """
+
+    def __init__(
+        self, renderer: Renderer, rows: Sequence[Row], *, phones: int, note: Callable[[str], None]
+    ) -> None:
+        self._renderer, self._rows, self._phones = renderer, rows, phones
+        self._print = note
+        self._begun = False
+        self._later: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Print it, below the table where that has begun."""
+        if self._begun and isinstance(self._renderer, Markdown):
+            self._later.append(text)
+        else:
+            self._print(text)
+
+    def row(self, result: BenchResult) -> None:
+        """Render it."""
+        if not self._begun:
+            self._renderer.begin(self._rows, phones=self._phones)
+            self._begun = True
+        self._renderer.row(result)
+
+    def end(self, error: MoeMobileError | None = None) -> None:
+        """Called once, see :meth:`Renderer.end`; without a row there is nothing to end."""
+        if self._begun:
+            self._renderer.end(error)
+        for text in self._later:
+            self._print(text)
 
 
 def make_renderer(format: str, out: TextIO, *, tokens: bool = False) -> Renderer:

@@ -24,7 +24,7 @@ from moe_mobile.bench.driver import (
 from moe_mobile.bench.fleet import Fleet, Plan
 from moe_mobile.bench.gate import CPU_ABOVE_C, Gate
 from moe_mobile.bench.plot import check_plot, plot_results
-from moe_mobile.bench.render import FORMATS, Renderer, make_renderer
+from moe_mobile.bench.render import FORMATS, Shown, make_renderer
 from moe_mobile.bench.results import BenchResult, BenchTest
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.cli.errors import format_error
@@ -143,7 +143,11 @@ _COOL_SECONDS = 300.0
 )
 @click.option("--no-warmup", is_flag=True, help="Do not run each test once before measuring.")
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the prompt's tokens."
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of the random tokens, read and decoded; repetition r, from 0, has those of seed + r.",
 )
 @click.option(
     "-o", "--output", type=click.Choice(FORMATS), help="How to print rows.  [default: md]"
@@ -231,41 +235,45 @@ def command(
         affinity=affinity,
         packed_dir=base.packed_dir,
     )
-    renderer = make_renderer("json" if as_json else output or "md", sys.stdout, tokens=tokens)
+    shown = Shown(
+        make_renderer("json" if as_json else output or "md", sys.stdout, tokens=tokens),
+        rows,
+        phones=sum(place.serial != "local" for place in places),
+        note=lambda text: click.echo(text, err=True),
+    )
     results: list[BenchResult] = []
-    renderer.begin(rows, phones=sum(place.serial != "local" for place in places))
     try:
-        _measure(plan, places, renderer, file, results)
+        _measure(plan, places, shown, file, results)
         if plot is not None:
             plot_results(results, plot)
     except MoeMobileError as error:
         # With --json all of stdout is one document: once an array was begun, an error goes into it.
         if as_json and results:
-            renderer.end(error)
+            shown.end(error)
             click.echo(format_error(error), err=True)
             return error.exit_code
         if not as_json:
-            renderer.end()
+            shown.end()
         raise
     finally:
         if file is not None:
             file.close()
-    renderer.end()
+    shown.end()
     return 0
 
 
 def _measure(
     plan: Plan,
     devices: Sequence[Device],
-    renderer: Renderer,
+    shown: Shown,
     file: ResultFile | None,
     results: list[BenchResult],
 ) -> None:
     def show(result: BenchResult) -> None:
         results.append(result)
-        renderer.row(result)
+        shown.row(result)
 
-    fleet = Fleet(plan, file=file, show=show, note=lambda text: click.echo(text, err=True))
+    fleet = Fleet(plan, file=file, show=show, note=shown.note)
     try:
         if len(devices) == 1:
             with ProgressBar() as progress:
@@ -275,7 +283,7 @@ def _measure(
         with ProgressBar(quiet=True) as progress:
             errors = fleet.run_all(devices, progress)
         for error in errors[1:]:
-            click.echo(format_error(error), err=True)
+            shown.note(format_error(error))
         if errors:
             raise errors[0]
     except KeyboardInterrupt:
@@ -294,10 +302,9 @@ def _continuable(error: MoeMobileError, file: ResultFile | None) -> MoeMobileErr
 
 
 def _gate(text: str, timeout: float) -> Gate | None:
-    if text == "off":
-        return None
-    if text == "auto":
-        return Gate(_COOL_C, timeout)
+    if text in ("off", "auto"):
+        gate = Gate(_COOL_C, timeout)  # a time that is none is refused without a gate too
+        return gate if text == "auto" else None
     match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*°?C?", text, re.ASCII | re.IGNORECASE)
     if match is None:
         raise UsageError(

@@ -68,6 +68,9 @@ def test_a_grid_continues(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
         (["--resume"], "needs --out"),
         (["--cool-to", "warm"], "no temperature"),
         (["--cool-to", "40F"], "no temperature"),
+        (["--cool-timeout", "nan"], "nan s is no time"),
+        (["--cool-timeout", "inf"], "inf s is no time"),
+        (["--cool-to", "off", "--cool-timeout", "inf"], "inf s is no time"),
         (["--affinity", "fast"], "neither big nor all"),
         (["--all", "--device", "R58M"], "contradict"),
     ],
@@ -124,7 +127,7 @@ def test_on_phones(phone: StartPhone, model: pathlib.Path, tmp_path: pathlib.Pat
     runs = rows[cool.serial]["runs"]
     assert [(run["gate"], run["entry"]["thermal_status"]) for run in runs] == [("passed", 0)] * 2
     assert rows[cool.serial]["regime"]["charging"] is True
-    assert rows[cool.serial]["energy_note"] == "charging"
+    assert rows[cool.serial]["energy_note"] == "the device was charging"
     row = rows[hot.serial]
     assert [run["gate"] for run in row["runs"]] == ["timed_out"] * 2
     assert all(run["waited_s"] >= 0.5 for run in row["runs"])

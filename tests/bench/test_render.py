@@ -16,7 +16,7 @@ import pytest
 from moe_mobile import errors
 from moe_mobile.bench.driver import Settings
 from moe_mobile.bench.plot import check_plot, plot_results, token_parts
-from moe_mobile.bench.render import FORMATS, make_renderer
+from moe_mobile.bench.render import FORMATS, Shown, make_renderer
 from moe_mobile.bench.results import BenchResult, BenchTest
 
 _LLAMA_BENCH = (
@@ -137,6 +137,31 @@ def test_markdown_of_phones_tells_them_apart(results: list[BenchResult]) -> None
     assert out.getvalue().splitlines()[-1] == (
         "- R58M, cache 50%, tg2: waited too long before repetition 2; * energy: shorter than 30 s"
     )
+
+
+def _with_notes(format: str, results: list[BenchResult]) -> list[str]:
+    """Lines of a terminal that shows both; a note before each row and after the last."""
+    out = io.StringIO()
+    rows = [(result.test, Settings()) for result in results]
+    shown = Shown(
+        make_renderer(format, out), rows, phones=0, note=lambda text: print(text, file=out)
+    )
+    for number, result in enumerate(results):
+        shown.note(f"note {number}")
+        shown.row(result)
+    shown.note("last note")
+    shown.end()
+    return out.getvalue().splitlines()
+
+
+def test_notes_leave_the_table_whole(results: list[BenchResult]) -> None:
+    lines = _with_notes("md", results)
+    table = ["|" in line for line in lines]
+    assert lines[0] == "note 0"
+    assert table[1:6] == [True, True, True, True, False]
+    assert lines[-2:] == ["note 1", "last note"]
+    # Elsewhere nothing is torn, and a note comes when there is something to note.
+    assert [line[:4] for line in _with_notes("jsonl", results)] == ["note", '{"bu'] * 2 + ["last"]
 
 
 @pytest.mark.parametrize("format", FORMATS)
