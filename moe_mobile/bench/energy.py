@@ -30,11 +30,6 @@ class Energy:
     source: str | None
     note: str | None
 
-    @property
-    def reliable(self) -> bool:
-        """Whether there is a figure and nothing speaks against it."""
-        return self.joules is not None and self.note is None
-
 
 def measure_energy(
     samples: Sequence[Mapping[str, Any]],
@@ -49,7 +44,7 @@ def measure_energy(
     fifth; else the current is integrated over time. ``charging`` is None where nobody knows.
     """
     if charging:
-        return Energy(None, None, "charging")
+        return Energy(None, None, "the device was charging")
     counter = _counted(samples, duration_ms)
     current = _integrated(samples, duration_ms)
     if counter is not None and counter[1] >= _STEPS:
