@@ -89,12 +89,13 @@ class Launch:
             128 + n where signal n ended it.
         place: where it runs, as errors say it.
         explain: called when it ended unasked, with its exit code (-n where signal n ended it, None
-            if it did not end in time) and its last words; the error that says more, or None.
+            if it did not end in time), its last words and its process id there, where it told that;
+            the error that says more, or None.
     """
 
     command: Sequence[str]
     place: str
-    explain: Callable[[int | None, str], MoeMobileError | None]
+    explain: Callable[[int | None, str, int | None], MoeMobileError | None]
 
 
 class Runner:
@@ -118,6 +119,7 @@ class Runner:
             self.name = os.fspath(program) if program is not None else str(find_runner())
             command = [self.name, "--attached"]
         self._next_id = 1
+        self._pid_there: int | None = None
         self._last_words: collections.deque[str] = collections.deque(maxlen=_STDERR_LINES)
         try:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
@@ -241,6 +243,9 @@ class Runner:
             event = json.loads(line)
         except ValueError:
             event = None
+        if isinstance(event, dict) and event.get("event") == "start":
+            self._pid_there = int(event["pid"])
+            return self._receive(request_id)
         if not isinstance(event, dict) or event.get("id") != request_id:
             self.kill()
             shown = line[:200].decode(errors="replace").rstrip()
@@ -265,8 +270,10 @@ class Runner:
             # Ctrl-C reaches every process of the terminal; this one may notice it last.
             return CancelledError("stopped by the user")
         tail = "\n".join(list(self._last_words)[-12:])
-        if self._launch is not None and (error := self._launch.explain(code, tail)) is not None:
-            return error
+        if self._launch is not None:
+            error = self._launch.explain(code, tail, self._pid_there)
+            if error is not None:
+                return error
         if code is None:
             how = "closed its output"
         elif code < 0:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -118,6 +119,19 @@ def test_nothing_names_its_writers_machine() -> None:
 def test_what_names_a_machine(parts: tuple[str, ...], is_trace: bool) -> None:
     # In parts, so that this file passes.
     assert bool(_traces_of_a_machine("".join(parts))) == is_trace
+
+
+def test_pages_that_are_pointed_to_exist() -> None:
+    missing = []
+    for path in _tracked_files():
+        with contextlib.suppress(UnicodeDecodeError):
+            text = path.read_text("utf-8")
+            pages = {ROOT / page for page in re.findall(r"\bdocs/[\w./-]+\.md\b", text)}
+            if path.suffix == ".md":
+                links = re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", text)
+                pages |= {path.parent / link for link in links}
+            missing += [f"{path.relative_to(ROOT)}: {page}" for page in pages if not page.exists()]
+    assert missing == []
 
 
 def test_version_is_stated_once_for_all() -> None:

@@ -44,7 +44,9 @@ from moe_mobile.errors import MoeMobileError
     help="Prepare, and delete each shard of experts there once it is packed.",
 )
 @click.option("--replace", is_flag=True, help="Delete other bundles there first, to make room.")
-@click.option("--prune", is_flag=True, help="Delete other bundles and older engines afterwards.")
+@click.option(
+    "--prune", is_flag=True, help="Delete other bundles, engines, packed weights afterwards."
+)
 @json_option
 def command(
     bundle: pathlib.Path,
@@ -96,6 +98,13 @@ def _deploy(
     answer: dict[str, Any] = {"device": device.serial, **dataclasses.asdict(deployed)}
     if not as_json:
         click.echo(_line(device.serial, deployed))
+    if deployed.other_stores and not prune:
+        click.echo(
+            f"note: {device.serial} has packed weights of another engine "
+            f"({', '.join(deployed.other_stores)}): they are packed anew, and what was consumed "
+            "was sent again. --prune deletes the old ones",
+            err=True,
+        )
     if prepare or consume:
         answer["prepared"] = _prepare(device, deployed, consume, as_json)
     return answer

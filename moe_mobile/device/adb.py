@@ -17,7 +17,7 @@ from moe_mobile.device.deploy.deploy import Deployed, Deployer
 from moe_mobile.device.deploy.inventory import ROOT, Inventory
 from moe_mobile.device.deploy.lock import take_lock
 from moe_mobile.device.deploy.package import Package, bundle_package, runtime_package
-from moe_mobile.device.deploy.plan import make_plan, packed_bytes
+from moe_mobile.device.deploy.plan import make_plan, other_stores, packed_bytes
 from moe_mobile.device.facts import facts_script, parse_facts
 from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
 from moe_mobile.device.script_output import decoded, mask
@@ -131,7 +131,7 @@ class AdbDevice(Device):
             bundle: its folder here.
             consume: count on `prepare --consume` when checking the space that is left.
             replace: delete other deployments before, to make space.
-            prune: delete other deployments and engines afterwards.
+            prune: delete other deployments, engines and packed weights afterwards.
             progress: stage "deploy", in MiB.
         """
         package = bundle_package(bundle)
@@ -148,8 +148,10 @@ class AdbDevice(Device):
                 reserve=packed_bytes(package, there, consume=consume),
                 progress=progress,
             )
+        deployed.other_stores = other_stores(package, there)
         if prune:
-            self._deployer.remove(self._others(self._deployer.inventory(), [package, engine]))
+            others = self._others(self._deployer.inventory(), [package, engine])
+            self._deployer.remove([*others, *deployed.other_stores])
         return deployed
 
     def space_needed(self, package: Package) -> int:
@@ -197,7 +199,9 @@ class AdbDevice(Device):
             remedy="Check the cable, then run it again",
         )
 
-    def _explain_end(self, code: int | None, last_words: str) -> MoeMobileError | None:
+    def _explain_end(
+        self, code: int | None, last_words: str, pid: int | None
+    ) -> MoeMobileError | None:
         """Why a runner ended, where there is more to say than its exit code."""
         name = f"moe_runner on {self.serial}"
         try:
@@ -208,7 +212,8 @@ class AdbDevice(Device):
         except DeviceError as error:
             return error
         if code == -signal.SIGKILL:
-            kills = [found for found in _KILL.findall(log) if "moe_runner" in found]
+            # The log remembers others that were killed earlier.
+            kills = [found for found in _KILL.findall(log) if f"'moe_runner' ({pid})" in found]
             told = f"; the device says: {kills[-1]}" if kills else ""
             return KilledError(
                 f"the device killed the engine to get memory back{told}"

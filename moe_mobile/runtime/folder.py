@@ -279,7 +279,8 @@ def _locked(place: Path) -> Iterator[None]:
 
 
 def _cannot_write(error: OSError, place: Path) -> IoError:
-    typed = write_error(error, error.filename if isinstance(error.filename, str) else place)
+    # Not error.filename: of a copy that is its source.
+    typed = write_error(error, place)
     return type(typed)(
         typed.cause,
         file=typed.file,

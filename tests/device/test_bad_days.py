@@ -8,10 +8,13 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
+import time
 
 import pytest
 
-from tests.cli.program import failed, ok, ok_json, run_cli
+from moe_mobile.device.select import open_device
+from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli
 from tests.phones import StartPhone
 
 GENERATE = ("--token-ids", "5,6,7", "-n", 4)
@@ -111,7 +114,6 @@ def test_a_phone_that_goes_away_and_comes_back(
 
 
 def test_killed_for_memory(phone: StartPhone) -> None:
-    from moe_mobile.device.select import open_device
     from moe_mobile.errors import KilledError
 
     one = phone()
@@ -121,23 +123,33 @@ def test_killed_for_memory(phone: StartPhone) -> None:
         one.misbehave(kill="moe_runner")
         with pytest.raises(KilledError, match="Kill 'moe_runner'") as caught:
             runner.request("info")
+    with device.runner() as runner:
+        runner.request("digest", paths=[])
+        device.shell("kill -9 $(pgrep moe_runner)")
+        # Not by what the log says of the one before.
+        with pytest.raises(KilledError, match="was killed on the device, mostly") as other:
+            runner.request("info")
+    assert other.value.exit_code == 13
     assert (caught.value.exit_code, one.serial in str(caught.value.file)) == (13, True)
     assert "--cache" in str(caught.value.remedy)
 
 
 def test_a_crash_of_the_engine(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
-    from moe_mobile.device.select import open_device
-    from moe_mobile.errors import RuntimeFailedError
-
-    device = open_device(phone().serial)
-    device.place(tiny_bundle)
-    with device.runner() as runner:
-        runner.request("digest", paths=[])
-        device.shell("kill -SEGV $(pgrep moe_runner)")
-        with pytest.raises(RuntimeFailedError) as caught:
-            runner.request("info")
-    assert "SIGSEGV" in caught.value.cause
-    assert device.serial in str(caught.value.file)
+    one = phone()
+    device = open_device(one.serial)
+    ok("prepare", tiny_bundle, "--device", one.serial)
+    command = [*COMMAND, "bench", str(tiny_bundle), "-s", one.serial, "--cool-to", "off", "--json"]
+    command += ["-p", "0", "-n", "30", "-r", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while process.poll() is None:
+            device.shell("kill -SEGV $(pgrep moe_runner)")
+            time.sleep(0.2)
+        stdout, _ = process.communicate(timeout=30)
+    error = json.loads(stdout)["error"]
+    assert (process.returncode, error["code"]) == (10, "runtime")
+    assert "SIGSEGV" in error["cause"]
+    assert one.serial in error["file"]
+    assert error["remedy"]
 
 
 def test_an_arm64_phone_before_its_engine_is_built(
@@ -189,7 +201,6 @@ def test_an_engine_for_another_machine(
 def test_an_engine_that_the_phone_cannot_execute(
     phone: StartPhone, tiny_bundle: pathlib.Path
 ) -> None:
-    from moe_mobile.device.select import open_device
 
     one = phone()
     ok("deploy", tiny_bundle)
@@ -220,7 +231,6 @@ def test_a_bundle_of_another_version(
 
 
 def test_a_store_of_another_executorch(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
-    from moe_mobile.device.select import open_device
 
     one = phone()
     path = ok_json("deploy", tiny_bundle, "--consume")["deployments"][0]["path"]
@@ -229,5 +239,12 @@ def test_a_store_of_another_executorch(phone: StartPhone, tiny_bundle: pathlib.P
     )
     assert packed.stdout.strip() == "xnnpack-0.0.0-x86_64-00000000-p4096"
     # Its shards are gone, and what stands for them is of no use: they are sent and packed again.
+    told = run_cli("deploy", tiny_bundle)
+    assert "note:" in told.stderr
+    assert "xnnpack-0.0.0" in told.stderr
     ok("generate", tiny_bundle, "--device", one.serial, *GENERATE)
     assert ok_json("verify", tiny_bundle, "--device", one.serial)["packed"]["complete"]
+    ok("deploy", tiny_bundle, "--prune")
+    stores = open_device(one.serial).shell(f"ls {path}/.packed").stdout.split()
+    assert len(stores) == 1
+    assert "0.0.0" not in stores[0]

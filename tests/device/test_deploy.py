@@ -218,7 +218,7 @@ def test_twenty_cuts(
     chance = random.Random(4)
     start = one.traffic()[0]
     for _ in range(10):
-        _kill_while_sending(one, large_bundle, chance.randrange(64 << 10, total // 25))
+        _kill_while_sending(one, large_bundle, chance.randrange(64 << 10, total // 10))
     killed = one.traffic()[0] - start
     device = device_of(one)
     cuts = 0

@@ -52,7 +52,10 @@ _MIB = 1 << 20
 
 @dataclasses.dataclass
 class Deployed:
-    """What a deployment took. ``seconds``: of sending and hashing."""
+    """What a deployment took. ``seconds``: of sending and hashing.
+
+    ``other_stores``: packed weights of other engines there, which are of no use to this one.
+    """
 
     path: str
     bytes: int
@@ -61,6 +64,7 @@ class Deployed:
     files_sent: int = 0
     seconds: float = 0.0
     was_complete: bool = False
+    other_stores: list[str] = dataclasses.field(default_factory=list)
 
 
 class Deployer:
@@ -84,7 +88,7 @@ class Deployer:
 
     def inventory(self) -> Inventory:
         """What is there, in one round trip."""
-        return parse_inventory(self._run(inventory_script(), ROOT))
+        return parse_inventory(self._run(inventory_script()))
 
     def remove(self, folders: Iterable[str]) -> None:
         """Delete folders below the root and what vouches for them."""
@@ -92,7 +96,7 @@ class Deployer:
         if not names:
             return
         with self._locked():
-            self._run(f"cd {ROOT} && rm -rf {' '.join(map(shlex.quote, names))}", ROOT)
+            self._run(f"cd {ROOT} && rm -rf {' '.join(map(shlex.quote, names))}")
 
     def distrust(self, folder: str) -> None:
         """Forget what was verified: when it is deployed next, every byte is."""
@@ -229,10 +233,12 @@ class Deployer:
             package.sums,
         )
 
-    def _run(self, script: str, path: str) -> str:
+    def _run(self, script: str, path: str = "") -> str:
+        """What a script prints; where it fails, the error is about ``path`` below the root."""
         result = self._shell(script)
         if result.exit_code != 0:
-            raise device_error(self._serial, path, result.stderr, result.exit_code)
+            place = f"{ROOT}/{path}".rstrip("/")
+            raise device_error(self._serial, place, result.stderr, result.exit_code)
         return result.stdout
 
 

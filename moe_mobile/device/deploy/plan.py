@@ -10,7 +10,7 @@ from collections.abc import Collection
 from moe_mobile.device.deploy.inventory import Inventory
 from moe_mobile.device.deploy.package import Package, Wanted
 
-__all__ = ["Copy", "Plan", "Send", "make_plan", "packed_bytes"]
+__all__ = ["Copy", "Plan", "Send", "make_plan", "other_stores", "packed_bytes"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +115,16 @@ def packed_bytes(package: Package, there: Inventory, *, consume: bool) -> int:
     missing = [size for name, size in package.layers.values() if name not in store]
     experts = max(missing, default=0) if consume else sum(missing)
     return experts + (0 if "methods.packed" in store else package.methods_bytes)
+
+
+def other_stores(package: Package, there: Inventory) -> list[str]:
+    """Folders below the root with packed weights that this version of the engine cannot use."""
+    names = {
+        path.split("/")[1]
+        for path in there.below(package.folder)
+        if path.startswith(".packed/") and not path.startswith(f".packed/{package.stores}")
+    }
+    return [f"{package.folder}/.packed/{name}" for name in sorted(names)]
 
 
 def _consumed(package: Package, there: Inventory, file: Wanted, store: Collection[str]) -> bool:

@@ -145,5 +145,9 @@ def device_error(serial: str, path: str, stderr: str, exit_code: int) -> IoError
             remedy="Free some space there, or give up old deployments with --prune or --replace",
         )
     if "Read-only" in told or "Permission denied" in told:
-        return ReadOnlyError(f"not writable: {told}", file=place, remedy="See `adb shell` there")
+        return ReadOnlyError(
+            f"not writable: {told}",
+            file=place,
+            remedy=f"adb's shell must be able to write there: see `adb -s {serial} shell ls -la`",
+        )
     return DeviceError(f"a script failed there: {told}", file=place, remedy=_AGAIN)

@@ -4,6 +4,7 @@
 // One process, JSON lines: a request per line on standard input, events per line on standard
 // output.
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <iostream>
@@ -33,6 +34,10 @@ int main(int argc, char** argv) {
     // Work nobody can hear of is in vain.
     if (!std::cout) std::_Exit(moe_mobile::exit_code(ErrorCode::kIo));
   });
+  // Its client may be on another machine, and see only what carries its streams.
+  if (attached) {
+    std::cout << json{{"event", "start"}, {"pid", getpid()}}.dump() << '\n' << std::flush;
+  }
   // Whoever started an attached runner is gone when its input ends. A phone would go on computing.
   moe_mobile::LineReader input(std::cin, [attached](bool busy) {
     if (attached && busy) std::_Exit(moe_mobile::exit_code(ErrorCode::kCancelled));
