@@ -19,9 +19,9 @@ REPEATED = "repeated"
 
 METHOD = (
     "Ratio of the geometric means of tokens/s over the repetitions, with a 95 % interval by "
-    "Welch's t on logarithms; rows measured in turns (interleaved) are compared pair by pair, "
-    "which cancels what drifts. An interval that holds 1 shows no difference. It covers the "
-    "spread within a run, not that from one run or device to another."
+    "Welch's t on logarithms; rows that one command measured in turns (interleaved) are "
+    "compared pair by pair, which cancels what drifts. An interval that holds 1 shows no "
+    "difference. It covers the spread within a run, not that from one run or device to another."
 )
 
 
@@ -102,9 +102,26 @@ def _comparison(setting: str, base: Row, other: Row) -> list[Comparison]:
     speeds = [_speeds(row) for row in (base, other)]
     if not all(speeds):
         return []
-    interleaved = all(row.get("regime", "order") == "interleaved" for row in (base, other))
-    method = paired_ratio if interleaved and len(speeds[0]) == len(speeds[1]) else welch_ratio
+    method = paired_ratio if _paired(base, other) else welch_ratio
     return [Comparison(setting, base, other, method(*speeds))]
+
+
+def _paired(base: Row, other: Row) -> bool:
+    """Whether repetition i of one row was measured beside repetition i of the other.
+
+    What drifted in another session was something else: such pairs are none, and their interval
+    would be too narrow. Rows of versions that name no session are not paired.
+    """
+    if not all(row.get("regime", "order") == "interleaved" for row in (base, other)):
+        return False
+    sessions = [[run.get("session") for run in row.runs] for row in (base, other)]
+    counts = {
+        len(values)
+        for row in (base, other)
+        for values in (row.runs, row.get("samples_ts"), _speeds(row))
+    }
+    known = all(isinstance(session, str) and session for session in sessions[0])
+    return known and sessions[0] == sessions[1] and len(counts) == 1
 
 
 def _speeds(row: Row) -> list[float]:

@@ -36,7 +36,7 @@ def ratio_text(comparison: Comparison) -> str:
     """The ratio with its interval where there is one, and what to conclude."""
     ratio = comparison.ratio
     if ratio.low is None or ratio.high is None:
-        return f"{digits(ratio.value, 3)}x\none repetition: no interval"
+        return f"{digits(ratio.value, 3)}x\n{ratio.note}: no interval"
     interval = f"[{digits(ratio.low, 3)}, {digits(ratio.high, 3)}]"
     return f"{digits(ratio.value, 3)}x {interval}\n{ratio.verdict}"
 
@@ -72,7 +72,7 @@ def forest(setting: str, comparisons: Sequence[Comparison], entries: Mapping[Row
     data = []
     for comparison, (text, value), y in zip(comparisons, labels, centres, strict=True):
         ratio = comparison.ratio
-        low, high = ratio.low or ratio.value, ratio.high or ratio.value
+        low, high = (ratio.value if end is None else end for end in (ratio.low, ratio.high))
         colour = entries[comparison.other].colour
         data.append(
             {
@@ -101,7 +101,7 @@ def forest(setting: str, comparisons: Sequence[Comparison], entries: Mapping[Row
     words = "; ".join(f"{text}: " + value.replace("\n", ", ") for text, value in labels[:12])
     keys = (
         Key("@muted", "the interval does not hold 1: a difference", "dot"),
-        Key("@muted", "no difference shown", "ring"),
+        Key("@muted", "no difference shown, or no interval", "ring"),
     )
     alt = f"Ratios of throughput by {setting}. {words}"
     return Figure(f"compare-{plain(setting)}", alt, data, layout, keys)

@@ -9,20 +9,24 @@ import math
 from collections.abc import Sequence
 
 from moe_mobile.bench.statistics import mean, sample_stddev
+from moe_mobile.report.rows import LARGEST
 
 __all__ = ["Ratio", "paired_ratio", "t_quantile", "welch_ratio"]
 
 _LEVEL = 0.95
+_ROUNDING = 1e-12
+"""A standard error below it is one of floating point: logarithms of equal speeds."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """Other over base. `low` and `high` bound it at 95 %; None where repetitions are too few."""
+    """Other over base. `low` and `high` bound it at 95 %; where both are None, `note` says why."""
 
     value: float
     low: float | None
     high: float | None
     method: str
+    note: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -41,33 +45,48 @@ def welch_ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
     logs = [[math.log(value) for value in values] for values in (base, other)]
     difference = mean(logs[1]) - mean(logs[0])
     if min(len(base), len(other)) < 2:
-        return Ratio(math.exp(difference), None, None, "none")
+        return _single(difference)
     parts = [sample_stddev(values) ** 2 / len(values) for values in logs]
-    error = math.sqrt(sum(parts))
-    if error == 0:
-        return Ratio(math.exp(difference), math.exp(difference), math.exp(difference), "welch")
-    below = sum(
-        part**2 / (len(values) - 1) for part, values in zip(parts, logs, strict=True) if part
-    )
-    half = t_quantile((1 + _LEVEL) / 2, sum(parts) ** 2 / below) * error
-    return Ratio(
-        math.exp(difference), math.exp(difference - half), math.exp(difference + half), "welch"
-    )
+    below = sum(part**2 / (len(values) - 1) for part, values in zip(parts, logs, strict=True))
+    freedom = sum(parts) ** 2 / below if below else 1.0
+    return _interval("welch", difference, math.sqrt(sum(parts)), freedom)
 
 
 def paired_ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
     """The same of interleaved repetitions: t over the logarithms of each pair's ratio.
 
-    A drift that both of a pair share (heat, a slow clock) cancels. Raises ValueError where the
-    lengths differ or there are no values.
+    A drift that both of a pair share (heat, a slow clock) cancels. Where the pairs do not differ
+    at all, Welch's interval is the honest one. Raises ValueError where the lengths differ or there
+    are no values.
     """
-    logs = [math.log(b / a) for a, b in zip(base, other, strict=True)]
-    centre = mean(logs)
+    logs = [math.log(b) - math.log(a) for a, b in zip(base, other, strict=True)]
     if len(logs) < 2:
-        return Ratio(math.exp(centre), None, None, "none")
+        return _single(mean(logs))
     error = sample_stddev(logs) / math.sqrt(len(logs))
-    half = t_quantile((1 + _LEVEL) / 2, len(logs) - 1) * error
-    return Ratio(math.exp(centre), math.exp(centre - half), math.exp(centre + half), "paired")
+    if error < _ROUNDING:
+        return welch_ratio(base, other)
+    return _interval("paired", mean(logs), error, len(logs) - 1)
+
+
+def _single(centre: float) -> Ratio:
+    return Ratio(_exp(centre), None, None, "none", "one repetition")
+
+
+def _interval(method: str, centre: float, error: float, freedom: float) -> Ratio:
+    """The ratio whose logarithm is `centre`, with that one's standard error.
+
+    Without any spread there is no interval: a few equal values are no proof that all would be.
+    """
+    if error < _ROUNDING:
+        return Ratio(_exp(centre), None, None, "none", "equal repetitions")
+    half = t_quantile((1 + _LEVEL) / 2, freedom) * error
+    return Ratio(_exp(centre), _exp(centre - half), _exp(centre + half), method)
+
+
+def _exp(logarithm: float) -> float:
+    """Kept within what is believed of any number, so that a chart can show it."""
+    limit = math.log(LARGEST)
+    return math.exp(min(max(logarithm, -limit), limit))
 
 
 def t_quantile(probability: float, freedom: float) -> float:

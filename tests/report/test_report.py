@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import html.parser
 import json
 import pathlib
@@ -13,49 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.cli.program import failed, ok, ok_json
-
-Json = dict[str, Any]
-
-ROW: Json = {
-    "model_type": "tiny 8da4w",
-    "cpu_info": "A processor",
-    "n_prompt": 0,
-    "n_gen": 4,
-    "n_depth": 0,
-    "test_time": "2026-11-25T07:00:00Z",
-    "avg_ts": 100.0,
-    "stddev_ts": 2.0,
-    "samples_ts": [98.0, 100.0, 102.0],
-    "samples_ns": [40_000_000, 40_000_000, 39_000_000],
-    "gen_ts": 100.0,
-    "version": "0.1.0",
-    "executorch_version": "1.5.1",
-    "bundle_hash": "ab" * 32,
-    "config": {"residency": "slots", "cache": "50%", "lanes": 2, "threads": 2, "routing": "exact"},
-    "plan": {"total_bytes": 10 << 20},
-    "itl_ns": [[9_000_000, 10_000_000, 11_000_000, 10_000_000]] * 3,
-    "itl_p50_ms": 10.0,
-    "itl_p95_ms": 11.0,
-    "itl_p99_ms": 11.0,
-    "hit_rate": 0.75,
-    "mib_read_per_token": 1.5,
-    "mib_wasted_per_token": 0.0,
-    "rss_anon_bytes": 8 << 20,
-    "rss_file_bytes": 4 << 20,
-    "swap_bytes": 0,
-}
-
-
-def row(**changes: Any) -> Json:
-    made = copy.deepcopy(ROW)
-    made["config"] |= changes.pop("config", {})
-    return made | changes
-
-
-def write(path: pathlib.Path, *rows: object) -> pathlib.Path:
-    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    return path
+from moe_mobile.report.load import read_results
+from moe_mobile.report.page import make_page
+from tests.cli.program import failed, ok, ok_json, run_cli
+from tests.report.rows import ROW, Json, figures_of, row, run, write
 
 
 class _Page(html.parser.HTMLParser):
@@ -147,9 +107,6 @@ def test_any_member_may_be_missing(tmp_path: pathlib.Path) -> None:
         if name not in ("n_prompt", "n_gen"):
             page_less = {key: value for key, value in row().items() if key != name}
             path = write(tmp_path / "rows.jsonl", page_less)
-            from moe_mobile.report.load import read_results
-            from moe_mobile.report.page import make_page
-
             assert make_page(read_results([path]), "title")
 
 
@@ -184,23 +141,9 @@ def test_a_row_that_was_cut_off_is_left_out(tmp_path: pathlib.Path) -> None:
 
 def test_a_page_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path / "rows.jsonl", row())
-    from tests.cli.program import run_cli
-
     result = run_cli("report", path, "-o", tmp_path / "rows.jsonl" / "page.html")
     assert result.returncode == 6
     assert "Traceback" not in result.stderr
-
-
-def run(start: str, **changes: Any) -> Json:
-    state = {"cpu_c": 42.0, "skin_c": 33.0, "battery_c": 30.0, "thermal_status": 0}
-    return {"started_at": start, "waited_s": 0.0, "entry": state, "exit": state} | changes
-
-
-def figures_of(text: str) -> dict[str, Json]:
-    embedded = re.search(r'id="figures">(.*?)</script>', text, re.DOTALL)
-    assert embedded is not None
-    found: dict[str, Json] = json.loads(embedded[1])
-    return found
 
 
 def test_heat_is_one_chart_per_device_and_session(tmp_path: pathlib.Path) -> None:
