@@ -1,18 +1,21 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Standard output whose failures are typed errors, whoever of the program writes to it."""
+"""What a user reads: standard output whose failures are typed errors, and files that are named."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
+import stat
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
+from moe_mobile.bundle.files import write_file
 from moe_mobile.errors import write_error
 
-__all__ = ["STDOUT", "guarded_stdout", "open_standard_streams"]
+__all__ = ["STDOUT", "guarded_stdout", "open_standard_streams", "write_output"]
 
 STDOUT = "standard output"
 """Names it in errors."""
@@ -74,3 +77,23 @@ def guarded_stdout() -> Iterator[None]:
         yield
     finally:
         sys.stdout = stream
+
+
+def write_output(path: pathlib.Path, data: bytes) -> None:
+    """Write the file that a user named: a regular one whole or not at all.
+
+    A link stays, and its target is written. So does a pipe or a device, which is written into:
+    in its place a file would take it from all who use it.
+
+    Raises DiskFullError, ReadOnlyError or IoError.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                with open(path, "wb") as file:
+                    file.write(data)
+                return
+    except OSError as error:
+        raise write_error(error, path) from error
+    target = pathlib.Path(os.path.realpath(path)) if path.is_symlink() else path
+    write_file(target, lambda file: file.write(data))

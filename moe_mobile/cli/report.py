@@ -4,13 +4,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pathlib
+import sys
+from collections.abc import Sequence
 
 import click
 
-from moe_mobile.bundle.files import write_file
 from moe_mobile.cli.options import echo_json, examples, json_option
+from moe_mobile.cli.output import write_output
 from moe_mobile.cli.text import size
+from moe_mobile.errors import UsageError
 from moe_mobile.report.load import read_results
 
 
@@ -33,7 +38,7 @@ from moe_mobile.report.load import read_results
     type=click.Path(path_type=pathlib.Path, dir_okay=False),
     default=pathlib.Path("report.html"),
     show_default=True,
-    help="The page to write.",
+    help="The page to write; replaces an earlier page, and no other file.",
 )
 @click.option("--title", help="Of the page.  [default: the names of the files]")
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
@@ -53,15 +58,42 @@ def command(
     """
     from moe_mobile.report.page import make_page, summary
 
+    if not as_json:
+        _check_output(output, results)
     read = read_results(results)
     if as_json:
         echo_json(summary(read))
         return
     names = ", ".join(path.stem for path in results)
-    page = make_page(read, title or f"moe-mobile bench: {names}").encode()
-    write_file(output, lambda file: file.write(page))
+    page = make_page(read, title or f"moe-mobile bench: {names}")
+    write_output(output, page)
     for note in read.notes:
-        click.echo(f"note: {note}", err=True)
+        # They quote files of others, which must not act on the terminal.
+        printable = "".join(c if c.isprintable() else "\ufffd" for c in note)
+        click.echo(f"note: {printable}", err=True)
     click.echo(f"{output}: {len(read.rows)} rows, {size(len(page))}")
     if show:
         click.launch(str(output.absolute()))
+
+
+def _check_output(output: pathlib.Path, results: Sequence[pathlib.Path]) -> None:
+    """Raise UsageError where a page would replace measurements, or anything but a page."""
+    with contextlib.suppress(OSError):  # what is not there is not lost; the rest fails on writing
+        target = output.stat()
+        for path in results:
+            source = os.fstat(sys.stdin.fileno()) if str(path) == "-" else path.stat()
+            if os.path.samestat(source, target):
+                raise UsageError(
+                    "is one of the results, which the page would replace",
+                    file=output,
+                    remedy="Name another file with -o",
+                )
+        if output.is_file():
+            with open(output, "rb") as file:
+                start = file.read(64)
+            if start and not start.lstrip().lower().startswith(b"<!doctype html"):
+                raise UsageError(
+                    "holds something else than a page",
+                    file=output,
+                    remedy="Name another file with -o, or remove it",
+                )

@@ -101,7 +101,7 @@ def _latencies(entry: Entry) -> list[list[float]]:
 
 
 def _misses(token: dict[str, Any] | None) -> float:
-    return (finite(token.get("misses")) or 0.0) if token else 0.0
+    return max(finite(token.get("misses")) or 0.0, 0.0) if token else 0.0
 
 
 def _markers(entry: Entry, points: list[Any], *, filled: bool) -> dict[str, Any]:

@@ -12,19 +12,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
+from moe_mobile.bench.results import SCHEMA_VERSION
 from moe_mobile.errors import UnsupportedError, UsageError, read_error
 from moe_mobile.report.rows import Row
 
-__all__ = ["MAX_BYTES", "SCHEMA_VERSION", "Results", "read_results"]
-
-SCHEMA_VERSION = 1
-"""The newest version of the rows' schema that is understood; older rows state none."""
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "Results", "read_results"]
 
 MAX_BYTES = 256 << 20
 """Of one file: a page made of more would open in no browser."""
 
+MAX_DEPTH = 32
+"""Of one row. Rows nest 6 deep; a thousand would be too deep for what writes them again."""
+
 _STDIN = "standard input"
 _REMEDY = "Give what `moe-mobile bench -o jsonl` or `-o json` wrote"
+_TOO_DEEP = "unreasonable JSON: nested too deep"
 # Any of them makes an object a row; others of the project's JSON answers have none.
 _ROW_MEMBERS = ("n_prompt", "n_gen")
 
@@ -114,9 +116,11 @@ class _Parser:
                 if self._text[start] == "[":
                     yield self._whole_items(start)
                 break
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 self._refuse(start, f"unreasonable JSON: {error}")
-            yield value
+            except RecursionError:
+                self._refuse(start, _TOO_DEEP)
+            yield self._require_shallow(value, start)
             position = self._skip(position)
         if self._lost:
             what = _count(self._lost, "value")
@@ -128,10 +132,13 @@ class _Parser:
         position = self._skip(start + 1)
         while position < len(self._text):
             try:
-                value, position = self._decoder.raw_decode(self._text, position)
+                value, end = self._decoder.raw_decode(self._text, position)
             except ValueError:
                 break
-            items.append(value)
+            except RecursionError:
+                self._refuse(position, _TOO_DEEP)
+            items.append(self._require_shallow(value, position))
+            position = end
             position = self._skip(position, ",")
         return items
 
@@ -143,6 +150,20 @@ class _Parser:
             f"{self._name}: the last row is cut off and left out; the run was interrupted, or "
             "is still going on"
         )
+
+    def _require_shallow(self, value: Any, position: int) -> Any:
+        level = [value]
+        for _ in range(MAX_DEPTH):
+            level = [
+                inner
+                for outer in level
+                if isinstance(outer, dict | list)
+                for inner in (outer.values() if isinstance(outer, dict) else outer)
+                if isinstance(inner, dict | list)
+            ]
+            if not level:
+                return value
+        self._refuse(position, _TOO_DEEP)
 
     def _refuse(self, position: int, cause: str) -> NoReturn:
         line = self._text.count("\n", 0, position) + 1

@@ -62,8 +62,8 @@ class _Section:
     absent: str = ""
 
 
-def make_page(results: Results, title: str) -> str:
-    """The page of these rows as HTML."""
+def make_page(results: Results, title: str) -> bytes:
+    """The page of these rows as HTML, in UTF-8."""
     from plotly.offline import get_plotlyjs
 
     found, colour_by = configurations(results.rows)
@@ -83,7 +83,7 @@ def make_page(results: Results, title: str) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template("page.html").render(
+    page = environment.get_template("page.html").render(
         title=title,
         style=markupsafe.Markup((_ASSETS / "style.css").read_text("utf-8")),
         script=markupsafe.Markup((_ASSETS / "script.js").read_text("utf-8")),
@@ -99,6 +99,8 @@ def make_page(results: Results, title: str) -> str:
         figures=_script_json(drawn),
         data=_script_json([row.data for row in results.rows]),
     )
+    # JSON may spell half of a surrogate pair, which is no character of UTF-8.
+    return page.encode("utf-8", "replace")
 
 
 def summary(results: Results) -> dict[str, Any]:

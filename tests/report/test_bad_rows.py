@@ -1,0 +1,84 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Rows that nobody measured: told, or shown as far as they go, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+
+from moe_mobile import errors
+from moe_mobile.report.load import MAX_DEPTH, read_results
+from moe_mobile.report.page import make_page, summary
+from tests.cli.program import run_cli
+from tests.report.rows import figures_of, row, run, write
+
+HALF = "\ud800"  # of a pair of surrogates: JSON can say it, UTF-8 cannot
+
+
+def reported(path: pathlib.Path) -> str:
+    results = read_results([path])
+    json.dumps(summary(results), allow_nan=False)
+    page = make_page(results, "title").decode()
+    # `json.dumps` writes Infinity, which no browser reads.
+    json.dumps(figures_of(page), allow_nan=False)
+    return page
+
+
+def test_half_a_character(tmp_path: pathlib.Path) -> None:
+    path = write(
+        tmp_path / "rows.jsonl",
+        row(model_type=f"a{HALF}b", flags=[HALF], config={"cache": HALF}),
+        row(),
+        {"error": {"cause": f"{HALF}\x1b[2J"}},
+    )
+    assert "a?b" in reported(path)
+    result = run_cli("report", path, "-o", tmp_path / "page.html")
+    assert result.returncode == 0, result.stderr
+    assert "the run ended with an error" in result.stderr
+    assert "\x1b" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "value", [1e308, -1e308, 5e-324, 0, -1, 10**400], ids=lambda value: f"{value!s:.6}"
+)
+def test_numbers_beyond_all_measure(tmp_path: pathlib.Path, value: Any) -> None:
+    token = {"phase": "decode", "total_ns": value, "misses": value, "wait_ns": value}
+    sample = {"t_ms": value, "pss": value}
+    strange = row(
+        config={"cache": "25%"}, avg_ts=value, gen_ts=value, samples_ts=[value, 1.0, value],
+        samples_ns=[value] * 3, itl_ns=[[value, 1]], itl_p50_ms=value, tokens=[[token]],
+        runs=[run("2026-11-25T07:00:00Z", waited_s=value, samples=[sample] * 3)],
+        hit_rate=value, mib_read_per_token=value, rss_anon_bytes=value,
+    )  # fmt: skip
+    reported(write(tmp_path / "rows.jsonl", row(), strange))
+
+
+def test_rates_that_are_far_apart(tmp_path: pathlib.Path) -> None:
+    strange = [1e308, 1e-308], [5e-324, 1e308], [1e29, 1e-300], [1e-300, 1e-301]
+    rows = [row(config={"cache": f"{i}%"}, samples_ts=s) for i, s in enumerate(strange)]
+    path = write(tmp_path / "rows.jsonl", *rows, row())
+    reported(path)
+    for comparison in summary(read_results([path]))["comparisons"]:
+        if comparison["low"] is not None:
+            assert 0 < comparison["low"] <= comparison["value"] <= comparison["high"] < 1e31
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH, 985, 100_000])
+@pytest.mark.parametrize("frame", ["%s\n", "[%s", "[%s]"])
+def test_nesting_without_end(tmp_path: pathlib.Path, depth: int, frame: str) -> None:
+    deep = '{"n_gen":1,"flags":' + "[" * depth + "]" * depth + "}"
+    path = tmp_path / "rows.jsonl"
+    path.write_text(frame % deep)
+    with pytest.raises(errors.UsageError, match="nested too deep"):
+        read_results([path])
+
+
+def test_some_nesting_is_fine(tmp_path: pathlib.Path) -> None:
+    deep: Any = 1
+    for _ in range(MAX_DEPTH - 2):
+        deep = [deep]
+    reported(write(tmp_path / "rows.jsonl", row(more=deep)))

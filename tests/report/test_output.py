@@ -1,0 +1,98 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Where `report -o` writes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import stat
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from moe_mobile import errors
+from moe_mobile.cli.output import write_output
+from tests.cli.program import COMMAND, failed, ok
+from tests.report.rows import row, write
+
+
+def test_results_are_not_replaced_by_their_page(tmp_path: pathlib.Path) -> None:
+    path, other = write(tmp_path / "rows.jsonl", row()), write(tmp_path / "other.jsonl", row())
+    (tmp_path / "link.html").symlink_to(path)
+    os.link(path, tmp_path / "hard.html")
+    before = path.read_text()
+    for target in (path, tmp_path / "link.html", tmp_path / "hard.html"):
+        # With --json nothing is written: the error is asked for on stderr.
+        result = subprocess.run(
+            [*COMMAND, "report", str(other), str(path), "-o", str(target)],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert result.returncode == 2, result.stderr
+        assert "is one of the results" in result.stderr
+        assert str(target) in result.stderr
+    with path.open() as stdin:
+        result = subprocess.run(
+            [*COMMAND, "report", "-", "-o", str(path)],
+            stdin=stdin, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    assert (result.returncode, path.read_text()) == (2, before)
+    assert list(tmp_path.glob("*.tmp")) == []
+
+
+def test_only_a_page_is_replaced(tmp_path: pathlib.Path) -> None:
+    path, other = write(tmp_path / "rows.jsonl", row()), write(tmp_path / "other.jsonl", row())
+    before = other.read_text()
+    command = [*COMMAND, "report", str(path), "-o"]
+    result = subprocess.run([*command, str(other)], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, other.read_text()) == (2, before)
+    assert "holds something else than a page" in result.stderr
+    page = tmp_path / "page.html"
+    page.touch()
+    ok("report", path, "-o", page)
+    ok("report", path, "-o", page, "--title", "another")
+    assert "<h1>another</h1>" in page.read_text()
+    # Nothing is written, so nothing is refused.
+    ok("report", path, "-o", path, "--json")
+
+
+def test_a_link_leads_to_the_page(tmp_path: pathlib.Path) -> None:
+    link = tmp_path / "link.html"
+    link.symlink_to("pages/page.html")
+    ok("report", write(tmp_path / "rows.jsonl", row()), "-o", link)
+    assert os.readlink(link) == "pages/page.html"
+    assert (tmp_path / "pages/page.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_pipe_stays_a_pipe(tmp_path: pathlib.Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    ok("report", write(tmp_path / "rows.jsonl", row()), "-o", pipe)
+    reader.join(30)
+    assert found[0].startswith(b"<!doctype html>")
+    assert found[0].endswith(b"</html>")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/fd of other systems differs")
+def test_a_stream_of_its_own(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path / "rows.jsonl", row())
+    command = [*COMMAND, "report", str(path), "-o", "/proc/self/fd/1"]
+    result = subprocess.run(command, capture_output=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(b"<!doctype html>")
+
+
+def test_what_cannot_be_written_is_typed(tmp_path: pathlib.Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for target in (loop, tmp_path):
+        with pytest.raises(errors.IoError) as caught:
+            write_output(target, b"data")
+        assert caught.value.file == str(target)
+    assert failed(6, "report", tmp_path / "none")["file"] == str(tmp_path / "none")
