@@ -70,7 +70,8 @@ def heat(entries: Sequence[Entry]) -> list[tuple[str, Figure]]:
             several = len(parts) > 1 or len(clocked) > 1
             if several:
                 began = part[0].span.run["started_at"][:19].replace("T", " ")
-                name += f" · {part[0].entry.row.text('device', 'serial')}, from {began} UTC"
+                serial = part[0].entry.row.text("device", "serial")
+                name += (f" · {serial}" if serial else "") + f", from {began} UTC"
             sessions.append((name, part))
     made = [(name, _chart(name, turns)) for name, turns in sessions]
     return [(name, figure) for name, figure in made if figure is not None]
