@@ -86,6 +86,9 @@ void Decoder::attend(uint32_t layer, uint32_t rows, float* x, TokenMetrics* metr
                  manifest_.moe.num_experts, manifest_.moe.top_k, manifest_.moe.renormalize,
                  &selections_[row]);
   metrics->router_ns += watch.lap();
+  if (recorded_ != nullptr)
+    recorded_->insert(recorded_->end(), router_logits_.begin(),
+                      router_logits_.begin() + ptrdiff_t{rows} * manifest_.moe.num_experts);
 }
 
 // Adds in rank order, whatever the order the outputs came in: this makes the result independent of

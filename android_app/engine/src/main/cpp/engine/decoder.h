@@ -35,6 +35,9 @@ class Decoder {
   ExpertStream& experts() { return *experts_; }
   // Forgets the conversation. What is cached stays.
   void clear();
+  // From now on appends the router's logits [rows, experts] of each MoE layer to `logits`, in the
+  // order they are computed; null ends that.
+  void record_router(std::vector<float>* logits) { recorded_ = logits; }
 
   // Appends prompt tokens. kUsage beyond the context, or for a token outside the vocabulary.
   // `progress` counts batches of all layers; where it throws, the prompt was not appended.
@@ -75,6 +78,7 @@ class Decoder {
   std::vector<uint32_t> output_rows_;  // [max_batch, top_k]: where an output lies
   std::vector<uint32_t> history_;      // of the prompt: [tokens, moe layers, top_k]
   std::vector<ExpertJob> jobs_;
+  std::vector<float>* recorded_ = nullptr;
 };
 
 }  // namespace moe_mobile

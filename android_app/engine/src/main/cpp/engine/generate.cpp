@@ -62,4 +62,16 @@ void score(Engine* engine, Span<const uint32_t> tokens,
   }
 }
 
+std::vector<float> router_logits(Engine* engine, Span<const uint32_t> tokens,
+                                 const Progress& progress) {
+  std::vector<float> logits;
+  struct Recording {
+    Decoder& decoder;
+    ~Recording() { decoder.record_router(nullptr); }
+  } recording{engine->decoder()};
+  recording.decoder.record_router(&logits);
+  engine->prefill(tokens, progress);
+  return logits;
+}
+
 }  // namespace moe_mobile

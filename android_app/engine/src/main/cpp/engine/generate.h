@@ -46,4 +46,9 @@ class Generator {
 void score(Engine* engine, Span<const uint32_t> tokens,
            const std::function<void(size_t index, const float* logits)>& row);
 
+// Appends tokens as a prompt, which is routed exactly whatever the setting, and returns the logits
+// [MoE layers, tokens, experts] of its routers. Errors as Engine::prefill().
+std::vector<float> router_logits(Engine* engine, Span<const uint32_t> tokens,
+                                 const Progress& progress);
+
 }  // namespace moe_mobile

@@ -20,6 +20,7 @@
 #include "metrics/json.h"
 #include "metrics/process_memory.h"
 #include "metrics/stopwatch.h"
+#include "runner/base64.h"
 #include "runner/request.h"
 
 namespace moe_mobile {
@@ -79,6 +80,7 @@ json Session::run(const std::string& command, const json& request) {
        {{"token_ids", "max_new_tokens", "sampling", "ignore_eos"},
         [&] { return generate(request); }}},
       {"score", {{"token_ids"}, [&] { return score(request); }}},
+      {"trace", {{"token_ids", "continues"}, [&] { return trace(request); }}},
       {"bench",
        {{"n_prompt", "n_gen", "repetitions", "warmup", "seed"}, [&] { return bench(request); }}},
       {"measure_misses",
@@ -196,6 +198,12 @@ json Session::score(const json& request) {
     if (index % 16 == 15) progress()("score", index + 1, tokens.size());
   });
   return {{"log_probabilities", values}, {"stats", engine().stats()}};
+}
+
+json Session::trace(const json& request) {
+  const std::vector<uint32_t> tokens = token_ids(request);
+  if (!optional_bool(request, "continues", false)) engine().reset();
+  return {{"router_logits", base64(router_logits(&engine(), tokens, progress()))}};
 }
 
 json Session::bench(const json& request) {

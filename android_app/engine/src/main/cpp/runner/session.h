@@ -33,6 +33,7 @@ class Session {
   nlohmann::json info();
   nlohmann::json generate(const nlohmann::json& request);
   nlohmann::json score(const nlohmann::json& request);
+  nlohmann::json trace(const nlohmann::json& request);
   nlohmann::json bench(const nlohmann::json& request);
 
   Engine& engine();
