@@ -1,0 +1,256 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Router traces in files; docs/routing/trace-format.md describes them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_mobile import __version__
+from moe_mobile.bundle.files import write_file
+from moe_mobile.bundle.json_field import MAX_INTEGER, JsonField, parse_strict_json
+from moe_mobile.errors import (
+    BundleInvalidError,
+    IoError,
+    UnsupportedError,
+    UsageError,
+    read_error,
+    write_error,
+)
+
+__all__ = ["SOURCES", "Trace", "check_tokens", "read_trace", "split", "write_trace"]
+
+VERSION = 1
+METADATA = "moe_mobile_trace"
+"""The one key of the safetensors metadata: several would be written in random order."""
+
+SOURCES = ("engine", "transformers")
+_SCORINGS = ("softmax",)
+_MEMBERS = (
+    "version", "created_by", "model", "source", "source_id", "precision", "layers", "top_k",
+    "renormalize", "scoring", "sequences", "prompt_tokens",
+)  # fmt: skip
+
+_MAX_TOKENS = 2**24
+_MAX_LAYERS = 4096
+_MAX_EXPERTS = 65536
+_MAX_SEQUENCES = 65536
+_MAX_TEXT = 200
+_MAX_HEADER = 1 << 20
+_MAX_FILE = 16 << 30
+_REMEDY = "Name a file that `moe-mobile trace` wrote, or record it again"
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What the routers of a model said about every token of one or more sequences.
+
+    Attributes:
+        router_logits: float32 [tokens, MoE layers, experts]: what exact routing sorts.
+        token_ids: uint32 [tokens], what went in.
+        sequences: number of tokens of each; each was computed without those before it.
+        prompt_tokens: so many at the beginning of each sequence are a prompt, the rest is decoded.
+        layers: the model's number of each MoE layer, ascending.
+        top_k, renormalize, scoring: how the model routes.
+        model: its name.
+        source: one of :data:`SOURCES`.
+        source_id: the bundle's hash, or what the checkpoint is called.
+        precision: what was computed with: the experts' quantization, or a floating-point type.
+        created_by: the program that recorded it.
+
+    Raises UsageError where these contradict each other, or a logit is not finite.
+    """
+
+    router_logits: NDArray[np.float32]
+    token_ids: NDArray[np.uint32]
+    sequences: tuple[int, ...]
+    layers: tuple[int, ...]
+    top_k: int
+    renormalize: bool
+    model: str
+    source: str
+    source_id: str
+    precision: str
+    prompt_tokens: int = 0
+    scoring: str = "softmax"
+    created_by: str = f"moe-mobile {__version__}"
+
+    def __post_init__(self) -> None:
+        logits, ids = self.router_logits, self.token_ids
+        _require(logits.dtype == np.float32, f"router_logits are {logits.dtype}, not float32")
+        _require(ids.dtype == np.uint32, f"token_ids are {ids.dtype}, not uint32")
+        shape = logits.shape
+        limits = (_MAX_TOKENS, _MAX_LAYERS, _MAX_EXPERTS)
+        fits = len(shape) == 3 and all(0 < n <= most for n, most in zip(shape, limits, strict=True))
+        _require(fits, f"router_logits have the shape {list(shape)}: no tokens, layers and experts")
+        tokens, layers, experts = shape
+        _require(ids.shape == (tokens,), f"{tokens} tokens have {list(ids.shape)} token_ids")
+        _require(
+            0 < len(self.sequences) <= _MAX_SEQUENCES
+            and min(self.sequences) > 0
+            and sum(self.sequences) == tokens,
+            f"the sequences do not add up to {tokens} tokens",
+        )
+        ascending = all(a < b for a, b in zip(self.layers, self.layers[1:], strict=False))
+        _require(
+            len(self.layers) == layers and ascending and self.layers[0] >= 0,
+            f"the layers are not {layers} ascending numbers",
+        )
+        _require(0 < self.top_k <= experts, f"top_k {self.top_k} is not in 1..{experts}")
+        _require(
+            0 <= self.prompt_tokens <= _MAX_TOKENS, f"{self.prompt_tokens} prompt_tokens are none"
+        )
+        _require(self.source in SOURCES, f"the source {self.source!r} is unknown")
+        _require(self.scoring in _SCORINGS, f"the scoring {self.scoring!r} is unknown")
+        # The sum of float32 values stays finite in double, unless one of them is not.
+        with np.errstate(invalid="ignore"):
+            total = float(logits.sum(dtype=np.float64))
+        _require(math.isfinite(total), "router_logits hold NaN or infinity")
+
+    def spans(self) -> list[slice]:
+        """Where each sequence lies among the tokens."""
+        ends = np.cumsum(self.sequences).tolist()
+        return [slice(end - n, end) for end, n in zip(ends, self.sequences, strict=True)]
+
+
+def check_tokens(token_ids: Sequence[int], vocab_size: int) -> None:
+    """Raises UsageError unless there are tokens, and the model has them all."""
+    if not token_ids:
+        raise UsageError("there are no tokens", setting="token_ids", remedy="Give at least one")
+    outside = next((token for token in token_ids if not 0 <= token < vocab_size), None)
+    if outside is not None:
+        raise UsageError(
+            f"token {outside} is outside the vocabulary of {vocab_size}",
+            setting="token_ids",
+            remedy="Tokenize with the model's own tokenizer",
+        )
+
+
+def split(tokens: int, context: int) -> tuple[int, ...]:
+    """The lengths of the sequences that so many tokens make, each as long as the context allows."""
+    rest = tokens % context
+    return (context,) * (tokens // context) + ((rest,) if rest else ())
+
+
+def write_trace(path: str | os.PathLike[str], trace: Trace) -> int:
+    """Write a trace, whole or not at all: temporary name, fsync, rename. Returns its bytes.
+
+    Raises:
+        UsageError: there is something at ``path`` that is no regular file, or a text in the trace
+            is too long or not printable.
+        DiskFullError, ReadOnlyError, IoError: writing failed.
+    """
+    from safetensors.numpy import save
+
+    metadata = {
+        "version": VERSION,
+        **{name: getattr(trace, name) for name in _MEMBERS if name != "version"},
+    }
+    tensors = {"router_logits": trace.router_logits, "token_ids": trace.token_ids}
+    # A link stays, and its target is written.
+    target = Path(os.path.realpath(path))
+    try:
+        if target.exists() and not target.is_file():
+            raise UsageError("is no regular file", file=path, remedy="Name another one")
+    except OSError as error:
+        raise write_error(error, path) from error
+    text = json.dumps(metadata, separators=(",", ":"))
+    _read_metadata(text, os.fspath(path))  # nothing is written that would not be read
+    data = save(tensors, {METADATA: text})
+    return write_file(target, lambda file: file.write(data))[0]
+
+
+def read_trace(path: str | os.PathLike[str]) -> Trace:
+    """Read a trace. The file may come from anywhere: everything in it is checked.
+
+    Raises:
+        UsageError: it is no trace, or a broken one.
+        UnsupportedError: a newer version of moe-mobile wrote it.
+        IoError: it cannot be read.
+    """
+    file = os.fspath(path)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        _check_size(file)
+        with safe_open(file, framework="numpy") as opened:
+            members = _read_metadata((opened.metadata() or {}).get(METADATA), file)
+            types = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+            if types != {"router_logits": "F32", "token_ids": "U32"}:
+                listed = ", ".join(f"{name} ({kind})" for name, kind in sorted(types.items()))
+                raise _broken(f"holds the tensors {listed or 'none'}"[:_MAX_TEXT], file)
+            tensors: dict[str, Any] = {name: opened.get_tensor(name) for name in types}
+        return Trace(**tensors, **members)
+    except SafetensorError as error:
+        raise _broken(f"is no safetensors file: {error}", file) from error
+    except OSError as error:
+        raise read_error(error, file) from error
+    except UsageError as error:
+        raise _broken(error.cause, file) from error
+
+
+def _check_size(file: str) -> None:
+    """Refuses what would block, or fill memory, before it is known to be a trace."""
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise IoError("is no regular file", file=file, remedy=_REMEDY)
+    if status.st_size > _MAX_FILE:
+        raise _broken(f"is larger than {_MAX_FILE >> 30} GiB", file)
+    with open(file, "rb") as opened:
+        header = int.from_bytes(opened.read(8), "little")
+    if header > _MAX_HEADER:
+        raise _broken("is no trace, or its header is larger than 1 MiB", file)
+
+
+def _read_metadata(text: str | None, file: str) -> dict[str, Any]:
+    if text is None:
+        raise _broken("is no trace: the metadata are missing", file)
+    try:
+        return _members(JsonField(parse_strict_json(text.encode(), file), "", file), file)
+    except BundleInvalidError as error:
+        raise _broken(error.cause, file) from error
+
+
+def _members(root: JsonField, file: str) -> dict[str, Any]:
+    root.expect_object()
+    # The version first: a newer one may have other members.
+    if not root.has("version"):
+        root.fail("lacks the member 'version'")
+    version = root["version"].integer(0, MAX_INTEGER)
+    if version != VERSION:
+        raise UnsupportedError(
+            f"the trace has version {version}, this build knows {VERSION}",
+            file=file,
+            remedy="Record it again, or use the moe-mobile version that wrote it",
+        )
+    root.expect_members(_MEMBERS)
+    texts = ("created_by", "model", "source_id", "precision")
+    return {
+        **{name: root[name].text(_MAX_TEXT) for name in texts},
+        "source": root["source"].one_of(SOURCES),
+        "scoring": root["scoring"].one_of(_SCORINGS, UnsupportedError),
+        "layers": tuple(item.integer(0, _MAX_LAYERS - 1) for item in root["layers"].items()),
+        "top_k": root["top_k"].integer(1, _MAX_EXPERTS),
+        "renormalize": root["renormalize"].boolean(),
+        "sequences": tuple(item.integer(1, _MAX_TOKENS) for item in root["sequences"].items()),
+        "prompt_tokens": root["prompt_tokens"].integer(0, _MAX_TOKENS),
+    }
+
+
+def _require(condition: bool, cause: str) -> None:
+    if not condition:
+        raise UsageError(cause)
+
+
+def _broken(cause: str, file: str) -> UsageError:
+    return UsageError(cause, file=file, remedy=_REMEDY)

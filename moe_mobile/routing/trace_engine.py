@@ -1,0 +1,108 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Router traces recorded by the engine, here or on a phone."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_mobile.bundle import read_manifest
+from moe_mobile.device.interface import Device
+from moe_mobile.errors import RuntimeFailedError
+from moe_mobile.routing.trace import Trace, check_tokens, split
+from moe_mobile.runner import Progress, Runner
+
+__all__ = ["record_engine"]
+
+# Logits of one request, which both sides hold in memory. Fewer tokens at once would have the same
+# experts read more often.
+_PART_BYTES = 8 << 20
+
+
+def record_engine(
+    device: Device,
+    bundle: Path,
+    token_ids: Sequence[int],
+    *,
+    settings: Mapping[str, Any],
+    prompt_tokens: int = 0,
+    progress: Progress | None = None,
+) -> Trace:
+    """The router logits of these tokens, in sequences as long as the engine's context.
+
+    Args:
+        device: sent the bundle first if it lacks it.
+        settings: as in the runner's ``open`` request.
+        prompt_tokens: see :class:`Trace`.
+        progress: also called with the stage "trace", and tokens.
+
+    Raises UsageError for token ids the model does not have, and what opening a bundle raises.
+    """
+    manifest = read_manifest(bundle)
+    check_tokens(token_ids, manifest.model.vocab_size)
+    layers = tuple(i for i, layer in enumerate(manifest.layers) if layer.experts is not None)
+    experts = manifest.moe.num_experts
+    logits = np.empty((len(token_ids), len(layers), experts), np.float32)
+    part = max(1, _PART_BYTES // logits[:1].nbytes)
+    folder = device.place(bundle, progress)
+    with device.runner() as runner:
+        info = runner.request("open", bundle=folder, settings=settings, progress=progress)
+        sequences = split(len(token_ids), info["settings"]["context"])
+        begin = 0
+        for length in sequences:
+            for at in range(begin, begin + length, part):
+                end = min(at + part, begin + length)
+                shape = (len(layers), end - at, experts)
+                steps = None if progress is None else _Steps(progress, at, end, len(token_ids))
+                rows = _request(runner, list(token_ids[at:end]), at > begin, shape, steps)
+                logits[at:end] = rows.transpose(1, 0, 2)
+            begin += length
+    return Trace(
+        router_logits=logits,
+        token_ids=np.array(token_ids, np.uint32),
+        sequences=sequences,
+        layers=layers,
+        top_k=manifest.moe.top_k,
+        renormalize=manifest.moe.router.renormalize,
+        model=manifest.model.name,
+        source="engine",
+        source_id=info["bundle_hash"],
+        precision=manifest.quantization.experts,
+        prompt_tokens=prompt_tokens,
+    )
+
+
+class _Steps:
+    """Turns the engine's progress in one part into tokens of the whole."""
+
+    def __init__(self, progress: Progress, begin: int, end: int, total: int) -> None:
+        self._progress, self._begin, self._end, self._total = progress, begin, end, total
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        tokens = self._begin + (self._end - self._begin) * done // total
+        self._progress("trace", tokens, self._total)
+
+
+def _request(
+    runner: Runner,
+    token_ids: list[int],
+    continues: bool,
+    shape: tuple[int, int, int],
+    progress: Progress | None,
+) -> NDArray[np.float32]:
+    answer = runner.request("trace", token_ids=token_ids, continues=continues, progress=progress)
+    try:
+        data = base64.b64decode(answer["router_logits"], validate=True)
+        return np.frombuffer(data, "<f4").reshape(shape)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RuntimeFailedError(
+            f"moe_runner did not give the router logits of {len(token_ids)} tokens: {error}",
+            file=runner.name,
+            remedy="Run `moe-mobile doctor`; the engine may be of another version",
+        ) from error
