@@ -3,57 +3,82 @@
 #include "routing/router.h"
 
 #include <algorithm>
-#include <cmath>
-#include <numeric>
-#include <string>
 
-#include "base/error.h"
+#include "routing/drop_cold.h"
+#include "routing/top_k.h"
 
 namespace moe_mobile {
+namespace {
 
-void select_exact(const float* logits, uint32_t num_experts, uint32_t top_k, bool renormalize,
-                  Selection* out) {
-  if (top_k == 0 || top_k > num_experts) {
-    throw Error(ErrorCode::kUsage, "",
-                "the router cannot select " + std::to_string(top_k) + " of " +
-                    std::to_string(num_experts) + " experts");
-  }
-  thread_local std::vector<float> scores;
-  scores.assign(logits, logits + num_experts);
-  float largest = scores[0];
-  for (uint32_t e = 0; e < num_experts; ++e) {
-    if (!std::isfinite(scores[e])) {
-      throw Error(
-          ErrorCode::kRuntime, "",
-          "the router's score of expert " + std::to_string(e) + " is " + std::to_string(scores[e]),
-          "The model's programs computed nonsense: verify the bundle");
+RouterSpec checked(const RouterSpec& spec, uint32_t num_layers) {
+  check_router(spec, num_layers);
+  return spec;
+}
+
+}  // namespace
+
+Router::Router(const RouterSpec& spec, const RoutingOptions& options, uint32_t num_layers,
+               double capacity_per_layer)
+    : num_experts_(spec.num_experts),
+      scores_(checked(spec, num_layers)),
+      routing_(resolve_routing(options, spec, capacity_per_layer)) {
+  const RoutingOptions& settled = routing_.options;
+  if (settled.method->make == nullptr) return;
+  MethodSettings settings;
+  settings.value = settled.value;
+  settings.guaranteed = *settled.guaranteed;
+  settings.num_experts = spec.num_experts;
+  settings.top_k = spec.top_k;
+  settings.num_layers = num_layers;
+  settings.capacity = capacity_per_layer;
+  method_ = settled.method->make(settings);
+}
+
+void Router::reset() {
+  if (method_) method_->reset();
+}
+
+Ranking Router::rank(uint32_t layer, const float* logits, Selection* out) {
+  const Ranking ranking = scores_.rank(layer, logits);
+  if (method_ && layer >= routing_.options.first) method_->observe(ranking);
+  out->experts.assign(ranking.best, ranking.best + ranking.top_k);
+  out->dropped.assign(ranking.top_k, 0);
+  out->changed = 0;
+  return ranking;
+}
+
+void Router::prefill(uint32_t layer, const float* logits, Selection* out) {
+  require_finite(logits, num_experts_);
+  const Ranking ranking = rank(layer, logits, out);
+  scores_.weigh(ranking, logits, out);
+}
+
+void Router::decide(uint32_t layer, const float* logits, const uint8_t* cached, Selection* out) {
+  ranking_ = rank(layer, logits, out);
+  if (layer < routing_.options.first) return;
+  if (method_) {
+    std::vector<uint32_t>& experts = out->experts;
+    method_->choose(ranking_, cached, experts.data());
+    const uint32_t last = ranking_.best[ranking_.top_k - 1];
+    for (const uint32_t expert : experts)
+      out->changed += comes_before(ranking_.z, last, expert) ? 1 : 0;
+    // Few and nearly sorted.
+    for (size_t i = 1; i < experts.size(); ++i) {
+      const uint32_t expert = experts[i];
+      size_t at = i;
+      for (; at > 0 && comes_before(ranking_.z, expert, experts[at - 1]); --at)
+        experts[at] = experts[at - 1];
+      experts[at] = expert;
     }
-    largest = std::max(largest, scores[e]);
   }
-  float sum = 0;
-  for (float& score : scores) {
-    score = std::exp(score - largest);
-    sum += score;
-  }
-  for (float& score : scores) score /= sum;
+  if (routing_.options.drop_cold > 0) drop_cold(routing_.options.drop_cold, ranking_, cached, out);
+}
 
-  std::vector<uint32_t>& order = out->experts;
-  order.resize(num_experts);
-  std::iota(order.begin(), order.end(), 0u);
-  const auto better = [](uint32_t a, uint32_t b) {
-    return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
-  };
-  std::partial_sort(order.begin(), order.begin() + top_k, order.end(), better);
-  order.resize(top_k);
-
-  out->weights.resize(top_k);
-  float selected = 0;
-  for (uint32_t rank = 0; rank < top_k; ++rank) {
-    out->weights[rank] = scores[order[rank]];
-    selected += out->weights[rank];
-  }
-  if (!renormalize) return;
-  for (float& weight : out->weights) weight /= selected;
+void Router::decode(uint32_t layer, const float* logits, const uint8_t* cached, Selection* out) {
+  require_finite(logits, num_experts_);
+  decide(layer, logits, cached, out);
+  scores_.weigh(ranking_, logits, out);
+  move_dropped_weights(out);
 }
 
 }  // namespace moe_mobile

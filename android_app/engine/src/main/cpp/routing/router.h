@@ -3,21 +3,44 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
+#include <memory>
+
+#include "routing/method.h"
+#include "routing/router_scores.h"
+#include "routing/router_spec.h"
+#include "routing/routing_options.h"
 
 namespace moe_mobile {
 
-// The experts of one token in one layer, in rank order: best first.
-struct Selection {
-  std::vector<uint32_t> experts;
-  std::vector<float> weights;
-};
+// Routes the tokens of one sequence after another, in the engine and in the lab. What it decides
+// depends on the logits since reset() and on the masks it is given, on nothing else.
+class Router {
+ public:
+  // The cache's experts per layer settle automatic values. kUsage if spec or options make no sense.
+  Router(const RouterSpec& spec, const RoutingOptions& options, uint32_t num_layers,
+         double capacity_per_layer);
 
-// Exact routing, as transformers computes it: float32 softmax over all `num_experts` logits, the
-// `top_k` largest taken with ties to the lower index, their probabilities as weights, divided by
-// their sum where `renormalize`. kRuntime if a logit is NaN or infinite: the programs before it are
-// broken.
-void select_exact(const float* logits, uint32_t num_experts, uint32_t top_k, bool renormalize,
-                  Selection* out);
+  // What options came to, and what there is to say of it ("": nothing).
+  const ResolvedRouting& routing() const { return routing_; }
+  void reset();
+
+  // A token of a prompt: exact routing, which the method sees too. kRuntime if a logit is NaN or
+  // infinite.
+  void prefill(uint32_t layer, const float* logits, Selection* out);
+  // A token being decoded. `cached` has a byte per expert of the layer, 1 where it is cached now.
+  // kRuntime likewise.
+  void decode(uint32_t layer, const float* logits, const uint8_t* cached, Selection* out);
+  // The same without weights, which only the model needs, and for finite logits.
+  void decide(uint32_t layer, const float* logits, const uint8_t* cached, Selection* out);
+
+ private:
+  Ranking rank(uint32_t layer, const float* logits, Selection* out);
+
+  const uint32_t num_experts_;
+  RouterScores scores_;
+  ResolvedRouting routing_;
+  std::unique_ptr<RoutingMethod> method_;  // null: exact
+  Ranking ranking_;
+};
 
 }  // namespace moe_mobile

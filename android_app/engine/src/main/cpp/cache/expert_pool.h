@@ -1,0 +1,54 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/span.h"
+#include "cache/eviction.h"
+
+namespace moe_mobile {
+
+// The logical cache of a fixed, dense set of experts (one layer's, or layer x experts + expert):
+// ExpertCache's rules, in arrays, with a choice of evictions and a mask for routing. Accesses
+// allocate nothing.
+class ExpertPool {
+ public:
+  // kUsage if the capacity is above the number of experts.
+  ExpertPool(uint32_t experts, uint32_t capacity, const EvictionOptions& eviction);
+
+  // Uses the experts that one layer selected for one token, in rank order and distinct. They never
+  // evict each other, and the best ends most recent. Sets missed[rank] to 0 or 1 and returns what
+  // was evicted, in that order; valid until the next access. kBudget if more are chosen than fit,
+  // kUsage if one is chosen twice or does not exist; neither changes the contents.
+  Span<const uint32_t> access(Span<const uint32_t> chosen, uint8_t* missed);
+  // For Belady: when the expert is used next after the coming access, as any rising number.
+  void set_next_use(uint32_t expert, double when) { merit_[expert] = -when; }
+
+  // A byte per expert, 1 where it is cached.
+  const uint8_t* cached() const { return cached_.data(); }
+  uint32_t size() const { return size_; }
+  uint32_t capacity() const { return capacity_; }
+  // Least recent first.
+  std::vector<uint32_t> by_recency() const;
+
+ private:
+  uint32_t victim() const;
+  void count_uses(Span<const uint32_t> chosen);
+  void unlink(uint32_t expert);
+
+  uint32_t experts_;
+  uint32_t capacity_;
+  EvictionOptions eviction_;
+  uint32_t size_ = 0;
+  uint64_t accesses_ = 0;
+  std::vector<uint8_t> cached_;
+  std::vector<uint64_t> chosen_in_;  // number of the access that last chose it
+  // A ring in order of use through the cached experts and, between newest and oldest, `experts_`.
+  std::vector<uint32_t> older_, newer_;
+  std::vector<double> merit_;  // the lowest leaves: uses for LFU, minus the next use for Belady
+  std::vector<uint32_t> evicted_;
+};
+
+}  // namespace moe_mobile

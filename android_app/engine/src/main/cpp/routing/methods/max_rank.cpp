@@ -1,0 +1,37 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+
+#include "routing/window.h"
+
+// Max-Rank, Algorithm 1 of arXiv 2412.00099: of the M best experts, cached ones go first.
+namespace moe_mobile {
+namespace {
+
+class MaxRank : public RoutingMethod {
+ public:
+  explicit MaxRank(const MethodSettings& settings)
+      : window_(static_cast<uint32_t>(std::min<double>(settings.value, settings.num_experts))),
+        chooser_(settings) {}
+
+  void choose(const Ranking& ranking, const uint8_t* cached, uint32_t* chosen) override {
+    chooser_.choose(ranking, window_, cached, chosen);
+  }
+
+ private:
+  uint32_t window_;
+  WindowChooser chooser_;
+};
+
+}  // namespace
+
+extern const MethodInfo max_rank_method;
+const MethodInfo max_rank_method = {
+    "max-rank", "max-rank:M with a whole M of 1 or more",
+    [](double value) { return value >= 1 && value == std::floor(value); }, nullptr,
+    [](const MethodSettings& settings) -> std::unique_ptr<RoutingMethod> {
+      return std::make_unique<MaxRank>(settings);
+    }};
+
+}  // namespace moe_mobile

@@ -1,0 +1,51 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "routing/method.h"
+#include "routing/router_spec.h"
+
+namespace moe_mobile {
+
+// The experts of one token in one layer, in rank order: best first.
+struct Selection {
+  std::vector<uint32_t> experts;
+  std::vector<float> weights;
+  std::vector<uint8_t> dropped;  // per rank; 1: not to be read, its weight is 0
+  uint32_t changed = 0;          // experts that exact routing would not have selected
+};
+
+// Makes of logits what the model sorts, the exact selection, and weights.
+class RouterScores {
+ public:
+  explicit RouterScores(const RouterSpec& spec);
+
+  // Of finite logits. The ranking refers to them and to this object until the next call.
+  Ranking rank(uint32_t layer, const float* logits);
+  // Weights of out->experts as the model computes them, from the logits of the last rank().
+  void weigh(const Ranking& ranking, const float* logits, Selection* out) const;
+
+ private:
+  void limit_to_groups();
+
+  const RouterSpec spec_;
+  std::vector<float> z_;
+  std::vector<float> scores_;
+  std::vector<float> group_scores_;
+  std::vector<uint32_t> group_order_;
+  std::vector<uint32_t> best_;
+};
+
+// kRuntime if a logit is NaN or infinite: the programs before it are broken.
+void require_finite(const float* logits, uint32_t num_experts);
+
+// Exact routing of a softmax router, as transformers computes it: the `count` largest of
+// `num_experts` logits are taken with ties to the lower index, their float32 softmax over all
+// logits as weights, divided by their sum where `renormalize`. Requires finite logits.
+void select_exact(const float* logits, uint32_t num_experts, uint32_t count, bool renormalize,
+                  Selection* out);
+
+}  // namespace moe_mobile

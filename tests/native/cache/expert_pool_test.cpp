@@ -1,0 +1,131 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "cache/expert_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+
+#include "base/expect_error.h"
+#include "cache/expert_cache.h"
+
+namespace moe_mobile {
+namespace {
+
+using Experts = std::vector<uint32_t>;
+using Missed = std::vector<uint8_t>;
+
+class Pool : public ExpertPool {
+ public:
+  Pool(uint32_t experts, uint32_t capacity, const char* eviction)
+      : ExpertPool(experts, capacity, parse_eviction(eviction)) {}
+
+  Missed use(const Experts& chosen) {
+    Missed missed(chosen.size());
+    const Span<const uint32_t> out = access(chosen, missed.data());
+    evicted.assign(out.begin(), out.end());
+    return missed;
+  }
+
+  Experts evicted;
+};
+
+TEST(ExpertPool, EvictsTheLeastRecentlyUsed) {
+  Pool pool(6, 3, "lru");
+  EXPECT_EQ(pool.use({0, 1}), (Missed{1, 1}));
+  EXPECT_EQ(pool.use({2, 0}), (Missed{1, 0}));
+  EXPECT_EQ(pool.by_recency(), (Experts{1, 0, 2}));
+  EXPECT_EQ(pool.use({3}), (Missed{1}));
+  EXPECT_EQ(pool.evicted, (Experts{1}));
+  EXPECT_EQ(Missed(pool.cached(), pool.cached() + 6), (Missed{1, 0, 1, 1, 0, 0}));
+  EXPECT_EQ(pool.size(), 3u);
+}
+
+TEST(ExpertPool, ChosenExpertsNeverEvictEachOther) {
+  Pool pool(6, 3, "lru");
+  pool.use({0, 1, 2});
+  EXPECT_EQ(pool.use({4, 2, 5}), (Missed{1, 0, 1}));  // 2 was the oldest
+  EXPECT_EQ(pool.evicted, (Experts{1, 0}));
+}
+
+TEST(ExpertPool, LfuEvictsTheOneUsedLeast) {
+  Pool pool(6, 2, "lfu:1");
+  pool.use({0});
+  pool.use({0});
+  pool.use({1});
+  pool.use({2});
+  EXPECT_EQ(pool.evicted, (Experts{1}));
+  // Its counter outlived it: with another use, 1 has two as 0 has, which is older.
+  pool.use({1});
+  EXPECT_EQ(pool.evicted, (Experts{2}));
+  pool.use({3});
+  EXPECT_EQ(pool.evicted, (Experts{0}));
+}
+
+TEST(ExpertPool, LfuForgetsWithItsDecay) {
+  Pool pool(6, 2, "lfu:0.5");
+  pool.use({0});
+  pool.use({0});  // 1.5
+  pool.use({1});  // 0.75 and 1
+  pool.use({2});
+  EXPECT_EQ(pool.evicted, (Experts{0}));
+}
+
+TEST(ExpertPool, BeladyEvictsTheOneUsedLast) {
+  Pool pool(6, 3, "belady");
+  pool.set_next_use(0, 9);
+  pool.set_next_use(1, 20);
+  pool.set_next_use(2, 20);
+  pool.use({0, 1, 2});
+  pool.set_next_use(3, 4);
+  pool.use({3});
+  EXPECT_EQ(pool.evicted, (Experts{2}));  // as far as 1, and less recent
+}
+
+TEST(ExpertPool, EqualsExpertCache) {
+  std::mt19937 random(3);
+  for (int round = 0; round < 50; ++round) {
+    const uint32_t experts = 1 + random() % 20, capacity = 1 + random() % experts;
+    Pool pool(experts, capacity, "lru");
+    ExpertCache cache(capacity);
+    Experts order(experts);
+    std::iota(order.begin(), order.end(), 0u);
+    for (int step = 0; step < 100; ++step) {
+      std::shuffle(order.begin(), order.end(), random);
+      const Experts chosen(order.begin(), order.begin() + random() % (capacity + 1));
+      std::vector<ExpertKey> keys;
+      for (const uint32_t expert : chosen) keys.push_back({0, expert, 0});
+      const ExpertCache::Outcome outcome = cache.access(keys);
+      const Missed missed = pool.use(chosen);
+      for (size_t rank = 0; rank < chosen.size(); ++rank)
+        ASSERT_NE(missed[rank] != 0, outcome.hit[rank]);
+      ASSERT_EQ(pool.evicted.size(), outcome.evicted.size());
+      for (size_t i = 0; i < pool.evicted.size(); ++i)
+        ASSERT_EQ(pool.evicted[i], outcome.evicted[i].expert);
+    }
+  }
+}
+
+TEST(ExpertPool, RefusesWhatItCannotDo) {
+  EXPECT_ERROR(Pool(3, 4, "lru"), ErrorCode::kUsage, "4 of 3");
+  Pool pool(4, 2, "lru");
+  pool.use({0, 1});
+  EXPECT_ERROR(pool.use({0, 1, 2}), ErrorCode::kBudget, "holds 2");
+  EXPECT_ERROR(pool.use({2, 2}), ErrorCode::kUsage, "twice");
+  EXPECT_ERROR(pool.use({4}), ErrorCode::kUsage, "not there");
+  EXPECT_EQ(pool.by_recency(), (Experts{1, 0}));
+}
+
+TEST(Eviction, IsParsed) {
+  EXPECT_EQ(parse_eviction("lru").kind, EvictionOptions::Kind::kLru);
+  EXPECT_EQ(parse_eviction("belady").kind, EvictionOptions::Kind::kBelady);
+  EXPECT_EQ(parse_eviction("lfu").decay, 0.99);
+  EXPECT_EQ(parse_eviction("lfu:0.5").decay, 0.5);
+  for (const char* text : {"", "fifo", "lfu:", "lfu:1.5", "lfu:-1", "lru:1"})
+    EXPECT_ERROR(parse_eviction(text), ErrorCode::kUsage, "lfu:DECAY");
+}
+
+}  // namespace
+}  // namespace moe_mobile
