@@ -35,6 +35,7 @@ Exit codes:
         "info": "Open a bundle and show its memory plan and settings.",
         "generate": "Generate text, streaming experts from disk.",
         "bench": "Measure speed, latency, cache and memory.",
+        "trace": "Record what the routers say about a text, for replays.",
         "report": "Make one page of what bench wrote.",
         "devices": "List phones, and whether a bundle fits them.",
         "deploy": "Send a bundle to phones; only what they lack.",

@@ -147,9 +147,11 @@ def _load(checkpoint: Checkpoint, dtype: str, device: torch.device) -> Any:
 
         shown = bars.is_progress_bar_enabled()
         bars.disable_progress_bar()
-        model = AutoModel.from_pretrained(checkpoint.location, dtype=DTYPES[dtype])
-        if shown:
-            bars.enable_progress_bar()
+        try:
+            model = AutoModel.from_pretrained(checkpoint.location, dtype=DTYPES[dtype])
+        finally:
+            if shown:
+                bars.enable_progress_bar()
     finally:
         logging.disable(disabled)
     return model.to(device).eval()
