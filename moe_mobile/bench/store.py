@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -79,7 +80,7 @@ class TurnFile:
     """Repetitions of interleaved rows, whose last comes only at the end of a grid."""
 
     def __init__(self, path: pathlib.Path) -> None:
-        """What an earlier run left at ``path``. Raises IoError."""
+        """What an earlier run left at ``path``. Raises UsageError for other files, IoError."""
         self._path = path
         self._lines: _Lines | None = None
         self._lock = threading.Lock()
@@ -87,9 +88,9 @@ class TurnFile:
         if path.exists():
             self._lines = _Lines(path)
             for line in self._lines.found:
-                turn = _object(line)
-                if turn is not None and turn.keys() == {"run_key", "number", "repetition"}:
-                    self._found[turn["run_key"], turn["number"]] = turn["repetition"]
+                self._read(line)
+            if self._lines.torn and not self._lines.torn.startswith(b"{"):
+                raise self._foreign()
 
     def get(self, run_key: str, number: int) -> Json | None:
         """A repetition that was measured already."""
@@ -100,16 +101,38 @@ class TurnFile:
         with self._lock:
             if self._lines is None:
                 self._lines = _Lines(self._path)
-        self._lines.append({"run_key": run_key, "number": number, "repetition": repetition})
+        turn = {"run_key": run_key, "number": number, "repetition": repetition}
+        self._lines.append(turn | {"check": _check(turn)})
         self._found[run_key, number] = repetition
 
     def close(self, complete: set[str]) -> None:
         """Close the file, and delete it once all rows that it has a part of are complete."""
         if self._lines is not None:
             self._lines.close()
-            if {key for key, _ in self._found} <= complete:
+            if self._found and {key for key, _ in self._found} <= complete:
                 with contextlib.suppress(OSError):
                     self._path.unlink()
+
+    def _read(self, line: bytes) -> None:
+        turn = _object(line)
+        if turn is None or "repetition" not in turn:
+            raise self._foreign()
+        # What is damaged, or was written by another version, is measured again.
+        if turn.pop("check", None) == _check(turn):
+            self._found[turn["run_key"], turn["number"]] = turn["repetition"]
+
+    def _foreign(self) -> UsageError:
+        return UsageError(
+            "holds something else than repetitions of an interleaved grid",
+            file=self._path,
+            remedy="bench keeps them beside the file of --out: move this one away",
+        )
+
+
+def _check(turn: Json) -> str:
+    """Tells whether a turn is as this version wrote it."""
+    text = json.dumps([SCHEMA_VERSION, turn], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _Lines:

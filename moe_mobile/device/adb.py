@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from moe_mobile.device.adb_server import AdbServer, adb_program, unusable
 from moe_mobile.device.deploy.deploy import Deployed, Deployer
 from moe_mobile.device.deploy.inventory import ROOT, Inventory
-from moe_mobile.device.deploy.lock import take_lock
 from moe_mobile.device.deploy.package import Package, bundle_package, runtime_package
 from moe_mobile.device.deploy.plan import make_plan, other_stores, packed_bytes
 from moe_mobile.device.facts import facts_script, parse_facts
@@ -82,8 +81,7 @@ class AdbDevice(Device):
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        busy = "another command is measuring on this device, and both would be slower"
-        with take_lock(self._server, self.serial, ".bench", busy, wait_s=0):
+        with self._deployer.measuring():
             yield
 
     def _start_runner(self, cpus: Sequence[int] | None) -> Runner:

@@ -197,7 +197,10 @@ def test_interleaved_rows_continue_within_a_grid(target: Target, tmp_path: pathl
     with pytest.raises(errors.UsageError, match="holds results already"):
         ResultFile(out, resume=False)
 
-    turns.write_bytes(turns.read_bytes()[:-9])  # and the last one is torn
+    # One is damaged, and the last one torn: both are measured again.
+    lines = turns.read_bytes()[:-9].splitlines(keepends=True)
+    lines[3] = lines[3].replace(b'"sample":{', b'"sample":{"more":1,')
+    turns.write_bytes(b"".join(lines))
     file = ResultFile(out, resume=True)
     for result in measure(target, grid, protocol, turns=file.turns):
         file.append(result)
@@ -207,6 +210,17 @@ def test_interleaved_rows_continue_within_a_grid(target: Target, tmp_path: pathl
     starts = [[run["start_ms"] for run in row.runs] for row in rows]
     assert starts[0][0] < starts[1][0] < starts[1][1] < starts[0][1]
     assert not turns.exists()
+
+
+@pytest.mark.parametrize("content", ["my diary\n", "my diary", "[1]\n", '{"run_key": "a"}\n'])
+def test_a_file_that_is_in_the_way_of_turns_is_left_alone(
+    tmp_path: pathlib.Path, content: str
+) -> None:
+    turns = tmp_path / "rows.jsonl.turns"
+    turns.write_text(content)
+    with pytest.raises(errors.UsageError, match="something else"):
+        ResultFile(tmp_path / "rows.jsonl", resume=True)
+    assert turns.read_text() == content
 
 
 def test_one_command_at_a_time_writes_a_file(tmp_path: pathlib.Path) -> None:

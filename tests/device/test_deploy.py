@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pathlib
 import random
@@ -15,7 +16,7 @@ import time
 import pytest
 
 from moe_mobile.device.adb import AdbDevice
-from moe_mobile.device.deploy import deploy
+from moe_mobile.device.deploy import deploy, lock
 from moe_mobile.device.deploy.deploy import Deployed
 from moe_mobile.device.deploy.inventory import ROOT
 from moe_mobile.device.deploy.package import Package, Wanted
@@ -184,6 +185,33 @@ def test_one_command_at_a_time_deploys(
         with pytest.raises(IoError, match="another command"):
             device.deploy(large_bundle)
         assert device.deploy(tiny_bundle).was_complete
+
+
+def test_a_lock_is_free_once_its_owner_is_silent(
+    phone: StartPhone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = device_of(phone())
+    monkeypatch.setattr(lock, "STALE_S", 1)
+
+    def take(wait_s: float) -> contextlib.AbstractContextManager[None]:
+        return lock.lock(device._server, device.serial, ".test", "it is busy", wait_s)
+
+    monkeypatch.setattr(lock, "_BEAT_S", 0.2)
+    with take(0), pytest.raises(IoError, match="it is busy"), take(2):
+        pass
+    with take(0):
+        pass
+    monkeypatch.setattr(lock, "_BEAT_S", 100)  # as a connection that is dead without a word
+    with take(0), take(3):
+        pass
+
+
+def test_a_phone_without_flock(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
+    one = phone()
+    (one._folder.path / "root/system/bin/flock").unlink()
+    error = failed(3, "deploy", tiny_bundle)
+    assert "flock" in error["cause"]
+    assert error["setting"] == one.serial
 
 
 def test_an_abort_ends_a_deployment(phone: StartPhone, large_bundle: pathlib.Path) -> None:

@@ -9,6 +9,7 @@ renamed once every byte was hashed on the device.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import shlex
 import threading
@@ -24,12 +25,11 @@ from moe_mobile.device.deploy.inventory import (
     parse_inventory,
     sums_lines,
 )
-from moe_mobile.device.deploy.lock import take_lock
+from moe_mobile.device.deploy.lock import STALE_S, lock
 from moe_mobile.device.deploy.package import Package, Wanted
 from moe_mobile.device.deploy.plan import Copy, Plan, Send, make_plan
 from moe_mobile.device.deploy.transfer import device_error, send_files
 from moe_mobile.device.interface import ShellResult
-from moe_mobile.device.shell_stream import ShellStream
 from moe_mobile.errors import (
     BundleCorruptError,
     CancelledError,
@@ -44,7 +44,8 @@ __all__ = ["Deployed", "Deployer", "Digest"]
 Digest = Callable[[str], str]
 """SHA-256 of a file on the device, given its absolute path; it makes the file durable too."""
 
-_LOCK_SECONDS = 10.0
+# Also of a connection of ours that broke.
+_LOCK_SECONDS = STALE_S + 5.0
 _BACK_SECONDS = 20.0
 _FRUITLESS = 3
 _MIB = 1 << 20
@@ -95,8 +96,13 @@ class Deployer:
         names = [name for folder in folders for name in (f"{folder}.sums", folder)]
         if not names:
             return
-        with self._locked():
+        with self._locked(), self.measuring():
             self._run(f"cd {ROOT} && rm -rf {' '.join(map(shlex.quote, names))}")
+
+    def measuring(self) -> contextlib.AbstractContextManager[None]:
+        """A lock for measuring, and for deleting what may be measured."""
+        busy = "another command is measuring on this device"
+        return lock(self._server, self._serial, ".bench", busy, wait_s=0)
 
     def distrust(self, folder: str) -> None:
         """Forget what was verified: when it is deployed next, every byte is."""
@@ -174,9 +180,9 @@ class Deployer:
                 )
             damaged |= found
 
-    def _locked(self) -> ShellStream:
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
         busy = "another command is deploying to this device"
-        return take_lock(self._server, self._serial, ".deploy", busy, _LOCK_SECONDS)
+        return lock(self._server, self._serial, ".deploy", busy, _LOCK_SECONDS)
 
     def _require_space(self, plan: Plan, there: Inventory, reserve: int) -> None:
         needed = plan.bytes_to_write
