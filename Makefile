@@ -63,7 +63,7 @@ bench: venv
 	$(BIN)/python -m moe_mobile.bench.proof
 
 test: venv gtest test-tools
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 # GoogleTest is the one thing the native tests take from the system.
 gtest:

@@ -8,6 +8,9 @@ tests have no need of it.
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,10 +99,35 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> CheckpointMaker:
     return make
 
 
+class OnceMaker(Protocol):
+    """Returns a folder of that name that ``make`` filled, called by one process of a test run;
+    each process gets a copy of its own, so that what it does there stays there."""
+
+    def __call__(self, name: str, make: Callable[[Path], object]) -> Path: ...
+
+
 @pytest.fixture(scope="session")
-def bundle(
-    tmp_path_factory: pytest.TempPathFactory, checkpoint: CheckpointMaker, lowered_once: None
-) -> BundleMaker:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> OnceMaker:
+    """Exports take seconds, and pytest-xdist's workers want the same ones."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    (shared / "unfinished").mkdir(parents=True, exist_ok=True)
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (shared / name).exists():
+                make(shared / "unfinished" / name)
+                (shared / "unfinished" / name).rename(shared / name)
+        copy = tmp_path_factory.mktemp("made") / name
+        shutil.copytree(shared / name, copy)
+        return copy
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def bundle(made_once: OnceMaker, checkpoint: CheckpointMaker, lowered_once: None) -> BundleMaker:
     from moe_mobile.export import export_bundle
 
     made: dict[tuple[str, str, int], Path] = {}
@@ -107,15 +135,17 @@ def bundle(
     def make(name: str, quant: str, max_batch: int = 256) -> Path:
         key = (name, quant, max_batch)
         if key not in made:
-            out = tmp_path_factory.mktemp("bundles") / f"{name}-{quant}"
-            made[key] = export_bundle(checkpoint(name), out, quant, max_batch=max_batch)
+            made[key] = made_once(
+                f"{name}-{quant}-{max_batch}",
+                lambda out: export_bundle(checkpoint(name), out, quant, max_batch=max_batch),
+            )
         return made[key]
 
     return make
 
 
 @pytest.fixture(scope="session")
-def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> DemoMaker:
+def demo_bundle(made_once: OnceMaker) -> DemoMaker:
     """A function that returns the demo model's bundle in a quantization."""
     from moe_mobile.export import export_bundle
 
@@ -123,8 +153,7 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> DemoMaker:
 
     def make(quant: str) -> Path:
         if quant not in made:
-            out = tmp_path_factory.mktemp("demo") / quant
-            made[quant] = export_bundle("demo", out, quant)
+            made[quant] = made_once(f"demo-{quant}", lambda out: export_bundle("demo", out, quant))
         return made[quant]
 
     return make

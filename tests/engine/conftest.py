@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from moe_mobile.export import RandomWeights, export_bundle
+from tests.bundles import OnceMaker
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,9 +18,8 @@ def tiny_models(one_thread: None, lowered_once: None) -> None:
 
 
 @pytest.fixture(scope="session")
-def large_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def large_bundle(made_once: OnceMaker) -> Path:
     """One layer of Qwen1.5-MoE-A2.7B's dimensions with a small vocabulary: 60 experts of 4.6 MiB
     in 8da4w, and a shared expert four times as wide."""
-    out = tmp_path_factory.mktemp("large") / "bundle"
     source = RandomWeights("Qwen1.5-MoE-A2.7B", layers=1, vocab_size=512)
-    return export_bundle(source, out, "8da4w")
+    return made_once("qwen1.5-layer", lambda out: export_bundle(source, out, "8da4w"))
