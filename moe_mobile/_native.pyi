@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The C++ module (android_app/engine/src/main/cpp/python); moe_mobile/engine.py is its public face.
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,3 +37,15 @@ def open(
 ) -> Engine: ...
 def check_settings(settings_json: str) -> None: ...
 def check_manifest(text: str, file: str) -> None: ...
+def simulate(
+    logits: NDArray[np.float32],
+    top_k: int,
+    capacity: int,
+    routing: str,
+    eviction: str,
+    global_pool: bool,
+    sigmoid: bool,
+    bias: Sequence[float],
+    groups: int,
+    top_groups: int,
+) -> dict[str, Any]: ...

@@ -1,3 +1,7 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
 """The lab: how routing and caching decisions would have gone."""
+
+from moe_mobile.routing.simulation import Simulation, simulate
+
+__all__ = ["Simulation", "simulate"]

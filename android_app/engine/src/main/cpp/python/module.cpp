@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "engine/generate.h"
 #include "engine/verify.h"
+#include "python/routing.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -71,11 +72,6 @@ nlohmann::json parse_json(const std::string& text) {
   return json;
 }
 
-void check_signals() {
-  nb::gil_scoped_acquire locked;
-  if (PyErr_CheckSignals() != 0) throw nb::python_error();
-}
-
 FloatArray score_all(Engine* engine, const TokenIds& tokens) {
   const size_t vocab_size = engine->manifest().vocab_size;
   std::vector<float> rows;
@@ -109,8 +105,14 @@ FloatArray nll_all(Engine* engine, const TokenIds& tokens) {
 
 }  // namespace
 
+void check_signals() {
+  nb::gil_scoped_acquire locked;
+  if (PyErr_CheckSignals() != 0) throw nb::python_error();
+}
+
 NB_MODULE(_native, module) {
   translate_errors();
+  bind_routing(&module);
 
   nb::class_<Generator>(module, "Generator")
       .def("next", &Generator::next, nb::call_guard<nb::gil_scoped_release>())

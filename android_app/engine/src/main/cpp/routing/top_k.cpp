@@ -81,7 +81,9 @@ void top_many(const float* values, uint32_t n, uint32_t k, uint32_t* best) {
     const uint32_t ordered = bits ^ ((bits >> 31) != 0 ? 0xffffffffu : 0x80000000u);
     keys[i] = (uint64_t{ordered} << 32) | (0xffffffffu - i);
   }
-  std::partial_sort(keys.begin(), keys.begin() + k, keys.end(), std::greater<>());
+  const auto end = keys.begin() + k;
+  if (k < n) std::nth_element(keys.begin(), end, keys.end(), std::greater<>());
+  std::sort(keys.begin(), end, std::greater<>());
   for (uint32_t rank = 0; rank < k; ++rank)
     best[rank] = 0xffffffffu - static_cast<uint32_t>(keys[rank]);
 }

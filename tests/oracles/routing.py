@@ -1,0 +1,246 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Cache-conditional routing and expert caches, as their definitions read, one token at a time.
+
+Written from arXiv 2412.00099, section 3, and docs/routing/, not from the engine: lists, sets and
+loops, no thought for speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEVER = float("inf")
+
+
+@dataclass
+class Scores:
+    """One token in one layer: what the model sorts and weighs with, of eligible experts only."""
+
+    z: dict[int, float]
+    mass: dict[int, float]
+
+    @property
+    def order(self) -> list[int]:
+        """Best first, ties to the lower index."""
+        return sorted(self.z, key=lambda expert: (-self.z[expert], expert))
+
+
+@dataclass(frozen=True)
+class RouterModel:
+    """A model's router; see docs/routing/README.md."""
+
+    sigmoid: bool = False
+    bias: NDArray[np.float32] | None = None  # [layers, experts]
+    groups: int = 1
+    top_groups: int = 1
+
+    def scores(self, logits: NDArray[np.float32], layer: int) -> Scores:
+        experts = len(logits)
+        sorted_by = logits
+        if self.sigmoid:
+            with np.errstate(over="ignore"):
+                sigmoids = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
+            sorted_by = sigmoids if self.bias is None else sigmoids + self.bias[layer]
+        members = np.arange(experts).reshape(self.groups, -1)
+        if self.sigmoid:
+            worth = [np.sort(sorted_by[group])[-2:].sum(dtype=np.float32) for group in members]
+        else:
+            worth = [sorted_by[group].max() for group in members]
+        by_worth = sorted(range(self.groups), key=lambda group: (-worth[group], group))
+        eligible = [int(e) for group in sorted(by_worth[: self.top_groups]) for e in members[group]]
+        z = {expert: float(sorted_by[expert]) for expert in eligible}
+        if self.sigmoid:
+            return Scores(z, {expert: float(sigmoids[expert]) for expert in eligible})
+        largest = max(z.values())
+        return Scores(z, {expert: float(np.exp(z[expert] - largest)) for expert in eligible})
+
+
+def running_sum(values: Sequence[float]) -> NDArray[np.float64]:
+    """Sums in order: ``sum()`` and ``numpy.sum()`` round differently."""
+    return np.cumsum(np.array(values, dtype=np.float64))
+
+
+def max_rank(
+    scores: Scores, cached: set[int], top_k: int, guaranteed: int, window: int
+) -> set[int]:
+    """Section 3.1, Algorithm 1: the J best, then cached experts of the M best, then the rest."""
+    order = scores.order
+    preferred = [expert for expert in order[:window] if expert in cached]
+    chosen = order[:guaranteed]
+    for expert in preferred + order:
+        if len(chosen) < top_k and expert not in chosen:
+            chosen.append(expert)
+    return set(chosen)
+
+
+def window_of(scores: Scores, p: float) -> int:
+    """Section 3.2, Algorithm 2: how many of the most probable experts it takes to reach p."""
+    total = running_sum(list(scores.mass.values()))[-1]
+    if p == 1 or total == 0:
+        return len(scores.z)
+    probabilities = sorted((mass / total for mass in scores.mass.values()), reverse=True)
+    reached = running_sum(probabilities) >= p
+    return int(np.argmax(reached)) + 1 if reached.any() else len(probabilities)
+
+
+def cache_prior(
+    scores: Scores, cached: set[int], top_k: int, guaranteed: int, boost: float
+) -> set[int]:
+    """Section 3.3: z + lambda x Delta x m, where m marks cached experts; the J best first."""
+    best = scores.order[:guaranteed]
+    biased = {e: z + boost * (e in cached) for e, z in scores.z.items() if e not in best}
+    return {*best, *sorted(biased, key=lambda e: (-biased[e], e))[: top_k - guaranteed]}
+
+
+def cold_experts(
+    scores: Scores, ranked: list[int], cached: set[int], fraction: float, sigmoid: bool
+) -> list[bool]:
+    """Which ranks drop-cold:F drops: not the best, not cached, less than F / k of the mass."""
+    if sigmoid:
+        mass = [scores.mass[expert] for expert in ranked]
+    else:
+        # Ratios of softmax do not depend on what is taken from all logits.
+        mass = [float(np.exp(scores.z[expert] - scores.z[ranked[0]])) for expert in ranked]
+    total = running_sum(mass)[-1]
+    return [
+        rank > 0 and expert not in cached and mass[rank] < total * (fraction / len(ranked))
+        for rank, expert in enumerate(ranked)
+    ]
+
+
+class Pool:
+    """A cache of experts; ``eviction`` is "lru", "belady" or ("lfu", decay)."""
+
+    def __init__(self, capacity: int, eviction: Any) -> None:
+        self.capacity = capacity
+        self.eviction = eviction
+        self.by_use: list[Any] = []  # least recent first
+        self.counts: dict[Any, float] = {}
+        self.next_use: dict[Any, float] = {}
+
+    def access(self, chosen: list[Any]) -> list[Any]:
+        """Use experts in rank order; they never evict each other. Returns who left."""
+        evicted = []
+        coming = [key for key in chosen if key not in self.by_use]
+        while len(self.by_use) + len(coming) > self.capacity:
+            others = [key for key in self.by_use if key not in chosen]
+            victim = min(others, key=self._merit)  # the first, least recent one of equals
+            self.by_use.remove(victim)
+            evicted.append(victim)
+        for key in reversed(chosen):
+            if key in self.by_use:
+                self.by_use.remove(key)
+            self.by_use.append(key)
+        if isinstance(self.eviction, tuple):
+            decay = self.eviction[1]
+            for key in self.counts:
+                self.counts[key] *= decay
+                if self.counts[key] < 1e-300:
+                    self.counts[key] = 0
+            for key in chosen:
+                self.counts[key] = self.counts.get(key, 0) + 1
+        return evicted
+
+    def _merit(self, key: Any) -> float:
+        if self.eviction == "lru":
+            return 0
+        if self.eviction == "belady":
+            return -self.next_use[key]
+        return self.counts[key]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a trace is replayed through."""
+
+    top_k: int
+    capacity: int
+    router: RouterModel
+    method: str = "exact"
+    value: float = 0.0  # M, p or lambda
+    guaranteed: int = 0
+    first: int = 0
+    drop_cold: float = 0.0
+    eviction: Any = "lru"
+    one_pool: bool = False
+
+
+@dataclass
+class Replay:
+    selected: NDArray[np.int32]
+    missed: NDArray[np.bool_]
+    dropped: NDArray[np.bool_]
+    changed: int = 0
+    lifetimes: list[int] = field(default_factory=list)
+    most_cached: int = 0
+
+
+def replay(logits: NDArray[np.float32], setup: Setup) -> Replay:
+    """Decode every token of [tokens, layers, experts], from empty caches."""
+    tokens, layers, _ = logits.shape
+    shape = (tokens, layers, setup.top_k)
+    out = Replay(np.zeros(shape, np.int32), np.zeros(shape, bool), np.zeros(shape, bool))
+    scores = [[setup.router.scores(row, layer) for layer, row in enumerate(t)] for t in logits]
+    exact = [[of_layer.order[: setup.top_k] for of_layer in token] for token in scores]
+    if setup.one_pool:
+        pools = [Pool(setup.capacity * layers, setup.eviction)] * layers
+    else:
+        pools = [Pool(setup.capacity, setup.eviction) for _ in range(layers)]
+    ranges: list[list[float]] = [[] for _ in range(layers)]
+    loaded_at: dict[Any, int] = {}
+    for token in range(tokens):
+        for layer in range(layers):
+            here, pool = scores[token][layer], pools[layer]
+            cached = {expert for at, expert in pool.by_use if at == layer}
+            ranges[layer].append(max(here.z.values()) - min(here.z.values()))
+            ranked = exact[token][layer]
+            dropped = [False] * setup.top_k
+            if layer >= setup.first:
+                chosen = _choose(here, cached, setup, ranges[layer])
+                ranked = [expert for expert in here.order if expert in chosen]
+                if setup.drop_cold > 0:
+                    dropped = cold_experts(
+                        here, ranked, cached, setup.drop_cold, setup.router.sigmoid
+                    )
+            out.selected[token, layer] = ranked
+            out.missed[token, layer] = [expert not in cached for expert in ranked]
+            out.dropped[token, layer] = dropped
+            out.changed += len(set(ranked) - set(exact[token][layer]))
+            kept = [(layer, e) for e, gone in zip(ranked, dropped, strict=True) if not gone]
+            if setup.eviction == "belady":
+                for key in kept:
+                    pool.next_use[key] = _next_use(exact, key, token, layers)
+            for key in kept:
+                if key not in pool.by_use:
+                    loaded_at[key] = token
+            for key in pool.access(kept):
+                out.lifetimes.append(token - loaded_at[key])
+            out.most_cached = max(out.most_cached, len(pool.by_use))
+    return out
+
+
+def _choose(scores: Scores, cached: set[int], setup: Setup, ranges: list[float]) -> set[int]:
+    top_k, guaranteed = setup.top_k, setup.guaranteed
+    if setup.method == "max-rank":
+        return max_rank(scores, cached, top_k, guaranteed, int(setup.value))
+    if setup.method == "cumulative":
+        window = window_of(scores, setup.value)
+        return max_rank(scores, cached, top_k, guaranteed, window)
+    if setup.method == "cache-prior":
+        boost = setup.value * (float(running_sum(ranges)[-1]) / len(ranges))
+        return cache_prior(scores, cached, top_k, guaranteed, boost)
+    return set(scores.order[:top_k])
+
+
+def _next_use(exact: list[list[list[int]]], key: tuple[int, int], token: int, layers: int) -> float:
+    layer, expert = key
+    for later in range(token + 1, len(exact)):
+        if expert in exact[later][layer]:
+            return later * layers + layer
+    return NEVER
