@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from moe_mobile.errors import BudgetError, MoeMobileError, UsageError
-from moe_mobile.routing import Simulation, simulate
+from moe_mobile.routing import Simulation, simulate, speed
 from tests.oracles.routing import RouterModel, Setup, replay
 
 Floats = NDArray[np.float32]
@@ -296,3 +296,15 @@ def test_refuses_what_makes_no_sense(
         simulate(**{**valid, **arguments})
     assert caught.value.setting == setting
     assert caught.value.remedy
+
+
+def test_speed_is_printed_for_each_method(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["speed", "--tokens", "2"])
+    assert speed.main() == 0
+    printed = capsys.readouterr().out
+    assert all(routing in printed for routing, _ in speed.CASES)
+    monkeypatch.setattr("sys.argv", ["speed", "--tokens", "2", "--capacity", "4"])
+    assert speed.main() == BudgetError.exit_code
+    assert "capacity" in capsys.readouterr().err
