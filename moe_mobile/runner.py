@@ -42,6 +42,12 @@ RUNNER_VARIABLE = "MOE_MOBILE_RUNNER"
 """Environment variable that names another ``moe_runner``."""
 
 _STDERR_LINES = 40
+_MOST_LINE = 256 << 20
+_MEMBERS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "progress": {"stage": str, "done": int, "total": int},
+    "token": {"token": int},
+    "plan": {"plan": dict},
+}
 _CLOSE_SECONDS = 5.0
 
 
@@ -181,12 +187,15 @@ class Runner:
                     return {k: v for k, v in event.items() if k not in ("id", "event")}
                 if kind == "error":
                     raise _typed_error(event.get("error"), self._launch)
-                if kind == "progress" and progress is not None:
-                    progress(str(event["stage"]), int(event["done"]), int(event["total"]))
-                elif kind == "token" and on_token is not None:
-                    on_token(int(event["token"]))
-                elif kind == "plan" and planned is not None:
-                    planned(event["plan"])
+                if kind not in _MEMBERS:
+                    continue
+                try:
+                    values = [cast(event[name]) for name, cast in _MEMBERS[kind].items()]
+                except (KeyError, TypeError, ValueError):
+                    raise self._broken(f"got {json.dumps(event)[:200]}") from None
+                callback = {"progress": progress, "token": on_token, "plan": planned}[kind]
+                if callback is not None:
+                    callback(*values)
         except MoeMobileError:
             raise
         except BaseException:
@@ -235,27 +244,37 @@ class Runner:
             raise IoError(f"writing to moe_runner failed: {error.strerror}") from error
 
     def _receive(self, request_id: int) -> dict[str, Any]:
+        event, line = self._read_event()
+        if event.get("event") == "start" and self._pid_there is None:
+            pid = event.get("pid")
+            self._pid_there = pid if isinstance(pid, int) else -1
+            event, line = self._read_event()
+        if event.get("id") != request_id:
+            raise self._broken(f"expected an event for request {request_id}, got: {line}")
+        return event
+
+    def _read_event(self) -> tuple[dict[str, Any], str]:
+        """An event, and how its line begins."""
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line.endswith(b"\n"):
+        line = self._process.stdout.readline(_MOST_LINE)
+        if not line.endswith(b"\n") and len(line) < _MOST_LINE:
             raise self._ended()
+        shown = line[:200].decode(errors="replace").rstrip()
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             event = None
-        if isinstance(event, dict) and event.get("event") == "start":
-            self._pid_there = int(event["pid"])
-            return self._receive(request_id)
-        if not isinstance(event, dict) or event.get("id") != request_id:
-            self.kill()
-            shown = line[:200].decode(errors="replace").rstrip()
-            raise RuntimeFailedError(
-                f"moe_runner broke its protocol: expected an event for request {request_id}, "
-                f"got: {shown}",
-                file=self.name,
-                remedy="Something else may be writing to its stdout; run `moe-mobile doctor`",
-            )
-        return event
+        if not isinstance(event, dict):
+            raise self._broken(f"expected an event, got: {shown}")
+        return event, shown
+
+    def _broken(self, how: str) -> RuntimeFailedError:
+        self.kill()
+        return RuntimeFailedError(
+            f"moe_runner broke its protocol: {how}",
+            file=self.name,
+            remedy="Something else may be writing to its stdout; run `moe-mobile doctor`",
+        )
 
     def _ended(self) -> MoeMobileError:
         """The error for a process that ended without an answer."""
@@ -323,12 +342,8 @@ def _typed_error(value: object, launch: Launch | None) -> MoeMobileError:
         return RuntimeFailedError(f"moe_runner reported an error without details: {value!r}")
     kind = BY_CODE.get(str(value.get("code")), RuntimeFailedError)
     file, remedy = value.get("file") or None, value.get("remedy") or None
-    # Packed weights are made there; anything else came from here.
-    if launch is not None and kind is BundleCorruptError and ".packed/" not in str(file):
-        remedy = (
-            f"Run `moe-mobile verify BUNDLE --device {launch.place}`, then `moe-mobile deploy` "
-            "with it: that mends what is damaged there"
-        )
+    if launch is not None and kind is BundleCorruptError:
+        remedy = f"`moe-mobile verify BUNDLE --device {launch.place}` says how to mend it"
     return kind(
         str(value.get("cause") or "unknown error"),
         file=file if file is None or launch is None else f"{file} on {launch.place}",

@@ -70,9 +70,9 @@ def phone(adb_server: int) -> Iterator[StartPhone]:
         one.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_phone(adb_server: int) -> Iterator[VirtualPhone]:
-    """One phone for all tests that leave it as it was."""
+    """One phone for all tests of a file that leave it as it was; others count what is connected."""
     one = start(PhoneSettings(name="shared"))
     yield one
     one.stop()

@@ -129,6 +129,12 @@ def check_settings(rows: Iterable[Settings]) -> None:
 
 def check_fits(tests: Sequence[BenchTest], facts: BundleFacts, context: int | None) -> None:
     """Raise UsageError where a test needs more positions than the context has."""
+    if context is not None and context > facts.context_length:
+        raise UsageError(
+            f"{context} positions are more than the model's {facts.context_length}",
+            file=facts.path,
+            remedy="Give a smaller --context",
+        )
     limit = facts.context_length if context is None else context
     for test in tests:
         needed = test.positions

@@ -258,9 +258,13 @@ def _flags(device: Json, affinity: Json, runs: Sequence[Json]) -> list[str]:
         )
         if status:
             flags.append(f"throttled in repetition {number} (thermal status {status})")
-        if run["cpus"] not in (None, affinity["cpus"]):
-            ran = ", ".join(map(str, run["cpus"]))
-            flags.append(f"repetition {number} was kept to cores {ran} by the system")
+        if run["cpus"] is not None:
+            wish, got = set(affinity["cpus"]), set(run["cpus"])
+            cores = ", ".join(map(str, sorted(got)))
+            if wish - got:
+                flags.append(f"repetition {number} could run on no other cores than {cores}")
+            elif got - wish and affinity["policy"] != "all":  # else: cores that are offline
+                flags.append(f"repetition {number} was not kept to its cores, but ran on {cores}")
     charging = {run[name]["charging"] for run in runs for name in ("entry", "exit")}
     if len(charging) > 1:
         flags.append("the charger was connected or removed")

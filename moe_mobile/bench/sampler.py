@@ -28,6 +28,7 @@ INTERVAL_S = 0.5
 _SERVICES_EVERY = 4
 _FIRST_SECONDS = 5.0
 _END = "@@@ end"
+_MOST_LINES = 10_000
 _ALLOWED = "Cpus_allowed_list:"
 
 _SCRIPT = """
@@ -113,7 +114,7 @@ class Sampler:
                 )
                 lines.clear()
                 self._first.set()
-            else:
+            elif len(lines) < _MOST_LINES:
                 lines.append(line)
         self._first.set()  # it ended: there is nothing to wait for
 

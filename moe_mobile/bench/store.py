@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
+import importlib.resources
 import json
 import os
 import pathlib
 import threading
 from typing import Any
 
+from jsonschema import Draft202012Validator
+
 from moe_mobile.bench.results import SCHEMA_VERSION, BenchResult
-from moe_mobile.errors import UsageError, read_error, write_error
+from moe_mobile.errors import UsageError, write_error
 
 __all__ = ["ResultFile", "TurnFile"]
 
@@ -62,11 +66,11 @@ class ResultFile:
         if row is None or "n_prompt" not in row:
             raise self._foreign(number)
         # Rows of other versions stay in the file, and are not taken for this one's.
-        if row.get("schema_version") == SCHEMA_VERSION and "run_key" in row:
-            try:
-                self.rows[row["run_key"]] = BenchResult.from_dict(row)
-            except KeyError:
-                return
+        if row.get("schema_version") != SCHEMA_VERSION:
+            return
+        if not _validator().is_valid(row):
+            raise self._foreign(number)
+        self.rows[row["run_key"]] = BenchResult.from_dict(row)
 
     def _foreign(self, line: int) -> UsageError:
         return UsageError(
@@ -129,6 +133,12 @@ class TurnFile:
         )
 
 
+@functools.cache
+def _validator() -> Draft202012Validator:
+    schema = importlib.resources.files("moe_mobile.bench") / "results.schema.json"
+    return Draft202012Validator(json.loads(schema.read_text("utf-8")))
+
+
 def _check(turn: Json) -> str:
     """Tells whether a turn is as this version wrote it."""
     text = json.dumps([SCHEMA_VERSION, turn], sort_keys=True)
@@ -146,17 +156,10 @@ class _Lines:
         self._path = path
         self._lock = threading.Lock()
         try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            data = b""
-        except OSError as error:
-            raise read_error(error, path) from error
-        self._whole = data.rfind(b"\n") + 1
-        self.found = data[: self._whole].splitlines()
-        self.torn = data[self._whole :]
-        try:
-            self._file = open(path, "r+b" if data else "wb")  # noqa: SIM115
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._file = open(descriptor, "r+b")  # noqa: SIM115
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            data = self._file.read()
         except BlockingIOError:
             self._file.close()
             raise UsageError(
@@ -164,6 +167,9 @@ class _Lines:
             ) from None
         except OSError as error:
             raise write_error(error, path) from error
+        self._whole = data.rfind(b"\n") + 1
+        self.found = data[: self._whole].splitlines()
+        self.torn = data[self._whole :]
 
     def append(self, item: Json) -> None:
         line = json.dumps(item, separators=(",", ":")).encode() + b"\n"

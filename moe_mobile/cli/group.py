@@ -10,7 +10,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -78,11 +77,9 @@ class CommandGroup(click.Group):
         extra["standalone_mode"] = False
         if not open_standard_streams():
             sys.exit(report(IoError("is closed", file=STDOUT), as_json=False))
-        ended_by = _signals_interrupt()
+        _signals_interrupt()
         with guarded_stdout():
             code = self._run(arguments, prog_name or "moe-mobile", extra)
-        if ended_by and code == CancelledError.exit_code:
-            code = 128 + ended_by[0]
         sys.exit(_flush(code))
 
     def _run(self, arguments: list[str], prog_name: str, extra: dict[str, Any]) -> int:
@@ -114,18 +111,11 @@ class CommandGroup(click.Group):
         return value if isinstance(value, int) else 0
 
 
-def _signals_interrupt() -> list[int]:
-    """Let SIGTERM and SIGHUP end what runs as Ctrl-C does, on phones too. Gets those that came."""
-    came: list[int] = []
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        raise KeyboardInterrupt
-
+def _signals_interrupt() -> None:
+    """Let SIGTERM and SIGHUP end what runs as Ctrl-C does, on phones too."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # not where nohup wants it ignored
-            signal.signal(number, interrupt)
-    return came
+            signal.signal(number, signal.default_int_handler)
 
 
 def _require_utf8(arguments: Sequence[str]) -> None:

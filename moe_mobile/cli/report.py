@@ -90,8 +90,8 @@ def _check_output(output: pathlib.Path, results: Sequence[pathlib.Path]) -> None
                 )
         if output.is_file():
             with open(output, "rb") as file:
-                start = file.read(64)
-            if start and not start.lstrip().lower().startswith(b"<!doctype html"):
+                start = file.read(4096)
+            if start and b'<meta name="generator" content="moe-mobile report">' not in start:
                 raise UsageError(
                     "holds something else than a page",
                     file=output,

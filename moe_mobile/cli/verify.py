@@ -85,9 +85,8 @@ def _by_the_engine(
                 packed_dir=None if packed_dir is None else str(packed_dir),
                 progress=progress,
             )
-        except BundleCorruptError:
-            device.distrust(bundle)
-            raise
+        except BundleCorruptError as error:
+            raise device.distrust(bundle, error) from None
     return {"hash": digest, **answer}
 
 

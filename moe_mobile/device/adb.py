@@ -21,6 +21,7 @@ from moe_mobile.device.facts import facts_script, parse_facts
 from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
 from moe_mobile.device.script_output import decoded, mask
 from moe_mobile.errors import (
+    BundleCorruptError,
     DeviceError,
     KilledError,
     MoeMobileError,
@@ -111,8 +112,18 @@ class AdbDevice(Device):
             )
         return f"{ROOT}/{folder}"
 
-    def distrust(self, bundle: pathlib.Path) -> None:
-        self._deployer.distrust(bundle_package(bundle).folder)
+    def distrust(self, bundle: pathlib.Path, damaged: BundleCorruptError) -> MoeMobileError:
+        folder = bundle_package(bundle).folder
+        file = str(damaged.file).removesuffix(f" on {self.serial}")
+        again = f"`moe-mobile deploy {bundle} --device {self.serial}"
+        if file.startswith(f"{ROOT}/{folder}/.packed/"):
+            # Without it, it is packed anew, of a shard that is sent again where it was consumed.
+            self.shell(f"rm -f {shlex.quote(file)}")
+            remedy = f"{again} --prepare` packs it anew"
+        else:
+            self._deployer.distrust(folder, file.removeprefix(f"{ROOT}/{folder}/"))
+            remedy = f"{again}` mends what is damaged there"
+        return BundleCorruptError(damaged.cause, file=damaged.file, remedy=remedy)
 
     def deploy(
         self,
@@ -220,12 +231,13 @@ class AdbDevice(Device):
                 file=name,
                 remedy="Give a smaller --cache or --context, or close apps on the device",
             )
+        # It may be damaged: it is verified, and where that is needed sent again, the next time.
+        self._deployer.distrust(self._runtime_folder.removeprefix(f"{ROOT}/"))
         if code in (126, 127) or _NO_PROGRAM.search(last_words):
             return RuntimeFailedError(
                 f"the engine cannot run on this device: {last_words or 'it cannot be executed'}",
                 file=name,
-                remedy=f"`adb -s {self.serial} shell rm -rf {ROOT}/runtime`, then run this again: "
-                "that renews the engine",
+                remedy="Run this again: an engine that is damaged there is sent anew",
             )
         if code == 255 and not last_words:
             return self._lost()

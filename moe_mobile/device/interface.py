@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from moe_mobile.errors import CancelledError
+from moe_mobile.errors import BundleCorruptError, CancelledError, MoeMobileError
 from moe_mobile.runner import Progress, Runner
 
 __all__ = ["Cluster", "Device", "DeviceFacts", "ShellResult"]
@@ -106,7 +106,10 @@ class Device(abc.ABC):
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Meanwhile nobody else measures there. Raises IoError where somebody does."""
+        """Meanwhile no other command measures on this phone; this machine is left to its user.
+
+        Raises IoError where one does.
+        """
         yield
 
     def abort(self) -> None:
@@ -152,5 +155,6 @@ class Device(abc.ABC):
         """
 
     @abc.abstractmethod
-    def distrust(self, bundle: pathlib.Path) -> None:
-        """Have every byte verified when the bundle is placed next: some were found damaged."""
+    def distrust(self, bundle: pathlib.Path, damaged: BundleCorruptError) -> MoeMobileError:
+        """What to raise where some of a bundle's bytes were found damaged: they are mended, or
+        every byte is verified, when the bundle is placed next."""

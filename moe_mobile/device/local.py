@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from moe_mobile.device.facts import facts_script, parse_facts
 from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
 from moe_mobile.device.script_output import decoded
-from moe_mobile.errors import DeviceError, UsageError
+from moe_mobile.errors import BundleCorruptError, DeviceError, MoeMobileError, UsageError
 from moe_mobile.runner import Progress, Runner
 
 __all__ = ["LocalDevice"]
@@ -62,8 +62,8 @@ class LocalDevice(Device):
     def place(self, bundle: pathlib.Path, progress: Progress | None = None) -> str:
         return str(bundle)
 
-    def distrust(self, bundle: pathlib.Path) -> None:
-        pass  # nothing is remembered here
+    def distrust(self, bundle: pathlib.Path, damaged: BundleCorruptError) -> MoeMobileError:
+        return damaged  # nothing is remembered here
 
     def locate(self, bundle: pathlib.Path) -> str:
         return str(bundle)

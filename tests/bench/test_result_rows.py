@@ -231,7 +231,7 @@ def test_one_command_at_a_time_writes_a_file(tmp_path: pathlib.Path) -> None:
     ResultFile(tmp_path / "rows.jsonl", resume=True).close()
 
 
-def test_other_files_are_not_continued(tmp_path: pathlib.Path) -> None:
+def test_other_files_are_not_continued(rows: list[BenchResult], tmp_path: pathlib.Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("my notes\n")
     with pytest.raises(errors.UsageError, match="line 1 is no row"):
@@ -242,6 +242,12 @@ def test_other_files_are_not_continued(tmp_path: pathlib.Path) -> None:
         ResultFile(path, resume=True)
     with pytest.raises(errors.IoError):
         ResultFile(tmp_path / "none" / "rows.jsonl", resume=False)
+    # Nor are rows that were damaged.
+    damages: list[dict[str, Any]] = [{"run_key": [1]}, {"flags": None}, {"samples_ns": {}}]
+    for damage in damages:
+        path.write_text(json.dumps(rows[0].as_dict() | damage) + "\n")
+        with pytest.raises(errors.UsageError, match="line 1 is no row"):
+            ResultFile(path, resume=True)
     # Rows of versions before the schema stay, and are not counted.
     path.write_text('{"n_prompt": 8, "n_gen": 0}\n')
     file = ResultFile(path, resume=True)

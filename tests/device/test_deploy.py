@@ -128,6 +128,16 @@ def test_bytes_that_rot_are_mended(
     assert mended["bytes_sent"] == (tiny_bundle / "embedding.bin").stat().st_size
     ok("verify", tiny_bundle, "--device", "any")
 
+    # What was packed there is packed anew, though the shards are gone.
+    ok("deploy", tiny_bundle, "--consume")
+    packed = sh(one, f"ls {path}/.packed/*/layer-00.packed").strip()
+    sh(one, f"printf rot | dd of={packed} bs=1 seek=20000 conv=notrunc 2>/dev/null")
+    error = failed(5, "verify", tiny_bundle, "--device", "any")
+    assert error["file"] == f"{packed} on {one.serial}"
+    assert "--prepare" in error["remedy"]
+    ok("deploy", tiny_bundle, "--prepare")
+    assert ok_json("verify", tiny_bundle, "--device", "any")["packed"]["complete"]
+
     # Nor does another bundle inherit it.
     rot()
     ok("deploy", large_bundle)

@@ -46,7 +46,7 @@ def test_a_bench_takes_its_engine_along(phone: StartPhone, tiny_bundle: pathlib.
     command += ["-p", "0", "-n", "60", "-r", "100000", "--cool-to", "off"]
     command += ["--residency", "programs", "--cache", "25%", "--allow-below-cycle"]
     pipe = subprocess.PIPE
-    for number, exit_code in (("INT", 130), ("TERM", 143), ("HUP", 129), ("KILL", -9)):
+    for number, exit_code in (("INT", 130), ("TERM", 130), ("HUP", 130), ("KILL", -9)):
         with subprocess.Popen(command, stdout=pipe, stderr=pipe) as process:
             wait_until(lambda: bool(engines(one)))
             time.sleep(0.5)

@@ -104,9 +104,19 @@ class Deployer:
         busy = "another command is measuring on this device"
         return lock(self._server, self._serial, ".bench", busy, wait_s=0)
 
-    def distrust(self, folder: str) -> None:
-        """Forget what was verified: when it is deployed next, every byte is."""
-        self._run(f"rm -f {ROOT}/{shlex.quote(folder)}.sums", folder)
+    def distrust(self, folder: str, path: str | None = None) -> None:
+        """Forget that a file in a folder was verified, or all of them: it is when deployed next."""
+        sums = f"{shlex.quote(folder)}.sums"
+        forget = f"rm -f {sums}"
+        if path is not None:
+            pattern = shlex.quote(f" {path}")
+            # `awk` is not on every phone; what no longer matches is put aside line by line.
+            forget = (
+                f"[ ! -f {sums} ] || while IFS= read -r line; do "
+                f'case "$line" in *{pattern}) ;; *) echo "$line" ;; esac; '
+                f"done < {sums} > {sums}.tmp && mv {sums}.tmp {sums}"
+            )
+        self._run(f"cd {ROOT} && {{ {forget}; }}", folder)
 
     def deploy(
         self,
@@ -322,7 +332,8 @@ class _Attempt:
         """A copy that is wrong tells that its source is, though that was verified once."""
         wrong = self._wrong(copy.file, self._package.partial)
         if wrong:
-            self._deployer.distrust("/".join(copy.source.split("/")[:2]))
+            room, folder, path = copy.source.split("/", 2)
+            self._deployer.distrust(f"{room}/{folder}", path)
             wrong.add(copy.source)
         return wrong
 
