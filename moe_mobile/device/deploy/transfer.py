@@ -3,7 +3,7 @@
 """Files over parallel streams to a device, from an offset on.
 
 A stream is `cat` in the device's shell: unlike adb's sync service it keeps what arrived when it
-breaks, and it tells why it failed. Two of them fill the connection better than one, because a
+breaks, and it tells why it failed. Three of them fill the connection better than one, because a
 stream waits for each packet's answer (docs/findings/phones.md).
 """
 
@@ -29,7 +29,7 @@ from moe_mobile.errors import (
 
 __all__ = ["LANES", "device_error", "send_files"]
 
-LANES = 2
+LANES = 3
 _STALL_SECONDS = 60.0
 _AGAIN = "Reconnect the device and run the same command again: it goes on where it was"
 
