@@ -258,6 +258,10 @@ def _flags(device: Json, affinity: Json, runs: Sequence[Json]) -> list[str]:
         )
         if status:
             flags.append(f"throttled in repetition {number} (thermal status {status})")
+        if device["kind"] == "adb" and any(
+            (run[when].get("engines") or 0) > 1 for when in ("entry", "exit")
+        ):
+            flags.append(f"another engine ran there in repetition {number}")
         if run["cpus"] is not None:
             wish, got = set(affinity["cpus"]), set(run["cpus"])
             cores = ", ".join(map(str, sorted(got)))

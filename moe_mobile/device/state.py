@@ -56,6 +56,7 @@ section zones
 grep . /sys/class/thermal/thermal_zone*/type /sys/class/thermal/thermal_zone*/temp /dev/null
 section clocks; grep . /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq /dev/null
 section meminfo; cat /proc/meminfo
+section engines; grep -lx moe_runner /proc/[0-9]*/comm | wc -l
 exit 0
 """
 
@@ -91,6 +92,7 @@ class DeviceState:
     """A reading. Temperatures in °C, clocks in kHz by core number.
 
     Attributes:
+        engines: processes called ``moe_runner``.
         zones: thermal zones of the kernel that are read by the name of what they measure:
             ``{"cpu": (0, 3), ...}``.
     """
@@ -106,6 +108,7 @@ class DeviceState:
     battery_ua: int | None
     battery_uah: int | None
     mem_available_bytes: int | None
+    engines: int | None
     zones: dict[str, tuple[int, ...]]
 
     @property
@@ -148,6 +151,7 @@ def parse_state(text: str) -> DeviceState:
         battery_ua=battery.microamperes,
         battery_uah=battery.microampere_hours,
         mem_available_bytes=kibibytes(found.get("meminfo", ""), "MemAvailable"),
+        engines=number(found.get("engines", "").strip()),
         zones=zones,
     )
 

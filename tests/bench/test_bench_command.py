@@ -97,6 +97,10 @@ def test_one_bench_at_a_time_has_the_cores_it_says(phone: StartPhone, model: pat
     row = json.loads(ok(*command, "-o", "jsonl"))
     assert row["affinity"]["cpus"] == row["runs"][0]["cpus"] == [0]
     assert not any("cores" in flag for flag in row["flags"])
+    with open_device(one.serial).runner() as other:
+        other.request("digest", paths=[])
+        row = json.loads(ok(*command, "-o", "jsonl"))
+    assert "another engine ran there in repetition 1" in row["flags"]
     with open_device(one.serial).exclusive():
         error = failed(6, *command)
     assert "another command is measuring" in error["cause"]

@@ -184,13 +184,14 @@ def test_a_reading_takes_what_there_is() -> None:
         "/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq:1804800\n"
         "/sys/devices/system/cpu/cpu7/cpufreq/scaling_cur_freq:3187200\n"
         "@@@ meminfo\nMemTotal:  11658000 kB\nMemAvailable:    5123456 kB\n"
+        "@@@ engines\n2\n"
     )
     state = parse_state(text)
     assert state.as_dict() == {
         "cpu_c": 47.9, "skin_c": 36.25, "battery_c": 31.5, "thermal_status": 2,
         "clocks_khz": {"0": 1804800, "7": 3187200}, "battery_percent": 78, "charging": True,
         "battery_mv": 4123, "battery_ua": -512000, "battery_uah": 3123000,
-        "mem_available_bytes": 5123456 * 1024,
+        "mem_available_bytes": 5123456 * 1024, "engines": 2,
     }  # fmt: skip
     assert state.zones == {"cpu": (0, 1), "skin": (2,), "battery": (3,)}
     # Without Android's services, the kernel's zones.
