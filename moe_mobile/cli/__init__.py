@@ -36,6 +36,7 @@ Exit codes:
         "generate": "Generate text, streaming experts from disk.",
         "bench": "Measure speed, latency, cache and memory.",
         "trace": "Record what the routers say about a text, for replays.",
+        "simulate": "Replay traces: what routings and cache sizes would read.",
         "report": "Make one page of what bench wrote.",
         "devices": "List phones, and whether a bundle fits them.",
         "deploy": "Send a bundle to phones; only what they lack.",

@@ -1,0 +1,305 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`moe-mobile simulate`."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import io
+import os
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moe_mobile.cli.options import BUNDLE, echo_json, examples, json_option
+from moe_mobile.cli.output import write_output
+from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.text import percent, size, table
+from moe_mobile.cli.virtual_phone import _SIZE
+from moe_mobile.errors import UsageError
+
+if TYPE_CHECKING:
+    from moe_mobile.bundle.manifest import Manifest
+    from moe_mobile.routing.flash import Flash
+    from moe_mobile.routing.replay import Model, Replay, Row
+
+
+@click.command(
+    epilog=examples(
+        "moe-mobile simulate demo.safetensors --belady",
+        "moe-mobile simulate demo.safetensors --routing exact --routing cache-prior:0.2,J=2",
+        "moe-mobile simulate olmoe.safetensors --bundle olmoe --capacity 25%,50% --flash ufs4.0",
+        "moe-mobile simulate chat.st code.st --expert-bytes 2.65MiB --flash 1200 --csv grid.csv",
+    )
+)
+@click.argument(
+    "traces", metavar="TRACE...", nargs=-1, required=True, type=click.Path(path_type=pathlib.Path)
+)
+@click.option(
+    "--capacity",
+    default="25%,50%,75%",
+    show_default=True,
+    metavar="LIST",
+    help="What the cache holds: shares of the experts, or experts per layer.",
+)
+@click.option(
+    "--routing",
+    "routings",
+    multiple=True,
+    default=("exact",),
+    show_default=True,
+    help="How experts are chosen; give it several times to compare.",
+)
+@click.option(
+    "--eviction",
+    default="lru",
+    show_default=True,
+    help="What leaves the cache: lru, lfu, lfu:DECAY, or belady with exact routing.",
+)
+@click.option(
+    "--pool",
+    type=click.Choice(("layer", "global")),
+    default="layer",
+    show_default=True,
+    help="A cache for each layer, or one of the same size for all together.",
+)
+@click.option("--expert-bytes", type=_SIZE, metavar="SIZE", help="What a load reads.")
+@click.option(
+    "--bundle", type=BUNDLE, help="Take that from this bundle's manifest; it must be the model's."
+)
+@click.option(
+    "--flash",
+    "flash",
+    multiple=True,
+    metavar="NAME|MBPS",
+    help="Predict the wait for ufs3.1, ufs4.0 or a bandwidth in MB/s; may be given several times.  "
+    "[default: both, where the size of an expert is known]",
+)
+@click.option(
+    "--belady",
+    is_flag=True,
+    help="Add the bound: exact routing with a cache that knows the future.",
+)
+@click.option(
+    "--csv",
+    "csv_file",
+    type=click.Path(path_type=pathlib.Path, dir_okay=False),
+    help="Write the rows to this file too; one that is there is replaced.",
+)
+@json_option
+def command(
+    traces: tuple[pathlib.Path, ...],
+    capacity: str,
+    routings: tuple[str, ...],
+    eviction: str,
+    pool: str,
+    expert_bytes: int | None,
+    bundle: pathlib.Path | None,
+    flash: tuple[str, ...],
+    belady: bool,
+    csv_file: pathlib.Path | None,
+    as_json: bool,
+) -> None:
+    """Replay traces through routing and expert caches: what hits, what is read, for how long.
+
+    TRACE is what `moe-mobile trace` wrote; several must be of one model, and are added up. Every
+    sequence starts with an empty cache and is decoded whole by the engine's own code.
+
+    Predicted milliseconds are bytes / bandwidth: I/O alone, without requests' latency, computing or
+    what overlaps with it. They are a lower bound of the time that reading takes, and no time per
+    token. Rows marked lossy change what the model computes; what that costs is not in here.
+    """
+    if expert_bytes is not None and bundle is not None:
+        raise UsageError(
+            "both say how large an expert is",
+            setting="--expert-bytes, --bundle",
+            remedy="Give one of them",
+        )
+    if expert_bytes == 0:
+        raise UsageError("no expert is empty", setting="--expert-bytes", remedy="Give its size")
+    if flash and expert_bytes is None and bundle is None:
+        raise UsageError(
+            "how long a read takes depends on an expert's size",
+            setting="--flash",
+            remedy="Add --bundle BUNDLE or --expert-bytes SIZE",
+        )
+    if csv_file is not None:
+        _check_csv(csv_file, traces)
+    # They import numpy: only now, so that --help and wrong options answer at once.
+    from moe_mobile.routing.flash import PROFILES, parse_flash
+    from moe_mobile.routing.replay import parse_capacity, replay
+
+    capacities = [parse_capacity(text) for text in capacity.split(",")]
+    chips = tuple(dict.fromkeys(parse_flash(text) for text in flash)) or PROFILES
+    check = None
+    if bundle is not None:
+        from moe_mobile.bundle.reader import read_manifest
+
+        manifest = read_manifest(bundle)
+        expert_bytes = manifest.memory.expert_bytes
+        check = functools.partial(_check_bundle, bundle, manifest)
+    with ProgressBar() as progress:
+        found = replay(
+            traces,
+            routings,
+            capacities,
+            eviction=eviction,
+            pool=pool,
+            belady=belady,
+            check=check,
+            progress=progress,
+        )
+    rows = [_facts(row, found.model, expert_bytes, chips) for row in found.rows]
+    notes = _notes(found)
+    if csv_file is not None:
+        write_output(csv_file, _csv(rows))
+    if as_json:
+        echo_json(
+            {
+                "traces": [str(path) for path in traces],
+                "model": found.model.name,
+                "moe_layers": len(found.model.layers),
+                "experts": found.model.experts,
+                "top_k": found.model.top_k,
+                "tokens": found.tokens,
+                "sequences": found.sequences,
+                "prompt_tokens": found.prompt_tokens,
+                "expert_bytes": expert_bytes,
+                "flash_bytes_per_second": {chip.name: chip.bytes_per_second for chip in chips},
+                "rows": rows,
+                "notes": notes,
+            }
+        )
+        return
+    click.echo(_text(found, rows, chips if expert_bytes is not None else ()))
+    if expert_bytes is not None:
+        notes.append(
+            "ms are bytes / bandwidth, the I/O time alone: a lower bound of reading, without "
+            f"overlap. An expert has {size(expert_bytes)}."
+        )
+    for note in notes:
+        click.echo(f"note: {note}")
+
+
+def _check_csv(csv_file: pathlib.Path, traces: tuple[pathlib.Path, ...]) -> None:
+    for path in traces:
+        with contextlib.suppress(OSError):  # what is not there is not lost
+            if os.path.samefile(path, csv_file):
+                raise UsageError(
+                    "is one of the traces, which the rows would replace",
+                    file=csv_file,
+                    remedy="Name another file with --csv",
+                )
+
+
+def _check_bundle(bundle: pathlib.Path, manifest: Manifest, model: Model) -> None:
+    layers = tuple(i for i, layer in enumerate(manifest.layers) if layer.experts is not None)
+    routed = (layers, manifest.moe.num_experts, manifest.moe.top_k)
+    if routed != (model.layers, model.experts, model.top_k):
+        raise UsageError(
+            f"is no bundle of the traces' model, {model.name}",
+            file=bundle,
+            remedy="Name the model's bundle, or give --expert-bytes",
+        )
+
+
+def _facts(
+    row: Row, model: Model, expert_bytes: int | None, chips: tuple[Flash, ...]
+) -> dict[str, Any]:
+    """A row for scripts."""
+    bytes = None if expert_bytes is None else row.loads_per_token * expert_bytes
+    return {
+        "routing": row.routing,
+        "requested": row.requested,
+        "lossy": row.lossy,
+        "eviction": row.eviction,
+        "pool": row.pool,
+        "capacity": row.capacity,
+        "capacity_share": row.capacity / model.experts,
+        "tokens": row.tokens,
+        "hits": row.hits,
+        "misses": row.misses,
+        "loads": row.loads,
+        "dropped": row.misses - row.loads,
+        "changed": row.changed,
+        "evictions": row.evictions,
+        "hit_rate": row.hit_rate,
+        "loads_per_token_layer": row.loads_per_token_layer,
+        "changed_share": row.changed_share,
+        "mean_lifetime_tokens": row.mean_lifetime,
+        "bytes_per_token": bytes,
+        "flash_ms_per_token": {
+            chip.name: None if bytes is None else chip.ms(bytes) for chip in chips
+        },
+    }
+
+
+def _notes(found: Replay) -> list[str]:
+    model = found.model
+    layers = len(model.layers)
+    notes = list(dict.fromkeys(row.note for row in found.rows if row.note))
+    if found.prompt_tokens:
+        notes.append(
+            f"{found.prompt_tokens} tokens are marked as a prompt, and were decoded like the rest."
+        )
+    if layers > 1:
+        cycle, never, every = model.token_cycle, model.never_hits, layers * model.experts
+        notes.append(
+            f"the LRU cliff: one token uses {cycle} of {every} experts ({percent(cycle / every)}). "
+            f"A global LRU of up to {never} ({percent(never / every)}) never hits with exact "
+            f"routing, for each token's other layers use {never} between two uses of a layer; "
+            f"below {cycle} it can hit a token's best experts only. Such caches are refused here."
+        )
+    return notes
+
+
+def _text(found: Replay, rows: list[dict[str, Any]], chips: tuple[Flash, ...]) -> str:
+    model = found.model
+    several = "s" if found.sequences > 1 else ""
+    header = ["routing", "lossy", "eviction", "per layer", "hits", "loads/token-layer"]
+    header += ["changed", "lifetime"]
+    drops = any(row["dropped"] for row in rows)
+    if drops:
+        header.insert(header.index("lifetime"), "dropped")
+    if chips:
+        header += ["per token", *(f"ms {chip.name}" for chip in chips)]
+    cells = []
+    for row in rows:
+        lifetime = row["mean_lifetime_tokens"]
+        cells.append(
+            [
+                row["routing"],
+                "lossy" if row["lossy"] else "",
+                row["eviction"],
+                f"{row['capacity']} ({100 * row['capacity_share']:.0f} %)",
+                percent(row["hit_rate"]),
+                f"{row['loads_per_token_layer']:.3f}",
+                percent(row["changed_share"]),
+                *([percent(row["dropped"] / (row["hits"] + row["misses"]))] * drops),
+                "-" if lifetime is None else f"{lifetime:.1f}",
+            ]
+        )
+        if chips:
+            waits = row["flash_ms_per_token"].values()
+            cells[-1] += [size(round(row["bytes_per_token"])), *(f"{ms:.3f}" for ms in waits)]
+    return (
+        f"{model.name}: {len(model.layers)} MoE layers, the best {model.top_k} of {model.experts} "
+        f"experts; {found.tokens} tokens in {found.sequences} sequence{several}, each from an "
+        f"empty cache; pool: {rows[0]['pool']}\n\n{table(header, cells, left=3)}\n"
+    )
+
+
+def _csv(rows: list[dict[str, Any]]) -> bytes:
+    flat = []
+    for row in rows:
+        waits = row["flash_ms_per_token"]
+        values = {name: value for name, value in row.items() if name != "flash_ms_per_token"}
+        flat.append({**values, **{f"flash_ms_per_token {name}": ms for name, ms in waits.items()}})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue().encode()

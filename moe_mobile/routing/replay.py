@@ -1,0 +1,283 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Traces in files replayed through a grid of routings and capacities."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from moe_mobile.errors import BudgetError, UsageError
+from moe_mobile.routing.simulation import Simulation, simulate
+from moe_mobile.routing.trace import Trace, read_trace
+
+__all__ = ["Capacity", "Model", "Replay", "Row", "parse_capacity", "replay"]
+
+Progress = Callable[[str, int, int, str], object]
+"""Called with what is done, how many of its tokens are, how many there are, and with what."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a cache holds of each layer: a share of its experts, or a number of them."""
+
+    text: str
+    share: Fraction | None = None
+    number: int = 0
+
+    def of(self, experts: int) -> int:
+        """Whole experts per layer, rounded down: a budget is not exceeded."""
+        return self.number if self.share is None else int(self.share * experts)
+
+
+def parse_capacity(text: str) -> Capacity:
+    """``50%``, or a number of experts per layer. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(%?)", text.strip(), re.ASCII)
+    if match is not None and match[2] and 0 < Fraction(match[1]) <= 100:
+        return Capacity(text.strip(), share=Fraction(match[1]) / 100)
+    if match is not None and not match[2] and match[1].isdecimal() and int(match[1]) > 0:
+        return Capacity(text.strip(), number=int(match[1]))
+    raise UsageError(
+        f"{text!r} is no capacity",
+        setting="--capacity",
+        remedy="Give a share of the experts such as 50%, or a number of experts per layer",
+    )
+
+
+@dataclass(frozen=True)
+class Model:
+    """What traces must have in common, to be added up."""
+
+    name: str
+    layers: tuple[int, ...]
+    experts: int
+    top_k: int
+    scoring: str
+
+    @property
+    def token_cycle(self) -> int:
+        """Experts that one token uses, in all layers."""
+        return len(self.layers) * self.top_k
+
+    @property
+    def never_hits(self) -> int:
+        """The largest global LRU cache, in experts of all layers, that exact routing never hits.
+
+        Between a token's use of a layer and the next token's come the ``top_k`` experts of every
+        other layer, and as many as these are the most recent ones of an LRU cache.
+        """
+        return (len(self.layers) - 1) * self.top_k
+
+
+@dataclass(frozen=True)
+class Row:
+    """The totals of one routing with one cache over all sequences, each from an empty cache.
+
+    Attributes:
+        routing: as it came out, with ``auto`` and ``J`` settled; ``requested`` is what was given.
+        note: why the method is off, else "".
+        eviction, pool, capacity: of the cache; ``capacity`` in experts per layer.
+        tokens, layers, top_k: of the traces. Each token uses layers x top_k slots.
+        hits, misses, loads, changed, evictions: as in :class:`Simulation`.
+        lifetime_tokens: tokens from load to eviction, summed over all evictions.
+    """
+
+    routing: str
+    requested: str
+    note: str
+    eviction: str
+    pool: str
+    capacity: int
+    layers: int
+    top_k: int
+    tokens: int = 0
+    hits: int = 0
+    misses: int = 0
+    loads: int = 0
+    changed: int = 0
+    evictions: int = 0
+    lifetime_tokens: int = 0
+
+    def plus(self, result: Simulation) -> Row:
+        """With one more sequence."""
+        lifetime = (result.mean_lifetime or 0.0) * result.evictions
+        return dataclasses.replace(
+            self,
+            tokens=self.tokens + len(result.selected),
+            hits=self.hits + result.hits,
+            misses=self.misses + result.misses,
+            loads=self.loads + result.loads,
+            changed=self.changed + result.changed,
+            evictions=self.evictions + result.evictions,
+            lifetime_tokens=self.lifetime_tokens + round(lifetime),
+        )
+
+    @property
+    def hit_rate(self) -> float:
+        return self.hits / (self.hits + self.misses)
+
+    @property
+    def loads_per_token_layer(self) -> float:
+        return self.loads / (self.tokens * self.layers)
+
+    @property
+    def loads_per_token(self) -> float:
+        return self.loads / self.tokens
+
+    @property
+    def changed_share(self) -> float:
+        return self.changed / (self.hits + self.misses)
+
+    @property
+    def mean_lifetime(self) -> float | None:
+        """In tokens; None where nothing was evicted."""
+        return self.lifetime_tokens / self.evictions if self.evictions else None
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the method may change what the model computes."""
+        return re.fullmatch(r"exact(,[^+]*)?", self.routing) is None
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What :func:`replay` found.
+
+    Attributes:
+        model: of the traces.
+        sequences: their number in all traces.
+        tokens: in all of them.
+        prompt_tokens: those of them that the traces mark as a prompt. They were decoded too.
+        rows: capacity by capacity, in each the routings in the order given, Belady last.
+    """
+
+    model: Model
+    sequences: int
+    tokens: int
+    prompt_tokens: int
+    rows: tuple[Row, ...]
+
+
+def replay(
+    paths: Sequence[str | os.PathLike[str]],
+    routings: Sequence[str],
+    capacities: Sequence[Capacity],
+    *,
+    eviction: str = "lru",
+    pool: str = "layer",
+    belady: bool = False,
+    check: Callable[[Model], object] | None = None,
+    progress: Progress | None = None,
+) -> Replay:
+    """Replay every sequence of the traces through each routing at each capacity.
+
+    One trace is in memory at a time. All are read once before the first is replayed, so that what
+    is wrong with the last is not told after the work.
+
+    Args:
+        paths: files that ``moe-mobile trace`` wrote, of one model.
+        routings, eviction, pool: as :func:`simulate` takes them.
+        capacities: per layer; a global pool holds as many times the layers.
+        belady: add exact routing with Belady's eviction, the bound of all caches that route
+            exactly, for each capacity.
+        check: sees the model before the work, and may raise.
+
+    Raises:
+        UsageError: a setting or trace is wrong, or the traces are of different models.
+        BudgetError: a capacity holds less than one token uses of a layer.
+        UnsupportedError, IoError: as :func:`read_trace`.
+    """
+    model: Model | None = None
+    sequences = tokens = prompt = 0
+    rows: list[Row] = []
+    for path in paths:
+        trace = read_trace(path)
+        if model is None:
+            model = _model(trace)
+            if check is not None:
+                check(model)
+            wanted = [(routing, eviction) for routing in routings]
+            wanted += [("exact", "belady")] * belady
+            rows = _empty_rows(trace, model, dict.fromkeys(wanted), capacities, pool)
+        elif _model(trace) != model:
+            raise UsageError(
+                f"is of another model than {os.fspath(paths[0])}, or routed otherwise",
+                file=path,
+                remedy="Replay the traces of each model by themselves",
+            )
+        sequences += len(trace.sequences)
+        tokens += sum(trace.sequences)
+        prompt += sum(min(length, trace.prompt_tokens) for length in trace.sequences)
+    if model is None:
+        raise UsageError("there are no traces", setting="TRACE", remedy="Name at least one")
+    done, total = 0, tokens * len(rows)
+    for path in paths:
+        trace = read_trace(path)
+        for i in range(len(rows)):
+            for span in trace.spans():
+                if progress is not None:
+                    progress("replaying", done, total, "tokens")
+                row = rows[i]
+                rows[i] = row.plus(_simulate(trace, span, row, row.requested))
+                done += span.stop - span.start
+    return Replay(model, sequences, tokens, prompt, tuple(rows))
+
+
+def _model(trace: Trace) -> Model:
+    experts = trace.router_logits.shape[2]
+    return Model(trace.model, trace.layers, experts, trace.top_k, trace.scoring)
+
+
+def _simulate(trace: Trace, span: slice, row: Row, routing: str) -> Simulation:
+    return simulate(
+        trace.router_logits[span],
+        trace.top_k,
+        row.capacity,
+        routing,
+        row.eviction,
+        pool=row.pool,
+        scoring=trace.scoring,
+    )
+
+
+def _empty_rows(
+    trace: Trace,
+    model: Model,
+    wanted: dict[tuple[str, str], None],
+    capacities: Sequence[Capacity],
+    pool: str,
+) -> list[Row]:
+    """The rows to fill; one token goes through each, which finds wrong settings at once."""
+    sizes = {_checked_size(capacity, model): None for capacity in capacities}
+    rows = []
+    for size in sizes:
+        for routing, eviction in wanted:
+            row = Row("", routing, "", eviction, pool, size, len(model.layers), model.top_k)
+            first = _simulate(trace, slice(0, 1), row, routing)
+            rows.append(dataclasses.replace(row, routing=first.routing, note=first.note))
+    return rows
+
+
+def _checked_size(capacity: Capacity, model: Model) -> int:
+    size, layers = capacity.of(model.experts), len(model.layers)
+    if size > model.experts:
+        raise UsageError(
+            f"a layer has {model.experts} experts, fewer than {size}",
+            setting="--capacity",
+            remedy="Give 100% for all, or less",
+        )
+    if size < model.top_k:
+        raise BudgetError(
+            f"{capacity.text} of {model.experts} experts per layer are {size}, and one token uses "
+            f"{model.top_k}"
+            if capacity.share is not None
+            else f"{size} experts per layer are fewer than the {model.top_k} that one token uses",
+            setting="--capacity",
+            remedy=f"Give at least {model.top_k}, one token cycle ({model.token_cycle} experts in "
+            f"{layers} layers)",
+        )
+    return size

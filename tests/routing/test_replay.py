@@ -1,0 +1,260 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Replays of traces in files: figures worked out by hand, and the command `simulate`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from moe_mobile.cli import cli
+from moe_mobile.cli.simulate import command
+from moe_mobile.errors import BudgetError, MoeMobileError, UsageError
+from moe_mobile.routing.flash import PROFILES, parse_flash
+from moe_mobile.routing.replay import Capacity, Model, Row, parse_capacity, replay
+from moe_mobile.routing.trace import Trace, write_trace
+from tests.bundle.samples import write_sample
+from tests.cli.program import failed, ok_json
+from tests.oracles.routing import Pool
+
+
+def write(path: Path, logits: NDArray[np.float32], top_k: int, **changes: Any) -> Path:
+    tokens, layers, _ = logits.shape
+    members: dict[str, Any] = {
+        "router_logits": logits,
+        "token_ids": np.arange(tokens, dtype=np.uint32),
+        "sequences": (tokens,),
+        "layers": tuple(range(layers)),
+        "top_k": top_k,
+        "renormalize": True,
+        "model": "tiny",
+        "source": "engine",
+        "source_id": "ab" * 32,
+        "precision": "fp32",
+    }
+    write_trace(path, Trace(**members | changes))
+    return path
+
+
+def choosing(chosen: Sequence[Sequence[int]], experts: int) -> NDArray[np.float32]:
+    """Logits of one layer that choose these experts, best first."""
+    logits = np.zeros((len(chosen), 1, experts), np.float32)
+    for token, ranked in enumerate(chosen):
+        for rank, expert in enumerate(ranked):
+            logits[token, 0, expert] = 9 - rank
+    return logits
+
+
+def capacities(text: str) -> list[Capacity]:
+    return [parse_capacity(part) for part in text.split(",")]
+
+
+def totals(row: Row) -> tuple[int, ...]:
+    return row.capacity, row.hits, row.misses, row.loads, row.evictions, row.lifetime_tokens
+
+
+@pytest.fixture
+def two_sequences(tmp_path: Path) -> Path:
+    """Four tokens, and then one that would hit 3 if its cache were not empty."""
+    logits = choosing([[0, 1], [0, 2], [0, 1], [3, 2], [1, 3]], 4)
+    return write(tmp_path / "two", logits, 2, sequences=(4, 1))
+
+
+def test_hits_loads_and_lifetimes_worked_out_by_hand(two_sequences: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    found = replay(
+        [two_sequences],
+        ["exact"],
+        capacities("50%,3"),
+        progress=lambda _, done, total, __: calls.append((done, total)),
+    )
+    assert (found.sequences, found.tokens, found.prompt_tokens) == (2, 5, 0)
+    two, three = found.rows
+    # Of 2: token 1 and 2 find 0 and push the other out after a token; token 3 pushes out 0, after
+    # three tokens, and 1, after one.
+    assert totals(two) == (2, 2, 8, 8, 4, 1 + 1 + 3 + 1)
+    assert two.mean_lifetime == 1.5
+    # Of 3: nothing leaves but 1, for token 3; token 1 finds 0, token 2 both, token 3 the 2.
+    assert totals(three) == (3, 4, 6, 6, 1, 3)
+    assert (three.hit_rate, three.loads_per_token_layer, three.loads_per_token) == (0.4, 1.2, 1.2)
+    assert (three.changed, three.lossy) == (0, False)
+    assert calls == [(0, 10), (4, 10), (5, 10), (9, 10)]
+
+
+def test_traces_of_one_model_are_added_up(two_sequences: Path, tmp_path: Path) -> None:
+    single = write(tmp_path / "one", choosing([[0, 1], [1, 0]], 4), 2, prompt_tokens=9)
+    found = replay([two_sequences, single], ["exact"], capacities("3"))
+    assert (found.sequences, found.tokens, found.prompt_tokens) == (3, 7, 2)
+    assert totals(found.rows[0]) == (3, 4 + 2, 6 + 2, 6 + 2, 1, 3)
+    other = write(tmp_path / "other", choosing([[0]], 4), 1)
+    with pytest.raises(UsageError, match="another model") as caught:
+        replay([two_sequences, other], ["exact"], capacities("3"))
+    assert caught.value.file == str(other)
+
+
+def test_belady_hits_where_lru_never_does(tmp_path: Path) -> None:
+    """In turns through one expert more than the cache holds: 0 and then 2 are worth keeping."""
+    path = write(tmp_path / "turns", choosing([[0], [1], [2], [0], [1], [2]], 3), 1)
+    lru, belady = replay([path], ["exact"], capacities("2"), belady=True).rows
+    assert (lru.eviction, lru.hits, belady.eviction, belady.hits) == ("lru", 0, "belady", 2)
+    assert len(replay([path], ["exact"], capacities("2"), eviction="belady", belady=True).rows) == 1
+
+
+@pytest.fixture
+def near_choice(tmp_path: Path) -> Path:
+    """Its second token likes 3 a little better than 1, which is cached."""
+    logits = np.array([[[3, 2, 0, 1]], [[3, 1.9, 0, 2]]], np.float32)
+    return write(tmp_path / "near", logits, 2)
+
+
+def test_a_lossy_routing_is_marked_and_saves_loads(near_choice: Path) -> None:
+    routings = ["exact", "cache-prior:1", "cache-prior:1,J=2", "exact+drop-cold:2", "exact,first=1"]
+    found = replay([near_choice], routings, capacities("2"))
+    exact, prior, off, drop, first = found.rows
+    assert (exact.hits, exact.loads, exact.changed) == (1, 3, 0)
+    assert (prior.hits, prior.loads, prior.changed_share) == (2, 2, 0.25)
+    assert prior.routing == "cache-prior:1,J=1"
+    assert (off.routing, off.hits) == ("exact", 1)
+    assert "off" in off.note
+    # Both tokens' second experts weigh 0.27, less than 2 / 2, and are missing: only 0 is read.
+    assert (drop.hits, drop.misses, drop.loads) == (1, 3, 1)
+    assert [row.lossy for row in (exact, prior, off, drop, first)] == [0, 1, 0, 1, 0]
+
+
+def test_the_lru_cliff_is_where_it_is_said_to_be() -> None:
+    """An LRU of its own, below the sizes that the simulator takes."""
+    model = Model("m", (0, 1, 2), experts=4, top_k=2, scoring="softmax")
+    assert (model.token_cycle, model.never_hits) == (6, 4)
+    random = np.random.default_rng(0)
+    hits = dict.fromkeys((model.never_hits, model.never_hits + 1), 0)
+    for capacity in hits:
+        pool = Pool(capacity, "lru")
+        for step in range(600):
+            keys = [(step % 3, int(expert)) for expert in random.permutation(4)[:2]]
+            hits[capacity] += sum(key in pool.by_use for key in keys)
+            pool.access(keys)
+    assert hits[4] == 0 < hits[5]
+
+
+def test_capacities() -> None:
+    assert parse_capacity("29%") == Capacity("29%", share=Fraction(29, 100))
+    assert parse_capacity("29%").of(100) == 29  # 28 with floating point
+    assert [parse_capacity(text).of(60) for text in ("33%", "12.5%", "100%", "7")] == [19, 7, 60, 7]
+    for text in ("", "0", "0%", "101%", "1.5", "-1", "half", "5 %", "\u0663"):
+        with pytest.raises(UsageError, match="is no capacity"):
+            parse_capacity(text)
+
+
+def test_a_capacity_that_does_not_fit(near_choice: Path) -> None:
+    with pytest.raises(BudgetError, match="25% of 4 experts per layer are 1") as caught:
+        replay([near_choice], ["exact"], capacities("50%,25%"))
+    assert "at least 2" in str(caught.value.remedy)
+    with pytest.raises(UsageError, match="fewer than 5"):
+        replay([near_choice], ["exact"], capacities("5"))
+
+
+def test_flash() -> None:
+    assert [parse_flash(profile.name) for profile in PROFILES] == list(PROFILES)
+    assert parse_flash("250").ms(1e6) == 4.0
+    for text in ("ufs9", "0", "-3", "nan", "inf"):
+        with pytest.raises(UsageError, match="is no flash"):
+            parse_flash(text)
+
+
+def test_the_command(near_choice: Path, tmp_path: Path) -> None:
+    rows_file = tmp_path / "rows.csv"
+    arguments = ["--capacity", "2", "--routing", "exact", "--routing", "cache-prior:1"]
+    arguments += ["--expert-bytes", "1000", "--flash", "1", "--flash", "ufs3.1", "--belady"]
+    found = ok_json("simulate", near_choice, *arguments, "--csv", rows_file)
+    assert (found["tokens"], found["expert_bytes"], len(found["rows"])) == (2, 1000, 3)
+    exact, prior, bound = found["rows"]
+    # Two loads in two tokens, 1000 bytes each, at a million bytes per second.
+    assert (prior["bytes_per_token"], prior["flash_ms_per_token"]["1 MB/s"]) == (1000, 1.0)
+    assert exact["flash_ms_per_token"]["ufs3.1"] == pytest.approx(1500 / 1.69e9 * 1e3)
+    assert [row["lossy"] for row in found["rows"]] == [False, True, False]
+    assert bound["eviction"] == "belady"
+    with open(rows_file, newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [row["routing"] for row in written] == ["exact", "cache-prior:1,J=1", "exact"]
+    assert [row["flash_ms_per_token 1 MB/s"] for row in written] == ["1.5", "1.0", "1.5"]
+
+
+def test_the_table(near_choice: Path, tmp_path: Path) -> None:
+    wide = write(tmp_path / "wide", np.zeros((3, 4, 8), np.float32), 2, prompt_tokens=1)
+
+    def shown(*arguments: object) -> list[str]:
+        result = CliRunner().invoke(cli, ["simulate", *map(str, arguments)])
+        assert result.exit_code == 0, result.output
+        return result.output.splitlines()
+
+    lines = shown(near_choice, "--capacity", "2", "--routing", "cache-prior:1")
+    assert lines[0].startswith("tiny: 1 MoE layers, the best 2 of 4 experts; 2 tokens in 1 seq")
+    cells = "cache-prior:1,J=1 lossy lru 2 (50 %) 50.0 % 1.000 25.0 % -"
+    assert lines[4].split() == cells.split()
+    assert not any("cliff" in line or "ms" in line for line in lines)
+    lines = shown(wide, "--pool", "global", "--expert-bytes", "1MiB", "--capacity", "25%")
+    assert lines[2].split()[-4:] == ["ms", "ufs3.1", "ms", "ufs4.0"]
+    assert any("I/O time alone" in line and "1.0 MiB" in line for line in lines)
+    assert any("uses 8 of 32 experts (25.0 %)" in x and "up to 6 (18.8 %)" in x for x in lines)
+    assert any("1 tokens are marked as a prompt" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "setting", "cause"),
+    [
+        (["--flash", "ufs4.0"], 2, "--flash", "an expert's size"),
+        (["--flash", "x", "--expert-bytes", "1"], 2, "--flash", "is no flash"),
+        (["--expert-bytes", "1", "--bundle", "b"], 2, "--expert-bytes, --bundle", "both"),
+        (["--expert-bytes", "0"], 2, "--expert-bytes", "no expert is empty"),
+        (["--capacity", "50%,"], 2, "--capacity", "is no capacity"),
+        (["--capacity", "1"], 9, "--capacity", "fewer than the 2"),
+        (["--capacity", "2", "--routing", "magic"], 2, "routing", "is no routing method"),
+        (
+            ["--capacity", "2", "--eviction", "belady", "--routing", "max-rank:3"],
+            2,
+            "eviction",
+            "knows the future",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_the_command_refuses(
+    arguments: list[str], exit_code: int, setting: str, cause: str, near_choice: Path
+) -> None:
+    with pytest.raises(MoeMobileError, match=cause) as caught:
+        command.main([str(near_choice), *arguments], standalone_mode=False)
+    assert (caught.value.exit_code, caught.value.setting) == (exit_code, setting)
+    assert caught.value.remedy
+
+
+def test_rows_never_replace_a_trace(near_choice: Path, tmp_path: Path) -> None:
+    error = failed(2, "simulate", near_choice, "--csv", near_choice)
+    assert "would replace" in error["cause"]
+    assert replay([near_choice], ["exact"], capacities("2")).tokens == 2
+
+
+def test_the_size_of_an_expert_from_a_bundle(near_choice: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    manifest, _ = write_sample(bundle, seed=1)
+    layers = tuple(i for i, layer in enumerate(manifest.layers) if layer.experts is not None)
+    moe, size = manifest.moe, manifest.memory.expert_bytes
+    assert layers
+    assert size > 0
+    logits = np.zeros((1, len(layers), moe.num_experts), np.float32)
+    trace = write(tmp_path / "fits", logits, moe.top_k, layers=layers)
+    arguments = ["--bundle", str(bundle), "--capacity", "100%", "--json"]
+    found = CliRunner().invoke(command, [str(trace), *arguments])
+    row = json.loads(found.output)["rows"][0]
+    assert row["bytes_per_token"] == len(layers) * moe.top_k * size  # nothing is cached yet
+    with pytest.raises(UsageError, match="no bundle of the traces' model") as caught:
+        command.main([str(near_choice), *arguments], standalone_mode=False)
+    assert caught.value.file == str(bundle)
