@@ -44,11 +44,13 @@ __all__ = ["Deployed", "Deployer", "Digest"]
 Digest = Callable[[str], str]
 """SHA-256 of a file on the device, given its absolute path; it makes the file durable too."""
 
+_MIB = 1 << 20
+_ANSWER_SECONDS = 60.0
+_SLOWEST_FLASH = 10 * _MIB  # bytes per second
 # Also of a connection of ours that broke.
 _LOCK_SECONDS = STALE_S + 5.0
 _BACK_SECONDS = 20.0
 _FRUITLESS = 3
-_MIB = 1 << 20
 
 
 @dataclasses.dataclass
@@ -79,7 +81,7 @@ class Deployer:
         self,
         server: AdbServer,
         serial: str,
-        shell: Callable[[str], ShellResult],
+        shell: Callable[..., ShellResult],
         aborted: threading.Event,
     ) -> None:
         self._server = server
@@ -247,11 +249,15 @@ class Deployer:
             f"cd {ROOT} && printf %s {shlex.quote(lines)} > {temporary} && sync && "
             f"mv {temporary} {shlex.quote(package.sums)}",
             package.sums,
+            written=plan.bytes_to_write,
         )
 
-    def _run(self, script: str, path: str = "") -> str:
-        """What a script prints; where it fails, the error is about ``path`` below the root."""
-        result = self._shell(script)
+    def _run(self, script: str, path: str = "", written: int = 0) -> str:
+        """What a script prints; where it fails, the error is about ``path`` below the root.
+
+        ``written``: bytes that it may have to wait for until they are on the flash.
+        """
+        result = self._shell(script, timeout=_ANSWER_SECONDS + written / _SLOWEST_FLASH)
         if result.exit_code != 0:
             place = f"{ROOT}/{path}".rstrip("/")
             raise device_error(self._serial, place, result.stderr, result.exit_code)
@@ -280,8 +286,8 @@ class _Attempt:
         with concurrent.futures.ThreadPoolExecutor(1) as hasher:
             for file, folder in plan.check:
                 hashes.append(hasher.submit(self._wrong, file, folder))
+            self._copy()
             for copy in plan.copies:
-                self._copy(copy)
                 hashes.append(hasher.submit(self._wrong_copy, copy))
 
             def arrived(send: Send) -> None:
@@ -310,11 +316,16 @@ class _Attempt:
         quoted = " ".join(map(shlex.quote, sorted(folders)))
         self._deployer._run(f"cd {ROOT} && mkdir -p {quoted}", partial)
 
-    def _copy(self, copy: Copy) -> None:
-        source = shlex.quote(copy.source)
-        target = shlex.quote(f"{self._package.partial}/{copy.file.path}")
-        self._deployer._run(f"cd {ROOT} && cp {source} {target}", self._package.partial)
-        self._report.bytes_copied += copy.file.bytes
+    def _copy(self) -> None:
+        copies, partial = self._plan.copies, self._package.partial
+        steps = [
+            f"cp {shlex.quote(copy.source)} {shlex.quote(f'{partial}/{copy.file.path}')}"
+            for copy in copies
+        ]
+        if steps:
+            size = sum(copy.file.bytes for copy in copies)
+            self._deployer._run(" &&\n".join([f"cd {ROOT}", *steps]), partial, written=size)
+            self._report.bytes_copied += size
 
     def _sent(self, count: int) -> None:
         with self._lock:

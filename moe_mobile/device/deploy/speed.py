@@ -72,12 +72,15 @@ def measure(
 def main(bundle: pathlib.Path, device: str, turns: int) -> None:
     """Time `deploy` against `adb push` of the same bundle, in turns."""
     place = open_device(device)
+    rounds = list(measure(bundle, place, turns))
     rows = [
         [f"{ours:.2f} s", f"{push:.2f} s", f"{synced:.2f} s", f"{push / ours:.2f}",
          f"{synced / ours:.2f}"]
-        for ours, push, synced in measure(bundle, place, turns)
+        for ours, push, synced in (*rounds, tuple(map(sum, zip(*rounds, strict=True))))
     ]  # fmt: skip
-    click.echo(f"{size(bundle_package(bundle).bytes)} to {place.serial}; ratios above 1: we win")
+    click.echo(
+        f"{size(bundle_package(bundle).bytes)} to {place.serial}; ratios above 1: we win; last, the sum"
+    )
     header = ["deploy", "adb push", "with sync", "push / deploy", "with sync / deploy"]
     click.echo(table(header, rows))
 
