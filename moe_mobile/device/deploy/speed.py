@@ -78,9 +78,8 @@ def main(bundle: pathlib.Path, device: str, turns: int) -> None:
          f"{synced / ours:.2f}"]
         for ours, push, synced in (*rounds, tuple(map(sum, zip(*rounds, strict=True))))
     ]  # fmt: skip
-    click.echo(
-        f"{size(bundle_package(bundle).bytes)} to {place.serial}; ratios above 1: we win; last, the sum"
-    )
+    total = size(bundle_package(bundle).bytes)
+    click.echo(f"{total} to {place.serial}; ratios above 1: we win; the last row is the sum")
     header = ["deploy", "adb push", "with sync", "push / deploy", "with sync / deploy"]
     click.echo(table(header, rows))
 
