@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
-import re
 import sys
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import click
 
@@ -24,14 +22,11 @@ from moe_mobile.cli.options import (
     json_option,
 )
 from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.prompt import TOKENIZER, load_tokenizer, parse_ids, read_text
 from moe_mobile.cli.text import percent
 from moe_mobile.device.select import open_device
-from moe_mobile.errors import BundleCorruptError, BundleInvalidError, UsageError, read_error
+from moe_mobile.errors import UsageError
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-_TOKENIZER = "tokenizer.json"
 _SAMPLING = ("temperature", "top_k", "top_p", "seed")
 
 
@@ -110,10 +105,10 @@ def command(
             "give the prompt once", remedy="Use one of --prompt, --file and --token-ids"
         )
     if token_ids is None:
-        prompt = prompt if prompt is not None else _read(prompt_file)
+        prompt = prompt if prompt is not None else read_text(prompt_file)
     answer = run(
         bundle,
-        prompt if token_ids is None else _parse_ids(token_ids),
+        prompt if token_ids is None else parse_ids(token_ids),
         {
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
@@ -149,12 +144,12 @@ def run(
     """
     tokenizer = None
     if isinstance(prompt, str):
-        tokenizer = _load_tokenizer(bundle)
+        tokenizer = load_tokenizer(bundle)
         prompt_ids = list(tokenizer.encode(prompt).ids)
     else:
         prompt_ids = list(prompt or ())
-        if (bundle / _TOKENIZER).is_file():
-            tokenizer = _load_tokenizer(bundle)
+        if (bundle / TOKENIZER).is_file():
+            tokenizer = load_tokenizer(bundle)
     if not prompt_ids:
         raise UsageError("the prompt is empty", remedy="Give at least one word")
     stream = None if tokenizer is None else Detokenizer(tokenizer, prompt_ids)
@@ -248,57 +243,3 @@ def statistics_line(answer: dict[str, Any]) -> str:
         f"{percent(answer['wait_share'])} of the time waiting for flash",
     ]
     return "[" + " | ".join(parts) + "]"
-
-
-def _read(file: IO[bytes] | None) -> str:
-    assert file is not None
-    try:
-        return file.read().decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"the prompt is not UTF-8: {error.reason} at byte {error.start}",
-            file=file.name,
-            remedy="Convert it, for example with iconv",
-        ) from None
-
-
-def _parse_ids(text: str) -> list[int]:
-    # Blanks separate too: what generate prints without a tokenizer can be given back.
-    parts = re.split(r"\s*,\s*|\s+", text.strip())
-    if not all(re.fullmatch("[0-9]{1,10}", part) for part in parts):
-        raise UsageError(
-            f"not a list of token ids: {text!r}", remedy="Write it like --token-ids 5,17,9"
-        )
-    return [int(part) for part in parts]
-
-
-def _load_tokenizer(bundle: pathlib.Path) -> Tokenizer:
-    from moe_mobile.bundle import read_manifest
-
-    path = bundle / _TOKENIZER
-    files = {file.path: file for file in read_manifest(bundle).files}
-    if _TOKENIZER not in files:
-        raise UsageError(
-            "this bundle has no tokenizer",
-            file=path,
-            remedy="Pass --token-ids instead of text, or export again from a folder with "
-            "tokenizer.json",
-        )
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise read_error(error, path) from error
-    if hashlib.sha256(data).hexdigest() != files[_TOKENIZER].sha256:
-        raise BundleCorruptError(
-            "bytes differ from their SHA-256", file=path, remedy="Copy or export the bundle again"
-        )
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_str(data.decode())
-    except Exception as error:  # the library raises plain Exception
-        raise BundleInvalidError(
-            f"the tokenizer cannot be read: {error}",
-            file=path,
-            remedy="Export again from a complete checkpoint",
-        ) from error

@@ -10,7 +10,6 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from moe_mobile.cli.generate import _load_tokenizer, _parse_ids, _read
 from moe_mobile.cli.options import (
     device_option,
     echo_json,
@@ -20,6 +19,7 @@ from moe_mobile.cli.options import (
     json_option,
 )
 from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.prompt import TOKENIZER, load_tokenizer, parse_ids, read_text
 from moe_mobile.cli.text import size
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import CheckpointError, UsageError
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from moe_mobile.routing.transformers_trace import Checkpoint
 
 _MANIFEST = "bundle.json"
-_TOKENIZER = "tokenizer.json"
 # The options of one way to record; the others are for both.
 _FOR_CHECKPOINTS = ("dtype", "torch_device")
 _FOR_BUNDLES = (
@@ -118,14 +117,14 @@ def command(
     _refuse_options(is_bundle)
     text: str | list[int]
     if token_ids is not None:
-        text = _parse_ids(token_ids)
+        text = parse_ids(token_ids)
     else:
-        text = prompt if prompt is not None else _read(text_file)
+        text = prompt if prompt is not None else read_text(text_file)
     with ProgressBar() as progress:
         if is_bundle:
             from moe_mobile.routing.trace_engine import record_engine
 
-            ids = text if isinstance(text, list) else _load_tokenizer(bundle).encode(text).ids
+            ids = text if isinstance(text, list) else load_tokenizer(bundle).encode(text).ids
             place = open_device(device)
             trace = record_engine(
                 place,
@@ -177,10 +176,10 @@ def _refuse_options(is_bundle: bool) -> None:
 def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    data = checkpoint.model.files.get(_TOKENIZER)
+    data = checkpoint.model.files.get(TOKENIZER)
     if data is None:
         raise UsageError(
-            f"there is no {_TOKENIZER}",
+            f"there is no {TOKENIZER}",
             file=checkpoint.location,
             remedy="Pass --token-ids instead of text",
         )
@@ -188,7 +187,7 @@ def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         return Tokenizer.from_str(data.decode())
     except Exception as error:  # the library raises plain Exception
         raise CheckpointError(
-            f"{_TOKENIZER} cannot be read: {error}", file=checkpoint.location
+            f"{TOKENIZER} cannot be read: {error}", file=checkpoint.location
         ) from error
 
 
