@@ -187,7 +187,7 @@ class Runner:
                     return {k: v for k, v in event.items() if k not in ("id", "event")}
                 if kind == "error":
                     raise _typed_error(event.get("error"), self._launch)
-                if kind not in _MEMBERS:
+                if not isinstance(kind, str) or kind not in _MEMBERS:
                     continue
                 try:
                     values = [cast(event[name]) for name, cast in _MEMBERS[kind].items()]

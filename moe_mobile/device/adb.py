@@ -117,8 +117,11 @@ class AdbDevice(Device):
         file = str(damaged.file).removesuffix(f" on {self.serial}")
         again = f"`moe-mobile deploy {bundle} --device {self.serial}"
         if file.startswith(f"{ROOT}/{folder}/.packed/"):
-            # Without it, it is packed anew, of a shard that is sent again where it was consumed.
-            self.shell(f"rm -f {shlex.quote(file)}")
+            # Without it, it is packed anew, of a shard that is sent again where it was consumed;
+            # dense weights are so only together with all others.
+            layer = file.rpartition("/")[2].startswith("layer-")
+            gone = file if layer else file.rpartition("/")[0]
+            self.shell(f"rm -rf {shlex.quote(gone)}")
             remedy = f"{again} --prepare` packs it anew"
         else:
             self._deployer.distrust(folder, file.removeprefix(f"{ROOT}/{folder}/"))

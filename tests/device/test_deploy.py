@@ -19,7 +19,7 @@ from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.deploy import deploy, lock
 from moe_mobile.device.deploy.deploy import Deployed
 from moe_mobile.device.deploy.inventory import ROOT
-from moe_mobile.device.deploy.package import Package, Wanted
+from moe_mobile.device.deploy.package import Package, Wanted, bundle_package
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import CancelledError, DiskFullError, IoError
 from moe_mobile.virtual_phone import VirtualPhone
@@ -137,6 +137,11 @@ def test_bytes_that_rot_are_mended(
     assert "--prepare" in error["remedy"]
     ok("deploy", tiny_bundle, "--prepare")
     assert ok_json("verify", tiny_bundle, "--device", "any")["packed"]["complete"]
+    methods = packed.replace("layer-00", "methods")
+    sh(one, f"printf rot | dd of={methods} bs=1 seek=9000 conv=notrunc 2>/dev/null")
+    assert failed(5, "verify", tiny_bundle, "--device", "any")["file"].startswith(methods)
+    ok("deploy", tiny_bundle, "--consume")
+    assert ok_json("verify", tiny_bundle, "--device", "any")["packed"]["complete"]
 
     # Nor does another bundle inherit it.
     rot()
@@ -214,6 +219,24 @@ def test_a_lock_is_free_once_its_owner_is_silent(
     monkeypatch.setattr(lock, "_BEAT_S", 100)  # as a connection that is dead without a word
     with take(0), take(3):
         pass
+
+
+def test_a_writer_that_never_ends_is_left_behind(
+    phone: StartPhone, tiny_bundle: pathlib.Path
+) -> None:
+    one = phone()
+    device = device_of(one)
+    package = bundle_package(tiny_bundle)
+    file = f"{ROOT}/{package.partial}/bundle.json"
+    # As of a connection that died without a word, with half of the file.
+    held = f"mkdir -p {file.rpartition('/')[0]}; exec 9>>{file}; flock 9; printf half >&9; echo up"
+    with device.stream(f"{held}; sleep 100") as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"up\n"
+        ok("deploy", tiny_bundle)
+        assert writer.poll() is None
+        writer.kill()
+    ok("verify", tiny_bundle, "--device", "any")
 
 
 def test_a_phone_without_flock(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:

@@ -89,7 +89,12 @@ def _send_file(
     quoted = shlex.quote(path)
     # A connection that breaks hangs up on the writer, which would lose what it has in its pipe.
     # It may then still be at it when we come again: wait for its end, and see what it left.
-    script = f"trap '' HUP; exec 9>>{quoted} && flock 9 && "
+    # One whose connection died without a word never ends: then leave it the file, and take a copy.
+    script = (
+        f"trap '' HUP; exec 9>>{quoted} && i=0 && until flock -n 9; do i=$((i+1)); "
+        f"[ $i -lt 12 ] || {{ cp {quoted} {quoted}.free && mv -f {quoted}.free {quoted} && "
+        f"exec 9>>{quoted} && i=0; }} || exit; sleep 0.5; done; "
+    )
     if send.offset:
         script += f'[ "$(stat -c %s {quoted})" = {send.offset} ] && cat >&9'
     else:
