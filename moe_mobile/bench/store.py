@@ -47,7 +47,7 @@ class ResultFile:
         for number, line in enumerate(self._lines.found, 1):
             if line.strip():
                 self._read(line, number)
-        if self._lines.torn and not self._lines.torn.startswith(b"{"):
+        if self._lines.ends_foreign:
             raise self._foreign(len(self._lines.found) + 1)
         self.turns = TurnFile(turns)
 
@@ -93,7 +93,7 @@ class TurnFile:
             self._lines = _Lines(path)
             for line in self._lines.found:
                 self._read(line)
-            if self._lines.torn and not self._lines.torn.startswith(b"{"):
+            if self._lines.ends_foreign:
                 raise self._foreign()
 
     def get(self, run_key: str, number: int) -> Json | None:
@@ -148,8 +148,8 @@ def _check(turn: Json) -> str:
 class _Lines:
     """A file of JSON objects, one per line, that one process at a time writes.
 
-    ``found``: its lines; ``torn``: a last one without its end, as a writer leaves it that is
-    killed, in whose place the next line goes.
+    ``found``: its lines. A last one without its end, as a writer leaves it that is killed, makes
+    place for the next; ``ends_foreign``: whether no writer of ours can have left it.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
@@ -169,7 +169,8 @@ class _Lines:
             raise write_error(error, path) from error
         self._whole = data.rfind(b"\n") + 1
         self.found = data[: self._whole].splitlines()
-        self.torn = data[self._whole :]
+        torn = data[self._whole :]
+        self.ends_foreign = bool(torn) and not torn.startswith(b"{")
 
     def append(self, item: Json) -> None:
         line = json.dumps(item, separators=(",", ":")).encode() + b"\n"

@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 
 import click
 
 from moe_mobile.errors import MoeMobileError
+from moe_mobile.terminal import without_controls
 
 __all__ = ["INTERNAL_EXIT_CODE", "format_error", "report"]
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 INTERNAL_EXIT_CODE = 1
 """A defect: an exception nobody turned into a typed error."""
@@ -30,7 +28,7 @@ def format_error(error: MoeMobileError) -> str:
     if error.remedy is not None:
         lines.append(f"  what to do: {error.remedy}")
     # Causes quote what files and phones say: that must not act on the terminal.
-    return _CONTROL.sub("\ufffd", "\n".join(lines))
+    return without_controls("\n".join(lines))
 
 
 def report(error: MoeMobileError, *, as_json: bool) -> int:

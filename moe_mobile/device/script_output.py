@@ -10,20 +10,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from moe_mobile.terminal import without_controls
+
 __all__ = ["MARK", "cpu_list", "decoded", "free_bytes", "kibibytes", "mask", "number", "sections"]
 
 MARK = "@@@"
 """Begins a line that names the section after it."""
 
 _MOST_CPUS = 4096
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _NUMBER = re.compile(r"-?[0-9]{1,15}")
 _FREE = re.compile(r"\s([0-9]{1,15})\s+([0-9]{1,15})\s+([0-9]{1,15})\s+[0-9]{1,15}%")
 
 
 def decoded(data: bytes | bytearray) -> str:
     """What a device printed, without what would act on a terminal that shows it."""
-    return _CONTROL.sub("\ufffd", data.decode(errors="replace").replace("\r\n", "\n"))
+    return without_controls(data.decode(errors="replace").replace("\r\n", "\n"))
 
 
 def number(text: str) -> int | None:

@@ -29,6 +29,7 @@ __all__ = [
     "rule",
     "short",
     "time_layout",
+    "time_line",
 ]
 
 Json = dict[str, Any]
@@ -276,6 +277,19 @@ def time_layout(title: str, unit: str, height: int = 320) -> Json:
         "hovermode": "closest",
         "shapes": [],
         "annotations": [],
+    }
+
+
+def time_line(name: str, dash: str, colour: str, hover: str) -> Json:
+    """A line without points yet; ``hover``: what is said of one, with plotly's placeholders."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": [],
+        "y": [],
+        "line": {"color": colour, "dash": dash, "width": 2},
+        "hovertemplate": f"{hover}<extra></extra>",
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from moe_mobile.device.state import THERMAL_STATUSES
 from moe_mobile.report.entry import Entry
-from moe_mobile.report.figure import Figure, Key, band, plain, rule, short, time_layout
+from moe_mobile.report.figure import Figure, Key, band, plain, rule, short, time_layout, time_line
 from moe_mobile.report.rows import finite, pick
 from moe_mobile.report.settings import device_name
 from moe_mobile.report.timeline import Span, spans
@@ -187,12 +187,4 @@ def _lane(turns: Sequence[_Turn], zero: float, scale: float) -> Json:
 
 
 def _line(name: str, dash: str, colour: str) -> Json:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "x": [],
-        "y": [],
-        "line": {"color": colour, "dash": dash, "width": 2},
-        "hovertemplate": f"{name} %{{y:.4g}} °C at %{{x:.4g}}<extra></extra>",
-    }
+    return time_line(name, dash, colour, f"{name} %{{y:.4g}} °C at %{{x:.4g}}")

@@ -9,7 +9,7 @@ import datetime
 from typing import Any
 
 from moe_mobile.report.entry import Entry
-from moe_mobile.report.figure import Figure, Key, band, plain, rule, short, time_layout
+from moe_mobile.report.figure import Figure, Key, band, plain, rule, short, time_layout, time_line
 from moe_mobile.report.rows import finite, items
 
 __all__ = ["FEWEST_SAMPLES", "Span", "memory_over_time", "spans", "too_few_samples"]
@@ -124,15 +124,7 @@ def memory_over_time(entry: Entry) -> Figure | None:
 
 
 def _line(name: str, dash: str, colour: str, unit: str) -> Json:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "x": [],
-        "y": [],
-        "line": {"color": colour, "dash": dash, "width": 2},
-        "hovertemplate": f"{plain(name)} %{{y:.4g}} {unit} at %{{x:.4g}} s<extra></extra>",
-    }
+    return time_line(name, dash, colour, f"{plain(name)} %{{y:.4g}} {unit} at %{{x:.4g}} s")
 
 
 def _add(trace: Json, x: float, value: float | None) -> None:

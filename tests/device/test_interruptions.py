@@ -8,12 +8,11 @@ import pathlib
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 
 from moe_mobile.device.select import open_device
 from moe_mobile.virtual_phone import VirtualPhone
 from tests.cli.program import COMMAND, ok
-from tests.phones import StartPhone
+from tests.phones import StartPhone, wait_until
 
 # A job in the background (CI may be one) ignores SIGINT, and its children inherit that.
 DEFAULTS = ("env", "--default-signal=INT,HUP")
@@ -29,13 +28,6 @@ def clients(phone: VirtualPhone) -> list[str]:
     """adb clients here that speak to a phone."""
     found = subprocess.run(["pgrep", "-af", f"-- -s {phone.serial} shell"], capture_output=True)
     return [line for line in found.stdout.decode().splitlines() if "pgrep" not in line]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_bench_takes_its_engine_along(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:

@@ -8,8 +8,7 @@ import contextlib
 import json
 import pathlib
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import adbutils
@@ -19,7 +18,7 @@ from moe_mobile.errors import UnsupportedError
 from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone, start
 from moe_mobile.virtual_phone.settings import LIMITERS
 from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli
-from tests.phones import adb
+from tests.phones import adb, wait_until
 
 MEBIBYTE = 1 << 20
 RAM = 80 * MEBIBYTE
@@ -45,13 +44,6 @@ def available(phone: VirtualPhone) -> int:
 
 def kills(phone: VirtualPhone) -> list[str]:
     return [line for line in shell(phone, "logcat -d").splitlines() if "lowmemorykiller" in line]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module", params=LIMITERS)
