@@ -10,6 +10,7 @@ import re
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 
 from moe_mobile.device.adb_server import AdbServer, adb_program, unusable
@@ -35,6 +36,8 @@ from moe_mobile.runtime import Runtime, find_runtime
 __all__ = ["AdbDevice"]
 
 _KILL = re.compile(r"lowmemorykiller: (Kill .*)")
+# How long to wait for the log to tell of a kill.
+_LOG_SECONDS = 2.0
 # A shell may take a program of another machine for a script.
 _NO_PROGRAM = re.compile(r"Exec format error|not executable|syntax error")
 # adb refuses command lines of more than 64 KiB, so scripts come over standard input.
@@ -220,16 +223,14 @@ class AdbDevice(Device):
             state = self._server.states().get(self.serial)
             if state != "device":
                 return unusable(self.serial, state)
-            log = self.shell("logcat -d -t 200 2>/dev/null", timeout=10).stdout
+            killed = code == -signal.SIGKILL
+            kill = self._logged_kill(pid, _LOG_SECONDS if killed else 0)
         except DeviceError as error:
             return error
-        if code == -signal.SIGKILL:
-            # The log remembers others that were killed earlier.
-            kills = [found for found in _KILL.findall(log) if f"'moe_runner' ({pid})" in found]
-            told = f"; the device says: {kills[-1]}" if kills else ""
+        if killed:
             return KilledError(
-                f"the device killed the engine to get memory back{told}"
-                if kills
+                f"the device killed the engine to get memory back; the device says: {kill}"
+                if kill
                 else "the engine was killed on the device, mostly for lack of memory",
                 file=name,
                 remedy="Give a smaller --cache or --context, or close apps on the device",
@@ -245,6 +246,17 @@ class AdbDevice(Device):
         if code == 255 and not last_words:
             return self._lost()
         return None
+
+    def _logged_kill(self, pid: int | None, patience: float) -> str | None:
+        """What the device's log says of the engine's death, which may take it some seconds."""
+        deadline = time.monotonic() + patience
+        while True:
+            log = self.shell("logcat -d -t 200 2>/dev/null", timeout=10).stdout
+            # The log remembers others that were killed earlier.
+            kills = [found for found in _KILL.findall(log) if f"'moe_runner' ({pid})" in found]
+            if kills or time.monotonic() >= deadline:
+                return kills[-1] if kills else None
+            time.sleep(0.1)
 
 
 class _Hasher:

@@ -16,8 +16,8 @@ from moe_mobile.virtual_phone.processes import Processes
 __all__ = ["Memory", "ProcessMemory", "meminfo"]
 
 _WORTH_WRITING = 64 << 10
-# Samples to wait for a process that the kernel says it killed to disappear.
-_PATIENCE = 10
+# Seconds to wait for a process that the kernel says it killed to disappear.
+_PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class Memory:
         self._seen: dict[int, ProcessMemory] = {}
         self._kills = group.kills() if group is not None else 0
         self._available = -1
-        self._patience = _PATIENCE
+        self._gone: list[ProcessMemory] = []
+        self._patient_until: float | None = None
         self._shot: set[int] = set()
 
     def alarm(self) -> tuple[int, int] | None:
@@ -110,18 +111,22 @@ class Memory:
         kills = self._group.kills()
         if kills == self._kills:
             return
-        gone = [process for pid, process in self._seen.items() if pid not in now]
-        gone.sort(key=lambda process: process.own, reverse=True)
-        if not gone:
-            # The victim is still being taken apart, or lived for less than our interval.
-            self._patience -= 1
-            if self._patience > 0:
+        self._gone += [process for pid, process in self._seen.items() if pid not in now]
+        self._gone.sort(key=lambda process: process.own, reverse=True)
+        largest = max((process.own for process in now.values()), default=0)
+        if not self._gone or self._gone[0].own < largest:
+            # The kernel kills the largest: it is still being taken apart, and who left meanwhile
+            # left by itself. Or it lived for less than our interval.
+            if self._patient_until is None:
+                self._patient_until = time.monotonic() + _PATIENCE
+            if time.monotonic() < self._patient_until:
                 return
-            gone = [ProcessMemory(0, "unknown", 0, 0)]
-        self._patience = _PATIENCE
-        for process in gone[: kills - self._kills]:
+        victims = self._gone[: kills - self._kills] or [ProcessMemory(0, "unknown", 0, 0)]
+        for process in victims:
             self._log(process, "memory limit of the phone (control group)")
-        self._kills += min(len(gone), kills - self._kills)
+        self._kills += len(victims)
+        self._gone = []
+        self._patient_until = None
 
     def _shoot(self, victim: ProcessMemory, reason: str) -> None:
         self._shot.add(victim.pid)
