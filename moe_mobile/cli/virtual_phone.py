@@ -36,8 +36,8 @@ _SIZE = _Size()
 def command() -> None:
     """Run phones that are none: adb devices in a sandbox of this machine.
 
-    adb and everything above it work with them unmodified. They can be short of memory, of flash
-    bandwidth and of space, and misbehave on demand, which real phones do when nobody looks.
+    adb and everything above it work with them unmodified. They can be short of memory, of space, of
+    bandwidth to flash and to adb, and misbehave on demand, which real phones do when nobody looks.
     """
 
 
@@ -46,6 +46,7 @@ def command() -> None:
         "moe-mobile virtual-phone start",
         "moe-mobile virtual-phone start --name small --ram 512MiB --flash-mbps 800",
         "moe-mobile virtual-phone start --abi arm64-v8a --flash-size 2GiB --json",
+        "moe-mobile virtual-phone start --link-mbps 40   # as over USB 2",
     )
 )
 @click.option("--name", help="What to call it.  [default: phone1, phone2, ...]")
@@ -57,6 +58,9 @@ def command() -> None:
 @click.option("--ram", type=_SIZE, help="Memory for its processes; more is killed.")
 @click.option("--flash-mbps", type=click.IntRange(1), help="MB/s that its flash reads and writes.")
 @click.option("--flash-size", type=_SIZE, help="Size of /data.")
+@click.option(
+    "--link-mbps", type=click.IntRange(1), help="MB/s that its connection to adb carries each way."
+)
 @json_option
 def start(
     name: str | None,
@@ -64,6 +68,7 @@ def start(
     ram: int | None,
     flash_mbps: int | None,
     flash_size: int | None,
+    link_mbps: int | None,
     as_json: bool,
 ) -> None:
     """Start a phone in the background, connect adb to it and print its serial."""
@@ -71,7 +76,14 @@ def start(
     from moe_mobile.virtual_phone import start as start_phone
 
     phone = start_phone(
-        PhoneSettings(name=name, abi=abi, ram=ram, flash_mbps=flash_mbps, flash_size=flash_size)
+        PhoneSettings(
+            name=name,
+            abi=abi,
+            ram=ram,
+            flash_mbps=flash_mbps,
+            flash_size=flash_size,
+            link_mbps=link_mbps,
+        )
     )
     if as_json:
         echo_json(phone.record)

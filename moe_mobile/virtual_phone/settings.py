@@ -119,6 +119,7 @@ class PhoneSettings:
         abi: "x86_64" or "arm64-v8a"; None is this machine's. arm64 runs through qemu-user.
         ram: bytes that its processes may use together; None sets no limit.
         flash_mbps: 10^6 bytes a second read or written past the page cache; None sets no limit.
+        link_mbps: 10^6 bytes a second that adb's connection carries each way; None sets no limit.
         flash_size: bytes of /data; None takes what is cheap (see docs/virtual-phone.md).
         limiter: one of LIMITERS, to insist on one; None takes the first that works.
         misbehaviour: how it behaves from its first connection on.
@@ -128,6 +129,7 @@ class PhoneSettings:
     abi: str | None = None
     ram: int | None = None
     flash_mbps: int | None = None
+    link_mbps: int | None = None
     flash_size: int | None = None
     limiter: str | None = None
     misbehaviour: Misbehaviour = field(default_factory=Misbehaviour)
@@ -151,6 +153,7 @@ class PhoneSettings:
             )
         _within("ram", self.ram, _SMALLEST_RAM, 1 << 50, _bytes)
         _within("flash_mbps", self.flash_mbps, 1, 1_000_000)
+        _within("link_mbps", self.link_mbps, 1, 1_000_000)
         _within("flash_size", self.flash_size, _SMALLEST_FLASH, 1 << 46, _bytes)
 
     def to_json(self) -> str:

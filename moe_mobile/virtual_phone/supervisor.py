@@ -29,6 +29,7 @@ from moe_mobile.virtual_phone.connection import FEATURES, Door
 from moe_mobile.virtual_phone.folder import PhoneFolder
 from moe_mobile.virtual_phone.hardware import Hardware
 from moe_mobile.virtual_phone.limits import Limits, make_limits
+from moe_mobile.virtual_phone.link import Link
 from moe_mobile.virtual_phone.memory import Memory, meminfo
 from moe_mobile.virtual_phone.processes import Processes
 from moe_mobile.virtual_phone.server import Server
@@ -147,6 +148,7 @@ class _Supervisor:
             "flash_limit": self._limits.flash_kind,
             "flash": self._storage.kind,
             "flash_bytes": self._storage.size,
+            "link_mbps": self._settings.link_mbps,
         }
         path = self._folder.path / "phone.json"
         path.with_suffix(".new").write_text(json.dumps(record))
@@ -169,12 +171,13 @@ class _Supervisor:
             linux.die_with_parent(signal.SIGKILL)  # the new credentials cleared it
             init = sandbox.enter(self._folder.name, self._storage, self._limits.adopt)
             processes = Processes(init)
+            mbps = self._settings.link_mbps
             server = Server(
                 listener=self._listener,
                 control=self._control,
                 supervisor=supervisor,
                 init=init,
-                traffic=Traffic(self._counters),
+                traffic=Traffic(self._counters, Link(mbps * 10**6) if mbps else None),
                 door=Door(self._banner()),
                 storage=self._storage,
                 hardware=Hardware(root_fd),

@@ -15,6 +15,8 @@ import socket
 import struct
 import threading
 
+from moe_mobile.virtual_phone.link import Link
+
 __all__ = [
     "AUTH",
     "CLSE",
@@ -52,13 +54,15 @@ class ProtocolError(Exception):
 
 
 class Traffic:
-    """Bytes on the wire since the phone was started, in both directions, and where to cut it.
+    """Bytes on the wire since the phone was started, in both directions, where to cut it, and how
+    fast they may pass (``link``; None: as fast as they can).
 
     The counts live in a file of two 64-bit numbers (received, sent), so that they outlast reboots
     and can be read from outside.
     """
 
-    def __init__(self, counters_fd: int) -> None:
+    def __init__(self, counters_fd: int, link: Link | None = None) -> None:
+        self._link = link
         self._map = mmap.mmap(counters_fd, 16)
         self._lock = threading.Lock()
         # Bytes that may still pass before the cut, and what to arm again after it.
@@ -72,20 +76,23 @@ class Traffic:
             self._again[direction] = (count or None) if again else None
 
     def allowance(self, direction: int) -> int | None:
-        """Bytes that may pass before a cut; None for any number.
+        """Bytes that may pass before a cut, once the link is free; None for any number.
 
         Raises:
             ConnectionClosed: the cut is due.
         """
+        piece = None if self._link is None else self._link.wait(direction)
         left = self._left[direction]
         if left == 0:
             with self._lock:
                 self._left[direction] = self._again[direction]
             raise ConnectionClosed
-        return left
+        return left if piece is None or (left is not None and left < piece) else piece
 
     def passed(self, direction: int, count: int) -> None:
         """Count bytes that passed."""
+        if self._link is not None:
+            self._link.passed(direction, count)
         with self._lock:
             (total,) = struct.unpack_from("<Q", self._map, 8 * direction)
             struct.pack_into("<Q", self._map, 8 * direction, total + count)

@@ -1,0 +1,164 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A connection to a phone that is as slow as it was asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from moe_mobile.cli.virtual_phone import command
+from moe_mobile.errors import UsageError
+from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone
+from moe_mobile.virtual_phone.link import Link
+from tests.phones import StartPhone, adb
+from tests.virtual_phone.raw import RawClient
+
+HOME = "/data/local/tmp"
+MBPS = 20
+SIZE = 8_000_000
+SECONDS = SIZE / (MBPS * 10**6)
+
+
+class Clock:
+    """A clock that only sleeping moves, by more than was asked for."""
+
+    def __init__(self, overshoot: float = 0.0) -> None:
+        self.time = 1000.0
+        self.sleeps: list[float] = []
+        self._overshoot = overshoot
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.time += seconds + self._overshoot
+
+
+def carry(link: Link, direction: int, size: int, largest: int) -> None:
+    while size:
+        count = min(link.wait(direction), size, largest)
+        link.passed(direction, count)
+        size -= count
+
+
+@pytest.mark.parametrize("largest", [24, 65536, 1 << 20])
+@pytest.mark.parametrize("overshoot", [0.0, 0.001, 0.005])
+def test_so_much_in_so_long(largest: int, overshoot: float) -> None:
+    clock = Clock(overshoot)
+    link = Link(10**8, now=clock.now, sleep=clock.sleep)
+    carry(link, 0, 10**7, largest)
+    # A burst of 10 ms, and the last piece is on its way.
+    took = clock.time - 1000
+    assert 0.1 - 0.021 <= took <= 0.1 + 0.006
+    # It sleeps a few times, each for a while: not for every piece, and never for nothing.
+    assert len(clock.sleeps) <= 50
+    assert min(clock.sleeps) > 0.001
+    # The other direction was idle, and has no more for it than a moment's worth.
+    before = clock.time
+    carry(link, 1, 10**7, largest)
+    assert 0.1 - 0.021 <= clock.time - before <= 0.1 + 0.006
+
+
+def test_what_is_little_is_not_delayed() -> None:
+    clock = Clock()
+    link = Link(10**6, now=clock.now, sleep=clock.sleep)
+    for _ in range(100):
+        carry(link, 0, 100, 100)
+        clock.time += 0.01
+    assert not clock.sleeps
+
+
+@pytest.fixture
+def slow(phone: StartPhone) -> VirtualPhone:
+    return phone(link_mbps=MBPS)
+
+
+def took(action: Callable[[], object]) -> float:
+    began = time.monotonic()
+    action()
+    return time.monotonic() - began
+
+
+def test_every_service_has_the_same_link(slow: VirtualPhone, tmp_path: Path) -> None:
+    data = os.urandom(SIZE)
+    (tmp_path / "file").write_bytes(data)
+    at = ("-s", slow.serial)
+
+    def write() -> None:
+        with (tmp_path / "file").open("rb") as file:
+            adb(*at, "shell", "-T", f"cat > {HOME}/written", stdin=file)
+
+    def read() -> None:
+        got: Any = adb(*at, "exec-out", f"cat {HOME}/pushed", text=False).stdout
+        assert got == data
+
+    def both() -> None:
+        writing = threading.Thread(target=write)
+        writing.start()
+        read()
+        writing.join()
+
+    def push() -> None:
+        assert adb(*at, "push", tmp_path / "file", f"{HOME}/pushed").returncode == 0
+
+    def pull() -> None:
+        assert adb(*at, "pull", f"{HOME}/pushed", tmp_path / "back").returncode == 0
+
+    for action in (push, pull, write, read):
+        # Others may use the cores meanwhile.
+        assert 0.95 * SECONDS <= took(action) < SECONDS + 1.5
+    assert (tmp_path / "back").read_bytes() == data
+    assert 0.95 * SECONDS <= took(both) < SECONDS + 1.5  # each way has a rate of its own
+    processor = _processor_seconds(slow)
+    push()
+    assert _processor_seconds(slow) - processor < SECONDS / 2  # it sleeps while it waits
+
+
+def test_connections_share_it(slow: VirtualPhone) -> None:
+    def read() -> None:
+        with RawClient(slow) as client:
+            stream = client.open(f"exec:head -c {SIZE // 2} /dev/zero".encode())
+            assert stream is not None
+            assert len(client.ask(stream, b"")) == SIZE // 2
+
+    second = threading.Thread(target=read)
+
+    def both() -> None:
+        second.start()
+        read()
+        second.join()
+
+    assert took(both) >= 0.9 * SECONDS
+
+
+def test_it_is_told_and_off_by_default(phone: StartPhone, slow: VirtualPhone) -> None:
+    fast = phone()
+    listed = json.loads(CliRunner().invoke(command, ["list", "--json"]).output)["phones"]
+    rates = {one["serial"]: one["link_mbps"] for one in listed}
+    assert (rates[slow.serial], rates[fast.serial]) == (MBPS, None)
+    assert took(lambda: adb("-s", fast.serial, "exec-out", f"head -c {SIZE} /dev/zero")) < SECONDS
+    with pytest.raises(UsageError, match="link_mbps"):
+        PhoneSettings(link_mbps=0)
+
+
+def _processor_seconds(phone: VirtualPhone) -> float:
+    """Of the phone's supervisor, its server, and all they started and waited for."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if phone.record["pid"] in (int(fields[1]), int(stat.parent.name)):
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
