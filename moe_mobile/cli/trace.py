@@ -8,7 +8,6 @@ import pathlib
 from typing import IO, TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from moe_mobile.cli.options import (
     device_option,
@@ -19,20 +18,24 @@ from moe_mobile.cli.options import (
     json_option,
 )
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.prompt import TOKENIZER, load_tokenizer, parse_ids, read_text
+from moe_mobile.cli.source import (
+    FOR_CHECKPOINTS,
+    bundle_ids,
+    checkpoint_ids,
+    checkpoint_options,
+    given_text,
+    is_bundle,
+    refuse_options,
+    source_argument,
+    text_options,
+)
 from moe_mobile.cli.text import size
 from moe_mobile.device.select import open_device
-from moe_mobile.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from moe_mobile.routing.trace import Trace
-    from moe_mobile.routing.transformers_trace import Checkpoint
 
-_MANIFEST = "bundle.json"
 # The options of one way to record; the others are for both.
-_FOR_CHECKPOINTS = ("dtype", "torch_device")
 _FOR_BUNDLES = (
     "device", "cache", "residency", "lanes", "threads", "routing", "packed_dir",
     "allow_below_cycle",
@@ -47,7 +50,7 @@ _FOR_BUNDLES = (
         "moe-mobile trace Qwen/Qwen3-30B-A3B -f prompt.txt -n 2048 --dtype bfloat16 -o qwen3.st",
     )
 )
-@click.argument("source", metavar="BUNDLE|MODEL")
+@source_argument
 @click.option(
     "-o",
     "--out",
@@ -55,17 +58,7 @@ _FOR_BUNDLES = (
     required=True,
     help="The file to write; one that is there is replaced.",
 )
-@click.option("-p", "--prompt", help="The text.")
-@click.option(
-    "-f",
-    "--file",
-    "--text",
-    "text_file",
-    type=click.File("rb"),
-    help="Read it from a file; - is stdin.",
-)
-@click.option("--token-ids", help="The text as token ids, separated by commas.")
-@click.option("-n", "--tokens", type=click.IntRange(1), help="Only the first so many.")
+@text_options
 @click.option(
     "--prompt-tokens",
     type=click.IntRange(0),
@@ -76,18 +69,7 @@ _FOR_BUNDLES = (
 )
 @engine_options
 @device_option
-@click.option(
-    "--dtype",
-    type=click.Choice(("float32", "bfloat16")),
-    default="float32",
-    show_default=True,
-    help="Of MODEL: what it computes with.",
-)
-@click.option(
-    "--torch-device",
-    metavar="NAME",
-    help="Of MODEL: PyTorch's name for where it runs.  [default: cuda, or else cpu]",
-)
+@checkpoint_options
 @json_option
 def command(
     source: str,
@@ -109,22 +91,18 @@ def command(
     folder with a Hugging Face checkpoint, a Hugging Face model id, or the word demo; transformers
     records from it. A text longer than --context makes several sequences, each without a past.
     """
-    given = [value is not None for value in (prompt, text_file, token_ids)]
-    if sum(given) != 1:
-        raise UsageError("give the text once", remedy="Use one of --prompt, --file and --token-ids")
-    bundle = pathlib.Path(source)
-    is_bundle = (bundle / _MANIFEST).exists()
-    _refuse_options(is_bundle)
-    text: str | list[int]
-    if token_ids is not None:
-        text = parse_ids(token_ids)
+    from_bundle = is_bundle(source)
+    if from_bundle:
+        refuse_options(FOR_CHECKPOINTS, "checkpoint")
     else:
-        text = prompt if prompt is not None else read_text(text_file)
+        refuse_options(_FOR_BUNDLES, "bundle")
+    text = given_text(prompt, text_file, token_ids)
     with ProgressBar() as progress:
-        if is_bundle:
+        if from_bundle:
             from moe_mobile.routing.trace_engine import record_engine
 
-            ids = text if isinstance(text, list) else load_tokenizer(bundle).encode(text).ids
+            bundle = pathlib.Path(source)
+            ids = bundle_ids(bundle, text)
             place = open_device(device)
             trace = record_engine(
                 place,
@@ -136,10 +114,11 @@ def command(
             )
         else:
             # Imports torch: only now, so that --help and wrong options answer at once.
-            from moe_mobile.routing.transformers_trace import open_checkpoint, record_transformers
+            from moe_mobile.routing.transformers_model import open_checkpoint
+            from moe_mobile.routing.transformers_trace import record_transformers
 
             checkpoint = open_checkpoint(source)
-            ids = text if isinstance(text, list) else _tokenizer(checkpoint).encode(text).ids
+            ids = checkpoint_ids(checkpoint, text)
             trace = record_transformers(
                 checkpoint,
                 ids[:tokens],
@@ -153,42 +132,9 @@ def command(
 
     facts = {"path": str(out), "bytes": write_trace(out, trace), **_facts(trace)}
     if as_json:
-        echo_json({**facts, "device": place.serial if is_bundle else None})
+        echo_json({**facts, "device": place.serial if from_bundle else None})
     else:
         click.echo(_text(facts))
-
-
-def _refuse_options(is_bundle: bool) -> None:
-    """Refuses options that would silently do nothing."""
-    names, wanted = (_FOR_CHECKPOINTS, "checkpoint") if is_bundle else (_FOR_BUNDLES, "bundle")
-    ctx = click.get_current_context()
-    for parameter in ctx.command.params:
-        name = parameter.name or ""
-        if name in names and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            option = max(parameter.opts, key=len)
-            raise UsageError(
-                f"it is for a {wanted}, and this is none",
-                setting=option,
-                remedy=f"Leave it out, or name a {wanted}",
-            )
-
-
-def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    data = checkpoint.model.files.get(TOKENIZER)
-    if data is None:
-        raise UsageError(
-            f"there is no {TOKENIZER}",
-            file=checkpoint.location,
-            remedy="Pass --token-ids instead of text",
-        )
-    try:
-        return Tokenizer.from_str(data.decode())
-    except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(
-            f"{TOKENIZER} cannot be read: {error}", file=checkpoint.location
-        ) from error
 
 
 def _facts(trace: Trace) -> dict[str, Any]:

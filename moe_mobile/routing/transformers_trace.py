@@ -5,48 +5,25 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moe_mobile.errors import BudgetError, UnsupportedError, UsageError
-from moe_mobile.model.source import OpenModel, open_model
 from moe_mobile.routing.trace import Trace, check_tokens, split
+from moe_mobile.routing.transformers_model import (
+    Checkpoint,
+    checked_context,
+    find_device,
+    find_routers,
+    load_model,
+    memory_errors,
+)
 from moe_mobile.runner import Progress
 
-__all__ = ["DTYPES", "Checkpoint", "open_checkpoint", "record_transformers"]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-_DEFAULT_CONTEXT = 4096  # the engine's, so that both make the same sequences
-_ROUTER = re.compile(r"layers\.(\d+)\.mlp\.gate")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checked checkpoint. ``location``: where transformers finds it, a folder or a hub's id."""
-
-    location: str
-    model: OpenModel
-
-
-def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
-    """A folder, a Hugging Face id or "demo"; errors as :func:`moe_mobile.model.source.open_model`.
-
-    All tensors are there with the right shapes: transformers would make up those that are not.
-    """
-    from moe_mobile.demo import checkpoint_dir
-
-    location = os.fspath(source)
-    model = open_model(location)
-    return Checkpoint(str(checkpoint_dir()) if location == "demo" else location, model)
+__all__ = ["record_transformers"]
 
 
 def record_transformers(
@@ -63,7 +40,7 @@ def record_transformers(
 
     Args:
         context: None: the model's, at most 4096.
-        dtype: one of :data:`DTYPES`, in which the whole model computes, routers included.
+        dtype: ``float32`` or ``bfloat16``, in which the whole model computes, routers included.
         torch_device: PyTorch's name; None: ``cuda`` where there is one, else ``cpu``.
         prompt_tokens: see :class:`Trace`.
         progress: called with the stages "load" and "trace".
@@ -72,24 +49,16 @@ def record_transformers(
         UsageError: token ids or a context that the model does not have, or no such device.
         BudgetError: the GPU's memory is too small.
     """
-    architecture = checkpoint.model.architecture
-    longest = architecture.context_length
-    context = min(longest, _DEFAULT_CONTEXT) if context is None else context
-    if context > longest:
-        raise UsageError(
-            f"{context} positions are more than the model's {longest}",
-            setting="context",
-            remedy="Give a smaller context",
-        )
+    architecture, layers = checkpoint.model.architecture, checkpoint.layers
+    context = checked_context(checkpoint, context)
     check_tokens(token_ids, architecture.vocab_size)
-    layers = tuple(i for i, layer in enumerate(architecture.layers) if layer.is_moe)
     moe = architecture.moe
     logits = np.empty((len(token_ids), len(layers), moe.num_experts), np.float32)
     sequences = split(len(token_ids), context)
     report = progress or (lambda stage, done, total: None)
     report("load", 0, 1)
-    try:
-        model = _load(checkpoint, dtype, _device(torch_device))
+    with memory_errors(checkpoint):
+        model = load_model(checkpoint, dtype, find_device(torch_device), head=False)
         begin = 0
         with _recorded(model, layers) as rows:
             for length in sequences:
@@ -98,12 +67,6 @@ def record_transformers(
                 for index, layer in enumerate(layers):
                     logits[begin : begin + length, index] = rows[layer]
                 begin += length
-    except torch.OutOfMemoryError as error:
-        raise BudgetError(
-            "the model does not fit into the GPU's memory",
-            file=checkpoint.location,
-            remedy="Use --torch-device cpu, --dtype bfloat16 or a smaller --context",
-        ) from error
     report("trace", len(token_ids), len(token_ids))
     return Trace(
         router_logits=logits,
@@ -120,43 +83,6 @@ def record_transformers(
     )
 
 
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        cause = str(error).splitlines()[0]
-        raise UsageError(
-            f"PyTorch cannot use {name!r}: {cause}",
-            setting="torch_device",
-            remedy="Use cpu, or cuda where PyTorch sees a GPU",
-        ) from None
-    return device
-
-
-def _load(checkpoint: Checkpoint, dtype: str, device: torch.device) -> Any:
-    """The model without its head, in evaluation mode."""
-    # Importing it warns of what it imports; loading draws a bar, and remarks that the head is left.
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        from transformers import AutoModel
-        from transformers.utils import logging as bars
-
-        shown = bars.is_progress_bar_enabled()
-        bars.disable_progress_bar()
-        try:
-            model = AutoModel.from_pretrained(checkpoint.location, dtype=DTYPES[dtype])
-        finally:
-            if shown:
-                bars.enable_progress_bar()
-    finally:
-        logging.disable(disabled)
-    return model.to(device).eval()
-
-
 @contextlib.contextmanager
 def _recorded(model: Any, layers: tuple[int, ...]) -> Iterator[dict[int, NDArray[np.float32]]]:
     """While it is open, a dictionary of what each layer's router said last: [tokens, experts]."""
@@ -164,22 +90,11 @@ def _recorded(model: Any, layers: tuple[int, ...]) -> Iterator[dict[int, NDArray
 
     def hook(layer: int) -> Any:
         def record(module: Any, inputs: Any, output: Any) -> None:
-            # The first of what every family's router returns, before the softmax.
             rows[layer] = output[0].float().cpu().numpy()
 
         return record
 
-    routers = {}
-    for name, module in model.named_modules():
-        found = _ROUTER.fullmatch(name)
-        if found and type(module).__name__.endswith("TopKRouter"):
-            routers[int(found[1])] = module
-    if tuple(sorted(routers)) != layers:
-        raise UnsupportedError(
-            f"transformers has routers in the layers {sorted(routers)} of {type(model).__name__}, "
-            f"the configuration in {list(layers)}",
-            remedy="Use the transformers version that moe-mobile asks for",
-        )
+    routers = find_routers(model, layers)
     handles = [router.register_forward_hook(hook(i)) for i, router in routers.items()]
     try:
         yield rows

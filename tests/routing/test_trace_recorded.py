@@ -23,7 +23,8 @@ from moe_mobile.errors import RuntimeFailedError, UsageError
 from moe_mobile.routing import trace_engine
 from moe_mobile.routing.trace import Trace, read_trace
 from moe_mobile.routing.trace_engine import record_engine
-from moe_mobile.routing.transformers_trace import open_checkpoint, record_transformers
+from moe_mobile.routing.transformers_model import open_checkpoint
+from moe_mobile.routing.transformers_trace import record_transformers
 from moe_mobile.runner import Runner
 from moe_mobile.virtual_phone import VirtualPhone
 from tests.bundles import BundleMaker, CheckpointMaker, DemoMaker
