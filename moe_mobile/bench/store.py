@@ -5,20 +5,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import importlib.resources
 import json
-import os
 import pathlib
 import threading
 from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from moe_mobile.bench.lines import JsonLines, parse_object, refuse_content
 from moe_mobile.bench.results import SCHEMA_VERSION, BenchResult
-from moe_mobile.errors import UsageError, write_error
+from moe_mobile.errors import UsageError
 
 __all__ = ["ResultFile", "TurnFile"]
 
@@ -42,8 +41,8 @@ class ResultFile:
         turns = path.with_name(path.name + ".turns")
         if not resume:
             for one in (path, turns):
-                _refuse_content(one)
-        self._lines = _Lines(path)
+                refuse_content(one)
+        self._lines = JsonLines(path)
         for number, line in enumerate(self._lines.found, 1):
             if line.strip():
                 self._read(line, number)
@@ -62,7 +61,7 @@ class ResultFile:
         self.turns.close(complete=set(self.rows))
 
     def _read(self, line: bytes, number: int) -> None:
-        row = _object(line)
+        row = parse_object(line)
         if row is None or "n_prompt" not in row:
             raise self._foreign(number)
         # Rows of other versions stay in the file, and are not taken for this one's.
@@ -86,11 +85,11 @@ class TurnFile:
     def __init__(self, path: pathlib.Path) -> None:
         """What an earlier run left at ``path``. Raises UsageError for other files, IoError."""
         self._path = path
-        self._lines: _Lines | None = None
+        self._lines: JsonLines | None = None
         self._lock = threading.Lock()
         self._found: dict[tuple[str, int], Json] = {}
         if path.exists():
-            self._lines = _Lines(path)
+            self._lines = JsonLines(path)
             for line in self._lines.found:
                 self._read(line)
             if self._lines.ends_foreign:
@@ -104,7 +103,7 @@ class TurnFile:
         """Write a repetition through to the disk. Raises DiskFullError or IoError."""
         with self._lock:
             if self._lines is None:
-                self._lines = _Lines(self._path)
+                self._lines = JsonLines(self._path)
         turn = {"run_key": run_key, "number": number, "repetition": repetition}
         self._lines.append(turn | {"check": _check(turn)})
         self._found[run_key, number] = repetition
@@ -118,7 +117,7 @@ class TurnFile:
                     self._path.unlink()
 
     def _read(self, line: bytes) -> None:
-        turn = _object(line)
+        turn = parse_object(line)
         if turn is None or "repetition" not in turn:
             raise self._foreign()
         # What is damaged, or was written by another version, is measured again.
@@ -143,66 +142,3 @@ def _check(turn: Json) -> str:
     """Tells whether a turn is as this version wrote it."""
     text = json.dumps([SCHEMA_VERSION, turn], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-class _Lines:
-    """A file of JSON objects, one per line, that one process at a time writes.
-
-    ``found``: its lines. A last one without its end, as a writer leaves it that is killed, makes
-    place for the next; ``ends_foreign``: whether no writer of ours can have left it.
-    """
-
-    def __init__(self, path: pathlib.Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            self._file = open(descriptor, "r+b")  # noqa: SIM115
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            data = self._file.read()
-        except BlockingIOError:
-            self._file.close()
-            raise UsageError(
-                "another command is writing there", file=path, remedy="Wait for it to end"
-            ) from None
-        except OSError as error:
-            raise write_error(error, path) from error
-        self._whole = data.rfind(b"\n") + 1
-        self.found = data[: self._whole].splitlines()
-        torn = data[self._whole :]
-        self.ends_foreign = bool(torn) and not torn.startswith(b"{")
-
-    def append(self, item: Json) -> None:
-        line = json.dumps(item, separators=(",", ":")).encode() + b"\n"
-        with self._lock:
-            try:
-                self._file.truncate(self._whole)
-                self._file.seek(self._whole)
-                self._file.write(line)
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            except OSError as error:
-                raise write_error(error, self._path) from error
-            self._whole += len(line)
-
-    def close(self) -> None:
-        with self._lock:
-            self._file.close()
-
-
-def _object(line: bytes) -> Json | None:
-    try:
-        item = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return item if isinstance(item, dict) else None
-
-
-def _refuse_content(path: pathlib.Path) -> None:
-    with contextlib.suppress(OSError):
-        if path.stat().st_size:
-            raise UsageError(
-                "holds results already",
-                file=path,
-                remedy="Add --resume to continue them, or name another file",
-            )

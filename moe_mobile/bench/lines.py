@@ -1,0 +1,87 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A file of JSON lines that a long command keeps its rows in, and that a later one continues."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import threading
+from typing import Any
+
+from moe_mobile.errors import UsageError, write_error
+
+__all__ = ["JsonLines", "parse_object", "refuse_content"]
+
+Json = dict[str, Any]
+
+
+class JsonLines:
+    """A file of JSON objects, one per line, that one process at a time writes.
+
+    ``found``: its lines. A last one without its end, as a writer leaves it that is killed, makes
+    place for the next; ``ends_foreign``: whether no writer of ours can have left it.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Raises UsageError where another process writes there, IoError where it cannot be."""
+        self._path = path
+        self._lock = threading.Lock()
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._file = open(descriptor, "r+b")  # noqa: SIM115
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            data = self._file.read()
+        except BlockingIOError:
+            self._file.close()
+            raise UsageError(
+                "another command is writing there", file=path, remedy="Wait for it to end"
+            ) from None
+        except OSError as error:
+            raise write_error(error, path) from error
+        self._whole = data.rfind(b"\n") + 1
+        self.found = data[: self._whole].splitlines()
+        torn = data[self._whole :]
+        self.ends_foreign = bool(torn) and not torn.startswith(b"{")
+
+    def append(self, item: Json) -> None:
+        """Write a line through to the disk. Raises DiskFullError or IoError."""
+        line = json.dumps(item, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            try:
+                self._file.truncate(self._whole)
+                self._file.seek(self._whole)
+                self._file.write(line)
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise write_error(error, self._path) from error
+            self._whole += len(line)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._file.close()
+
+
+def parse_object(line: bytes) -> Json | None:
+    """The object on a line; None where it is none."""
+    try:
+        item = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return item if isinstance(item, dict) else None
+
+
+def refuse_content(path: pathlib.Path) -> None:
+    """Raises UsageError for a file that is not empty."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size:
+            raise UsageError(
+                "holds results already",
+                file=path,
+                remedy="Add --resume to continue them, or name another file",
+            )
