@@ -4,12 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <numeric>
-#include <random>
-
 #include "base/expect_error.h"
-#include "cache/expert_cache.h"
 
 namespace moe_mobile {
 namespace {
@@ -82,30 +77,6 @@ TEST(ExpertPool, BeladyEvictsTheOneUsedLast) {
   pool.set_next_use(3, 4);
   pool.use({3});
   EXPECT_EQ(pool.evicted, (Experts{2}));  // as far as 1, and less recent
-}
-
-TEST(ExpertPool, EqualsExpertCache) {
-  std::mt19937 random(3);
-  for (int round = 0; round < 50; ++round) {
-    const uint32_t experts = 1 + random() % 20, capacity = 1 + random() % experts;
-    Pool pool(experts, capacity, "lru");
-    ExpertCache cache(capacity);
-    Experts order(experts);
-    std::iota(order.begin(), order.end(), 0u);
-    for (int step = 0; step < 100; ++step) {
-      std::shuffle(order.begin(), order.end(), random);
-      const Experts chosen(order.begin(), order.begin() + random() % (capacity + 1));
-      std::vector<ExpertKey> keys;
-      for (const uint32_t expert : chosen) keys.push_back({0, expert, 0});
-      const ExpertCache::Outcome outcome = cache.access(keys);
-      const Missed missed = pool.use(chosen);
-      for (size_t rank = 0; rank < chosen.size(); ++rank)
-        ASSERT_NE(missed[rank] != 0, outcome.hit[rank]);
-      ASSERT_EQ(pool.evicted.size(), outcome.evicted.size());
-      for (size_t i = 0; i < pool.evicted.size(); ++i)
-        ASSERT_EQ(pool.evicted[i], outcome.evicted[i].expert);
-    }
-  }
 }
 
 TEST(ExpertPool, RefusesWhatItCannotDo) {

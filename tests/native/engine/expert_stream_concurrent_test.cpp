@@ -11,11 +11,13 @@
 #include "base/expect_error.h"
 #include "base/file.h"
 #include "base/temporary_folder.h"
+#include "cache/naive_cache.h"
 #include "engine/expert_stream.h"
 
 namespace moe_mobile {
 namespace {
 
+using testing::NaiveCache;
 using testing::TemporaryFolder;
 
 constexpr uint32_t kLayers = 3;
@@ -102,14 +104,20 @@ enum class Phase { kDecode, kBatch, kLastBatch };
 // A stream and, beside it, the cache that sees the same tokens one by one.
 class Bench {
  public:
-  Bench(uint32_t places, unsigned lanes, bool overlap) : naive_(places) {
+  // Places for all layers together, or for each.
+  Bench(uint32_t places, unsigned lanes, bool overlap, bool global = true)
+      : naive_(global ? 1 : kLayers, NaiveCache(places)) {
     path_ = folder_.file("experts");
     testing::write_file(path_, file_content());
     ExpertStream::Options options;
     options.lanes = lanes;
     options.moe_layers = kLayers;
     options.overlap = overlap;
-    auto fakes = std::make_unique<FakePlaces>(places, path_);
+    options.cache.layers = kLayers;
+    options.cache.experts = kExperts;
+    options.cache.global = global;
+    options.cache.capacity = places;
+    auto fakes = std::make_unique<FakePlaces>(places * (global ? 1 : kLayers), path_);
     places_ = fakes.get();
     stream_ = std::make_unique<ExpertStream>(std::move(fakes), options);
   }
@@ -171,8 +179,13 @@ class Bench {
   }
 
   void expect_same_cache() const {
-    EXPECT_EQ(stream_->cache().by_recency(), naive_.by_recency());
-    EXPECT_LE(stream_->cache().size(), naive_.capacity());
+    std::vector<ExpertKey> expected;
+    for (const NaiveCache& pool : naive_) {
+      const std::vector<ExpertKey> keys = pool.by_recency();
+      EXPECT_LE(keys.size(), pool.capacity());
+      expected.insert(expected.end(), keys.begin(), keys.end());
+    }
+    EXPECT_EQ(stream_->cache().by_recency(), expected);
   }
 
   const std::string& path() const { return path_; }
@@ -192,12 +205,12 @@ class Bench {
   void access(uint32_t layer, const std::vector<uint32_t>& chosen) {
     std::vector<ExpertKey> keys;
     for (uint32_t expert : chosen) keys.push_back({layer, expert});
-    naive_.access(keys);
+    naive_[naive_.size() == 1 ? 0 : layer].access(keys);
   }
 
   TemporaryFolder folder_;
   std::string path_;
-  ExpertCache naive_;
+  std::vector<NaiveCache> naive_;  // a pool each
   FakePlaces* places_;
   std::unique_ptr<ExpertStream> stream_;
   uint32_t misses_ = 0;
@@ -207,8 +220,10 @@ TEST(ExpertStream, AnySequenceGivesTheOutputsAndTheCacheOfTokenByTokenRouting) {
   for (uint32_t seed = 0; seed < 60; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     std::mt19937 random(seed);
-    const uint32_t places = kTopK + random() % (kLayers * kExperts - kTopK + 1);
-    Bench bench(places, 1 + random() % 3, random() % 2 == 0);
+    const bool global = seed % 3 != 0;
+    const uint32_t most = global ? kLayers * kExperts : kExperts;
+    const uint32_t places = kTopK + random() % (most - kTopK + 1);
+    Bench bench(places, 1 + random() % 3, random() % 2 == 0, global);
     for (int step = 0; step < 12; ++step) {
       if (random() % 3 == 0) {
         const uint32_t tokens = 1 + random() % 9;
@@ -286,12 +301,43 @@ TEST(ExpertStream, AFailingPlaceLeavesItUsable) {
     }
 }
 
-TEST(ExpertStream, LoadsAllThatFits) {
+TEST(ExpertStream, FillsWithTheBestThatFit) {
+  const std::vector<std::vector<uint32_t>> best = {{4, 1, 0}, {}, {2, 3}};
+  const auto key = [](uint32_t layer, uint32_t expert) { return ExpertKey{layer, expert}; };
+  Bench shared(4, 2, true);
+  shared.stream().fill(best, ignore_progress);
+  EXPECT_EQ(shared.stream().cache().by_recency(),
+            (std::vector<ExpertKey>{key(2, 3), key(0, 1), key(2, 2), key(0, 4)}));
+  Bench divided(2, 2, true, /*global=*/false);
+  std::mt19937 random(5);
+  divided.decode(&random);
+  uint64_t loaded = 0;
+  divided.stream().fill(best, [&](const char*, uint64_t done, uint64_t) { loaded = done; });
+  EXPECT_LE(loaded, 4u);  // some were there
+  EXPECT_EQ(divided.stream().cache().by_recency(),
+            (std::vector<ExpertKey>{key(0, 1), key(0, 4), key(2, 3), key(2, 2)}));
+  for (Bench* bench : {&shared, &divided}) {
+    ASSERT_EQ(::truncate(bench->path().c_str(), 0), 0);  // nothing is read any more
+    bench->run_jobs(0, {4, 1}, 1, Phase::kDecode);
+    bench->run_jobs(2, {3, 2}, 1, Phase::kDecode);
+  }
+}
+
+TEST(ExpertStream, AReadErrorWhileFillingLeavesItUsable) {
+  const std::vector<std::vector<uint32_t>> best(kLayers, std::vector<uint32_t>{0, 1, 2, 3, 4, 5});
   Bench bench(kLayers * kExperts, 2, true);
+  ASSERT_EQ(::truncate(bench.path().c_str(), 100), 0);
+  EXPECT_ERROR(bench.stream().fill(best, ignore_progress), ErrorCode::kBundleCorrupt, bench.path());
+  testing::write_file(bench.path(), file_content());
+  for (uint32_t layer = 0; layer < kLayers; ++layer)
+    bench.run_jobs(layer, {0, 5}, 1, Phase::kDecode);
+}
+
+TEST(ExpertStream, HoldsAllThatFits) {
+  Bench bench(kLayers * kExperts, 2, true);
+  const std::vector<std::vector<uint32_t>> all(kLayers, std::vector<uint32_t>{0, 1, 2, 3, 4, 5});
   uint64_t steps = 0;
-  const std::vector<uint32_t> layers = {0, 1, 2};
-  bench.stream().load_all(layers, kExperts,
-                          [&](const char*, uint64_t done, uint64_t) { steps = done; });
+  bench.stream().fill(all, [&](const char*, uint64_t done, uint64_t) { steps = done; });
   EXPECT_EQ(steps, kLayers * kExperts);
   ASSERT_EQ(::truncate(bench.path().c_str(), 0), 0);  // nothing is read any more
   for (uint32_t layer = 0; layer < kLayers; ++layer)

@@ -27,6 +27,18 @@ TEST(Settings, AreReadAndWrittenBack) {
   EXPECT_EQ(to_json(parse_settings(back)), back);
 }
 
+TEST(Settings, RoutingAndItsCacheAreRead) {
+  const EngineSettings settings = parse_settings(json::parse(R"({
+    "routing": "cache-prior:0.2,J=1+drop-cold:0.5", "pool": "per-layer", "eviction": "lfu:0.9",
+    "initial_cache": "profile", "cache_profile": {"0": [3, 1], "12": []}})"));
+  EXPECT_EQ(settings.routing, "cache-prior:0.2,J=1+drop-cold:0.5");
+  EXPECT_EQ(settings.pool, Pool::kPerLayer);
+  EXPECT_EQ(settings.initial_cache, InitialCache::kProfile);
+  EXPECT_EQ(settings.cache_profile.at(0), (std::vector<uint32_t>{3, 1}));
+  EXPECT_TRUE(settings.cache_profile.at(12).empty());
+  EXPECT_EQ(to_json(settings)["initial_cache"], "profile");
+}
+
 TEST(Settings, WhatIsWrongIsNamed) {
   const struct {
     const char* text;
@@ -37,6 +49,16 @@ TEST(Settings, WhatIsWrongIsNamed) {
       {R"({"cache": 50})", "cache"},
       {R"({"residency": "ram"})", "residency"},
       {R"({"routing": "random"})", "routing"},
+      {R"({"routing": "cache-prior:0.2,K=2"})", "routing"},
+      {R"({"pool": "shared"})", "pool"},
+      {R"({"eviction": "belady"})", "eviction"},
+      {R"({"eviction": "fifo"})", "eviction"},
+      {R"({"initial_cache": "hot"})", "initial_cache"},
+      {R"({"initial_cache": "profile"})", "cache_profile"},
+      {R"({"cache_profile": {"0": [1]}})", "cache_profile"},
+      {R"({"initial_cache": "profile", "cache_profile": {"-1": [1]}})", "cache_profile"},
+      {R"({"initial_cache": "profile", "cache_profile": {"0": [1.5]}})", "cache_profile"},
+      {R"({"initial_cache": "profile", "cache_profile": [[1]]})", "cache_profile"},
       {R"({"lanes": 0})", "lanes"},
       {R"({"lanes": 17})", "lanes"},
       {R"({"lanes": -1})", "lanes"},

@@ -17,8 +17,12 @@ namespace {
 using Indices = std::vector<uint32_t>;
 
 Selection select(const std::vector<float>& logits, uint32_t top_k, bool renormalize) {
+  RouterSpec spec;
+  spec.num_experts = static_cast<uint32_t>(logits.size());
+  spec.top_k = top_k;
+  spec.renormalize = renormalize;
   Selection out;
-  select_exact(logits.data(), static_cast<uint32_t>(logits.size()), top_k, renormalize, &out);
+  Router(spec, parse_routing("exact"), 1, 0).prefill(0, logits.data(), &out);
   return out;
 }
 
@@ -74,7 +78,7 @@ TEST(Router, EqualsTheDefinition) {
       l = normal(random);
       if (round % 3 == 0) l = std::round(l);  // many ties
     }
-    select_exact(logits.data(), n, k, renormalize, &s);
+    s = select(logits, k, renormalize);
     std::vector<double> p(n);
     double sum = 0;
     for (uint32_t e = 0; e < n; ++e) sum += p[e] = std::exp(static_cast<double>(logits[e]));

@@ -10,9 +10,8 @@
 
 namespace moe_mobile {
 
-// The logical cache of a fixed, dense set of experts (one layer's, or layer x experts + expert):
-// ExpertCache's rules, in arrays, with a choice of evictions and a mask for routing. Accesses
-// allocate nothing.
+// A bounded set of experts out of a fixed, dense one (one layer's, or layer x experts + expert) in
+// order of use. Accesses allocate nothing.
 class ExpertPool {
  public:
   // kUsage if the capacity is above the number of experts.

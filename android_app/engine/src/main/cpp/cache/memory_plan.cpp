@@ -152,6 +152,10 @@ MemoryPlan plan_memory(const MemoryPlanInputs& in) {
         std::min(static_cast<uint64_t>(in.moe_layers) * in.top_k, plan.num_experts);
     plan.experts_budget_bytes = experts_budget(in, fixed);
     plan.slots = std::min(plan.experts_budget_bytes / in.slot_bytes, plan.num_experts);
+    if (in.per_layer) {
+      plan.slots_per_layer = plan.slots / in.moe_layers;
+      plan.slots = plan.slots_per_layer * in.moe_layers;
+    }
   }
   plan.total_bytes = saturating_add(saturating_multiply(plan.slots, plan.slot_bytes), fixed);
 
@@ -165,6 +169,10 @@ MemoryPlan plan_memory(const MemoryPlanInputs& in) {
                 format_bytes(cycle_bytes) + " of the " + format_bytes(in.available_bytes) +
                 " that are available"
           : "Raise the cache budget to at least " + format_bytes(cycle_bytes);
+  if (in.per_layer && plan.num_experts > 0 && plan.slots_per_layer < in.top_k)
+    refuse(held + ", a cache of " + std::to_string(plan.slots_per_layer) + " for each layer, and " +
+               std::to_string(in.top_k) + " are needed there at once",
+           raise);
   if (plan.num_experts > 0 && plan.slots < in.top_k) {
     refuse(held + ", one layer needs " + std::to_string(in.top_k) + " at once", raise);
   }
@@ -192,6 +200,8 @@ std::string describe(const MemoryPlan& plan) {
   };
   return "experts    " + format_bytes(plan.slots * plan.slot_bytes) + ": " +
          experts_of(plan.slots, plan) + ", " + share(plan.slots, plan.num_experts) +
+         (plan.slots_per_layer > 0 ? ", " + std::to_string(plan.slots_per_layer) + " per layer"
+                                   : "") +
          "; one token uses " + std::to_string(plan.token_cycle_slots) + "\n" + "dense      " +
          format_bytes(plan.dense_bytes) + "\n" + "KV cache   " + format_bytes(plan.kv_bytes) +
          "\n" + "arenas     " + format_bytes(plan.arena_bytes) + "\n" + "total      " +

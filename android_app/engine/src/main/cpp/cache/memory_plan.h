@@ -35,11 +35,13 @@ struct MemoryPlanInputs {
   uint64_t arena_bytes = 0;      // planned memory, activations, buffers
   uint64_t available_bytes = 0;  // available_memory() before anything was loaded
   bool allow_below_cycle = false;
+  bool per_layer = false;  // every layer has a pool of its own, all of one size
 };
 
 struct MemoryPlan {
   uint64_t experts_budget_bytes = 0;  // what the budget grants
   uint64_t slots = 0;
+  uint64_t slots_per_layer = 0;  // 0: one pool for all layers
   uint64_t slot_bytes = 0;
   uint64_t num_experts = 0;
   uint64_t dense_bytes = 0;
@@ -50,8 +52,9 @@ struct MemoryPlan {
   uint64_t available_bytes = 0;
 };
 
-// Throws kBudget with the numbers and a remedy: fewer slots than top_k; fewer than one token cycle
-// unless allowed; more than the available memory. No layer with experts gives a plan with no slots.
+// Throws kBudget with the numbers and a remedy: fewer slots than top_k, in any pool; fewer than one
+// token cycle in a pool for all layers, unless allowed; more than the available memory. No layer
+// with experts gives a plan with no slots.
 MemoryPlan plan_memory(const MemoryPlanInputs& inputs);
 
 // A few lines for people.

@@ -12,10 +12,12 @@
 namespace moe_mobile {
 
 Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
-                 std::unique_ptr<ExpertStream> experts, uint32_t context, ParallelFor parallel)
+                 std::unique_ptr<ExpertStream> experts, Router router, uint32_t context,
+                 ParallelFor parallel)
     : manifest_(bundle.manifest()),
       dense_(std::move(dense)),
       experts_(std::move(experts)),
+      router_(std::move(router)),
       embedding_(bundle.path(manifest_.embedding.file), manifest_.embedding, manifest_.vocab_size,
                  manifest_.hidden_size),
       mixer_(manifest_, context),
@@ -54,6 +56,7 @@ uint64_t Decoder::buffer_bytes(const Manifest& manifest, uint32_t context) {
 
 void Decoder::clear() {
   mixer_.clear();
+  router_.reset();
   position_ = 0;
 }
 
@@ -80,15 +83,25 @@ void Decoder::attend(uint32_t layer, uint32_t rows, float* x, TokenMetrics* metr
   metrics->attention_ns += watch.lap();
   dense_->mix(layer, attention_.data(), x, rows, x, h_.data(), router_logits_.data());
   metrics->dense_ns += watch.lap();
-  if (!manifest_.layers[layer].experts) return;
-  for (uint32_t row = 0; row < rows; ++row)
-    select_exact(router_logits_.data() + size_t{row} * manifest_.moe.num_experts,
-                 manifest_.moe.num_experts, manifest_.moe.top_k, manifest_.moe.renormalize,
-                 &selections_[row]);
-  metrics->router_ns += watch.lap();
+}
+
+void Decoder::route(uint32_t layer, uint32_t rows, Phase phase, TokenMetrics* metrics) {
+  Stopwatch watch;
+  const size_t num_experts = manifest_.moe.num_experts;
   if (recorded_ != nullptr)
-    recorded_->insert(recorded_->end(), router_logits_.begin(),
-                      router_logits_.begin() + ptrdiff_t{rows} * manifest_.moe.num_experts);
+    recorded_->insert(recorded_->end(), router_logits_.data(),
+                      router_logits_.data() + rows * num_experts);
+  for (uint32_t row = 0; row < rows; ++row) {
+    const float* logits = router_logits_.data() + row * num_experts;
+    Selection& selection = selections_[row];
+    if (phase == Phase::kPrefill) {
+      router_.prefill(layer, logits, &selection);
+    } else {
+      router_.decode(layer, logits, experts_->cache().cached(layer), &selection);
+    }
+    metrics->slots_changed_by_routing += selection.changed;
+  }
+  metrics->router_ns += watch.lap();
 }
 
 // Adds in rank order, whatever the order the outputs came in: this makes the result independent of
@@ -98,6 +111,7 @@ void Decoder::add_experts(uint32_t rows, float* x) {
   const size_t top_k = manifest_.moe.top_k;
   for (size_t row = 0; row < rows; ++row, x += hidden) {
     for (size_t rank = 0; rank < top_k; ++rank) {
+      if (selections_[row].dropped[rank] != 0) continue;
       const float* y = outputs_.data() + output_rows_[row * top_k + rank] * hidden;
       const float weight = selections_[row].weights[rank];
       for (size_t i = 0; i < hidden; ++i) x[i] += weight * y[i];
@@ -109,6 +123,10 @@ void Decoder::decode_experts(uint32_t layer, TokenMetrics* metrics) {
   jobs_.clear();
   for (uint32_t rank = 0; rank < manifest_.moe.top_k; ++rank) {
     output_rows_[rank] = rank;
+    if (selections_[0].dropped[rank] != 0) {
+      ++metrics->dropped;
+      continue;
+    }
     jobs_.push_back({selections_[0].experts[rank], h_.data(), 1,
                      outputs_.data() + size_t{rank} * manifest_.hidden_size});
   }
@@ -177,6 +195,8 @@ TokenMetrics Decoder::prefill(Span<const uint32_t> tokens, const Progress& progr
     prefill_layers(tokens.size(), x.data(), &metrics, progress);
   } catch (...) {
     experts_->finish_prefill({}, moe_layers_, manifest_.moe.top_k);
+    // Within a conversation the averages of routing keep what they saw of the prompt.
+    if (position_ == 0) router_.reset();
     throw;
   }
   experts_->finish_prefill(history_, moe_layers_, manifest_.moe.top_k);
@@ -197,8 +217,10 @@ void Decoder::prefill_layers(size_t rows, float* x, TokenMetrics* metrics,
       float* batch_x = x + first * manifest_.hidden_size;
       mixer_.begin(position_ + static_cast<uint32_t>(first), batch);
       attend(layer, batch, batch_x, metrics);
-      if (manifest_.layers[layer].experts)
+      if (manifest_.layers[layer].experts) {
+        route(layer, batch, Phase::kPrefill, metrics);
         prefill_experts(layer, batch, first, first + batch == rows, batch_x, metrics);
+      }
       progress("prefill", ++done, total);
     }
 }
@@ -212,7 +234,9 @@ TokenMetrics Decoder::decode(uint32_t token) {
   mixer_.begin(position_, 1);
   for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
     attend(layer, 1, x_.data(), &metrics);
-    if (manifest_.layers[layer].experts) decode_experts(layer, &metrics);
+    if (!manifest_.layers[layer].experts) continue;
+    route(layer, 1, Phase::kDecode, &metrics);
+    decode_experts(layer, &metrics);
   }
   ++position_;
   metrics.total_ns = watch.lap();

@@ -24,7 +24,8 @@ namespace moe_mobile {
 class Decoder {
  public:
   Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
-          std::unique_ptr<ExpertStream> experts, uint32_t context, ParallelFor parallel);
+          std::unique_ptr<ExpertStream> experts, Router router, uint32_t context,
+          ParallelFor parallel);
 
   // Bytes of the buffers a decoder of this model allocates, apart from the KV cache: at most, for a
   // prompt that fills the context.
@@ -33,6 +34,7 @@ class Decoder {
   uint32_t position() const { return position_; }
   uint32_t context() const { return context_; }
   ExpertStream& experts() { return *experts_; }
+  const ResolvedRouting& routing() const { return router_.routing(); }
   // Forgets the conversation. What is cached stays.
   void clear();
   // From now on appends the router's logits [rows, experts] of each MoE layer to `logits`, in the
@@ -52,6 +54,9 @@ class Decoder {
   void prefill_layers(size_t rows, float* x, TokenMetrics* metrics, const Progress& progress);
   // Of one layer, for `rows` rows of x [rows, hidden] whose positions the mixer was told.
   void attend(uint32_t layer, uint32_t rows, float* x, TokenMetrics* metrics);
+  enum class Phase { kPrefill, kDecode };
+  // Fills selections_ from router_logits_.
+  void route(uint32_t layer, uint32_t rows, Phase phase, TokenMetrics* metrics);
   void decode_experts(uint32_t layer, TokenMetrics* metrics);
   void prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, bool last_batch, float* x,
                        TokenMetrics* metrics);
@@ -60,6 +65,7 @@ class Decoder {
   const Manifest& manifest_;
   std::unique_ptr<DensePrograms> dense_;
   std::unique_ptr<ExpertStream> experts_;
+  Router router_;
   EmbeddingTable embedding_;
   AttentionMixer mixer_;
   ParallelFor parallel_;

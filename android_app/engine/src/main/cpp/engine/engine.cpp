@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/heap.h"
@@ -13,6 +14,7 @@
 #include "engine/slot_places.h"
 #include "engine/store_key.h"
 #include "metrics/json.h"
+#include "metrics/stopwatch.h"
 
 namespace moe_mobile {
 namespace {
@@ -70,6 +72,7 @@ void Engine::load(const Progress& progress, const Planned& planned) {
   const uint64_t available = available_memory();
   bundle_.verify_file(manifest().embedding.file);
   settings_.packed_dir = packed_directory(bundle_, settings_.packed_dir);
+  settle_routing();
   open_store(available, progress);
   planned(plan_);
 
@@ -78,16 +81,75 @@ void Engine::load(const Progress& progress, const Planned& planned) {
   options.lanes = settings_.lanes;
   options.moe_layers = manifest().num_moe_layers();
   options.overlap = settings_.overlap;
-  auto experts = std::make_unique<ExpertStream>(make_places(progress, planned), options);
+  auto places = make_places(progress, planned);
+  options.cache = cache_options();
+  auto experts = std::make_unique<ExpertStream>(std::move(places), options);
   if (settings_.residency == Residency::kResident) {
-    std::vector<uint32_t> layers;
+    std::vector<uint32_t> all(manifest().moe.num_experts);
+    std::iota(all.begin(), all.end(), 0u);
+    std::vector<std::vector<uint32_t>> layers(manifest().num_layers);
     for (uint32_t layer = 0; layer < manifest().num_layers; ++layer)
-      if (manifest().layers[layer].experts) layers.push_back(layer);
-    experts->load_all(layers, manifest().moe.num_experts, progress);
+      if (manifest().layers[layer].experts) layers[layer] = all;
+    experts->fill(layers, progress);
   }
-  decoder_ = std::make_unique<Decoder>(bundle_, std::move(dense), std::move(experts),
-                                       settings_.context, threads_.parallel_for());
+  Router router = make_router();
+  settings_.routing = router.routing().text;
+  decoder_ =
+      std::make_unique<Decoder>(bundle_, std::move(dense), std::move(experts), std::move(router),
+                                settings_.context, threads_.parallel_for());
   return_free_heap();
+}
+
+void Engine::settle_routing() {
+  requested_routing_ = settings_.routing;
+  const RoutingOptions routing = parse_routing(settings_.routing);
+  const bool exact = routing.method->make == nullptr && routing.drop_cold == 0;
+  if (settings_.pool == Pool::kAuto) settings_.pool = exact ? Pool::kGlobal : Pool::kPerLayer;
+  InitialCache& initial = settings_.initial_cache;
+  const bool resident = settings_.residency == Residency::kResident;
+  if (initial == InitialCache::kAuto)
+    initial = exact || resident ? InitialCache::kWarm : InitialCache::kPrompt;
+  if (resident && initial != InitialCache::kWarm)
+    throw Error(ErrorCode::kUsage, Setting{"initial_cache"},
+                "all experts are in memory, so the cache cannot begin with less",
+                "Leave it out, or choose residency slots.");
+  profile_.resize(manifest().num_layers);
+  for (const auto& [layer, experts] : settings_.cache_profile) {
+    const auto refuse = [layer = layer](const std::string& cause) {
+      throw Error(ErrorCode::kUsage, Setting{"cache_profile"},
+                  "layer " + std::to_string(layer) + cause,
+                  "Record the profile from a trace of this model.");
+    };
+    if (layer >= manifest().num_layers || !manifest().layers[layer].experts)
+      refuse(" of the model has no experts");
+    std::vector<bool> seen(manifest().moe.num_experts);
+    for (const uint32_t expert : experts) {
+      if (expert >= seen.size()) refuse(" has no expert " + std::to_string(expert));
+      if (seen[expert]) refuse(" names expert " + std::to_string(expert) + " twice");
+      seen[expert] = true;
+    }
+    profile_[layer] = experts;
+  }
+}
+
+Router Engine::make_router() const {
+  RouterSpec spec;
+  spec.num_experts = manifest().moe.num_experts;
+  spec.top_k = manifest().moe.top_k;
+  spec.renormalize = manifest().moe.renormalize;
+  const double layers = std::max(1u, manifest().num_moe_layers());
+  return Router(spec, parse_routing(requested_routing_), manifest().num_layers,
+                static_cast<double>(plan_.slots) / layers);
+}
+
+LogicalCacheOptions Engine::cache_options() const {
+  LogicalCacheOptions options;
+  options.layers = manifest().num_layers;
+  options.experts = manifest().moe.num_experts;
+  options.global = settings_.pool == Pool::kGlobal;
+  options.capacity = static_cast<uint32_t>(options.global ? plan_.slots : plan_.slots_per_layer);
+  options.eviction = parse_eviction(settings_.eviction);
+  return options;
 }
 
 void Engine::open_store(uint64_t available, const Progress& progress) {
@@ -144,6 +206,7 @@ MemoryPlan Engine::plan_for(Residency residency, uint64_t available) const {
     inputs.arena_bytes += staging_bytes(manifest(), settings_.lanes, inputs.num_experts);
   inputs.available_bytes = available;
   inputs.allow_below_cycle = settings_.allow_below_cycle;
+  inputs.per_layer = settings_.pool == Pool::kPerLayer;
   return plan_memory(inputs);
 }
 
@@ -170,16 +233,30 @@ std::unique_ptr<ExpertPlaces> Engine::make_places(const Progress& progress,
 
 void Engine::reset() {
   decoder_->clear();
+  if (settings_.initial_cache == InitialCache::kPrompt) decoder_->experts().forget_all();
   steps_.clear();
   ++conversation_;
 }
 
 void Engine::prefill(Span<const uint32_t> tokens, const Progress& progress) {
-  const TokenMetrics metrics = decoder_->prefill(tokens, progress);
+  const bool begins = position() == 0;
+  TokenMetrics metrics = decoder_->prefill(tokens, progress);
+  if (begins) metrics.total_ns += begin_decoding();
   steps_.push_back({true, static_cast<uint32_t>(tokens.size()), metrics});
 }
 
-void Engine::decode(uint32_t token) { steps_.push_back({false, 1, decoder_->decode(token)}); }
+void Engine::decode(uint32_t token) {
+  if (position() == 0) begin_decoding();
+  steps_.push_back({false, 1, decoder_->decode(token)});
+}
+
+uint64_t Engine::begin_decoding() {
+  Stopwatch watch;
+  if (settings_.initial_cache == InitialCache::kCold) decoder_->experts().forget_all();
+  if (settings_.initial_cache == InitialCache::kProfile)
+    decoder_->experts().fill(profile_, ignore_progress);
+  return watch.lap();
+}
 
 const float* Engine::logits() {
   if (steps_.empty())
@@ -223,6 +300,7 @@ nlohmann::json Engine::stats() const {
 nlohmann::json to_json(const MemoryPlan& plan) {
   return {{"experts_budget_bytes", plan.experts_budget_bytes},
           {"slots", plan.slots},
+          {"slots_per_layer", plan.slots_per_layer},
           {"slot_bytes", plan.slot_bytes},
           {"num_experts", plan.num_experts},
           {"dense_bytes", plan.dense_bytes},
@@ -256,6 +334,11 @@ nlohmann::json Engine::info() const {
               {"group_size", model.quantization.group_size}}}}},
           {"plan", to_json(plan_)},
           {"settings", to_json(settings_)},
+          {"routing",
+           {{"requested", requested_routing_},
+            {"resolved", settings_.routing},
+            {"note", decoder_->routing().note},
+            {"lossy", decoder_->routing().lossy()}}},
           {"direct_io", direct_},
           {"threads", settings_.threads},
           {"fallbacks", fallbacks_},

@@ -45,7 +45,8 @@ class Engine {
   // Resolved settings, plan, model facts, bundle hash, what fell back.
   nlohmann::json info() const;
 
-  // Forgets the conversation and the statistics. The expert cache stays warm.
+  // Forgets the conversation and the statistics. What stays cached is settings().initial_cache's
+  // matter.
   void reset();
   // Changes with every reset, so that whoever continues a conversation can tell that it is over.
   uint64_t conversation() const { return conversation_; }
@@ -73,6 +74,12 @@ class Engine {
   void load(const Progress& progress, const Planned& planned);
   // Prepares what is missing, plans the memory.
   void open_store(uint64_t available, const Progress& progress);
+  // Fills in what settings leave to the routing method.
+  void settle_routing();
+  Router make_router() const;
+  LogicalCacheOptions cache_options() const;
+  // Sets the cache for the first token decoded; returns nanoseconds.
+  uint64_t begin_decoding();
   // Goes on with residency `programs`, and says why; throws `cause` where that is no way out.
   void fall_back(const Error& cause);
   MemoryPlan plan_for(Residency residency, uint64_t available) const;
@@ -89,6 +96,8 @@ class Engine {
   std::unique_ptr<Decoder> decoder_;
   std::vector<Step> steps_;
   uint64_t conversation_ = 0;
+  std::string requested_routing_;
+  std::vector<std::vector<uint32_t>> profile_;  // by layer
 };
 
 // Log-probability of `token` under the logits, in double.

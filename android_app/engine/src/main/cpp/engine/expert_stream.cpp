@@ -21,7 +21,7 @@ constexpr size_t kPrefillPlaces = 8;
 ExpertStream::ExpertStream(std::unique_ptr<ExpertPlaces> places, const Options& options)
     : places_(std::move(places)),
       options_(options),
-      cache_(places_->count()),
+      cache_(options.cache),
       table_(places_->count()),
       lanes_(options.lanes) {}
 
@@ -82,19 +82,20 @@ void ExpertStream::prefill(uint32_t layer, Span<const ExpertJob> jobs, bool last
 
 void ExpertStream::decode_jobs(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics) {
   chosen_.clear();
-  for (const ExpertJob& job : jobs) chosen_.push_back({layer, job.expert});
-  cache_.access(chosen_, &outcome_);
-  for (const ExpertKey& key : outcome_.evicted)
+  for (const ExpertJob& job : jobs) chosen_.push_back(job.expert);
+  flags_.resize(jobs.size());
+  for (const ExpertKey& key : cache_.access(layer, chosen_, flags_.data()))
     if (table_.find(key)) table_.release(key);
 
-  std::vector<bool>& ready = outcome_.hit;  // reused: from here on, "its bytes are here"
+  std::vector<uint8_t>& ready = flags_;  // from here on, "its bytes are here"
   size_t reading = 0;
   for (size_t rank = 0; rank < jobs.size(); ++rank) {
-    ready[rank] = table_.find(chosen_[rank]).has_value();
+    const ExpertKey key{layer, chosen_[rank]};
+    ready[rank] = table_.find(key).has_value();
     if (ready[rank]) {
       ++metrics->hits;
     } else {
-      submit(chosen_[rank], table_.assign(chosen_[rank]), rank, metrics);
+      submit(key, table_.assign(key), rank, metrics);
       ++reading;
     }
   }
@@ -207,13 +208,12 @@ void ExpertStream::prefill_jobs(uint32_t layer, Span<const ExpertJob> jobs, bool
 
 void ExpertStream::finish_prefill(Span<const uint32_t> selected, Span<const uint32_t> layers,
                                   uint32_t top_k) {
-  chosen_.resize(top_k);
-  for (size_t at = 0; at + layers.size() * top_k <= selected.size();) {
+  flags_.resize(top_k);
+  for (size_t at = 0; at + layers.size() * top_k <= selected.size();)
     for (uint32_t layer : layers) {
-      for (uint32_t rank = 0; rank < top_k; ++rank) chosen_[rank] = {layer, selected[at++]};
-      cache_.access(chosen_, &outcome_);
+      cache_.access(layer, Span<const uint32_t>(selected.data() + at, top_k), flags_.data());
+      at += top_k;
     }
-  }
   table_.reconcile(cache_.by_recency());
   in_prefill_ = false;
 }
@@ -223,26 +223,34 @@ void ExpertStream::forget_all() {
   table_.reconcile({});
 }
 
-void ExpertStream::load_all(Span<const uint32_t> layers, uint32_t num_experts,
-                            const Progress& progress) {
+void ExpertStream::fill(Span<const std::vector<uint32_t>> best, const Progress& progress) {
+  cache_.fill(best);
+  const std::vector<ExpertKey> cached = cache_.by_recency();
+  table_.reconcile(cached);
+  std::vector<ExpertKey> absent;
+  for (const ExpertKey& key : cached)
+    if (!table_.find(key)) absent.push_back(key);
+  try {
+    bring_in(absent, progress);
+  } catch (...) {
+    abandon_reads();
+    throw;
+  }
+}
+
+void ExpertStream::bring_in(Span<const ExpertKey> keys, const Progress& progress) {
   TokenMetrics unused;
-  const uint64_t total = uint64_t{num_experts} * layers.size();
   const size_t reads_ahead = 2 * lanes_.lanes();
-  uint64_t done = 0;
-  size_t reading = 0;
+  size_t reading = 0, done = 0;
   const auto wait_one = [&] {
     wait(&unused);
     --reading;
-    progress("load", ++done, total);
+    progress("load", ++done, keys.size());
   };
-  uint64_t tag = 0;
-  for (uint32_t layer : layers)
-    for (uint32_t expert = 0; expert < num_experts; ++expert) {
-      const ExpertKey key{layer, expert};
-      cache_.access(Span<const ExpertKey>(&key, 1), &outcome_);
-      submit(key, table_.assign(key), tag++, &unused);
-      if (++reading == reads_ahead) wait_one();
-    }
+  for (size_t tag = 0; tag < keys.size(); ++tag) {
+    submit(keys[tag], table_.assign(keys[tag]), tag, &unused);
+    if (++reading == reads_ahead) wait_one();
+  }
   while (reading > 0) wait_one();
   in_flight_.clear();
 }

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/span.h"
-#include "cache/expert_cache.h"
+#include "cache/logical_cache.h"
 #include "cache/read_lanes.h"
 #include "cache/slot_table.h"
 #include "engine/expert_places.h"
@@ -35,17 +35,20 @@ class ExpertStream {
  public:
   struct Options {
     unsigned lanes = 2;
-    uint32_t moe_layers = 1;
+    uint32_t moe_layers = 1;  // layers of the cache that have experts
+    // What its pools hold must fit in the places.
+    LogicalCacheOptions cache;
     // Decode runs what is in memory while the rest is read. Off only to measure what that gains.
     bool overlap = true;
   };
   ExpertStream(std::unique_ptr<ExpertPlaces> places, const Options& options);
 
-  const ExpertCache& cache() const { return cache_; }
+  const LogicalCache& cache() const { return cache_; }
   ExpertPlaces& places() { return *places_; }
 
-  // One token's experts in rank order (best first), distinct. Runs hits first, then misses as they
-  // arrive; every job writes its own y, so the order of arrival changes nothing.
+  // One token's experts in rank order (best first), distinct, without the dropped. Runs hits first,
+  // then misses as they arrive; every job writes its own y, so the order of arrival changes
+  // nothing.
   void decode(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics);
 
   // The distinct experts of a batch of prompt tokens, in the order of their last use (least recent
@@ -62,8 +65,8 @@ class ExpertStream {
   // Empties the cache, logically too: for whoever used places() directly.
   void forget_all();
 
-  // Brings in all experts of the layers; they must fit. For residency `resident`.
-  void load_all(Span<const uint32_t> layers, uint32_t num_experts, const Progress& progress);
+  // Sets the cache as LogicalCache::fill() does, and brings in what is not in memory.
+  void fill(Span<const std::vector<uint32_t>> best, const Progress& progress);
 
  private:
   void submit(const ExpertKey& key, uint32_t place, uint64_t tag, TokenMetrics* metrics);
@@ -73,6 +76,7 @@ class ExpertStream {
   void decode_jobs(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics);
   void prefill_jobs(uint32_t layer, Span<const ExpertJob> jobs, bool last_batch,
                     TokenMetrics* metrics);
+  void bring_in(Span<const ExpertKey> keys, const Progress& progress);
   // After a failure: no read stays under way, and no place claims an expert that did not come.
   void abandon_reads();
   void run(uint32_t layer, const ExpertJob& job, TokenMetrics* metrics);
@@ -83,7 +87,7 @@ class ExpertStream {
 
   std::unique_ptr<ExpertPlaces> places_;
   Options options_;
-  ExpertCache cache_;
+  LogicalCache cache_;
   SlotTable table_;
   ReadLanes lanes_;
   // By tag.
@@ -93,8 +97,8 @@ class ExpertStream {
     bool active = false;
   };
   std::vector<InFlight> in_flight_;
-  std::vector<ExpertKey> chosen_;
-  ExpertCache::Outcome outcome_;
+  std::vector<uint32_t> chosen_;
+  std::vector<uint8_t> flags_;  // per chosen expert
 
   // During a prompt: what is in memory and not wanted by the batch that runs now. Given up in this
   // order.

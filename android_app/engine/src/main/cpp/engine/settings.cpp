@@ -8,12 +8,16 @@
 #include <string>
 
 #include "base/error.h"
+#include "cache/eviction.h"
 #include "cache/memory_plan.h"
+#include "routing/routing_options.h"
 
 namespace moe_mobile {
 namespace {
 
 constexpr const char* kResidencyNames[] = {"slots", "programs", "resident"};
+constexpr const char* kPoolNames[] = {"auto", "global", "per-layer"};
+constexpr const char* kInitialCacheNames[] = {"auto", "warm", "cold", "prompt", "profile"};
 
 [[noreturn]] void bad(const std::string& member, const std::string& cause) {
   throw Error(ErrorCode::kUsage, Setting{member}, cause, "Correct this setting.");
@@ -38,6 +42,42 @@ void take(const nlohmann::json& json, const char* name, bool* value) {
   *value = json[name].get<bool>();
 }
 
+// One of the names of an enumeration, in its order.
+template <typename Enum, size_t kCount>
+void take(const nlohmann::json& json, const char* name, const char* const (&names)[kCount],
+          Enum* value) {
+  std::string text = names[static_cast<size_t>(*value)];
+  take(json, name, &text);
+  std::string possible;
+  for (size_t i = 0; i < kCount; ++i) {
+    if (text == names[i]) {
+      *value = static_cast<Enum>(i);
+      return;
+    }
+    possible += (i == 0 ? "" : ", ") + std::string(names[i]);
+  }
+  bad(name, in_quotes(text) + " is not one of " + possible);
+}
+
+// {"LAYER": [expert, ...], ...}
+void take(const nlohmann::json& json, const char* name,
+          std::map<uint32_t, std::vector<uint32_t>>* value) {
+  if (!json.contains(name) || json[name].is_null()) return;
+  if (!json[name].is_object()) bad(name, "it must be an object");
+  for (const auto& [layer, experts] : json[name].items()) {
+    const bool number = !layer.empty() && layer.size() <= 5 &&
+                        layer.find_first_not_of("0123456789") == std::string::npos;
+    if (!number) bad(name, in_quotes(layer) + " is no number of a layer");
+    if (!experts.is_array()) bad(name, "layer " + layer + " is no array");
+    std::vector<uint32_t>& kept = (*value)[static_cast<uint32_t>(std::stoul(layer))];
+    for (const nlohmann::json& expert : experts) {
+      if (!expert.is_number_unsigned() || expert.get<uint64_t>() > 0xffff)
+        bad(name, "layer " + layer + " holds something that is no number of an expert");
+      kept.push_back(expert.get<uint32_t>());
+    }
+  }
+}
+
 template <typename Unsigned>
 void take(const nlohmann::json& json, const char* name, Unsigned* value) {
   if (!json.contains(name) || json[name].is_null()) return;
@@ -57,12 +97,16 @@ void take(const nlohmann::json& json, const char* name, float* value) {
 
 EngineSettings parse_settings(const nlohmann::json& json) {
   require_known(json, {"cache", "residency", "routing", "lanes", "threads", "context", "packed_dir",
-                       "scratch_dir", "allow_below_cycle", "overlap", "direct"});
+                       "scratch_dir", "allow_below_cycle", "overlap", "direct", "pool", "eviction",
+                       "initial_cache", "cache_profile"});
   EngineSettings settings;
-  std::string residency = "slots";
   take(json, "cache", &settings.cache);
-  take(json, "residency", &residency);
+  take(json, "residency", kResidencyNames, &settings.residency);
   take(json, "routing", &settings.routing);
+  take(json, "pool", kPoolNames, &settings.pool);
+  take(json, "eviction", &settings.eviction);
+  take(json, "initial_cache", kInitialCacheNames, &settings.initial_cache);
+  take(json, "cache_profile", &settings.cache_profile);
   take(json, "lanes", &settings.lanes);
   take(json, "threads", &settings.threads);
   take(json, "context", &settings.context);
@@ -72,23 +116,22 @@ EngineSettings parse_settings(const nlohmann::json& json) {
   take(json, "overlap", &settings.overlap);
   take(json, "direct", &settings.direct);
   parse_budget(settings.cache);
-  if (residency == "programs") {
-    settings.residency = Residency::kPrograms;
-  } else if (residency == "resident") {
-    settings.residency = Residency::kResident;
-  } else if (residency != "slots") {
-    bad("residency", "'" + residency + "' is not one of slots, programs, resident");
-  }
-  if (settings.routing != "exact")
-    bad("routing", "'" + settings.routing + "' is not a routing method; this version has: exact");
+  parse_routing(settings.routing);
+  if (parse_eviction(settings.eviction).kind == EvictionOptions::Kind::kBelady)
+    bad("eviction", "belady needs the future: it is for simulations only");
+  if ((settings.initial_cache == InitialCache::kProfile) == settings.cache_profile.empty())
+    bad("cache_profile", "a profile and initial_cache 'profile' go together");
   if (settings.lanes < 1 || settings.lanes > 16) bad("lanes", "it must be 1 to 16");
   return settings;
 }
 
 nlohmann::json to_json(const EngineSettings& settings) {
   return {{"cache", settings.cache},
-          {"residency", kResidencyNames[static_cast<int>(settings.residency)]},
+          {"residency", kResidencyNames[static_cast<size_t>(settings.residency)]},
           {"routing", settings.routing},
+          {"pool", kPoolNames[static_cast<size_t>(settings.pool)]},
+          {"eviction", settings.eviction},
+          {"initial_cache", kInitialCacheNames[static_cast<size_t>(settings.initial_cache)]},
           {"lanes", settings.lanes},
           {"threads", settings.threads},
           {"context", settings.context},

@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "decoder/sampler.h"
 
@@ -17,11 +19,32 @@ enum class Residency {
   kResident,  // all experts in memory, in slots
 };
 
+// How the experts' cache is divided.
+enum class Pool {
+  kAuto,      // global for exact routing, else per layer
+  kGlobal,    // one for all layers
+  kPerLayer,  // of equal sizes
+};
+
+// What is cached when decoding begins. Only `warm` depends on what the engine did before.
+enum class InitialCache {
+  kAuto,     // warm for exact routing, which it does not change; else prompt
+  kWarm,     // what earlier conversations and the prompt left
+  kCold,     // nothing
+  kPrompt,   // what the prompt leaves of an empty cache
+  kProfile,  // the experts of `cache_profile`
+};
+
 // How to run a bundle. Model facts are in the bundle, never here.
 struct EngineSettings {
   std::string cache = "50%";  // see parse_budget()
   Residency residency = Residency::kSlots;
-  std::string routing = "exact";
+  std::string routing = "exact";  // see parse_routing()
+  Pool pool = Pool::kAuto;
+  std::string eviction = "lru";  // see parse_eviction()
+  InitialCache initial_cache = InitialCache::kAuto;
+  // By number of the layer: experts, the best first. For InitialCache::kProfile.
+  std::map<uint32_t, std::vector<uint32_t>> cache_profile;
   uint32_t lanes = 2;
   uint32_t threads = 0;  // 0: ExecuTorch's choice, one per core
   uint32_t context = 0;  // 0: the model's, at most kDefaultContext

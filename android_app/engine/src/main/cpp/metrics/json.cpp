@@ -15,6 +15,7 @@ void to_json(nlohmann::json& json, const TokenMetrics& m) {
           {"head_ns", m.head_ns},
           {"hits", m.hits},
           {"misses", m.misses},
+          {"dropped", m.dropped},
           {"bytes_read", m.bytes_read},
           {"bytes_wasted", m.bytes_wasted},
           {"slots_changed_by_routing", m.slots_changed_by_routing}};
@@ -31,6 +32,7 @@ void to_json(nlohmann::json& json, const RunMetrics& m) {
           {"head_ns", m.head_ns},
           {"hits", m.hits},
           {"misses", m.misses},
+          {"dropped", m.dropped},
           {"hit_rate", m.hit_rate()},
           {"bytes_read", m.bytes_read},
           {"bytes_wasted", m.bytes_wasted},

@@ -18,7 +18,7 @@ uint64_t percentile(const std::vector<uint64_t>& sorted, uint64_t percent) {
 }  // namespace
 
 double RunMetrics::hit_rate() const {
-  const uint64_t uses = hits + misses;
+  const uint64_t uses = hits + misses + dropped;
   return uses == 0 ? 0.0 : static_cast<double>(hits) / static_cast<double>(uses);
 }
 
@@ -37,6 +37,7 @@ RunMetrics aggregate(Span<const TokenMetrics> tokens) {
     run.head_ns += t.head_ns;
     run.hits += t.hits;
     run.misses += t.misses;
+    run.dropped += t.dropped;
     run.bytes_read += t.bytes_read;
     run.bytes_wasted += t.bytes_wasted;
     run.slots_changed_by_routing += t.slots_changed_by_routing;

@@ -19,7 +19,8 @@ struct TokenMetrics {
   uint64_t router_ns = 0;     //
   uint64_t head_ns = 0;       //
   uint32_t hits = 0;
-  uint32_t misses = 0;
+  uint32_t misses = 0;   // and read
+  uint32_t dropped = 0;  // selected, missed, and for that not read (drop-cold)
   uint64_t bytes_read = 0;
   uint64_t bytes_wasted = 0;              // read and never used
   uint32_t slots_changed_by_routing = 0;  // selections that differ from exact routing
@@ -37,6 +38,7 @@ struct RunMetrics {
   uint64_t head_ns = 0;
   uint64_t hits = 0;
   uint64_t misses = 0;
+  uint64_t dropped = 0;
   uint64_t bytes_read = 0;
   uint64_t bytes_wasted = 0;
   uint64_t slots_changed_by_routing = 0;
@@ -44,7 +46,7 @@ struct RunMetrics {
   uint64_t p95_ns = 0;
   uint64_t p99_ns = 0;
 
-  // Share of expert uses that were hits; 0 where there were none.
+  // Share of the selected experts that were in memory; 0 where none was selected.
   double hit_rate() const;
 };
 

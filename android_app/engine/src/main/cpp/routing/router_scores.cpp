@@ -138,17 +138,4 @@ void RouterScores::weigh(const Ranking& ranking, const float* logits, Selection*
     for (float& weight : out->weights) weight *= spec_.scale;
 }
 
-void select_exact(const float* logits, uint32_t num_experts, uint32_t count, bool renormalize,
-                  Selection* out) {
-  RouterSpec spec;
-  spec.num_experts = num_experts;
-  spec.top_k = count;
-  check_router(spec, 1);
-  require_finite(logits, num_experts);
-  out->experts.resize(count);
-  top_k(logits, num_experts, count, out->experts.data());
-  weigh_by_softmax(logits, num_experts, out);
-  if (renormalize) renormalize_weights(out);
-}
-
 }  // namespace moe_mobile

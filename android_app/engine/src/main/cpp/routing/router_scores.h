@@ -42,10 +42,4 @@ class RouterScores {
 // kRuntime if a logit is NaN or infinite: the programs before it are broken.
 void require_finite(const float* logits, uint32_t num_experts);
 
-// Exact routing of a softmax router, as transformers computes it: the `count` largest of
-// `num_experts` logits are taken with ties to the lower index, their float32 softmax over all
-// logits as weights, divided by their sum where `renormalize`. Requires finite logits.
-void select_exact(const float* logits, uint32_t num_experts, uint32_t count, bool renormalize,
-                  Selection* out);
-
 }  // namespace moe_mobile

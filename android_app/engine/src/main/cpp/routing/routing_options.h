@@ -30,6 +30,9 @@ struct ResolvedRouting {
   RoutingOptions options;
   std::string text;  // canonical; parses to the same
   std::string note;
+
+  // Whether the model may compute anything else than it would by itself.
+  bool lossy() const { return options.method->make != nullptr || options.drop_cold > 0; }
 };
 ResolvedRouting resolve_routing(const RoutingOptions& options, const RouterSpec& spec,
                                 double capacity_per_layer);

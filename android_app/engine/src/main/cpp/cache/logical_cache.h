@@ -1,0 +1,61 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/span.h"
+#include "cache/eviction.h"
+#include "cache/expert_key.h"
+#include "cache/expert_pool.h"
+
+namespace moe_mobile {
+
+struct LogicalCacheOptions {
+  uint32_t layers = 0;
+  uint32_t experts = 0;   // of each layer
+  bool global = false;    // one pool that all layers share, instead of one for each
+  uint32_t capacity = 0;  // of each pool
+  EvictionOptions eviction;
+};
+
+// What is cached, as routing and eviction see it: it knows neither memory nor reads, so that what
+// it decides depends on routing alone, never on what has arrived.
+class LogicalCache {
+ public:
+  // kUsage if a pool is larger than all its experts.
+  explicit LogicalCache(const LogicalCacheOptions& options);
+
+  // Uses the experts that a layer selected for one token, as ExpertPool::access() does, errors
+  // included. Returns what was evicted, valid until the next access.
+  Span<const ExpertKey> access(uint32_t layer, Span<const uint32_t> chosen, uint8_t* missed);
+  // For Belady, as ExpertPool::set_next_use().
+  void set_next_use(uint32_t layer, uint32_t expert, double when);
+
+  // A byte per expert of the layer, 1 where it is cached.
+  const uint8_t* cached(uint32_t layer) const { return pool(layer).cached() + base(layer); }
+  uint32_t size() const;
+  const LogicalCacheOptions& options() const { return options_; }
+  // Each pool's experts, least recent first.
+  std::vector<ExpertKey> by_recency() const;
+  // As after construction: what eviction remembers goes too.
+  void clear();
+  // Then holds what fits of the experts given for each layer, best first; the best end most recent.
+  // A shared pool takes the best of every layer before the second best of any.
+  void fill(Span<const std::vector<uint32_t>> best);
+
+ private:
+  const ExpertPool& pool(uint32_t layer) const { return pools_[options_.global ? 0 : layer]; }
+  ExpertPool& pool(uint32_t layer) { return pools_[options_.global ? 0 : layer]; }
+  uint32_t base(uint32_t layer) const { return options_.global ? layer * options_.experts : 0; }
+  // Of an expert as its pool counts it; `layer` is its layer where pools are per layer.
+  ExpertKey key(uint32_t layer, uint32_t expert) const;
+
+  const LogicalCacheOptions options_;
+  std::vector<ExpertPool> pools_;
+  std::vector<uint32_t> chosen_;  // as the pool counts them
+  std::vector<ExpertKey> evicted_;
+};
+
+}  // namespace moe_mobile
