@@ -37,15 +37,39 @@ def open(
 ) -> Engine: ...
 def check_settings(settings_json: str) -> None: ...
 def check_manifest(text: str, file: str) -> None: ...
+class RunSettings:
+    def __init__(
+        self,
+        experts: int,
+        layers: Sequence[int],
+        top_k: int,
+        capacity: int,
+        routing: str,
+        eviction: str,
+        global_pool: bool,
+        warm: bool,
+        profile: Sequence[Sequence[int]],
+        sigmoid: bool,
+        bias: Sequence[float],
+        groups: int,
+        top_groups: int,
+    ) -> None: ...
+
+class RoutingRun:
+    def __init__(self, settings: RunSettings) -> None: ...
+    def route(
+        self, layer: int, logits: NDArray[np.float32], prompt: bool
+    ) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_]]: ...
+    def reset(self) -> None: ...
+    @property
+    def routing(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+    def totals(self) -> dict[str, int]: ...
+
 def simulate(
     logits: NDArray[np.float32],
-    top_k: int,
-    capacity: int,
-    routing: str,
-    eviction: str,
-    global_pool: bool,
-    sigmoid: bool,
-    bias: Sequence[float],
-    groups: int,
-    top_groups: int,
+    sequences: Sequence[int],
+    prompt_tokens: int,
+    settings: RunSettings,
 ) -> dict[str, Any]: ...

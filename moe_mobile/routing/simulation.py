@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_mobile.errors import UsageError
+from moe_mobile.routing.arguments import InitialCache, checked_logits, run_settings, whole
 
 __all__ = ["Simulation", "simulate"]
 
@@ -19,7 +20,8 @@ __all__ = ["Simulation", "simulate"]
 class Simulation:
     """What :func:`simulate` decided, per slot and in all.
 
-    A slot is one of the ``top_k`` places of a token in a layer; a token-layer has ``top_k``.
+    A slot is one of the ``top_k`` places of a token in a layer; a token-layer has ``top_k``. The
+    arrays are of all tokens, everything that is counted of the decoded ones only.
 
     Attributes:
         selected: int32 [tokens, layers, top_k], the experts in rank order: best first by what the
@@ -29,6 +31,7 @@ class Simulation:
         routing: the routing as it came out, with ``auto`` and ``J`` settled; ``"exact"`` where the
             method is off.
         note: why the method is off, else "".
+        decoded_tokens: all but the prompts'.
         hits: slots that found their expert in the cache.
         misses: slots that did not.
         loads: misses that were read, all but the dropped.
@@ -46,6 +49,7 @@ class Simulation:
     dropped: NDArray[np.bool_]
     routing: str
     note: str
+    decoded_tokens: int
     hits: int
     misses: int
     loads: int
@@ -65,16 +69,21 @@ def simulate(
     eviction: str = "lru",
     *,
     pool: str = "layer",
+    sequences: Sequence[int] | None = None,
+    prompt_tokens: int = 0,
+    initial_cache: InitialCache = "cold",
+    layers: Sequence[int] | None = None,
     scoring: str = "softmax",
     bias: NDArray[np.float32] | None = None,
     groups: int = 1,
     top_groups: int = 1,
 ) -> Simulation:
-    """Decode a trace of router logits from an empty cache, and say what hit and what missed.
+    """Replay a trace of router logits, and say what hit and what missed.
 
-    Every token is decoded: the cache-conditional methods (arXiv 2412.00099, section 3; Max-Rank is
-    its Algorithm 1, the cumulative threshold its Algorithm 2, Cache-Prior its section 3.3) act from
-    the first one on. The C++ code is the engine's; the GIL is released, and Ctrl-C stops it.
+    Unless told otherwise it is one sequence that is decoded whole, from an empty cache: the
+    cache-conditional methods (arXiv 2412.00099, section 3; Max-Rank is its Algorithm 1, the
+    cumulative threshold its Algorithm 2, Cache-Prior its section 3.3) act from the first token on.
+    The C++ code is the engine's; the GIL is released, and Ctrl-C stops it.
 
     Args:
         logits: float32 [tokens, layers, experts], none empty, all finite: the routers' outputs
@@ -89,6 +98,16 @@ def simulate(
         eviction: ``lru``, ``lfu`` (``lfu:0.99``), ``lfu:DECAY`` with a decay of 0 to 1 per access
             of the pool, or ``belady`` (for exact routing without ``drop-cold`` only).
         pool: ``layer``: a cache of ``capacity`` for each; ``global``: one of capacity x layers.
+        sequences: how many tokens each sequence has, in all those of ``logits``. Each begins with
+            the initial cache, and nothing is known of those before it.
+        prompt_tokens: so many tokens at the beginning of each sequence are its prompt. They are
+            routed exactly, and Cache-Prior sees their range.
+        initial_cache: what is cached when a sequence's decoding begins: ``cold``, nothing;
+            ``prompt``, what the prompt left, which began with nothing; or for each layer a list of
+            experts, most used first, of which ``capacity`` are. A prompt goes through the cache
+            with ``prompt`` only, otherwise it leaves it alone.
+        layers: the model's number of each layer, ascending, in which ``first=N`` counts; without it
+            0, 1, 2 ...
         scoring: ``softmax``, or ``sigmoid`` for routers in DeepSeek-V3's style.
         bias: float32 [experts] or [layers, experts], added to sigmoids for selection only.
         groups: number of equal groups of experts, of which ...
@@ -104,21 +123,39 @@ def simulate(
     """
     from moe_mobile import _native
 
-    checked = _checked_logits(logits)
-    _, layers, experts = checked.shape
-    result = _native.simulate(
-        checked,
-        _whole("top_k", top_k),
-        _whole("capacity", capacity),
-        _text("routing", routing),
-        _text("eviction", eviction),
-        _choice("pool", pool, ("layer", "global")) == "global",
-        _choice("scoring", scoring, ("softmax", "sigmoid")) == "sigmoid",
-        _checked_bias(bias, layers, experts),
-        _whole("groups", groups),
-        _whole("top_groups", top_groups),
+    checked = checked_logits(logits, "tokens, layers, experts", 3)
+    tokens, depth, experts = checked.shape
+    numbers = range(depth) if layers is None else layers
+    if len(numbers) != depth:
+        raise UsageError(
+            f"there are {len(numbers)} numbers for {depth} layers",
+            setting="layers",
+            remedy="Give the model's number of each",
+        )
+    settings = run_settings(
+        experts=experts,
+        layers=numbers,
+        top_k=top_k,
+        capacity=capacity,
+        routing=routing,
+        eviction=eviction,
+        pool=pool,
+        initial_cache=initial_cache,
+        scoring=scoring,
+        bias=bias,
+        groups=groups,
+        top_groups=top_groups,
     )
-    slots = result["selected"].size
+    lengths = _lengths(sequences, tokens)
+    prompt = whole("prompt_tokens", prompt_tokens, least=0)
+    if prompt >= max(lengths):
+        raise UsageError(
+            f"a prompt of {prompt} leaves nothing to decode",
+            setting="prompt_tokens",
+            remedy="Give fewer than the longest sequence has",
+        )
+    result = _native.simulate(checked, lengths, prompt, settings)
+    slots = result["slots"]
     evictions = result["evictions"]
     return Simulation(
         selected=result["selected"],
@@ -126,6 +163,7 @@ def simulate(
         dropped=result["dropped"],
         routing=result["routing"],
         note=result["note"],
+        decoded_tokens=slots // (depth * top_k),
         hits=slots - result["misses"],
         misses=result["misses"],
         loads=result["loads"],
@@ -138,53 +176,14 @@ def simulate(
     )
 
 
-def _checked_logits(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    remedy = "Give a numpy array of float32, [tokens, layers, experts]"
-    if not isinstance(logits, np.ndarray):
-        raise UsageError(f"a {type(logits).__name__} is no array", setting="logits", remedy=remedy)
-    if logits.dtype != np.float32:
-        raise UsageError(f"they are {logits.dtype}", setting="logits", remedy=remedy)
-    if logits.ndim != 3 or logits.size == 0:
-        raise UsageError(f"their shape is {logits.shape}", setting="logits", remedy=remedy)
-    return np.ascontiguousarray(logits)
-
-
-def _checked_bias(bias: NDArray[np.float32] | None, layers: int, experts: int) -> list[float]:
-    if bias is None:
-        return []
-    remedy = "Give a numpy array of float32, [experts] or [layers, experts]"
-    if not isinstance(bias, np.ndarray) or bias.dtype != np.float32:
-        kind = getattr(bias, "dtype", type(bias).__name__)
-        raise UsageError(f"it is {kind}", setting="bias", remedy=remedy)
-    if bias.shape not in ((experts,), (layers, experts)):
-        raise UsageError(f"its shape is {bias.shape}", setting="bias", remedy=remedy)
-    flat: list[float] = np.broadcast_to(bias, (layers, experts)).ravel().tolist()
-    return flat
-
-
-def _whole(setting: str, value: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if not 1 <= number < 2**31:
+def _lengths(sequences: Sequence[int] | None, tokens: int) -> list[int]:
+    if sequences is None:
+        return [tokens]
+    lengths = [whole("sequences", length) for length in sequences]
+    if sum(lengths) != tokens:
         raise UsageError(
-            f"{value!r} is not a whole number of 1 or more",
-            setting=setting,
-            remedy="Correct it",
+            f"they have {sum(lengths)} tokens, the logits {tokens}",
+            setting="sequences",
+            remedy="Give the length of each",
         )
-    return number
-
-
-def _text(setting: str, value: str) -> str:
-    if not isinstance(value, str):
-        raise UsageError(f"{value!r} is no text", setting=setting, remedy="Give a str")
-    return value
-
-
-def _choice(setting: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise UsageError(
-            f"{value!r} is unknown", setting=setting, remedy=f"Possible are: {', '.join(choices)}"
-        )
-    return value
+    return lengths

@@ -4,7 +4,8 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
+#include <numeric>
+#include <string>
 #include <vector>
 
 #include "base/expect_error.h"
@@ -13,35 +14,51 @@ namespace moe_mobile {
 namespace {
 
 struct Result {
-  SimulatedTotals totals;
+  RunTotals totals;
+  std::string note;
   std::vector<int32_t> selected;
   std::vector<uint8_t> missed, dropped;
 };
 
-// One expert of three is selected; `choices` names it per token, in every layer alike.
-Result replay(const std::vector<uint32_t>& choices, uint32_t layers, uint32_t capacity,
-              const char* routing, const char* eviction, bool global) {
+// One expert of three is selected.
+Simulation one_of_three(uint32_t layers, uint32_t capacity, const char* routing,
+                        const char* eviction) {
+  Simulation simulation;
+  simulation.run.router.num_experts = 3;
+  simulation.run.router.top_k = 1;
+  simulation.run.routing = parse_routing(routing);
+  simulation.run.layers.resize(layers);
+  std::iota(simulation.run.layers.begin(), simulation.run.layers.end(), 0u);
+  simulation.run.capacity = capacity;
+  simulation.run.eviction = parse_eviction(eviction);
+  return simulation;
+}
+
+// `choices` names the expert per token, in every layer alike. One sequence, unless told otherwise.
+Result replay(Simulation simulation, const std::vector<uint32_t>& choices) {
+  const size_t layers = simulation.run.layers.size();
   std::vector<float> logits;
   for (const uint32_t choice : choices)
-    for (uint32_t layer = 0; layer < layers; ++layer)
+    for (size_t layer = 0; layer < layers; ++layer)
       for (uint32_t e = 0; e < 3; ++e) logits.push_back(e == choice ? 1.f : 0.f);
-  Simulation simulation;
   simulation.logits = logits.data();
-  simulation.tokens = choices.size();
-  simulation.layers = layers;
-  simulation.router.num_experts = 3;
-  simulation.router.top_k = 1;
-  simulation.routing = parse_routing(routing);
-  simulation.capacity = capacity;
-  simulation.global = global;
-  simulation.eviction = parse_eviction(eviction);
+  if (simulation.sequences.empty()) simulation.sequences = {choices.size()};
   Result result;
   result.selected.resize(choices.size() * layers);
   result.missed.resize(result.selected.size());
   result.dropped.resize(result.selected.size());
-  result.totals = simulate(
+  const SimulatedTotals totals = simulate(
       simulation, {result.selected.data(), result.missed.data(), result.dropped.data()}, [] {});
+  result.totals = totals.decoded;
+  result.note = totals.note;
   return result;
+}
+
+Result replay(const std::vector<uint32_t>& choices, uint32_t layers, uint32_t capacity,
+              const char* routing, const char* eviction, bool global) {
+  Simulation simulation = one_of_three(layers, capacity, routing, eviction);
+  simulation.run.global = global;
+  return replay(simulation, choices);
 }
 
 TEST(Simulator, CountsHitsEvictionsAndLifetimes) {
@@ -69,18 +86,61 @@ TEST(Simulator, RefusesWhatMakesNoSense) {
   EXPECT_ERROR(replay({0}, 1, 2, "max-rank:2,J=0", "belady", false), ErrorCode::kUsage, "future");
   EXPECT_ERROR(replay({0}, 1, 2, "exact+drop-cold:1", "belady", false), ErrorCode::kUsage,
                "drop-cold");
-  EXPECT_TRUE(testing::contains(replay({0}, 1, 2, "max-rank:2", "belady", false).totals.note,
-                                "max-rank is off"));
+  EXPECT_TRUE(
+      testing::contains(replay({0}, 1, 2, "max-rank:2", "belady", false).note, "max-rank is off"));
+}
+
+TEST(Simulator, SequencesKnowNothingOfEachOther) {
+  Simulation simulation = one_of_three(1, 2, "exact", "lru");
+  simulation.sequences = {2, 3};
+  const Result result = replay(simulation, {0, 1, 1, 0, 1});
+  EXPECT_EQ(result.missed, (std::vector<uint8_t>{1, 1, 1, 1, 0}));
+  EXPECT_EQ(result.totals.slots, 5u);
+  EXPECT_EQ(result.totals.misses, 4u);
+  EXPECT_EQ(result.totals.evictions, 0u);
+}
+
+TEST(Simulator, OnlyDecodingCounts) {
+  Simulation simulation = one_of_three(1, 2, "exact", "lru");
+  simulation.prompt_tokens = 3;
+  simulation.sequences = {2, 5};  // the first is all prompt
+  const std::vector<uint32_t> choices = {0, 0, 0, 1, 2, 1, 0};
+  const Result cold = replay(simulation, choices);
+  EXPECT_EQ(cold.missed, (std::vector<uint8_t>{1, 1, 1, 1, 1, 1, 1}));
+  EXPECT_EQ(cold.totals.slots, 2u);
+  EXPECT_EQ(cold.totals.misses, 2u);
+  EXPECT_EQ(cold.totals.evictions, 0u);
+
+  simulation.run.initial = RunSettings::Initial::kPrompt;
+  const Result warm = replay(simulation, choices);
+  EXPECT_EQ(warm.missed, (std::vector<uint8_t>{1, 0, 1, 1, 1, 0, 1}));
+  EXPECT_EQ(warm.totals.misses, 1u);
+  EXPECT_EQ(warm.totals.evictions, 1u);        // the prompt's own is not counted
+  EXPECT_EQ(warm.totals.lifetime_tokens, 2u);  // of 2, which the prompt's last token loaded
+
+  simulation.run.initial = RunSettings::Initial::kProfile;
+  simulation.run.profile = {{0, 2, 1}};
+  const Result profile = replay(simulation, choices);
+  EXPECT_EQ(profile.missed, (std::vector<uint8_t>{0, 0, 0, 1, 0, 1, 0}));
+  EXPECT_EQ(profile.totals.misses, 1u);
+  EXPECT_EQ(profile.totals.evictions, 1u);  // of 2: 0 is used more, and so the more recent one
+  EXPECT_EQ(profile.totals.lifetime_tokens, 0u);
+}
+
+// Belady keeps what decoding uses, whatever the prompt does.
+TEST(Simulator, BeladyLooksAtDecodingOnly) {
+  Simulation simulation = one_of_three(1, 2, "exact", "belady");
+  simulation.run.initial = RunSettings::Initial::kPrompt;
+  simulation.prompt_tokens = 4;
+  EXPECT_EQ(replay(simulation, {0, 1, 2, 1, 0, 0}).missed,
+            (std::vector<uint8_t>{1, 1, 1, 1, 0, 0}));
 }
 
 TEST(Simulator, CanBeStopped) {
-  Simulation simulation;
-  const float logits[] = {0};
+  Simulation simulation = one_of_three(1, 1, "exact", "lru");
+  const float logits[] = {0, 0, 0};
   simulation.logits = logits;
-  simulation.tokens = simulation.layers = 1;
-  simulation.router.num_experts = simulation.router.top_k = 1;
-  simulation.routing = parse_routing("exact");
-  simulation.capacity = 1;
+  simulation.sequences = {1};
   EXPECT_ERROR(simulate(simulation, {}, [] { throw Error(ErrorCode::kCancelled, "", "stop"); }),
                ErrorCode::kCancelled, "stop");
 }

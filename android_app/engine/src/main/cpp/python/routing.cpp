@@ -7,8 +7,11 @@
 #include <nanobind/stl/vector.h>
 
 #include <memory>
+#include <utility>
 
+#include "base/error.h"
 #include "routing/simulator.h"
+#include "routing/top_k.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -16,7 +19,8 @@ using namespace nb::literals;
 namespace moe_mobile {
 namespace {
 
-using Logits = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using TraceLogits = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using LayerLogits = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 // Memory of one number per slot that becomes an array.
 template <typename Stored>
@@ -36,28 +40,50 @@ class Slots {
   std::unique_ptr<Stored[]> memory_;
 };
 
-nb::dict simulate_trace(const Logits& logits, uint32_t top_k, uint32_t capacity,
-                        const std::string& routing, const std::string& eviction, bool global_pool,
-                        bool sigmoid, std::vector<float> bias, uint32_t groups,
-                        uint32_t top_groups) {
-  const size_t tokens = logits.shape(0), layers = logits.shape(1);
+void init_settings(RunSettings* self, uint32_t experts, std::vector<uint32_t> layers,
+                   uint32_t top_k, uint32_t capacity, const std::string& routing,
+                   const std::string& eviction, bool global_pool, bool warm,
+                   std::vector<std::vector<uint32_t>> profile, bool sigmoid,
+                   std::vector<float> bias, uint32_t groups, uint32_t top_groups) {
+  RunSettings settings;
+  settings.router.num_experts = experts;
+  settings.router.top_k = top_k;
+  settings.router.scoring = sigmoid ? Scoring::kSigmoid : Scoring::kSoftmax;
+  settings.router.bias = std::move(bias);
+  settings.router.groups = groups;
+  settings.router.top_groups = top_groups;
+  settings.routing = parse_routing(routing);
+  settings.layers = std::move(layers);
+  settings.capacity = capacity;
+  settings.global = global_pool;
+  settings.eviction = parse_eviction(eviction);
+  if (warm) settings.initial = RunSettings::Initial::kPrompt;
+  if (!profile.empty()) settings.initial = RunSettings::Initial::kProfile;
+  settings.profile = std::move(profile);
+  new (self) RunSettings(std::move(settings));
+}
+
+void add_totals(const RunTotals& totals, nb::dict* out) {
+  (*out)["slots"] = totals.slots;
+  (*out)["misses"] = totals.misses;
+  (*out)["loads"] = totals.misses - totals.dropped;
+  (*out)["changed"] = totals.changed;
+  (*out)["evictions"] = totals.evictions;
+  (*out)["lifetime_tokens"] = totals.lifetime_tokens;
+}
+
+nb::dict simulate_trace(const TraceLogits& logits, std::vector<uint64_t> sequences,
+                        uint64_t prompt_tokens, const RunSettings& settings) {
   Simulation simulation;
   simulation.logits = logits.data();
-  simulation.tokens = tokens;
-  simulation.layers = static_cast<uint32_t>(layers);
-  simulation.router.num_experts = static_cast<uint32_t>(logits.shape(2));
-  simulation.router.top_k = top_k;
-  simulation.router.scoring = sigmoid ? Scoring::kSigmoid : Scoring::kSoftmax;
-  simulation.router.bias = std::move(bias);
-  simulation.router.groups = groups;
-  simulation.router.top_groups = top_groups;
-  simulation.routing = parse_routing(routing);
-  simulation.capacity = capacity;
-  simulation.global = global_pool;
-  simulation.eviction = parse_eviction(eviction);
-  check_router(simulation.router, simulation.layers);  // before memory is taken for top_k
+  simulation.sequences = std::move(sequences);
+  simulation.prompt_tokens = prompt_tokens;
+  simulation.run = settings;
+  const uint32_t top_k = settings.router.top_k;
+  check_router(settings.router,
+               static_cast<uint32_t>(settings.layers.size()));  // before memory is taken for top_k
 
-  const size_t count = tokens * layers * top_k;
+  const size_t tokens = logits.shape(0), layers = logits.shape(1), count = tokens * layers * top_k;
   Slots<int32_t> selected(count);
   Slots<uint8_t> missed(count), dropped(count);
   SimulatedTotals totals;
@@ -71,19 +97,63 @@ nb::dict simulate_trace(const Logits& logits, uint32_t top_k, uint32_t capacity,
   result["dropped"] = dropped.to_numpy<bool>({tokens, layers, top_k});
   result["routing"] = totals.routing;
   result["note"] = totals.note;
-  result["misses"] = totals.misses;
-  result["loads"] = totals.misses - totals.dropped;
-  result["changed"] = totals.changed;
-  result["evictions"] = totals.evictions;
-  result["lifetime_tokens"] = totals.lifetime_tokens;
+  add_totals(totals.decoded, &result);
   return result;
+}
+
+// A layer's tokens in order. All are checked before the first is taken, so that none is half done.
+nb::tuple route(RoutingRun* run, uint32_t layer, const LayerLogits& logits, bool prompt) {
+  const size_t tokens = logits.shape(0), experts = logits.shape(1);
+  const LogicalCacheOptions& cache = run->cache().options();
+  if (cache.global && cache.layers > 1 && tokens > 1)
+    throw Error(ErrorCode::kUsage, Setting{"logits"},
+                "they are of " + std::to_string(tokens) + " tokens",
+                "Take one token through all layers before the next; one pool depends on it.");
+  for (size_t token = 0; token < tokens; ++token) {
+    const uint32_t bad =
+        first_not_finite(logits.data() + token * experts, static_cast<uint32_t>(experts));
+    if (bad < experts)
+      throw Error(ErrorCode::kUsage, Setting{"logits"},
+                  "token " + std::to_string(token) + ", expert " + std::to_string(bad) +
+                      " is NaN or infinite",
+                  "Give finite logits.");
+  }
+  const size_t top_k = run->top_k();
+  Slots<int32_t> selected(tokens * top_k);
+  Slots<uint8_t> missed(tokens * top_k), dropped(tokens * top_k);
+  for (size_t token = 0; token < tokens; ++token) {
+    const RunStep step = run->step(layer, logits.data() + token * experts, prompt);
+    for (size_t rank = 0; rank < top_k; ++rank) {
+      selected.data()[token * top_k + rank] = static_cast<int32_t>(step.selection.experts[rank]);
+      missed.data()[token * top_k + rank] = step.missed[rank];
+      dropped.data()[token * top_k + rank] = step.selection.dropped[rank];
+    }
+  }
+  return nb::make_tuple(selected.to_numpy<int32_t>({tokens, top_k}),
+                        missed.to_numpy<bool>({tokens, top_k}),
+                        dropped.to_numpy<bool>({tokens, top_k}));
 }
 
 }  // namespace
 
 void bind_routing(nb::module_* module) {
-  module->def("simulate", &simulate_trace, "logits"_a, "top_k"_a, "capacity"_a, "routing"_a,
-              "eviction"_a, "global_pool"_a, "sigmoid"_a, "bias"_a, "groups"_a, "top_groups"_a);
+  nb::class_<RunSettings>(*module, "RunSettings")
+      .def("__init__", &init_settings, "experts"_a, "layers"_a, "top_k"_a, "capacity"_a,
+           "routing"_a, "eviction"_a, "global_pool"_a, "warm"_a, "profile"_a, "sigmoid"_a, "bias"_a,
+           "groups"_a, "top_groups"_a);
+  nb::class_<RoutingRun>(*module, "RoutingRun")
+      .def(nb::init<const RunSettings&>(), "settings"_a)
+      .def("route", &route, "layer"_a, "logits"_a, "prompt"_a)
+      .def("reset", &RoutingRun::reset)
+      .def_prop_ro("routing", [](const RoutingRun& run) { return run.routing().text; })
+      .def_prop_ro("note", [](const RoutingRun& run) { return run.routing().note; })
+      .def("totals", [](const RoutingRun& run) {
+        nb::dict totals;
+        add_totals(run.totals(), &totals);
+        return totals;
+      });
+  module->def("simulate", &simulate_trace, "logits"_a, "sequences"_a, "prompt_tokens"_a,
+              "settings"_a);
 }
 
 }  // namespace moe_mobile

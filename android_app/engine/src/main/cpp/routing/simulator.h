@@ -4,23 +4,19 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
+#include <vector>
 
-#include "cache/eviction.h"
-#include "routing/router_spec.h"
-#include "routing/routing_options.h"
+#include "routing/routing_run.h"
 
 namespace moe_mobile {
 
 // A trace of router logits, and what to replay it through.
 struct Simulation {
-  const float* logits = nullptr;  // [tokens, layers, experts]
-  uint64_t tokens = 0;
-  uint32_t layers = 0;
-  RouterSpec router;
-  RoutingOptions routing;
-  uint32_t capacity = 0;  // experts per layer
-  bool global = false;    // one pool of capacity x layers, else a pool per layer
-  EvictionOptions eviction;
+  const float* logits = nullptr;    // [tokens, layers, experts]
+  std::vector<uint64_t> sequences;  // tokens of each, at least one
+  uint64_t prompt_tokens = 0;       // so many first ones of each sequence are its prompt
+  RunSettings run;
 };
 
 // Per slot, [tokens, layers, top_k] in rank order; the caller's memory.
@@ -31,18 +27,14 @@ struct SimulatedSlots {
 };
 
 struct SimulatedTotals {
-  uint64_t misses = 0;
-  uint64_t dropped = 0;
-  uint64_t changed = 0;  // selections that differ from exact routing
-  uint64_t evictions = 0;
-  uint64_t lifetime_tokens = 0;  // of all evicted experts, from load to eviction
-  std::string routing;           // as it came out, see ResolvedRouting
+  RunTotals decoded;
+  std::string routing;  // as it came out, see ResolvedRouting
   std::string note;
 };
 
-// Decodes every token, from an empty cache. `between` is called now and then and may throw.
-// kUsage or kBudget naming the setting where the inputs make no sense, kUsage for logits that are
-// NaN or infinite.
+// Routes every token of every sequence. `between` is called now and then and may throw. kUsage or
+// kBudget naming the setting where the inputs make no sense, kUsage for logits that are NaN or
+// infinite.
 SimulatedTotals simulate(const Simulation& simulation, const SimulatedSlots& slots,
                          const std::function<void()>& between);
 

@@ -1,0 +1,126 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What routing and a cache are given, checked before C++ sees it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_mobile.errors import UsageError
+
+if TYPE_CHECKING:
+    from moe_mobile import _native
+
+InitialCache = str | Sequence[Sequence[int]]
+"""``cold``, ``prompt``, or for each layer experts to begin with, the most used first."""
+
+
+def run_settings(
+    *,
+    experts: int,
+    layers: Sequence[int],
+    top_k: int,
+    capacity: int,
+    routing: str,
+    eviction: str,
+    pool: str,
+    initial_cache: InitialCache,
+    scoring: str,
+    bias: NDArray[np.float32] | None,
+    groups: int,
+    top_groups: int,
+) -> _native.RunSettings:
+    """For C++. Raises UsageError where one of them is no such thing at all."""
+    from moe_mobile import _native
+
+    is_text = isinstance(initial_cache, str)
+    if is_text:
+        choice("initial_cache", initial_cache, ("cold", "prompt"))
+    return _native.RunSettings(
+        experts,
+        [whole("layers", layer, least=0) for layer in layers],
+        whole("top_k", top_k),
+        whole("capacity", capacity),
+        text("routing", routing),
+        text("eviction", eviction),
+        choice("pool", pool, ("layer", "global")) == "global",
+        initial_cache == "prompt" if is_text else False,
+        [] if isinstance(initial_cache, str) else _profile(initial_cache),
+        choice("scoring", scoring, ("softmax", "sigmoid")) == "sigmoid",
+        _bias(bias, len(layers), experts),
+        whole("groups", groups),
+        whole("top_groups", top_groups),
+    )
+
+
+def checked_logits(logits: NDArray[np.float32], shape: str, dimensions: int) -> NDArray[np.float32]:
+    """As C++ reads them; copied where they lie otherwise. ``shape`` is for errors."""
+    remedy = f"Give a numpy array of float32, [{shape}]"
+    if not isinstance(logits, np.ndarray):
+        raise UsageError(f"a {type(logits).__name__} is no array", setting="logits", remedy=remedy)
+    if logits.dtype != np.float32:
+        raise UsageError(f"they are {logits.dtype}", setting="logits", remedy=remedy)
+    if logits.ndim != dimensions or logits.size == 0:
+        raise UsageError(f"their shape is {logits.shape}", setting="logits", remedy=remedy)
+    return np.ascontiguousarray(logits)
+
+
+def whole(setting: str, value: Any, least: int = 1) -> int:
+    """A number that C++ can hold."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not least <= number < 2**31:
+        raise UsageError(
+            f"{value!r} is not a whole number of {least} or more",
+            setting=setting,
+            remedy="Correct it",
+        )
+    return number
+
+
+def text(setting: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{value!r} is no text", setting=setting, remedy="Give a str")
+    return value
+
+
+def choice(setting: str, value: Any, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise UsageError(
+            f"{value!r} is unknown", setting=setting, remedy=f"Possible are: {', '.join(choices)}"
+        )
+    return str(value)
+
+
+def _profile(profile: Sequence[Sequence[int]]) -> list[list[int]]:
+    try:
+        layers = [[whole("initial_cache", e, least=0) for e in layer] for layer in profile]
+    except TypeError:
+        layers = []
+    if not layers:
+        raise UsageError(
+            "it is no list of experts per layer",
+            setting="initial_cache",
+            remedy="Give cold, prompt or a profile's experts",
+        )
+    return layers
+
+
+def _bias(bias: NDArray[np.float32] | None, layers: int, experts: int) -> list[float]:
+    if bias is None:
+        return []
+    remedy = "Give a numpy array of float32, [experts] or [layers, experts]"
+    if not isinstance(bias, np.ndarray) or bias.dtype != np.float32:
+        kind = getattr(bias, "dtype", type(bias).__name__)
+        raise UsageError(f"it is {kind}", setting="bias", remedy=remedy)
+    if bias.shape not in ((experts,), (layers, experts)):
+        raise UsageError(f"its shape is {bias.shape}", setting="bias", remedy=remedy)
+    flat: list[float] = np.broadcast_to(bias, (layers, experts)).ravel().tolist()
+    return flat

@@ -1,0 +1,159 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Routing and an expert cache that go along with a model, by the engine's own code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_mobile.errors import UsageError
+from moe_mobile.routing.arguments import InitialCache, checked_logits, run_settings, whole
+
+__all__ = ["Routed", "RoutingRun", "RunTotals"]
+
+
+class Routed(NamedTuple):
+    """What :meth:`RoutingRun.route` decided for some tokens in a layer.
+
+    Attributes:
+        selected: int32 [tokens, top_k], the experts in rank order: best first by what the model
+            sorts, whatever the cache made of it.
+        missed: bool, same shape: not in the cache when the token came to the layer.
+        dropped: bool, same shape: missed, and not read either (``drop-cold``): its weight is 0, and
+            the others' grow so that their sum stays what it was.
+    """
+
+    selected: NDArray[np.int32]
+    missed: NDArray[np.bool_]
+    dropped: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RunTotals:
+    """Counts over all decoded tokens since the object was made, whatever was reset since.
+
+    Attributes:
+        slots: top_k for each token and layer.
+        misses, loads, changed, evictions: as in :class:`Simulation`.
+        lifetime_tokens: tokens from load to eviction, summed over all evictions.
+    """
+
+    slots: int
+    misses: int
+    loads: int
+    changed: int
+    evictions: int
+    lifetime_tokens: int
+
+
+class RoutingRun:
+    """Routing and cache of one sequence after another, driven by whoever computes the logits.
+
+    With ``pool="layer"`` a layer's decisions depend on its own logits only. So a whole sequence may
+    go through layer by layer: all its tokens in layer 0 at once, then all in layer 1. With
+    ``pool="global"`` a token must go through all layers, in order, before the next one.
+
+    Tokens of a prompt are routed exactly; methods with a memory see them. One object serves one
+    thread at a time. After :meth:`reset` the same logits give the same decisions.
+
+    Args:
+        experts: of each layer.
+        layers: their number, or the model's numbers of those that have experts, ascending.
+            ``first=N`` counts in the latter; :meth:`route` always counts from 0 without gaps.
+        top_k, capacity, routing, eviction, pool, scoring, bias, groups, top_groups: as
+            :func:`simulate` takes them, without ``belady``.
+        initial_cache: what is cached when decoding begins: ``cold``, nothing; ``prompt``, what the
+            prompt left, which began with nothing; or for each layer a list of experts, most used
+            first, of which ``capacity`` are. But with ``prompt`` a prompt leaves the cache alone.
+
+    Attributes:
+        routing: as it came out, with ``auto`` and ``J`` settled; ``"exact"`` where the method is
+            off.
+        note: why the method is off, else "".
+        layers: their number.
+
+    Raises:
+        UsageError: an argument has a wrong type, shape or value, or they do not fit each other;
+            ``setting`` names it.
+        BudgetError: ``capacity`` is below ``top_k``.
+    """
+
+    def __init__(
+        self,
+        *,
+        experts: int,
+        layers: int | Sequence[int],
+        top_k: int,
+        capacity: int,
+        routing: str = "exact",
+        eviction: str = "lru",
+        pool: str = "layer",
+        initial_cache: InitialCache = "cold",
+        scoring: str = "softmax",
+        bias: NDArray[np.float32] | None = None,
+        groups: int = 1,
+        top_groups: int = 1,
+    ) -> None:
+        from moe_mobile import _native
+
+        if eviction == "belady":
+            raise UsageError(
+                "belady knows the future, which is not here yet",
+                setting="eviction",
+                remedy="Simulate a trace, or choose lru or lfu",
+            )
+        numbers = layers if isinstance(layers, Sequence) else range(whole("layers", layers))
+        settings = run_settings(
+            experts=whole("experts", experts),
+            layers=numbers,
+            top_k=top_k,
+            capacity=capacity,
+            routing=routing,
+            eviction=eviction,
+            pool=pool,
+            initial_cache=initial_cache,
+            scoring=scoring,
+            bias=bias,
+            groups=groups,
+            top_groups=top_groups,
+        )
+        self._native = _native.RoutingRun(settings)
+        self.experts = experts
+        self.layers = len(numbers)
+        self.routing = self._native.routing
+        self.note = self._native.note
+
+    def route(self, layer: int, logits: NDArray[np.float32], *, prompt: bool = False) -> Routed:
+        """The next tokens of a layer, one after another.
+
+        Args:
+            layer: from 0 to ``layers`` - 1.
+            logits: float32 [tokens, experts], none empty, all finite: the router's outputs before
+                softmax or sigmoid and without selection bias.
+            prompt: they are of the prompt, not decoded.
+
+        Raises:
+            UsageError: an argument makes no sense, or a global pool is not given all layers of each
+                token in order. Nothing was changed then.
+        """
+        checked = checked_logits(logits, "tokens, experts", 2)
+        if checked.shape[1] != self.experts:
+            raise UsageError(
+                f"they are of {checked.shape[1]} experts",
+                setting="logits",
+                remedy=f"Give those of {self.experts}",
+            )
+        return Routed(*self._native.route(whole("layer", layer, least=0), checked, bool(prompt)))
+
+    def reset(self) -> None:
+        """Begin the next sequence: cache and method are as at first. The totals go on."""
+        self._native.reset()
+
+    def totals(self) -> RunTotals:
+        """What was counted so far."""
+        return RunTotals(**self._native.totals())
