@@ -1,0 +1,48 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Routings as they are written: several in one text, and what a text says of itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from moe_mobile.errors import UsageError
+
+__all__ = ["is_lossy", "lossy_mark", "split_routings"]
+
+# A comma between two routings; others belong to what is written before them, as in ",J=2".
+_BETWEEN = re.compile(r",(?!\s*[A-Za-z]+\s*=)")
+
+
+def split_routings(texts: Iterable[str]) -> list[str]:
+    """``exact,cache-prior:0.2,J=2`` are two routings; each is listed once.
+
+    What is written after a comma and has a ``=`` is an option of the routing before it. Whether
+    the routings make sense is not looked at.
+
+    Raises UsageError where there is nothing between two commas, and where nothing was given.
+    """
+    routings: dict[str, None] = {}
+    for text in texts:
+        for part in _BETWEEN.split(text):
+            if not part.strip():
+                raise UsageError(
+                    f"a routing is missing in {text!r}",
+                    setting="--routing",
+                    remedy="Write them like exact,cache-prior:0.2,J=2",
+                )
+            routings[part.strip()] = None
+    if not routings:
+        raise UsageError("there is no routing", setting="--routing", remedy="Give at least one")
+    return list(routings)
+
+
+def lossy_mark(resolved: str) -> str:
+    """What a reader has to know of a routing that :func:`is_lossy`."""
+    return f"lossy: routing {resolved} changes what the model computes"
+
+
+def is_lossy(resolved: str) -> bool:
+    """Whether a routing, as it came out, may change what the model computes."""
+    return re.fullmatch(r"exact(,[^+]*)?", resolved) is None
