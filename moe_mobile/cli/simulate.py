@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         "moe-mobile simulate demo.safetensors --routing exact --routing cache-prior:0.2,J=2",
         "moe-mobile simulate olmoe.safetensors --bundle olmoe --capacity 25%,50% --flash ufs4.0",
         "moe-mobile simulate chat.st code.st --expert-bytes 2.65MiB --flash 1200 --csv grid.csv",
+        "moe-mobile simulate chat.st --save-profile used.json",
+        "moe-mobile simulate code.st --initial-cache used.json",
     )
 )
 @click.argument(
@@ -66,6 +68,21 @@ if TYPE_CHECKING:
     show_default=True,
     help="A cache for each layer, or one of the same size for all together.",
 )
+@click.option(
+    "--initial-cache",
+    default="cold",
+    show_default=True,
+    metavar="cold|prompt|FILE",
+    help="What is cached when a sequence's decoding begins: nothing, what its prompt left, or the "
+    "experts of a profile.",
+)
+@click.option(
+    "--save-profile",
+    type=click.Path(path_type=pathlib.Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the experts of each layer by their use, for --initial-cache; a file that is there "
+    "is replaced.",
+)
 @click.option("--expert-bytes", type=_SIZE, metavar="SIZE", help="What a load reads.")
 @click.option(
     "--bundle", type=BUNDLE, help="Take that from this bundle's manifest; it must be the model's."
@@ -96,6 +113,8 @@ def command(
     routings: tuple[str, ...],
     eviction: str,
     pool: str,
+    initial_cache: str,
+    save_profile: pathlib.Path | None,
     expert_bytes: int | None,
     bundle: pathlib.Path | None,
     flash: tuple[str, ...],
@@ -105,8 +124,9 @@ def command(
 ) -> None:
     """Replay traces through routing and expert caches: what hits, what is read, for how long.
 
-    TRACE is what `moe-mobile trace` wrote; several must be of one model, and are added up. Every
-    sequence starts with an empty cache and is decoded whole by the engine's own code.
+    TRACE is what `moe-mobile trace` wrote; several must be of one model, and are added up. What it
+    marks as a prompt is routed exactly and not counted. The rest of every sequence is decoded by
+    the engine's own code, from the initial cache.
 
     Predicted milliseconds are bytes / bandwidth: I/O alone, without requests' latency, computing or
     what overlaps with it. They are a lower bound of the time that reading takes, and no time per
@@ -126,12 +146,20 @@ def command(
             setting="--flash",
             remedy="Add --bundle BUNDLE or --expert-bytes SIZE",
         )
-    if csv_file is not None:
-        _check_csv(csv_file, traces)
+    for option, written in (("--csv", csv_file), ("--save-profile", save_profile)):
+        if written is not None:
+            _check_written(option, written, traces)
+    if csv_file is not None and csv_file == save_profile:
+        raise UsageError(
+            "both name the same file", setting="--csv, --save-profile", remedy="Name two files"
+        )
     # They import numpy: only now, so that --help and wrong options answer at once.
     from moe_mobile.routing.flash import PROFILES, parse_flash
+    from moe_mobile.routing.profile import count_uses, read_profile, write_profile
     from moe_mobile.routing.replay import parse_capacity, replay
+    from moe_mobile.routing.trace import read_trace
 
+    initial = initial_cache if initial_cache in ("cold", "prompt") else read_profile(initial_cache)
     capacities = [parse_capacity(text) for text in capacity.split(",")]
     chips = tuple(dict.fromkeys(parse_flash(text) for text in flash)) or PROFILES
     check = None
@@ -148,12 +176,16 @@ def command(
             capacities,
             eviction=eviction,
             pool=pool,
+            initial_cache=initial,
             belady=belady,
             check=check,
             progress=progress,
         )
-    rows = [_facts(row, found.model, expert_bytes, chips) for row in found.rows]
+    rows = [_facts(row, found.model, initial_cache, expert_bytes, chips) for row in found.rows]
     notes = _notes(found)
+    if save_profile is not None:
+        profile = count_uses([functools.partial(read_trace, path) for path in traces])
+        write_profile(save_profile, profile)
     if csv_file is not None:
         write_output(csv_file, _csv(rows))
     if as_json:
@@ -184,14 +216,14 @@ def command(
         click.echo(f"note: {note}")
 
 
-def _check_csv(csv_file: pathlib.Path, traces: tuple[pathlib.Path, ...]) -> None:
+def _check_written(option: str, file: pathlib.Path, traces: tuple[pathlib.Path, ...]) -> None:
     for path in traces:
         with contextlib.suppress(OSError):  # what is not there is not lost
-            if os.path.samefile(path, csv_file):
+            if os.path.samefile(path, file):
                 raise UsageError(
-                    "is one of the traces, which the rows would replace",
-                    file=csv_file,
-                    remedy="Name another file with --csv",
+                    f"is one of the traces, which {option} would replace",
+                    file=file,
+                    remedy=f"Name another file with {option}",
                 )
 
 
@@ -207,7 +239,11 @@ def _check_bundle(bundle: pathlib.Path, manifest: Manifest, model: Model) -> Non
 
 
 def _facts(
-    row: Row, model: Model, expert_bytes: int | None, chips: tuple[Flash, ...]
+    row: Row,
+    model: Model,
+    initial_cache: str,
+    expert_bytes: int | None,
+    chips: tuple[Flash, ...],
 ) -> dict[str, Any]:
     """A row for scripts."""
     bytes = None if expert_bytes is None else row.loads_per_token * expert_bytes
@@ -217,6 +253,7 @@ def _facts(
         "lossy": row.lossy,
         "eviction": row.eviction,
         "pool": row.pool,
+        "initial_cache": initial_cache,
         "capacity": row.capacity,
         "capacity_share": row.capacity / model.experts,
         "tokens": row.tokens,
@@ -241,10 +278,6 @@ def _notes(found: Replay) -> list[str]:
     model = found.model
     layers = len(model.layers)
     notes = list(dict.fromkeys(row.note for row in found.rows if row.note))
-    if found.prompt_tokens:
-        notes.append(
-            f"{found.prompt_tokens} tokens are marked as a prompt, and were decoded like the rest."
-        )
     if layers > 1:
         cycle, never, every = model.token_cycle, model.never_hits, layers * model.experts
         notes.append(
@@ -285,10 +318,13 @@ def _text(found: Replay, rows: list[dict[str, Any]], chips: tuple[Flash, ...]) -
         if chips:
             waits = row["flash_ms_per_token"].values()
             cells[-1] += [size(round(row["bytes_per_token"])), *(f"{ms:.3f}" for ms in waits)]
+    tokens = f"{found.tokens} tokens"
+    if found.prompt_tokens:
+        tokens += f", {found.prompt_tokens} of them prompts,"
     return (
         f"{model.name}: {len(model.layers)} MoE layers, the best {model.top_k} of {model.experts} "
-        f"experts; {found.tokens} tokens in {found.sequences} sequence{several}, each from an "
-        f"empty cache; pool: {rows[0]['pool']}\n\n{table(header, cells, left=3)}\n"
+        f"experts; {tokens} in {found.sequences} sequence{several}; initial cache: "
+        f"{rows[0]['initial_cache']}; pool: {rows[0]['pool']}\n\n{table(header, cells, left=3)}\n"
     )
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from moe_mobile.errors import BudgetError, UsageError
+from moe_mobile.routing.arguments import InitialCache
+from moe_mobile.routing.profile import CacheProfile
 from moe_mobile.routing.simulation import Simulation, simulate
 from moe_mobile.routing.trace import Trace, read_trace
 
@@ -75,13 +77,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Row:
-    """The totals of one routing with one cache over all sequences, each from an empty cache.
+    """The totals of one routing with one cache over all that the sequences decode.
 
     Attributes:
         routing: as it came out, with ``auto`` and ``J`` settled; ``requested`` is what was given.
         note: why the method is off, else "".
         eviction, pool, capacity: of the cache; ``capacity`` in experts per layer.
-        tokens, layers, top_k: of the traces. Each token uses layers x top_k slots.
+        layers, top_k: of the traces. Each token uses layers x top_k slots.
+        tokens: that were decoded.
         hits, misses, loads, changed, evictions: as in :class:`Simulation`.
         lifetime_tokens: tokens from load to eviction, summed over all evictions.
     """
@@ -107,7 +110,7 @@ class Row:
         lifetime = (result.mean_lifetime or 0.0) * result.evictions
         return dataclasses.replace(
             self,
-            tokens=self.tokens + len(result.selected),
+            tokens=self.tokens + result.decoded_tokens,
             hits=self.hits + result.hits,
             misses=self.misses + result.misses,
             loads=self.loads + result.loads,
@@ -151,7 +154,7 @@ class Replay:
         model: of the traces.
         sequences: their number in all traces.
         tokens: in all of them.
-        prompt_tokens: those of them that the traces mark as a prompt. They were decoded too.
+        prompt_tokens: those of them that the traces mark as a prompt; the rest was decoded.
         rows: capacity by capacity, in each the routings in the order given, Belady last.
     """
 
@@ -169,6 +172,7 @@ def replay(
     *,
     eviction: str = "lru",
     pool: str = "layer",
+    initial_cache: str | CacheProfile = "cold",
     belady: bool = False,
     check: Callable[[Model], object] | None = None,
     progress: Progress | None = None,
@@ -182,16 +186,20 @@ def replay(
         paths: files that ``moe-mobile trace`` wrote, of one model.
         routings, eviction, pool: as :func:`simulate` takes them.
         capacities: per layer; a global pool holds as many times the layers.
+        initial_cache: what is cached when a sequence's decoding begins, after the tokens that the
+            trace marks as a prompt: ``cold``, ``prompt`` or a profile.
         belady: add exact routing with Belady's eviction, the bound of all caches that route
             exactly, for each capacity.
         check: sees the model before the work, and may raise.
 
     Raises:
-        UsageError: a setting or trace is wrong, or the traces are of different models.
+        UsageError: a setting or trace is wrong, the traces are of different models, or decode
+            nothing.
         BudgetError: a capacity holds less than one token uses of a layer.
         UnsupportedError, IoError: as :func:`read_trace`.
     """
     model: Model | None = None
+    initial: InitialCache = "cold"
     sequences = tokens = prompt = 0
     rows: list[Row] = []
     for path in paths:
@@ -202,7 +210,8 @@ def replay(
                 check(model)
             wanted = [(routing, eviction) for routing in routings]
             wanted += [("exact", "belady")] * belady
-            rows = _empty_rows(trace, model, dict.fromkeys(wanted), capacities, pool)
+            initial = _initial(initial_cache, model)
+            rows = _empty_rows(trace, model, dict.fromkeys(wanted), capacities, pool, initial)
         elif _model(trace) != model:
             raise UsageError(
                 f"is of another model than {os.fspath(paths[0])}, or routed otherwise",
@@ -214,6 +223,12 @@ def replay(
         prompt += sum(min(length, trace.prompt_tokens) for length in trace.sequences)
     if model is None:
         raise UsageError("there are no traces", setting="TRACE", remedy="Name at least one")
+    if prompt == tokens:
+        raise UsageError(
+            f"all {tokens} tokens are marked as a prompt, so that nothing is decoded",
+            file=paths[0],
+            remedy="Record a trace of longer sequences, or of fewer prompt tokens",
+        )
     done, total = 0, tokens * len(rows)
     for path in paths:
         trace = read_trace(path)
@@ -221,9 +236,11 @@ def replay(
             for span in trace.spans():
                 if progress is not None:
                     progress("replaying", done, total, "tokens")
-                row = rows[i]
-                rows[i] = row.plus(_simulate(trace, span, row, row.requested))
-                done += span.stop - span.start
+                row, length = rows[i], span.stop - span.start
+                if length > trace.prompt_tokens:
+                    result = _simulate(trace, span, row, initial, trace.prompt_tokens)
+                    rows[i] = row.plus(result)
+                done += length
     return Replay(model, sequences, tokens, prompt, tuple(rows))
 
 
@@ -232,14 +249,23 @@ def _model(trace: Trace) -> Model:
     return Model(trace.model, trace.layers, experts, trace.top_k, trace.scoring)
 
 
-def _simulate(trace: Trace, span: slice, row: Row, routing: str) -> Simulation:
+def _initial(cache: str | CacheProfile, model: Model) -> InitialCache:
+    return cache if isinstance(cache, str) else cache.of(model.layers, model.experts)
+
+
+def _simulate(
+    trace: Trace, span: slice, row: Row, initial: InitialCache, prompt_tokens: int
+) -> Simulation:
     return simulate(
         trace.router_logits[span],
         trace.top_k,
         row.capacity,
-        routing,
+        row.requested,
         row.eviction,
         pool=row.pool,
+        prompt_tokens=prompt_tokens,
+        initial_cache=initial,
+        layers=trace.layers,
         scoring=trace.scoring,
     )
 
@@ -250,6 +276,7 @@ def _empty_rows(
     wanted: dict[tuple[str, str], None],
     capacities: Sequence[Capacity],
     pool: str,
+    initial: InitialCache,
 ) -> list[Row]:
     """The rows to fill; one token goes through each, which finds wrong settings at once."""
     sizes = {_checked_size(capacity, model): None for capacity in capacities}
@@ -257,7 +284,7 @@ def _empty_rows(
     for size in sizes:
         for routing, eviction in wanted:
             row = Row("", routing, "", eviction, pool, size, len(model.layers), model.top_k)
-            first = _simulate(trace, slice(0, 1), row, routing)
+            first = _simulate(trace, slice(0, 1), row, initial, 0)
             rows.append(dataclasses.replace(row, routing=first.routing, note=first.note))
     return rows
 

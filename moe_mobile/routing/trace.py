@@ -41,11 +41,11 @@ _MEMBERS = (
     "renormalize", "scoring", "sequences", "prompt_tokens",
 )  # fmt: skip
 
+MAX_LAYERS = 4096
+MAX_EXPERTS = 65536
+MAX_TEXT = 200
 _MAX_TOKENS = 2**24
-_MAX_LAYERS = 4096
-_MAX_EXPERTS = 65536
 _MAX_SEQUENCES = 65536
-_MAX_TEXT = 200
 _MAX_HEADER = 1 << 20
 _MAX_FILE = 16 << 30
 _REMEDY = "Name a file that `moe-mobile trace` wrote, or record it again"
@@ -90,7 +90,7 @@ class Trace:
         _require(logits.dtype == np.float32, f"router_logits are {logits.dtype}, not float32")
         _require(ids.dtype == np.uint32, f"token_ids are {ids.dtype}, not uint32")
         shape = logits.shape
-        limits = (_MAX_TOKENS, _MAX_LAYERS, _MAX_EXPERTS)
+        limits = (_MAX_TOKENS, MAX_LAYERS, MAX_EXPERTS)
         fits = len(shape) == 3 and all(0 < n <= most for n, most in zip(shape, limits, strict=True))
         _require(fits, f"router_logits have the shape {list(shape)}: no tokens, layers and experts")
         tokens, layers, experts = shape
@@ -188,7 +188,7 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
             types = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
             if types != {"router_logits": "F32", "token_ids": "U32"}:
                 listed = ", ".join(f"{name} ({kind})" for name, kind in sorted(types.items()))
-                raise _broken(f"holds the tensors {listed or 'none'}"[:_MAX_TEXT], file)
+                raise _broken(f"holds the tensors {listed or 'none'}"[:MAX_TEXT], file)
             tensors: dict[str, Any] = {name: opened.get_tensor(name) for name in types}
         return Trace(**tensors, **members)
     except SafetensorError as error:
@@ -236,11 +236,11 @@ def _members(root: JsonField, file: str) -> dict[str, Any]:
     root.expect_members(_MEMBERS)
     texts = ("created_by", "model", "source_id", "precision")
     return {
-        **{name: root[name].text(_MAX_TEXT) for name in texts},
+        **{name: root[name].text(MAX_TEXT) for name in texts},
         "source": root["source"].one_of(SOURCES),
         "scoring": root["scoring"].one_of(_SCORINGS, UnsupportedError),
-        "layers": tuple(item.integer(0, _MAX_LAYERS - 1) for item in root["layers"].items()),
-        "top_k": root["top_k"].integer(1, _MAX_EXPERTS),
+        "layers": tuple(item.integer(0, MAX_LAYERS - 1) for item in root["layers"].items()),
+        "top_k": root["top_k"].integer(1, MAX_EXPERTS),
         "renormalize": root["renormalize"].boolean(),
         "sequences": tuple(item.integer(1, _MAX_TOKENS) for item in root["sequences"].items()),
         "prompt_tokens": root["prompt_tokens"].integer(0, _MAX_TOKENS),

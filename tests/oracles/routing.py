@@ -169,6 +169,10 @@ class Setup:
     drop_cold: float = 0.0
     eviction: Any = "lru"
     one_pool: bool = False
+    numbers: tuple[int, ...] = ()  # of the layers in the model; (): 0, 1, 2 ...
+    sequences: tuple[int, ...] = ()  # tokens of each; (): all are one
+    prompt_tokens: int = 0  # of each sequence
+    initial: Any = "cold"  # "cold", "prompt", or experts per layer, most used first
 
 
 @dataclass
@@ -182,47 +186,83 @@ class Replay:
 
 
 def replay(logits: NDArray[np.float32], setup: Setup) -> Replay:
-    """Decode every token of [tokens, layers, experts], from empty caches."""
+    """Every token of [tokens, layers, experts]; counts are of decoding only."""
     tokens, layers, _ = logits.shape
     shape = (tokens, layers, setup.top_k)
     out = Replay(np.zeros(shape, np.int32), np.zeros(shape, bool), np.zeros(shape, bool))
-    scores = [[setup.router.scores(row, layer) for layer, row in enumerate(t)] for t in logits]
-    exact = [[of_layer.order[: setup.top_k] for of_layer in token] for token in scores]
+    begin = 0
+    for length in setup.sequences or (tokens,):
+        part = slice(begin, begin + length)
+        _replay_sequence(logits[part], setup, out, begin)
+        begin += length
+    return out
+
+
+def _initial_pools(setup: Setup, layers: int) -> list[Pool]:
+    """Per layer; the same one where there is one for all."""
     if setup.one_pool:
         pools = [Pool(setup.capacity * layers, setup.eviction)] * layers
     else:
         pools = [Pool(setup.capacity, setup.eviction) for _ in range(layers)]
+    if isinstance(setup.initial, str):
+        return pools
+    # The best of every layer before the second best of any, as many as fit; the best used last.
+    wanted: dict[int, list[Any]] = {}
+    for rank in range(max(len(experts) for experts in setup.initial)):
+        for layer, experts in enumerate(setup.initial):
+            fits = wanted.setdefault(id(pools[layer]), [])
+            if rank < len(experts) and len(fits) < pools[layer].capacity:
+                fits.append((layer, experts[rank]))
+    for pool in {id(pool): pool for pool in pools}.values():
+        for key in reversed(wanted.get(id(pool), [])):
+            pool.access([key])
+    return pools
+
+
+def _replay_sequence(logits: NDArray[np.float32], setup: Setup, out: Replay, begin: int) -> None:
+    tokens, layers, _ = logits.shape
+    numbers = setup.numbers or tuple(range(layers))
+    scores = [[setup.router.scores(row, layer) for layer, row in enumerate(t)] for t in logits]
+    exact = [[of_layer.order[: setup.top_k] for of_layer in token] for token in scores]
+    pools = _initial_pools(setup, layers)
     ranges: list[list[float]] = [[] for _ in range(layers)]
-    loaded_at: dict[Any, int] = {}
+    decoding = min(setup.prompt_tokens, tokens)
+    loaded_at: dict[Any, int] = {key: decoding for pool in pools for key in pool.by_use}
     for token in range(tokens):
+        prompt = token < decoding
         for layer in range(layers):
             here, pool = scores[token][layer], pools[layer]
             cached = {expert for at, expert in pool.by_use if at == layer}
             ranges[layer].append(max(here.z.values()) - min(here.z.values()))
             ranked = exact[token][layer]
             dropped = [False] * setup.top_k
-            if layer >= setup.first:
+            if numbers[layer] >= setup.first and not prompt:
                 chosen = _choose(here, cached, setup, ranges[layer])
                 ranked = [expert for expert in here.order if expert in chosen]
                 if setup.drop_cold > 0:
                     dropped = cold_experts(
                         here, ranked, cached, setup.drop_cold, setup.router.sigmoid
                     )
-            out.selected[token, layer] = ranked
-            out.missed[token, layer] = [expert not in cached for expert in ranked]
-            out.dropped[token, layer] = dropped
-            out.changed += len(set(ranked) - set(exact[token][layer]))
+            at = begin + token
+            out.selected[at, layer] = ranked
+            out.missed[at, layer] = [expert not in cached for expert in ranked]
+            out.dropped[at, layer] = dropped
+            if prompt and setup.initial != "prompt":
+                continue
             kept = [(layer, e) for e, gone in zip(ranked, dropped, strict=True) if not gone]
             if setup.eviction == "belady":
-                for key in kept:
-                    pool.next_use[key] = _next_use(exact, key, token, layers)
+                for key in {*kept, *pool.by_use}:
+                    after = token + (key[0] <= layer)  # what the prompt uses is not missed
+                    pool.next_use[key] = _next_use(exact, key, max(after, decoding), layers)
             for key in kept:
                 if key not in pool.by_use:
                     loaded_at[key] = token
-            for key in pool.access(kept):
-                out.lifetimes.append(token - loaded_at[key])
+            evicted = pool.access(kept)
             out.most_cached = max(out.most_cached, len(pool.by_use))
-    return out
+            if prompt:
+                continue
+            out.changed += len(set(ranked) - set(exact[token][layer]))
+            out.lifetimes += [token - loaded_at[key] for key in evicted]
 
 
 def _choose(scores: Scores, cached: set[int], setup: Setup, ranges: list[float]) -> set[int]:
@@ -238,9 +278,10 @@ def _choose(scores: Scores, cached: set[int], setup: Setup, ranges: list[float])
     return set(scores.order[:top_k])
 
 
-def _next_use(exact: list[list[list[int]]], key: tuple[int, int], token: int, layers: int) -> float:
+def _next_use(exact: list[list[list[int]]], key: tuple[int, int], begin: int, layers: int) -> float:
+    """When exact routing uses an expert next, in the token ``begin`` or later."""
     layer, expert = key
-    for later in range(token + 1, len(exact)):
+    for later in range(begin, len(exact)):
         if expert in exact[later][layer]:
             return later * layers + layer
     return NEVER

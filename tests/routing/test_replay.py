@@ -20,6 +20,7 @@ from moe_mobile.cli import cli
 from moe_mobile.cli.simulate import command
 from moe_mobile.errors import BudgetError, MoeMobileError, UsageError
 from moe_mobile.routing.flash import PROFILES, parse_flash
+from moe_mobile.routing.profile import CacheProfile, read_profile
 from moe_mobile.routing.replay import Capacity, Model, Row, parse_capacity, replay
 from moe_mobile.routing.trace import Trace, write_trace
 from tests.bundle.samples import write_sample
@@ -91,14 +92,46 @@ def test_hits_loads_and_lifetimes_worked_out_by_hand(two_sequences: Path) -> Non
 
 
 def test_traces_of_one_model_are_added_up(two_sequences: Path, tmp_path: Path) -> None:
-    single = write(tmp_path / "one", choosing([[0, 1], [1, 0]], 4), 2, prompt_tokens=9)
+    single = write(tmp_path / "one", choosing([[0, 1], [1, 0]], 4), 2)
     found = replay([two_sequences, single], ["exact"], capacities("3"))
-    assert (found.sequences, found.tokens, found.prompt_tokens) == (3, 7, 2)
+    assert (found.sequences, found.tokens, found.prompt_tokens) == (3, 7, 0)
     assert totals(found.rows[0]) == (3, 4 + 2, 6 + 2, 6 + 2, 1, 3)
     other = write(tmp_path / "other", choosing([[0]], 4), 1)
     with pytest.raises(UsageError, match="another model") as caught:
         replay([two_sequences, other], ["exact"], capacities("3"))
     assert caught.value.file == str(other)
+
+
+def test_a_prompt_is_not_counted(tmp_path: Path) -> None:
+    logits = choosing([[0, 1], [0, 2], [0, 1], [3, 2], [1, 3]], 4)
+    trace = write(tmp_path / "prompts", logits, 2, sequences=(2, 3), prompt_tokens=2)
+    found = replay([trace], ["exact"], capacities("3"))
+    assert (found.tokens, found.prompt_tokens) == (5, 4)
+    # All that is decoded is [1, 3], after the prompt [0, 1], [3, 2].
+    assert [row.tokens for row in found.rows] == [1]
+    assert totals(found.rows[0]) == (3, 0, 2, 2, 0, 0)
+    (warm,) = replay([trace], ["exact"], capacities("3"), initial_cache="prompt").rows
+    assert totals(warm)[1:4] == (1, 1, 1)  # of 0 and 1, the prompt's second token pushed out 1
+    profile = CacheProfile("tiny", 4, {0: (1, 2, 3, 0)})
+    (known,) = replay([trace], ["exact"], capacities("3"), initial_cache=profile).rows
+    assert (known.hits, known.misses) == (2, 0)
+    other = CacheProfile("tiny", 4, {1: (1, 2)})
+    with pytest.raises(UsageError, match="the profile is of tiny") as caught:
+        replay([trace], ["exact"], capacities("3"), initial_cache=other)
+    assert caught.value.setting == "initial_cache"
+    all_prompt = write(tmp_path / "all", logits, 2, prompt_tokens=5)
+    with pytest.raises(UsageError, match="nothing is decoded"):
+        replay([all_prompt], ["exact"], capacities("3"))
+    both = replay([all_prompt, trace], ["exact"], capacities("3"))
+    assert (both.prompt_tokens, both.rows[0].tokens) == (9, 1)
+
+
+def test_first_counts_the_layers_of_the_model(tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).standard_normal((50, 2, 8), dtype=np.float32)
+    trace = write(tmp_path / "dense", logits, 2, layers=(3, 7))
+    routings = [f"cache-prior:1,first={n}" for n in (2, 3, 4, 7, 8)]
+    changed = [row.changed for row in replay([trace], routings, capacities("4")).rows]
+    assert changed[0] == changed[1] > changed[2] == changed[3] > changed[4] == 0
 
 
 def test_belady_hits_where_lru_never_does(tmp_path: Path) -> None:
@@ -205,7 +238,7 @@ def test_the_table(near_choice: Path, tmp_path: Path) -> None:
     assert lines[2].split()[-4:] == ["ms", "ufs3.1", "ms", "ufs4.0"]
     assert any("I/O time alone" in line and "1.0 MiB" in line for line in lines)
     assert any("uses 8 of 32 experts (25.0 %)" in x and "up to 6 (18.8 %)" in x for x in lines)
-    assert any("1 tokens are marked as a prompt" in line for line in lines)
+    assert "; 3 tokens, 1 of them prompts, in 1 sequence; initial cache: cold;" in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -236,9 +269,23 @@ def test_what_the_command_refuses(
     assert caught.value.remedy
 
 
+def test_a_profile_is_saved_and_used(near_choice: Path, tmp_path: Path) -> None:
+    used = tmp_path / "used.json"
+    arguments = ["simulate", near_choice, "--capacity", "2"]
+    cold = ok_json(*arguments, "--save-profile", used)
+    assert read_profile(used) == CacheProfile("tiny", 4, {0: (0, 1, 3, 2)})
+    warm = ok_json(*arguments, "--initial-cache", used)
+    told = [(row["initial_cache"], row["misses"]) for row in cold["rows"] + warm["rows"]]
+    assert told == [("cold", 3), (str(used), 1)]
+    assert "No such file" in failed(6, *arguments, "--initial-cache", "hot")["cause"]
+    error = failed(2, *arguments, "--save-profile", used, "--csv", used)
+    assert "same file" in error["cause"]
+
+
 def test_rows_never_replace_a_trace(near_choice: Path, tmp_path: Path) -> None:
-    error = failed(2, "simulate", near_choice, "--csv", near_choice)
-    assert "would replace" in error["cause"]
+    for option in ("--csv", "--save-profile"):
+        error = failed(2, "simulate", near_choice, option, near_choice)
+        assert f"which {option} would replace" in error["cause"]
     assert replay([near_choice], ["exact"], capacities("2")).tokens == 2
 
 

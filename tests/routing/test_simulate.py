@@ -49,7 +49,19 @@ def _random_router(rng: np.random.Generator, layers: int, experts: int) -> Route
     return RouterModel(sigmoid, bias, groups, int(rng.integers(1, groups + 1)))
 
 
-def _random_setup(rng: np.random.Generator, layers: int, experts: int) -> Setup:
+def _random_sequences(rng: np.random.Generator, tokens: int) -> tuple[int, ...]:
+    cuts = rng.choice(np.arange(1, tokens), int(rng.integers(0, min(3, tokens))), replace=False)
+    return tuple(np.diff([0, *sorted(cuts.tolist()), tokens]).tolist())
+
+
+def _random_profile(
+    rng: np.random.Generator, layers: int, experts: int
+) -> tuple[tuple[int, ...], ...]:
+    sizes = rng.integers(0, experts + 1, layers)
+    return tuple(tuple(rng.permutation(experts)[:size].tolist()) for size in sizes)
+
+
+def _random_setup(rng: np.random.Generator, tokens: int, layers: int, experts: int) -> Setup:
     router = _random_router(rng, layers, experts)
     eligible = experts // router.groups * router.top_groups
     top_k = eligible if rng.integers(8) == 0 else int(rng.integers(1, eligible + 1))
@@ -64,6 +76,8 @@ def _random_setup(rng: np.random.Generator, layers: int, experts: int) -> Setup:
     evictions: list[Any] = ["lru", ("lfu", 0.99), ("lfu", float(rng.choice([0, 0.1, 0.5, 1])))]
     if method == "exact" and drop_cold == 0:
         evictions.append("belady")
+    sequences = _random_sequences(rng, tokens)
+    initials = ["cold", "prompt", _random_profile(rng, layers, experts)]
     return Setup(
         top_k=top_k,
         capacity=int(rng.integers(top_k, experts + 1)),
@@ -71,10 +85,14 @@ def _random_setup(rng: np.random.Generator, layers: int, experts: int) -> Setup:
         method=method,
         value=value,
         guaranteed=int(rng.integers(0, top_k + 1)),
-        first=int(rng.integers(0, 2)),
+        first=int(rng.integers(0, 4)) if rng.integers(2) else 0,
         drop_cold=drop_cold,
         eviction=evictions[rng.integers(len(evictions))],
         one_pool=bool(rng.integers(2)),
+        numbers=tuple(sorted(rng.permutation(layers + 2)[:layers].tolist())),
+        sequences=sequences,
+        prompt_tokens=int(rng.integers(0, max(sequences))) if rng.integers(2) else 0,
+        initial=initials[rng.integers(3)],
     )
 
 
@@ -91,6 +109,10 @@ def _simulate(logits: Floats, setup: Setup) -> Simulation:
         routing,
         f"lfu:{setup.eviction[1]}" if lfu else setup.eviction,
         pool="global" if setup.one_pool else "layer",
+        sequences=setup.sequences or None,
+        prompt_tokens=setup.prompt_tokens,
+        initial_cache=setup.initial,
+        layers=setup.numbers or None,
         scoring="sigmoid" if setup.router.sigmoid else "softmax",
         bias=setup.router.bias,
         groups=setup.router.groups,
@@ -103,12 +125,14 @@ def test_decides_as_the_oracles_do(chunk: int) -> None:
     rng = np.random.default_rng(chunk)
     for _ in range(TRACES // CHUNKS):
         tokens, layers, experts = (int(rng.integers(1, most + 1)) for most in (10, 3, 9))
-        setup = _random_setup(rng, layers, experts)
+        setup = _random_setup(rng, tokens, layers, experts)
         logits = _random_logits(rng, (tokens, layers, experts))
         expected, got = replay(logits, setup), _simulate(logits, setup)
         np.testing.assert_array_equal(got.selected, expected.selected, str(setup))
         np.testing.assert_array_equal(got.missed, expected.missed, str(setup))
         np.testing.assert_array_equal(got.dropped, expected.dropped, str(setup))
+        decoded = sum(max(0, n - setup.prompt_tokens) for n in setup.sequences)
+        assert got.decoded_tokens == decoded
         assert got.changed == expected.changed
         assert got.evictions == len(expected.lifetimes)
         if expected.lifetimes:
@@ -220,11 +244,72 @@ def test_settings_that_change_nothing_equal_exact(
 @given(traces, st.data(), st.sampled_from(["layer", "global"]))
 def test_belady_never_misses_more(logits: Floats, data: st.DataObject, pool: str) -> None:
     top_k, capacity = _sizes(data, logits)
+    tokens, layers, experts = logits.shape
+    prompt = data.draw(st.integers(0, tokens - 1))
+    profile = [data.draw(st.permutations(range(experts)))] * layers
+    initial: Any = data.draw(st.sampled_from(["cold", "prompt", profile]))
     misses = {
-        eviction: simulate(logits, top_k, capacity, "exact", eviction, pool=pool).misses
+        eviction: simulate(
+            logits,
+            top_k,
+            capacity,
+            "exact",
+            eviction,
+            pool=pool,
+            prompt_tokens=prompt,
+            initial_cache=initial,
+        ).misses
         for eviction in ("belady", "lru", "lfu", "lfu:0.5")
     }
     assert misses["belady"] == min(misses.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(traces, st.data(), st.sampled_from(["layer", "global"]))
+def test_sequences_are_those_that_they_would_be_alone(
+    logits: Floats, data: st.DataObject, pool: str
+) -> None:
+    top_k, capacity = _sizes(data, logits)
+    cut = data.draw(st.integers(0, len(logits) - 1))
+    routing = data.draw(st.sampled_from(["cache-prior:0.3,J=0", "exact+drop-cold:1"]))
+    parts = [part for part in (logits[:cut], logits[cut:]) if len(part)]
+    got = simulate(logits, top_k, capacity, routing, pool=pool, sequences=[len(p) for p in parts])
+    alone = [simulate(part, top_k, capacity, routing, pool=pool) for part in parts]
+    np.testing.assert_array_equal(got.missed, np.concatenate([one.missed for one in alone]))
+    np.testing.assert_array_equal(got.selected, np.concatenate([one.selected for one in alone]))
+    for name in ("hits", "misses", "loads", "changed", "evictions", "decoded_tokens"):
+        assert getattr(got, name) == sum(getattr(one, name) for one in alone)
+
+
+@settings(max_examples=60, deadline=None)
+@given(traces, st.data(), st.sampled_from(["layer", "global"]))
+def test_what_a_prompt_leaves(logits: Floats, data: st.DataObject, pool: str) -> None:
+    top_k, capacity = _sizes(data, logits)
+    prompt = data.draw(st.integers(0, len(logits) - 1))
+    cache: dict[str, Any] = {"pool": pool, "prompt_tokens": prompt}
+    # Exact routing remembers nothing: the cache is all that a prompt can change.
+    whole = simulate(logits, top_k, capacity, "exact", pool=pool)
+    rest = simulate(logits[prompt:], top_k, capacity, "exact", pool=pool)
+    warm = simulate(logits, top_k, capacity, "exact", initial_cache="prompt", **cache)
+    cold = simulate(logits, top_k, capacity, "exact", **cache)
+    np.testing.assert_array_equal(warm.missed, whole.missed)
+    np.testing.assert_array_equal(cold.missed[prompt:], rest.missed)
+    assert (warm.misses, cold.misses) == (whole.missed[prompt:].sum(), rest.misses)
+    assert cold.missed[:prompt].all()
+    # A prompt is exact whatever the method.
+    lossy = simulate(logits, top_k, capacity, "cache-prior:2,J=0", initial_cache="prompt", **cache)
+    np.testing.assert_array_equal(lossy.selected[:prompt], whole.selected[:prompt])
+    np.testing.assert_array_equal(lossy.missed[:prompt], whole.missed[:prompt])
+
+
+def test_begins_with_the_first_of_a_profile() -> None:
+    logits = np.random.default_rng(5).standard_normal((40, 2, 8), dtype=np.float32)
+    order = np.array([[3, 1, 4, 0, 5, 2, 6, 7], [7, 6, 5, 4, 3, 2, 1, 0]])
+    for size in range(2, 9):
+        got = simulate(logits, 2, size, "exact", initial_cache=order.tolist())
+        first = [not set(got.selected[0, i]) - set(order[i, :size]) for i in range(2)]
+        assert (~got.missed[0].any(axis=1)).tolist() == first
+    assert got.misses == 0
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,184 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which experts a text uses most, in a file: what a cache may begin with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from moe_mobile.bundle.files import write_file
+from moe_mobile.bundle.json_field import (
+    MAX_INTEGER,
+    MAX_MANIFEST_BYTES,
+    JsonField,
+    parse_strict_json,
+)
+from moe_mobile.errors import (
+    BundleInvalidError,
+    IoError,
+    UnsupportedError,
+    UsageError,
+    read_error,
+    write_error,
+)
+from moe_mobile.routing.simulation import simulate
+from moe_mobile.routing.trace import MAX_EXPERTS, MAX_LAYERS, MAX_TEXT, Trace
+
+__all__ = ["CacheProfile", "count_uses", "read_profile", "write_profile"]
+
+_VERSION = 1
+_MARK = "moe_mobile_cache_profile"
+"""The member that says what the file is; its value is the version."""
+_REMEDY = "Name a file that `moe-mobile simulate --save-profile` wrote, or record it again"
+
+
+@dataclass(frozen=True)
+class CacheProfile:
+    """The experts of each layer in order of use.
+
+    Attributes:
+        model: its name.
+        experts: of each layer.
+        layers: by the model's number of the layer, ascending: distinct experts, the most used
+            first. A cache that has room for more begins with these all the same.
+
+    Raises UsageError where these contradict each other.
+    """
+
+    model: str
+    experts: int
+    layers: Mapping[int, Sequence[int]]
+
+    def __post_init__(self) -> None:
+        _require(0 < self.experts <= MAX_EXPERTS, f"{self.experts} experts are too few or too many")
+        numbers = list(self.layers)
+        _require(
+            numbers == sorted(numbers) and all(0 <= n < MAX_LAYERS for n in numbers),
+            "the layers are no ascending numbers",
+        )
+        _require(bool(numbers), "there are no layers")
+        for number, experts in self.layers.items():
+            known = all(0 <= expert < self.experts for expert in experts)
+            _require(known, f"layer {number} names an expert that is not there")
+            _require(len(set(experts)) == len(experts), f"layer {number} names an expert twice")
+            _require(bool(experts), f"layer {number} names no expert")
+
+    def of(self, layers: Sequence[int], experts: int) -> list[Sequence[int]]:
+        """As :func:`simulate` takes it. Raises UsageError if it is not of a model with these."""
+        if tuple(layers) != tuple(self.layers) or experts != self.experts:
+            raise UsageError(
+                f"the profile is of {self.model}, with {self.experts} experts in each of "
+                f"{len(self.layers)} layers",
+                setting="initial_cache",
+                remedy=f"Record one of this model, with {experts} in each of {len(layers)}",
+            )
+        return list(self.layers.values())
+
+
+def count_uses(traces: Sequence[Callable[[], Trace]]) -> CacheProfile:
+    """The profile of exact routing over all tokens of the traces, which are of one model.
+
+    All experts are named, unused ones at the end; equals in the order of their numbers. The traces
+    are made one after another, so that one at a time is in memory.
+    """
+    uses: np.ndarray[tuple[int, int], np.dtype[np.int64]] | None = None
+    for make in traces:
+        trace = make()
+        _, layers, experts = trace.router_logits.shape
+        if uses is None:
+            uses = np.zeros((layers, experts), np.int64)
+        for span in trace.spans():
+            logits = trace.router_logits[span]
+            chosen = simulate(logits, trace.top_k, experts, "exact", scoring=trace.scoring).selected
+            for layer in range(layers):
+                uses[layer] += np.bincount(chosen[:, layer].ravel(), minlength=experts)
+    if uses is None:
+        raise UsageError("there are no traces", setting="TRACE", remedy="Name at least one")
+    order = np.argsort(-uses, axis=1, kind="stable").tolist()
+    named = {number: tuple(of) for number, of in zip(trace.layers, order, strict=True)}
+    return CacheProfile(trace.model, experts, named)
+
+
+def write_profile(path: str | os.PathLike[str], profile: CacheProfile) -> int:
+    """Write a profile, whole or not at all: temporary name, fsync, rename. Returns its bytes.
+
+    Raises:
+        UsageError: there is something at ``path`` that is no regular file, or the model's name is
+            too long or not printable.
+        DiskFullError, ReadOnlyError, IoError: writing failed.
+    """
+    # A link stays, and its target is written.
+    target = Path(os.path.realpath(path))
+    try:
+        if target.exists() and not target.is_file():
+            raise UsageError("is no regular file", file=path, remedy="Name another one")
+    except OSError as error:
+        raise write_error(error, path) from error
+    layers = {str(number): [int(e) for e in of] for number, of in profile.layers.items()}
+    members = {_MARK: _VERSION, "model": profile.model, "experts": profile.experts}
+    data = (json.dumps({**members, "layers": layers}, ensure_ascii=False) + "\n").encode()
+    _parse(data, os.fspath(path))  # nothing is written that would not be read
+    return write_file(target, lambda file: file.write(data))[0]
+
+
+def read_profile(path: str | os.PathLike[str]) -> CacheProfile:
+    """Read a profile. The file may come from anywhere: everything in it is checked.
+
+    Raises:
+        UsageError: it is no profile, or a broken one.
+        UnsupportedError: a newer version of moe-mobile wrote it.
+        IoError: it cannot be read.
+    """
+    file = os.fspath(path)
+    try:
+        if not stat.S_ISREG(os.stat(file).st_mode):
+            raise IoError("is no regular file", file=file, remedy=_REMEDY)
+        with open(file, "rb") as opened:
+            data = opened.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise read_error(error, file) from error
+    return _parse(data, file)
+
+
+def _parse(data: bytes, file: str) -> CacheProfile:
+    try:
+        root = JsonField(parse_strict_json(data, file), "", file)
+        root.expect_object()
+        # The version first: a newer one may have other members.
+        if not root.has(_MARK):
+            root.fail(f"is no cache profile: it lacks the member {_MARK!r}")
+        version = root[_MARK].integer(0, MAX_INTEGER)
+        if version != _VERSION:
+            raise UnsupportedError(
+                f"the profile has version {version}, this build knows {_VERSION}",
+                file=file,
+                remedy="Record it again, or use the moe-mobile version that wrote it",
+            )
+        root.expect_members((_MARK, "model", "experts", "layers"))
+        model, experts = root["model"].text(MAX_TEXT), root["experts"].integer(1, MAX_EXPERTS)
+        layers = root["layers"]
+        layers.expect_object()
+        named = {}
+        for name in layers.value:
+            if re.fullmatch("0|[1-9][0-9]{0,4}", name) is None:
+                layers.fail(f"has the member {name[:20]!r}, which is no number of a layer")
+            items = layers[name].items()
+            named[int(name)] = tuple(item.integer(0, experts - 1) for item in items)
+        return CacheProfile(model, experts, dict(sorted(named.items())))
+    except BundleInvalidError as error:
+        raise UsageError(error.cause, file=file, remedy=_REMEDY) from error
+    except UsageError as error:
+        raise UsageError(error.cause, file=file, remedy=_REMEDY) from error
+
+
+def _require(condition: bool, cause: str) -> None:
+    if not condition:
+        raise UsageError(cause, remedy="Correct it")
