@@ -10,7 +10,7 @@ import math
 import operator
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,16 @@ class Engine:
         cache: memory for experts: ``"auto"``, ``"512MiB"`` or ``"50%"`` of all experts.
         residency: ``"slots"`` (experts stream into slots), ``"programs"`` (an ExecuTorch program is
             loaded per miss) or ``"resident"`` (all experts in memory; ``cache`` is not used).
-        routing: ``"exact"``.
+        routing: how experts are chosen: ``"exact"``, or a method that prefers experts in the cache,
+            such as ``"cache-prior:auto"``; docs/routing/README.md has them all.
+        pool: how the cache is divided: ``"global"``, ``"per-layer"``, or ``"auto"``: global for
+            exact routing, else per layer.
+        eviction: ``"lru"``, ``"lfu"`` or ``"lfu:DECAY"``.
+        initial_cache: what is cached when decoding begins: ``"warm"`` (what was left there),
+            ``"cold"`` (nothing), ``"prompt"`` (what the prompt leaves of an empty cache),
+            ``"profile"`` (what ``cache_profile`` says), or ``"auto"``: warm for exact routing,
+            which it does not change, else prompt, so that equal calls give equal tokens.
+        cache_profile: experts by layer, the best first.
         lanes: threads that read from flash, 1 to 16.
         threads: threads that compute; None: one per core.
         context: positions of the KV cache; None: the model's, at most 4096.
@@ -64,6 +73,10 @@ class Engine:
         threads: int | None = None,
         context: int | None = None,
         *,
+        pool: str = "auto",
+        eviction: str = "lru",
+        initial_cache: str = "auto",
+        cache_profile: Mapping[int, Sequence[int]] | None = None,
         packed_dir: str | os.PathLike[str] | None = None,
         allow_below_cycle: bool = False,
         progress: Progress | None = None,
@@ -75,6 +88,12 @@ class Engine:
             "cache": cache,
             "residency": residency,
             "routing": routing,
+            "pool": pool,
+            "eviction": eviction,
+            "initial_cache": initial_cache,
+            "cache_profile": None
+            if cache_profile is None
+            else {str(layer): list(experts) for layer, experts in cache_profile.items()},
             "lanes": _whole("lanes", lanes),
             # The engine takes 0 for its own choice, which is None here.
             "threads": None if threads is None else _whole("threads", threads, least=1),
@@ -175,7 +194,7 @@ class Engine:
         return info
 
     def reset(self) -> None:
-        """Forgets the conversation and the statistics. The expert cache stays warm."""
+        """Forgets the conversation and the statistics; of the cache what ``initial_cache`` says."""
         with self._use() as engine:
             engine.reset()
 

@@ -9,11 +9,12 @@ import hashlib
 import itertools
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from moe_mobile.bench.gate import Gate
 from moe_mobile.bench.results import BenchTest
+from moe_mobile.bench.router_trace import RouterTrace
 from moe_mobile.errors import UsageError
 
 __all__ = [
@@ -36,6 +37,10 @@ class Settings:
     cache: str = "50%"
     residency: str = "slots"
     routing: str = "exact"
+    pool: str = "auto"
+    eviction: str = "lru"
+    initial_cache: str = "warm"
+    cache_profile: Mapping[int, Sequence[int]] | None = None
     lanes: int = 2
     threads: int | None = None
     context: int | None = None
@@ -57,6 +62,7 @@ class Protocol:
         seed: of the random tokens; repetition r of every row has those of ``seed + r``.
         gate: what must be cool before each repetition; None: no gate.
         interleave: one repetition of each row, then the next of each in reverse order, and so on.
+        router_trace: stands for what the routers say; None: their own.
     """
 
     repetitions: int = 5
@@ -64,6 +70,7 @@ class Protocol:
     seed: int = 0
     gate: Gate | None = None
     interleave: bool = False
+    router_trace: RouterTrace | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +83,8 @@ class BundleFacts:
     num_parameters: int
     max_batch: int
     context_length: int
+    moe_layers: int
+    num_experts: int
     backend: str
     bundle_hash: str
 
@@ -96,6 +105,8 @@ def bundle_facts(bundle: pathlib.Path) -> BundleFacts:
         num_parameters=model["num_parameters"],
         max_batch=facts["max_batch"],
         context_length=model["context_length"],
+        moe_layers=facts["moe"]["layers"],
+        num_experts=facts["moe"]["num_experts"],
         backend=facts["delegate"]["name"].upper(),
         bundle_hash=facts["hash"],
     )
@@ -105,16 +116,19 @@ def grid(
     tests: Sequence[BenchTest],
     base: Settings,
     *,
+    routings: Sequence[str],
     caches: Sequence[str],
     residencies: Sequence[str],
     lanes: Sequence[int],
     threads: Sequence[int | None],
 ) -> list[Row]:
     """Every combination, tests innermost, in the order the user gave them."""
-    combinations = itertools.product(residencies, caches, lanes, threads)
+    combinations = itertools.product(residencies, caches, routings, lanes, threads)
     settings = [
-        dataclasses.replace(base, residency=residency, cache=cache, lanes=lane, threads=thread)
-        for residency, cache, lane, thread in combinations
+        dataclasses.replace(
+            base, residency=residency, cache=cache, routing=routing, lanes=lane, threads=thread
+        )
+        for residency, cache, routing, lane, thread in combinations
     ]
     return [(test, setting) for setting in settings for test in tests]
 

@@ -243,7 +243,7 @@ class _Opened:
             self._load_end_ms = _now_ms()
             if self._protocol.warmup:
                 self._counter.progress("bench", self._counter.done, self._counter.total, "warm-up")
-                self._bench(self._protocol.seed + self._protocol.repetitions)
+                self._bench(self._protocol.repetitions)
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             raise
@@ -275,7 +275,7 @@ class _Opened:
         start_ms = _now_ms()
         samples: list[Json] = []
         try:
-            sample = self._bench(self._protocol.seed + number)
+            sample = self._bench(number)
             end_ms = _now_ms()
         finally:
             samples = sampler.stop(began)
@@ -307,14 +307,19 @@ class _Opened:
         self._counter.step(self._test.name)
         return _Repetition(self._info, sample, run)
 
-    def _bench(self, seed: int) -> Json:
+    def _bench(self, number: int) -> Json:
+        trace = self._protocol.router_trace
+        replayed: Json = {}
+        if trace is not None:
+            replayed["router_logits"] = trace.request(number, self._test.positions)
         (sample,) = self._runner.request(
             "bench",
             n_prompt=self._test.n_prompt,
             n_gen=self._test.n_gen,
             repetitions=1,
             warmup=False,
-            seed=seed % _SEEDS,
+            seed=(self._protocol.seed + number) % _SEEDS,
+            **replayed,
         )["samples"]
         assert isinstance(sample, dict)
         return sample
@@ -350,6 +355,7 @@ def _result(
             "executorch_version": str(info["executorch"]),
             "bundle_hash": info["bundle_hash"],
             "config": info["settings"],
+            "routing": info["routing"],
             "plan": info["plan"],
             "direct_io": bool(info["direct_io"]),
             "fallbacks": list(info["fallbacks"]),
@@ -368,6 +374,7 @@ def _regime(protocol: driver.Protocol) -> Json:
         warmup=protocol.warmup,
         gate=None if protocol.gate is None else protocol.gate.as_dict(),
         seed=protocol.seed,
+        router_trace=None if protocol.router_trace is None else protocol.router_trace.facts,
     )
 
 

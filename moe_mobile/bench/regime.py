@@ -25,6 +25,7 @@ _MEMBERS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("regime", "gate", "limit_c"), "thermal gate (°C)"),
     (("regime", "gate", "timeout_s"), "time-out of the gate (s)"),
     (("regime", "seed"), "seed of the tokens"),
+    (("regime", "router_trace", "sha256"), "replayed router logits"),
     (("regime", "charging"), "charging"),
     (("affinity", "policy"), "choice of cores"),
     (("device", "virtual"), "virtual phone"),
@@ -33,7 +34,12 @@ _MEMBERS: tuple[tuple[tuple[str, ...], str], ...] = (
 
 
 def regime(
-    *, interleaved: bool, warmup: bool, gate: Mapping[str, Any] | None, seed: int
+    *,
+    interleaved: bool,
+    warmup: bool,
+    gate: Mapping[str, Any] | None,
+    seed: int,
+    router_trace: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The member ``regime`` of a row, as far as it is known before measuring."""
     return {
@@ -41,6 +47,7 @@ def regime(
         "warmup": warmup,
         "gate": None if gate is None else dict(gate),
         "seed": seed,
+        "router_trace": None if router_trace is None else dict(router_trace),
     }
 
 
@@ -61,10 +68,10 @@ def incomparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def _find(row: Mapping[str, Any], path: Sequence[str]) -> Any:
-    """The member; "off" below a gate that is null, as it is recorded."""
+    """The member; "off" below a gate or trace that is null, as it is recorded."""
     value: Any = row
     for name in path:
-        if value is None and name in ("limit_c", "timeout_s"):
+        if value is None and name in ("limit_c", "timeout_s", "sha256"):
             return "off"
         if not isinstance(value, Mapping) or name not in value:
             return _NOT_RECORDED

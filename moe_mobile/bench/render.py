@@ -115,7 +115,7 @@ class Markdown(Renderer):
         ]
         optional: list[_Column] = [
             ("residency", 9, lambda r: str(r.config["residency"])),
-            ("routing", 8, lambda r: str(r.config["routing"])),
+            ("routing", 8, lambda r: str(r.routing["resolved"]) + " (lossy)" * r.routing["lossy"]),
             ("lanes", 5, lambda r: str(r.config["lanes"])),
         ]
         if phones > 1:

@@ -14,6 +14,7 @@ from typing import Any
 
 from moe_mobile.bench.regime import agreed_charging
 from moe_mobile.bench.statistics import mean, percentile, sample_stddev
+from moe_mobile.routing.texts import lossy_mark
 
 __all__ = ["SCHEMA_VERSION", "BenchResult", "BenchTest", "Rates", "phase_rates", "summarize"]
 
@@ -80,6 +81,7 @@ class BenchResult:
     executorch_version: str
     bundle_hash: str
     config: Json
+    routing: Json
     plan: Json
     direct_io: bool
     fallbacks: list[str]
@@ -93,6 +95,8 @@ class BenchResult:
     itl_p95_ms: float | None
     itl_p99_ms: float | None
     hit_rate: float | None
+    changed_share: float | None
+    dropped_share: float | None
     mib_read_per_token: float
     mib_wasted_per_token: float
     wait_share: float
@@ -142,6 +146,8 @@ class Rates:
     tokens: int
     total_ns: int
     hit_rate: float | None
+    changed_share: float | None
+    dropped_share: float | None
     mib_read_per_token: float
     mib_wasted_per_token: float
     wait_share: float
@@ -150,17 +156,23 @@ class Rates:
 def phase_rates(tokens: Iterable[Mapping[str, Any]], phase: str) -> Rates:
     """Rates over the engine's per-token entries of a phase, "prefill" or "decode".
 
-    The hit rate is None where no expert was used; the others are 0 without tokens.
+    Shares are of the experts selected, and None where none was; the others are 0 without tokens.
     """
     parts = [token for token in tokens if token["phase"] == phase]
     count = sum(int(part.get("count", 1)) for part in parts)
-    uses = sum(part["hits"] + part["misses"] for part in parts)
+    slots = sum(part["hits"] + part["misses"] + part["dropped"] for part in parts)
     total_ns = sum(int(part["total_ns"]) for part in parts)
+
+    def share(name: str) -> float | None:
+        return sum(part[name] for part in parts) / slots if slots else None
+
     per_token = 1 / (count * _MIB) if count else 0.0
     return Rates(
         tokens=count,
         total_ns=total_ns,
-        hit_rate=sum(part["hits"] for part in parts) / uses if uses else None,
+        hit_rate=share("hits"),
+        changed_share=share("slots_changed_by_routing"),
+        dropped_share=share("dropped"),
         mib_read_per_token=sum(part["bytes_read"] for part in parts) * per_token,
         mib_wasted_per_token=sum(part["bytes_wasted"] for part in parts) * per_token,
         wait_share=sum(part["wait_ns"] for part in parts) / total_ns if total_ns else 0.0,
@@ -200,7 +212,7 @@ def summarize(
         runs=list(runs),
         pss_bytes=max(pss, default=None),
         **_energy(tokens_done, runs),
-        flags=_flags(facts["device"], facts["affinity"], runs),
+        flags=_flags(facts["routing"], facts["device"], facts["affinity"], runs),
         n_prompt=test.n_prompt,
         n_gen=test.n_gen,
         n_depth=0,
@@ -219,6 +231,8 @@ def summarize(
         itl_p95_ms=percentile(every_itl, 95) if every_itl else None,
         itl_p99_ms=percentile(every_itl, 99) if every_itl else None,
         hit_rate=rates.hit_rate,
+        changed_share=rates.changed_share,
+        dropped_share=rates.dropped_share,
         mib_read_per_token=rates.mib_read_per_token,
         mib_wasted_per_token=rates.mib_wasted_per_token,
         wait_share=rates.wait_share,
@@ -243,9 +257,11 @@ def _energy(tokens: int, runs: Sequence[Json]) -> Json:
     }
 
 
-def _flags(device: Json, affinity: Json, runs: Sequence[Json]) -> list[str]:
+def _flags(routing: Json, device: Json, affinity: Json, runs: Sequence[Json]) -> list[str]:
     """What a reader must know before believing a row."""
     flags = []
+    if routing["lossy"]:
+        flags.append(lossy_mark(routing["resolved"]))
     if device["virtual"]:
         flags.append("virtual phone")
         if device["limit"] not in (None, "none"):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import re
 import sys
@@ -26,6 +27,7 @@ from moe_mobile.bench.gate import CPU_ABOVE_C, Gate
 from moe_mobile.bench.plot import check_plot, plot_results
 from moe_mobile.bench.render import FORMATS, Shown, make_renderer
 from moe_mobile.bench.results import BenchResult, BenchTest
+from moe_mobile.bench.router_trace import open_router_trace
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.cli.errors import format_error
 from moe_mobile.cli.options import (
@@ -34,11 +36,14 @@ from moe_mobile.cli.options import (
     common_engine_options,
     devices_options,
     examples,
+    initial_cache_option,
+    initial_cache_settings,
 )
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.device.interface import Device
 from moe_mobile.device.select import open_devices
 from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
+from moe_mobile.routing.texts import split_routings
 
 Item = TypeVar("Item")
 
@@ -50,6 +55,7 @@ _COOL_SECONDS = 300.0
     epilog=examples(
         "moe-mobile bench olmoe                              # pp512 and tg128, five times each",
         "moe-mobile bench olmoe -p 0 -n 64,128 --cache 25%,50%,75%",
+        "moe-mobile bench olmoe -p 0 --routing exact,cache-prior:0.2,J=2 --interleave",
         "moe-mobile bench olmoe --residency slots,programs -o jsonl > results.jsonl",
         "moe-mobile bench olmoe -p 0 -r 1 --plot tokens.svg  # where each token's time goes",
         "moe-mobile bench olmoe --device any --out phone.jsonl",
@@ -110,7 +116,22 @@ _COOL_SECONDS = 300.0
     show_default=True,
     help="Threads that compute.",
 )
+@click.option(
+    "--routing",
+    multiple=True,
+    default=("exact",),
+    metavar="METHOD,...",
+    show_default=True,
+    help="How experts are chosen, see generate; may be given several times.",
+)
+@initial_cache_option("warm")
 @common_engine_options
+@click.option(
+    "--router-trace",
+    type=click.Path(path_type=pathlib.Path),
+    metavar="FILE",
+    help="Let this trace stand for what the routers say (see trace): for weights that are random.",
+)
 @devices_options
 @click.option(
     "--affinity",
@@ -176,6 +197,9 @@ def command(
     residency: str,
     lanes: str,
     threads: str,
+    routing: tuple[str, ...],
+    initial_cache: str,
+    router_trace: pathlib.Path | None,
     devices: tuple[str, ...],
     every: bool,
     affinity: str,
@@ -209,11 +233,16 @@ def command(
         raise UsageError("--resume needs --out", remedy="Name the file to continue with --out")
     if plot is not None:
         check_plot(plot)
+        if out is not None and _same_file(out, plot):
+            raise UsageError(
+                "--out and --plot name the same file", file=plot, remedy="Name another for --plot"
+            )
     common["packed_dir"] = None if common["packed_dir"] is None else str(common["packed_dir"])
-    base = Settings(**common)
+    base = Settings(**common, **initial_cache_settings(initial_cache))
     rows = grid(
         tests,
         base,
+        routings=split_routings(routing),
         caches=_list("--cache", cache, str),
         residencies=_list("--residency", residency, _residency),
         lanes=_list("--lanes", lanes, _positive),
@@ -224,12 +253,22 @@ def command(
     gate = _gate(cool_to, cool_timeout)
     facts = bundle_facts(bundle)
     check_fits(tests, facts, base.context)
+    trace = None
+    if router_trace is not None:
+        trace = open_router_trace(
+            router_trace,
+            layers=facts.moe_layers,
+            experts=facts.num_experts,
+            positions=max(test.positions for test in tests),
+        )
     places = open_devices(devices, every=every, otherwise=None)
     file = None if out is None else ResultFile(out, resume=resume)
     plan = Plan(
         bundle=facts,
         rows=rows,
-        protocol=Protocol(repetitions, not no_warmup, seed, interleave=interleave),
+        protocol=Protocol(
+            repetitions, not no_warmup, seed, interleave=interleave, router_trace=trace
+        ),
         gate=gate,
         gate_asked=cool_to != "auto",
         affinity=affinity,
@@ -321,6 +360,12 @@ def _list(option: str, text: str, parse: Callable[[str], Item]) -> list[Item]:
         return list(dict.fromkeys(parse(part) for part in parts))
     except ValueError as error:
         raise UsageError(f"{option} {text}: {error}") from None
+
+
+def _same_file(one: pathlib.Path, other: pathlib.Path) -> bool:
+    with contextlib.suppress(OSError):  # mostly they do not exist yet
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
 
 
 def _natural(text: str) -> int:

@@ -21,6 +21,7 @@ from moe_mobile.cli.options import (
     examples,
     json_option,
 )
+from moe_mobile.cli.output import notes_of
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.prompt import TOKENIZER, load_tokenizer, parse_ids, read_text
 from moe_mobile.cli.text import percent
@@ -35,6 +36,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "seed")
         'moe-mobile generate demo -p "Once upon a time"',
         "moe-mobile generate demo -f prompt.txt -n 200 --temperature 0.8 --top-p 0.95 --seed 7",
         'moe-mobile generate demo -p "Hello" --cache 25% --json',
+        'moe-mobile generate demo -p "Hello" --cache 25% --routing cache-prior:auto',
         "moe-mobile generate demo --token-ids 5,17,9       # a bundle without a tokenizer",
     )
 )
@@ -184,8 +186,8 @@ def run(
                 planned=show_plan,
             )
             progress.close()
-            for fallback in info["fallbacks"]:
-                click.echo(f"note: {fallback}", err=True)
+            for note in notes_of(info):
+                click.echo(f"note: {note}", err=True)
             try:
                 result = runner.request(
                     "generate",
@@ -209,6 +211,7 @@ def run(
         "bundle_hash": info["bundle_hash"],
         "device": place.serial,
         "settings": info["settings"],
+        "routing": info["routing"],
         "prompt_tokens": len(prompt_ids),
         "token_ids": new_ids,
         "text": None if stream is None else "".join(pieces),
@@ -237,6 +240,8 @@ def statistics_line(answer: dict[str, Any]) -> str:
         parts.append(f"{answer['tokens_per_second']:.1f} tok/s")
     if answer["ttft_ms"] is not None:
         parts.append(f"first token after {answer['ttft_ms']:.0f} ms")
+    if answer["routing"]["lossy"]:
+        parts.append(f"lossy: {answer['routing']['resolved']}")
     parts += [
         f"cache hits {percent(answer['hit_rate'])}",
         f"{answer['mib_read_per_token']:.2f} MiB read per token",

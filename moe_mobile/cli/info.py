@@ -18,6 +18,7 @@ from moe_mobile.cli.options import (
     examples,
     json_option,
 )
+from moe_mobile.cli.output import notes_of
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.device.select import open_device
 
@@ -56,6 +57,6 @@ def command(bundle: pathlib.Path, device: str | None, as_json: bool, **settings:
         ("threads", info["threads"]),
         ("opened in", f"{info['load_ms']:.0f} ms"),
         ("engine", f"moe-mobile {info['moe_mobile']}, ExecuTorch {info['executorch']}"),
-        *(("note", fallback) for fallback in info["fallbacks"]),
+        *(("note", note) for note in notes_of(info)),
     ]
     click.echo("\n".join(f"{name:<13} {text}" for name, text in rows))

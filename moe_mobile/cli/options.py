@@ -22,8 +22,11 @@ __all__ = [
     "engine_options",
     "engine_request",
     "examples",
+    "initial_cache_option",
+    "initial_cache_settings",
     "json_option",
     "packed_dir_option",
+    "uncached_engine_options",
 ]
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -82,36 +85,61 @@ def echo_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-_COMMON = (
-    click.option(
-        "--routing",
-        type=click.Choice(("exact",)),
-        default="exact",
+def initial_cache_option(default: str) -> Callable[[Decorated], Decorated]:
+    """``--initial-cache``, whose value :func:`initial_cache_settings` reads."""
+    return click.option(
+        "--initial-cache",
+        default=default,
+        metavar="STATE|FILE",
         show_default=True,
-        help="How experts are chosen; exact is the model's own choice.",
-    ),
-    click.option(
-        "-c",
-        "--context",
-        type=click.IntRange(1),
-        help="Positions to keep keys and values for.  [default: what a test of bench needs, else "
-        "the model's, at most 4096]",
-    ),
-    packed_dir_option,
-    click.option(
-        "--allow-below-cycle",
-        is_flag=True,
-        help="Run even where the cache holds less than one token uses, and so never hits.",
-    ),
-)
+        help="What is cached when decoding begins: warm (what was left there), cold (nothing), "
+        "prompt (what the prompt leaves), the profile in FILE; auto: warm for exact routing, else "
+        "prompt.",
+    )
 
-_SINGLE = (
-    click.option(
-        "--cache",
-        default="50%",
-        show_default=True,
-        help="Memory for experts: a share of them (50%), a size (512MiB) or auto.",
-    ),
+
+_ROUTING = click.option(
+    "--routing",
+    default="exact",
+    metavar="METHOD",
+    show_default=True,
+    help="How experts are chosen: exact is the model's own choice; cache-prior:auto and other "
+    "methods prefer those in the cache, and change the output (docs/routing/README.md).",
+)
+_POOL = click.option(
+    "--pool",
+    type=click.Choice(("auto", "global", "per-layer")),
+    default="auto",
+    show_default=True,
+    help="One cache for all layers, or one for each; auto: global for exact routing, else "
+    "per-layer.",
+)
+_EVICTION = click.option(
+    "--eviction",
+    default="lru",
+    metavar="POLICY",
+    show_default=True,
+    help="What leaves the cache: lru, lfu or lfu:DECAY.",
+)
+_CONTEXT = click.option(
+    "-c",
+    "--context",
+    type=click.IntRange(1),
+    help="Positions to keep keys and values for.  [default: what a test of bench needs, else "
+    "the model's, at most 4096]",
+)
+_BELOW_CYCLE = click.option(
+    "--allow-below-cycle",
+    is_flag=True,
+    help="Run even where the cache holds less than one token uses, and so never hits.",
+)
+_CACHE = click.option(
+    "--cache",
+    default="50%",
+    show_default=True,
+    help="Memory for experts: a share of them (50%), a size (512MiB) or auto.",
+)
+_HOW = (
     click.option(
         "--residency",
         type=click.Choice(RESIDENCIES),
@@ -134,6 +162,8 @@ _SINGLE = (
         help="Threads that compute.  [default: the machine's cores]",
     ),
 )
+_COMMON = (_POOL, _EVICTION, _CONTEXT, packed_dir_option, _BELOW_CYCLE)
+_SINGLE = (_CACHE, _ROUTING, initial_cache_option("auto"), *_HOW)
 
 
 def common_engine_options(function: Decorated) -> Decorated:
@@ -151,10 +181,27 @@ def engine_options(function: Decorated) -> Decorated:
     return function
 
 
+def uncached_engine_options(function: Decorated) -> Decorated:
+    """Those of :func:`engine_options` that say nothing of routing and cache."""
+    for option in reversed((_CONTEXT, packed_dir_option, *_HOW)):
+        function = option(function)
+    return function
+
+
 def engine_request(options: dict[str, Any]) -> dict[str, Any]:
     """The `settings` of the runner's `open` request; what is None is the engine's choice."""
-    return {
+    request = {
         name: str(value) if isinstance(value, pathlib.Path) else value
         for name, value in options.items()
         if value is not None
     }
+    return request | initial_cache_settings(options.get("initial_cache", "auto"))
+
+
+def initial_cache_settings(text: str) -> dict[str, Any]:
+    """Engine settings for the value of ``--initial-cache``. Raises what reading a profile does."""
+    if text in ("auto", "warm", "cold", "prompt"):
+        return {"initial_cache": text}
+    from moe_mobile.routing.profile import read_profile
+
+    return {"initial_cache": "profile", "cache_profile": read_profile(text).layers}

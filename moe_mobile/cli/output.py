@@ -14,11 +14,19 @@ from typing import Any, TextIO, cast
 
 from moe_mobile.bundle.files import write_file
 from moe_mobile.errors import write_error
+from moe_mobile.routing.texts import lossy_mark
 
-__all__ = ["STDOUT", "guarded_stdout", "open_standard_streams", "write_output"]
+__all__ = ["STDOUT", "guarded_stdout", "notes_of", "open_standard_streams", "write_output"]
 
 STDOUT = "standard output"
 """Names it in errors."""
+
+
+def notes_of(info: dict[str, Any]) -> list[str]:
+    """What there is to say of the answer to the runner's `open` request."""
+    routing = info["routing"]
+    notes = [*info["fallbacks"], *([routing["note"]] if routing["note"] else [])]
+    return notes + [lossy_mark(routing["resolved"])] * routing["lossy"]
 
 
 def open_standard_streams() -> bool:

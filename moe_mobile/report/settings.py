@@ -72,6 +72,8 @@ def settings(row: Row) -> dict[str, str]:
     values = {"device": _device_key(row), "model": _model(row), "build": _build(row)}
     for name in _CONFIG:
         values[name] = _text(row.get("config", name))
+    if row.get("routing", "lossy") is True:
+        values["routing"] += " (lossy)"
     affinity = row.get("affinity")
     if isinstance(affinity, dict):
         cpus = affinity.get("cpus")

@@ -25,7 +25,8 @@ def _token(phase: str, count: int, total: int, wait: int, hits: int, misses: int
         "phase": phase, "count": count, "total_ns": total, "dense_ns": total // 10,
         "attention_ns": total // 10, "expert_ns": total // 5, "wait_ns": wait,
         "router_ns": 0, "head_ns": total // 10, "hits": hits, "misses": misses,
-        "bytes_read": misses * MIB, "bytes_wasted": MIB // 2, "slots_changed_by_routing": 0,
+        "bytes_read": misses * MIB, "dropped": 0,
+        "bytes_wasted": MIB // 2, "slots_changed_by_routing": 0,
     }  # fmt: skip
 
 
@@ -80,8 +81,12 @@ for line in sys.stdin:
     answer = dict(id=request["id"], event="result")
     if request["command"] == "open":
         answer.update(settings=dict(request["settings"]), threads=2, bundle_hash="ab" * 32,
-                      plan=dict(slots=7), direct_io=True, fallbacks=[], load_ms=12.5,
-                      executorch="1.5.1", pid=os.getpid())
+                      plan=dict(slots=7, text="7 slots"), direct_io=True, fallbacks=[],
+                      routing=dict(requested="exact", resolved="exact", note="", lossy=False),
+                      load_ms=12.5,
+                      executorch="1.5.1", moe_mobile="0.1.0", pid=os.getpid())
+    elif request["command"] == "prepare":
+        answer.update(packed_dir="", experts=0, bytes_written=0, already_prepared=True)
     elif request["command"] == "bench":
         sample = dict(samples[request["seed"] % 2])
         if not request["n_gen"]:

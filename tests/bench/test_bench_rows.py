@@ -67,6 +67,7 @@ def test_each_row_has_a_process_and_its_settings(
     rows = grid(
         [BenchTest(8, 0), BenchTest(0, 2)],
         Settings(context=64),
+        routings=["exact"],
         caches=["25%", "50%"],
         residencies=["slots"],
         lanes=[1],
@@ -82,7 +83,8 @@ def test_each_row_has_a_process_and_its_settings(
     opened = [request for _, request in questions if request["command"] == "open"]
     assert [request["settings"]["cache"] for request in opened] == ["25%"] * 4 + ["50%"] * 4
     assert opened[0]["settings"] == {
-        "cache": "25%", "residency": "slots", "routing": "exact", "lanes": 1, "context": 64,
+        "cache": "25%", "residency": "slots", "routing": "exact", "pool": "auto",
+        "eviction": "lru", "initial_cache": "warm", "lanes": 1, "context": 64,
         "allow_below_cycle": False,
     }  # fmt: skip
     assert opened[2]["settings"]["threads"] == 2

@@ -140,7 +140,8 @@ def _row(**changes: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
         "n_prompt": 0, "n_gen": 128, "n_depth": 0, "bundle_hash": "ab" * 32,
         "model_type": "olmoe 8da4w", "direct_io": True, "config": {"cache": "50%"},
-        "regime": regime(interleaved=False, warmup=True, gate=gate, seed=0) | {"charging": False},
+        "regime": regime(interleaved=False, warmup=True, gate=gate, seed=0, router_trace=None)
+        | {"charging": False},
         "affinity": {"policy": "big", "cpus": [4, 5]},
         "device": {"virtual": False, "limit": None, "serial": "R58M"},
     }  # fmt: skip

@@ -85,9 +85,16 @@ void Decoder::attend(uint32_t layer, uint32_t rows, float* x, TokenMetrics* metr
   metrics->dense_ns += watch.lap();
 }
 
-void Decoder::route(uint32_t layer, uint32_t rows, Phase phase, TokenMetrics* metrics) {
+void Decoder::route(uint32_t layer, uint32_t first_position, uint32_t rows, Phase phase,
+                    TokenMetrics* metrics) {
   Stopwatch watch;
   const size_t num_experts = manifest_.moe.num_experts;
+  if (replayed_ != nullptr)
+    for (uint32_t row = 0; row < rows; ++row) {
+      const size_t at = (size_t{first_position} + row) * moe_layers_.size() + moe_index(layer);
+      std::copy_n(replayed_ + at * num_experts, num_experts,
+                  router_logits_.data() + row * num_experts);
+    }
   if (recorded_ != nullptr)
     recorded_->insert(recorded_->end(), router_logits_.data(),
                       router_logits_.data() + rows * num_experts);
@@ -102,6 +109,10 @@ void Decoder::route(uint32_t layer, uint32_t rows, Phase phase, TokenMetrics* me
     metrics->slots_changed_by_routing += selection.changed;
   }
   metrics->router_ns += watch.lap();
+}
+
+size_t Decoder::moe_index(uint32_t layer) const {
+  return std::lower_bound(moe_layers_.begin(), moe_layers_.end(), layer) - moe_layers_.begin();
 }
 
 // Adds in rank order, whatever the order the outputs came in: this makes the result independent of
@@ -140,8 +151,7 @@ void Decoder::prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, b
                               float* x, TokenMetrics* metrics) {
   const uint32_t top_k = manifest_.moe.top_k;
   const size_t hidden = manifest_.hidden_size;
-  const size_t moe_index =
-      std::lower_bound(moe_layers_.begin(), moe_layers_.end(), layer) - moe_layers_.begin();
+  const size_t index = moe_index(layer);
   Stopwatch watch;
   // Uses of each expert, and its last one: lowest rank of a token touches first, so rank 0 is the
   // latest.
@@ -152,7 +162,7 @@ void Decoder::prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, b
       const uint32_t expert = selections_[row].experts[rank];
       ++uses[expert];
       last_use[expert] = uint64_t{row} * top_k + (top_k - rank);
-      history_[((first_row + row) * moe_layers_.size() + moe_index) * top_k + rank] = expert;
+      history_[((first_row + row) * moe_layers_.size() + index) * top_k + rank] = expert;
     }
   std::vector<uint32_t> used;
   for (uint32_t expert = 0; expert < uses.size(); ++expert)
@@ -218,7 +228,7 @@ void Decoder::prefill_layers(size_t rows, float* x, TokenMetrics* metrics,
       mixer_.begin(position_ + static_cast<uint32_t>(first), batch);
       attend(layer, batch, batch_x, metrics);
       if (manifest_.layers[layer].experts) {
-        route(layer, batch, Phase::kPrefill, metrics);
+        route(layer, position_ + static_cast<uint32_t>(first), batch, Phase::kPrefill, metrics);
         prefill_experts(layer, batch, first, first + batch == rows, batch_x, metrics);
       }
       progress("prefill", ++done, total);
@@ -235,7 +245,7 @@ TokenMetrics Decoder::decode(uint32_t token) {
   for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
     attend(layer, 1, x_.data(), &metrics);
     if (!manifest_.layers[layer].experts) continue;
-    route(layer, 1, Phase::kDecode, &metrics);
+    route(layer, position_, 1, Phase::kDecode, &metrics);
     decode_experts(layer, &metrics);
   }
   ++position_;

@@ -40,6 +40,9 @@ class Decoder {
   // From now on appends the router's logits [rows, experts] of each MoE layer to `logits`, in the
   // order they are computed; null ends that.
   void record_router(std::vector<float>* logits) { recorded_ = logits; }
+  // From now on takes [positions, MoE layers, experts] for what the routers say, which is computed
+  // all the same; null ends that. Of every position that follows.
+  void replay_router(const float* logits) { replayed_ = logits; }
 
   // Appends prompt tokens. kUsage beyond the context, or for a token outside the vocabulary.
   // `progress` counts batches of all layers; where it throws, the prompt was not appended.
@@ -56,11 +59,14 @@ class Decoder {
   void attend(uint32_t layer, uint32_t rows, float* x, TokenMetrics* metrics);
   enum class Phase { kPrefill, kDecode };
   // Fills selections_ from router_logits_.
-  void route(uint32_t layer, uint32_t rows, Phase phase, TokenMetrics* metrics);
+  void route(uint32_t layer, uint32_t first_position, uint32_t rows, Phase phase,
+             TokenMetrics* metrics);
   void decode_experts(uint32_t layer, TokenMetrics* metrics);
   void prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, bool last_batch, float* x,
                        TokenMetrics* metrics);
   void add_experts(uint32_t rows, float* x);
+  // Among the layers with experts.
+  size_t moe_index(uint32_t layer) const;
 
   const Manifest& manifest_;
   std::unique_ptr<DensePrograms> dense_;
@@ -85,6 +91,7 @@ class Decoder {
   std::vector<uint32_t> history_;      // of the prompt: [tokens, moe layers, top_k]
   std::vector<ExpertJob> jobs_;
   std::vector<float>* recorded_ = nullptr;
+  const float* replayed_ = nullptr;
 };
 
 }  // namespace moe_mobile

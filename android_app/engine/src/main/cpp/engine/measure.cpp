@@ -30,6 +30,29 @@ void require_samples(const char* name, uint32_t count) {
                 "Give a number in that range.");
 }
 
+// While it lives, a request's router logits stand for what the routers say.
+class Replay {
+ public:
+  Replay(Engine* engine, const BenchRequest& request) : decoder_(engine->decoder()) {
+    if (request.router_logits.empty()) return;
+    const Manifest& model = engine->manifest();
+    const uint64_t needed = (uint64_t{request.n_prompt} + request.n_gen) * model.num_moe_layers() *
+                            model.moe.num_experts;
+    if (request.router_logits.size() != needed)
+      throw Error(ErrorCode::kUsage, Setting{"router_logits"},
+                  std::to_string(request.router_logits.size()) + " values are given, " +
+                      std::to_string(needed) + " are needed: positions x MoE layers x experts",
+                  "Give logits of a model with this one's layers and experts.");
+    decoder_.replay_router(request.router_logits.data());
+  }
+  ~Replay() { decoder_.replay_router(nullptr); }
+  Replay(const Replay&) = delete;
+  Replay& operator=(const Replay&) = delete;
+
+ private:
+  Decoder& decoder_;
+};
+
 }  // namespace
 
 json run_bench(Engine* engine, const BenchRequest& request, const Progress& progress) {
@@ -45,6 +68,7 @@ json run_bench(Engine* engine, const BenchRequest& request, const Progress& prog
         "the test needs more positions than the context of " + std::to_string(engine->context()),
         "Make the sum of n_prompt and n_gen smaller, or the context larger.");
   const uint32_t vocab_size = engine->manifest().vocab_size;
+  const Replay replay(engine, request);
   std::mt19937 random(request.seed);
   const auto draw = [&](uint32_t count) {
     std::vector<uint32_t> tokens(count);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "engine/engine.h"
 #include "engine/progress.h"
@@ -18,6 +19,9 @@ struct BenchRequest {
   uint32_t repetitions = 5;
   bool warmup = true;
   uint32_t seed = 0;  // of the random token ids
+  // [positions, MoE layers, experts]: taken for what the routers say at each position of a
+  // conversation. Empty: the routers' own.
+  std::vector<float> router_logits;
 };
 
 // llama-bench's measurement: a prompt of random tokens, then n_gen tokens decoded, each also

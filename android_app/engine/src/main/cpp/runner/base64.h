@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,5 +11,7 @@ namespace moe_mobile {
 
 // The bytes of little-endian float32 values in base64 (RFC 4648, padded), for JSON.
 std::string base64(const std::vector<float>& values);
+// What base64() made a text of; nothing where the text is something else.
+std::optional<std::vector<float>> from_base64(const std::string& text);
 
 }  // namespace moe_mobile

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "runner/base64.h"
+
 namespace moe_mobile {
 
 using nlohmann::json;
@@ -71,6 +73,14 @@ uint32_t optional_uint(const json& request, const char* name, uint32_t otherwise
   if (!value->is_number_unsigned() || value->get<uint64_t>() > std::numeric_limits<uint32_t>::max())
     bad(name, "it must be a whole number from 0 to 2^32 - 1");
   return value->get<uint32_t>();
+}
+
+std::vector<float> optional_floats(const json& request, const char* name) {
+  const json* value = member(request, name);
+  if (value == nullptr) return {};
+  const auto floats = value->is_string() ? from_base64(value->get<std::string>()) : std::nullopt;
+  if (!floats) bad(name, "it must be float32 values in base64");
+  return *floats;
 }
 
 std::vector<uint32_t> token_ids(const json& request) {

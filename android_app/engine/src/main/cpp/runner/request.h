@@ -22,6 +22,8 @@ std::string optional_string(const nlohmann::json& request, const char* name,
                             const std::string& otherwise);
 bool optional_bool(const nlohmann::json& request, const char* name, bool otherwise);
 uint32_t optional_uint(const nlohmann::json& request, const char* name, uint32_t otherwise);
+// Little-endian float32 values in base64; none where the member is missing.
+std::vector<float> optional_floats(const nlohmann::json& request, const char* name);
 // "token_ids": an array of token ids.
 std::vector<uint32_t> token_ids(const nlohmann::json& request);
 

@@ -82,7 +82,8 @@ json Session::run(const std::string& command, const json& request) {
       {"score", {{"token_ids"}, [&] { return score(request); }}},
       {"trace", {{"token_ids", "continues"}, [&] { return trace(request); }}},
       {"bench",
-       {{"n_prompt", "n_gen", "repetitions", "warmup", "seed"}, [&] { return bench(request); }}},
+       {{"n_prompt", "n_gen", "repetitions", "warmup", "seed", "router_logits"},
+        [&] { return bench(request); }}},
       {"measure_misses",
        {{"count", "seed"},
         [&] {
@@ -213,6 +214,7 @@ json Session::bench(const json& request) {
   bench.repetitions = optional_uint(request, "repetitions", 5);
   bench.warmup = optional_bool(request, "warmup", true);
   bench.seed = optional_uint(request, "seed", 0);
+  bench.router_logits = optional_floats(request, "router_logits");
   return {{"samples", run_bench(&engine(), bench, progress())}};
 }
 

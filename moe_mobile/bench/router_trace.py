@@ -1,0 +1,85 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Recorded router logits that stand for what a bundle's routers say while it is measured.
+
+Random weights route like nothing real. With them the experts a test uses are those of the trace,
+while reading and computing are the bundle's.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import pathlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_mobile.errors import UsageError
+from moe_mobile.routing.trace import read_trace
+
+__all__ = ["RouterTrace", "open_router_trace"]
+
+
+@dataclass(frozen=True, eq=False)
+class RouterTrace:
+    """A trace to replay.
+
+    Attributes:
+        logits: float32 [tokens, MoE layers, experts].
+        facts: what a row's regime says of it: ``name``, ``sha256`` of the logits, ``source``,
+            ``tokens``.
+    """
+
+    logits: NDArray[np.float32]
+    facts: dict[str, Any]
+
+    def request(self, repetition: int, positions: int) -> str:
+        """The ``router_logits`` of the runner's ``bench`` request.
+
+        Each repetition goes on where the one before ended, and after the last token from the first:
+        equal repetitions of two rows replay the same tokens.
+        """
+        tokens = len(self.logits)
+        chosen = (repetition * positions + np.arange(positions)) % tokens
+        return base64.b64encode(self.logits[chosen].astype("<f4").tobytes()).decode()
+
+
+def open_router_trace(
+    path: str | os.PathLike[str], *, layers: int, experts: int, positions: int
+) -> RouterTrace:
+    """Read a trace that `moe-mobile trace` wrote, for a model of so many MoE layers and experts.
+
+    Raises:
+        UsageError: it is of other layers or experts, or shorter than ``positions``, those of the
+            longest test; or it is no trace.
+        UnsupportedError, IoError: as :func:`moe_mobile.routing.trace.read_trace`.
+    """
+    trace = read_trace(path)
+    tokens, its_layers, its_experts = trace.router_logits.shape
+    if (its_layers, its_experts) != (layers, experts):
+        raise UsageError(
+            f"is of {its_layers} layers with {its_experts} experts each, the bundle has {layers} "
+            f"with {experts}",
+            file=path,
+            remedy="Name a trace of a model with the same",
+        )
+    if tokens < positions:
+        raise UsageError(
+            f"has {tokens} tokens, and a test needs {positions}",
+            file=path,
+            remedy="Record more tokens, or make -p and -n smaller",
+        )
+    digest = hashlib.sha256(trace.router_logits.tobytes()).hexdigest()
+    return RouterTrace(
+        trace.router_logits,
+        {
+            "name": pathlib.Path(path).name,
+            "sha256": digest,
+            "source": trace.source,
+            "tokens": tokens,
+        },
+    )
