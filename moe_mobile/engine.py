@@ -41,7 +41,7 @@ class Engine:
             loaded per miss) or ``"resident"`` (all experts in memory; ``cache`` is not used).
         routing: how experts are chosen: ``"exact"``, or a method that prefers experts in the cache,
             such as ``"cache-prior:auto"``; docs/routing/README.md has them all.
-        pool: how the cache is divided: ``"global"``, ``"per-layer"``, or ``"auto"``: global for
+        pool: how the cache is divided: ``"global"``, ``"layer"``, or ``"auto"``: global for
             exact routing, else per layer.
         eviction: ``"lru"``, ``"lfu"`` or ``"lfu:DECAY"``.
         initial_cache: what is cached when decoding begins: ``"warm"`` (what was left there),

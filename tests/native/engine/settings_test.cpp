@@ -29,7 +29,7 @@ TEST(Settings, AreReadAndWrittenBack) {
 
 TEST(Settings, RoutingAndItsCacheAreRead) {
   const EngineSettings settings = parse_settings(json::parse(R"({
-    "routing": "cache-prior:0.2,J=1+drop-cold:0.5", "pool": "per-layer", "eviction": "lfu:0.9",
+    "routing": "cache-prior:0.2,J=1+drop-cold:0.5", "pool": "layer", "eviction": "lfu:0.9",
     "initial_cache": "profile", "cache_profile": {"0": [3, 1], "12": []}})"));
   EXPECT_EQ(settings.routing, "cache-prior:0.2,J=1+drop-cold:0.5");
   EXPECT_EQ(settings.pool, Pool::kPerLayer);

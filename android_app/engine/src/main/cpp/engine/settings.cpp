@@ -16,7 +16,7 @@ namespace moe_mobile {
 namespace {
 
 constexpr const char* kResidencyNames[] = {"slots", "programs", "resident"};
-constexpr const char* kPoolNames[] = {"auto", "global", "per-layer"};
+constexpr const char* kPoolNames[] = {"auto", "global", "layer"};
 constexpr const char* kInitialCacheNames[] = {"auto", "warm", "cold", "prompt", "profile"};
 
 [[noreturn]] void bad(const std::string& member, const std::string& cause) {
