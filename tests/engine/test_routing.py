@@ -1,0 +1,247 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Cache-conditional routing in the engine: the lab's decisions, token by token, and no others."""
+
+from __future__ import annotations
+
+import base64
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from moe_mobile import Engine
+from moe_mobile.demo import checkpoint_dir, heldout_text
+from moe_mobile.device.local import LocalDevice
+from moe_mobile.errors import BudgetError, UsageError
+from moe_mobile.routing import RoutingRun
+from moe_mobile.routing.trace import Trace
+from moe_mobile.routing.trace_engine import record_engine
+from tests.bundles import DemoMaker
+from tests.engine.native import logits_after_prompt
+from tests.oracles.logits import Logits
+
+METHODS = (
+    "max-rank:8",
+    "cumulative:0.8",
+    "cache-prior:0.3",
+    "cache-prior:auto,J=1,first=2",
+    "exact+drop-cold:0.75",
+    "cache-prior:0.3+drop-cold:0.5",
+)
+TOKENS, PROMPT = 160, 60
+PROFILE = {str(layer): [*range(31, 10, -1)] for layer in range(6)}
+
+Counts = NDArray[np.int64]
+
+
+@pytest.fixture(scope="module")
+def bundle(demo_bundle: DemoMaker) -> Path:
+    return demo_bundle("8da4w")
+
+
+@pytest.fixture(scope="module")
+def tokens() -> list[int]:
+    """The beginning of the held-out text."""
+    from tokenizers import Tokenizer
+
+    tokenizer: Any = Tokenizer.from_file(str(checkpoint_dir() / "tokenizer.json"))
+    ids: list[int] = tokenizer.encode(heldout_text()).ids
+    return ids[:TOKENS]
+
+
+@pytest.fixture(scope="module")
+def trace(bundle: Path, tokens: list[int]) -> Trace:
+    """What the routers say of it: routed exactly."""
+    return record_engine(LocalDevice(), bundle, tokens, settings={"threads": 1})
+
+
+def counted(result: dict[str, Any]) -> Counts:
+    """[tokens, 4] of the tokens decoded: hits, misses that were read, dropped, changed."""
+    names = ("hits", "misses", "dropped", "slots_changed_by_routing")
+    rows = [[t[n] for n in names] for t in result["tokens"] if t["phase"] == "decode"]
+    return np.array(rows, np.int64)
+
+
+def replayed(bundle: Path, trace: Trace, prompt: int = 0, **settings: Any) -> Counts:
+    """The engine's counts, with the trace's logits in place of what its routers say."""
+    logits = base64.b64encode(trace.router_logits.tobytes()).decode()
+    with LocalDevice().runner() as runner:
+        runner.request("open", bundle=str(bundle), settings={"threads": 1} | settings)
+        result = runner.request(
+            "bench",
+            n_prompt=prompt,
+            n_gen=len(trace.router_logits) - prompt,
+            repetitions=1,
+            warmup=False,
+            router_logits=logits,
+        )
+    return counted(result["samples"][0])
+
+
+def simulated(trace: Trace, capacity: int, prompt: int = 0, **settings: Any) -> Counts:
+    """The same by the lab, which routes token by token and has no engine around it."""
+    _, layers, experts = trace.router_logits.shape
+    run = RoutingRun(
+        experts=experts, layers=layers, top_k=trace.top_k, capacity=capacity, **settings
+    )
+    exact = RoutingRun(experts=experts, layers=layers, top_k=trace.top_k, capacity=experts)
+    rows = []
+    for token, logits in enumerate(trace.router_logits):
+        row = np.zeros(4, np.int64)
+        for layer in range(layers):
+            line = logits[layer : layer + 1]
+            routed = run.route(layer, line, prompt=token < prompt)
+            (plain,) = exact.route(layer, line).selected
+            row += [
+                np.count_nonzero(~routed.missed),
+                np.count_nonzero(routed.missed & ~routed.dropped),
+                np.count_nonzero(routed.dropped),
+                len(set(routed.selected[0]) - set(plain)),
+            ]
+        if token >= prompt:
+            rows.append(row)
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("routing", METHODS)
+@pytest.mark.parametrize(("cache", "capacity"), [("25%", 8), ("50%", 16)])
+def test_the_lab_counts_what_the_engine_counts(
+    bundle: Path, trace: Trace, routing: str, cache: str, capacity: int
+) -> None:
+    ours = replayed(bundle, trace, cache=cache, routing=routing)
+    assert np.array_equal(ours, simulated(trace, capacity, routing=routing))
+    assert (ours.sum(1) - ours[:, 3] == 6 * trace.top_k).all()
+    assert ours[:, 3].any() == (not routing.startswith("exact"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"routing": "exact", "pool": "layer"},
+        {"routing": "exact", "pool": "global"},
+        {"routing": "cache-prior:0.3", "pool": "global"},
+        {"routing": "cache-prior:0.3", "eviction": "lfu:0.9", "pool": "layer"},
+        {"routing": "exact", "eviction": "lfu", "pool": "global"},
+    ],
+    ids=lambda settings: "-".join(settings.values()),
+)
+def test_pools_and_evictions_are_the_labs(
+    bundle: Path, trace: Trace, settings: dict[str, str]
+) -> None:
+    ours = replayed(bundle, trace, cache="50%", **settings)
+    assert np.array_equal(ours, simulated(trace, 16, **settings))
+
+
+@pytest.mark.parametrize("initial_cache", ["cold", "prompt", "profile"])
+def test_decoding_begins_with_the_labs_cache(
+    bundle: Path, trace: Trace, initial_cache: str
+) -> None:
+    settings: dict[str, Any] = {"routing": "cache-prior:0.3+drop-cold:0.5"}
+    profile = {"cache_profile": PROFILE} if initial_cache == "profile" else {}
+    ours = replayed(bundle, trace, PROMPT, initial_cache=initial_cache, **settings, **profile)
+    lab = [*PROFILE.values()] if profile else initial_cache
+    expected = simulated(trace, 16, PROMPT, initial_cache=lab, **settings)
+    if initial_cache == "prompt":
+        # Of what a prompt leaves, an expert or two may be read only when it is used first.
+        assert np.array_equal(ours[:, 2:], expected[:, 2:])
+        assert np.abs(ours - expected).sum() <= 16
+    else:
+        assert np.array_equal(ours, expected)
+
+
+def test_without_replaying_the_counts_are_those_of_the_trace(
+    bundle: Path, trace: Trace, tokens: list[int]
+) -> None:
+    """The model's own routers, the exact ones: what they say does not depend on the cache."""
+    with Engine(bundle, "50%", pool="layer", initial_cache="cold", threads=1) as engine:
+        engine.nll(tokens)
+        assert np.array_equal(counted(engine.stats), simulated(trace, 16, routing="exact"))
+
+
+def bits(values: Logits) -> NDArray[np.uint32]:
+    return values.view(np.uint32)
+
+
+def logits_of(bundle: Path, tokens: list[int], **settings: Any) -> tuple[Logits, Logits, Counts]:
+    with Engine(bundle, "25%", threads=1, **settings) as engine:
+        scored = engine.score(tokens[:24])
+        return scored, logits_after_prompt(engine, tokens[24:56], 6), counted(engine.stats)
+
+
+@pytest.mark.parametrize("routing", METHODS)
+def test_lanes_and_residency_change_no_bit(bundle: Path, tokens: list[int], routing: str) -> None:
+    """Nor does whatever the engine did before, unless the cache is warm."""
+    reference = logits_of(bundle, tokens, routing=routing)
+    for residency, lanes in product(("slots", "programs"), (1, 4)):
+        other = logits_of(bundle, tokens, routing=routing, residency=residency, lanes=lanes)
+        assert np.array_equal(bits(other[0]), bits(reference[0])), (residency, lanes)
+        assert np.array_equal(bits(other[1]), bits(reference[1])), (residency, lanes)
+        assert np.array_equal(other[2][:, 2:], reference[2][:, 2:])
+    with Engine(bundle, "25%", threads=1, routing=routing) as engine:
+        first, _, second = (
+            engine.score(tokens[:24]),
+            engine.nll(tokens[30:]),
+            engine.score(tokens[:24]),
+        )
+    assert np.array_equal(bits(first), bits(second))
+    assert np.array_equal(bits(first), bits(reference[0]))
+
+
+@pytest.mark.parametrize(
+    "routing", ["cache-prior:0", "cache-prior:0.5,J=4", "max-rank:4", "cache-prior:9,first=6"]
+)
+def test_what_is_exact_by_definition_changes_no_bit(
+    bundle: Path, tokens: list[int], routing: str
+) -> None:
+    exact = logits_of(bundle, tokens)
+    same = logits_of(bundle, tokens, routing=routing)
+    assert np.array_equal(bits(same[0]), bits(exact[0]))
+    assert np.array_equal(bits(same[1]), bits(exact[1]))
+
+
+def test_a_cache_of_everything_leaves_nothing_to_prefer(bundle: Path, tokens: list[int]) -> None:
+    settings = {"routing": "cache-prior:0.5+drop-cold:0.9", "residency": "resident"}
+    with Engine(bundle, threads=1, **settings) as engine:
+        info, scored = engine.info, engine.score(tokens[:24])
+    with Engine(bundle, threads=1) as engine:
+        assert np.array_equal(bits(scored), bits(engine.score(tokens[:24])))
+    assert info["settings"]["initial_cache"] == "warm"
+
+
+def test_info_tells_what_routing_came_to(bundle: Path) -> None:
+    with Engine(bundle, threads=1, routing="cache-prior:auto") as engine:
+        info = engine.info
+    assert info["routing"] == {
+        "requested": "cache-prior:auto", "resolved": "cache-prior:0.3,J=2", "note": "",
+        "lossy": True,
+    }  # fmt: skip
+    settings = info["settings"]
+    assert (settings["pool"], settings["initial_cache"]) == ("layer", "prompt")
+    assert info["plan"]["slots_per_layer"] == 16
+    assert "16 per layer" in info["plan"]["text"]
+    with Engine(bundle, threads=1, routing="cache-prior:0.2,J=4") as engine:
+        info = engine.info
+    assert info["routing"]["resolved"] == "exact"
+    assert not info["routing"]["lossy"]
+    assert info["routing"]["note"]
+
+
+def test_what_makes_no_sense_is_refused(bundle: Path) -> None:
+    def refused(kind: type[BudgetError | UsageError], cause: str, **settings: Any) -> None:
+        with pytest.raises(kind, match=cause):
+            Engine(bundle, **{"threads": 1} | settings)
+
+    refused(BudgetError, "3 for each layer", cache="700KiB", routing="cache-prior:0.2")
+    # Divided, a cache has no token cycle to fall below.
+    refused(BudgetError, "for each layer", cache="10%", pool="layer", allow_below_cycle=True)
+    refused(UsageError, "all experts are in memory", residency="resident", initial_cache="cold")
+    refused(UsageError, "has no expert 32", initial_cache="profile", cache_profile={0: [32]})
+    refused(UsageError, "expert 3 twice", initial_cache="profile", cache_profile={0: [3, 3]})
+    refused(UsageError, "layer 6 of the model", initial_cache="profile", cache_profile={6: [0]})
+    refused(UsageError, "go together", cache_profile={0: [1]})
+    refused(UsageError, "belady", eviction="belady")
+    refused(UsageError, "cache-prior", routing="cache-prior:x")
