@@ -252,8 +252,8 @@ def _replay_sequence(logits: NDArray[np.float32], setup: Setup, out: Replay, beg
             kept = [(layer, e) for e, gone in zip(ranked, dropped, strict=True) if not gone]
             if setup.eviction == "belady":
                 for key in {*kept, *pool.by_use}:
-                    after = token + (key[0] <= layer)  # what the prompt uses is not missed
-                    pool.next_use[key] = _next_use(exact, key, max(after, decoding), layers)
+                    after = token + (key[0] <= layer)
+                    pool.next_use[key] = _next_use(exact, key, after, decoding)
             for key in kept:
                 if key not in pool.by_use:
                     loaded_at[key] = token
@@ -278,10 +278,15 @@ def _choose(scores: Scores, cached: set[int], setup: Setup, ranges: list[float])
     return set(scores.order[:top_k])
 
 
-def _next_use(exact: list[list[list[int]]], key: tuple[int, int], begin: int, layers: int) -> float:
-    """When exact routing uses an expert next, in the token ``begin`` or later."""
+def _next_use(
+    exact: list[list[list[int]]], key: tuple[int, int], after: int, decoding: int
+) -> float:
+    """When exact routing uses an expert next, in the token ``after`` or later.
+
+    A prompt's misses are free: what it uses again is not worth keeping until then.
+    """
     layer, expert = key
-    for later in range(begin, len(exact)):
+    for later in range(after, len(exact)):
         if expert in exact[later][layer]:
-            return later * layers + layer
+            return NEVER if later < decoding else later * len(exact[later]) + layer
     return NEVER

@@ -39,7 +39,7 @@ class Simulator {
     for (const uint64_t tokens : in_.sequences) {
       if (begin > 0) run_.reset();
       const uint64_t decoded = begin + std::min(in_.prompt_tokens, tokens), end = begin + tokens;
-      if (knows_future_) look_ahead(decoded, end);
+      if (knows_future_) look_ahead(begin, decoded, end);
       for (uint64_t token = begin; token < end; ++token)
         for (uint32_t layer = 0; layer < layers_; ++layer) {
           pause();
@@ -68,11 +68,10 @@ class Simulator {
   }
 
   void step(uint64_t token, uint32_t layer, uint64_t decoded) {
-    const bool prompt = token < decoded;
-    const double* next_use = knows_future_ && !prompt
-                                 ? next_use_.data() + ((token - decoded) * layers_ + layer) * top_k_
-                                 : nullptr;
-    const RunStep result = run_.step(layer, row(token, layer), prompt, next_use);
+    const double* next_use = nullptr;
+    if (knows_future_ && token >= foreseen_)
+      next_use = next_use_.data() + ((token - foreseen_) * layers_ + layer) * top_k_;
+    const RunStep result = run_.step(layer, row(token, layer), token < decoded, next_use);
     const uint64_t slot = (token * layers_ + layer) * top_k_;
     for (uint32_t rank = 0; rank < top_k_; ++rank) {
       out_.selected[slot + rank] = static_cast<int32_t>(result.selection.experts[rank]);
@@ -81,21 +80,24 @@ class Simulator {
     }
   }
 
-  // When each exactly selected expert of a sequence is used next, for Belady. A prompt's uses do
-  // not count: nothing of it is missed while decoding.
-  void look_ahead(uint64_t decoded, uint64_t end) {
-    const uint64_t steps = (end - decoded) * layers_;
+  // When each exactly selected expert of a sequence is used next, for Belady. Nothing of a prompt
+  // counts as missed: what it uses once more comes back for nothing, and need not be kept for that.
+  void look_ahead(uint64_t begin, uint64_t decoded, uint64_t end) {
+    foreseen_ = in_.run.initial == RunSettings::Initial::kPrompt ? begin : decoded;
+    const uint64_t steps = (end - foreseen_) * layers_;
+    const uint64_t prompt = (decoded - foreseen_) * layers_;
     next_use_.resize(steps * top_k_);
-    std::vector<double> next(size_t{layers_} * experts_, std::numeric_limits<double>::infinity());
+    const double never = std::numeric_limits<double>::infinity();
+    std::vector<double> next(size_t{layers_} * experts_, never);
     RouterScores scores(in_.run.router);
     for (uint64_t at = steps; at-- > 0;) {
       pause();
       const auto layer = static_cast<uint32_t>(at % layers_);
-      const Ranking ranking = scores.rank(layer, row(decoded + at / layers_, layer));
+      const Ranking ranking = scores.rank(layer, row(foreseen_ + at / layers_, layer));
       for (uint32_t rank = 0; rank < top_k_; ++rank) {
         double& when = next[size_t{layer} * experts_ + ranking.best[rank]];
         next_use_[at * top_k_ + rank] = when;
-        when = static_cast<double>(at);
+        when = at < prompt ? never : static_cast<double>(at);
       }
     }
     for (uint32_t layer = 0; layer < layers_; ++layer)
@@ -112,7 +114,8 @@ class Simulator {
   RoutingRun run_;
   const bool knows_future_;
   uint64_t steps_ = 0;
-  std::vector<double> next_use_;  // per decoded slot of the sequence
+  uint64_t foreseen_ = 0;         // the first token whose experts' next uses are known
+  std::vector<double> next_use_;  // per slot from there to the end of the sequence
 };
 
 }  // namespace
