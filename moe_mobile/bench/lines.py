@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import pathlib
 import threading
@@ -23,10 +24,11 @@ class JsonLines:
     """A file of JSON objects, one per line, that one process at a time writes.
 
     ``found``: its lines. A last one without its end, as a writer leaves it that is killed, makes
-    place for the next; ``ends_foreign``: whether no writer of ours can have left it.
+    place for the next; ``ends_foreign``: whether no writer can have left it whose lines begin with
+    ``begin``.
     """
 
-    def __init__(self, path: pathlib.Path) -> None:
+    def __init__(self, path: pathlib.Path, begin: bytes = b"{") -> None:
         """Raises UsageError where another process writes there, IoError where it cannot be."""
         self._path = path
         self._lock = threading.Lock()
@@ -45,7 +47,7 @@ class JsonLines:
         self._whole = data.rfind(b"\n") + 1
         self.found = data[: self._whole].splitlines()
         torn = data[self._whole :]
-        self.ends_foreign = bool(torn) and not torn.startswith(b"{")
+        self.ends_foreign = torn[: len(begin)] != begin[: len(torn)]
 
     def append(self, item: Json) -> None:
         """Write a line through to the disk. Raises DiskFullError or IoError."""
@@ -67,13 +69,21 @@ class JsonLines:
             self._file.close()
 
 
-def parse_object(line: bytes) -> Json | None:
-    """The object on a line; None where it is none."""
+def parse_object(line: bytes, *, finite: bool = False) -> Json | None:
+    """The object on a line; None where it is none, or ``finite`` and has a number that is not."""
+    parse = _finite if finite else float
     try:
-        item = json.loads(line)
+        item = json.loads(line, parse_float=parse, parse_constant=parse)
     except (ValueError, RecursionError):
         return None
     return item if isinstance(item, dict) else None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def refuse_content(path: pathlib.Path) -> None:

@@ -23,6 +23,10 @@ __all__ = ["ResultFile", "TurnFile"]
 
 Json = dict[str, Any]
 
+# How lines begin that are written here.
+_ROW = b'{"build_commit":'
+_TURN = b'{"run_key":"'
+
 
 class ResultFile:
     """Rows with their per-token entries; may be written to from several threads.
@@ -42,13 +46,18 @@ class ResultFile:
         if not resume:
             for one in (path, turns):
                 refuse_content(one)
-        self._lines = JsonLines(path)
-        for number, line in enumerate(self._lines.found, 1):
-            if line.strip():
-                self._read(line, number)
-        if self._lines.ends_foreign:
-            raise self._foreign(len(self._lines.found) + 1)
-        self.turns = TurnFile(turns)
+        with contextlib.ExitStack() as opened:
+            # First: where it is refused, no file is made.
+            self.turns = TurnFile(turns)
+            opened.callback(self.turns.close, complete=set())
+            self._lines = JsonLines(path, _ROW)
+            opened.callback(self._lines.close)
+            for number, line in enumerate(self._lines.found, 1):
+                if line.strip():
+                    self._read(line, number)
+            if self._lines.ends_foreign:
+                raise self._foreign(len(self._lines.found) + 1)
+            opened.pop_all()
 
     def append(self, result: BenchResult) -> None:
         """Write a row through to the disk. Raises DiskFullError or IoError."""
@@ -61,7 +70,7 @@ class ResultFile:
         self.turns.close(complete=set(self.rows))
 
     def _read(self, line: bytes, number: int) -> None:
-        row = parse_object(line)
+        row = parse_object(line, finite=True)
         if row is None or "n_prompt" not in row:
             raise self._foreign(number)
         # Rows of other versions stay in the file, and are not taken for this one's.
@@ -88,12 +97,16 @@ class TurnFile:
         self._lines: JsonLines | None = None
         self._lock = threading.Lock()
         self._found: dict[tuple[str, int], Json] = {}
-        if path.exists():
-            self._lines = JsonLines(path)
+        if not path.exists():
+            return
+        with contextlib.ExitStack() as opened:
+            self._lines = JsonLines(path, _TURN)
+            opened.callback(self._lines.close)
             for line in self._lines.found:
                 self._read(line)
             if self._lines.ends_foreign:
                 raise self._foreign()
+            opened.pop_all()
 
     def get(self, run_key: str, number: int) -> Json | None:
         """A repetition that was measured already."""
@@ -103,7 +116,7 @@ class TurnFile:
         """Write a repetition through to the disk. Raises DiskFullError or IoError."""
         with self._lock:
             if self._lines is None:
-                self._lines = JsonLines(self._path)
+                self._lines = JsonLines(self._path, _TURN)
         turn = {"run_key": run_key, "number": number, "repetition": repetition}
         self._lines.append(turn | {"check": _check(turn)})
         self._found[run_key, number] = repetition

@@ -79,6 +79,16 @@ def test_wrong_values(model: pathlib.Path, arguments: list[str], cause: str) -> 
     assert cause in failed(2, "bench", model, "-p", 0, "-n", 2, *arguments)["cause"]
 
 
+def test_a_plot_is_not_drawn_over_the_rows(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    out, plot = tmp_path / "rows.svg", tmp_path / "link" / "rows.svg"
+    command = ("bench", model, "-p", 0, "-n", 2, "--out", out, "--plot", plot)
+    assert "the same file" in failed(2, *command)["cause"]
+    assert not out.exists()
+    out.touch()
+    assert "the same file" in failed(2, *command, "--resume")["cause"]
+
+
 def test_a_core_that_is_not_there(model: pathlib.Path) -> None:
     error = failed(2, "bench", model, "-p", 0, "-n", 2, "--affinity", "4000")
     assert "local has no core 4000" in error["cause"]

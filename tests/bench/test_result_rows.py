@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 from collections.abc import Callable
@@ -212,7 +213,9 @@ def test_interleaved_rows_continue_within_a_grid(target: Target, tmp_path: pathl
     assert not turns.exists()
 
 
-@pytest.mark.parametrize("content", ["my diary\n", "my diary", "[1]\n", '{"run_key": "a"}\n'])
+@pytest.mark.parametrize(
+    "content", ["my diary\n", "my diary", "[1]\n", '{"run_key": "a"}\n', '{"diary":']
+)
 def test_a_file_that_is_in_the_way_of_turns_is_left_alone(
     tmp_path: pathlib.Path, content: str
 ) -> None:
@@ -221,6 +224,7 @@ def test_a_file_that_is_in_the_way_of_turns_is_left_alone(
     with pytest.raises(errors.UsageError, match="something else"):
         ResultFile(tmp_path / "rows.jsonl", resume=True)
     assert turns.read_text() == content
+    assert not (tmp_path / "rows.jsonl").exists()
 
 
 def test_one_command_at_a_time_writes_a_file(tmp_path: pathlib.Path) -> None:
@@ -237,17 +241,25 @@ def test_other_files_are_not_continued(rows: list[BenchResult], tmp_path: pathli
     with pytest.raises(errors.UsageError, match="line 1 is no row"):
         ResultFile(path, resume=True)
     assert path.read_text() == "my notes\n"
-    path.write_text("my notes")
-    with pytest.raises(errors.UsageError, match="line 1 is no row"):
-        ResultFile(path, resume=True)
+    for notes in ("my notes", '{"notes": 1}'):
+        path.write_text(notes)
+        with pytest.raises(errors.UsageError, match="line 1 is no row"):
+            ResultFile(path, resume=True)
+        assert path.read_text() == notes
     with pytest.raises(errors.IoError):
         ResultFile(tmp_path / "none" / "rows.jsonl", resume=False)
     # Nor are rows that were damaged.
     damages: list[dict[str, Any]] = [{"run_key": [1]}, {"flags": None}, {"samples_ns": {}}]
+    damages += [{"avg_ts": math.nan}, {"stddev_ts": -math.inf}]
     for damage in damages:
         path.write_text(json.dumps(rows[0].as_dict() | damage) + "\n")
         with pytest.raises(errors.UsageError, match="line 1 is no row"):
             ResultFile(path, resume=True)
+    path.write_text(
+        re.sub('"avg_ts": [^,]*', '"avg_ts": 1e999', json.dumps(rows[0].as_dict())) + "\n"
+    )
+    with pytest.raises(errors.UsageError, match="line 1 is no row"):
+        ResultFile(path, resume=True)
     # Rows of versions before the schema stay, and are not counted.
     path.write_text('{"n_prompt": 8, "n_gen": 0}\n')
     file = ResultFile(path, resume=True)
