@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, Self
 
+from moe_mobile.answers import is_answer, is_error, plan
 from moe_mobile.errors import (
     BY_CODE,
     BundleCorruptError,
@@ -46,7 +47,7 @@ _MOST_LINE = 256 << 20
 _MEMBERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "progress": {"stage": str, "done": int, "total": int},
     "token": {"token": int},
-    "plan": {"plan": dict},
+    "plan": {"plan": plan},
 }
 _CLOSE_SECONDS = 5.0
 
@@ -184,15 +185,20 @@ class Runner:
                 event = self._receive(request_id)
                 kind = event.get("event")
                 if kind == "result":
-                    return {k: v for k, v in event.items() if k not in ("id", "event")}
+                    result = {k: v for k, v in event.items() if k not in ("id", "event")}
+                    if not is_answer(result, message):
+                        raise self._unexpected(event)
+                    return result
                 if kind == "error":
-                    raise _typed_error(event.get("error"), self._launch)
+                    if not is_error(event.get("error")):
+                        raise self._unexpected(event)
+                    raise _typed_error(event["error"], self._launch)
                 if not isinstance(kind, str) or kind not in _MEMBERS:
                     continue
                 try:
                     values = [cast(event[name]) for name, cast in _MEMBERS[kind].items()]
-                except (KeyError, TypeError, ValueError):
-                    raise self._broken(f"got {json.dumps(event)[:200]}") from None
+                except (KeyError, OverflowError, TypeError, ValueError):
+                    raise self._unexpected(event) from None
                 callback = {"progress": progress, "token": on_token, "plan": planned}[kind]
                 if callback is not None:
                     callback(*values)
@@ -268,6 +274,9 @@ class Runner:
             raise self._broken(f"expected an event, got: {shown}")
         return event, shown
 
+    def _unexpected(self, event: dict[str, Any]) -> RuntimeFailedError:
+        return self._broken(f"got {json.dumps(event)[:200]}")
+
     def _broken(self, how: str) -> RuntimeFailedError:
         self.kill()
         return RuntimeFailedError(
@@ -336,16 +345,14 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _typed_error(value: object, launch: Launch | None) -> MoeMobileError:
+def _typed_error(value: dict[str, Any], launch: Launch | None) -> MoeMobileError:
     """The exception for an error object of the engine; it says whose files it speaks of."""
-    if not isinstance(value, dict):
-        return RuntimeFailedError(f"moe_runner reported an error without details: {value!r}")
-    kind = BY_CODE.get(str(value.get("code")), RuntimeFailedError)
+    kind = BY_CODE.get(value.get("code") or "", RuntimeFailedError)
     file, remedy = value.get("file") or None, value.get("remedy") or None
     if launch is not None and kind is BundleCorruptError:
         remedy = f"`moe-mobile verify BUNDLE --device {launch.place}` says how to mend it"
     return kind(
-        str(value.get("cause") or "unknown error"),
+        value.get("cause") or "unknown error",
         file=file if file is None or launch is None else f"{file} on {launch.place}",
         setting=value.get("setting") or None,
         remedy=remedy,

@@ -14,6 +14,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -149,15 +150,15 @@ def test_results_progress_and_tokens(make_runner: MakeRunner) -> None:
     tokens: list[int] = []
     with Runner(binary) as runner:
         first = runner.request(
-            "open",
+            "ask",
             progress=lambda *step: progress.append(step),
             on_token=tokens.append,
             bundle="b",
             packed_dir=None,
         )
-        second = runner.request("info")
-    assert first == {"got": {"id": 1, "command": "open", "bundle": "b"}}
-    assert second == {"got": {"id": 2, "command": "info"}}
+        second = runner.request("tell")
+    assert first == {"got": {"id": 1, "command": "ask", "bundle": "b"}}
+    assert second == {"got": {"id": 2, "command": "tell"}}
     assert progress == [("load", 1, 2)]
     assert tokens == [17]
     assert not _alive(runner.pid)
@@ -166,7 +167,7 @@ def test_results_progress_and_tokens(make_runner: MakeRunner) -> None:
 def test_errors_keep_their_type_and_the_process_goes_on(make_runner: MakeRunner) -> None:
     binary = make_runner(
         """
-        if request["command"] == "open":
+        if request["command"] == "ask":
             send(id=id, event="error", error={"code": "budget", "file": "/b", "cause": "too small",
                                               "remedy": "--cache 90%"})
         else:
@@ -175,20 +176,20 @@ def test_errors_keep_their_type_and_the_process_goes_on(make_runner: MakeRunner)
     )
     with Runner(binary) as runner:
         with pytest.raises(errors.BudgetError) as caught:
-            runner.request("open")
+            runner.request("ask")
         assert (caught.value.file, caught.value.cause, caught.value.remedy) == (
             "/b",
             "too small",
             "--cache 90%",
         )
         assert caught.value.exit_code == 9
-        assert runner.request("info") == {"ok": True}
+        assert runner.request("tell") == {"ok": True}
 
 
 def test_an_unknown_error_code_is_a_runtime_error(make_runner: MakeRunner) -> None:
     binary = make_runner('send(id=id, event="error", error={"code": "new", "cause": "c"})')
     with Runner(binary) as runner, pytest.raises(errors.RuntimeFailedError, match="c"):
-        runner.request("open")
+        runner.request("ask")
 
 
 def test_a_crash_names_the_signal_and_the_last_words(make_runner: MakeRunner) -> None:
@@ -200,19 +201,19 @@ def test_a_crash_names_the_signal_and_the_last_words(make_runner: MakeRunner) ->
     )
     with Runner(binary) as runner:
         with pytest.raises(errors.RuntimeFailedError) as caught:
-            runner.request("open")
+            runner.request("ask")
         assert "killed by SIGSEGV" in caught.value.cause
         assert "slot 3 is gone" in caught.value.cause
         assert caught.value.file == str(binary)
         # The next request does not hang.
         with pytest.raises(errors.RuntimeFailedError):
-            runner.request("info")
+            runner.request("tell")
 
 
 def test_a_kill_hints_at_memory(make_runner: MakeRunner) -> None:
     binary = make_runner("os.kill(os.getpid(), signal.SIGKILL)")
     with Runner(binary) as runner, pytest.raises(errors.KilledError) as caught:
-        runner.request("open")
+        runner.request("ask")
     assert "SIGKILL" in caught.value.cause
     assert caught.value.remedy is not None
     assert "memory" in caught.value.remedy
@@ -223,13 +224,13 @@ def test_ctrl_c_in_the_runner_is_no_failure(make_runner: MakeRunner) -> None:
         "signal.signal(signal.SIGINT, signal.SIG_DFL)\nos.kill(os.getpid(), signal.SIGINT)"
     )
     with Runner(binary) as runner, pytest.raises(errors.CancelledError):
-        runner.request("open")
+        runner.request("ask")
 
 
 def test_an_early_exit_gives_its_code(make_runner: MakeRunner) -> None:
     binary = make_runner("sys.exit(127)")
     with Runner(binary) as runner, pytest.raises(errors.RuntimeFailedError, match="exit code 127"):
-        runner.request("open")
+        runner.request("ask")
 
 
 @pytest.mark.parametrize(
@@ -244,8 +245,89 @@ def test_an_early_exit_gives_its_code(make_runner: MakeRunner) -> None:
 def test_protocol_violations_are_told_and_end_it(make_runner: MakeRunner, answer: str) -> None:
     with Runner(make_runner(answer)) as runner:
         with pytest.raises(errors.RuntimeFailedError, match="broke its protocol"):
-            runner.request("open")
+            runner.request("ask")
         assert not _alive(runner.pid)
+
+
+INFO = {
+    "pid": 1, "bundle_hash": "ab", "plan": {"text": "4 slots", "slots": 4},
+    "settings": {"context": 64}, "direct_io": True, "threads": 2, "fallbacks": [], "moe_mobile": "1", "executorch": "1",
+    "routing": {"requested": "exact", "resolved": "exact", "note": "", "lossy": False},
+    "load_ms": 1.5, "of a later version": None,
+}  # fmt: skip
+TIMES = dict.fromkeys(("prompt_ns", "gen_ns"), 5)
+MEMORY = ("rss_anon", "rss_file", "rss", "peak_rss", "swap", "major_faults")
+SAMPLE = {**TIMES, "itl_ns": [5], "tokens": [], "memory": dict.fromkeys(MEMORY, 1)}
+
+
+@pytest.mark.parametrize(
+    ("command", "members", "good", "bad"),
+    [
+        (
+            "open", {}, INFO,
+            [{name: None} for name in INFO if " " not in name]
+            + [{name: [[]]} for name in INFO if " " not in name]
+            + [{"plan": {}}, {"plan": {"text": 1}}, {"settings": {}}, {"fallbacks": [1]},
+               {"direct_io": 1}, {"threads": True}, {"load_ms": float("nan")}],
+        ),
+        ("digest", {"paths": ["a"]}, {"files": [{"bytes": 1, "sha256": "ab"}]},
+         [{"files": []}, {"files": [{"bytes": 1}]}, {"files": {}}]),
+        ("bench", {"repetitions": 1, "n_gen": 2}, {"samples": [SAMPLE]},
+         [{"samples": []}, {"samples": [SAMPLE, SAMPLE]}, {"samples": [{**SAMPLE, "gen_ns": 0}]},
+          {"samples": [{**SAMPLE, "tokens": [{}]}]}, {"samples": [{**SAMPLE, "memory": {}}]}]),
+        ("bench", {"n_prompt": 2}, {"samples": [{**SAMPLE, "ttft_ns": 6}]},
+         [{"samples": [SAMPLE]}, {"samples": [{**SAMPLE, "ttft_ns": "6"}]}]),
+        ("verify", {}, {"files": 1, "bytes": 2, "packed": None}, [{"packed": {}}, {"files": "1"}]),
+        ("generate", {}, {"token_ids": [], "stop": "eos", "stats": {"totals": {}, "tokens": []}},
+         [{"stats": {}}, {"stats": {"totals": {}, "tokens": [{"phase": "decode"}]}}]),
+        ("trace", {}, {"router_logits": ""}, [{"router_logits": 1}]),
+    ],
+)  # fmt: skip
+def test_results_are_what_was_asked_for(
+    make_runner: MakeRunner,
+    command: str,
+    members: dict[str, Any],
+    good: dict[str, Any],
+    bad: list[dict[str, Any]],
+) -> None:
+    binary = make_runner("send(id=id, event='result', **json.loads(request['answer']))")
+    with Runner(binary) as runner:
+        assert runner.request(command, **members, answer=json.dumps(good)) == good
+    missing = [{key: good[key] for key in good if key != left} for left in good if " " not in left]
+    for answer in [{}, *missing, *({**good, **change} for change in bad)]:
+        with (
+            Runner(binary) as runner,
+            pytest.raises(errors.RuntimeFailedError, match="broke its protocol") as caught,
+        ):
+            runner.request(command, **members, answer=json.dumps(answer))
+        assert caught.value.file == str(binary)
+
+
+@pytest.mark.parametrize(
+    "error",
+    ["", "'text'", "[]", "{'code': ['io']}", "{'code': 'io', 'cause': {}}", "{'file': []}",
+     "{'remedy': 3}", "{'setting': False}"],
+)  # fmt: skip
+def test_errors_are_errors(make_runner: MakeRunner, error: str) -> None:
+    answer = f"send(id=id, event='error'{', error=' if error else ''}{error})"
+    with (
+        Runner(make_runner(answer)) as runner,
+        pytest.raises(errors.RuntimeFailedError, match="broke its protocol"),
+    ):
+        runner.request("ask")
+
+
+@pytest.mark.parametrize(
+    "event",
+    ["'progress', stage='load', done=1e999, total=2", "'progress', stage='load', done=[], total=2",
+     "'token'", "'plan', plan=[]", "'plan', plan={'slots': 3}"],
+)  # fmt: skip
+def test_events_on_the_way_are_what_they_say(make_runner: MakeRunner, event: str) -> None:
+    with (
+        Runner(make_runner(f"send(id=id, event={event})")) as runner,
+        pytest.raises(errors.RuntimeFailedError, match="broke its protocol"),
+    ):
+        runner.request("ask", planned=lambda plan: None)
 
 
 def test_a_line_cut_short_is_not_an_answer(make_runner: MakeRunner) -> None:
@@ -257,7 +339,7 @@ def test_a_line_cut_short_is_not_an_answer(make_runner: MakeRunner) -> None:
         """
     )
     with Runner(binary) as runner, pytest.raises(errors.RuntimeFailedError, match="exit code 3"):
-        runner.request("open")
+        runner.request("ask")
 
 
 def test_an_exception_in_a_callback_ends_the_process(make_runner: MakeRunner) -> None:
@@ -273,7 +355,7 @@ def test_an_exception_in_a_callback_ends_the_process(make_runner: MakeRunner) ->
 
     runner = Runner(binary)
     with pytest.raises(KeyboardInterrupt):
-        runner.request("open", progress=stop)
+        runner.request("ask", progress=stop)
     assert not _alive(runner.pid)
 
 
@@ -281,7 +363,7 @@ def test_leaving_the_block_by_an_error_does_not_wait(make_runner: MakeRunner) ->
     binary = make_runner('send(id=id, event="result")\ntime.sleep(60)')
     began = time.monotonic()
     with contextlib.suppress(ValueError), Runner(binary) as runner:
-        runner.request("open")
+        runner.request("ask")
         raise ValueError
     assert time.monotonic() - began < 3
     assert not _alive(runner.pid)
@@ -291,7 +373,7 @@ def test_the_process_ends_with_the_interpreter(make_runner: MakeRunner) -> None:
     binary = make_runner('send(id=id, event="result")\ntime.sleep(60)')
     program = (
         "import sys; from moe_mobile.runner import Runner\n"
-        f"r = Runner({str(binary)!r}); r.request('open'); print(r.pid)"
+        f"r = Runner({str(binary)!r}); r.request('ask'); print(r.pid)"
     )
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
