@@ -31,6 +31,8 @@ TEST(TopK, EqualsAStableSort) {
     std::iota(order.begin(), order.end(), 0u);
     std::stable_sort(order.begin(), order.end(),
                      [&](uint32_t a, uint32_t b) { return values[a] > values[b]; });
+    for (uint32_t rank = 0; rank < n; ++rank)
+      ASSERT_EQ(rank_of(values.data(), n, order[rank]), rank);
     order.resize(k);
     top_k(values.data(), n, k, best.data());
     ASSERT_EQ(best, order) << n << " " << k;

@@ -98,6 +98,28 @@ void top_k(const float* values, uint32_t n, uint32_t k, uint32_t* best) {
   if (!done) top_many(values, n, k, best);
 }
 
+uint32_t rank_of(const float* values, uint32_t n, uint32_t index) {
+  const float value = values[index];
+  const Floats here = {value, value, value, value};
+  Counts before = {};
+  // Those before it in the array come first if they are as large.
+  uint32_t i = 0;
+  for (; i + 4 <= index; i += 4) {
+    Floats others;
+    std::memcpy(&others, values + i, sizeof others);
+    before -= others >= here;  // true is -1
+  }
+  uint32_t rank = 0;
+  for (; i < index; ++i) rank += static_cast<uint32_t>(values[i] >= value);
+  for (; i + 4 <= n; i += 4) {
+    Floats others;
+    std::memcpy(&others, values + i, sizeof others);
+    before -= others > here;
+  }
+  for (; i < n; ++i) rank += static_cast<uint32_t>(values[i] > value);
+  return rank + before[0] + before[1] + before[2] + before[3];
+}
+
 float least_of(const float* values, uint32_t n) {
   float least[kLanes];
   std::fill(least, least + kLanes, values[0]);

@@ -14,6 +14,9 @@ inline bool comes_before(const float* values, uint32_t a, uint32_t b) {
 // Writes the indices of the `k` first of `n` values (none is NaN) to `best`, in order.
 void top_k(const float* values, uint32_t n, uint32_t k, uint32_t* best);
 
+// How many of n values come before this one.
+uint32_t rank_of(const float* values, uint32_t n, uint32_t index);
+
 // The smallest of n > 0 values.
 float least_of(const float* values, uint32_t n);
 

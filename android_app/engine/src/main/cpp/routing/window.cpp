@@ -2,30 +2,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "routing/window.h"
 
-#include <algorithm>
-#include <cmath>
+#include <limits>
 
 #include "routing/top_k.h"
 
 namespace moe_mobile {
 
-void WindowChooser::choose(const Ranking& ranking, uint32_t window, const uint8_t* cached,
-                           uint32_t* chosen) {
-  const uint32_t top_k_ = ranking.top_k;
-  if (window <= top_k_) {
-    std::copy(ranking.best, ranking.best + top_k_, chosen);
-    return;
+uint32_t WindowChooser::contend(const Ranking& ranking, const uint8_t* cached, uint32_t most) {
+  const float* z = ranking.z;
+  const uint32_t last = ranking.best[ranking.top_k - 1];
+  const float last_z = z[last], never = -std::numeric_limits<float>::infinity();
+  uint32_t count = 0;
+  for (uint32_t e = 0; e < ranking.num_experts; ++e) {
+    contenders_[count] = e;
+    values_[count] = z[e];
+    const bool is_behind = (z[e] < last_z) | ((z[e] == last_z) & (e > last));
+    count += static_cast<uint32_t>(is_behind & (z[e] > never) & (cached[e] != 0));
   }
-  window = std::min(window, ranking.num_experts);
-  top_k(ranking.z, ranking.num_experts, window, order_.data());
-  uint32_t taken = guaranteed_;
-  std::copy(order_.begin(), order_.begin() + guaranteed_, chosen);
-  for (uint32_t rank = guaranteed_; rank < window && taken < top_k_; ++rank) {
-    const uint32_t expert = order_[rank];
-    if (cached[expert] != 0 && std::isfinite(ranking.z[expert])) chosen[taken++] = expert;
-  }
-  for (uint32_t rank = guaranteed_; taken < top_k_; ++rank)
-    if (cached[order_[rank]] == 0) chosen[taken++] = order_[rank];
+  most = std::min(most, count);
+  if (most > 0) top_k(values_.data(), count, most, order_.data());
+  return most;
 }
 
 }  // namespace moe_mobile

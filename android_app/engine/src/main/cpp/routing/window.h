@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -9,16 +10,50 @@
 
 namespace moe_mobile {
 
-// Selects the `guaranteed` best, then the cached ones among the `window` best, then the best of the
-// rest (Algorithms 1 and 2 of arXiv 2412.00099). Keeps its scratch memory.
+// Selects the `guaranteed` best, then the cached ones among the best of a window, then the best of
+// the rest (Algorithms 1 and 2 of arXiv 2412.00099). Keeps its scratch memory.
 class WindowChooser {
  public:
   explicit WindowChooser(const MethodSettings& settings)
-      : guaranteed_(settings.guaranteed), order_(settings.num_experts) {}
-  void choose(const Ranking& ranking, uint32_t window, const uint8_t* cached, uint32_t* chosen);
+      : guaranteed_(settings.guaranteed),
+        contenders_(settings.num_experts + 1),
+        values_(settings.num_experts + 1),
+        order_(settings.top_k) {}
+
+  // Asks in_window(expert) of few experts, none of them among the top_k best.
+  //
+  // Whatever the window, it keeps those of the top_k best that are cached or guaranteed. The others
+  // give way, the worst first, to cached experts of the window, of which the best come first.
+  template <typename InWindow>
+  void choose(const Ranking& ranking, const uint8_t* cached, InWindow in_window, uint32_t* chosen) {
+    std::copy(ranking.best, ranking.best + ranking.top_k, chosen);
+    uint32_t cold = 0;
+    for (uint32_t rank = guaranteed_; rank < ranking.top_k; ++rank)
+      cold += cached[chosen[rank]] ^ 1;
+    if (cold == 0) return;
+    const uint32_t contenders = contend(ranking, cached, cold);
+    // Of experts in order, the first ones are in the window.
+    uint32_t in = 0, out = contenders;
+    while (in < out) {
+      // The last one first, which often is.
+      const uint32_t at = out == contenders ? out - 1 : (in + out) / 2;
+      if (in_window(contenders_[order_[at]])) {
+        in = at + 1;
+      } else {
+        out = at;
+      }
+    }
+    for (uint32_t rank = ranking.top_k; in > 0; --rank)
+      if (cached[chosen[rank - 1]] == 0) chosen[rank - 1] = contenders_[order_[--in]];
+  }
 
  private:
+  // The best cached experts behind the top_k best, at most so many; order_ has their places.
+  uint32_t contend(const Ranking& ranking, const uint8_t* cached, uint32_t most);
+
   uint32_t guaranteed_;
+  std::vector<uint32_t> contenders_;
+  std::vector<float> values_;
   std::vector<uint32_t> order_;
 };
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "routing/softmax_mass.h"
+#include "routing/top_k.h"
 #include "routing/window.h"
 
 // Cumulative probability threshold, Algorithm 2 of arXiv 2412.00099: Max-Rank with a window of as
@@ -13,15 +15,35 @@ namespace {
 class Cumulative : public RoutingMethod {
  public:
   explicit Cumulative(const MethodSettings& settings)
-      : threshold_(settings.value), probabilities_(settings.num_experts), chooser_(settings) {}
+      : threshold_(settings.value),
+        probabilities_(settings.num_experts),
+        mass_(settings.num_experts),
+        chooser_(settings) {}
 
   void choose(const Ranking& ranking, const uint8_t* cached, uint32_t* chosen) override {
-    chooser_.choose(ranking, window(ranking), cached, chosen);
+    if (threshold_ >= 1) {  // rounding must not decide
+      chooser_.choose(ranking, cached, [](uint32_t) { return true; }, chosen);
+      return;
+    }
+    bool has_mass = false;
+    uint32_t size = 0;  // of the window, where it had to be counted
+    const auto in_window = [&](uint32_t expert) {
+      // Its probability belongs to the window if those before it do not reach p. That is mostly
+      // plain from a sum that is a little wrong.
+      if (ranking.scores == nullptr && size == 0) {
+        if (!has_mass) mass_.set(ranking.z, ranking.num_experts, ranking.z[ranking.best[0]]);
+        has_mass = true;
+        const double distance = mass_.share_before(expert) - threshold_;
+        if (std::abs(distance) > mass_.error()) return distance < 0;
+      }
+      if (size == 0) size = window(ranking);
+      return rank_of(ranking.z, ranking.num_experts, expert) < size;
+    };
+    chooser_.choose(ranking, cached, in_window, chosen);
   }
 
  private:
   uint32_t window(const Ranking& ranking) {
-    if (threshold_ >= 1) return ranking.num_experts;  // rounding must not decide
     const double largest = ranking.z[ranking.best[0]];
     double sum = 0;
     for (uint32_t e = 0; e < ranking.num_experts; ++e) {
@@ -48,6 +70,7 @@ class Cumulative : public RoutingMethod {
 
   double threshold_;
   std::vector<double> probabilities_;
+  SoftmaxMass mass_;
   WindowChooser chooser_;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "routing/top_k.h"
 #include "routing/window.h"
 
 // Max-Rank, Algorithm 1 of arXiv 2412.00099: of the M best experts, cached ones go first.
@@ -16,7 +17,10 @@ class MaxRank : public RoutingMethod {
         chooser_(settings) {}
 
   void choose(const Ranking& ranking, const uint8_t* cached, uint32_t* chosen) override {
-    chooser_.choose(ranking, window_, cached, chosen);
+    const auto in_window = [&](uint32_t expert) {
+      return rank_of(ranking.z, ranking.num_experts, expert) < window_;
+    };
+    chooser_.choose(ranking, cached, in_window, chosen);
   }
 
  private:
