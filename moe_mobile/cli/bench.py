@@ -38,6 +38,7 @@ from moe_mobile.cli.options import (
     examples,
     initial_cache_option,
     initial_cache_settings,
+    settings_option,
 )
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.device.interface import Device
@@ -64,6 +65,7 @@ _COOL_SECONDS = 300.0
     )
 )
 @bundle_argument
+@settings_option
 @click.option(
     "-p",
     "--n-prompt",

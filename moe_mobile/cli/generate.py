@@ -20,6 +20,7 @@ from moe_mobile.cli.options import (
     engine_request,
     examples,
     json_option,
+    settings_option,
 )
 from moe_mobile.cli.output import notes_of
 from moe_mobile.cli.progress import ProgressBar
@@ -41,6 +42,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "seed")
     )
 )
 @bundle_argument
+@settings_option
 @click.option("-p", "--prompt", help="The text to continue.")
 @click.option(
     "-f", "--file", "prompt_file", type=click.File("rb"), help="Read it from a file; - is stdin."

@@ -17,6 +17,7 @@ from moe_mobile.cli.options import (
     engine_request,
     examples,
     json_option,
+    settings_option,
 )
 from moe_mobile.cli.output import notes_of
 from moe_mobile.cli.progress import ProgressBar
@@ -30,6 +31,7 @@ from moe_mobile.device.select import open_device
     )
 )
 @bundle_argument
+@settings_option
 @engine_options
 @device_option
 @json_option
