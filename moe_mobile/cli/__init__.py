@@ -37,6 +37,7 @@ Exit codes:
         "bench": "Measure speed, latency, cache and memory.",
         "trace": "Record what the routers say about a text, for replays.",
         "simulate": "Replay traces: what routings and cache sizes would read.",
+        "quality": "Score a text under routings: what they cost, beside what they save.",
         "report": "Make one page of what bench wrote.",
         "devices": "List phones, and whether a bundle fits them.",
         "deploy": "Send a bundle to phones; only what they lack.",

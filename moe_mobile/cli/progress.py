@@ -24,6 +24,7 @@ _LABELS = {
     "load": "loading",
     "prefill": "reading the prompt",
     "bench": "measuring",
+    "score": "scoring",
     "cool": "cooling down",
     "export": "exporting",
 }

@@ -1,0 +1,97 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What routings cost against what they save. Needs the optional matplotlib."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from moe_mobile.bench.plot import check_plot
+from moe_mobile.errors import write_error
+from moe_mobile.routing.quality import Quality
+
+__all__ = ["plot_quality"]
+
+_COLORS = ("#4c72b0", "#c44e52", "#55a868", "#8172b3", "#ccb974", "#64b5cd", "#937860", "#7f7f7f")
+_MARKS = {"exact": "o", "max-rank": "s", "cumulative": "^", "cache-prior": "D"}
+_DROPPING = "X"
+
+
+def plot_quality(scores: Sequence[Quality], name: str, path: str | os.PathLike[str]) -> None:
+    """Perplexity over loads per token-layer: a colour per capacity, a mark per method.
+
+    Args:
+        scores: of one text, an exact one among them, whose perplexity is a line. Bars are 95 %
+            intervals of the change from it.
+        name: of the model, for the title.
+
+    Raises UsageError for an unknown file type, UnsupportedError without matplotlib, IoError.
+    """
+    check_plot(path)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.add_subplot()
+    capacities = sorted({score.capacity for score in scores})
+    exact = next((score for score in scores if not score.lossy), scores[0])
+    for score in scores:
+        color = _COLORS[capacities.index(score.capacity) % len(_COLORS)]
+        error = score.change_error(exact) or 0.0
+        axes.errorbar(
+            [score.loads_per_token_layer],
+            [score.perplexity],
+            [exact.perplexity * error],
+            marker=_MARKS.get(_method(score), _DROPPING),
+            color=color,
+            markersize=7,
+            elinewidth=0.7,
+        )
+        axes.annotate(
+            score.routing,
+            (score.loads_per_token_layer, score.perplexity),
+            textcoords="offset points",
+            xytext=(7, 4),
+            fontsize=7,
+            color=color,
+        )
+    axes.axhline(exact.perplexity, color="black", linewidth=0.6, linestyle="dotted")
+    axes.set_xlabel("loads per token and layer")
+    axes.set_ylabel("perplexity, token by token")
+    # Room for names on the right.
+    axes.set_xlim(0, 1.2 * max(score.loads_per_token_layer for score in scores) or 1)
+    axes.margins(y=0.12)
+    axes.grid(linewidth=0.3)
+    axes.legend(handles=_keys(scores, capacities), fontsize=8, loc="best")
+    axes.set_title(
+        f"{name}: {scores[0].predictions} tokens predicted, pool: {scores[0].pool}, "
+        f"eviction: {scores[0].eviction}",
+        fontsize=10,
+    )
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise write_error(error, path) from error
+
+
+def _method(score: Quality) -> str:
+    return "drop-cold" if "+drop-cold" in score.routing else re.split("[:,]", score.routing)[0]
+
+
+def _keys(scores: Sequence[Quality], capacities: Sequence[int]) -> list[object]:
+    from matplotlib.lines import Line2D
+
+    experts = scores[0].experts
+    keys: list[object] = [
+        Line2D([], [], color=_COLORS[index % len(_COLORS)], label=f"{size} of {experts} cached")
+        for index, size in enumerate(capacities)
+    ]
+    used = dict.fromkeys(_method(score) for score in scores)
+    keys += [
+        Line2D(
+            [], [], color="gray", linestyle="", marker=_MARKS.get(method, _DROPPING), label=method
+        )
+        for method in used
+    ]
+    return keys
