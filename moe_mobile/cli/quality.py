@@ -45,11 +45,11 @@ _FOR_BUNDLES = ("device", "residency", "lanes", "threads", "packed_dir")
 
 @click.command(
     epilog=examples(
-        "moe-mobile quality olmoe -f text.txt --routing cache-prior:0.2,max-rank:12",
-        "moe-mobile quality olmoe -f text.txt --routing cache-prior:auto --device any -n 512",
-        "moe-mobile quality demo -f text.txt --routing cache-prior:0.2,J=2 --capacity 25%,50%",
-        "moe-mobile quality Qwen/Qwen3-30B-A3B -f wiki.txt --routing cache-prior:auto \\",
-        "                   --dtype bfloat16 --out qwen3.jsonl --plot qwen3.svg   # on a GPU",
+        "moe-mobile quality olmoe -f prompt.txt --routing cache-prior:0.2,max-rank:12",
+        "moe-mobile quality olmoe -f prompt.txt -n 512 --device any",
+        "moe-mobile quality olmoe -f prompt.txt --capacity 25%,50%,75% --plot front.svg",
+        "moe-mobile quality demo -f prompt.txt --routing cache-prior:0.2,J=2     # by transformers",
+        "moe-mobile quality Qwen/Qwen3-30B-A3B -f prompt.txt --dtype bfloat16 --out qwen3.jsonl",
     )
 )
 @source_argument

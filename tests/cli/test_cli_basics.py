@@ -26,8 +26,8 @@ from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli, without_eng
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMANDS = [
-    "export", "inspect", "verify", "prepare", "generate", "bench", "trace", "simulate", "models",
-    "doctor", "demo",
+    "export", "inspect", "verify", "prepare", "generate", "bench", "trace", "simulate", "quality",
+    "models", "doctor", "demo",
 ]  # fmt: skip
 
 
