@@ -34,7 +34,7 @@ VERSION = 1
 METADATA = "moe_mobile_trace"
 """The one key of the safetensors metadata: several would be written in random order."""
 
-SOURCES = ("engine", "transformers")
+SOURCES = ("engine", "transformers", "synthetic")
 _SCORINGS = ("softmax",)
 _MEMBERS = (
     "version", "created_by", "model", "source", "source_id", "precision", "layers", "top_k",
