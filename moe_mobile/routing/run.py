@@ -69,7 +69,7 @@ class RoutingRun:
             :func:`simulate` takes them, without ``belady``.
         initial_cache: what is cached when decoding begins: ``cold``, nothing; ``prompt``, what the
             prompt left, which began with nothing; or for each layer a list of experts, most used
-            first, of which ``capacity`` are. But with ``prompt`` a prompt leaves the cache alone.
+            first, of which ``capacity`` are. A prompt goes through the cache with ``prompt`` only.
 
     Attributes:
         routing: as it came out, with ``auto`` and ``J`` settled; ``"exact"`` where the method is
