@@ -5,13 +5,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import jinja2
-import markupsafe
 
 from moe_mobile.report import overview
 from moe_mobile.report.compare import METHOD, Comparison, Refusal, compare
@@ -24,6 +19,7 @@ from moe_mobile.report.latency import latency, latency_note
 from moe_mobile.report.load import Results
 from moe_mobile.report.rows import Row
 from moe_mobile.report.settings import configurations, settings
+from moe_mobile.report.template import Chart, Section, render, script_json
 from moe_mobile.report.text import digits
 from moe_mobile.report.timeline import FEWEST_SAMPLES, memory_over_time, too_few_samples
 
@@ -37,57 +33,18 @@ _TOO_FEW = f"fewer than {FEWEST_SAMPLES} samples per repetition, so no chart ove
 _UNFOLDED = 3
 """Rows whose own charts are open: a page of all would be too long to find anything."""
 
-_ASSETS = pathlib.Path(__file__).with_name("assets")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Chart:
-    """A figure with its name and a note. One that is `folded` is drawn when it is opened."""
-
-    name: str
-    figure: Figure
-    note: str = ""
-    foldable: bool = False
-    folded: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class _Section:
-    """A heading with its charts. ``name`` is its anchor; ``absent`` says why it has none."""
-
-    name: str
-    title: str
-    intro: str
-    charts: list[_Chart]
-    absent: str = ""
-
 
 def make_page(results: Results, title: str) -> bytes:
     """The page of these rows as HTML, in UTF-8."""
-    from plotly.offline import get_plotlyjs
-
     found, colour_by = configurations(results.rows)
     entries = make_entries(found)
     comparisons, refusals = compare(results.rows)
     sections = _sections(entries)
     versus = _comparisons(comparisons, entries)
-    drawn = {
-        f"{section.name}-{index}": chart.figure.as_dict()
-        for section in [*sections, versus]
-        for index, chart in enumerate(section.charts)
-    }
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_ASSETS),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("page.html").render(
+    return render(
+        "page.html",
+        [*sections, versus],
         title=title,
-        style=markupsafe.Markup((_ASSETS / "style.css").read_text("utf-8")),
-        script=markupsafe.Markup((_ASSETS / "script.js").read_text("utf-8")),
-        plotly=markupsafe.Markup(get_plotlyjs()),
         facts=facts(results.rows),
         flags=flags(results),
         sections=sections,
@@ -96,11 +53,8 @@ def make_page(results: Results, title: str) -> bytes:
         colour_by=colour_by,
         columns=_COLUMNS,
         table=[_cells(entry) for entry in entries],
-        figures=_script_json(drawn),
-        data=_script_json([row.data for row in results.rows]),
+        data=script_json([row.data for row in results.rows]),
     )
-    # JSON may spell half of a surrogate pair, which is no character of UTF-8.
-    return page.encode("utf-8", "replace")
 
 
 def summary(results: Results) -> dict[str, Any]:
@@ -142,12 +96,12 @@ def summary(results: Results) -> dict[str, Any]:
     }
 
 
-def _sections(entries: Sequence[Entry]) -> list[_Section]:
+def _sections(entries: Sequence[Entry]) -> list[Section]:
     detailed = entries[:MAX_DETAILED]
     rows = [entry.row for entry in entries]
     rare = sum(map(too_few_samples, entries))
     return [
-        _Section(
+        Section(
             "throughput",
             "Throughput",
             "Bars are means, whiskers one standard deviation of the repetitions, dots single "
@@ -159,7 +113,7 @@ def _sections(entries: Sequence[Entry]) -> list[_Section]:
             ),
             "No row tells a speed.",
         ),
-        _Section(
+        Section(
             "latency",
             "Latency per token",
             "Time of each decoded token, over all repetitions." + _left_out(entries),
@@ -169,21 +123,21 @@ def _sections(entries: Sequence[Entry]) -> list[_Section]:
             ],
             "No row has times of decoded tokens.",
         ),
-        _Section(
+        Section(
             "parts",
             "Where the time goes",
             "Shares of a token's time. Waiting for flash counts where nothing is left to compute.",
             _named(("Parts of a token", overview.shares(entries))),
             "No row has every token: measure with --out or --tokens.",
         ),
-        _Section(
+        Section(
             "cache",
             "Cache and flash",
             "Share of expert uses found in memory, and what was read from flash per token.",
-            [_Chart(figure.alt.split(".")[0], figure) for figure in overview.cache(entries)],
+            [Chart(figure.alt.split(".")[0], figure) for figure in overview.cache(entries)],
             "No row tells its hits.",
         ),
-        _Section(
+        Section(
             "memory",
             "Memory",
             "Largest values of the engine's process as the kernel counts them; the plan is what "
@@ -195,15 +149,15 @@ def _sections(entries: Sequence[Entry]) -> list[_Section]:
             ],
             "No row tells its memory.",
         ),
-        _Section(
+        Section(
             "heat",
             "Temperature",
             "All repetitions on one clock. The gate holds for skin and battery; the CPU may be "
             "10 °C warmer.",
-            [_Chart(name, figure) for name, figure in heat(entries)],
+            [Chart(name, figure) for name, figure in heat(entries)],
             "No row tells temperatures.",
         ),
-        _Section(
+        Section(
             "energy",
             "Energy",
             "Of the whole device, from its battery's counters; hatched is not to be relied on.",
@@ -222,34 +176,34 @@ def _left_out(entries: Sequence[Entry]) -> str:
     )
 
 
-def _named(*figures: tuple[str, Figure | None]) -> list[_Chart]:
-    return [_Chart(name, figure) for name, figure in figures if figure is not None]
+def _named(*figures: tuple[str, Figure | None]) -> list[Chart]:
+    return [Chart(name, figure) for name, figure in figures if figure is not None]
 
 
 def _each(
     entries: Sequence[Entry],
     chart: Callable[[Entry], Figure | None],
     note: Callable[[Entry], str] = lambda entry: "",
-) -> list[_Chart]:
+) -> list[Chart]:
     made = [(entry, figure) for entry in entries if (figure := chart(entry)) is not None]
     return [
-        _Chart(entry.label_with_test, figure, note(entry), True, place >= _UNFOLDED)
+        Chart(entry.label_with_test, figure, note(entry), True, place >= _UNFOLDED)
         for place, (entry, figure) in enumerate(made)
     ]
 
 
-def _comparisons(comparisons: Sequence[Comparison], entries: Sequence[Entry]) -> _Section:
+def _comparisons(comparisons: Sequence[Comparison], entries: Sequence[Entry]) -> Section:
     by_row = {entry.row: entry for entry in entries}
     of: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
         of.setdefault(comparison.setting, []).append(comparison)
     charts = [
-        _Chart(f"By {setting.replace('_', ' ')}", forest(setting, group, by_row))
+        Chart(f"By {setting.replace('_', ' ')}", forest(setting, group, by_row))
         for setting, group in of.items()
     ]
     alone = "There is one row, and nothing to compare it with."
     absent = "No two rows differ in one setting alone and were measured in the same way."
-    return _Section(
+    return Section(
         "comparison", "Comparison", METHOD, charts, alone if len(entries) == 1 else absent
     )
 
@@ -296,11 +250,3 @@ def _scaled(value: float | None, scale: float) -> float | None:
 
 def _number(value: float | None, significant: int = 4) -> str:
     return "-" if value is None else digits(value, significant)
-
-
-def _script_json(value: object) -> markupsafe.Markup:
-    """JSON inside a script element: nothing in it can end that."""
-    text = json.dumps(value, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return markupsafe.Markup(text)
