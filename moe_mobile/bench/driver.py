@@ -10,12 +10,14 @@ import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe_mobile.bench.gate import Gate
 from moe_mobile.bench.results import BenchTest
-from moe_mobile.bench.router_trace import RouterTrace
 from moe_mobile.errors import UsageError
+
+if TYPE_CHECKING:
+    from moe_mobile.bench.router_trace import RouterTrace
 
 __all__ = [
     "BundleFacts",

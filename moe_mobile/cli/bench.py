@@ -27,7 +27,6 @@ from moe_mobile.bench.gate import CPU_ABOVE_C, Gate
 from moe_mobile.bench.plot import check_plot, plot_results
 from moe_mobile.bench.render import FORMATS, Shown, make_renderer
 from moe_mobile.bench.results import BenchResult, BenchTest
-from moe_mobile.bench.router_trace import open_router_trace
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.cli.errors import format_error
 from moe_mobile.cli.options import (
@@ -257,6 +256,8 @@ def command(
     check_fits(tests, facts, base.context)
     trace = None
     if router_trace is not None:
+        from moe_mobile.bench.router_trace import open_router_trace
+
         trace = open_router_trace(
             router_trace,
             layers=facts.moe_layers,

@@ -204,7 +204,9 @@ def test_what_is_exact_by_definition_changes_no_bit(
 
 
 def test_a_cache_of_everything_leaves_nothing_to_prefer(bundle: Path, tokens: list[int]) -> None:
-    settings = {"routing": "cache-prior:0.5+drop-cold:0.9", "residency": "resident"}
+    settings: dict[str, Any] = {
+        "routing": "cache-prior:0.5+drop-cold:0.9", "residency": "resident",
+    }  # fmt: skip
     with Engine(bundle, threads=1, **settings) as engine:
         info, scored = engine.info, engine.score(tokens[:24])
     with Engine(bundle, threads=1) as engine:

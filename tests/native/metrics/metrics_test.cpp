@@ -27,6 +27,7 @@ TokenMetrics token(uint64_t total) {
   t.head_ns = 6;
   t.hits = 3;
   t.misses = 1;
+  t.dropped = 4;
   t.bytes_read = 1000;
   t.bytes_wasted = 10;
   t.slots_changed_by_routing = 2;
@@ -47,13 +48,14 @@ TEST(RunMetrics, SumsAndRanks) {
   EXPECT_EQ(run.head_ns, 1200u);
   EXPECT_EQ(run.hits, 600u);
   EXPECT_EQ(run.misses, 200u);
+  EXPECT_EQ(run.dropped, 800u);
   EXPECT_EQ(run.bytes_read, 200000u);
   EXPECT_EQ(run.bytes_wasted, 2000u);
   EXPECT_EQ(run.slots_changed_by_routing, 400u);
   EXPECT_EQ(run.p50_ns, 100u);
   EXPECT_EQ(run.p95_ns, 190u);
   EXPECT_EQ(run.p99_ns, 198u);
-  EXPECT_DOUBLE_EQ(run.hit_rate(), 0.75);
+  EXPECT_DOUBLE_EQ(run.hit_rate(), 0.375);
 }
 
 TEST(RunMetrics, OfNothingAndOfOne) {
@@ -88,13 +90,13 @@ TEST(RunMetrics, PercentilesAreByNearestRank) {
 
 TEST(MetricsJson, HoldsEveryMember) {
   const nlohmann::json t = token(9);
-  EXPECT_EQ(t.size(), 13u);
+  EXPECT_EQ(t.size(), 14u);
   EXPECT_EQ(t["total_ns"], 9);
   EXPECT_EQ(t["slots_changed_by_routing"], 2);
   const nlohmann::json run = aggregate(std::vector<TokenMetrics>{token(9)});
-  EXPECT_EQ(run.size(), 17u);
+  EXPECT_EQ(run.size(), 18u);
   EXPECT_EQ(run["p95_ns"], 9);
-  EXPECT_EQ(run["hit_rate"], 0.75);
+  EXPECT_EQ(run["hit_rate"], 0.375);
   const nlohmann::json memory = ProcessMemory{};
   EXPECT_EQ(memory.size(), 6u);
 }
