@@ -8,8 +8,8 @@ import contextlib
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -28,6 +28,7 @@ from moe_mobile.bench.plot import check_plot, plot_results
 from moe_mobile.bench.render import FORMATS, Shown, make_renderer
 from moe_mobile.bench.results import BenchResult, BenchTest
 from moe_mobile.bench.store import ResultFile
+from moe_mobile.cli import grid_text
 from moe_mobile.cli.errors import format_error
 from moe_mobile.cli.options import (
     RESIDENCIES,
@@ -44,8 +45,6 @@ from moe_mobile.device.interface import Device
 from moe_mobile.device.select import open_devices
 from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
 from moe_mobile.routing.texts import split_routings
-
-Item = TypeVar("Item")
 
 _COOL_C = 40.0
 _COOL_SECONDS = 300.0
@@ -223,9 +222,9 @@ def command(
     grid; every row runs in a fresh process. On phones, what they lack is sent first.
     docs/measuring-on-phones.md says how to get numbers that others can trust.
     """
-    tests = [BenchTest(n, 0) for n in _list("-p", n_prompt, _natural) if n]
-    tests += [BenchTest(0, n) for n in _list("-n", n_gen, _natural) if n]
-    tests += [_pair(value) for value in prompt_gen]
+    tests = [BenchTest(n, 0) for n in grid_text.values("-p", n_prompt, grid_text.natural) if n]
+    tests += [BenchTest(0, n) for n in grid_text.values("-n", n_gen, grid_text.natural) if n]
+    tests += [grid_text.pair(value) for value in prompt_gen]
     if not tests:
         raise UsageError("nothing to measure", remedy="Give -p, -n or -pg a number above 0")
     if as_json and output not in (None, "json"):
@@ -244,10 +243,10 @@ def command(
         tests,
         base,
         routings=split_routings(routing),
-        caches=_list("--cache", cache, str),
-        residencies=_list("--residency", residency, _residency),
-        lanes=_list("--lanes", lanes, _positive),
-        threads=_list("-t", threads, _threads),
+        caches=grid_text.values("--cache", cache, str),
+        residencies=grid_text.values("--residency", residency, grid_text.residency),
+        lanes=grid_text.values("--lanes", lanes, grid_text.positive),
+        threads=grid_text.values("-t", threads, grid_text.threads),
     )
     check_settings([settings for _, settings in rows])
     check_wish(affinity)
@@ -355,47 +354,7 @@ def _gate(text: str, timeout: float) -> Gate | None:
     return Gate(float(match[1]), timeout)
 
 
-def _list(option: str, text: str, parse: Callable[[str], Item]) -> list[Item]:
-    try:
-        parts = [part.strip() for part in text.split(",")]
-        if "" in parts:
-            raise ValueError("a value is missing")
-        return list(dict.fromkeys(parse(part) for part in parts))
-    except ValueError as error:
-        raise UsageError(f"{option} {text}: {error}") from None
-
-
 def _same_file(one: pathlib.Path, other: pathlib.Path) -> bool:
     with contextlib.suppress(OSError):  # mostly they do not exist yet
         return one.samefile(other)
     return one.resolve() == other.resolve()
-
-
-def _natural(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise ValueError(f"{text!r} is not a whole number")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    value = _natural(text)
-    if value == 0:
-        raise ValueError("0 is too small")
-    return value
-
-
-def _threads(text: str) -> int | None:
-    return None if text == "auto" else _positive(text)
-
-
-def _residency(text: str) -> str:
-    if text not in RESIDENCIES:
-        raise ValueError(f"{text!r} is none of {', '.join(RESIDENCIES)}")
-    return text
-
-
-def _pair(text: str) -> BenchTest:
-    numbers = _list("-pg", text, _positive)
-    if len(numbers) != 2:
-        raise UsageError(f"-pg {text}: two numbers are needed", remedy="Write it like -pg 512,128")
-    return BenchTest(*numbers)

@@ -1,0 +1,62 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Values of `bench` that are separated by commas and multiply into a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from moe_mobile.bench.results import BenchTest
+from moe_mobile.cli.options import RESIDENCIES
+from moe_mobile.errors import UsageError
+
+__all__ = ["natural", "pair", "positive", "residency", "threads", "values"]
+
+Item = TypeVar("Item")
+
+
+def values(option: str, text: str, parse: Callable[[str], Item]) -> list[Item]:
+    """What `parse` makes of the parts between commas, each once. Raises UsageError."""
+    try:
+        parts = [part.strip() for part in text.split(",")]
+        if "" in parts:
+            raise ValueError("a value is missing")
+        return list(dict.fromkeys(parse(part) for part in parts))
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: {error}") from None
+
+
+def natural(text: str) -> int:
+    """0, 1, 2, ... Raises ValueError, as all that follow."""
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """1, 2, 3, ..."""
+    value = natural(text)
+    if value == 0:
+        raise ValueError("0 is too small")
+    return value
+
+
+def threads(text: str) -> int | None:
+    """A number of threads, or None for `auto`."""
+    return None if text == "auto" else positive(text)
+
+
+def residency(text: str) -> str:
+    """One of RESIDENCIES."""
+    if text not in RESIDENCIES:
+        raise ValueError(f"{text!r} is none of {', '.join(RESIDENCIES)}")
+    return text
+
+
+def pair(text: str) -> BenchTest:
+    """`512,128`: a prompt and tokens decoded after it. Raises UsageError."""
+    numbers = values("-pg", text, positive)
+    if len(numbers) != 2:
+        raise UsageError(f"-pg {text}: two numbers are needed", remedy="Write it like -pg 512,128")
+    return BenchTest(*numbers)
