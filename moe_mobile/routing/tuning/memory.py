@@ -1,0 +1,47 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How many engines fit into this machine's memory beside each other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from moe_mobile.device.interface import Device
+from moe_mobile.runner import Progress
+
+__all__ = ["fitting_engines"]
+
+_USABLE = 0.8  # of what is available; the rest is left to others
+
+
+class _PlannedError(Exception):
+    """Ends an engine that was asked for its plan only."""
+
+
+def fitting_engines(
+    device: Device, folder: str, settings: Mapping[str, Any], progress: Progress | None = None
+) -> int:
+    """At least 1. The engine packs the weights first, where that was not done yet.
+
+    ``settings``: of the runner's ``open`` request; raises what that raises.
+    """
+    found: dict[str, Any] = {}
+
+    def stop(plan: dict[str, Any]) -> None:
+        found.update(plan)
+        raise _PlannedError
+
+    with device.runner() as runner:
+        packed_dir = settings.get("packed_dir")
+        runner.request("prepare", bundle=folder, packed_dir=packed_dir, progress=progress)
+        # It tells its plan before it takes any memory.
+        with contextlib.suppress(_PlannedError):
+            runner.request(
+                "open", bundle=folder, settings=settings, progress=progress, planned=stop
+            )
+    needed = int(found.get("total_bytes") or 0)
+    if needed <= 0:
+        return 1
+    return max(1, int(_USABLE * device.facts().available_bytes) // needed)
