@@ -47,7 +47,7 @@ class Key:
 
     Legends are text of the page: Plotly's would take room from the bars on a narrow screen.
     `shape` is a class of the style sheet: square, hatched, dot, ring, diamond, mark,
-    line, dash, dotted.
+    line, dash, dotted, scale.
     """
 
     colour: str
@@ -57,17 +57,27 @@ class Key:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A chart of the page. `alt` says in words what a reader who cannot see it misses."""
+    """A chart of the page. `alt` says in words what a reader who cannot see it misses.
+
+    Of `variants` the reader picks one: a name, and the values of each heat map in `data`, which
+    have so many `columns`, one of 64 levels a character.
+    """
 
     name: str
     alt: str
     data: list[Json]
     layout: Json
     keys: Sequence[Key] = ()
+    variants: Sequence[tuple[str, Sequence[str]]] = ()
+    columns: int = 0
 
     def as_dict(self) -> Json:
         """What the page's script draws."""
-        return {"data": self.data, "layout": self.layout}
+        figure: Json = {"data": self.data, "layout": self.layout}
+        if self.variants:
+            levels = [values for _, values in self.variants]
+            figure |= {"variants": levels, "columns": self.columns}
+        return figure
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,8 +25,15 @@
     return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, themed(inner)]));
   };
   const place = (id) => document.getElementById(id);
+  const levels = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  const decoded = (text, columns) => Array.from({ length: text.length / columns }, (_, row) =>
+    Array.from(text.slice(row * columns, (row + 1) * columns), (level) => levels.indexOf(level) / 63));
+  const picker = (id) => document.querySelector(`select[data-figure="${id}"]`);
   const draw = (id) => {
-    const { data, layout } = themed(figures[id]);
+    const { variants, columns, ...figure } = figures[id];
+    const { data, layout } = themed(figure);
+    if (variants)
+      variants[picker(id).value].forEach((text, index) => { data[index].z = decoded(text, columns); });
     const axis = { gridcolor: colour("grid"), linecolor: colour("grid"), zerolinecolor: colour("grid") };
     layout.font = { family: "system-ui, sans-serif", size: 12, color: colour("ink") };
     layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
@@ -52,6 +59,8 @@
       drawAll();
     }, 150);
   });
+  for (const select of document.querySelectorAll("select[data-figure]"))
+    select.addEventListener("change", () => draw(select.dataset.figure));
   for (const fold of document.querySelectorAll("details"))
     fold.addEventListener("toggle", () => { if (fold.open) draw(fold.querySelector(".chart").id); });
   const folded = [];
