@@ -280,6 +280,7 @@ class _Opened:
         finally:
             samples = sampler.stop(began)
         after = read_state(target.device)
+        target.device.check_exclusive()
         energy = measure_energy(
             samples,
             (sample["prompt_ns"] + sample["gen_ns"]) / 1e6,

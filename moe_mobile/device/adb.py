@@ -16,7 +16,12 @@ from collections.abc import Iterator, Sequence
 from moe_mobile.device.adb_server import AdbServer, adb_program, unusable
 from moe_mobile.device.deploy.deploy import Deployed, Deployer
 from moe_mobile.device.deploy.inventory import ROOT, Inventory
-from moe_mobile.device.deploy.package import Package, bundle_package, runtime_package
+from moe_mobile.device.deploy.package import (
+    SETTINGS,
+    Package,
+    bundle_package,
+    runtime_package,
+)
 from moe_mobile.device.deploy.plan import make_plan, other_stores, packed_bytes
 from moe_mobile.device.facts import facts_script, parse_facts
 from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
@@ -88,6 +93,9 @@ class AdbDevice(Device):
         with self._deployer.measuring():
             yield
 
+    def check_exclusive(self) -> None:
+        self._deployer.check_locks()
+
     def _start_runner(self, cpus: Sequence[int] | None) -> Runner:
         if not self._runtime_folder:
             self.place_runtime(self._deployer.inventory())
@@ -135,6 +143,7 @@ class AdbDevice(Device):
         self,
         bundle: pathlib.Path,
         *,
+        settings: pathlib.Path | None = None,
         consume: bool = False,
         replace: bool = False,
         prune: bool = False,
@@ -144,17 +153,21 @@ class AdbDevice(Device):
 
         Args:
             bundle: its folder here.
+            settings: a file that goes along with it, in place of one that is there.
             consume: count on `prepare --consume` when checking the space that is left.
             replace: delete other deployments before, to make space.
             prune: delete other deployments, engines and packed weights afterwards.
             progress: stage "deploy", in MiB.
         """
-        package = bundle_package(bundle)
+        package = bundle_package(bundle, settings)
         there = self._deployer.inventory()
         if replace:
             self._deployer.remove(self._others(there, [package]))
             there = self._deployer.inventory()
         engine = self.place_runtime(there)
+        if prune and self._prunable(there, package, engine):
+            with self._deployer.measuring():
+                pass  # what would be refused after sending is refused before
         with contextlib.closing(_Hasher(self)) as hasher:
             deployed = self._deployer.deploy(
                 package,
@@ -164,9 +177,9 @@ class AdbDevice(Device):
                 progress=progress,
             )
         deployed.other_stores = other_stores(package, there)
+        deployed.settings = None if settings is None else f"{deployed.path}/{SETTINGS}"
         if prune:
-            others = self._others(self._deployer.inventory(), [package, engine])
-            self._deployer.remove([*others, *deployed.other_stores])
+            self._deployer.remove(self._prunable(self._deployer.inventory(), package, engine))
         return deployed
 
     def space_needed(self, package: Package) -> int:
@@ -190,6 +203,9 @@ class AdbDevice(Device):
         package = runtime_package(self._runtime)
         self._runtime_folder = self._deployer.deploy(package, there, self._sha256sum).path
         return package
+
+    def _prunable(self, there: Inventory, package: Package, engine: Package) -> list[str]:
+        return [*self._others(there, [package, engine]), *other_stores(package, there)]
 
     def _others(self, there: Inventory, keep: Sequence[Package]) -> list[str]:
         kept = {package.folder for package in keep}
@@ -236,7 +252,8 @@ class AdbDevice(Device):
                 remedy="Give a smaller --cache or --context, or close apps on the device",
             )
         # It may be damaged: it is verified, and where that is needed sent again, the next time.
-        self._deployer.distrust(self._runtime_folder.removeprefix(f"{ROOT}/"))
+        with contextlib.suppress(MoeMobileError):  # why it ended is what matters
+            self._deployer.distrust(self._runtime_folder.removeprefix(f"{ROOT}/"))
         if code in (126, 127) or _NO_PROGRAM.search(last_words):
             return RuntimeFailedError(
                 f"the engine cannot run on this device: {last_words or 'it cannot be executed'}",

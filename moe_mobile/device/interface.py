@@ -112,6 +112,10 @@ class Device(abc.ABC):
         """
         yield
 
+    def check_exclusive(self) -> None:  # noqa: B027
+        """Within :meth:`exclusive`, raise IoError where this is not so any more: a command that
+        was asleep for long loses it."""
+
     def abort(self) -> None:
         """End what is being done with the device, from another thread: that raises some error."""
         self.aborted.set()

@@ -8,6 +8,7 @@ Frames are a byte that names the stream, the length as a little-endian 32-bit nu
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import struct
@@ -71,6 +72,15 @@ class ShellStream:
         while self.exit_code is None:
             self._read_frame()
         return self.exit_code
+
+    def has_ended(self) -> bool:
+        """Whether a command that writes nothing more has ended; not where the device is lost."""
+        if self.exit_code is not None:
+            return True
+        with contextlib.suppress(OSError, ValueError):  # closed meanwhile
+            if select.select([self._socket], [], [], 0)[0]:
+                return bool(self._socket.recv(1, socket.MSG_PEEK))
+        return False
 
     def close(self) -> None:
         """Leave the command; a device ends it then."""

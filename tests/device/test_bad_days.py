@@ -210,10 +210,13 @@ def test_an_engine_that_the_phone_cannot_execute(
         "n=$(stat -c %s $f) && echo '#!/nowhere' > $f && truncate -s $n $f && touch -r ../age $f"
     )
     assert broken.exit_code == 0, broken.stderr
-    error = failed(10, "generate", tiny_bundle, "-s", one.serial, *GENERATE)
-    assert "the engine cannot run on this device" in error["cause"]
-    assert one.serial in error["file"]
-    assert "Run this again" in error["remedy"]
+    # That nothing can be noted there does not hide why the engine ended.
+    for mode in ("555", "755"):
+        open_device(one.serial).shell(f"chmod {mode} /data/local/tmp/moe-mobile/runtime")
+        error = failed(10, "generate", tiny_bundle, "-s", one.serial, *GENERATE)
+        assert "the engine cannot run on this device" in error["cause"]
+        assert one.serial in error["file"]
+        assert "Run this again" in error["remedy"]
     ok("generate", tiny_bundle, "-s", one.serial, *GENERATE)
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import pathlib
 import random
@@ -16,12 +15,11 @@ import time
 import pytest
 
 from moe_mobile.device.adb import AdbDevice
-from moe_mobile.device.deploy import deploy, lock
 from moe_mobile.device.deploy.deploy import Deployed
 from moe_mobile.device.deploy.inventory import ROOT
 from moe_mobile.device.deploy.package import Package, Wanted, bundle_package
 from moe_mobile.device.select import open_device
-from moe_mobile.errors import CancelledError, DiskFullError, IoError
+from moe_mobile.errors import CancelledError, DiskFullError
 from moe_mobile.virtual_phone import VirtualPhone
 from tests.cli.program import COMMAND, failed, ok, ok_json
 from tests.phones import StartPhone
@@ -177,48 +175,6 @@ def test_no_number_of_files_is_too_large(phone: StartPhone, tmp_path: pathlib.Pa
     assert once().files_sent == len(names)
     assert once().was_complete
     assert sh(one, f"cd {ROOT}/bundles/many/{folder} && ls").split() == names
-
-
-def test_one_command_at_a_time_deploys(
-    phone: StartPhone,
-    tiny_bundle: pathlib.Path,
-    large_bundle: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    one = phone()
-    command = [*COMMAND, "deploy", str(tiny_bundle)]
-    pipe = subprocess.PIPE
-    both = [subprocess.Popen(command, stdout=pipe, stderr=pipe) for _ in range(2)]
-    told = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    ok("verify", tiny_bundle, "--device", "any")
-
-    # One that takes long is not waited for.
-    device = device_of(one)
-    monkeypatch.setattr(deploy, "_LOCK_SECONDS", 1)
-    with device._deployer._locked():
-        with pytest.raises(IoError, match="another command"):
-            device.deploy(large_bundle)
-        assert device.deploy(tiny_bundle).was_complete
-
-
-def test_a_lock_is_free_once_its_owner_is_silent(
-    phone: StartPhone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    device = device_of(phone())
-    monkeypatch.setattr(lock, "STALE_S", 1)
-
-    def take(wait_s: float) -> contextlib.AbstractContextManager[None]:
-        return lock.lock(device._server, device.serial, ".test", "it is busy", wait_s)
-
-    monkeypatch.setattr(lock, "_BEAT_S", 0.2)
-    with take(0), pytest.raises(IoError, match="it is busy"), take(2):
-        pass
-    with take(0):
-        pass
-    monkeypatch.setattr(lock, "_BEAT_S", 100)  # as a connection that is dead without a word
-    with take(0), take(3):
-        pass
 
 
 def test_a_writer_that_never_ends_is_left_behind(

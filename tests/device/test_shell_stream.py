@@ -40,6 +40,21 @@ def test_output_and_exit_code_come_whole(
         assert stream.stderr == b"".join(data for kind, data in frames if kind == 2)
 
 
+def test_an_end_is_seen_without_waiting_and_a_loss_is_none() -> None:
+    for last, ended in ((frame(3, b"\1"), True), (b"", False)):
+        ours, theirs = socket.socketpair()
+        ours.settimeout(60)
+        with ShellStream(ours) as stream:
+            assert not stream.has_ended()
+            theirs.sendall(last)
+            theirs.close()
+            assert stream.has_ended() == ended
+            if ended:
+                assert stream.wait() == 1  # looking took nothing away
+                assert stream.has_ended()
+        assert stream.has_ended() == ended
+
+
 @pytest.mark.parametrize("length", [0, 1, MAX_FRAME, 3 * MAX_FRAME + 7])
 def test_input_goes_out_in_frames(length: int) -> None:
     data = bytes(i % 251 for i in range(length))

@@ -14,7 +14,7 @@ import dataclasses
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.inventory import (
@@ -25,10 +25,10 @@ from moe_mobile.device.deploy.inventory import (
     parse_inventory,
     sums_lines,
 )
-from moe_mobile.device.deploy.lock import STALE_S, lock
+from moe_mobile.device.deploy.lock import STALE_S, Lock, lock
 from moe_mobile.device.deploy.package import Package, Wanted
 from moe_mobile.device.deploy.plan import Copy, Plan, Send, make_plan
-from moe_mobile.device.deploy.transfer import device_error, send_files
+from moe_mobile.device.deploy.transfer import LAPSED, device_error, send_files
 from moe_mobile.device.interface import ShellResult
 from moe_mobile.errors import (
     BundleCorruptError,
@@ -58,6 +58,7 @@ class Deployed:
     """What a deployment took. ``seconds``: of sending and hashing.
 
     ``other_stores``: packed weights of other engines there, which are of no use to this one.
+    ``settings``: where those are that were sent along.
     """
 
     path: str
@@ -68,6 +69,7 @@ class Deployed:
     seconds: float = 0.0
     was_complete: bool = False
     other_stores: list[str] = dataclasses.field(default_factory=list)
+    settings: str | None = None
 
 
 class Deployer:
@@ -88,6 +90,7 @@ class Deployer:
         self._serial = serial
         self._shell = shell
         self._aborted = aborted
+        self._held: list[Lock] = []
 
     def inventory(self) -> Inventory:
         """What is there, in one round trip."""
@@ -103,8 +106,17 @@ class Deployer:
 
     def measuring(self) -> contextlib.AbstractContextManager[None]:
         """A lock for measuring, and for deleting what may be measured."""
-        busy = "another command is measuring on this device"
-        return lock(self._server, self._serial, ".bench", busy, wait_s=0)
+        return self._lock(".bench", "another command is measuring on this device", 0)
+
+    def check_locks(self) -> None:
+        """Raise IoError where a lock that is held has lapsed: its owner was silent for too long."""
+        if self._held:
+            self._run("")
+
+    def require_locks(self, path: str) -> None:
+        """The same without asking the device, which may tell that late."""
+        if any(held.lapsed for held in self._held):
+            raise device_error(self._serial, f"{ROOT}/{path}".rstrip("/"), "", LAPSED)
 
     def distrust(self, folder: str, path: str | None = None) -> None:
         """Forget that a file in a folder was verified, or all of them: it is when deployed next."""
@@ -194,7 +206,20 @@ class Deployer:
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         busy = "another command is deploying to this device"
-        return lock(self._server, self._serial, ".deploy", busy, _LOCK_SECONDS)
+        return self._lock(".deploy", busy, _LOCK_SECONDS)
+
+    @contextlib.contextmanager
+    def _lock(self, name: str, busy: str, wait_s: float) -> Iterator[None]:
+        with lock(self._server, self._serial, name, busy, wait_s) as held:
+            self._held.append(held)
+            try:
+                yield
+            finally:
+                self._held.remove(held)
+
+    @property
+    def _guard(self) -> str:
+        return "".join(held.guard for held in self._held)
 
     def _require_space(self, plan: Plan, there: Inventory, reserve: int) -> None:
         needed = plan.bytes_to_write
@@ -257,7 +282,10 @@ class Deployer:
 
         ``written``: bytes that it may have to wait for until they are on the flash.
         """
-        result = self._shell(script, timeout=_ANSWER_SECONDS + written / _SLOWEST_FLASH)
+        self.require_locks(path)
+        result = self._shell(
+            self._guard + script, timeout=_ANSWER_SECONDS + written / _SLOWEST_FLASH
+        )
         if result.exit_code != 0:
             place = f"{ROOT}/{path}".rstrip("/")
             raise device_error(self._serial, place, result.stderr, result.exit_code)
@@ -299,6 +327,7 @@ class _Attempt:
                 self._deployer._serial,
                 package.partial,
                 plan.sends,
+                guard=self._deployer._guard,
                 sent=self._sent,
                 arrived=arrived,
                 aborted=self._deployer._aborted,
@@ -328,6 +357,7 @@ class _Attempt:
             self._report.bytes_copied += size
 
     def _sent(self, count: int) -> None:
+        self._deployer.require_locks(self._package.partial)
         with self._lock:
             self._report.bytes_sent += count
             self._done += count

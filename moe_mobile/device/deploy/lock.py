@@ -1,21 +1,28 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Locks on a device, so that two commands do not work on the same thing there."""
+"""Locks on a device, so that two commands do not work on the same thing there.
+
+A lock's owner may sleep, as a laptop does that is closed, until the lock is free and somebody else
+has it. Therefore what writes under it looks first whether it has ended, and its file says whose it
+is: a script may be slow to start.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import secrets
 import shlex
 import threading
 from collections.abc import Iterator
 
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.inventory import ROOT
-from moe_mobile.device.deploy.transfer import device_error
+from moe_mobile.device.deploy.transfer import LAPSED, device_error
 from moe_mobile.device.shell_stream import ShellStream
 from moe_mobile.errors import DeviceError, IoError, UnsupportedError
 
-__all__ = ["STALE_S", "lock"]
+__all__ = ["STALE_S", "Lock", "lock"]
 
 STALE_S = 15
 """A lock whose owner was not heard of for so many seconds is free: Wi-Fi ends without a word."""
@@ -23,38 +30,71 @@ STALE_S = 15
 _BEAT_S = 4.0
 _ANSWER_S = 60.0
 _BUSY = 75
+# Written in place and not anew: on a device that is full it takes no room but the first time, and
+# then the lock is held without a mark.
 _SCRIPT = """
 command -v flock >/dev/null || exit 127
 mkdir -p {root}/bundles {root}/runtime && cd {root} && exec 9>>{name} || exit
 i=0; until flock -n 9; do i=$((i+1)); [ $i -le {tries} ] || exit {busy}; sleep 0.5; done
-echo held; while read -t {stale} -r beat; do :; done
+if echo {mark} 2>/dev/null 1<>{name}; then echo marked; else echo held; fi
+while read -t {stale} -r beat; do :; done
 """
 
 
+@dataclasses.dataclass
+class Lock:
+    """A lock that is held. ``guard``: shell code that ends a script once somebody else holds it."""
+
+    guard: str
+    _stream: ShellStream
+    # Of two that read from the stream one sees half of what the other does.
+    _reading: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether it has ended, as far as the device had the time to tell."""
+        with self._reading:
+            return self._stream.has_ended()
+
+    def beat(self) -> None:
+        """Be heard of. Raises OSError or ValueError where the connection has ended."""
+        with self._reading:
+            self._stream.write(b"\n")
+
+
 @contextlib.contextmanager
-def lock(server: AdbServer, serial: str, name: str, busy: str, wait_s: float) -> Iterator[None]:
+def lock(server: AdbServer, serial: str, name: str, busy: str, wait_s: float) -> Iterator[Lock]:
     """Hold the lock of that name, waited for so long; it ends with this process or connection.
 
     Raises IoError saying ``busy`` where another command has it, DeviceError, and ReadOnlyError or
     DiskFullError where the device lets nobody make our folders.
     """
-    with _take(server, serial, name, busy, wait_s) as stream:
+    mark = secrets.token_hex(8)
+    stream, marked = _take(server, serial, name, busy, wait_s, mark)
+    look = f'read -r m < {ROOT}/{name}; [ "$m" = {mark} ] || exit {LAPSED}\n'
+    guard = look if marked else ""
+    with stream:
+        held = Lock(guard, stream)
         done = threading.Event()
-        threading.Thread(target=_beat, args=(stream, done), daemon=True).start()
+        threading.Thread(target=_beat, args=(held, done), daemon=True).start()
         try:
-            yield
+            yield held
         finally:
             done.set()
 
 
-def _take(server: AdbServer, serial: str, name: str, busy: str, wait_s: float) -> ShellStream:
+def _take(
+    server: AdbServer, serial: str, name: str, busy: str, wait_s: float, mark: str
+) -> tuple[ShellStream, bool]:
+    """The stream that holds the lock while it is fed, and whether its file has the mark."""
     script = _SCRIPT.format(
-        root=ROOT, name=shlex.quote(name), tries=int(wait_s * 2), busy=_BUSY, stale=STALE_S
-    )
+        root=ROOT, name=shlex.quote(name), tries=int(wait_s * 2), busy=_BUSY, stale=STALE_S,
+        mark=mark,
+    )  # fmt: skip
     stream = server.shell(serial, script, timeout=_ANSWER_S)
     try:
-        if stream.read_line():
-            return stream
+        if line := stream.read_line():
+            return stream, line == "marked"
         code = stream.wait()
     except OSError:
         stream.close()
@@ -71,8 +111,8 @@ def _take(server: AdbServer, serial: str, name: str, busy: str, wait_s: float) -
     raise device_error(serial, ROOT, stream.stderr.decode(errors="replace"), code)
 
 
-def _beat(stream: ShellStream, done: threading.Event) -> None:
+def _beat(held: Lock, done: threading.Event) -> None:
     # The stream may be closed meanwhile; of a device that is lost, what works there tells.
     with contextlib.suppress(OSError, ValueError):
         while not done.wait(_BEAT_S):
-            stream.write(b"\n")
+            held.beat()

@@ -27,9 +27,12 @@ from moe_mobile.errors import (
     read_error,
 )
 
-__all__ = ["LANES", "device_error", "send_files"]
+__all__ = ["LANES", "LAPSED", "device_error", "send_files"]
 
 LANES = 3
+LAPSED = 76
+"""Exit code of scripts whose lock is not theirs any more."""
+
 _STALL_SECONDS = 60.0
 _AGAIN = "Reconnect the device and run the same command again: it goes on where it was"
 
@@ -40,12 +43,14 @@ def send_files(
     folder: str,
     sends: Sequence[Send],
     *,
+    guard: str,
     sent: Callable[[int], None],
     arrived: Callable[[Send], None],
     aborted: threading.Event,
 ) -> None:
     """Send files into a folder below the root; the folders they need must exist.
 
+    ``guard``: what a script begins with that writes there.
     ``sent`` is called with numbers of bytes, ``arrived`` with each file that the device has taken
     in, both from several threads. The first error ends all streams, and so does ``aborted``.
 
@@ -62,7 +67,7 @@ def send_files(
         if stop.is_set():
             return
         try:
-            _send_file(server, serial, folder, send, count, stop)
+            _send_file(server, serial, folder, send, guard, count, stop)
         except BaseException:
             stop.set()
             raise
@@ -82,6 +87,7 @@ def _send_file(
     serial: str,
     folder: str,
     send: Send,
+    guard: str,
     sent: Callable[[int], None],
     stop: threading.Event,
 ) -> None:
@@ -90,10 +96,11 @@ def _send_file(
     # A connection that breaks hangs up on the writer, which would lose what it has in its pipe.
     # It may then still be at it when we come again: wait for its end, and see what it left.
     # One whose connection died without a word never ends: then leave it the file, and take a copy.
+    # One that waited for us has lost its lock when its turn comes, and must not touch the file.
     script = (
-        f"trap '' HUP; exec 9>>{quoted} && i=0 && until flock -n 9; do i=$((i+1)); "
+        f"trap '' HUP; {guard}exec 9>>{quoted} && i=0 && until flock -n 9; do i=$((i+1)); "
         f"[ $i -lt 12 ] || {{ cp {quoted} {quoted}.free && mv -f {quoted}.free {quoted} && "
-        f"exec 9>>{quoted} && i=0; }} || exit; sleep 0.5; done; "
+        f"exec 9>>{quoted} && i=0; }} || exit; sleep 0.5; done\n{guard}"
     )
     if send.offset:
         script += f'[ "$(stat -c %s {quoted})" = {send.offset} ] && cat >&9'
@@ -142,6 +149,12 @@ def _parts(send: Send) -> Iterator[memoryview]:
 def device_error(serial: str, path: str, stderr: str, exit_code: int) -> IoError | DeviceError:
     """The error for a script that failed in our folder on a device."""
     place = f"{path} on {serial}"
+    if exit_code == LAPSED:
+        return IoError(
+            "this command was silent for so long that another may be at work there",
+            file=place,
+            remedy="Run it again: it goes on where it was",
+        )
     told = stderr.strip().splitlines()[-1] if stderr.strip() else f"exit code {exit_code}"
     if "No space left" in told or "quota" in told.lower():
         return DiskFullError(

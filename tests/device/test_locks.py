@@ -1,0 +1,158 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Who may write on a phone, and for how long."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from moe_mobile.device.deploy import deploy, lock
+from moe_mobile.device.deploy.inventory import ROOT
+from moe_mobile.device.shell_stream import ShellStream
+from moe_mobile.errors import IoError
+from tests.cli.program import COMMAND, ok
+from tests.device.test_deploy import MIB, device_of, length, sh
+from tests.phones import StartPhone
+
+
+def test_one_command_at_a_time_deploys(
+    phone: StartPhone,
+    tiny_bundle: pathlib.Path,
+    large_bundle: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = phone()
+    command = [*COMMAND, "deploy", str(tiny_bundle)]
+    pipe = subprocess.PIPE
+    both = [subprocess.Popen(command, stdout=pipe, stderr=pipe) for _ in range(2)]
+    told = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    ok("verify", tiny_bundle, "--device", "any")
+
+    # One that takes long is not waited for.
+    device = device_of(one)
+    monkeypatch.setattr(deploy, "_LOCK_SECONDS", 1)
+    with device._deployer._locked():
+        with pytest.raises(IoError, match="another command"):
+            device.deploy(large_bundle)
+        assert device.deploy(tiny_bundle).was_complete
+
+
+def test_a_lock_is_free_once_its_owner_is_silent(
+    phone: StartPhone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = device_of(phone())
+    monkeypatch.setattr(lock, "STALE_S", 1)
+
+    def take(wait_s: float) -> contextlib.AbstractContextManager[lock.Lock]:
+        return lock.lock(device._server, device.serial, ".test", "it is busy", wait_s)
+
+    monkeypatch.setattr(lock, "_BEAT_S", 0.2)
+    with take(0), pytest.raises(IoError, match="it is busy"), take(2):
+        pass
+    with take(0):
+        pass
+    monkeypatch.setattr(lock, "_BEAT_S", 100)  # as a connection that is dead without a word
+    with take(0), take(3):
+        pass
+
+
+@pytest.fixture
+def asleep(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Sleeps as a laptop that is closed for longer than its locks last."""
+    monkeypatch.setattr(lock, "STALE_S", 1)
+    monkeypatch.setattr(lock, "_BEAT_S", 0.2)
+    awake = threading.RLock()
+    write = ShellStream.write
+
+    def write_awake(stream: ShellStream, data: bytes | bytearray | memoryview) -> bool:
+        with awake:
+            return write(stream, data)
+
+    def sleep() -> None:
+        with awake:
+            time.sleep(3)
+
+    monkeypatch.setattr(ShellStream, "write", write_awake)
+    return sleep
+
+
+def test_who_slept_notices_that_its_lock_has_lapsed(
+    phone: StartPhone,
+    tiny_bundle: pathlib.Path,
+    large_bundle: pathlib.Path,
+    asleep: Callable[[], None],
+) -> None:
+    one = phone()
+    device = device_of(one)
+    device.deploy(tiny_bundle)
+    slept: list[int] = []
+
+    def nap(stage: str, done: int, total: int) -> None:
+        if done > 20 and not slept:
+            slept.append(done)
+            asleep()
+
+    with pytest.raises(IoError, match="was silent for so long") as caught:
+        device.deploy(large_bundle, progress=nap)
+    assert caught.value.remedy is not None
+    assert caught.value.remedy.startswith("Run it again")
+    assert device.deploy(large_bundle).bytes_sent < length(large_bundle)
+    assert device.deploy(large_bundle).was_complete
+
+    # Whether or not somebody else has it by now, and whatever is written under it.
+    deployer = device._deployer
+    for other in (False, True):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(deployer._locked())
+            deployer._run("true")
+            asleep()
+            if other:
+                stack.enter_context(device_of(one)._deployer._locked())
+            with pytest.raises(IoError, match="was silent for so long"):
+                deployer._run("rm -rf bundles")
+    with device.exclusive():
+        device.check_exclusive()
+        asleep()
+        with pytest.raises(IoError, match="was silent for so long"):
+            device.check_exclusive()
+    device.check_exclusive()
+    assert device.deploy(tiny_bundle).was_complete
+
+
+def test_a_full_device_is_locked_all_the_same(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
+    one = phone()
+    device = device_of(one)
+    device.deploy(tiny_bundle)
+    for held in ("a", "b"):  # a file with a mark, and one without
+        if held == "b":
+            sh(one, f"cd {ROOT} && rm .deploy .bench && : > .deploy && : > .bench")
+        one.misbehave(full=True)
+        with device._deployer._locked(), device.exclusive():
+            device.check_exclusive()
+        one.misbehave(full=False)
+    one.misbehave(full=True)
+    device._deployer.remove(["bundles/none"])
+
+
+def test_pruning_under_a_bench_is_refused_before_anything_is_sent(
+    phone: StartPhone, tiny_bundle: pathlib.Path, large_bundle: pathlib.Path
+) -> None:
+    one = phone()
+    device = device_of(one)
+    device.deploy(tiny_bundle)
+    before = one.traffic()[0]
+    with device_of(one).exclusive():
+        with pytest.raises(IoError, match="another command is measuring"):
+            device.deploy(large_bundle, prune=True)
+        assert one.traffic()[0] - before < MIB
+        device.deploy(tiny_bundle, prune=True)  # deletes nothing
+    device.deploy(large_bundle, prune=True)
+    assert len(device._deployer.inventory().folders("bundles")) == 1
