@@ -251,7 +251,8 @@ def test_protocol_violations_are_told_and_end_it(make_runner: MakeRunner, answer
 
 INFO = {
     "pid": 1, "bundle_hash": "ab", "plan": {"text": "4 slots", "slots": 4},
-    "settings": {"context": 64}, "direct_io": True, "threads": 2, "fallbacks": [], "moe_mobile": "1", "executorch": "1",
+    "settings": {"context": 64}, "direct_io": True, "threads": 2, "fallbacks": [],
+    "moe_mobile": "1", "executorch": "1",
     "routing": {"requested": "exact", "resolved": "exact", "note": "", "lossy": False},
     "load_ms": 1.5, "of a later version": None,
 }  # fmt: skip

@@ -6,6 +6,9 @@
 Therefore also the time until a `sync` after the push.
 
 python -m moe_mobile.device.deploy.speed BUNDLE --device SERIAL
+
+A virtual phone that was started with --link-mbps has a connection as slow as a cable; one without
+has the machine's loopback, which is faster than any.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections.abc import Iterator
 
 import click
 
+from moe_mobile.cli.options import echo_json, json_option
 from moe_mobile.cli.text import size, table
 from moe_mobile.device.adb_server import adb_program
 from moe_mobile.device.deploy.inventory import ROOT
@@ -69,17 +73,23 @@ def measure(
 @click.argument("bundle", type=click.Path(exists=True, path_type=pathlib.Path))
 @click.option("-s", "--device", default=ANY, show_default=True, help="adb's serial.")
 @click.option("-r", "--turns", type=click.IntRange(min=1), default=3, show_default=True)
-def main(bundle: pathlib.Path, device: str, turns: int) -> None:
+@json_option
+def main(bundle: pathlib.Path, device: str, turns: int, as_json: bool) -> None:
     """Time `deploy` against `adb push` of the same bundle, in turns."""
     place = open_device(device)
     rounds = list(measure(bundle, place, turns))
+    length = bundle_package(bundle).bytes
+    if as_json:
+        names = ("deploy_s", "push_s", "push_and_sync_s")
+        took = [dict(zip(names, one, strict=True)) for one in rounds]
+        echo_json({"device": place.serial, "bytes": length, "turns": took})
+        return
     rows = [
         [f"{ours:.2f} s", f"{push:.2f} s", f"{synced:.2f} s", f"{push / ours:.2f}",
          f"{synced / ours:.2f}"]
         for ours, push, synced in (*rounds, tuple(map(sum, zip(*rounds, strict=True))))
     ]  # fmt: skip
-    total = size(bundle_package(bundle).bytes)
-    click.echo(f"{total} to {place.serial}; ratios above 1: we win; the last row is the sum")
+    click.echo(f"{size(length)} to {place.serial}; ratios above 1: we win; the last row is the sum")
     header = ["deploy", "adb push", "with sync", "push / deploy", "with sync / deploy"]
     click.echo(table(header, rows))
 
