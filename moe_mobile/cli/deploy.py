@@ -18,6 +18,7 @@ from moe_mobile.cli.options import (
     echo_json,
     examples,
     json_option,
+    require_settings,
 )
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.text import size
@@ -33,6 +34,7 @@ from moe_mobile.errors import MoeMobileError
         "moe-mobile deploy olmoe --device 192.168.1.23:5555 --prepare",
         "moe-mobile deploy olmoe --replace --consume    # for a phone with little room",
         "moe-mobile deploy olmoe --all --prune --json",
+        "moe-mobile deploy olmoe --settings olmoe.json  # what `tune` chose goes along",
     )
 )
 @bundle_argument
@@ -47,6 +49,13 @@ from moe_mobile.errors import MoeMobileError
 @click.option(
     "--prune", is_flag=True, help="Delete other bundles, engines, packed weights afterwards."
 )
+@click.option(
+    "--settings",
+    "settings_file",
+    type=click.Path(path_type=pathlib.Path),
+    metavar="FILE",
+    help="Send along what `tune` chose for this bundle, for programs on the phone.",
+)
 @json_option
 def command(
     bundle: pathlib.Path,
@@ -56,6 +65,7 @@ def command(
     consume: bool,
     replace: bool,
     prune: bool,
+    settings_file: pathlib.Path | None,
     as_json: bool,
 ) -> int:
     """Send a bundle and the engine to phones, and verify every byte there.
@@ -63,12 +73,16 @@ def command(
     Files are known by their SHA-256: what a phone has is not sent again, and what was cut goes on
     where it stopped. Other bundles stay usable meanwhile.
     """
+    if settings_file is not None:
+        require_settings(settings_file, bundle)
     places = open_devices(devices, every=every, otherwise=ANY)
     answers, errors = [], []
     for device in places:
         assert isinstance(device, AdbDevice)
         try:
-            answer = _deploy(device, bundle, prepare, consume, replace, prune, as_json)
+            answer = _deploy(
+                device, bundle, settings_file, prepare, consume, replace, prune, as_json
+            )
         except MoeMobileError as error:
             if len(places) == 1:
                 raise
@@ -85,6 +99,7 @@ def command(
 def _deploy(
     device: AdbDevice,
     bundle: pathlib.Path,
+    settings: pathlib.Path | None,
     prepare: bool,
     consume: bool,
     replace: bool,
@@ -93,7 +108,12 @@ def _deploy(
 ) -> dict[str, Any]:
     with _Rate() as progress:
         deployed = device.deploy(
-            bundle, consume=consume, replace=replace, prune=prune, progress=progress
+            bundle,
+            settings=settings,
+            consume=consume,
+            replace=replace,
+            prune=prune,
+            progress=progress,
         )
     answer: dict[str, Any] = {"device": device.serial, **dataclasses.asdict(deployed)}
     if not as_json:

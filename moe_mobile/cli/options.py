@@ -8,10 +8,13 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from moe_mobile.routing.settings_file import SettingsFile
 
 __all__ = [
     "BUNDLE",
@@ -28,6 +31,7 @@ __all__ = [
     "initial_cache_settings",
     "json_option",
     "packed_dir_option",
+    "require_settings",
     "settings_option",
     "uncached_engine_options",
 ]
@@ -111,11 +115,10 @@ _ROUTING = click.option(
 )
 _POOL = click.option(
     "--pool",
-    type=click.Choice(("auto", "global", "per-layer")),
+    type=click.Choice(("auto", "global", "layer")),
     default="auto",
     show_default=True,
-    help="One cache for all layers, or one for each; auto: global for exact routing, else "
-    "per-layer.",
+    help="One cache for all layers, or one for each; auto: global for exact routing, else layer.",
 )
 _EVICTION = click.option(
     "--eviction",
@@ -212,16 +215,26 @@ def settings_option(function: Decorated) -> Decorated:
     return option(cast(Decorated, command))
 
 
-def _settings_of(path: pathlib.Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Values of the running command's options that were not given."""
-    import dataclasses
+def require_settings(path: pathlib.Path, bundle: pathlib.Path) -> SettingsFile:
+    """What a file of settings says. Raises UsageError where it is for another bundle, and what
+    reading the file and the bundle raises."""
     import hashlib
 
     from moe_mobile.bundle.reader import read_manifest_bytes
-    from moe_mobile.routing.settings_file import read_settings, same_cache
+    from moe_mobile.routing.settings_file import read_settings
 
     found = read_settings(path)
-    found.require(hashlib.sha256(read_manifest_bytes(options["bundle"])).hexdigest(), path)
+    found.require(hashlib.sha256(read_manifest_bytes(bundle)).hexdigest(), path)
+    return found
+
+
+def _settings_of(path: pathlib.Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Values of the running command's options that were not given."""
+    import dataclasses
+
+    from moe_mobile.routing.settings_file import same_cache
+
+    found = require_settings(path, options["bundle"])
     ctx = click.get_current_context()
     free = {
         parameter.name: parameter

@@ -11,11 +11,14 @@ import pathlib
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle.reader import parse_manifest, read_manifest_bytes
 from moe_mobile.bundle.verify import check_files
-from moe_mobile.errors import read_error
+from moe_mobile.errors import UsageError, read_error
 from moe_mobile.runtime import Runtime
 from moe_mobile.runtime.wheel import EXECUTORCH_VERSION
 
-__all__ = ["Package", "Wanted", "bundle_package", "runtime_package"]
+__all__ = ["SETTINGS", "Package", "Wanted", "bundle_package", "runtime_package"]
+
+SETTINGS = "moe-mobile-settings.json"
+"""Beside a bundle's files: what `tune` chose for it, for programs on the device."""
 
 _ID_DIGITS = 16
 
@@ -69,9 +72,10 @@ class Package:
         return sum(file.bytes for file in self.files)
 
 
-def bundle_package(bundle: pathlib.Path) -> Package:
+def bundle_package(bundle: pathlib.Path, settings: pathlib.Path | None = None) -> Package:
     """A bundle as it lies here; its id is the beginning of the bundle's hash.
 
+    ``settings``: a file that goes along, and changes nothing of the bundle.
     Shards that were consumed here may be on the device already, so their absence is no error yet.
     Raises the bundle reader's errors.
     """
@@ -83,6 +87,14 @@ def bundle_package(bundle: pathlib.Path) -> Package:
         Wanted(file.path, bundle / file.path, file.bytes, file.sha256)
         for file in manifest.all_files()
     ]
+    if settings is not None:
+        if any(file.path == SETTINGS for file in files):
+            raise UsageError(
+                f"the bundle has a file of its own called {SETTINGS}",
+                file=bundle,
+                remedy="Deploy it without --settings",
+            )
+        files.append(_settings(settings))
     # Last: whoever sees it sees a bundle.
     files.append(Wanted(m.MANIFEST_FILE, bundle / m.MANIFEST_FILE, len(data), digest))
     return Package(
@@ -97,6 +109,14 @@ def bundle_package(bundle: pathlib.Path) -> Package:
         methods_bytes=manifest.memory.dense_bytes,
         stores=f"{manifest.delegate.name}-{EXECUTORCH_VERSION}-",
     )
+
+
+def _settings(path: pathlib.Path) -> Wanted:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise read_error(error, path) from error
+    return Wanted(SETTINGS, path, len(data), hashlib.sha256(data).hexdigest())
 
 
 def runtime_package(runtime: Runtime) -> Package:
