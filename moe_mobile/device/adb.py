@@ -16,7 +16,12 @@ from collections.abc import Iterator, Sequence
 from moe_mobile.device.adb_server import AdbServer, adb_program, unusable
 from moe_mobile.device.deploy.deploy import Deployed, Deployer
 from moe_mobile.device.deploy.inventory import ROOT, Inventory
-from moe_mobile.device.deploy.package import Package, bundle_package, runtime_package
+from moe_mobile.device.deploy.package import (
+    SETTINGS,
+    Package,
+    bundle_package,
+    runtime_package,
+)
 from moe_mobile.device.deploy.plan import make_plan, other_stores, packed_bytes
 from moe_mobile.device.facts import facts_script, parse_facts
 from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
@@ -138,6 +143,7 @@ class AdbDevice(Device):
         self,
         bundle: pathlib.Path,
         *,
+        settings: pathlib.Path | None = None,
         consume: bool = False,
         replace: bool = False,
         prune: bool = False,
@@ -147,12 +153,13 @@ class AdbDevice(Device):
 
         Args:
             bundle: its folder here.
+            settings: a file that goes along with it, in place of one that is there.
             consume: count on `prepare --consume` when checking the space that is left.
             replace: delete other deployments before, to make space.
             prune: delete other deployments, engines and packed weights afterwards.
             progress: stage "deploy", in MiB.
         """
-        package = bundle_package(bundle)
+        package = bundle_package(bundle, settings)
         there = self._deployer.inventory()
         if replace:
             self._deployer.remove(self._others(there, [package]))
@@ -170,6 +177,7 @@ class AdbDevice(Device):
                 progress=progress,
             )
         deployed.other_stores = other_stores(package, there)
+        deployed.settings = None if settings is None else f"{deployed.path}/{SETTINGS}"
         if prune:
             self._deployer.remove(self._prunable(self._deployer.inventory(), package, engine))
         return deployed

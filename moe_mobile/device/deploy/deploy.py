@@ -58,6 +58,7 @@ class Deployed:
     """What a deployment took. ``seconds``: of sending and hashing.
 
     ``other_stores``: packed weights of other engines there, which are of no use to this one.
+    ``settings``: where those are that were sent along.
     """
 
     path: str
@@ -68,6 +69,7 @@ class Deployed:
     seconds: float = 0.0
     was_complete: bool = False
     other_stores: list[str] = dataclasses.field(default_factory=list)
+    settings: str | None = None
 
 
 class Deployer:
