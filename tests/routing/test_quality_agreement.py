@@ -121,3 +121,15 @@ def test_the_engine_scores_as_transformers_does(
             worst = max(worst, float(np.abs(one.values - other.values).max()))
     print(f"{name}: {worst:.1e}")
     assert worst < TOLERANCE
+
+
+def test_bfloat16_is_scored(checkpoint: CheckpointMaker, one_thread: None) -> None:
+    """Its router logits have 8 bits; routing sees them as the model does."""
+    folder = str(checkpoint("olmoe"))
+    exact = scored(TransformersSource(folder).open(), Cache("exact", 4))
+    coarse = TransformersSource(folder, dtype="bfloat16").open()
+    for routing in ("exact", "cache-prior:0.2,J=1+drop-cold:0.7"):
+        found = scored(coarse, Cache(routing, 4))
+        assert np.isfinite(found.values).all()
+        assert 0 < np.abs(found.values - exact.values).mean() < 1, routing
+    assert found.counts[0].changed > 0
