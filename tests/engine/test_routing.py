@@ -96,12 +96,14 @@ def simulated(trace: Trace, capacity: int, prompt: int = 0, **settings: Any) -> 
             line = logits[layer : layer + 1]
             routed = run.route(layer, line, prompt=token < prompt)
             (plain,) = exact.route(layer, line).selected
-            row += [
-                np.count_nonzero(~routed.missed),
-                np.count_nonzero(routed.missed & ~routed.dropped),
-                np.count_nonzero(routed.dropped),
-                len(set(routed.selected[0]) - set(plain)),
-            ]
+            row += np.array(
+                [
+                    np.count_nonzero(~routed.missed),
+                    np.count_nonzero(routed.missed & ~routed.dropped),
+                    np.count_nonzero(routed.dropped),
+                    len(set(routed.selected[0].tolist()) - set(plain.tolist())),
+                ]
+            )
         if token >= prompt:
             rows.append(row)
     return np.stack(rows)
@@ -130,7 +132,7 @@ def test_the_lab_counts_what_the_engine_counts(
     ids=lambda settings: "-".join(settings.values()),
 )
 def test_pools_and_evictions_are_the_labs(
-    bundle: Path, trace: Trace, settings: dict[str, str]
+    bundle: Path, trace: Trace, settings: dict[str, Any]
 ) -> None:
     ours = replayed(bundle, trace, cache="50%", **settings)
     assert np.array_equal(ours, simulated(trace, 16, **settings))
