@@ -38,6 +38,7 @@ Exit codes:
         "trace": "Record what the routers say about a text, for replays.",
         "simulate": "Replay traces: what routings and cache sizes would read.",
         "quality": "Score a text under routings: what they cost, beside what they save.",
+        "tune": "Find the routing that reads least within a limit of quality.",
         "report": "Make one page of what bench wrote.",
         "devices": "List phones, and whether a bundle fits them.",
         "deploy": "Send a bundle to phones; only what they lack.",

@@ -59,7 +59,7 @@ def command(
     from moe_mobile.report.page import make_page, summary
 
     if not as_json:
-        _check_output(output, results)
+        check_page(output, results)
     read = read_results(results)
     if as_json:
         echo_json(summary(read))
@@ -76,7 +76,7 @@ def command(
         click.launch(str(output.absolute()))
 
 
-def _check_output(output: pathlib.Path, results: Sequence[pathlib.Path]) -> None:
+def check_page(output: pathlib.Path, results: Sequence[pathlib.Path]) -> None:
     """Raise UsageError where a page would replace measurements, or anything but a page."""
     with contextlib.suppress(OSError):  # what is not there is not lost; the rest fails on writing
         target = output.stat()

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
+import socket
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +26,7 @@ LOCAL = "local"
 
 _POLL_S = 0.5
 _CPUS = 1
+_CONNECT_S = 5.0
 
 
 def check_ray() -> None:
@@ -109,6 +112,7 @@ def _connected(ray: Any, address: str, jobs: int | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _require_listener(address)
     # Nothing is told to anybody.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -121,11 +125,7 @@ def _connected(ray: Any, address: str, jobs: int | None) -> Iterator[None]:
             **(alone if address == LOCAL else {}),
         )
     except Exception as error:  # ConnectionError, RuntimeError, ValueError and others
-        raise RuntimeFailedError(
-            f"there is no Ray cluster: {str(error).splitlines()[0]}",
-            setting="--ray",
-            remedy="Start one with `ray start --head`, or write --ray local",
-        ) from error
+        raise _no_cluster(error) from error
     finally:
         # Ray takes the signals, which end commands here as they should.
         with contextlib.suppress(ValueError):  # not of the main thread
@@ -135,6 +135,25 @@ def _connected(ray: Any, address: str, jobs: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raises RuntimeFailedError for an address where nobody listens: Ray would wait for minutes."""
+    match = re.fullmatch(r"([^/:]+):([0-9]{1,5})", address)
+    if match is None:
+        return
+    try:
+        socket.create_connection((match[1], int(match[2])), _CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(error) from error
+
+
+def _no_cluster(error: Exception) -> RuntimeFailedError:
+    return RuntimeFailedError(
+        f"there is no Ray cluster: {str(error).splitlines()[0]}",
+        setting="--ray",
+        remedy="Start one with `ray start --head`, or write --ray local",
+    )
 
 
 def _score(source: QualitySource, token_ids: Sequence[int], cache: Cache, index: int) -> Scored:

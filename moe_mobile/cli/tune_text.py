@@ -1,0 +1,90 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What `tune` says to people."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from moe_mobile.cli.text import percent, table
+
+if TYPE_CHECKING:
+    from moe_mobile.routing.tuning.choice import Candidate
+    from moe_mobile.routing.tuning.outcome import Outcome
+
+__all__ = ["change", "describe", "saving"]
+
+
+def describe(outcome: Outcome) -> str:
+    """A table for each size of the cache, what was chosen, and what to doubt."""
+    model, first = outcome.model, outcome.found[0].row
+    parts = [
+        f"{model.name}, {model.source} in {model.precision}: {len(model.layers)} MoE layers, the "
+        f"best {model.top_k} of {model.experts} experts; {first.predictions} of {first.tokens} "
+        f"tokens predicted; pool: {first.pool}, eviction: {first.eviction}; "
+        f"limit: {outcome.limit.text}"
+    ]
+    chosen = outcome.chosen
+    for capacity in outcome.capacities:
+        group = outcome.of(capacity)
+        title = f"cache of {outcome.share(capacity)}: {capacity} of {model.experts} experts per "
+        parts.append(f"{title}layer\n\n{_table(group, chosen)}")
+    parts.append("\n".join(f"chosen: {_chosen(outcome, one)}" for one in chosen))
+    notes = [f"warning: {text}" for text in outcome.warnings]
+    notes += [f"note: {text}" for text in outcome.notes]
+    return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])
+
+
+def change(one: Candidate) -> str:
+    """How the perplexity changed, with its error; a dash for exact routing."""
+    if not one.row.lossy:
+        return "-"
+    if not math.isfinite(one.change):
+        return "lost"
+    error = "" if one.error is None else f" ± {100 * one.error:.2f}"
+    return f"{100 * one.change:+.2f}{error} %"
+
+
+def saving(one: Candidate) -> str:
+    """Loads beside exact routing's with the same cache."""
+    exact = one.exact.loads_per_token_layer
+    return percent(one.loads / exact) if exact else "-"
+
+
+def _table(group: list[Candidate], chosen: list[Candidate]) -> str:
+    drops = any(one.row.dropped for one in group)
+    speeds = any(one.speeds for one in group)
+    header = ["routing", "", "loads/token-layer", "of exact", "hits", "changed"]
+    header += [*["dropped"] * drops, "perplexity", "change", "limit", *["tokens/s"] * speeds]
+    rows = []
+    for one in sorted(group, key=lambda one: (one.loads, one.change)):
+        row, speed = one.row, one.speed
+        rows.append(
+            [
+                row.routing,
+                "chosen" if one in chosen else "front" if one.on_front else "",
+                f"{one.loads:.3f}",
+                saving(one),
+                percent(row.hit_rate),
+                percent(row.changed_share),
+                *([percent(row.dropped_share)] * drops),
+                f"{row.perplexity:.4f}",
+                change(one),
+                one.verdict,
+                *(["-" if speed is None else f"{speed:.1f}"] * speeds),
+            ]
+        )
+    return table(header, rows, left=2)
+
+
+def _chosen(outcome: Outcome, one: Candidate) -> str:
+    row = one.row
+    text = f"cache {outcome.share(row.capacity)}, routing {row.routing}"
+    if not row.lossy:
+        return f"{text}: the model's own choice of experts"
+    text += f" (lossy): {saving(one)} of exact routing's loads, perplexity {change(one)}"
+    exact = next(other.speed for other in outcome.of(row.capacity) if other.row is one.exact)
+    if one.speed is not None and exact:
+        text += f", {one.speed:.1f} instead of {exact:.1f} tokens/s"
+    return text
