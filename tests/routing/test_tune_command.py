@@ -15,6 +15,7 @@ import pytest
 from moe_mobile.bundle import inspect_bundle
 from moe_mobile.demo import heldout_text
 from moe_mobile.routing.settings_file import read_settings
+from moe_mobile.virtual_phone import VirtualPhone
 from tests.bundles import BundleMaker, DemoMaker
 from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli
 from tests.phones import wait_until
@@ -212,6 +213,20 @@ def test_an_interruption_ends_everything(demo: Path, tmp_path: Path, jobs: int) 
     find = ["pgrep", "-g", str(process.pid)]
     wait_until(lambda: subprocess.run(find, capture_output=True).stdout == b"")
     assert all(json.loads(line)["key"] for line in rows.read_text().splitlines())
+
+
+def test_on_a_phone(shared_phone: VirtualPhone, bundle: BundleMaker, tmp_path: Path) -> None:
+    tiny = bundle("qwen3_moe", "8da4w")
+    ids = ",".join(str(7 * n * n % 90) for n in range(80))
+    asked = ("tune", tiny, "--token-ids", ids, "--routing", "cache-prior:0.3,J=1", "--cache", "75%")
+    page = tmp_path / "page.html"
+    there = ok_json(*asked, "--device", shared_phone.serial, "--report", page, "--measure-speed")
+    assert there["device"] == shared_phone.serial
+    assert shared_phone.serial in page.read_text()
+    names = ("routing", "nll", "loads", "verdict")
+    here = ok_json(*asked)
+    one, other = ([{n: row[n] for n in names} for row in of["rows"]] for of in (here, there))
+    assert one == other
 
 
 def test_a_checkpoint_is_searched_too(tmp_path: Path) -> None:
