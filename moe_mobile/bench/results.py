@@ -212,7 +212,7 @@ def summarize(
         runs=list(runs),
         pss_bytes=max(pss, default=None),
         **_energy(tokens_done, runs),
-        flags=_flags(facts["routing"], facts["device"], facts["affinity"], runs),
+        flags=_flags(facts, runs),
         n_prompt=test.n_prompt,
         n_gen=test.n_gen,
         n_depth=0,
@@ -257,11 +257,18 @@ def _energy(tokens: int, runs: Sequence[Json]) -> Json:
     }
 
 
-def _flags(routing: Json, device: Json, affinity: Json, runs: Sequence[Json]) -> list[str]:
+def _flags(facts: Mapping[str, Any], runs: Sequence[Json]) -> list[str]:
     """What a reader must know before believing a row."""
+    routing, device, affinity = facts["routing"], facts["device"], facts["affinity"]
+    trace = facts["regime"]["router_trace"]
     flags = []
     if routing["lossy"]:
         flags.append(lossy_mark(routing["resolved"]))
+    if trace is not None:
+        flags.append(
+            f"router logits replayed from {trace['name']} ({trace['source']}): "
+            "the output means nothing"
+        )
     if device["virtual"]:
         flags.append("virtual phone")
         if device["limit"] not in (None, "none"):

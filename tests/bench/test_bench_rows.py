@@ -7,11 +7,13 @@ from __future__ import annotations
 import math
 import pathlib
 
+import numpy as np
 import pytest
 
 from moe_mobile import errors
 from moe_mobile.bench.driver import BundleFacts, Settings, check_fits, grid
 from moe_mobile.bench.results import BenchTest
+from moe_mobile.bench.router_trace import RouterTrace
 from moe_mobile.device.local import LocalDevice
 from tests.bench.scripted import MIB, asked, row_of, rows_of
 
@@ -59,6 +61,15 @@ def test_a_combined_row_counts_both(facts: BundleFacts, device: LocalDevice) -> 
 def test_one_repetition_has_no_spread(facts: BundleFacts, device: LocalDevice) -> None:
     row = row_of(device, facts, BenchTest(8, 2), repetitions=1)
     assert (row.stddev_ns, row.stddev_ts, row.ttft_stddev_ms) == (0, 0.0, 0.0)
+
+
+def test_replayed_logits_are_flagged(facts: BundleFacts, device: LocalDevice) -> None:
+    said = {"name": "qwen.safetensors", "sha256": "c" * 64, "source": "synthetic", "tokens": 9}
+    trace = RouterTrace(np.zeros((9, 2, 4), np.float32), said)
+    row = row_of(device, facts, BenchTest(0, 2), router_trace=trace)
+    flag = "router logits replayed from qwen.safetensors (synthetic): the output means nothing"
+    assert flag in row.flags
+    assert flag not in row_of(device, facts, BenchTest(0, 2)).flags
 
 
 def test_each_row_has_a_process_and_its_settings(
