@@ -3,12 +3,13 @@
 """ExecuTorch's line per run, ``PyTorchObserver {json}``, for the tools that read it.
 
 Keys and units are those of its llama runner (extension/llm/runner/stats.h): milliseconds since
-1970, tokens per second.
+1970, tokens per second. Keys of our own come last: how experts were chosen.
 """
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from moe_mobile.bench.results import BenchResult
 
@@ -23,6 +24,13 @@ def observer_lines(result: BenchResult) -> list[str]:
     if not result.n_gen:
         return []
     lines = []
+    routing: dict[str, Any] = {
+        "routing": result.routing["resolved"],
+        "lossy": result.routing["lossy"],
+    }
+    trace = result.regime.get("router_trace")  # none in early rows
+    if trace is not None:
+        routing["router_trace"] = trace["name"]
     for run, total_ns, gaps in zip(result.runs, result.samples_ns, result.itl_ns, strict=True):
         start = run["start_ms"]
         gen_ns = sum(gaps)
@@ -41,6 +49,7 @@ def observer_lines(result: BenchResult) -> list[str]:
             "aggregate_sampling_time_ms": 0,
             "prefill_token_per_sec": result.n_prompt * 1e9 / prompt_ns if prompt_ns else 0.0,
             "decode_token_per_sec": result.n_gen * 1e9 / gen_ns,
+            **routing,
         }
         lines.append(f"PyTorchObserver {json.dumps(answer)}")
     return lines

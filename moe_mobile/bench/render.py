@@ -13,12 +13,15 @@ from moe_mobile.bench.driver import Row, Settings
 from moe_mobile.bench.observer import observer_lines
 from moe_mobile.bench.results import BenchResult
 from moe_mobile.errors import MoeMobileError
+from moe_mobile.routing.texts import is_lossy
 
 __all__ = ["FORMATS", "Renderer", "Shown", "make_renderer"]
 
 FORMATS = ("md", "csv", "json", "jsonl", "observer")
 _MIB = 1 << 20
 _GIB = 1 << 30
+_LOSSY = " (lossy)"
+_J = ",J=2"
 
 
 class Renderer:
@@ -78,7 +81,7 @@ class Json(Renderer):
 
 
 class Csv(Renderer):
-    """A header and a line per row. Lists are left out, objects are written as JSON."""
+    """A header and a line per row. Lists but flags are left out, objects are written as JSON."""
 
     def begin(self, rows: Sequence[Row], *, phones: int = 0) -> None:
         self._writer = csv.writer(self.out, lineterminator="\n")
@@ -87,6 +90,8 @@ class Csv(Renderer):
     def row(self, result: BenchResult) -> None:
         flat: dict[str, Any] = {}
         for name, value in result.as_dict().items():
+            if name == "flags":  # of the lists the one without which a row misleads
+                value = "; ".join(value)
             if isinstance(value, list):
                 continue
             flat[name] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
@@ -115,7 +120,7 @@ class Markdown(Renderer):
         ]
         optional: list[_Column] = [
             ("residency", 9, lambda r: str(r.config["residency"])),
-            ("routing", 8, lambda r: str(r.routing["resolved"]) + " (lossy)" * r.routing["lossy"]),
+            ("routing", _routing_width(rows), _routing),
             ("lanes", 5, lambda r: str(r.config["lanes"])),
         ]
         if phones > 1:
@@ -232,6 +237,21 @@ def make_renderer(format: str, out: TextIO, *, tokens: bool = False) -> Renderer
 
 def _cache(result: BenchResult) -> str:
     return "all" if result.config["residency"] == "resident" else str(result.config["cache"])
+
+
+def _routing(result: BenchResult) -> str:
+    resolved = str(result.routing["resolved"])
+    return resolved + _LOSSY if result.routing["lossy"] else resolved
+
+
+def _routing_width(rows: Sequence[Row]) -> int:
+    """Fits what the rows' routings come out as, which may name a J that was not asked for."""
+    widths = [8]
+    for _, settings in rows:
+        asked = settings.routing
+        j = _J * ("J=" not in asked)
+        widths.append(len(asked + j + _LOSSY) if is_lossy(asked) else len(asked))
+    return max(widths)
 
 
 def _size(size: int) -> str:

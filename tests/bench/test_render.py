@@ -62,7 +62,7 @@ def test_observer_lines_have_executorchs_keys(results: list[BenchResult]) -> Non
     assert len(lines) == 4
     assert {line.partition(" ")[0] for line in lines} == {"PyTorchObserver"}
     first, _, third, _ = (json.loads(line.partition(" ")[2]) for line in lines)
-    assert list(first) == OBSERVER_KEYS
+    assert list(first) == [*OBSERVER_KEYS, "routing", "lossy"]
     assert (first["prompt_tokens"], first["generated_tokens"]) == (0, 2)
     assert (first["prefill_token_per_sec"], first["decode_token_per_sec"]) == (0.0, 10.0)
     start = first["inference_start_ms"]
@@ -72,6 +72,23 @@ def test_observer_lines_have_executorchs_keys(results: list[BenchResult]) -> Non
     assert (third["prefill_token_per_sec"], third["decode_token_per_sec"]) == (8.0, 10.0)
     assert third["prompt_eval_end_ms"] == third["first_token_ms"] == start + 1000
     assert third["inference_end_ms"] == start + 1200
+
+
+def _lossy(result: BenchResult, resolved: str = "cache-prior:0.3,J=2") -> BenchResult:
+    routing = result.routing | {"resolved": resolved, "lossy": True}
+    return dataclasses.replace(result, routing=routing)
+
+
+def test_observer_lines_tell_the_routing(results: list[BenchResult]) -> None:
+    trace = {"name": "qwen.safetensors", "sha256": "c" * 64, "source": "synthetic", "tokens": 9}
+    replayed = dataclasses.replace(
+        _lossy(results[1]), regime=results[1].regime | {"router_trace": trace}
+    )
+    lines = _written("observer", [results[1], replayed]).splitlines()
+    plain, *_, last = (json.loads(line.partition(" ")[2]) for line in lines)
+    assert (plain["routing"], plain["lossy"]) == ("exact", False)
+    assert (last["routing"], last["lossy"]) == ("cache-prior:0.3,J=2", True)
+    assert last["router_trace"] == "qwen.safetensors"
 
 
 def test_json_lines_are_the_same_rows(results: list[BenchResult]) -> None:
@@ -90,6 +107,9 @@ def test_csv_has_a_column_per_scalar(results: list[BenchResult]) -> None:
     assert json.loads(rows[0]["config"])["lanes"] == 2
     assert rows[1]["ttft_ms"] == ""
     assert "samples_ns" not in rows[0]
+    flagged = dataclasses.replace(results[0], flags=["lossy: so", "virtual phone"])
+    (row,) = csv.DictReader(io.StringIO(_written("csv", [flagged])))
+    assert row["flags"] == "lossy: so; virtual phone"
 
 
 def test_markdown_is_a_table(results: list[BenchResult]) -> None:
@@ -112,6 +132,27 @@ def test_markdown_shows_settings_that_differ(results: list[BenchResult]) -> None
     assert "lanes" in out.getvalue()
     assert "residency" in out.getvalue()
     assert "routing" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("asked", "resolved"),
+    [
+        ("cache-prior:auto", "cache-prior:0.3,J=2"),
+        ("cumulative:0.8,J=2+drop-cold:0.75", "cumulative:0.8,J=2+drop-cold:0.75"),
+        ("max-rank:6", "max-rank:6,J=1"),
+        ("max-rank:6", "exact"),
+    ],
+)
+def test_markdown_lines_up_lossy_routings(
+    results: list[BenchResult], asked: str, resolved: str
+) -> None:
+    out = io.StringIO()
+    renderer = make_renderer("md", out)
+    renderer.begin([(results[1].test, Settings()), (results[1].test, Settings(routing=asked))])
+    renderer.row(results[1])
+    renderer.row(_lossy(results[1], resolved))
+    assert len({len(line) for line in out.getvalue().splitlines()}) == 1
+    assert f"| {resolved} (lossy) " in out.getvalue()
 
 
 def test_markdown_of_phones_tells_them_apart(results: list[BenchResult]) -> None:
