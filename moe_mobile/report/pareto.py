@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from moe_mobile.report.figure import Figure, Key, plain, rule, short, time_layout
+from moe_mobile.report.text import marked
 from moe_mobile.routing.tuning.choice import Candidate, Limit, front
 
 __all__ = ["loads_front", "speed_front", "told"]
@@ -84,7 +85,7 @@ def _scatter(
         symbol, shape = _MARKS[index % len(_MARKS)]
         colour = "@ink" if series == "exact" else f"@c{(index - 1) % _COLOURS}"
         if series != "exact":
-            keys.append(Key(colour, series, shape))
+            keys.append(Key(colour, _key(series, members), shape))
         data.append(_points(members, across, high, colour, symbol, unit))
     for one in group:
         y = min(100 * one.change, high)
@@ -94,9 +95,9 @@ def _scatter(
         elif one.row.requested == "exact":
             layout["annotations"].append(_below("exact", across(one), y))
     words = "; ".join(
-        f"{one.row.routing}: {across(one):.3g} {unit}, {told(one)}" for one in group[:12]
+        f"{marked(one.row.routing)}: {across(one):.3g} {unit}, {told(one)}" for one in group[:12]
     )
-    alt = f"Change of the perplexity over {unit}; chosen: {chosen.row.routing}. {words}"
+    alt = f"Change of the perplexity over {unit}; chosen: {marked(chosen.row.routing)}. {words}"
     return Figure(f"front-{name}", alt, data, layout, keys)
 
 
@@ -126,6 +127,10 @@ def _series(group: Sequence[Candidate]) -> dict[str, list[Candidate]]:
         name = re.sub(r"^([a-z-]+):[0-9.e+-]+", r"\1", one.row.routing)
         found.setdefault(name.replace(",", ", "), []).append(one)
     return {name: members for name, members in found.items() if members}
+
+
+def _key(series: str, members: Sequence[Candidate]) -> str:
+    return series + " (lossy)" * any(one.row.lossy for one in members)
 
 
 def _line(
@@ -160,7 +165,7 @@ def _points(
 ) -> Json:
     beyond = [100 * one.change > high for one in members]
     texts = [
-        f"<b>{plain(one.row.routing)}</b><br>{across(one):.4g} {unit}<br>perplexity "
+        f"<b>{plain(marked(one.row.routing))}</b><br>{across(one):.4g} {unit}<br>perplexity "
         f"{one.row.perplexity:.4f}: {told(one)}<br>{100 * one.row.hit_rate:.1f} % hits, "
         f"{100 * one.row.changed_share:.1f} % of the experts changed"
         + ("<br>far above this chart" if out else "")

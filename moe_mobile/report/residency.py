@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from moe_mobile.bench.statistics import mean, percentile
 from moe_mobile.report.figure import Figure, Key, plain, short
+from moe_mobile.report.text import marked
 from moe_mobile.routing.tuning.residency import Residency
 
 __all__ = ["lifetimes", "over_time", "shares"]
@@ -39,12 +40,12 @@ def shares(views: Sequence[Residency], layers: Sequence[int]) -> Figure:
         for place, view in enumerate(views)
     ]
     height = max(4, min(18, 420 // len(layers))) * len(layers)
-    layout = _panels([view.routing for view in views], height, "expert", "layer")
+    layout = _panels([marked(view.routing) for view in views], height, "expert", "layer")
     layout["xaxis"]["range"] = [-0.5, experts - 0.5]
     for place in range(len(views)):
         layout[_axis("y", place)] |= {"type": "category", "autorange": "reversed"}
     alt = "Share of the tokens after which each expert was cached, by layer. " + "; ".join(
-        f"{view.routing}: {100 * view.share.mean():.0f} % on average, "
+        f"{marked(view.routing)}: {100 * view.share.mean():.0f} % on average, "
         f"{(view.share > 0.9).mean() * 100:.0f} % of the experts nearly always"
         for view in views
     )
@@ -69,7 +70,7 @@ def over_time(views: Sequence[Residency], layers: Sequence[int]) -> Figure:
         for place in range(len(views))
     ]
     height = max(3, min(9, 300 // experts)) * experts
-    layout = _panels([view.routing for view in views], height, "token", "expert")
+    layout = _panels([marked(view.routing) for view in views], height, "token", "expert")
     layout["xaxis"]["range"] = [0, tokens]
     for place in range(len(views)):
         layout[_axis("y", place)]["range"] = [experts - 0.5, -0.5]
@@ -90,6 +91,7 @@ def lifetimes(views: Sequence[Residency]) -> Figure | None:
     for view, colour in zip(views, colours, strict=False):
         if not view.lifetimes:
             continue
+        name = marked(view.routing)
         counts, _ = np.histogram(np.maximum(view.lifetimes, 1), bins=edges)
         part = 100 * counts / len(view.lifetimes)
         data.append(
@@ -98,13 +100,13 @@ def lifetimes(views: Sequence[Residency]) -> Figure | None:
                 "x": names,
                 "y": [short(value) for value in part.tolist()],
                 "marker": {"color": colour},
-                "hovertemplate": f"<b>{plain(view.routing)}</b><br>%{{x}} tokens: %{{y:.1f}} % of "
+                "hovertemplate": f"<b>{plain(name)}</b><br>%{{x}} tokens: %{{y:.1f}} % of "
                 f"{len(view.lifetimes):,} evictions<extra></extra>",
             }
         )
         values = list(map(float, view.lifetimes))
         text = (
-            f"{view.routing}: mean {mean(values):.1f} tokens, median {percentile(values, 50):.0f}, "
+            f"{name}: mean {mean(values):.1f} tokens, median {percentile(values, 50):.0f}, "
             f"of {len(values):,} evictions"
         )
         keys.append(Key(colour, text))

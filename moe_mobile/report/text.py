@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-__all__ = ["digits", "explain"]
+from moe_mobile.routing.texts import is_lossy
+
+__all__ = ["digits", "explain", "marked"]
 
 _FLAGS = {
     "virtual phone": "its cores and flash are the computer's it runs on, its temperatures and "
@@ -27,3 +29,8 @@ def explain(flag: str) -> str:
     """A row's flag, with what it means where it does not say so itself."""
     meaning = _FLAGS.get(flag)
     return flag if meaning is None else f"{flag}: {meaning}"
+
+
+def marked(routing: str) -> str:
+    """A routing, with a word where it changes what the model computes."""
+    return routing + " (lossy)" * is_lossy(routing)

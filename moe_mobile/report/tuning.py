@@ -13,7 +13,7 @@ from moe_mobile.report.figure import Bar, Segment, bars
 from moe_mobile.report.pareto import loads_front, speed_front, told
 from moe_mobile.report.residency import lifetimes, over_time, shares
 from moe_mobile.report.template import Chart, Section, render, script_json
-from moe_mobile.report.text import digits
+from moe_mobile.report.text import digits, marked
 from moe_mobile.routing.trace import Trace
 from moe_mobile.routing.tuning.choice import Candidate
 from moe_mobile.routing.tuning.outcome import Outcome
@@ -80,7 +80,7 @@ def _lead(outcome: Outcome, one: Candidate) -> dict[str, str]:
     )
     if one.speed is not None and exact.speed is not None:
         text += f" {digits(one.speed)} tokens/s instead of {digits(exact.speed)}."
-    return {"size": size, "routing": f"{one.row.routing} (lossy)", "text": text}
+    return {"size": size, "routing": marked(one.row.routing), "text": text}
 
 
 def _facts(outcome: Outcome, place: str | None) -> list[tuple[str, str]]:
@@ -151,7 +151,7 @@ def _speeds(outcome: Outcome) -> Section:
         measured = [one for one in group if one.speed is not None]
         shown = [
             Bar(
-                one.row.routing + (" (lossy)" if one.row.lossy else ""),
+                marked(one.row.routing),
                 digits(one.speed or 0),
                 [Segment(one.speed or 0, "@c0", f"{digits(one.speed or 0)} tokens/s")],
                 dots=one.speeds,
@@ -190,7 +190,7 @@ def _held(
 
 def _stayed(views: Sequence[Residency]) -> Section:
     figure = lifetimes(views)
-    left = ", ".join(f"{view.routing}: {view.staying:,}" for view in views)
+    left = ", ".join(f"{marked(view.routing)}: {view.staying:,}" for view in views)
     return Section(
         "lifetimes",
         "How long experts stayed",

@@ -87,11 +87,18 @@ def _keys(scores: Sequence[Quality], capacities: Sequence[int]) -> list[object]:
         Line2D([], [], color=_COLORS[index % len(_COLORS)], label=f"{size} of {experts} cached")
         for index, size in enumerate(capacities)
     ]
-    used = dict.fromkeys(_method(score) for score in scores)
+    used: dict[str, bool] = {}
+    for score in scores:
+        used[_method(score)] = used.get(_method(score), False) or score.lossy
     keys += [
         Line2D(
-            [], [], color="gray", linestyle="", marker=_MARKS.get(method, _DROPPING), label=method
+            [],
+            [],
+            color="gray",
+            linestyle="",
+            marker=_MARKS.get(method, _DROPPING),
+            label=method + " (lossy)" * lossy,
         )
-        for method in used
+        for method, lossy in used.items()
     ]
     return keys

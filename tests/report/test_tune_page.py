@@ -113,9 +113,11 @@ def test_the_front_is_marked() -> None:
     assert texts == ["limit +1%", "<b>exact</b>", "<b>chosen</b>"]
     names = [key.name for key in figure.keys]
     assert names == [
-        "limit +1%", "the front", "cache-prior, J=1", "max-rank, J=1", "cumulative, J=1",
+        "limit +1%", "the front", "cache-prior, J=1 (lossy)", "max-rank, J=1 (lossy)",
+        "cumulative, J=1 (lossy)",
     ]  # fmt: skip
-    assert "chosen: cache-prior:0.2,J=1" in figure.alt
+    assert "chosen: cache-prior:0.2,J=1 (lossy)" in figure.alt
+    assert "exact: 1.5 experts" in figure.alt
 
 
 def test_a_limit_far_above_does_not_flatten() -> None:
@@ -158,6 +160,13 @@ def test_what_was_cached_is_what_is_drawn() -> None:
 
     histogram = lifetimes(views)
     assert histogram is not None
+    titles = [note["text"] for note in heat.layout["annotations"]]
+    assert titles == ["<b>exact</b>", "<b>cache-prior:0.05,J=1 (lossy)</b>"]
+    assert [note["text"] for note in time.layout["annotations"]] == titles
+    assert [key.name.partition(": mean")[0] for key in histogram.keys] == [
+        "exact",
+        "cache-prior:0.05,J=1 (lossy)",
+    ]
     for bars, view in zip(histogram.data, views, strict=True):
         assert sum(bars["y"]) == pytest.approx(100, abs=0.1)
         assert f"of {len(view.lifetimes)} evictions" in bars["hovertemplate"]
