@@ -179,7 +179,7 @@ def _open_bundle(
     from moe_mobile.routing.quality_engine import EngineSource
 
     ids = bundle_ids(pathlib.Path(source), text)
-    pairs = tuple(sorted(engine_request(settings).items()))
+    pairs = tuple(sorted(engine_request(settings, pathlib.Path(source)).items()))
     return EngineSource(source, device, pairs).open(progress), ids
 
 
@@ -221,8 +221,11 @@ def _scores(
 
     sequences = sequences_of(ids, scorer.model)
     tokens = sum(map(len, sequences))
-    for index, cache in enumerate(caches):
-        key = score_key(scorer.model, sequences, cache)
+    keys = [score_key(scorer.model, sequences, cache) for cache in caches]
+    if file is not None:  # a line that cannot be taken is told before anything is scored
+        for key, cache in zip(keys, caches, strict=True):
+            file.take(key, scorer.model, sequences, cache)
+    for index, (key, cache) in enumerate(zip(keys, caches, strict=True)):
         if file is not None and key in file.scores:
             yield file.scores[key]
             continue

@@ -29,6 +29,7 @@ from moe_mobile.routing.trace import check_tokens, split
 from moe_mobile.runner import Progress as Stages
 
 __all__ = [
+    "BLOCK",
     "Cache",
     "Progress",
     "Quality",
@@ -47,8 +48,8 @@ Progress = Callable[[int, int], None]
 """Called with the tokens that are scored, and their number in all."""
 
 
-_BLOCK = 64  # neighbouring tokens are alike: single ones would make errors seem too small
-_FEWEST_BLOCKS = 10
+BLOCK = 64  # neighbouring tokens are alike: single ones would make errors seem too small
+_FEWESTBLOCKS = 10
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Quality:
     def plus(self, score: SequenceScore) -> Quality:
         """With one more sequence."""
         predictions = len(score.log_probabilities)
-        starts = range(0, predictions, _BLOCK)
+        starts = range(0, predictions, BLOCK)
         sums = -np.add.reduceat(score.log_probabilities, list(starts))
         return dataclasses.replace(
             self,
@@ -180,7 +181,7 @@ class Quality:
         too few for that.
         """
         differences = np.subtract(self.blocks, exact.blocks)
-        if len(differences) < _FEWEST_BLOCKS:
+        if len(differences) < _FEWESTBLOCKS:
             return None
         error = float(differences.std(ddof=1)) * math.sqrt(len(differences)) / self.predictions
         return 1.96 * error * (1 + self.change_from(exact))
@@ -232,7 +233,7 @@ class Quality:
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> Quality:
-        """What :meth:`as_dict` gave. Raises KeyError where a member is missing."""
+        """What :meth:`as_dict` gave. ``quality_file`` checks rows of files."""
         values = {field.name: row[field.name] for field in dataclasses.fields(cls)}
         return cls(**values | {"blocks": tuple(map(float, row["blocks"]))})
 

@@ -190,6 +190,74 @@ def test_scores_are_kept(tmp_path: Path) -> None:
             QualityFile(path, resume=True)
 
 
+BROKEN: list[dict[str, Any]] = [
+    {"capacity": "x"},
+    {"capacity": 1},
+    {"experts": 0},
+    {"experts": 3},
+    {"top_k": True},
+    {"blocks": []},
+    {"blocks": ["1"]},
+    {"blocks": [math.nan]},
+    {"blocks": [10**400]},
+    {"hits": "many"},
+    {"hits": 10**9},
+    {"misses": -5},
+    {"dropped": 51},
+    {"changed": 201},
+    {"tokens": 0},
+    {"context": 7},
+    {"nll": None},
+    {"nll": math.nan},
+    {"nll": 3},
+    {"nll": 10**400},
+    {"perplexity": "2"},
+    {"lossy": False},
+    {"routing": "exact", "lossy": False},
+    {"routing": "nonsense"},
+    {"requested": "max-rank:x"},
+    {"note": "\x1b[2J"},
+    {"pool": "both"},
+    {"model": 5},
+    {"key": []},
+]
+MOVED: list[dict[str, Any]] = [
+    {"routing": "max-rank:5,J=2"},
+    {"requested": "max-rank:5"},
+    {"note": "all is well"},
+    {"pool": "global"},
+    {"eviction": "lfu"},
+    {"capacity": 5},
+    {"experts": 9},
+    {"model": "toy\x1b"},
+    {"source_id": "other"},
+    {"precision": "float16"},
+    {"context": 99},
+]
+
+
+@pytest.mark.parametrize("changes", [*BROKEN, *MOVED], ids=str)
+def test_a_changed_line_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    path, cache, ids = tmp_path / "scores", Cache("max-rank:4", 4), [[*range(50)]]
+    key = score_key(MODEL, ids, cache)
+    file = QualityFile(path, resume=False)
+    file.append(key, MODEL, measure_quality(ToyScorer(), ids[0], cache))
+    file.close()
+    line = json.loads(path.read_text())
+    file = QualityFile(path, resume=True)
+    assert file.take(key, MODEL, ids, cache) == file.scores[key]
+    assert file.take("other", MODEL, ids, cache) is None
+    file.close()
+    path.write_text("\n" + json.dumps(line | changes) + "\n")
+    with pytest.raises(UsageError, match="line 2 is no score") as caught:  # noqa: PT012
+        file = QualityFile(path, resume=True)
+        assert changes in MOVED
+        file.take(key, MODEL, ids, cache)
+    assert "\x1b" not in str(caught.value)
+    assert caught.value.file == str(path)
+    assert "delete that line" in str(caught.value.remedy)
+
+
 def test_a_key_is_of_all_that_decides_a_score() -> None:
     cache, ids = Cache("exact", 4), [[1, 2, 3, 4]]
     keys = {

@@ -116,8 +116,9 @@ def sweep(
     keys = [score_key(model, sequences, cache) for cache in wanted]
     rows: dict[int, Quality] = {}
     for index, key in enumerate(keys):
-        if file is not None and key in file.scores:
-            rows[index] = file.scores[key]
+        known = None if file is None else file.take(key, model, sequences, wanted[index])
+        if known is not None:
+            rows[index] = known
     for row in rows.values():
         if check is not None:
             check(row)
