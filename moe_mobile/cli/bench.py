@@ -238,7 +238,7 @@ def command(
                 "--out and --plot name the same file", file=plot, remedy="Name another for --plot"
             )
     common["packed_dir"] = None if common["packed_dir"] is None else str(common["packed_dir"])
-    base = Settings(**common, **initial_cache_settings(initial_cache))
+    base = Settings(**common, **initial_cache_settings(initial_cache, bundle))
     rows = grid(
         tests,
         base,

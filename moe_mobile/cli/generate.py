@@ -183,7 +183,7 @@ def run(
             info = runner.request(
                 "open",
                 bundle=folder,
-                settings=engine_request(settings),
+                settings=engine_request(settings, bundle),
                 progress=progress,
                 planned=show_plan,
             )

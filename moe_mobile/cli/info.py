@@ -44,7 +44,7 @@ def command(bundle: pathlib.Path, device: str | None, as_json: bool, **settings:
         folder = place.place(bundle, progress)
         with place.runner() as runner:
             info = runner.request(
-                "open", bundle=folder, settings=engine_request(settings), progress=progress
+                "open", bundle=folder, settings=engine_request(settings, bundle), progress=progress
             )
     info["device"] = place.serial
     if as_json:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 from click.core import ParameterSource
 
+from moe_mobile.errors import UsageError
+
 if TYPE_CHECKING:
     from moe_mobile.routing.settings_file import SettingsFile
 
@@ -256,20 +258,30 @@ def _settings_of(path: pathlib.Path, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def engine_request(options: dict[str, Any]) -> dict[str, Any]:
+def engine_request(options: dict[str, Any], bundle: pathlib.Path) -> dict[str, Any]:
     """The `settings` of the runner's `open` request; what is None is the engine's choice."""
     request = {
         name: str(value) if isinstance(value, pathlib.Path) else value
         for name, value in options.items()
         if value is not None
     }
-    return request | initial_cache_settings(options.get("initial_cache", "auto"))
+    return request | initial_cache_settings(options.get("initial_cache", "auto"), bundle)
 
 
-def initial_cache_settings(text: str) -> dict[str, Any]:
-    """Engine settings for the value of ``--initial-cache``. Raises what reading a profile does."""
+def initial_cache_settings(text: str, bundle: pathlib.Path) -> dict[str, Any]:
+    """Engine settings for the value of ``--initial-cache``.
+
+    Raises what reading a profile and a manifest does, and UsageError for another model's profile.
+    """
     if text in ("auto", "warm", "cold", "prompt"):
         return {"initial_cache": text}
+    from moe_mobile.bundle.reader import read_manifest
     from moe_mobile.routing.profile import read_profile
 
-    return {"initial_cache": "profile", "cache_profile": read_profile(text).layers}
+    profile, manifest = read_profile(text), read_manifest(bundle)
+    layers = [i for i, layer in enumerate(manifest.layers) if layer.experts is not None]
+    try:
+        profile.of(layers, manifest.moe.num_experts)
+    except UsageError as error:
+        raise UsageError(error.cause, file=text, remedy=error.remedy) from None
+    return {"initial_cache": "profile", "cache_profile": profile.layers}

@@ -83,7 +83,7 @@ class SearchedBundle(Searched):
 
         # A job has a core, unless the user says otherwise.
         self._threads = settings["threads"]
-        self.settings = engine_request(settings)
+        self.settings = engine_request(settings, bundle)
         self.engine = {name: self.settings[name] for name in _OF_BENCH if name in self.settings}
         self.bundle, self._device, self._progress = bundle, device, progress
         # Other machines may be elsewhere.

@@ -8,23 +8,27 @@ import contextlib
 import csv
 import functools
 import io
+import math
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_mobile.cli.options import BUNDLE, echo_json, examples, json_option
+from moe_mobile.cli.options import BUNDLE, device_option, echo_json, examples, json_option
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.text import percent, size, table
 from moe_mobile.cli.virtual_phone import _SIZE
+from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
 
 if TYPE_CHECKING:
     from moe_mobile.bundle.manifest import Manifest
     from moe_mobile.routing.flash import Flash
     from moe_mobile.routing.replay import Model, Replay, Row
+
+_BY_FLASH = ("flash_ms_per_token", "expert_ms_per_token")
 
 
 @click.command(
@@ -92,9 +96,11 @@ if TYPE_CHECKING:
     "flash",
     multiple=True,
     metavar="NAME|MBPS",
-    help="Predict the wait for ufs3.1, ufs4.0 or a bandwidth in MB/s; may be given several times.  "
+    help="Predict the time for experts with ufs3.1, ufs4.0, MB/s of flash or of flash/DRAM, or "
+    "measured, by the engine with --bundle; may be given several times.  "
     "[default: both, where the size of an expert is known]",
 )
+@device_option
 @click.option(
     "--belady",
     is_flag=True,
@@ -118,6 +124,7 @@ def command(
     expert_bytes: int | None,
     bundle: pathlib.Path | None,
     flash: tuple[str, ...],
+    device: str | None,
     belady: bool,
     csv_file: pathlib.Path | None,
     as_json: bool,
@@ -128,9 +135,10 @@ def command(
     marks as a prompt is routed exactly and not counted. The rest of every sequence is decoded by
     the engine's own code, from the initial cache.
 
-    Predicted milliseconds are bytes / bandwidth: I/O alone, without requests' latency, computing or
-    what overlaps with it. They are a lower bound of the time that reading takes, and no time per
-    token. Rows marked lossy change what the model computes; what that costs is not in here.
+    Predicted milliseconds per token are of the experts alone: what is read / the flash's bandwidth,
+    then what is used / the DRAM's. Requests' latency, computing and the dense layers are not in
+    them, and nothing overlaps. Rows marked lossy change what the model computes; what that costs is
+    not in here.
     """
     if expert_bytes is not None and bundle is not None:
         raise UsageError(
@@ -146,6 +154,16 @@ def command(
             setting="--flash",
             remedy="Add --bundle BUNDLE or --expert-bytes SIZE",
         )
+    if "measured" in flash and bundle is None:
+        raise UsageError(
+            "there is nothing to measure with", setting="--flash", remedy="Add --bundle BUNDLE"
+        )
+    if device is not None and "measured" not in flash:
+        raise UsageError(
+            "replays run on this machine; only --flash measured asks a phone",
+            setting="--device",
+            remedy="Add --flash measured, or leave --device out",
+        )
     for option, written in (("--csv", csv_file), ("--save-profile", save_profile)):
         if written is not None:
             _check_written(option, written, traces)
@@ -154,14 +172,14 @@ def command(
             "both name the same file", setting="--csv, --save-profile", remedy="Name two files"
         )
     # They import numpy: only now, so that --help and wrong options answer at once.
-    from moe_mobile.routing.flash import PROFILES, parse_flash
+    from moe_mobile.routing.flash import PROFILES, measure_flash, parse_flash
     from moe_mobile.routing.profile import count_uses, read_profile, write_profile
     from moe_mobile.routing.replay import parse_capacity, replay
     from moe_mobile.routing.trace import read_trace
 
     initial = initial_cache if initial_cache in ("cold", "prompt") else read_profile(initial_cache)
     capacities = [parse_capacity(text) for text in capacity.split(",")]
-    chips = tuple(dict.fromkeys(parse_flash(text) for text in flash)) or PROFILES
+    named = [parse_flash(text) for text in flash if text != "measured"]
     check = None
     if bundle is not None:
         from moe_mobile.bundle.reader import read_manifest
@@ -170,6 +188,9 @@ def command(
         expert_bytes = manifest.memory.expert_bytes
         check = functools.partial(_check_bundle, bundle, manifest)
     with ProgressBar() as progress:
+        if bundle is not None and "measured" in flash:
+            named.append(measure_flash(open_device(device), bundle, progress))
+        chips = tuple(dict.fromkeys(named)) or PROFILES
         found = replay(
             traces,
             routings,
@@ -201,6 +222,12 @@ def command(
                 "prompt_tokens": found.prompt_tokens,
                 "expert_bytes": expert_bytes,
                 "flash_bytes_per_second": {chip.name: chip.bytes_per_second for chip in chips},
+                "dram_bytes_per_second": {
+                    chip.name: chip.dram_bytes_per_second
+                    if math.isfinite(chip.dram_bytes_per_second)
+                    else None
+                    for chip in chips
+                },
                 "rows": rows,
                 "notes": notes,
             }
@@ -209,8 +236,8 @@ def command(
     click.echo(_text(found, rows, chips if expert_bytes is not None else ()))
     if expert_bytes is not None:
         notes.append(
-            "ms are bytes / bandwidth, the I/O time alone: a lower bound of reading, without "
-            f"overlap. An expert has {size(expert_bytes)}."
+            "ms are of a token's experts: bytes read / flash, then bytes used / DRAM, without "
+            f"overlap, latency or the dense layers. An expert has {size(expert_bytes)}."
         )
     for note in notes:
         click.echo(f"note: {note}")
@@ -247,6 +274,8 @@ def _facts(
 ) -> dict[str, Any]:
     """A row for scripts."""
     bytes = None if expert_bytes is None else row.loads_per_token * expert_bytes
+    kept = row.hits + row.loads
+    used = None if expert_bytes is None else kept / row.tokens * expert_bytes
     return {
         "routing": row.routing,
         "requested": row.requested,
@@ -270,6 +299,10 @@ def _facts(
         "bytes_per_token": bytes,
         "flash_ms_per_token": {
             chip.name: None if bytes is None else chip.ms(bytes) for chip in chips
+        },
+        "expert_ms_per_token": {
+            chip.name: None if bytes is None or used is None else chip.expert_ms(bytes, used)
+            for chip in chips
         },
     }
 
@@ -316,7 +349,7 @@ def _text(found: Replay, rows: list[dict[str, Any]], chips: tuple[Flash, ...]) -
             ]
         )
         if chips:
-            waits = row["flash_ms_per_token"].values()
+            waits = row["expert_ms_per_token"].values()
             cells[-1] += [size(round(row["bytes_per_token"])), *(f"{ms:.3f}" for ms in waits)]
     tokens = f"{found.tokens} tokens"
     if found.prompt_tokens:
@@ -331,9 +364,13 @@ def _text(found: Replay, rows: list[dict[str, Any]], chips: tuple[Flash, ...]) -
 def _csv(rows: list[dict[str, Any]]) -> bytes:
     flat = []
     for row in rows:
-        waits = row["flash_ms_per_token"]
-        values = {name: value for name, value in row.items() if name != "flash_ms_per_token"}
-        flat.append({**values, **{f"flash_ms_per_token {name}": ms for name, ms in waits.items()}})
+        values = {}
+        for name, value in row.items():
+            columns = (
+                {f"{name} {chip}": ms for chip, ms in value.items()} if name in _BY_FLASH else {}
+            )
+            values.update(columns or {name: value})
+        flat.append(values)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
     writer.writeheader()

@@ -108,7 +108,7 @@ def command(
                 place,
                 bundle,
                 ids[:tokens],
-                settings=engine_request(settings),
+                settings=engine_request(settings, bundle),
                 prompt_tokens=prompt_tokens,
                 progress=progress,
             )

@@ -1,54 +1,93 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How fast flash gives experts: published figures, and numbers of the user's own."""
+"""How fast flash and DRAM give experts: published figures, the user's own, or measured ones."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
+from pathlib import Path
 
+from moe_mobile.device.interface import Device
 from moe_mobile.errors import UsageError
+from moe_mobile.runner import Progress
 
-__all__ = ["PROFILES", "Flash", "parse_flash"]
+__all__ = ["PROFILES", "Flash", "measure_flash", "parse_flash"]
 
 _MAX_MBPS = 1e6
+_MEASURED_EXPERTS = 64
 
 
 @dataclass(frozen=True)
 class Flash:
-    """A flash memory, as far as a prediction needs it."""
+    """A flash memory and the DRAM beside it, as far as a prediction needs them.
+
+    ``dram_bytes_per_second`` is infinite where nothing is known of it.
+    """
 
     name: str
     bytes_per_second: float
+    dram_bytes_per_second: float = math.inf
 
     def ms(self, bytes: float) -> float:
         """Milliseconds that reading takes at this bandwidth, and nothing else in them."""
         return 1000 * bytes / self.bytes_per_second
 
+    def expert_ms(self, read: float, used: float) -> float:
+        """Milliseconds for experts of which ``read`` bytes come from flash first, and ``used`` go
+        through the processor once each, one after the other."""
+        return self.ms(read) + 1000 * used / self.dram_bytes_per_second
+
 
 PROFILES = (
     # AndroBench's sequential reads, Galaxy S23 128 GB: 1.69 GB/s (nominal: 2.1 GB/s). No figure
     # for random reads of an expert's size was found, so a phone may well be slower than this.
-    Flash("ufs3.1", 1.69e9),
+    # Its Snapdragon 8 Gen 2 has LPDDR5X-8400 on 64 bits, nominally 67.2 GB/s.
+    Flash("ufs3.1", 1.69e9, 67.2e9),
     # PowerInfer-2 (arXiv 2406.06282), Snapdragon 8 Gen 3: random reads of 512 KiB, 3.5 GB/s
     # (sequential 4 GB/s, nominal 4.2 GB/s). BigMoeOnEdge measured less on UFS 4.x for 4 MiB with
     # O_DIRECT on two lanes: 2460 MiB/s cold, 1645 MiB/s hot.
-    Flash("ufs4.0", 3.5e9),
+    # LPDDR5X-9600 on 64 bits, nominally 76.8 GB/s.
+    Flash("ufs4.0", 3.5e9, 76.8e9),
 )
 
 
 def parse_flash(text: str) -> Flash:
-    """The profile of that name, or a bandwidth in MB/s (10^6 bytes). Raises UsageError."""
+    """The profile of that name, or a bandwidth in MB/s (10^6 bytes), which that of the DRAM may
+    follow: ``1200`` or ``1200/30000``. Raises UsageError."""
     for profile in PROFILES:
         if text == profile.name:
             return profile
     try:
-        mbps = float(text)
+        rates = [float(part) for part in text.split("/")]
     except ValueError:
-        mbps = math.nan
-    if not 0 < mbps <= _MAX_MBPS:
+        rates = []
+    if len(rates) not in (1, 2) or not all(0 < rate <= _MAX_MBPS for rate in rates):
         names = ", ".join(profile.name for profile in PROFILES)
         raise UsageError(
-            f"{text!r} is no flash", setting="--flash", remedy=f"Give {names} or a number of MB/s"
+            f"{text!r} is no flash",
+            setting="--flash",
+            remedy=f"Give {names}, measured, or MB/s like 1200 or, with the DRAM's, 1200/30000",
         )
-    return Flash(f"{mbps:g} MB/s", mbps * 1e6)
+    flash, *dram = rates
+    name = f"{'/'.join(f'{rate:g}' for rate in rates)} MB/s"
+    return Flash(name, flash * 1e6, dram[0] * 1e6 if dram else math.inf)
+
+
+def measure_flash(device: Device, bundle: Path, progress: Progress | None = None) -> Flash:
+    """Medians over experts of a bundle: one O_DIRECT read at a time, and a forward pass of one row.
+
+    The DRAM's figure is what the forward pass makes of it, computing included. Raises what opening
+    a bundle raises.
+    """
+    folder = device.place(bundle, progress)
+    with device.runner() as runner:
+        settings = {"cache": "100%", "context": 16}
+        runner.request("open", bundle=folder, settings=settings, progress=progress)
+        found = runner.request("measure_misses", count=_MEASURED_EXPERTS)
+    size = found["packed_bytes"]
+    flash, forward = (
+        size * 1e9 / statistics.median(found[name]) for name in ("raw_read_ns", "forward_ns")
+    )
+    return Flash("measured", flash, forward)

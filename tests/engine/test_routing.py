@@ -18,9 +18,11 @@ from moe_mobile.demo import checkpoint_dir, heldout_text
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.errors import BudgetError, UsageError
 from moe_mobile.routing import RoutingRun
+from moe_mobile.routing.profile import CacheProfile, write_profile
 from moe_mobile.routing.trace import Trace
 from moe_mobile.routing.trace_engine import record_engine
 from tests.bundles import DemoMaker
+from tests.cli.program import failed, ok_json
 from tests.engine.native import logits_after_prompt
 from tests.oracles.logits import Logits
 
@@ -230,8 +232,27 @@ def test_info_tells_what_routing_came_to(bundle: Path) -> None:
     with Engine(bundle, threads=1, routing="cache-prior:0.2,J=4") as engine:
         info = engine.info
     assert info["routing"]["resolved"] == "exact"
+    settings = info["settings"]
+    assert (settings["pool"], settings["initial_cache"]) == ("global", "warm")
     assert not info["routing"]["lossy"]
     assert info["routing"]["note"]
+
+
+def test_the_command_line_takes_a_profile_of_the_model_only(bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "used.json"
+    run = ("generate", bundle, "--token-ids", "5,6", "-n", 2, "--ignore-eos", "-t", 1)
+    write_profile(file, CacheProfile("demo", 32, {layer: [3, 1] for layer in range(6)}))
+    answer = ok_json(*run, "--routing", "cache-prior:0.2", "--initial-cache", file)
+    assert answer["settings"]["initial_cache"] == "profile"
+    for profile in (
+        CacheProfile("other", 64, {layer: [3, 1] for layer in range(6)}),
+        CacheProfile("other", 32, {layer: [3, 1] for layer in range(5)}),
+    ):
+        write_profile(file, profile)
+        error = failed(2, *run, "--initial-cache", file)
+        assert error["file"] == str(file)
+        assert "the profile is of other" in error["cause"]
+        assert "Record one of this model" in error["remedy"]
 
 
 def test_what_makes_no_sense_is_refused(bundle: Path) -> None:

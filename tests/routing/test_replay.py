@@ -198,7 +198,9 @@ def test_a_capacity_that_does_not_fit(near_choice: Path) -> None:
 def test_flash() -> None:
     assert [parse_flash(profile.name) for profile in PROFILES] == list(PROFILES)
     assert parse_flash("250").ms(1e6) == 4.0
-    for text in ("ufs9", "0", "-3", "nan", "inf"):
+    assert parse_flash("250").expert_ms(1e6, 5e6) == 4.0
+    assert parse_flash("250/1000").expert_ms(1e6, 5e6) == 9.0
+    for text in ("ufs9", "0", "-3", "nan", "inf", "1/0", "1/2/3", "/"):
         with pytest.raises(UsageError, match="is no flash"):
             parse_flash(text)
 
@@ -213,6 +215,9 @@ def test_the_command(near_choice: Path, tmp_path: Path) -> None:
     # Two loads in two tokens, 1000 bytes each, at a million bytes per second.
     assert (prior["bytes_per_token"], prior["flash_ms_per_token"]["1 MB/s"]) == (1000, 1.0)
     assert exact["flash_ms_per_token"]["ufs3.1"] == pytest.approx(1500 / 1.69e9 * 1e3)
+    both = 1500 / 1.69e9 * 1e3 + 2000 / 67.2e9 * 1e3
+    assert exact["expert_ms_per_token"]["ufs3.1"] == pytest.approx(both)
+    assert found["dram_bytes_per_second"] == {"1 MB/s": None, "ufs3.1": 67.2e9}
     assert [row["lossy"] for row in found["rows"]] == [False, True, False]
     assert bound["eviction"] == "belady"
     with open(rows_file, newline="") as file:
@@ -236,7 +241,7 @@ def test_the_table(near_choice: Path, tmp_path: Path) -> None:
     assert not any("cliff" in line or "ms" in line for line in lines)
     lines = shown(wide, "--pool", "global", "--expert-bytes", "1MiB", "--capacity", "25%")
     assert lines[2].split()[-4:] == ["ms", "ufs3.1", "ms", "ufs4.0"]
-    assert any("I/O time alone" in line and "1.0 MiB" in line for line in lines)
+    assert any("bytes used / DRAM" in line and "1.0 MiB" in line for line in lines)
     assert any("uses 8 of 32 experts (25.0 %)" in x and "up to 6 (18.8 %)" in x for x in lines)
     assert "; 3 tokens, 1 of them prompts, in 1 sequence; initial cache: cold;" in lines[0]
 
@@ -247,6 +252,8 @@ def test_the_table(near_choice: Path, tmp_path: Path) -> None:
         (["--flash", "ufs4.0"], 2, "--flash", "an expert's size"),
         (["--flash", "x", "--expert-bytes", "1"], 2, "--flash", "is no flash"),
         (["--expert-bytes", "1", "--bundle", "b"], 2, "--expert-bytes, --bundle", "both"),
+        (["--flash", "measured", "--expert-bytes", "1"], 2, "--flash", "nothing to measure"),
+        (["--device", "any"], 2, "--device", "only --flash measured"),
         (["--expert-bytes", "0"], 2, "--expert-bytes", "no expert is empty"),
         (["--capacity", "50%,"], 2, "--capacity", "is no capacity"),
         (["--capacity", "1"], 9, "--capacity", "fewer than the 2"),

@@ -102,8 +102,8 @@ void Engine::load(const Progress& progress, const Planned& planned) {
 
 void Engine::settle_routing() {
   requested_routing_ = settings_.routing;
-  const RoutingOptions routing = parse_routing(settings_.routing);
-  const bool exact = routing.method->make == nullptr && routing.drop_cold == 0;
+  // A method may come out as exact routing; that does not depend on the cache.
+  const bool exact = !resolve_routing(parse_routing(settings_.routing), router_spec(), 0).lossy();
   if (settings_.pool == Pool::kAuto) settings_.pool = exact ? Pool::kGlobal : Pool::kPerLayer;
   InitialCache& initial = settings_.initial_cache;
   const bool resident = settings_.residency == Residency::kResident;
@@ -132,13 +132,17 @@ void Engine::settle_routing() {
   }
 }
 
-Router Engine::make_router() const {
+RouterSpec Engine::router_spec() const {
   RouterSpec spec;
   spec.num_experts = manifest().moe.num_experts;
   spec.top_k = manifest().moe.top_k;
   spec.renormalize = manifest().moe.renormalize;
+  return spec;
+}
+
+Router Engine::make_router() const {
   const double layers = std::max(1u, manifest().num_moe_layers());
-  return Router(spec, parse_routing(requested_routing_), manifest().num_layers,
+  return Router(router_spec(), parse_routing(requested_routing_), manifest().num_layers,
                 static_cast<double>(plan_.slots) / layers);
 }
 

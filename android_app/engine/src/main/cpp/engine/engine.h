@@ -76,6 +76,7 @@ class Engine {
   void open_store(uint64_t available, const Progress& progress);
   // Fills in what settings leave to the routing method.
   void settle_routing();
+  RouterSpec router_spec() const;
   Router make_router() const;
   LogicalCacheOptions cache_options() const;
   // Sets the cache for the first token decoded; returns nanoseconds.

@@ -118,7 +118,9 @@ EngineSettings parse_settings(const nlohmann::json& json) {
   parse_budget(settings.cache);
   parse_routing(settings.routing);
   if (parse_eviction(settings.eviction).kind == EvictionOptions::Kind::kBelady)
-    bad("eviction", "belady needs the future: it is for simulations only");
+    throw Error(ErrorCode::kUsage, Setting{"eviction"},
+                "belady needs the future: it is for simulations only",
+                "Choose lru, lfu or lfu:DECAY.");
   if ((settings.initial_cache == InitialCache::kProfile) == settings.cache_profile.empty())
     bad("cache_profile", "a profile and initial_cache 'profile' go together");
   if (settings.lanes < 1 || settings.lanes > 16) bad("lanes", "it must be 1 to 16");
