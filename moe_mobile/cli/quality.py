@@ -32,6 +32,7 @@ from moe_mobile.cli.source import (
     text_options,
 )
 from moe_mobile.cli.text import percent, table
+from moe_mobile.cli.writable import check_writable
 from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ def command(
         from moe_mobile.bench.plot import check_plot
 
         check_plot(plot)
+    for written in (out, plot):
+        check_writable(written, replaced=False)
     from_bundle = is_bundle(source)
     if from_bundle:
         refuse_options(FOR_CHECKPOINTS, "checkpoint")
