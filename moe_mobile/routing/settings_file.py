@@ -159,7 +159,7 @@ def write_settings(path: str | os.PathLike[str], settings: SettingsFile) -> int:
 
     Raises:
         UsageError: there is something at ``path`` that is no regular file, or a value would not
-            be read again.
+            be read again, or not be taken by an engine.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
     # A link stays, and its target is written.
@@ -171,7 +171,23 @@ def write_settings(path: str | os.PathLike[str], settings: SettingsFile) -> int:
         raise write_error(error, path) from error
     data = _dump(settings)
     _parse(data, os.fspath(path))  # nothing is written that would not be read
+    for choice in settings.choices:
+        _check_engine_takes(choice.settings, path)
     return write_file(target, lambda file: file.write(data))[0]
+
+
+def _check_engine_takes(settings: ChosenSettings, path: str | os.PathLike[str]) -> None:
+    from moe_mobile import _native
+
+    try:
+        _native.check_settings(json.dumps(asdict(settings)))
+    except UsageError as error:
+        raise UsageError(
+            f"the settings would not be taken: {error.cause}",
+            file=path,
+            setting=error.setting,
+            remedy=error.remedy,
+        ) from error
 
 
 def read_settings(path: str | os.PathLike[str]) -> SettingsFile:

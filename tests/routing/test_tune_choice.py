@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.quality import Quality, ScoredModel
-from moe_mobile.routing.settings_file import read_settings, write_settings
+from moe_mobile.routing.settings_file import SettingsFile, read_settings, write_settings
 from moe_mobile.routing.tuning.choice import (
     Candidate,
     Limit,
@@ -244,3 +246,26 @@ def test_an_outcome_as_settings(tmp_path_factory: pytest.TempPathFactory) -> Non
     document = outcome.as_dict()
     assert [row["chosen"] for row in document["rows"]] == [False, True, False, True]
     assert document["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"routing": "cache-prior:much"}, {"routing": "max-rank:0"}, {"eviction": "fifo"}],
+    ids=str,
+)
+def test_settings_that_no_engine_takes_are_not_written(
+    wrong: dict[str, str], tmp_path: Path
+) -> None:
+    found = Outcome(MODEL, parse_limit("+1%"), "b" * 64, tuple(judged(a_row("max-rank:4,J=1"))))
+    settings = found.settings_file()
+    (choice,) = settings.choices
+    broken = dataclasses.replace(choice.settings, **wrong)
+    bad: SettingsFile = dataclasses.replace(
+        settings, choices=(dataclasses.replace(choice, settings=broken),)
+    )
+    path = tmp_path / "settings.json"
+    with pytest.raises(UsageError, match="would not be taken") as caught:
+        write_settings(path, bad)
+    assert (caught.value.file, caught.value.setting) == (str(path), *wrong)
+    assert not path.exists()
+    assert write_settings(path, settings)
