@@ -32,7 +32,8 @@ from moe_mobile.cli.source import (
     text_options,
 )
 from moe_mobile.cli.tune_text import describe
-from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
+from moe_mobile.cli.writable import check_writable
+from moe_mobile.errors import BudgetError, CancelledError, MoeMobileError, UsageError
 
 if TYPE_CHECKING:
     from moe_mobile.routing.quality import Cache, Quality
@@ -245,6 +246,11 @@ def _check_options(
         check_ray()
     if report is not None:
         check_page(report, [path for path in (rows_file, out) if path is not None])
+    if out is not None and out.exists() and not out.is_file():
+        raise UsageError("is no regular file", file=out, remedy="Name another one")
+    check_writable(rows_file, replaced=False)
+    for page_or_settings in (out, report):
+        check_writable(page_or_settings, replaced=True)
 
 
 def _capacities(text: str) -> list[Capacity]:
@@ -270,8 +276,20 @@ def _tried(
 
     scored = model.scorer.model
     tried = grid(scored.experts, scored.top_k, routings, drops)
-    sizes = [capacity.of(scored.experts) for capacity in capacities]
-    return caches(scored, tried, sizes, pool=pool, eviction=eviction)
+    sizes = {capacity.of(scored.experts): capacity.text for capacity in capacities}
+    found: list[Cache] = []
+    for size, text in sizes.items():
+        try:
+            found += caches(scored, tried, [size], pool=pool, eviction=eviction)
+        except (UsageError, BudgetError) as error:
+            if error.setting != "capacity":
+                raise
+            remedy = (
+                f"Give {scored.top_k} to {scored.experts} experts per layer, or a share such as 50%"
+            )
+            cause = f"{text}: {error.cause}"
+            raise type(error)(cause, setting="--cache", remedy=remedy) from error
+    return found
 
 
 def _search(

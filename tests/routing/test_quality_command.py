@@ -136,6 +136,18 @@ def test_a_plot_is_drawn(text: Path, tmp_path: Path, one_thread: None) -> None:
     assert run("demo", "-f", text, "--plot", tmp_path / "plot.txt").exit_code == 1
 
 
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_a_place_that_cannot_be_written_is_told_at_once(option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "missing", Path("/proc")):
+        # Before the model is looked for.
+        error = run("nothing", "--token-ids", "5,6", option, folder / "x.svg").exception
+        assert isinstance(error, IoError)
+        assert error.file == str(folder / "x.svg")
+        assert error.remedy
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize(
     ("source", "arguments", "setting", "kind"),
     [

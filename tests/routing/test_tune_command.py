@@ -168,6 +168,9 @@ def test_tables_for_people(demo: Path, tuned: tuple[Path, dict[str, Any]], tmp_p
         (("--quality", "1.5"), 2, "exact routing has a perplexity of"),
         (("--cache", "0%"), 2, "--cache"),
         (("--cache", "2"), 9, "4"),
+        (("--cache", "50%,1"), 9, "1: a cache for 1 experts"),
+        (("--cache", "1"), 9, "--cache"),
+        (("--cache", "33"), 2, "--cache"),
         (("--resume",), 2, "--rows"),
         (("--routing", "nonsense"), 2, "nonsense"),
         (("--routing", "exact+drop-cold:1", "--drop-cold", "1"), 2, "--drop-cold"),
@@ -182,6 +185,18 @@ def test_what_makes_no_sense(
 ) -> None:
     error = failed(code, "tune", demo, "--routing", "exact", "-n", 200, *arguments)
     assert what in " ".join(filter(None, map(str, error.values())))
+
+
+@pytest.mark.parametrize("option", ["--rows", "--out", "--report"])
+def test_a_place_that_cannot_be_written_is_told_at_once(option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "x", Path("/proc/x")):
+        # Before the bundle is looked at.
+        error = failed(6, "tune", tmp_path, option, place)
+        assert (error["code"], error["file"]) == ("io", str(place))
+        assert error["remedy"]
+    assert failed(2, "tune", tmp_path, "--out", "/dev/null")["file"] == "/dev/null"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_needs_a_text_of_its_own(bundle: BundleMaker) -> None:
