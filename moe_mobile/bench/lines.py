@@ -33,6 +33,8 @@ class JsonLines:
         self._path = path
         self._lock = threading.Lock()
         try:
+            if path.exists() and not path.is_file():  # opening it might wait, reading never end
+                raise UsageError("is no regular file", file=path, remedy="Name another one")
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             self._file = open(descriptor, "r+b")  # noqa: SIM115
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 import re
 import sys
@@ -41,6 +40,7 @@ from moe_mobile.cli.options import (
     settings_option,
 )
 from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.writable import same_file
 from moe_mobile.device.interface import Device
 from moe_mobile.device.select import open_devices
 from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
@@ -233,7 +233,7 @@ def command(
         raise UsageError("--resume needs --out", remedy="Name the file to continue with --out")
     if plot is not None:
         check_plot(plot)
-        if out is not None and _same_file(out, plot):
+        if out is not None and same_file(out, plot):
             raise UsageError(
                 "--out and --plot name the same file", file=plot, remedy="Name another for --plot"
             )
@@ -352,9 +352,3 @@ def _gate(text: str, timeout: float) -> Gate | None:
             f"--cool-to {text}: no temperature", remedy="Write degrees Celsius like 40, or off"
         )
     return Gate(float(match[1]), timeout)
-
-
-def _same_file(one: pathlib.Path, other: pathlib.Path) -> bool:
-    with contextlib.suppress(OSError):  # mostly they do not exist yet
-        return one.samefile(other)
-    return one.resolve() == other.resolve()

@@ -32,7 +32,7 @@ from moe_mobile.cli.source import (
     text_options,
 )
 from moe_mobile.cli.text import percent, table
-from moe_mobile.cli.writable import check_writable
+from moe_mobile.cli.writable import check_writable, same_file
 from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
 
 if TYPE_CHECKING:
@@ -133,6 +133,10 @@ def command(
         from moe_mobile.bench.plot import check_plot
 
         check_plot(plot)
+        if out is not None and same_file(out, plot):
+            raise UsageError(
+                "--out and --plot name the same file", file=plot, remedy="Name another for --plot"
+            )
     for written in (out, plot):
         check_writable(written, replaced=False)
     from_bundle = is_bundle(source)

@@ -188,8 +188,8 @@ def command(
         expert_bytes = manifest.memory.expert_bytes
         check = functools.partial(_check_bundle, bundle, manifest)
     with ProgressBar() as progress:
-        if bundle is not None and "measured" in flash:
-            named.append(measure_flash(open_device(device), bundle, progress))
+        if bundle is not None and expert_bytes is not None and "measured" in flash:
+            named.append(measure_flash(open_device(device), bundle, expert_bytes, progress))
         chips = tuple(dict.fromkeys(named)) or PROFILES
         found = replay(
             traces,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from moe_mobile.cli.source import (
     text_options,
 )
 from moe_mobile.cli.tune_text import describe
-from moe_mobile.cli.writable import check_writable
+from moe_mobile.cli.writable import check_writable, same_file
 from moe_mobile.errors import BudgetError, CancelledError, MoeMobileError, UsageError
 
 if TYPE_CHECKING:
@@ -235,8 +236,8 @@ def _check_options(
 ) -> None:
     if resume and rows_file is None:
         raise UsageError("--resume needs --rows", remedy="Name the file to continue with --rows")
-    written = [path.absolute() for path in (rows_file, out, report) if path is not None]
-    if len(set(written)) < len(written):
+    written = [path for path in (rows_file, out, report) if path is not None]
+    if any(same_file(*pair) for pair in itertools.combinations(written, 2)):
         raise UsageError("--rows, --out and --report name the same file", remedy="Name several")
     if address is not None and device is not None:
         raise UsageError("a phone is no part of a Ray cluster", remedy="Use --ray or --device")

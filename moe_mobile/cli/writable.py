@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import tempfile
 
-from moe_mobile.errors import IoError, write_error
+from moe_mobile.errors import IoError, UsageError, write_error
 
-__all__ = ["check_writable"]
+__all__ = ["check_writable", "same_file"]
 
 _REMEDY = "Choose a writable place"
 
@@ -21,13 +22,16 @@ def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
     ``replaced``: it is written under another name and then renamed, in a folder that is made where
     there is none. Else it is opened where it is.
 
-    Raises DiskFullError, ReadOnlyError or IoError.
+    Raises DiskFullError, ReadOnlyError or IoError, and UsageError for a pipe or device where the
+    file is not replaced.
     """
     if path is None:
         return
     target = pathlib.Path(os.path.realpath(path))
     try:
         if target.exists() and not target.is_file():
+            if not replaced and not target.is_dir():
+                raise UsageError("is no regular file", file=path, remedy="Name another one")
             return  # a pipe would wait for its reader, and a device may act
         if target.exists() and not replaced:
             with open(target, "ab"):
@@ -45,3 +49,10 @@ def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
     except OSError as error:
         typed = write_error(error, path)
         raise type(typed)(typed.cause, file=path, remedy=typed.remedy or _REMEDY) from error
+
+
+def same_file(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Whether two paths lead to the same file, which need not be there yet."""
+    with contextlib.suppress(OSError):
+        return one.samefile(other)
+    return one.resolve() == other.resolve()

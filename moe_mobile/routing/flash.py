@@ -75,19 +75,19 @@ def parse_flash(text: str) -> Flash:
     return Flash(name, flash * 1e6, dram[0] * 1e6 if dram else math.inf)
 
 
-def measure_flash(device: Device, bundle: Path, progress: Progress | None = None) -> Flash:
+def measure_flash(
+    device: Device, bundle: Path, expert_bytes: int, progress: Progress | None = None
+) -> Flash:
     """Medians over experts of a bundle: one O_DIRECT read at a time, and a forward pass of one row.
 
-    The DRAM's figure is what the forward pass makes of it, computing included. Raises what opening
-    a bundle raises.
+    Rates are in ``expert_bytes`` per expert, so that a prediction for such experts gives the times
+    that were measured, whatever is packed around them. The DRAM's figure is what the forward pass
+    makes of it, computing included. Raises what opening a bundle raises.
     """
     folder = device.place(bundle, progress)
     with device.runner() as runner:
         settings = {"cache": "100%", "context": 16}
         runner.request("open", bundle=folder, settings=settings, progress=progress)
         found = runner.request("measure_misses", count=_MEASURED_EXPERTS)
-    size = found["packed_bytes"]
-    flash, forward = (
-        size * 1e9 / statistics.median(found[name]) for name in ("raw_read_ns", "forward_ns")
-    )
-    return Flash("measured", flash, forward)
+    read, forward = (statistics.median(found[name]) for name in ("raw_read_ns", "forward_ns"))
+    return Flash("measured", expert_bytes * 1e9 / read, expert_bytes * 1e9 / forward)

@@ -49,7 +49,7 @@ Progress = Callable[[int, int], None]
 
 
 BLOCK = 64  # neighbouring tokens are alike: single ones would make errors seem too small
-_FEWESTBLOCKS = 10
+_FEWEST_BLOCKS = 10
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Quality:
         too few for that.
         """
         differences = np.subtract(self.blocks, exact.blocks)
-        if len(differences) < _FEWESTBLOCKS:
+        if len(differences) < _FEWEST_BLOCKS:
             return None
         error = float(differences.std(ddof=1)) * math.sqrt(len(differences)) / self.predictions
         return 1.96 * error * (1 + self.change_from(exact))

@@ -182,3 +182,17 @@ def test_arguments_that_make_no_sense(
     result = run(name, *shlex.split(arguments))
     assert isinstance(result.exception, kind), result.exception
     assert result.exception.setting == setting
+
+
+def test_rows_go_to_a_file_of_their_own(text: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "front.svg"
+    link = tmp_path / "link.svg"
+    link.symlink_to(picture)
+    for other in (picture, link):
+        result = run("demo", "-f", text, "--out", other, "--plot", picture)
+        assert isinstance(result.exception, UsageError)
+        assert "the same file" in result.exception.cause
+    result = run("demo", "-f", text, "--out", "/dev/full")
+    assert isinstance(result.exception, UsageError)
+    assert "no regular file" in result.exception.cause
+    assert not picture.exists()

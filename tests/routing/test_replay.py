@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from moe_mobile.cli import cli
 from moe_mobile.cli.simulate import command
+from moe_mobile.device.local import LocalDevice
 from moe_mobile.errors import BudgetError, MoeMobileError, UsageError
-from moe_mobile.routing.flash import PROFILES, parse_flash
+from moe_mobile.routing.flash import PROFILES, measure_flash, parse_flash
 from moe_mobile.routing.profile import CacheProfile, read_profile
 from moe_mobile.routing.replay import Capacity, Model, Row, parse_capacity, replay
 from moe_mobile.routing.trace import Trace, write_trace
 from tests.bundle.samples import write_sample
+from tests.bundles import DemoMaker
 from tests.cli.program import failed, ok_json
 from tests.oracles.routing import Pool
 
@@ -312,3 +314,12 @@ def test_the_size_of_an_expert_from_a_bundle(near_choice: Path, tmp_path: Path) 
     with pytest.raises(UsageError, match="no bundle of the traces' model") as caught:
         command.main([str(near_choice), *arguments], standalone_mode=False)
     assert caught.value.file == str(bundle)
+
+
+def test_measured_flash_gives_the_times_that_were_measured(demo_bundle: DemoMaker) -> None:
+    flash = measure_flash(LocalDevice(), demo_bundle("8da4w"), 1000)
+    ten_times = measure_flash(LocalDevice(), demo_bundle("8da4w"), 10_000)
+    # Whatever an expert has, loading it takes as long: microseconds to milliseconds.
+    assert 0.001 < flash.ms(1000) < 100
+    assert flash.ms(1000) / 30 < ten_times.ms(10_000) < flash.ms(1000) * 30
+    assert flash.ms(1000) < flash.expert_ms(1000, 4000)
