@@ -7,28 +7,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from moe_mobile.bundle.files import write_file
 from moe_mobile.bundle.json_field import (
-    MAX_INTEGER,
     MAX_MANIFEST_BYTES,
     JsonField,
     parse_strict_json,
 )
 from moe_mobile.errors import (
     BundleInvalidError,
-    IoError,
-    UnsupportedError,
     UsageError,
-    read_error,
-    write_error,
 )
+from moe_mobile.routing.files import check_version, read_regular, write_target
 from moe_mobile.routing.simulation import simulate
 from moe_mobile.routing.trace import MAX_EXPERTS, MAX_LAYERS, MAX_TEXT, Trace
 
@@ -115,13 +109,7 @@ def write_profile(path: str | os.PathLike[str], profile: CacheProfile) -> int:
             too long or not printable.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
-    # A link stays, and its target is written.
-    target = Path(os.path.realpath(path))
-    try:
-        if target.exists() and not target.is_file():
-            raise UsageError("is no regular file", file=path, remedy="Name another one")
-    except OSError as error:
-        raise write_error(error, path) from error
+    target = write_target(path)
     layers = {str(number): [int(e) for e in of] for number, of in profile.layers.items()}
     members = {_MARK: _VERSION, "model": profile.model, "experts": profile.experts}
     data = (json.dumps({**members, "layers": layers}, ensure_ascii=False) + "\n").encode()
@@ -138,30 +126,22 @@ def read_profile(path: str | os.PathLike[str]) -> CacheProfile:
         IoError: it cannot be read.
     """
     file = os.fspath(path)
-    try:
-        if not stat.S_ISREG(os.stat(file).st_mode):
-            raise IoError("is no regular file", file=file, remedy=_REMEDY)
-        with open(file, "rb") as opened:
-            data = opened.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as error:
-        raise read_error(error, file) from error
+    data = read_regular(file, MAX_MANIFEST_BYTES, _REMEDY)
     return _parse(data, file)
 
 
 def _parse(data: bytes, file: str) -> CacheProfile:
     try:
         root = JsonField(parse_strict_json(data, file), "", file)
-        root.expect_object()
-        # The version first: a newer one may have other members.
-        if not root.has(_MARK):
-            root.fail(f"is no cache profile: it lacks the member {_MARK!r}")
-        version = root[_MARK].integer(0, MAX_INTEGER)
-        if version != _VERSION:
-            raise UnsupportedError(
-                f"the profile has version {version}, this build knows {_VERSION}",
-                file=file,
-                remedy="Record it again, or use the moe-mobile version that wrote it",
-            )
+        check_version(
+            root,
+            _MARK,
+            _VERSION,
+            file,
+            missing=f"is no cache profile: it lacks the member {_MARK!r}",
+            has="the profile has",
+            remedy="Record it again, or use the moe-mobile version that wrote it",
+        )
         root.expect_members((_MARK, "model", "experts", "layers"))
         model, experts = root["model"].text(MAX_TEXT), root["experts"].integer(1, MAX_EXPERTS)
         layers = root["layers"]

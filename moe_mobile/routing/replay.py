@@ -15,6 +15,7 @@ from moe_mobile.errors import BudgetError, UsageError
 from moe_mobile.routing.arguments import InitialCache
 from moe_mobile.routing.profile import CacheProfile
 from moe_mobile.routing.simulation import Simulation, simulate
+from moe_mobile.routing.texts import is_lossy
 from moe_mobile.routing.trace import Trace, read_trace
 
 __all__ = ["Capacity", "Model", "Replay", "Row", "parse_capacity", "replay"]
@@ -143,7 +144,7 @@ class Row:
     @property
     def lossy(self) -> bool:
         """Whether the method may change what the model computes."""
-        return re.fullmatch(r"exact(,[^+]*)?", self.routing) is None
+        return is_lossy(self.routing)
 
 
 @dataclass(frozen=True)

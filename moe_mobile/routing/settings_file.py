@@ -11,9 +11,7 @@ import json
 import math
 import os
 import re
-import stat
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from moe_mobile import __version__
@@ -21,12 +19,9 @@ from moe_mobile.bundle.files import write_file
 from moe_mobile.bundle.json_field import MAX_INTEGER, JsonField, parse_strict_json
 from moe_mobile.errors import (
     BundleInvalidError,
-    IoError,
-    UnsupportedError,
     UsageError,
-    read_error,
-    write_error,
 )
+from moe_mobile.routing.files import check_version, read_regular, write_target
 from moe_mobile.routing.texts import is_lossy
 
 __all__ = [
@@ -162,13 +157,7 @@ def write_settings(path: str | os.PathLike[str], settings: SettingsFile) -> int:
             be read again, or not be taken by an engine.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
-    # A link stays, and its target is written.
-    target = Path(os.path.realpath(path))
-    try:
-        if target.exists() and not target.is_file():
-            raise UsageError("is no regular file", file=path, remedy="Name another one")
-    except OSError as error:
-        raise write_error(error, path) from error
+    target = write_target(path)
     data = _dump(settings)
     _parse(data, os.fspath(path))  # nothing is written that would not be read
     for choice in settings.choices:
@@ -199,13 +188,7 @@ def read_settings(path: str | os.PathLike[str]) -> SettingsFile:
         IoError: it cannot be read.
     """
     file = os.fspath(path)
-    try:
-        if not stat.S_ISREG(os.stat(file).st_mode):
-            raise IoError("is no regular file", file=file, remedy=_REMEDY)
-        with open(file, "rb") as opened:
-            data = opened.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise read_error(error, file) from error
+    data = read_regular(file, _MAX_BYTES, _REMEDY)
     if len(data) > _MAX_BYTES:
         raise UsageError("is larger than 1 MiB", file=file, remedy=_REMEDY)
     return _parse(data, file)
@@ -234,17 +217,15 @@ def _dump(settings: SettingsFile) -> bytes:
 def _parse(data: bytes, file: str) -> SettingsFile:
     try:
         root = JsonField(parse_strict_json(data, file), "", file)
-        root.expect_object()
-        # The version first: a newer one may have other members.
-        if not root.has(_MARK):
-            root.fail(f"holds no settings: it lacks the member {_MARK!r}")
-        version = root[_MARK].integer(0, MAX_INTEGER)
-        if version != _VERSION:
-            raise UnsupportedError(
-                f"the settings have version {version}, this build knows {_VERSION}",
-                file=file,
-                remedy="Make them again, or use the moe-mobile version that wrote them",
-            )
+        check_version(
+            root,
+            _MARK,
+            _VERSION,
+            file,
+            missing=f"holds no settings: it lacks the member {_MARK!r}",
+            has="the settings have",
+            remedy="Make them again, or use the moe-mobile version that wrote them",
+        )
         root.expect_members((_MARK, "created_by", "model", "bundle_hash", "limit", "choices"))
         choices = root["choices"].items()
         if not 0 < len(choices) <= _MAX_CHOICES:

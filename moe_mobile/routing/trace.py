@@ -10,7 +10,6 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,15 @@ from numpy.typing import NDArray
 
 from moe_mobile import __version__
 from moe_mobile.bundle.files import write_file
-from moe_mobile.bundle.json_field import MAX_INTEGER, JsonField, parse_strict_json
+from moe_mobile.bundle.json_field import JsonField, parse_strict_json
 from moe_mobile.errors import (
     BundleInvalidError,
     IoError,
     UnsupportedError,
     UsageError,
     read_error,
-    write_error,
 )
+from moe_mobile.routing.files import check_version, write_target
 
 __all__ = ["SOURCES", "Trace", "check_tokens", "read_trace", "split", "write_trace"]
 
@@ -157,13 +156,7 @@ def write_trace(path: str | os.PathLike[str], trace: Trace) -> int:
         **{name: getattr(trace, name) for name in _MEMBERS if name != "version"},
     }
     tensors = {"router_logits": trace.router_logits, "token_ids": trace.token_ids}
-    # A link stays, and its target is written.
-    target = Path(os.path.realpath(path))
-    try:
-        if target.exists() and not target.is_file():
-            raise UsageError("is no regular file", file=path, remedy="Name another one")
-    except OSError as error:
-        raise write_error(error, path) from error
+    target = write_target(path)
     text = json.dumps(metadata, separators=(",", ":"))
     _read_metadata(text, os.fspath(path))  # nothing is written that would not be read
     data = save(tensors, {METADATA: text})
@@ -222,17 +215,15 @@ def _read_metadata(text: str | None, file: str) -> dict[str, Any]:
 
 
 def _members(root: JsonField, file: str) -> dict[str, Any]:
-    root.expect_object()
-    # The version first: a newer one may have other members.
-    if not root.has("version"):
-        root.fail("lacks the member 'version'")
-    version = root["version"].integer(0, MAX_INTEGER)
-    if version != VERSION:
-        raise UnsupportedError(
-            f"the trace has version {version}, this build knows {VERSION}",
-            file=file,
-            remedy="Record it again, or use the moe-mobile version that wrote it",
-        )
+    check_version(
+        root,
+        "version",
+        VERSION,
+        file,
+        missing="lacks the member 'version'",
+        has="the trace has",
+        remedy="Record it again, or use the moe-mobile version that wrote it",
+    )
     root.expect_members(_MEMBERS)
     texts = ("created_by", "model", "source_id", "precision")
     return {
