@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from moe_mobile import _native
 
 Progress = Callable[[str, int, int], None]
-"""Called with a stage ("verify", "prepare", "slots", "load", "prefill"), steps done, and steps
-in all. What it raises stops the work."""
+"""Called with a stage ("verify", "wait" (for another process that prepares the bundle, in
+seconds), "prepare", "slots", "load", "prefill"), steps done, and steps in all. What it raises
+stops the work."""
 
 
 class Engine:

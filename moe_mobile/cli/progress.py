@@ -19,6 +19,7 @@ _LINE_SECONDS = 10.0
 _LABELS = {
     "deploy": "sending (MiB)",
     "verify": "verifying",
+    "wait": "waiting for another process that prepares this bundle (s)",
     "prepare": "packing weights for this CPU",
     "slots": "creating slots",
     "load": "loading",

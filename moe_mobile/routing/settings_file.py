@@ -154,36 +154,20 @@ def write_settings(path: str | os.PathLike[str], settings: SettingsFile) -> int:
 
     Raises:
         UsageError: there is something at ``path`` that is no regular file, or a value would not
-            be read again, or not be taken by an engine.
+            be read again.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
     target = write_target(path)
     data = _dump(settings)
     _parse(data, os.fspath(path))  # nothing is written that would not be read
-    for choice in settings.choices:
-        _check_engine_takes(choice.settings, path)
     return write_file(target, lambda file: file.write(data))[0]
-
-
-def _check_engine_takes(settings: ChosenSettings, path: str | os.PathLike[str]) -> None:
-    from moe_mobile import _native
-
-    try:
-        _native.check_settings(json.dumps(asdict(settings)))
-    except UsageError as error:
-        raise UsageError(
-            f"the settings would not be taken: {error.cause}",
-            file=path,
-            setting=error.setting,
-            remedy=error.remedy,
-        ) from error
 
 
 def read_settings(path: str | os.PathLike[str]) -> SettingsFile:
     """Read settings. The file may come from anywhere: everything in it is checked.
 
     Raises:
-        UsageError: it holds no settings, or broken ones.
+        UsageError: it holds no settings, broken ones, or such as the engine does not know.
         UnsupportedError: a newer version of moe-mobile wrote it.
         IoError: it cannot be read.
     """
@@ -252,12 +236,22 @@ def _choice(field: JsonField) -> Choice:
         eviction=settings["eviction"].text(_MAX_TEXT),
         initial_cache=settings["initial_cache"].one_of(_INITIAL),
     )
-    choice = Choice(chosen, _measured(field["measured"]))
     if not same_cache(chosen.cache, chosen.cache):
         settings["cache"].fail("is no share of the experts such as '50%'")
+    _check_engine_takes(chosen, settings)
+    choice = Choice(chosen, _measured(field["measured"]))
     if field["lossy"].boolean() != choice.lossy:
         field["lossy"].fail(f"is not what the routing {chosen.routing!r} is")
     return choice
+
+
+def _check_engine_takes(chosen: ChosenSettings, field: JsonField) -> None:
+    from moe_mobile import _native
+
+    try:
+        _native.check_settings(json.dumps(asdict(chosen)))
+    except UsageError as error:
+        field.fail(f"would not be taken by the engine: {error.cause}")
 
 
 def _measured(field: JsonField) -> Measured:

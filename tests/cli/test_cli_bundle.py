@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import pathlib
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from moe_mobile.cli import cli
+from moe_mobile.device.local import LocalDevice
 from tests.cli.program import failed, ok, ok_json, run_cli
 from tests.files import contents
 
@@ -95,6 +97,26 @@ def test_prepare_packs_once(copy_bundle: MakeBundle) -> None:
     assert facts["packed"][0]["bytes"] > 0
     packed = ok_json("verify", bundle)["packed"]
     assert packed["blobs"] > 16
+
+
+def test_who_prepares_second_waits_for_the_first(copy_bundle: MakeBundle) -> None:
+    bundle = copy_bundle()
+    store = pathlib.Path(ok_json("prepare", bundle)["packed_dir"])
+    (store / "layer-01.packed").unlink()
+    with (store / "lock").open() as lock, LocalDevice().runner() as runner:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stages: list[str] = []
+
+        def watch(stage: str, done: int, total: int) -> None:
+            stages.append(stage)
+            if stages.count("wait") == 2:
+                fcntl.flock(lock, fcntl.LOCK_UN)
+
+        answer = runner.request("prepare", bundle=str(bundle), progress=watch)
+    assert stages.count("wait") >= 2
+    assert "wait" not in stages[stages.index("prepare") :]
+    assert not answer["already_prepared"]
+    assert ok_json("verify", bundle)["packed"]["complete"]
 
 
 def test_verify_finds_a_flipped_bit_in_packed_weights(copy_bundle: MakeBundle) -> None:

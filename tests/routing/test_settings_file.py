@@ -121,6 +121,8 @@ def test_a_choice_for_each_size_of_the_cache() -> None:
         ("choices.0.lossy", 1, UsageError),
         ("choices.0.settings.routing", "exact", UsageError),
         ("choices.0.settings.routing", ["exact"], UsageError),
+        ("choices.0.settings.routing", " ache-prior:0.2", UsageError),
+        ("choices.0.settings.eviction", "fifo", UsageError),
         ("choices.0.settings.cache", "2GiB", UsageError),
         ("choices.0.settings.cache", 50, UsageError),
         ("choices.0.settings.pool", "auto", UsageError),

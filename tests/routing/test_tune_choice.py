@@ -266,6 +266,7 @@ def test_settings_that_no_engine_takes_are_not_written(
     path = tmp_path / "settings.json"
     with pytest.raises(UsageError, match="would not be taken") as caught:
         write_settings(path, bad)
-    assert (caught.value.file, caught.value.setting) == (str(path), *wrong)
+    assert caught.value.file == str(path)
+    assert next(iter(wrong.values())) in caught.value.cause
     assert not path.exists()
     assert write_settings(path, settings)

@@ -11,6 +11,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <thread>
 
 #include "base/error.h"
 #include "cache/memory_plan.h"
@@ -24,6 +26,8 @@ namespace {
 
 constexpr char kLockName[] = "lock";
 constexpr char kScratchName[] = "scratch.bin";
+constexpr std::chrono::milliseconds kLockPoll{200};
+constexpr std::chrono::milliseconds kLockPatience = std::chrono::hours(1);
 
 void make_directories(const std::string& path) {
   for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
@@ -40,16 +44,22 @@ void make_directories(const std::string& path) {
   }
 }
 
-// Only one process prepares a store. The kernel drops the lock with the process, however it ends.
-UniqueFd lock_directory(const std::string& directory) {
+// Only one process prepares a store; others wait for it, and find the work done. The kernel drops
+// the lock with the process, however it ends.
+UniqueFd lock_directory(const std::string& directory, const Progress& progress) {
   const std::string path = directory + "/" + kLockName;
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
   if (!fd.valid()) throw_errno(path, "create the file");
-  if (flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
-  if (errno == EWOULDBLOCK)
-    throw Error(ErrorCode::kIo, path, "another process prepares this bundle",
-                "Wait for it to finish, then try again.");
-  throw_errno(path, "lock");
+  for (std::chrono::milliseconds waited{0};; waited += kLockPoll) {
+    if (flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
+    if (errno != EWOULDBLOCK) throw_errno(path, "lock");
+    if (waited >= kLockPatience)
+      throw Error(ErrorCode::kIo, path, "another process has been preparing this bundle for long",
+                  "See whether it makes progress; end it if not, and try again.");
+    const auto seconds = [](auto time) { return uint64_t(time / std::chrono::seconds(1)); };
+    progress("wait", seconds(waited), seconds(kLockPatience));
+    std::this_thread::sleep_for(kLockPoll);
+  }
 }
 
 enum class Depth { kIndex, kBlobs };
@@ -271,7 +281,7 @@ PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
         require_own(layer_file(result.directory, layer), layer_sources(manifest, layer));
   }
   make_directories(result.directory);
-  const UniqueFd lock = lock_directory(result.directory);
+  const UniqueFd lock = lock_directory(result.directory, progress);
   uint64_t missing_bytes = 0;
   for (uint32_t layer = 0; layer < manifest.num_layers && options.experts; ++layer) {
     if (!manifest.layers[layer].experts) continue;

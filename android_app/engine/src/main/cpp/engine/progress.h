@@ -9,8 +9,8 @@
 
 namespace moe_mobile {
 
-// Called between steps of long work: stage ("verify", "prepare", "slots", "load", "prefill"), steps
-// done, steps in all. Throwing from it stops the work; what is finished stays.
+// Called between steps of long work: stage ("verify", "wait", "prepare", "slots", "load",
+// "prefill"), steps done, steps in all. Throwing from it stops the work; what is finished stays.
 using Progress = std::function<void(const char* stage, uint64_t done, uint64_t total)>;
 
 inline void ignore_progress(const char*, uint64_t, uint64_t) {}
