@@ -202,9 +202,15 @@ def write_error(error: OSError, path: str | os.PathLike[str]) -> IoError:
         return ReadOnlyError(
             f"not writable: {error.strerror}", file=path, remedy="Choose a writable place"
         )
-    return IoError(f"writing failed: {error.strerror or error}", file=path)
+    return IoError(f"writing failed: {error.strerror or error}", file=path, remedy=_remedy(error))
 
 
 def read_error(error: OSError, path: str | os.PathLike[str]) -> IoError:
     """The typed error for an ``OSError`` met while reading ``path``."""
-    return IoError(f"reading failed: {error.strerror or error}", file=path)
+    return IoError(f"reading failed: {error.strerror or error}", file=path, remedy=_remedy(error))
+
+
+def _remedy(error: OSError) -> str:
+    """As the engine says it."""
+    missing = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+    return "Check the path" if missing else "Check the path, its permissions and the disk"

@@ -4,36 +4,19 @@
 
 from __future__ import annotations
 
-import os
-import pathlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from moe_mobile.bench.results import BenchResult
-from moe_mobile.errors import UnsupportedError, UsageError, write_error
+from moe_mobile.errors import UsageError
 
-__all__ = ["check_plot", "plot_results", "token_parts"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_results", "token_parts"]
 
 PARTS = ("dense", "attention", "expert", "wait", "router", "head", "rest")
 _COLORS = ("#4c72b0", "#8172b3", "#55a868", "#c44e52", "#ccb974", "#64b5cd", "#bbbbbb")
-_SUFFIXES = (".png", ".svg", ".pdf")
-
-
-def check_plot(path: str | os.PathLike[str]) -> None:
-    """Fail before measuring where the plot could not be written after it.
-
-    Raises UsageError for an unknown file type, UnsupportedError without matplotlib.
-    """
-    if pathlib.Path(path).suffix.lower() not in _SUFFIXES:
-        raise UsageError(
-            f"plots are written as {', '.join(_SUFFIXES)}", file=path, remedy="Choose one of them"
-        )
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UnsupportedError(
-            "matplotlib is not installed, and --plot draws with it",
-            remedy="Install it: pip install 'moe-mobile[plot]', or pip install matplotlib",
-        ) from None
 
 
 def token_parts(result: BenchResult) -> dict[str, list[float]]:
@@ -50,12 +33,8 @@ def token_parts(result: BenchResult) -> dict[str, list[float]]:
     return parts
 
 
-def plot_results(results: Sequence[BenchResult], path: str | os.PathLike[str]) -> None:
-    """Write one stacked panel per result that decoded tokens.
-
-    Raises UsageError where none did, IoError where `path` cannot be written.
-    """
-    check_plot(path)
+def draw_results(results: Sequence[BenchResult]) -> Figure:
+    """One stacked panel per result that decoded tokens. Raises UsageError where none did."""
     from matplotlib.figure import Figure
 
     shown = [result for result in results if result.n_gen]
@@ -78,7 +57,4 @@ def plot_results(results: Sequence[BenchResult], path: str | os.PathLike[str]) -
         axes.margins(x=0)
         axes.legend(loc="upper right", ncols=len(PARTS), fontsize=7)
     axes.set_xlabel("decoded token, repetitions in a row")
-    try:
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise write_error(error, path) from error
+    return figure

@@ -23,7 +23,7 @@ from moe_mobile.bench.driver import (
 )
 from moe_mobile.bench.fleet import Fleet, Plan
 from moe_mobile.bench.gate import CPU_ABOVE_C, Gate
-from moe_mobile.bench.plot import check_plot, plot_results
+from moe_mobile.bench.plot import draw_results
 from moe_mobile.bench.render import FORMATS, Shown, make_renderer
 from moe_mobile.bench.results import BenchResult, BenchTest
 from moe_mobile.bench.store import ResultFile
@@ -39,8 +39,8 @@ from moe_mobile.cli.options import (
     initial_cache_settings,
     settings_option,
 )
+from moe_mobile.cli.plot_file import check_plot, write_plot
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.writable import same_file
 from moe_mobile.device.interface import Device
 from moe_mobile.device.select import open_devices
 from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
@@ -231,12 +231,7 @@ def command(
         raise UsageError(f"--json and -o {output} contradict each other")
     if resume and out is None:
         raise UsageError("--resume needs --out", remedy="Name the file to continue with --out")
-    if plot is not None:
-        check_plot(plot)
-        if out is not None and same_file(out, plot):
-            raise UsageError(
-                "--out and --plot name the same file", file=plot, remedy="Name another for --plot"
-            )
+    check_plot(plot, out)
     common["packed_dir"] = None if common["packed_dir"] is None else str(common["packed_dir"])
     base = Settings(**common, **initial_cache_settings(initial_cache, bundle))
     rows = grid(
@@ -286,7 +281,7 @@ def command(
     try:
         _measure(plan, places, shown, file, results)
         if plot is not None:
-            plot_results(results, plot)
+            write_plot(plot, draw_results(results))
     except MoeMobileError as error:
         # With --json all of stdout is one document: once an array was begun, an error goes into it.
         if as_json and results:

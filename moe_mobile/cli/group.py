@@ -76,7 +76,12 @@ class CommandGroup(click.Group):
         arguments = list(sys.argv[1:] if args is None else args)
         extra["standalone_mode"] = False
         if not open_standard_streams():
-            sys.exit(report(IoError("is closed", file=STDOUT), as_json=False))
+            sys.exit(
+                report(
+                    IoError("is closed", file=STDOUT, remedy="Run it with an open one"),
+                    as_json=False,
+                )
+            )
         _signals_interrupt()
         with guarded_stdout():
             code = self._run(arguments, prog_name or "moe-mobile", extra)

@@ -19,6 +19,7 @@ from moe_mobile.cli.options import (
     json_option,
     uncached_engine_options,
 )
+from moe_mobile.cli.plot_file import check_plot, write_plot
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.source import (
     FOR_CHECKPOINTS,
@@ -32,7 +33,7 @@ from moe_mobile.cli.source import (
     text_options,
 )
 from moe_mobile.cli.text import percent, table
-from moe_mobile.cli.writable import check_writable, same_file
+from moe_mobile.cli.writable import check_writable
 from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
 
 if TYPE_CHECKING:
@@ -129,16 +130,8 @@ def command(
     """
     if resume and out is None:
         raise UsageError("--resume needs --out", remedy="Name the file to continue with --out")
-    if plot is not None:
-        from moe_mobile.bench.plot import check_plot
-
-        check_plot(plot)
-        if out is not None and same_file(out, plot):
-            raise UsageError(
-                "--out and --plot name the same file", file=plot, remedy="Name another for --plot"
-            )
-    for written in (out, plot):
-        check_writable(written, replaced=False)
+    check_plot(plot, out)
+    check_writable(out, replaced=False)
     from_bundle = is_bundle(source)
     if from_bundle:
         refuse_options(FOR_CHECKPOINTS, "checkpoint")
@@ -171,9 +164,9 @@ def command(
             if file is not None:
                 file.close()
     if plot is not None:
-        from moe_mobile.routing.quality_plot import plot_quality
+        from moe_mobile.routing.quality_plot import draw_quality
 
-        plot_quality(rows, scorer.model.name, plot)
+        write_plot(plot, draw_quality(rows, scorer.model.name))
     if as_json:
         echo_json(_document(scorer, rows))
     else:

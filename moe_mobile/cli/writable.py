@@ -13,8 +13,6 @@ from moe_mobile.errors import IoError, UsageError, write_error
 
 __all__ = ["check_writable", "same_file"]
 
-_REMEDY = "Choose a writable place"
-
 
 def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
     """Fail where the file could not be written; None is no file.
@@ -47,8 +45,7 @@ def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".moe-mobile-"):
             pass
     except OSError as error:
-        typed = write_error(error, path)
-        raise type(typed)(typed.cause, file=path, remedy=typed.remedy or _REMEDY) from error
+        raise write_error(error, path) from error
 
 
 def same_file(one: pathlib.Path, other: pathlib.Path) -> bool:

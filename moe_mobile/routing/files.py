@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the lab's files have in common: where they are written, how they are read, their version."""
+"""What the lab's files have in common: how they are written and read, and their version."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import os
 import stat
 from pathlib import Path
 
+from moe_mobile.bundle.files import write_file
 from moe_mobile.bundle.json_field import MAX_INTEGER, JsonField
 from moe_mobile.errors import IoError, UnsupportedError, UsageError, read_error, write_error
 
-__all__ = ["check_version", "read_regular", "write_target"]
+__all__ = ["check_version", "read_regular", "write_regular"]
 
 
-def write_target(path: str | os.PathLike[str]) -> Path:
-    """What to replace by a new file at ``path``. A link stays, and its target is written.
+def write_regular(path: str | os.PathLike[str], data: bytes) -> int:
+    """Write a file whole or not at all; a link stays, and its target is written.
+
+    Returns its bytes.
 
     Raises:
         UsageError: there is something that is no regular file.
-        IoError: it cannot be seen.
+        DiskFullError, ReadOnlyError, IoError: writing failed.
     """
     target = Path(os.path.realpath(path))
     try:
@@ -27,7 +30,7 @@ def write_target(path: str | os.PathLike[str]) -> Path:
             raise UsageError("is no regular file", file=path, remedy="Name another one")
     except OSError as error:
         raise write_error(error, path) from error
-    return target
+    return write_file(target, lambda file: file.write(data))[0]
 
 
 def read_regular(file: str, most: int, remedy: str) -> bytes:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_mobile.bundle.files import write_file
 from moe_mobile.bundle.json_field import (
     MAX_MANIFEST_BYTES,
     JsonField,
@@ -22,7 +21,7 @@ from moe_mobile.errors import (
     BundleInvalidError,
     UsageError,
 )
-from moe_mobile.routing.files import check_version, read_regular, write_target
+from moe_mobile.routing.files import check_version, read_regular, write_regular
 from moe_mobile.routing.simulation import simulate
 from moe_mobile.routing.trace import MAX_EXPERTS, MAX_LAYERS, MAX_TEXT, Trace
 
@@ -109,12 +108,11 @@ def write_profile(path: str | os.PathLike[str], profile: CacheProfile) -> int:
             too long or not printable.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
-    target = write_target(path)
     layers = {str(number): [int(e) for e in of] for number, of in profile.layers.items()}
     members = {_MARK: _VERSION, "model": profile.model, "experts": profile.experts}
     data = (json.dumps({**members, "layers": layers}, ensure_ascii=False) + "\n").encode()
     _parse(data, os.fspath(path))  # nothing is written that would not be read
-    return write_file(target, lambda file: file.write(data))[0]
+    return write_regular(path, data)
 
 
 def read_profile(path: str | os.PathLike[str]) -> CacheProfile:

@@ -4,32 +4,30 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from moe_mobile.bench.plot import check_plot
-from moe_mobile.errors import write_error
 from moe_mobile.routing.quality import Quality
 
-__all__ = ["plot_quality"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_quality"]
 
 _COLORS = ("#4c72b0", "#c44e52", "#55a868", "#8172b3", "#ccb974", "#64b5cd", "#937860", "#7f7f7f")
 _MARKS = {"exact": "o", "max-rank": "s", "cumulative": "^", "cache-prior": "D"}
 _DROPPING = "X"
 
 
-def plot_quality(scores: Sequence[Quality], name: str, path: str | os.PathLike[str]) -> None:
+def draw_quality(scores: Sequence[Quality], name: str) -> Figure:
     """Perplexity over loads per token-layer: a colour per capacity, a mark per method.
 
     Args:
         scores: of one text, an exact one among them, whose perplexity is a line. Bars are 95 %
             intervals of the change from it.
         name: of the model, for the title.
-
-    Raises UsageError for an unknown file type, UnsupportedError without matplotlib, IoError.
     """
-    check_plot(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
@@ -69,10 +67,7 @@ def plot_quality(scores: Sequence[Quality], name: str, path: str | os.PathLike[s
         f"eviction: {scores[0].eviction}",
         fontsize=10,
     )
-    try:
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise write_error(error, path) from error
+    return figure
 
 
 def _method(score: Quality) -> str:

@@ -15,13 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from moe_mobile import __version__
-from moe_mobile.bundle.files import write_file
 from moe_mobile.bundle.json_field import MAX_INTEGER, JsonField, parse_strict_json
 from moe_mobile.errors import (
     BundleInvalidError,
     UsageError,
 )
-from moe_mobile.routing.files import check_version, read_regular, write_target
+from moe_mobile.routing.files import check_version, read_regular, write_regular
 from moe_mobile.routing.texts import is_lossy
 
 __all__ = [
@@ -157,10 +156,9 @@ def write_settings(path: str | os.PathLike[str], settings: SettingsFile) -> int:
             be read again.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
-    target = write_target(path)
     data = _dump(settings)
     _parse(data, os.fspath(path))  # nothing is written that would not be read
-    return write_file(target, lambda file: file.write(data))[0]
+    return write_regular(path, data)
 
 
 def read_settings(path: str | os.PathLike[str]) -> SettingsFile:

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_mobile import __version__
-from moe_mobile.bundle.files import write_file
 from moe_mobile.bundle.json_field import JsonField, parse_strict_json
 from moe_mobile.errors import (
     BundleInvalidError,
@@ -25,7 +24,7 @@ from moe_mobile.errors import (
     UsageError,
     read_error,
 )
-from moe_mobile.routing.files import check_version, write_target
+from moe_mobile.routing.files import check_version, write_regular
 
 __all__ = ["SOURCES", "Trace", "check_tokens", "read_trace", "split", "write_trace"]
 
@@ -156,11 +155,10 @@ def write_trace(path: str | os.PathLike[str], trace: Trace) -> int:
         **{name: getattr(trace, name) for name in _MEMBERS if name != "version"},
     }
     tensors = {"router_logits": trace.router_logits, "token_ids": trace.token_ids}
-    target = write_target(path)
     text = json.dumps(metadata, separators=(",", ":"))
     _read_metadata(text, os.fspath(path))  # nothing is written that would not be read
     data = save(tensors, {METADATA: text})
-    return write_file(target, lambda file: file.write(data))[0]
+    return write_regular(path, data)
 
 
 def read_trace(path: str | os.PathLike[str]) -> Trace:

@@ -68,7 +68,9 @@ def read_elf(path: str | os.PathLike[str]) -> Elf:
     try:
         return _parse(data)
     except (struct.error, ValueError, IndexError) as error:
-        raise IoError("is a damaged ELF file", file=path) from error
+        raise IoError(
+            "is a damaged ELF file", file=path, remedy="Build or install it again"
+        ) from error
 
 
 def _parse(data: bytes) -> Elf:

@@ -79,6 +79,17 @@ def test_wrong_values(model: pathlib.Path, arguments: list[str], cause: str) -> 
     assert cause in failed(2, "bench", model, "-p", 0, "-n", 2, *arguments)["cause"]
 
 
+def test_a_plot_that_cannot_be_written_is_told_before_measuring(
+    model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "file").touch()
+    plot = tmp_path / "file" / "x.svg"
+    error = failed(6, "bench", model, "-p", 0, "-n", 2, "--out", tmp_path / "o", "--plot", plot)
+    assert error["file"] == str(plot)
+    assert error["remedy"]
+    assert not (tmp_path / "o").exists()
+
+
 def test_a_plot_is_not_drawn_over_the_rows(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     out, plot = tmp_path / "rows.svg", tmp_path / "link" / "rows.svg"

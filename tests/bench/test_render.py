@@ -15,9 +15,10 @@ import pytest
 
 from moe_mobile import errors
 from moe_mobile.bench.driver import Settings
-from moe_mobile.bench.plot import check_plot, plot_results, token_parts
+from moe_mobile.bench.plot import draw_results, token_parts
 from moe_mobile.bench.render import FORMATS, Shown, make_renderer
 from moe_mobile.bench.results import BenchResult, BenchTest
+from moe_mobile.cli.plot_file import check_plot, write_plot
 
 _LLAMA_BENCH = (
     "build_commit build_number cpu_info gpu_info backends model_filename model_type model_size "
@@ -226,18 +227,18 @@ def test_parts_of_a_token_add_up(results: list[BenchResult]) -> None:
 
 
 def test_a_plot_is_drawn(results: list[BenchResult], tmp_path: pathlib.Path) -> None:
-    plot_results(results, tmp_path / "plot.svg")
+    write_plot(tmp_path / "plot.svg", draw_results(results))
     assert (tmp_path / "plot.svg").read_text().count("<path") > 7
     with pytest.raises(errors.UsageError, match="nothing was decoded"):
-        plot_results(results[:1], tmp_path / "plot.png")
+        draw_results(results[:1])
 
 
 def test_a_plot_of_unknown_type_is_refused_before_measuring() -> None:
     with pytest.raises(errors.UsageError, match=r"\.png"):
-        check_plot("plot.txt")
+        check_plot(pathlib.Path("plot.txt"), None)
 
 
 def test_without_matplotlib_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(errors.UnsupportedError, match="pip install matplotlib"):
-        check_plot("plot.png")
+        check_plot(pathlib.Path("plot.png"), None)

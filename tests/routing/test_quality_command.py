@@ -129,7 +129,7 @@ def test_a_file_continues(
 
 
 def test_a_plot_is_drawn(text: Path, tmp_path: Path, one_thread: None) -> None:
-    path = tmp_path / "plot.svg"
+    path = tmp_path / "new" / "plot.svg"
     answer("demo", "-f", text, "-n", 30, "--capacity", "25%,50%", "--plot", path)
     drawn = path.read_text()
     assert drawn.count("<path") > 7
@@ -139,7 +139,8 @@ def test_a_plot_is_drawn(text: Path, tmp_path: Path, one_thread: None) -> None:
 @pytest.mark.parametrize("option", ["--out", "--plot"])
 def test_a_place_that_cannot_be_written_is_told_at_once(option: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "missing", Path("/proc")):
+    missing = [tmp_path / "missing"] if option == "--out" else []  # made for a plot
+    for folder in (tmp_path / "file", *missing, Path("/proc")):
         # Before the model is looked for.
         error = run("nothing", "--token-ids", "5,6", option, folder / "x.svg").exception
         assert isinstance(error, IoError)

@@ -139,7 +139,11 @@ def _parts(send: Send) -> Iterator[memoryview]:
             while left:
                 count = source.readinto(buffer[: min(left, MAX_FRAME)])
                 if not count:
-                    raise IoError("became shorter while it was sent", file=send.file.source)
+                    raise IoError(
+                        "became shorter while it was sent",
+                        file=send.file.source,
+                        remedy="Deploy again when nothing writes there",
+                    )
                 yield buffer[:count]
                 left -= count
     except OSError as error:

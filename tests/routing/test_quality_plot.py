@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pathlib
 
-from moe_mobile.routing.quality_plot import plot_quality
+from moe_mobile.routing.quality_plot import draw_quality
 from tests.routing.test_tune_choice import a_row
 
 
@@ -16,7 +16,7 @@ def test_the_legend_marks_what_is_lossy(tmp_path: pathlib.Path) -> None:
         a_row("cache-prior:0.2,J=1", 0.01),
         a_row("exact+drop-cold:0.5", 0.02, dropped=20),
     ]
-    plot_quality(rows, "m", tmp_path / "plot.svg")
+    draw_quality(rows, "m").savefig(tmp_path / "plot.svg")
     drawn = (tmp_path / "plot.svg").read_text()
     for name in ("exact", "cache-prior (lossy)", "drop-cold (lossy)"):
         assert f"<!-- {name} -->" in drawn
