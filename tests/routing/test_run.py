@@ -100,6 +100,18 @@ def test_sigmoid_routers_and_numbers_of_layers(logits: NDArray[np.float32]) -> N
     assert same.tolist() == [True, False, False]
 
 
+def test_a_method_that_begins_after_the_last_layer_is_exact(logits: NDArray[np.float32]) -> None:
+    cache: dict[str, Any] = {"routing": "cache-prior:0.5,first=8+drop-cold:1", "layers": (1, 2, 7)}
+    run, simulated = made(**cache), simulate(logits, TOP_K, CAPACITY, **cache)
+    exact = simulate(logits, TOP_K, CAPACITY, "exact")
+    for found in (run, simulated):
+        assert found.routing == "exact"
+        assert "first=8" in found.note
+    np.testing.assert_array_equal(simulated.selected, exact.selected)
+    cache["routing"] = "cache-prior:0.5,first=7"
+    assert made(**cache).routing == "cache-prior:0.5,J=2,first=7"
+
+
 def test_what_is_refused_changes_nothing(logits: NDArray[np.float32]) -> None:
     run, other = made(routing="cache-prior:0.3"), made(routing="cache-prior:0.3")
     for part in (logits[:30, 0], logits[30:, 0]):

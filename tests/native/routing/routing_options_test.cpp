@@ -17,7 +17,7 @@ RouterSpec spec_of(uint32_t num_experts, uint32_t top_k) {
 }
 
 std::string resolved(const std::string& text, uint32_t top_k = 8, double capacity = 32) {
-  return resolve_routing(parse_routing(text), spec_of(64, top_k), capacity).text;
+  return resolve_routing(parse_routing(text), spec_of(64, top_k), 4, capacity).text;
 }
 
 TEST(RoutingOptions, ReadsAllParts) {
@@ -43,16 +43,27 @@ TEST(RoutingOptions, ResolvesToTextThatReadsTheSame) {
 TEST(RoutingOptions, GuaranteesOneExpertOfTopTwoRoutersAndIsOffForTopOne) {
   EXPECT_EQ(resolved("cache-prior:0.2", 2), "cache-prior:0.2,J=1");
   EXPECT_EQ(resolved("cache-prior:0.2", 3), "cache-prior:0.2,J=2");
-  const ResolvedRouting off = resolve_routing(parse_routing("max-rank:4"), spec_of(64, 1), 32);
+  const ResolvedRouting off = resolve_routing(parse_routing("max-rank:4"), spec_of(64, 1), 4, 32);
   EXPECT_EQ(off.text, "exact");
   EXPECT_TRUE(testing::contains(off.note, "max-rank is off: J=1"));
   EXPECT_EQ(resolved("cache-prior:auto,J=8+drop-cold:1"), "exact+drop-cold:1");
   EXPECT_ERROR(resolved("cache-prior:0.2,J=9"), ErrorCode::kUsage, "J=9 of 8");
 }
 
+TEST(RoutingOptions, IsExactWhereNoLayerIsLeft) {
+  EXPECT_EQ(resolved("cache-prior:0.2,first=3+drop-cold:1"),
+            "cache-prior:0.2,J=2,first=3+drop-cold:1");
+  const ResolvedRouting off =
+      resolve_routing(parse_routing("cache-prior:auto,first=4+drop-cold:1"), spec_of(64, 8), 4, 32);
+  EXPECT_EQ(off.text, "exact");
+  EXPECT_FALSE(off.lossy());
+  EXPECT_TRUE(testing::contains(off.note, "first=4 leaves no layer"));
+  EXPECT_EQ(resolved("exact,first=4"), "exact");
+}
+
 TEST(RoutingOptions, LambdaFollowsTheCoverage) {
   const auto lambda = [](double capacity) {
-    return resolve_routing(parse_routing("cache-prior:auto"), spec_of(100, 8), capacity)
+    return resolve_routing(parse_routing("cache-prior:auto"), spec_of(100, 8), 4, capacity)
         .options.value;
   };
   EXPECT_EQ(lambda(7.9), 0);

@@ -299,6 +299,12 @@ uint32_t Manifest::num_moe_layers() const {
       layers.begin(), layers.end(), [](const LayerSpec& l) { return l.experts.has_value(); }));
 }
 
+uint32_t Manifest::moe_layers_end() const {
+  uint32_t end = num_layers;
+  while (end > 0 && !layers[end - 1].experts) --end;
+  return end;
+}
+
 Manifest parse_manifest(const std::string& text, const std::string& file) {
   if (text.size() > kMaxManifestBytes) {
     throw Error(ErrorCode::kBundleInvalid, file, "is larger than 64 MiB",

@@ -101,6 +101,8 @@ struct Manifest {
 
   // Number of layers with experts.
   uint32_t num_moe_layers() const;
+  // The number after that of the last of them.
+  uint32_t moe_layers_end() const;
 };
 
 constexpr uint64_t kMaxManifestBytes = 64ull << 20;

@@ -103,7 +103,9 @@ void Engine::load(const Progress& progress, const Planned& planned) {
 void Engine::settle_routing() {
   requested_routing_ = settings_.routing;
   // A method may come out as exact routing; that does not depend on the cache.
-  const bool exact = !resolve_routing(parse_routing(settings_.routing), router_spec(), 0).lossy();
+  const bool exact = !resolve_routing(parse_routing(settings_.routing), router_spec(),
+                                      manifest().moe_layers_end(), 0)
+                          .lossy();
   if (settings_.pool == Pool::kAuto) settings_.pool = exact ? Pool::kGlobal : Pool::kPerLayer;
   InitialCache& initial = settings_.initial_cache;
   const bool resident = settings_.residency == Residency::kResident;
@@ -142,7 +144,7 @@ RouterSpec Engine::router_spec() const {
 
 Router Engine::make_router() const {
   const double layers = std::max(1u, manifest().num_moe_layers());
-  return Router(router_spec(), parse_routing(requested_routing_), manifest().num_layers,
+  return Router(router_spec(), parse_routing(requested_routing_), manifest().moe_layers_end(),
                 static_cast<double>(plan_.slots) / layers);
 }
 

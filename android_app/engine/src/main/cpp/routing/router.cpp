@@ -21,7 +21,7 @@ Router::Router(const RouterSpec& spec, const RoutingOptions& options, uint32_t n
                double capacity_per_layer)
     : num_experts_(spec.num_experts),
       scores_(checked(spec, num_layers)),
-      routing_(resolve_routing(options, spec, capacity_per_layer)) {
+      routing_(resolve_routing(options, spec, num_layers, capacity_per_layer)) {
   const RoutingOptions& settled = routing_.options;
   if (settled.method->make == nullptr) return;
   MethodSettings settings;

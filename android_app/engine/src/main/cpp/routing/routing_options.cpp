@@ -84,6 +84,13 @@ void parse_option(const std::string& text, const std::string& part, RoutingOptio
   }
 }
 
+void make_exact(RoutingOptions* options) {
+  RoutingOptions exact = parse_routing("exact");
+  exact.first = options->first;
+  exact.drop_cold = options->drop_cold;
+  *options = exact;
+}
+
 }  // namespace
 
 RoutingOptions parse_routing(const std::string& text) {
@@ -108,7 +115,7 @@ RoutingOptions parse_routing(const std::string& text) {
 }
 
 ResolvedRouting resolve_routing(const RoutingOptions& options, const RouterSpec& spec,
-                                double capacity_per_layer) {
+                                uint32_t layers_end, double capacity_per_layer) {
   ResolvedRouting resolved;
   RoutingOptions& settled = resolved.options;
   settled = options;
@@ -124,12 +131,16 @@ ResolvedRouting resolve_routing(const RoutingOptions& options, const RouterSpec&
       resolved.note = std::string(options.method->name) +
                       " is off: J=" + std::to_string(spec.top_k) +
                       " guarantees all experts of exact routing";
-      settled.method = parse_routing("exact").method;
-      settled.guaranteed.reset();
-      settled.automatic = false;
-      settled.value = 0;
+      make_exact(&settled);
     }
   }
+  if (settled.first >= layers_end && resolved.lossy()) {
+    resolved.note = "routing is exact: first=" + std::to_string(settled.first) +
+                    " leaves no layer to anything else";
+    make_exact(&settled);
+    settled.drop_cold = 0;
+  }
+  if (settled.first >= layers_end) settled.first = 0;
   if (settled.automatic) {
     MethodSettings settings;
     settings.num_experts = spec.num_experts;

@@ -25,7 +25,8 @@ struct RoutingOptions {
 RoutingOptions parse_routing(const std::string& text);
 
 // Options with everything settled for one model and cache: automatic values and J. A method whose
-// J is top_k is exact routing (routers of one expert by default), and `note` says so.
+// J is top_k is exact routing (routers of one expert by default), and so is all that begins after
+// the last layer; `note` says so.
 struct ResolvedRouting {
   RoutingOptions options;
   std::string text;  // canonical; parses to the same
@@ -34,7 +35,8 @@ struct ResolvedRouting {
   // Whether the model may compute anything else than it would by itself.
   bool lossy() const { return options.method->make != nullptr || options.drop_cold > 0; }
 };
+// `layers_end`: the number after that of the last layer that routes, counted as `first` counts.
 ResolvedRouting resolve_routing(const RoutingOptions& options, const RouterSpec& spec,
-                                double capacity_per_layer);
+                                uint32_t layers_end, double capacity_per_layer);
 
 }  // namespace moe_mobile

@@ -76,7 +76,8 @@ LogicalCacheOptions cache_options(const RunSettings& settings) {
 
 RoutingRun::RoutingRun(const RunSettings& settings)
     : settings_(checked(settings)),
-      routing_(resolve_routing(settings.routing, settings.router, settings.capacity)),
+      routing_(resolve_routing(settings.routing, settings.router, settings.layers.back() + 1,
+                               settings.capacity)),
       router_(settings.router, with_own_layers(settings.routing, settings.layers),
               static_cast<uint32_t>(settings.layers.size()), settings.capacity),
       cache_(cache_options(settings)),
