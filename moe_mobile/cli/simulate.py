@@ -289,7 +289,7 @@ def _facts(
         "hits": row.hits,
         "misses": row.misses,
         "loads": row.loads,
-        "dropped": row.misses - row.loads,
+        "dropped": row.dropped,
         "changed": row.changed,
         "evictions": row.evictions,
         "hit_rate": row.hit_rate,

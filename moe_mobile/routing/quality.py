@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_mobile.errors import UsageError
+from moe_mobile.routing.counts import Counts
 from moe_mobile.routing.run import RoutingRun
-from moe_mobile.routing.texts import is_lossy
 from moe_mobile.routing.trace import check_tokens, split
 from moe_mobile.runner import Progress as Stages
 
@@ -109,37 +109,16 @@ class SequenceScore:
 
 
 @dataclass(frozen=True)
-class Quality:
+class Quality(Counts):
     """The score of a text under one routing with one cache.
 
     Attributes:
-        routing: as it came out, with ``auto`` and ``J`` settled; ``requested`` is what was given.
-        note: why the method is off, else "".
-        capacity, pool, eviction: see :class:`Cache`.
-        layers, experts, top_k: of the model.
-        tokens: that were decoded; ``predictions``: of them, those that others came before.
+        predictions: tokens that others came before.
         blocks: negative log-likelihood in nats, summed over each 64 predictions of a sequence.
-        hits: slots that found their expert in the cache. A token uses layers x top_k slots.
-        misses: slots that did not; ``dropped``: of them, those that were not read (drop-cold).
-        changed: slots whose expert exact routing would not have selected.
     """
 
-    routing: str
-    requested: str
-    note: str
-    eviction: str
-    pool: str
-    capacity: int
-    layers: int
-    experts: int
-    top_k: int
-    tokens: int = 0
     predictions: int = 0
     blocks: tuple[float, ...] = ()
-    hits: int = 0
-    misses: int = 0
-    dropped: int = 0
-    changed: int = 0
 
     def plus(self, score: SequenceScore) -> Quality:
         """With one more sequence."""
@@ -185,36 +164,6 @@ class Quality:
             return None
         error = float(differences.std(ddof=1)) * math.sqrt(len(differences)) / self.predictions
         return 1.96 * error * (1 + self.change_from(exact))
-
-    @property
-    def lossy(self) -> bool:
-        """Whether the routing may change what the model computes."""
-        return is_lossy(self.routing)
-
-    @property
-    def slots(self) -> int:
-        return self.hits + self.misses
-
-    @property
-    def loads(self) -> int:
-        """Misses that were read."""
-        return self.misses - self.dropped
-
-    @property
-    def hit_rate(self) -> float:
-        return self.hits / self.slots
-
-    @property
-    def loads_per_token_layer(self) -> float:
-        return self.loads / (self.tokens * self.layers)
-
-    @property
-    def changed_share(self) -> float:
-        return self.changed / self.slots
-
-    @property
-    def dropped_share(self) -> float:
-        return self.dropped / self.slots
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON-ready object, derived figures included."""

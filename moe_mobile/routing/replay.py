@@ -13,9 +13,9 @@ from fractions import Fraction
 
 from moe_mobile.errors import BudgetError, UsageError
 from moe_mobile.routing.arguments import InitialCache
+from moe_mobile.routing.counts import Counts
 from moe_mobile.routing.profile import CacheProfile
 from moe_mobile.routing.simulation import Simulation, simulate
-from moe_mobile.routing.texts import is_lossy
 from moe_mobile.routing.trace import Trace, read_trace
 
 __all__ = ["Capacity", "Model", "Replay", "Row", "parse_capacity", "replay"]
@@ -77,32 +77,14 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Counts):
     """The totals of one routing with one cache over all that the sequences decode.
 
     Attributes:
-        routing: as it came out, with ``auto`` and ``J`` settled; ``requested`` is what was given.
-        note: why the method is off, else "".
-        eviction, pool, capacity: of the cache; ``capacity`` in experts per layer.
-        layers, top_k: of the traces. Each token uses layers x top_k slots.
-        tokens: that were decoded.
-        hits, misses, loads, changed, evictions: as in :class:`Simulation`.
+        evictions: as in :class:`Simulation`.
         lifetime_tokens: tokens from load to eviction, summed over all evictions.
     """
 
-    routing: str
-    requested: str
-    note: str
-    eviction: str
-    pool: str
-    capacity: int
-    layers: int
-    top_k: int
-    tokens: int = 0
-    hits: int = 0
-    misses: int = 0
-    loads: int = 0
-    changed: int = 0
     evictions: int = 0
     lifetime_tokens: int = 0
 
@@ -114,37 +96,20 @@ class Row:
             tokens=self.tokens + result.decoded_tokens,
             hits=self.hits + result.hits,
             misses=self.misses + result.misses,
-            loads=self.loads + result.loads,
+            dropped=self.dropped + result.misses - result.loads,
             changed=self.changed + result.changed,
             evictions=self.evictions + result.evictions,
             lifetime_tokens=self.lifetime_tokens + round(lifetime),
         )
 
     @property
-    def hit_rate(self) -> float:
-        return self.hits / (self.hits + self.misses)
-
-    @property
-    def loads_per_token_layer(self) -> float:
-        return self.loads / (self.tokens * self.layers)
-
-    @property
     def loads_per_token(self) -> float:
         return self.loads / self.tokens
-
-    @property
-    def changed_share(self) -> float:
-        return self.changed / (self.hits + self.misses)
 
     @property
     def mean_lifetime(self) -> float | None:
         """In tokens; None where nothing was evicted."""
         return self.lifetime_tokens / self.evictions if self.evictions else None
-
-    @property
-    def lossy(self) -> bool:
-        """Whether the method may change what the model computes."""
-        return is_lossy(self.routing)
 
 
 @dataclass(frozen=True)
@@ -284,7 +249,17 @@ def _empty_rows(
     rows = []
     for size in sizes:
         for routing, eviction in wanted:
-            row = Row("", routing, "", eviction, pool, size, len(model.layers), model.top_k)
+            row = Row(
+                routing="",
+                requested=routing,
+                note="",
+                eviction=eviction,
+                pool=pool,
+                capacity=size,
+                layers=len(model.layers),
+                experts=model.experts,
+                top_k=model.top_k,
+            )
             first = _simulate(trace, slice(0, 1), row, initial, 0)
             rows.append(dataclasses.replace(row, routing=first.routing, note=first.note))
     return rows
