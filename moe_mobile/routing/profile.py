@@ -68,12 +68,20 @@ class CacheProfile:
         """As :func:`simulate` takes it. Raises UsageError if it is not of a model with these."""
         if tuple(layers) != tuple(self.layers) or experts != self.experts:
             raise UsageError(
-                f"the profile is of {self.model}, with {self.experts} experts in each of "
-                f"{len(self.layers)} layers",
+                f"the profile is of {self.model}, with {self.experts} experts in each of the "
+                f"layers {_ranges(list(self.layers))}",
                 setting="initial_cache",
-                remedy=f"Record one of this model, with {experts} in each of {len(layers)}",
+                remedy=f"Record one of this model, with {experts} in each of {_ranges(layers)}",
             )
         return list(self.layers.values())
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """As in "1-3, 7"."""
+    ends = [n for n, after in zip(numbers, [*numbers[1:], None], strict=True) if after != n + 1]
+    begins = [n for n, before in zip(numbers, [None, *numbers], strict=False) if before != n - 1]
+    pairs = zip(begins, ends, strict=True)
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in pairs)
 
 
 def count_uses(traces: Sequence[Callable[[], Trace]]) -> CacheProfile:

@@ -73,6 +73,10 @@ def test_is_of_one_model() -> None:
     for layers, experts in (([1, 12], 8), ([1], 4), ([12, 1], 4)):
         with pytest.raises(UsageError, match="the profile is of tiny"):
             PROFILE.of(layers, experts)
+    with pytest.raises(UsageError) as caught:
+        PROFILE.of([1, 2, 3, 12], 4)
+    assert "the layers 1, 12" in caught.value.cause
+    assert "each of 1-3, 12" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize(
