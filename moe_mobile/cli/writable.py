@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pathlib
 import tempfile
+from collections.abc import Mapping, Sequence
+from typing import IO
 
 from moe_mobile.errors import IoError, UsageError, write_error
 
-__all__ = ["check_writable", "same_file"]
+__all__ = ["check_outputs", "check_replaceable", "check_writable", "opened_path", "same_file"]
 
 
 def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
@@ -53,3 +56,61 @@ def same_file(one: pathlib.Path, other: pathlib.Path) -> bool:
     with contextlib.suppress(OSError):
         return one.samefile(other)
     return one.resolve() == other.resolve()
+
+
+def check_replaceable(path: pathlib.Path | None) -> None:
+    """As :func:`check_writable` with ``replaced``, for what is written as a regular file only.
+
+    Raises UsageError too, where there is a folder, pipe or device.
+    """
+    if path is None:
+        return
+    with contextlib.suppress(OSError):  # check_writable says why
+        if path.exists() and not path.is_file():
+            raise UsageError("is no regular file", file=path, remedy="Name another one")
+    check_writable(path, replaced=True)
+
+
+def check_outputs(
+    outputs: Mapping[str, pathlib.Path | None],
+    inputs: Mapping[str, pathlib.Path | Sequence[pathlib.Path] | None],
+) -> None:
+    """Fail where an output would replace another one, an input, or a file in an input's folder.
+
+    Both are options, or arguments, with what they name; None is nothing.
+
+    Raises UsageError.
+    """
+    written = [(option, path) for option, path in outputs.items() if path is not None]
+    for (one, path), (other, same) in itertools.combinations(written, 2):
+        if same_file(path, same):
+            raise UsageError(
+                f"{one} and {other} name the same file",
+                file=same,
+                setting=f"{one}, {other}",
+                remedy=f"Name another file with {other}",
+            )
+    for option, path in written:
+        for source, named in inputs.items():
+            for read in (named,) if isinstance(named, pathlib.Path) else named or ():
+                if same_file(path, read) or _is_in(path, read):
+                    part = "is" if not read.is_dir() else "is in"
+                    raise UsageError(
+                        f"{part} what {source} names, and {option} would replace it",
+                        file=path,
+                        setting=f"{option}, {source}",
+                        remedy=f"Name another file with {option}",
+                    )
+
+
+def opened_path(file: IO[bytes] | None) -> pathlib.Path | None:
+    """Where an option's open file lies, for :func:`check_outputs`; stdin may be a file too."""
+    if file is None:
+        return None
+    name = getattr(file, "name", None)
+    return pathlib.Path(name if isinstance(name, str) and name != "<stdin>" else "/dev/stdin")
+
+
+def _is_in(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Whether it is a file that is there, somewhere in the folder."""
+    return folder.is_dir() and path.is_file() and folder.resolve() in path.resolve().parents

@@ -1,0 +1,74 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""No command writes over what it reads, and each knows before its work whether it can write."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from moe_mobile.cli.writable import check_outputs, check_replaceable, opened_path
+from moe_mobile.errors import MoeMobileError, UsageError
+
+
+@pytest.mark.parametrize("name", ["in.txt", "sub/../in.txt", "link.txt", "hard.txt"])
+def test_an_output_is_no_input(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sub").mkdir()
+    text = tmp_path / "in.txt"
+    text.write_text("mine")
+    (tmp_path / "link.txt").symlink_to(text)
+    (tmp_path / "hard.txt").hardlink_to(text)
+    with pytest.raises(UsageError, match="is what --file names, and --out would repl") as caught:
+        check_outputs({"--csv": None, "--out": tmp_path / name}, {"--other": None, "--file": text})
+    assert caught.value.file == str(tmp_path / name)
+    assert caught.value.setting == "--out, --file"
+    assert caught.value.remedy == "Name another file with --out"
+    with pytest.raises(UsageError, match="TRACE"):
+        check_outputs({"--out": tmp_path / name}, {"TRACE": [tmp_path / "other", text]})
+
+
+def test_two_outputs_are_two_files_before_they_are_there(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    twice = {"--csv": tmp_path / "a", "--out": None, "--plot": tmp_path / "sub" / ".." / "a"}
+    with pytest.raises(UsageError, match="--csv and --plot name the same file") as caught:
+        check_outputs(twice, {})
+    assert caught.value.setting == "--csv, --plot"
+    assert caught.value.file == str(twice["--plot"])
+
+
+def test_a_file_of_an_input_folder_is_not_replaced(tmp_path: Path) -> None:
+    part = tmp_path / "deep" / "part"
+    part.parent.mkdir()
+    check_outputs({"--out": part}, {"BUNDLE": tmp_path})
+    part.write_text("weights")
+    with pytest.raises(UsageError, match="is in what BUNDLE names, and --out would replace it"):
+        check_outputs({"--out": part}, {"BUNDLE": tmp_path})
+
+
+def test_different_files_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("mine")
+    inputs = {"--file": tmp_path / "in", "MODEL": Path("not/here"), "TRACE": []}
+    check_outputs({"--out": tmp_path / "a", "--csv": tmp_path / "b"}, inputs)
+
+
+def test_where_an_open_file_lies(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("mine")
+    with open(tmp_path / "in", "rb") as file:
+        assert opened_path(file) == tmp_path / "in"
+    assert opened_path(io.BytesIO()) == Path("/dev/stdin")
+    assert opened_path(None) is None
+
+
+def test_what_is_replaced_is_a_regular_file(tmp_path: Path) -> None:
+    check_replaceable(None)
+    check_replaceable(tmp_path / "new" / "folder" / "file")
+    assert list(tmp_path.iterdir()) == []
+    for path in (tmp_path, Path("/dev/null")):
+        with pytest.raises(UsageError, match="is no regular file"):
+            check_replaceable(path)
+    with pytest.raises(MoeMobileError) as caught:
+        check_replaceable(Path("/proc/x.st"))
+    assert caught.value.file == "/proc/x.st"
+    assert caught.value.remedy
