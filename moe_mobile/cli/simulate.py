@@ -4,12 +4,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import functools
-import io
 import math
-import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +14,20 @@ import click
 from moe_mobile.cli.options import BUNDLE, device_option, echo_json, examples, json_option
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.text import percent, size, table
+from moe_mobile.cli.simulate_text import csv_bytes, describe, notes
+from moe_mobile.cli.text import size
 from moe_mobile.cli.virtual_phone import _SIZE
+from moe_mobile.cli.writable import check_outputs, check_replaceable, check_writable
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
 
 if TYPE_CHECKING:
     from moe_mobile.bundle.manifest import Manifest
     from moe_mobile.routing.flash import Flash
-    from moe_mobile.routing.replay import Model, Replay, Row
+    from moe_mobile.routing.replay import Model, Row
 
-_BY_FLASH = ("flash_ms_per_token", "expert_ms_per_token")
+_STATES = ("cold", "prompt")
+"""Values of --initial-cache that are no file."""
 
 
 @click.command(
@@ -164,20 +163,21 @@ def command(
             setting="--device",
             remedy="Add --flash measured, or leave --device out",
         )
-    for option, written in (("--csv", csv_file), ("--save-profile", save_profile)):
-        if written is not None:
-            _check_written(option, written, traces)
-    if csv_file is not None and csv_file == save_profile:
-        raise UsageError(
-            "both name the same file", setting="--csv, --save-profile", remedy="Name two files"
-        )
+    inputs = {
+        "TRACE": traces,
+        "--initial-cache": None if initial_cache in _STATES else pathlib.Path(initial_cache),
+        "--bundle": bundle,
+    }
+    check_outputs({"--csv": csv_file, "--save-profile": save_profile}, inputs)
+    check_writable(csv_file, replaced=True)
+    check_replaceable(save_profile)
     # They import numpy: only now, so that --help and wrong options answer at once.
     from moe_mobile.routing.flash import PROFILES, measure_flash, parse_flash
     from moe_mobile.routing.profile import count_uses, read_profile, write_profile
     from moe_mobile.routing.replay import parse_capacity, replay
     from moe_mobile.routing.trace import read_trace
 
-    initial = initial_cache if initial_cache in ("cold", "prompt") else read_profile(initial_cache)
+    initial = initial_cache if initial_cache in _STATES else read_profile(initial_cache)
     capacities = [parse_capacity(text) for text in capacity.split(",")]
     named = [parse_flash(text) for text in flash if text != "measured"]
     check = None
@@ -203,12 +203,12 @@ def command(
             progress=progress,
         )
     rows = [_facts(row, found.model, initial_cache, expert_bytes, chips) for row in found.rows]
-    notes = _notes(found)
+    remarks = notes(found)
     if save_profile is not None:
         profile = count_uses([functools.partial(read_trace, path) for path in traces])
         write_profile(save_profile, profile)
     if csv_file is not None:
-        write_output(csv_file, _csv(rows))
+        write_output(csv_file, csv_bytes(rows))
     if as_json:
         echo_json(
             {
@@ -229,29 +229,18 @@ def command(
                     for chip in chips
                 },
                 "rows": rows,
-                "notes": notes,
+                "notes": remarks,
             }
         )
         return
-    click.echo(_text(found, rows, chips if expert_bytes is not None else ()))
+    click.echo(describe(found, rows, chips if expert_bytes is not None else ()))
     if expert_bytes is not None:
-        notes.append(
+        remarks.append(
             "ms are of a token's experts: bytes read / flash, then bytes used / DRAM, without "
             f"overlap, latency or the dense layers. An expert has {size(expert_bytes)}."
         )
-    for note in notes:
+    for note in remarks:
         click.echo(f"note: {note}")
-
-
-def _check_written(option: str, file: pathlib.Path, traces: tuple[pathlib.Path, ...]) -> None:
-    for path in traces:
-        with contextlib.suppress(OSError):  # what is not there is not lost
-            if os.path.samefile(path, file):
-                raise UsageError(
-                    f"is one of the traces, which {option} would replace",
-                    file=file,
-                    remedy=f"Name another file with {option}",
-                )
 
 
 def _check_bundle(bundle: pathlib.Path, manifest: Manifest, model: Model) -> None:
@@ -305,74 +294,3 @@ def _facts(
             for chip in chips
         },
     }
-
-
-def _notes(found: Replay) -> list[str]:
-    model = found.model
-    layers = len(model.layers)
-    notes = list(dict.fromkeys(row.note for row in found.rows if row.note))
-    if layers > 1:
-        cycle, never, every = model.token_cycle, model.never_hits, layers * model.experts
-        notes.append(
-            f"the LRU cliff: one token uses {cycle} of {every} experts ({percent(cycle / every)}). "
-            f"A global LRU of up to {never} ({percent(never / every)}) never hits with exact "
-            f"routing, for each token's other layers use {never} between two uses of a layer; "
-            f"below {cycle} it can hit a token's best experts only. Such caches are refused here."
-        )
-    return notes
-
-
-def _text(found: Replay, rows: list[dict[str, Any]], chips: tuple[Flash, ...]) -> str:
-    model = found.model
-    several = "s" if found.sequences > 1 else ""
-    header = ["routing", "lossy", "eviction", "per layer", "hits", "loads/token-layer"]
-    header += ["changed", "lifetime"]
-    drops = any(row["dropped"] for row in rows)
-    if drops:
-        header.insert(header.index("lifetime"), "dropped")
-    if chips:
-        header += ["per token", *(f"ms {chip.name}" for chip in chips)]
-    cells = []
-    for row in rows:
-        lifetime = row["mean_lifetime_tokens"]
-        cells.append(
-            [
-                row["routing"],
-                "lossy" if row["lossy"] else "",
-                row["eviction"],
-                f"{row['capacity']} ({100 * row['capacity_share']:.0f} %)",
-                percent(row["hit_rate"]),
-                f"{row['loads_per_token_layer']:.3f}",
-                percent(row["changed_share"]),
-                *([percent(row["dropped"] / (row["hits"] + row["misses"]))] * drops),
-                "-" if lifetime is None else f"{lifetime:.1f}",
-            ]
-        )
-        if chips:
-            waits = row["expert_ms_per_token"].values()
-            cells[-1] += [size(round(row["bytes_per_token"])), *(f"{ms:.3f}" for ms in waits)]
-    tokens = f"{found.tokens} tokens"
-    if found.prompt_tokens:
-        tokens += f", {found.prompt_tokens} of them prompts,"
-    return (
-        f"{model.name}: {len(model.layers)} MoE layers, the best {model.top_k} of {model.experts} "
-        f"experts; {tokens} in {found.sequences} sequence{several}; initial cache: "
-        f"{rows[0]['initial_cache']}; pool: {rows[0]['pool']}\n\n{table(header, cells, left=3)}\n"
-    )
-
-
-def _csv(rows: list[dict[str, Any]]) -> bytes:
-    flat = []
-    for row in rows:
-        values = {}
-        for name, value in row.items():
-            columns = (
-                {f"{name} {chip}": ms for chip, ms in value.items()} if name in _BY_FLASH else {}
-            )
-            values.update(columns or {name: value})
-        flat.append(values)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue().encode()

@@ -30,6 +30,7 @@ from moe_mobile.cli.source import (
     text_options,
 )
 from moe_mobile.cli.text import size
+from moe_mobile.cli.writable import check_outputs, check_replaceable, opened_path
 from moe_mobile.device.select import open_device
 
 if TYPE_CHECKING:
@@ -37,9 +38,11 @@ if TYPE_CHECKING:
 
 # The options of one way to record; the others are for both.
 _FOR_BUNDLES = (
-    "device", "cache", "residency", "lanes", "threads", "routing", "packed_dir",
-    "allow_below_cycle",
+    "device", "cache", "residency", "lanes", "threads", "routing", "pool", "eviction",
+    "initial_cache", "packed_dir", "allow_below_cycle",
 )  # fmt: skip
+_STATES = ("auto", "warm", "cold", "prompt")
+"""Values of --initial-cache that are no file."""
 
 
 @click.command(
@@ -96,6 +99,14 @@ def command(
         refuse_options(FOR_CHECKPOINTS, "checkpoint")
     else:
         refuse_options(_FOR_BUNDLES, "bundle")
+    profile = settings["initial_cache"]
+    inputs = {
+        "BUNDLE|MODEL": None if source == "demo" else pathlib.Path(source),
+        "--file": opened_path(text_file),
+        "--initial-cache": None if profile in _STATES else pathlib.Path(profile),
+    }
+    check_outputs({"--out": out}, inputs)
+    check_replaceable(out)
     text = given_text(prompt, text_file, token_ids)
     with ProgressBar() as progress:
         if from_bundle:

@@ -31,11 +31,11 @@ def test_an_output_is_no_input(tmp_path: Path, name: str) -> None:
 
 def test_two_outputs_are_two_files_before_they_are_there(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    twice = {"--csv": tmp_path / "a", "--out": None, "--plot": tmp_path / "sub" / ".." / "a"}
+    again = tmp_path / "sub" / ".." / "a"
     with pytest.raises(UsageError, match="--csv and --plot name the same file") as caught:
-        check_outputs(twice, {})
+        check_outputs({"--csv": tmp_path / "a", "--out": None, "--plot": again}, {})
     assert caught.value.setting == "--csv, --plot"
-    assert caught.value.file == str(twice["--plot"])
+    assert caught.value.file == str(again)
 
 
 def test_a_file_of_an_input_folder_is_not_replaced(tmp_path: Path) -> None:
@@ -49,8 +49,10 @@ def test_a_file_of_an_input_folder_is_not_replaced(tmp_path: Path) -> None:
 
 def test_different_files_are_fine(tmp_path: Path) -> None:
     (tmp_path / "in").write_text("mine")
-    inputs = {"--file": tmp_path / "in", "MODEL": Path("not/here"), "TRACE": []}
-    check_outputs({"--out": tmp_path / "a", "--csv": tmp_path / "b"}, inputs)
+    check_outputs(
+        {"--out": tmp_path / "a", "--csv": tmp_path / "b"},
+        {"--file": tmp_path / "in", "MODEL": Path("not/here"), "TRACE": []},
+    )
 
 
 def test_where_an_open_file_lies(tmp_path: Path) -> None:

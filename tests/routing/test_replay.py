@@ -21,7 +21,7 @@ from moe_mobile.cli.simulate import command
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.errors import BudgetError, MoeMobileError, UsageError
 from moe_mobile.routing.flash import PROFILES, measure_flash, parse_flash
-from moe_mobile.routing.profile import CacheProfile, read_profile
+from moe_mobile.routing.profile import CacheProfile, read_profile, write_profile
 from moe_mobile.routing.replay import Capacity, Model, Row, parse_capacity, replay
 from moe_mobile.routing.trace import Trace, write_trace
 from tests.bundle.samples import write_sample
@@ -278,6 +278,14 @@ def test_what_the_command_refuses(
     assert caught.value.remedy
 
 
+@pytest.fixture
+def used(tmp_path: Path) -> Path:
+    """A profile of :func:`near_choice`'s model."""
+    path = tmp_path / "profile.json"
+    write_profile(path, CacheProfile("tiny", 4, {0: (0, 1, 3, 2)}))
+    return path
+
+
 def test_a_profile_is_saved_and_used(near_choice: Path, tmp_path: Path) -> None:
     used = tmp_path / "used.json"
     arguments = ["simulate", near_choice, "--capacity", "2"]
@@ -287,15 +295,40 @@ def test_a_profile_is_saved_and_used(near_choice: Path, tmp_path: Path) -> None:
     told = [(row["initial_cache"], row["misses"]) for row in cold["rows"] + warm["rows"]]
     assert told == [("cold", 3), (str(used), 1)]
     assert "No such file" in failed(6, *arguments, "--initial-cache", "hot")["cause"]
-    error = failed(2, *arguments, "--save-profile", used, "--csv", used)
-    assert "same file" in error["cause"]
 
 
-def test_rows_never_replace_a_trace(near_choice: Path, tmp_path: Path) -> None:
+def test_rows_never_replace_what_they_come_from(
+    near_choice: Path, used: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    before = {path: path.read_bytes() for path in (near_choice, used)}
+    command = ["simulate", near_choice, "--initial-cache", used, "--capacity", "2"]
     for option in ("--csv", "--save-profile"):
-        error = failed(2, "simulate", near_choice, option, near_choice)
-        assert f"which {option} would replace" in error["cause"]
-    assert replay([near_choice], ["exact"], capacities("2")).tokens == 2
+        for kept, named in ((near_choice, "TRACE"), (used, "--initial-cache")):
+            error = failed(2, *command, option, tmp_path / "sub" / ".." / kept.name)
+            assert error["cause"] == f"is what {named} names, and {option} would replace it"
+            assert error["setting"] == f"{option}, {named}"
+    new = (tmp_path / "new", tmp_path / "sub" / ".." / "new")
+    error = failed(2, *command, "--csv", new[0], "--save-profile", new[1])
+    assert "the same file" in error["cause"]
+    assert {path: path.read_bytes() for path in before} == before
+    assert not new[0].exists()
+
+
+def test_what_cannot_be_written_is_told_before_the_work(
+    near_choice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replayed(*_: object, **__: object) -> None:
+        pytest.fail("the work has begun")
+
+    monkeypatch.setattr("moe_mobile.routing.replay.replay", replayed)
+    kept = tmp_path / "kept.json"
+    for option, other in (("--csv", "--save-profile"), ("--save-profile", "--csv")):
+        arguments = [str(near_choice), option, "/proc/x", other, str(kept)]
+        with pytest.raises(MoeMobileError) as caught:
+            command.main(arguments, standalone_mode=False)
+        assert caught.value.file == "/proc/x"
+    assert not kept.exists()
 
 
 def test_the_size_of_an_expert_from_a_bundle(near_choice: Path, tmp_path: Path) -> None:

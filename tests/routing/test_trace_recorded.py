@@ -19,7 +19,7 @@ from moe_mobile.bench.quality import heldout_tokens
 from moe_mobile.cli.trace import command
 from moe_mobile.demo import heldout_text
 from moe_mobile.device.local import LocalDevice
-from moe_mobile.errors import RuntimeFailedError, UsageError
+from moe_mobile.errors import MoeMobileError, RuntimeFailedError, UsageError
 from moe_mobile.routing import trace_engine
 from moe_mobile.routing.trace import Trace, read_trace
 from moe_mobile.routing.trace_engine import record_engine
@@ -148,6 +148,9 @@ def test_the_command_records_from_both(
         ("bundle", "--token-ids 5 --dtype float32", "--dtype"),
         ("bundle", "--token-ids 5 --torch-device cpu", "--torch-device"),
         ("demo", "--token-ids 5 --cache 50%", "--cache"),
+        ("demo", "--token-ids 5 --pool global", "--pool"),
+        ("demo", "--token-ids 5 --eviction lru", "--eviction"),
+        ("demo", "--token-ids 5 --initial-cache cold", "--initial-cache"),
         ("demo", "--token-ids 5 --serial x", "--device"),
         ("demo", "--token-ids 5 -c 1025", "context"),
         ("nothing", "--token-ids 5", None),
@@ -162,6 +165,32 @@ def test_arguments_that_make_no_sense(
     assert isinstance(result.exception, UsageError)
     assert result.exception.setting == setting
     assert not out.exists()
+
+
+def test_a_trace_never_replaces_what_it_comes_from(
+    demo_bundle: DemoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recorded(*_: object, **__: object) -> None:
+        pytest.fail("the work has begun")
+
+    monkeypatch.setattr(trace_engine, "record_engine", recorded)
+    text, profile = tmp_path / "text", tmp_path / "profile"
+    for path in (text, profile):
+        path.write_text("mine")
+    bundle = demo_bundle("8da4w")
+    command_line = [str(bundle), "-f", str(text), "--initial-cache", str(profile), "-o"]
+    for out, named in (
+        (text, "--file"),
+        (profile, "--initial-cache"),
+        (bundle / "bundle.json", "BUNDLE|MODEL"),
+        (Path("/proc/x.st"), None),
+        (tmp_path, None),
+    ):
+        result = CliRunner().invoke(command, [*command_line, str(out)])
+        assert isinstance(result.exception, MoeMobileError), result.output
+        assert result.exception.file == str(out)
+        assert result.exception.setting == (named and f"--out, {named}")
+    assert text.read_text() == profile.read_text() == "mine"
 
 
 @pytest.mark.parametrize("answer", [{}, {"router_logits": 5}, {"router_logits": "AAAA"}])
