@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
 import stat
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from moe_mobile.errors import (
 )
 from moe_mobile.routing.files import check_version, write_regular
 
-__all__ = ["SOURCES", "Trace", "check_tokens", "read_trace", "split", "write_trace"]
+__all__ = ["SOURCES", "Trace", "check_prompt", "check_tokens", "read_trace", "split", "write_trace"]
 
 VERSION = 1
 METADATA = "moe_mobile_trace"
@@ -47,6 +48,7 @@ _MAX_SEQUENCES = 65536
 _MAX_HEADER = 1 << 20
 _MAX_FILE = 16 << 30
 _REMEDY = "Name a file that `moe-mobile trace` wrote, or record it again"
+_NEWER = "Record it again, or use the moe-mobile version that wrote the trace"
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +86,13 @@ class Trace:
     created_by: str = f"moe-mobile {__version__}"
 
     def __post_init__(self) -> None:
+        # As they come back from a file, which numpy's numbers and arrays do not go into.
+        for name in ("sequences", "layers"):
+            listed = tuple(_whole(name, number) for number in getattr(self, name))
+            object.__setattr__(self, name, listed)
+        for name in ("top_k", "prompt_tokens"):
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        object.__setattr__(self, "renormalize", bool(self.renormalize))
         logits, ids = self.router_logits, self.token_ids
         _require(logits.dtype == np.float32, f"router_logits are {logits.dtype}, not float32")
         _require(ids.dtype == np.uint32, f"token_ids are {ids.dtype}, not uint32")
@@ -140,6 +149,16 @@ def split(tokens: int, context: int) -> tuple[int, ...]:
     return (context,) * (tokens // context) + ((rest,) if rest else ())
 
 
+def check_prompt(prompt_tokens: int, sequences: Sequence[int]) -> None:
+    """Raises UsageError where the prompts are all there is, which leaves nothing to decode."""
+    if prompt_tokens >= max(sequences):
+        raise UsageError(
+            f"no sequence is longer than a prompt of {prompt_tokens} tokens: nothing is decoded",
+            setting="prompt_tokens",
+            remedy=f"Give fewer than {max(sequences)}, or a longer text",
+        )
+
+
 def write_trace(path: str | os.PathLike[str], trace: Trace) -> int:
     """Write a trace, whole or not at all: temporary name, fsync, rename. Returns its bytes.
 
@@ -154,7 +173,11 @@ def write_trace(path: str | os.PathLike[str], trace: Trace) -> int:
         "version": VERSION,
         **{name: getattr(trace, name) for name in _MEMBERS if name != "version"},
     }
-    tensors = {"router_logits": trace.router_logits, "token_ids": trace.token_ids}
+    # What is saved is their memory, as it lies.
+    tensors = {
+        "router_logits": np.ascontiguousarray(trace.router_logits, "<f4"),
+        "token_ids": np.ascontiguousarray(trace.token_ids, "<u4"),
+    }
     text = json.dumps(metadata, separators=(",", ":"))
     _read_metadata(text, os.fspath(path))  # nothing is written that would not be read
     data = save(tensors, {METADATA: text})
@@ -210,6 +233,8 @@ def _read_metadata(text: str | None, file: str) -> dict[str, Any]:
         return _members(JsonField(parse_strict_json(text.encode(), file), "", file), file)
     except BundleInvalidError as error:
         raise _broken(error.cause, file) from error
+    except UnsupportedError as error:
+        raise UnsupportedError(error.cause, file=file, remedy=_NEWER) from error
 
 
 def _members(root: JsonField, file: str) -> dict[str, Any]:
@@ -220,7 +245,7 @@ def _members(root: JsonField, file: str) -> dict[str, Any]:
         file,
         missing="lacks the member 'version'",
         has="the trace has",
-        remedy="Record it again, or use the moe-mobile version that wrote it",
+        remedy=_NEWER,
     )
     root.expect_members(_MEMBERS)
     texts = ("created_by", "model", "source_id", "precision")
@@ -234,6 +259,13 @@ def _members(root: JsonField, file: str) -> dict[str, Any]:
         "sequences": tuple(item.integer(1, _MAX_TOKENS) for item in root["sequences"].items()),
         "prompt_tokens": root["prompt_tokens"].integer(0, _MAX_TOKENS),
     }
+
+
+def _whole(name: str, number: Any) -> int:
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise UsageError(f"{name}: {number!r} is no whole number") from None
 
 
 def _require(condition: bool, cause: str) -> None:

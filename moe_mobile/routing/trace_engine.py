@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from moe_mobile.bundle import read_manifest
 from moe_mobile.device.interface import Device
 from moe_mobile.errors import RuntimeFailedError
-from moe_mobile.routing.trace import Trace, check_tokens, split
+from moe_mobile.routing.trace import Trace, check_prompt, check_tokens, split
 from moe_mobile.runner import Progress, Runner
 
 __all__ = ["record_engine"]
@@ -42,7 +42,8 @@ def record_engine(
         prompt_tokens: see :class:`Trace`.
         progress: also called with the stage "trace", and tokens.
 
-    Raises UsageError for token ids the model does not have, and what opening a bundle raises.
+    Raises UsageError for token ids the model does not have and for prompts that are all there is,
+    and what opening a bundle raises.
     """
     manifest = read_manifest(bundle)
     check_tokens(token_ids, manifest.model.vocab_size)
@@ -54,6 +55,7 @@ def record_engine(
     with device.runner() as runner:
         info = runner.request("open", bundle=folder, settings=settings, progress=progress)
         sequences = split(len(token_ids), info["settings"]["context"])
+        check_prompt(prompt_tokens, sequences)
         begin = 0
         for length in sequences:
             for at in range(begin, begin + length, part):

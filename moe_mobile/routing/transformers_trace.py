@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moe_mobile.routing.trace import Trace, check_tokens, split
+from moe_mobile.routing.trace import Trace, check_prompt, check_tokens, split
 from moe_mobile.routing.transformers_model import (
     Checkpoint,
     checked_context,
@@ -46,7 +46,8 @@ def record_transformers(
         progress: called with the stages "load" and "trace".
 
     Raises:
-        UsageError: token ids or a context that the model does not have, or no such device.
+        UsageError: token ids or a context that the model does not have, no such device, or prompts
+            that are all there is.
         BudgetError: the GPU's memory is too small.
     """
     architecture, layers = checkpoint.model.architecture, checkpoint.layers
@@ -55,6 +56,7 @@ def record_transformers(
     moe = architecture.moe
     logits = np.empty((len(token_ids), len(layers), moe.num_experts), np.float32)
     sequences = split(len(token_ids), context)
+    check_prompt(prompt_tokens, sequences)
     report = progress or (lambda stage, done, total: None)
     report("load", 0, 1)
     with memory_errors(checkpoint):

@@ -16,10 +16,19 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from moe_mobile.errors import IoError, MoeMobileError, UnsupportedError, UsageError
-from moe_mobile.routing.trace import METADATA, Trace, check_tokens, read_trace, split, write_trace
+from moe_mobile.routing.trace import (
+    METADATA,
+    Trace,
+    check_prompt,
+    check_tokens,
+    read_trace,
+    split,
+    write_trace,
+)
 
 SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -80,6 +89,57 @@ def test_a_trace_survives_a_file(trace: Trace, tmp_path: Path) -> None:
     assert [span.stop - span.start for span in read.spans()] == list(trace.sequences)
 
 
+def _strided(array: NDArray[Any]) -> NDArray[Any]:
+    """The same values, with others between them in memory."""
+    wide = np.repeat(array, 3, axis=-1)
+    wide[..., 1::3] = wide[..., 2::3] = 77
+    return wide[..., ::3]
+
+
+def _sliced(array: NDArray[Any]) -> NDArray[Any]:
+    padded = np.concatenate([array, array + 1], axis=-1)
+    return padded[..., : array.shape[-1]]
+
+
+LAID_OUT: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "sliced": _sliced,
+    "Fortran": np.asfortranarray,
+    "strided": _strided,
+    "reversed": lambda array: array[::-1].copy()[::-1],
+    "backwards in the last axis": lambda array: array[..., ::-1].copy()[..., ::-1],
+    "transposed": lambda array: array.T.copy().T,
+    "broadcast": lambda array: np.broadcast_to(array[:1], array.shape),
+    "read-only": lambda array: np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape),
+}
+
+
+@pytest.mark.parametrize("layout", LAID_OUT)
+def test_arrays_are_written_whatever_their_layout(layout: str, tmp_path: Path) -> None:
+    plain = example()
+    logits, ids = (LAID_OUT[layout](array) for array in (plain.router_logits, plain.token_ids))
+    write_trace(tmp_path / "trace", example(router_logits=logits, token_ids=ids))
+    read = read_trace(tmp_path / "trace")
+    np.testing.assert_array_equal(read.router_logits, logits)
+    np.testing.assert_array_equal(read.token_ids, ids)
+    if layout != "broadcast":
+        np.testing.assert_array_equal(read.router_logits, plain.router_logits)
+        np.testing.assert_array_equal(read.token_ids, plain.token_ids)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    numpy = {
+        "sequences": np.array([3, 2]),
+        "layers": np.array([1, 3], np.uint8),
+        "top_k": np.int64(2),
+        "prompt_tokens": np.int32(1),
+        "renormalize": np.bool_(True),
+    }
+    for name, changes in (("a", numpy), ("b", {"prompt_tokens": 1})):
+        write_trace(tmp_path / name, example(**changes))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert example(**numpy).sequences == (3, 2)
+
+
 def test_equal_traces_are_equal_files_and_replace_one_whole(tmp_path: Path) -> None:
     first, second, link = (tmp_path / name for name in ("a", "b", "link"))
     write_trace(first, example())
@@ -125,6 +185,9 @@ def test_what_cannot_be_written_leaves_what_is_there(tmp_path: Path) -> None:
         ({"prompt_tokens": -1}, "prompt_tokens"),
         ({"source": "guess"}, "source"),
         ({"scoring": "sigmoid"}, "scoring"),
+        ({"top_k": 2.0}, "top_k: 2.0 is no whole number"),
+        ({"sequences": (3, 2.0)}, "sequences: 2.0 is no whole number"),
+        ({"router_logits": np.zeros((5, 2, 4), ">f4")}, "not float32"),
     ],
 )
 def test_a_trace_contradicts_nothing(changes: dict[str, Any], cause: str) -> None:
@@ -174,6 +237,7 @@ def test_hostile_metadata(
         read_trace(path)
     assert caught.value.file == str(path)
     assert caught.value.remedy
+    assert "bundle" not in str(caught.value.remedy)
 
 
 def test_hostile_tensors(tmp_path: Path) -> None:
@@ -238,3 +302,12 @@ def test_tokens_are_those_of_the_model() -> None:
     for ids in ([], [10], [-1]):
         with pytest.raises(UsageError):
             check_tokens(ids, 10)
+
+
+def test_a_prompt_leaves_something_to_decode() -> None:
+    check_prompt(0, (1,))
+    check_prompt(4, (5, 2))
+    for prompt, sequences in ((5, (5, 2)), (9, (1,))):
+        with pytest.raises(UsageError, match="nothing is decoded") as caught:
+            check_prompt(prompt, sequences)
+        assert caught.value.setting == "prompt_tokens"

@@ -153,6 +153,8 @@ def test_the_command_records_from_both(
         ("demo", "--token-ids 5 --initial-cache cold", "--initial-cache"),
         ("demo", "--token-ids 5 --serial x", "--device"),
         ("demo", "--token-ids 5 -c 1025", "context"),
+        ("demo", "--token-ids 5,6 --prompt-tokens 2", "prompt_tokens"),
+        ("bundle", "--token-ids 5,6,7 -c 2 --prompt-tokens 2", "prompt_tokens"),
         ("nothing", "--token-ids 5", None),
     ],
 )
