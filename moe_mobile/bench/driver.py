@@ -116,21 +116,19 @@ def bundle_facts(bundle: pathlib.Path) -> BundleFacts:
 
 def grid(
     tests: Sequence[BenchTest],
-    base: Settings,
+    caches: Sequence[Settings],
     *,
-    routings: Sequence[str],
-    caches: Sequence[str],
     residencies: Sequence[str],
     lanes: Sequence[int],
     threads: Sequence[int | None],
 ) -> list[Row]:
-    """Every combination, tests innermost, in the order the user gave them."""
-    combinations = itertools.product(residencies, caches, routings, lanes, threads)
+    """Every combination, tests innermost, in the order the user gave them.
+
+    ``caches``: a cache and a routing each, and what all have in common.
+    """
     settings = [
-        dataclasses.replace(
-            base, residency=residency, cache=cache, routing=routing, lanes=lane, threads=thread
-        )
-        for residency, cache, routing, lane, thread in combinations
+        dataclasses.replace(cache, residency=residency, lanes=lane, threads=thread)
+        for residency, cache, lane, thread in itertools.product(residencies, caches, lanes, threads)
     ]
     return [(test, setting) for setting in settings for test in tests]
 

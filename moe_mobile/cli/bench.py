@@ -37,10 +37,10 @@ from moe_mobile.cli.options import (
     examples,
     initial_cache_option,
     initial_cache_settings,
-    settings_option,
 )
 from moe_mobile.cli.plot_file import check_plot, write_plot
 from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.tuned import Tuned, is_default, require_cache, settings_file_option
 from moe_mobile.device.interface import Device
 from moe_mobile.device.select import open_devices
 from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
@@ -63,7 +63,7 @@ _COOL_SECONDS = 300.0
     )
 )
 @bundle_argument
-@settings_option
+@settings_file_option
 @click.option(
     "-p",
     "--n-prompt",
@@ -198,6 +198,7 @@ def command(
     lanes: str,
     threads: str,
     routing: tuple[str, ...],
+    settings_file: pathlib.Path | None,
     initial_cache: str,
     router_trace: pathlib.Path | None,
     devices: tuple[str, ...],
@@ -233,13 +234,17 @@ def command(
         raise UsageError("--resume needs --out", remedy="Name the file to continue with --out")
     check_plot(plot, out)
     common["packed_dir"] = None if common["packed_dir"] is None else str(common["packed_dir"])
-    base = Settings(**common, **initial_cache_settings(initial_cache, bundle))
+    residencies = grid_text.values("--residency", residency, grid_text.residency)
+    tuned = None
+    if settings_file is not None:
+        require_cache(settings_file, residencies)
+        tuned = Tuned(settings_file, bundle)
+    cached = {name: common.pop(name) for name in ("pool", "eviction")}
+    cached |= {"cache": cache, "routing": routing, "initial_cache": initial_cache}
     rows = grid(
         tests,
-        base,
-        routings=split_routings(routing),
-        caches=grid_text.values("--cache", cache, str),
-        residencies=grid_text.values("--residency", residency, grid_text.residency),
+        [Settings(**common, **one) for one in _caches(cached, tuned, bundle)],
+        residencies=residencies,
         lanes=grid_text.values("--lanes", lanes, grid_text.positive),
         threads=grid_text.values("-t", threads, grid_text.threads),
     )
@@ -247,7 +252,7 @@ def command(
     check_wish(affinity)
     gate = _gate(cool_to, cool_timeout)
     facts = bundle_facts(bundle)
-    check_fits(tests, facts, base.context)
+    check_fits(tests, facts, common["context"])
     trace = None
     if router_trace is not None:
         from moe_mobile.bench.router_trace import open_router_trace
@@ -269,7 +274,7 @@ def command(
         gate=gate,
         gate_asked=cool_to != "auto",
         affinity=affinity,
-        packed_dir=base.packed_dir,
+        packed_dir=common["packed_dir"],
     )
     shown = Shown(
         make_renderer("json" if as_json else output or "md", sys.stdout, tokens=tokens),
@@ -335,6 +340,26 @@ def _continuable(error: MoeMobileError, file: ResultFile | None) -> MoeMobileErr
     go_on = f"--out {file.path} --resume measures what is missing"
     remedy = go_on if error.remedy is None else f"{error.remedy.rstrip('.')}. {go_on}"
     return type(error)(error.cause, file=error.file, setting=error.setting, remedy=remedy)
+
+
+def _caches(
+    given: dict[str, Any], tuned: Tuned | None, bundle: pathlib.Path
+) -> list[dict[str, Any]]:
+    """Settings of each cache and routing, in the order the user gave them.
+
+    ``given``: values of the options that a file of settings may stand for.
+    """
+    sizes: list[str | None] = [*grid_text.values("--cache", given["cache"], str)]
+    if tuned is not None and is_default("cache"):
+        sizes = [None]  # the file's
+    settings = []
+    for size in sizes:
+        one = given | {"cache": size} | ({} if tuned is None else tuned.values(size))
+        routings = one.pop("routing")
+        one |= initial_cache_settings(one["initial_cache"], bundle)
+        for routing in split_routings([routings] if isinstance(routings, str) else routings):
+            settings.append(one | {"routing": routing})
+    return settings
 
 
 def _gate(text: str, timeout: float) -> Gate | None:

@@ -18,10 +18,10 @@ from moe_mobile.cli.options import (
     echo_json,
     examples,
     json_option,
-    require_settings,
 )
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.text import size
+from moe_mobile.cli.tuned import Tuned
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.deploy.deploy import Deployed
 from moe_mobile.device.select import ANY, open_devices
@@ -74,7 +74,7 @@ def command(
     where it stopped. Other bundles stay usable meanwhile.
     """
     if settings_file is not None:
-        require_settings(settings_file, bundle)
+        Tuned(settings_file, bundle)  # raises for one that is not for it
     places = open_devices(devices, every=every, otherwise=ANY)
     answers, errors = [], []
     for device in places:

@@ -20,12 +20,12 @@ from moe_mobile.cli.options import (
     engine_request,
     examples,
     json_option,
-    settings_option,
 )
 from moe_mobile.cli.output import notes_of
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.prompt import TOKENIZER, load_tokenizer, parse_ids, read_text
 from moe_mobile.cli.text import percent
+from moe_mobile.cli.tuned import settings_option
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
 

@@ -17,10 +17,10 @@ from moe_mobile.cli.options import (
     engine_request,
     examples,
     json_option,
-    settings_option,
 )
 from moe_mobile.cli.output import notes_of
 from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.tuned import settings_option
 from moe_mobile.device.select import open_device
 
 

@@ -4,23 +4,19 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import pathlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from moe_mobile.errors import UsageError
-
-if TYPE_CHECKING:
-    from moe_mobile.routing.settings_file import SettingsFile
 
 __all__ = [
     "BUNDLE",
     "RESIDENCIES",
+    "Decorated",
     "bundle_argument",
     "common_engine_options",
     "device_option",
@@ -33,8 +29,6 @@ __all__ = [
     "initial_cache_settings",
     "json_option",
     "packed_dir_option",
-    "require_settings",
-    "settings_option",
     "uncached_engine_options",
 ]
 
@@ -194,68 +188,6 @@ def uncached_engine_options(function: Decorated) -> Decorated:
     for option in reversed((_CONTEXT, packed_dir_option, *_HOW)):
         function = option(function)
     return function
-
-
-def settings_option(function: Decorated) -> Decorated:
-    """``--settings``: what a file says of options that were not given. For a command with a
-    ``bundle``; below the options that it speaks of."""
-    option = click.option(
-        "--settings",
-        "settings_file",
-        type=click.Path(path_type=pathlib.Path),
-        metavar="FILE",
-        help="Take --cache, --routing, --pool, --eviction and --initial-cache from what `tune` "
-        "wrote, where they are not given here.",
-    )
-
-    @functools.wraps(function)
-    def command(*, settings_file: pathlib.Path | None, **options: Any) -> Any:
-        if settings_file is not None:
-            options |= _settings_of(settings_file, options)
-        return function(**options)
-
-    return option(cast(Decorated, command))
-
-
-def require_settings(path: pathlib.Path, bundle: pathlib.Path) -> SettingsFile:
-    """What a file of settings says. Raises UsageError where it is for another bundle, and what
-    reading the file and the bundle raises."""
-    import hashlib
-
-    from moe_mobile.bundle.reader import read_manifest_bytes
-    from moe_mobile.routing.settings_file import read_settings
-
-    found = read_settings(path)
-    found.require(hashlib.sha256(read_manifest_bytes(bundle)).hexdigest(), path)
-    return found
-
-
-def _settings_of(path: pathlib.Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Values of the running command's options that were not given."""
-    import dataclasses
-
-    from moe_mobile.routing.settings_file import same_cache
-
-    found = require_settings(path, options["bundle"])
-    ctx = click.get_current_context()
-    free = {
-        parameter.name: parameter
-        for parameter in ctx.command.params
-        if ctx.get_parameter_source(parameter.name or "") is ParameterSource.DEFAULT
-    }
-    cache = None if "cache" in free else str(options["cache"])
-    chosen = found.pick(cache).settings
-    if cache is not None and not same_cache(chosen.cache, cache):
-        click.echo(
-            f"note: {path} was made for a cache of {chosen.cache}, not {cache}: what it measured "
-            "does not hold here",
-            err=True,
-        )
-    return {
-        name: (value,) if free[name].multiple else value
-        for name, value in dataclasses.asdict(chosen).items()
-        if name in free
-    }
 
 
 def engine_request(options: dict[str, Any], bundle: pathlib.Path) -> dict[str, Any]:

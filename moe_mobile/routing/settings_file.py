@@ -8,7 +8,6 @@ docs/routing/tune.md describes the file.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -28,8 +27,8 @@ __all__ = [
     "ChosenSettings",
     "Measured",
     "SettingsFile",
+    "cache_share",
     "read_settings",
-    "same_cache",
     "write_settings",
 ]
 
@@ -134,18 +133,27 @@ class SettingsFile:
             )
 
     def pick(self, cache: str | None) -> Choice:
-        """The choice for a cache of this size, or else the first."""
-        sizes = (one for one in self.choices if cache and same_cache(one.settings.cache, cache))
-        return next(sizes, self.choices[0])
+        """The choice for a cache of this size, or else of the largest below it, which is no worse
+        off there; None: the first. Raises UsageError where there is none."""
+        if cache is None:
+            return self.choices[0]
+        share = cache_share(cache)
+        fitting = [one for one in self.choices if cache_share(one.settings.cache) <= share]
+        if not fitting:
+            sizes = ", ".join(choice.settings.cache for choice in self.choices)
+            cause = "is smaller than that" if share >= 0 else "is no share of the experts"
+            raise UsageError(
+                f"the settings are for caches of {sizes}, and {cache} {cause}",
+                remedy="Choose one of them with --cache, or run `moe-mobile tune` for this one",
+            )
+        return max(fitting, key=lambda one: cache_share(one.settings.cache))
 
 
-def same_cache(one: str, other: str) -> bool:
-    """Whether two texts are the same share of the experts."""
-    shares = [
-        re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)%", text.strip(), re.ASCII) for text in (one, other)
-    ]
-    first, second = (None if share is None else float(share[1]) for share in shares)
-    return first is not None and second is not None and math.isclose(first, second, abs_tol=1e-6)
+def cache_share(cache: str) -> float:
+    """The share of the experts that a cache such as ``50%`` holds; -1 where it is no share."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,20})?)%", cache.strip(), re.ASCII)
+    # Shares are written with twelve digits; two that differ less are the same.
+    return -1.0 if match is None else round(float(match[1]), 9) / 100
 
 
 def write_settings(path: str | os.PathLike[str], settings: SettingsFile) -> int:
@@ -212,12 +220,15 @@ def _parse(data: bytes, file: str) -> SettingsFile:
         choices = root["choices"].items()
         if not 0 < len(choices) <= _MAX_CHOICES:
             root["choices"].fail(f"has {len(choices)} entries, not 1 to {_MAX_CHOICES}")
+        made = tuple(map(_choice, choices))
+        if len({cache_share(choice.settings.cache) for choice in made}) < len(made):
+            root["choices"].fail("has two for one size of the cache")
         return SettingsFile(
             created_by=root["created_by"].text(_MAX_TEXT),
             model=root["model"].text(_MAX_TEXT),
             bundle_hash=_hash(root["bundle_hash"]),
             limit=root["limit"].text(_MAX_TEXT),
-            choices=tuple(map(_choice, choices)),
+            choices=made,
         )
     except BundleInvalidError as error:
         raise UsageError(error.cause, file=file, remedy=_REMEDY) from error
@@ -234,7 +245,7 @@ def _choice(field: JsonField) -> Choice:
         eviction=settings["eviction"].text(_MAX_TEXT),
         initial_cache=settings["initial_cache"].one_of(_INITIAL),
     )
-    if not same_cache(chosen.cache, chosen.cache):
+    if not 0 < cache_share(chosen.cache) <= 1:
         settings["cache"].fail("is no share of the experts such as '50%'")
     _check_engine_takes(chosen, settings)
     choice = Choice(chosen, _measured(field["measured"]))
@@ -259,7 +270,7 @@ def _measured(field: JsonField) -> Measured:
         text_sha256=_hash(field["text_sha256"]),
         perplexity=_positive(field["perplexity"]),
         exact_perplexity=_positive(field["exact_perplexity"]),
-        perplexity_change=field["perplexity_change"].number(),
+        perplexity_change=_change(field["perplexity_change"]),
         change_error=_optional(field["change_error"]),
         loads_per_token_layer=_natural(field["loads_per_token_layer"]),
         exact_loads_per_token_layer=_natural(field["exact_loads_per_token_layer"]),
@@ -275,6 +286,13 @@ def _hash(field: JsonField) -> str:
     if re.fullmatch("[0-9a-f]{64}", text) is None:
         field.fail("is no SHA-256 in 64 lower-case hexadecimal digits")
     return text
+
+
+def _change(field: JsonField) -> float:
+    value = field.number()
+    if value <= -1:
+        field.fail("leaves no perplexity")
+    return value
 
 
 def _natural(field: JsonField) -> float:

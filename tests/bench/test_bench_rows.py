@@ -77,9 +77,7 @@ def test_each_row_has_a_process_and_its_settings(
 ) -> None:
     rows = grid(
         [BenchTest(8, 0), BenchTest(0, 2)],
-        Settings(context=64),
-        routings=["exact"],
-        caches=["25%", "50%"],
+        [Settings(cache=cache, context=64) for cache in ("25%", "50%")],
         residencies=["slots"],
         lanes=[1],
         threads=[None, 2],

@@ -20,8 +20,8 @@ from moe_mobile.routing.settings_file import (
     ChosenSettings,
     Measured,
     SettingsFile,
+    cache_share,
     read_settings,
-    same_cache,
     write_settings,
 )
 
@@ -92,13 +92,24 @@ def test_is_for_one_bundle() -> None:
 
 
 def test_a_choice_for_each_size_of_the_cache() -> None:
-    assert FILE.pick(None) is FILE.choices[0]
-    assert FILE.pick("28.125%") is FILE.choices[1]
-    assert FILE.pick("28.1250 %") is FILE.choices[0]  # no share at all
-    assert FILE.pick("512MiB") is FILE.choices[0]
-    assert same_cache("50%", " 50.0% ")
-    assert not same_cache("50%", "51%")
-    assert not same_cache("\u0665%", "5%")
+    large, small = FILE.choices  # of 50 % and 28.125 %
+    assert FILE.pick(None) is large
+    for cache, wanted in {
+        "28.125%": small,
+        " 28.1250% ": small,
+        "49.9%": small,
+        "50.0%": large,
+        "100%": large,
+    }.items():
+        assert FILE.pick(cache) is wanted, cache
+    for cache, cause in {"28%": "smaller", "512MiB": "no share", "28.125 %": "no share"}.items():
+        with pytest.raises(UsageError, match=cause) as caught:
+            FILE.pick(cache)
+        assert "50%, 28.125%" in caught.value.cause
+        assert caught.value.remedy
+    assert cache_share("33.333333333333%") == cache_share("33.3333333333%")
+    assert cache_share("50%") != cache_share("50.001%")
+    assert cache_share("\u0665%") == cache_share("x") == -1
 
 
 @pytest.mark.parametrize(
@@ -125,6 +136,8 @@ def test_a_choice_for_each_size_of_the_cache() -> None:
         ("choices.0.settings.eviction", "fifo", UsageError),
         ("choices.0.settings.cache", "2GiB", UsageError),
         ("choices.0.settings.cache", 50, UsageError),
+        ("choices.0.settings.cache", "0%", UsageError),
+        ("choices.0.settings.cache", "101%", UsageError),
         ("choices.0.settings.pool", "auto", UsageError),
         ("choices.0.settings.eviction", "", UsageError),
         ("choices.0.settings.initial_cache", "/etc/passwd", UsageError),
@@ -134,6 +147,7 @@ def test_a_choice_for_each_size_of_the_cache() -> None:
         ("choices.0.measured.perplexity", 0, UsageError),
         ("choices.0.measured.perplexity", "1", UsageError),
         ("choices.0.measured.perplexity_change", 1e300, UsageError),
+        ("choices.0.measured.perplexity_change", -1, UsageError),
         ("choices.0.measured.change_error", -1, UsageError),
         ("choices.0.measured.changed_share", 1.1, UsageError),
         ("choices.0.measured.loads_per_token_layer", None, UsageError),
@@ -156,6 +170,16 @@ def test_refuses_broken_files(
         read_settings(path)
     assert caught.value.file == str(path)
     assert caught.value.remedy
+
+
+def test_has_one_choice_for_a_cache(tmp_path: Path) -> None:
+    twice = good()
+    twice["choices"].append(copy.deepcopy(twice["choices"][0]))
+    twice["choices"][1]["settings"]["cache"] = "50.0%"
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(twice))
+    with pytest.raises(UsageError, match="two for one size"):
+        read_settings(path)
 
 
 @pytest.mark.parametrize("member", [*good(), "choices.0.lossy", "choices.0.measured"])

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from moe_mobile.bundle import inspect_bundle
 from moe_mobile.demo import heldout_text
-from moe_mobile.routing.settings_file import read_settings
+from moe_mobile.routing.settings_file import read_settings, write_settings
 from moe_mobile.virtual_phone import VirtualPhone
 from tests.bundles import BundleMaker, DemoMaker
 from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli
@@ -108,13 +109,69 @@ def test_settings_are_used(demo: Path, tuned: tuple[Path, dict[str, Any]]) -> No
     assert generated["routing"]["lossy"]
     other = run_cli(*asked, "--cache", "75%")
     assert other.returncode == 0, other.stderr
-    assert "was made for a cache of 50%, not 75%" in other.stderr
+    assert "nothing for a cache of 75%; what it has for 50%" in other.stderr
+    for cache in ("12%", "512MiB"):
+        error = failed(2, *asked, "--cache", cache)
+        assert error["file"] == str(file)
+        assert "25%" in error["cause"]
     (row,) = ok_json("bench", demo, "--settings", file, "-p", 0, "-n", 4, "-r", 1)
     assert row["routing"]["resolved"] == wanted["50%"].routing
     assert (row["config"]["initial_cache"], row["config"]["pool"]) == ("prompt", "layer")
     (row,) = ok_json("bench", demo, "--settings", file, "-n", 4, "-p", 0, "-r", 1, "--routing",
                      "exact", "--pool", "global")  # fmt: skip
     assert (row["routing"]["resolved"], row["config"]["pool"]) == ("exact", "global")
+
+
+def test_each_cache_of_a_grid_has_its_settings(
+    demo: Path, tuned: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = read_settings(tuned[0] / "settings.json")
+    large, small = settings.choices
+    other = dataclasses.replace(small.settings, routing="max-rank:5,J=1", eviction="lfu:0.9")
+    file = tmp_path / "settings.json"
+    choices = (large, dataclasses.replace(small, settings=other))
+    write_settings(file, dataclasses.replace(settings, choices=choices))
+    asked = ("bench", demo, "--settings", file, "-p", 0, "-n", 2, "-r", 1)
+    rows = ok_json(*asked, "--cache", "25%,50%")
+    assert [row["config"]["cache"] for row in rows] == ["25%", "50%"]
+    for row, wanted in zip(rows, (other, large.settings), strict=True):
+        assert row["routing"]["resolved"] == wanted.routing
+        assert row["config"]["eviction"] == wanted.eviction
+    # What is given wins, for all of them.
+    rows = ok_json(*asked, "--cache", "25%,50%", "--routing", "exact,max-rank:6")
+    assert [row["routing"]["requested"] for row in rows] == ["exact", "max-rank:6"] * 2
+    assert [row["config"]["eviction"] for row in rows] == ["lfu:0.9"] * 2 + ["lru"] * 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "cause"),
+    [({"routing": "cache-prior:0.2,J=99"}, "J=99"), ({"cache": "1%"}, "does not hold")],
+    ids=str,
+)
+def test_settings_that_do_not_fit_the_model_name_their_file(
+    changed: dict[str, str],
+    cause: str,
+    demo: Path,
+    tuned: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    settings = read_settings(tuned[0] / "settings.json")
+    first, *others = settings.choices
+    broken = dataclasses.replace(first, settings=dataclasses.replace(first.settings, **changed))
+    path = tmp_path / "settings.json"
+    write_settings(path, dataclasses.replace(settings, choices=(broken, *others)))
+    for command in ("generate", "bench", "info", "deploy"):
+        error = failed(2, command, demo, "--settings", path)
+        assert error["file"] == str(path)
+        assert cause in error["cause"]
+
+
+def test_settings_need_a_cache(demo: Path, tuned: tuple[Path, dict[str, Any]]) -> None:
+    for command in ("info", "bench"):
+        file = tuned[0] / "settings.json"
+        error = failed(2, command, demo, "--settings", file, "--residency", "resident")
+        assert error["file"] == str(file)
+        assert "resident" in error["cause"]
 
 
 def test_settings_of_another_bundle_are_refused(

@@ -1,0 +1,124 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""``--settings``: options that take their values from the file that `tune` wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+from click.core import ParameterSource
+
+from moe_mobile.cli.options import Decorated
+from moe_mobile.errors import BudgetError, UsageError
+
+if TYPE_CHECKING:
+    from moe_mobile.bundle.manifest import Moe
+    from moe_mobile.routing.settings_file import ChosenSettings
+
+__all__ = ["Tuned", "is_default", "require_cache", "settings_file_option", "settings_option"]
+
+settings_file_option = click.option(
+    "--settings",
+    "settings_file",
+    type=click.Path(path_type=pathlib.Path),
+    metavar="FILE",
+    help="Take --cache, --routing, --pool, --eviction and --initial-cache from what `tune` "
+    "wrote, where they are not given here.",
+)
+
+
+class Tuned:
+    """What a file of settings says of a bundle.
+
+    Raises what reading the file and the bundle does, and UsageError where the one is not for the
+    other.
+    """
+
+    def __init__(self, path: pathlib.Path, bundle: pathlib.Path) -> None:
+        import hashlib
+
+        from moe_mobile.bundle.reader import parse_manifest, read_manifest_bytes
+        from moe_mobile.routing.settings_file import read_settings
+
+        self._path, self._file = path, read_settings(path)
+        data = read_manifest_bytes(bundle)
+        self._file.require(hashlib.sha256(data).hexdigest(), path)
+        manifest = parse_manifest(data, str(bundle))
+        layers = [i for i, layer in enumerate(manifest.layers) if layer.experts is not None]
+        for choice in self._file.choices:
+            self._require_fit(choice.settings, layers, manifest.moe)
+
+    def values(self, cache: str | None) -> dict[str, str]:
+        """Of the running command's options that were not given, by their names.
+
+        ``cache``: the one that was given. Raises UsageError where the file has nothing for it.
+        """
+        from moe_mobile.routing.settings_file import cache_share
+
+        try:
+            chosen = self._file.pick(cache).settings
+        except UsageError as error:
+            raise UsageError(error.cause, file=self._path, remedy=error.remedy) from None
+        if cache is not None and cache_share(cache) != cache_share(chosen.cache):
+            click.echo(
+                f"note: {self._path} has nothing for a cache of {cache}; what it has for "
+                f"{chosen.cache} is used",
+                err=True,
+            )
+        values = dataclasses.asdict(chosen)
+        return {name: value for name, value in values.items() if is_default(name)}
+
+    def _require_fit(self, settings: ChosenSettings, layers: list[int], moe: Moe) -> None:
+        """Raises UsageError where no engine would take it for this model."""
+        from moe_mobile.routing import RoutingRun
+        from moe_mobile.routing.settings_file import cache_share
+
+        try:
+            RoutingRun(
+                experts=moe.num_experts,
+                layers=layers,
+                top_k=moe.top_k,
+                capacity=max(1, int(cache_share(settings.cache) * moe.num_experts + 1e-6)),
+                routing=settings.routing,
+                eviction=settings.eviction,
+                pool=settings.pool,
+            )
+        except (UsageError, BudgetError) as error:
+            raise UsageError(
+                f"the choice for {settings.cache} does not fit this model: {error.cause}",
+                file=self._path,
+                remedy="Run `moe-mobile tune` for this bundle",
+            ) from error
+
+
+def settings_option(function: Decorated) -> Decorated:
+    """``--settings`` of a command that runs one configuration of a ``bundle``."""
+
+    @functools.wraps(function)
+    def command(*, settings_file: pathlib.Path | None, **options: Any) -> Any:
+        if settings_file is not None:
+            require_cache(settings_file, [options["residency"]])
+            cache = None if is_default("cache") else options["cache"]
+            options |= Tuned(settings_file, options["bundle"]).values(cache)
+        return function(**options)
+
+    return settings_file_option(cast(Decorated, command))
+
+
+def is_default(option: str) -> bool:
+    """Whether the running command's option was not given."""
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.DEFAULT
+
+
+def require_cache(path: pathlib.Path, residencies: list[str]) -> None:
+    """Raises UsageError for an engine that has no cache."""
+    if "resident" in residencies:
+        raise UsageError(
+            "settings are about a cache, and with --residency resident there is none",
+            file=path,
+            remedy="Leave out --settings or --residency resident",
+        )
