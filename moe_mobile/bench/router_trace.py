@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_mobile.bundle.manifest import Manifest
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.trace import read_trace
 
@@ -49,21 +50,25 @@ class RouterTrace:
 
 
 def open_router_trace(
-    path: str | os.PathLike[str], *, layers: int, experts: int, positions: int
+    path: str | os.PathLike[str], *, manifest: Manifest, positions: int
 ) -> RouterTrace:
-    """Read a trace that `moe-mobile trace` wrote, for a model of so many MoE layers and experts.
+    """Read a trace that `moe-mobile trace` wrote, to stand for a bundle's routers.
+
+    Its model may have another name, and other layers may have the experts; it is their number that
+    counts, and how many experts each has and uses.
 
     Raises:
-        UsageError: it is of other layers or experts, or shorter than ``positions``, those of the
-            longest test; or it is no trace.
+        UsageError: it has other numbers of layers, experts or experts per token, or fewer tokens
+            than ``positions``, those of the longest test; or it is no trace.
         UnsupportedError, IoError: as :func:`moe_mobile.routing.trace.read_trace`.
     """
     trace = read_trace(path)
-    tokens, its_layers, its_experts = trace.router_logits.shape
-    if (its_layers, its_experts) != (layers, experts):
+    tokens, *shape = trace.router_logits.shape
+    layers = sum(layer.experts is not None for layer in manifest.layers)
+    wanted = [layers, manifest.moe.num_experts, manifest.moe.top_k]
+    if [*shape, trace.top_k] != wanted:
         raise UsageError(
-            f"is of {its_layers} layers with {its_experts} experts each, the bundle has {layers} "
-            f"with {experts}",
+            f"is of {_shape(*shape, trace.top_k)}, the bundle has {_shape(*wanted)}",
             file=path,
             remedy="Name a trace of a model with the same",
         )
@@ -83,3 +88,7 @@ def open_router_trace(
             "tokens": tokens,
         },
     )
+
+
+def _shape(layers: int, experts: int, top_k: int) -> str:
+    return f"{layers} layers, the best {top_k} of {experts} experts in each"

@@ -256,11 +256,11 @@ def command(
     trace = None
     if router_trace is not None:
         from moe_mobile.bench.router_trace import open_router_trace
+        from moe_mobile.bundle.reader import read_manifest
 
         trace = open_router_trace(
             router_trace,
-            layers=facts.moe_layers,
-            experts=facts.num_experts,
+            manifest=read_manifest(bundle),
             positions=max(test.positions for test in tests),
         )
     places = open_devices(devices, every=every, otherwise=None)

@@ -64,8 +64,18 @@ class CacheProfile:
             _require(len(set(experts)) == len(experts), f"layer {number} names an expert twice")
             _require(bool(experts), f"layer {number} names no expert")
 
-    def of(self, layers: Sequence[int], experts: int) -> list[Sequence[int]]:
-        """As :func:`simulate` takes it. Raises UsageError if it is not of a model with these."""
+    def of(self, model: str, layers: Sequence[int], experts: int) -> list[Sequence[int]]:
+        """As :func:`simulate` takes it. Raises UsageError if it is not of that model.
+
+        Other models of the same shape use other experts: the name counts too.
+        """
+        if model != self.model:
+            raise UsageError(
+                f"the profile is of {self.model}, and the model is {model}",
+                setting="initial_cache",
+                remedy="Record one of this model; if only its name has changed, correct the "
+                "member 'model' of the profile",
+            )
         if tuple(layers) != tuple(self.layers) or experts != self.experts:
             raise UsageError(
                 f"the profile is of {self.model}, with {self.experts} experts in each of the "

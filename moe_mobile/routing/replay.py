@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from moe_mobile.errors import BudgetError, UsageError
+from moe_mobile.errors import BudgetError, UsageError, read_error
 from moe_mobile.routing.arguments import InitialCache
 from moe_mobile.routing.counts import Counts
 from moe_mobile.routing.profile import CacheProfile
@@ -149,7 +149,8 @@ def replay(
     is wrong with the last is not told after the work.
 
     Args:
-        paths: files that ``moe-mobile trace`` wrote, of one model.
+        paths: different files that ``moe-mobile trace`` wrote, of one model from one source in one
+            precision.
         routings, eviction, pool: as :func:`simulate` takes them.
         capacities: per layer; a global pool holds as many times the layers.
         initial_cache: what is cached when a sequence's decoding begins, after the tokens that the
@@ -159,31 +160,30 @@ def replay(
         check: sees the model before the work, and may raise.
 
     Raises:
-        UsageError: a setting or trace is wrong, the traces are of different models, or decode
-            nothing.
+        UsageError: a setting or trace is wrong, the traces do not go together, one is named twice,
+            or they decode nothing.
         BudgetError: a capacity holds less than one token uses of a layer.
         UnsupportedError, IoError: as :func:`read_trace`.
     """
     model: Model | None = None
+    origin: dict[str, object] = {}
     initial: InitialCache = "cold"
     sequences = tokens = prompt = 0
     rows: list[Row] = []
+    seen: dict[tuple[int, int], str | os.PathLike[str]] = {}
     for path in paths:
         trace = read_trace(path)
+        _require_new(path, seen)
         if model is None:
-            model = _model(trace)
+            model, origin = _model(trace), _origin(trace)
             if check is not None:
                 check(model)
             wanted = [(routing, eviction) for routing in routings]
             wanted += [("exact", "belady")] * belady
             initial = _initial(initial_cache, model)
             rows = _empty_rows(trace, model, dict.fromkeys(wanted), capacities, pool, initial)
-        elif _model(trace) != model:
-            raise UsageError(
-                f"is of another model than {os.fspath(paths[0])}, or routed otherwise",
-                file=path,
-                remedy="Replay the traces of each model by themselves",
-            )
+        else:
+            _require_same(path, _origin(trace), os.fspath(paths[0]), origin)
         sequences += len(trace.sequences)
         tokens += sum(trace.sequences)
         prompt += sum(min(length, trace.prompt_tokens) for length in trace.sequences)
@@ -215,8 +215,59 @@ def _model(trace: Trace) -> Model:
     return Model(trace.model, trace.layers, experts, trace.top_k, trace.scoring)
 
 
+def _origin(trace: Trace) -> dict[str, object]:
+    """What traces that are added up agree in, by the names that an error calls it."""
+    return {
+        "model": trace.model,
+        "layers": trace.layers,
+        "number of experts": trace.router_logits.shape[2],
+        "top_k": trace.top_k,
+        "renormalize": trace.renormalize,
+        "scoring": trace.scoring,
+        "source": trace.source,
+        "source_id": trace.source_id,
+        "precision": trace.precision,
+    }
+
+
+def _require_same(
+    path: str | os.PathLike[str], its: dict[str, object], first: str, origin: dict[str, object]
+) -> None:
+    for name, value in its.items():
+        if value != origin[name]:
+            raise UsageError(
+                f"does not go with {first}: the {name} is {_shown(value)}, there "
+                f"{_shown(origin[name])}",
+                file=path,
+                remedy="Replay the traces of each model and precision by themselves",
+            )
+
+
+def _shown(value: object) -> str:
+    """A short text of it; a model may have 4096 layers."""
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _require_new(
+    path: str | os.PathLike[str], seen: dict[tuple[int, int], str | os.PathLike[str]]
+) -> None:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise read_error(error, os.fspath(path)) from error
+    place = (status.st_dev, status.st_ino)
+    if place in seen:
+        raise UsageError(
+            f"is the same file as {os.fspath(seen[place])}, and would count twice",
+            file=path,
+            remedy="Name each trace once",
+        )
+    seen[place] = path
+
+
 def _initial(cache: str | CacheProfile, model: Model) -> InitialCache:
-    return cache if isinstance(cache, str) else cache.of(model.layers, model.experts)
+    return cache if isinstance(cache, str) else cache.of(model.name, model.layers, model.experts)
 
 
 def _simulate(

@@ -245,13 +245,14 @@ def test_the_command_line_takes_a_profile_of_the_model_only(bundle: Path, tmp_pa
     answer = ok_json(*run, "--routing", "cache-prior:0.2", "--initial-cache", file)
     assert answer["settings"]["initial_cache"] == "profile"
     for profile in (
-        CacheProfile("other", 64, {layer: [3, 1] for layer in range(6)}),
-        CacheProfile("other", 32, {layer: [3, 1] for layer in range(5)}),
+        CacheProfile("demo", 64, {layer: [3, 1] for layer in range(6)}),
+        CacheProfile("demo", 32, {layer: [3, 1] for layer in range(5)}),
+        CacheProfile("other", 32, {layer: [3, 1] for layer in range(6)}),
     ):
         write_profile(file, profile)
         error = failed(2, *run, "--initial-cache", file)
         assert error["file"] == str(file)
-        assert "the profile is of other" in error["cause"]
+        assert f"the profile is of {profile.model}" in error["cause"]
         assert "Record one of this model" in error["remedy"]
 
 

@@ -18,7 +18,7 @@ DATA = DOCS / "findings" / "data"
 
 def table_rows(page: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Every row of every table, with the heading above it; cells by the column's name."""
-    heading, header = "", []
+    heading, header = "", list[str]()
     for line in (DOCS / page).read_text().splitlines():
         if line.startswith("#"):
             heading = line.lstrip("# ")

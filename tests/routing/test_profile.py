@@ -45,7 +45,7 @@ def test_counts_what_exact_routing_uses() -> None:
     for layer, order in enumerate(profile.layers.values()):
         uses = [int((best[:, layer] == expert).sum()) for expert in range(8)]
         assert list(order) == sorted(range(8), key=lambda e: (-uses[e], e))
-    initial = profile.of((0, 2, 3), 8)
+    initial = profile.of("tiny", (0, 2, 3), 8)
     assert simulate(logits, 2, 8, "exact", initial_cache=initial).misses == 0
     with pytest.raises(UsageError, match="no traces"):
         count_uses([])
@@ -69,14 +69,19 @@ def test_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_is_of_one_model() -> None:
-    assert PROFILE.of([1, 12], 4) == [(2, 0, 3, 1), (3,)]
+    name = PROFILE.model
+    assert PROFILE.of(name, [1, 12], 4) == [(2, 0, 3, 1), (3,)]
     for layers, experts in (([1, 12], 8), ([1], 4), ([12, 1], 4)):
         with pytest.raises(UsageError, match="the profile is of tiny"):
-            PROFILE.of(layers, experts)
+            PROFILE.of(name, layers, experts)
     with pytest.raises(UsageError) as caught:
-        PROFILE.of([1, 2, 3, 12], 4)
+        PROFILE.of(name, [1, 2, 3, 12], 4)
     assert "the layers 1, 12" in caught.value.cause
     assert "each of 1-3, 12" in str(caught.value.remedy)
+    with pytest.raises(UsageError, match="is of tiny \u00e9, and the model is tiny") as caught:
+        PROFILE.of("tiny", [1, 12], 4)  # of the same shape, and it uses other experts
+    assert caught.value.setting == "initial_cache"
+    assert "'model'" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize(

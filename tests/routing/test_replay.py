@@ -98,10 +98,37 @@ def test_traces_of_one_model_are_added_up(two_sequences: Path, tmp_path: Path) -
     found = replay([two_sequences, single], ["exact"], capacities("3"))
     assert (found.sequences, found.tokens, found.prompt_tokens) == (3, 7, 0)
     assert totals(found.rows[0]) == (3, 4 + 2, 6 + 2, 6 + 2, 1, 3)
-    other = write(tmp_path / "other", choosing([[0]], 4), 1)
-    with pytest.raises(UsageError, match="another model") as caught:
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("model", {"model": "small"}),
+        ("layers", {"layers": (1,)}),
+        ("top_k", {"top_k": 1}),
+        ("renormalize", {"renormalize": False}),
+        ("source", {"source": "transformers"}),
+        ("source_id", {"source_id": "cd" * 32}),
+        ("precision", {"precision": "8da4w"}),
+    ],
+)
+def test_traces_of_different_origin_are_not_added_up(
+    name: str, changes: dict[str, Any], two_sequences: Path, tmp_path: Path
+) -> None:
+    other = write(tmp_path / "other", choosing([[0, 1]], 4), **{"top_k": 2} | changes)
+    with pytest.raises(UsageError, match=f"{two_sequences}: the {name} is ") as caught:
         replay([two_sequences, other], ["exact"], capacities("3"))
     assert caught.value.file == str(other)
+    assert caught.value.remedy
+
+
+def test_a_trace_counts_once(two_sequences: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(two_sequences)
+    for again in (two_sequences, link, str(tmp_path / "." / two_sequences.name)):
+        with pytest.raises(UsageError, match=f"same file as {two_sequences}") as caught:
+            replay([two_sequences, again], ["exact"], capacities("3"))
+        assert caught.value.file == str(again)
 
 
 def test_a_prompt_is_not_counted(tmp_path: Path) -> None:
@@ -121,6 +148,9 @@ def test_a_prompt_is_not_counted(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the profile is of tiny") as caught:
         replay([trace], ["exact"], capacities("3"), initial_cache=other)
     assert caught.value.setting == "initial_cache"
+    namesake = CacheProfile("small", 4, {0: (1, 2, 3, 0)})
+    with pytest.raises(UsageError, match="is of small, and the model is tiny"):
+        replay([trace], ["exact"], capacities("3"), initial_cache=namesake)
     all_prompt = write(tmp_path / "all", logits, 2, prompt_tokens=5)
     with pytest.raises(UsageError, match="nothing is decoded"):
         replay([all_prompt], ["exact"], capacities("3"))
