@@ -20,6 +20,7 @@ from moe_mobile.cli.virtual_phone import _SIZE
 from moe_mobile.cli.writable import check_outputs, check_replaceable, check_writable
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
+from moe_mobile.routing.texts import split_routings
 
 if TYPE_CHECKING:
     from moe_mobile.bundle.manifest import Manifest
@@ -33,7 +34,7 @@ _STATES = ("cold", "prompt")
 @click.command(
     epilog=examples(
         "moe-mobile simulate demo.safetensors --belady",
-        "moe-mobile simulate demo.safetensors --routing exact --routing cache-prior:0.2,J=2",
+        "moe-mobile simulate demo.safetensors --routing exact,cache-prior:0.2,J=2",
         "moe-mobile simulate olmoe.safetensors --bundle olmoe --capacity 25%,50% --flash ufs4.0",
         "moe-mobile simulate chat.st code.st --expert-bytes 2.65MiB --flash 1200 --csv grid.csv",
         "moe-mobile simulate chat.st --save-profile used.json",
@@ -56,7 +57,8 @@ _STATES = ("cold", "prompt")
     multiple=True,
     default=("exact",),
     show_default=True,
-    help="How experts are chosen; give it several times to compare.",
+    metavar="METHOD,...",
+    help="How experts are chosen; may be given several times.",
 )
 @click.option(
     "--eviction",
@@ -177,6 +179,7 @@ def command(
     from moe_mobile.routing.replay import parse_capacity, replay
     from moe_mobile.routing.trace import read_trace
 
+    routed = split_routings(routings)
     initial = initial_cache if initial_cache in _STATES else read_profile(initial_cache)
     capacities = [parse_capacity(text) for text in capacity.split(",")]
     named = [parse_flash(text) for text in flash if text != "measured"]
@@ -193,7 +196,7 @@ def command(
         chips = tuple(dict.fromkeys(named)) or PROFILES
         found = replay(
             traces,
-            routings,
+            routed,
             capacities,
             eviction=eviction,
             pool=pool,

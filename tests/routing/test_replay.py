@@ -278,6 +278,13 @@ def test_the_table(near_choice: Path, tmp_path: Path) -> None:
     assert "; 3 tokens, 1 of them prompts, in 1 sequence; initial cache: cold;" in lines[0]
 
 
+def test_routings_after_commas_are_several(near_choice: Path) -> None:
+    arguments = ["--capacity", "2", "--routing", "exact, cache-prior:1,J=1", "--routing", "exact"]
+    result = CliRunner().invoke(cli, ["simulate", str(near_choice), *arguments, "--json"])
+    rows = json.loads(result.output)["rows"]
+    assert [row["requested"] for row in rows] == ["exact", "cache-prior:1,J=1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "setting", "cause"),
     [
@@ -290,6 +297,7 @@ def test_the_table(near_choice: Path, tmp_path: Path) -> None:
         (["--capacity", "50%,"], 2, "--capacity", "is no capacity"),
         (["--capacity", "1"], 9, "--capacity", "fewer than the 2"),
         (["--capacity", "2", "--routing", "magic"], 2, "routing", "is no routing method"),
+        (["--capacity", "2", "--routing", "exact,,"], 2, "--routing", "a routing is missing"),
         (
             ["--capacity", "2", "--eviction", "belady", "--routing", "max-rank:3"],
             2,
