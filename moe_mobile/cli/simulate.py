@@ -15,16 +15,17 @@ from moe_mobile.cli.options import BUNDLE, device_option, echo_json, examples, j
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.simulate_text import csv_bytes, describe, notes
+from moe_mobile.cli.sizes import SIZE
 from moe_mobile.cli.text import size
-from moe_mobile.cli.virtual_phone import _SIZE
 from moe_mobile.cli.writable import check_outputs, check_replaceable, check_writable
 from moe_mobile.device.select import open_device
-from moe_mobile.errors import UsageError
+from moe_mobile.errors import IoError, UsageError
 from moe_mobile.routing.texts import split_routings
 
 if TYPE_CHECKING:
     from moe_mobile.bundle.manifest import Manifest
     from moe_mobile.routing.flash import Flash
+    from moe_mobile.routing.profile import CacheProfile
     from moe_mobile.routing.replay import Model, Row
 
 _STATES = ("cold", "prompt")
@@ -88,7 +89,7 @@ _STATES = ("cold", "prompt")
     help="Write the experts of each layer by their use, for --initial-cache; a file that is there "
     "is replaced.",
 )
-@click.option("--expert-bytes", type=_SIZE, metavar="SIZE", help="What a load reads.")
+@click.option("--expert-bytes", type=SIZE, metavar="SIZE", help="What a load reads.")
 @click.option(
     "--bundle", type=BUNDLE, help="Take that from this bundle's manifest; it must be the model's."
 )
@@ -175,12 +176,12 @@ def command(
     check_replaceable(save_profile)
     # They import numpy: only now, so that --help and wrong options answer at once.
     from moe_mobile.routing.flash import PROFILES, measure_flash, parse_flash
-    from moe_mobile.routing.profile import count_uses, read_profile, write_profile
+    from moe_mobile.routing.profile import count_uses, write_profile
     from moe_mobile.routing.replay import parse_capacity, replay
     from moe_mobile.routing.trace import read_trace
 
     routed = split_routings(routings)
-    initial = initial_cache if initial_cache in _STATES else read_profile(initial_cache)
+    initial = initial_cache if initial_cache in _STATES else _profile(initial_cache)
     capacities = [parse_capacity(text) for text in capacity.split(",")]
     named = [parse_flash(text) for text in flash if text != "measured"]
     check = None
@@ -244,6 +245,20 @@ def command(
         )
     for note in remarks:
         click.echo(f"note: {note}")
+
+
+def _profile(file: str) -> CacheProfile:
+    from moe_mobile.routing.profile import read_profile
+
+    try:
+        return read_profile(file)
+    except IoError as error:
+        raise IoError(
+            error.cause,
+            file=error.file,
+            setting="--initial-cache",
+            remedy=f"Give {', '.join(_STATES)} or a file that --save-profile wrote",
+        ) from error
 
 
 def _check_bundle(bundle: pathlib.Path, manifest: Manifest, model: Model) -> None:

@@ -4,32 +4,14 @@
 
 from __future__ import annotations
 
-import re
-from fractions import Fraction
 from typing import Any
 
 import click
 
 from moe_mobile.cli.options import echo_json, examples, json_option
+from moe_mobile.cli.sizes import SIZE
 from moe_mobile.cli.text import size, table
 from moe_mobile.errors import DeviceError, UsageError
-
-
-class _Size(click.ParamType[int]):
-    """A number of bytes: 512MiB, 2GiB, 1000000."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from moe_mobile.virtual_phone.settings import BYTE_UNITS
-
-        match = re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)", str(value))
-        if match is None or match[2] not in BYTE_UNITS:
-            self.fail(f"{value!r} is no size such as 512MiB or 2GiB", param, ctx)
-        return int(Fraction(match[1]) * BYTE_UNITS[match[2]])
-
-
-_SIZE = _Size()
 
 
 @click.group(no_args_is_help=True)
@@ -55,9 +37,9 @@ def command() -> None:
     type=click.Choice(("x86_64", "arm64-v8a")),
     help="Its instruction set; arm64-v8a runs through qemu-user.  [default: this machine's]",
 )
-@click.option("--ram", type=_SIZE, help="Memory for its processes; more is killed.")
+@click.option("--ram", type=SIZE, help="Memory for its processes; more is killed.")
 @click.option("--flash-mbps", type=click.IntRange(1), help="MB/s that its flash reads and writes.")
-@click.option("--flash-size", type=_SIZE, help="Size of /data.")
+@click.option("--flash-size", type=SIZE, help="Size of /data.")
 @click.option(
     "--link-mbps", type=click.IntRange(1), help="MB/s that its connection to adb carries each way."
 )
@@ -165,9 +147,9 @@ def list_phones(as_json: bool) -> None:
 )
 @click.argument("phone")
 @click.option(
-    "--drop-after-received", type=_SIZE, help="Cut the connection after so many bytes; 0: never."
+    "--drop-after-received", type=SIZE, help="Cut the connection after so many bytes; 0: never."
 )
-@click.option("--drop-after-sent", type=_SIZE, help="The same, for bytes the phone sends.")
+@click.option("--drop-after-sent", type=SIZE, help="The same, for bytes the phone sends.")
 @click.option("--drop-again", is_flag=True, default=None, help="Cut every time, not only once.")
 @click.option("--unauthorized/--authorized", default=None, help="Refuse every key.")
 @click.option("--offline/--online", default=None, help="Accept connections and stay silent.")

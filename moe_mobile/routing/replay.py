@@ -90,7 +90,6 @@ class Row(Counts):
 
     def plus(self, result: Simulation) -> Row:
         """With one more sequence."""
-        lifetime = (result.mean_lifetime or 0.0) * result.evictions
         return dataclasses.replace(
             self,
             tokens=self.tokens + result.decoded_tokens,
@@ -99,7 +98,7 @@ class Row(Counts):
             dropped=self.dropped + result.misses - result.loads,
             changed=self.changed + result.changed,
             evictions=self.evictions + result.evictions,
-            lifetime_tokens=self.lifetime_tokens + round(lifetime),
+            lifetime_tokens=self.lifetime_tokens + result.lifetime_tokens,
         )
 
     @property

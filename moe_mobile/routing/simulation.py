@@ -37,6 +37,7 @@ class Simulation:
         loads: misses that were read, all but the dropped.
         changed: slots whose expert exact routing would not have selected.
         evictions: experts that left the cache.
+        lifetime_tokens: tokens from load to eviction, summed over all evictions.
         hit_rate: hits per slot.
         loads_per_token_layer: loads per token and layer.
         changed_share: changed per slot.
@@ -55,6 +56,7 @@ class Simulation:
     loads: int
     changed: int
     evictions: int
+    lifetime_tokens: int
     hit_rate: float
     loads_per_token_layer: float
     changed_share: float
@@ -169,6 +171,7 @@ def simulate(
         loads=result["loads"],
         changed=result["changed"],
         evictions=evictions,
+        lifetime_tokens=result["lifetime_tokens"],
         hit_rate=1 - result["misses"] / slots,
         loads_per_token_layer=result["loads"] * top_k / slots,
         changed_share=result["changed"] / slots,

@@ -332,7 +332,9 @@ def test_a_profile_is_saved_and_used(near_choice: Path, tmp_path: Path) -> None:
     warm = ok_json(*arguments, "--initial-cache", used)
     told = [(row["initial_cache"], row["misses"]) for row in cold["rows"] + warm["rows"]]
     assert told == [("cold", 3), (str(used), 1)]
-    assert "No such file" in failed(6, *arguments, "--initial-cache", "hot")["cause"]
+    error = failed(6, *arguments, "--initial-cache", "warm")
+    assert (error["setting"], error["file"]) == ("--initial-cache", "warm")
+    assert "Give cold, prompt or a file" in error["remedy"]
 
 
 def test_rows_never_replace_what_they_come_from(

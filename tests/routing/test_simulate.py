@@ -133,6 +133,7 @@ def test_decides_as_the_oracles_do(chunk: int) -> None:
         assert got.changed == expected.changed
         assert got.evictions == len(expected.lifetimes)
         if expected.lifetimes:
+            assert got.lifetime_tokens == sum(expected.lifetimes)
             assert got.mean_lifetime == pytest.approx(np.mean(expected.lifetimes))
         else:
             assert got.mean_lifetime is None
