@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
-from moe_mobile.device.adb_server import AdbServer, adb_program, unusable
+from moe_mobile.device.adb_server import AdbServer, adb_command, unusable
 from moe_mobile.device.deploy.deploy import Deployed, Deployer
 from moe_mobile.device.deploy.inventory import ROOT, Inventory
 from moe_mobile.device.deploy.package import (
@@ -218,7 +218,7 @@ class AdbDevice(Device):
         return self.shell(f"sha256sum {shlex.quote(path)}").stdout.partition(" ")[0]
 
     def _command(self, script: str) -> list[str]:
-        return [adb_program(), "-s", self.serial, "shell", "-T", script]
+        return adb_command("-s", self.serial, "shell", "-T", script)
 
     def _lost(self) -> DeviceError:
         state = self._server.states().get(self.serial)

@@ -17,24 +17,28 @@ from moe_mobile.device.shell_stream import ShellStream
 from moe_mobile.errors import DeviceError
 
 _PORT = "ANDROID_ADB_SERVER_PORT"
-# adbutils reads it when it is imported. Empty is unset, as adb has it.
-if os.environ.get(_PORT) == "":
-    del os.environ[_PORT]
+_HOST = "ANDROID_ADB_SERVER_HOST"
+# adbutils reads them when it is imported. Empty is unset, as adb has it.
+for variable in (_PORT, _HOST):
+    if os.environ.get(variable) == "":
+        del os.environ[variable]
 if not re.fullmatch("[0-9]{1,5}", port := os.environ.get(_PORT, "5037")) or not (
     0 < int(port) < 65536
 ):
     raise DeviceError(
         f"{port!r} is no port", setting=_PORT, remedy="Correct or unset that variable"
     )
-from adbutils import AdbClient, adb_path  # noqa: E402
+from adbutils import AdbClient, AdbConnection, adb_path  # noqa: E402
 from adbutils.errors import AdbError, AdbTimeout  # noqa: E402
 
-__all__ = ["AdbServer", "adb_program", "unusable"]
+__all__ = ["AdbServer", "adb_command", "adb_program", "unusable"]
 
 _READY = "device"
 _NETWORK_SERIAL = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 # What is in a socket when a client is killed is sent again later: keep it small.
 _SEND_BUFFER = 1 << 20
+_LOCAL_HOSTS = (None, "localhost", "127.0.0.1")
+_ANSWER_S = 3.0
 
 
 def adb_program() -> str:
@@ -53,6 +57,22 @@ def adb_program() -> str:
             remedy="ADBUTILS_ADB_PATH names it: correct or unset that variable",
         )
     return path
+
+
+def adb_command(*arguments: str) -> list[str]:
+    """A command line for adb, to the server that :class:`AdbServer` speaks to.
+
+    adb itself does not read the variable that names the host, and starts no server on another.
+    """
+    host = _other_host()
+    port = os.environ.get(_PORT, "5037")
+    return [adb_program(), *(["-H", host] if host else []), "-P", port, *arguments]
+
+
+def _other_host() -> str | None:
+    """Where adb's server is, if it is none that we may start."""
+    host = os.environ.get(_HOST)
+    return None if host in _LOCAL_HOSTS else host
 
 
 class AdbServer:
@@ -110,7 +130,7 @@ class AdbServer:
         ``timeout``: seconds that any single read or write may take.
         """
         with self._errors():
-            connection = self._client.make_connection()
+            connection = self._connection()
             try:
                 connection.conn.settimeout(timeout or 10)
                 for command in (f"host:transport:{serial}", f"shell,v2,raw:{script}"):
@@ -132,7 +152,7 @@ class AdbServer:
             return ShellStream(connection.conn)
 
     def _ask(self, question: str, *, may_fail: bool = False) -> str:
-        with self._errors(), self._client.make_connection(timeout=20) as connection:
+        with self._errors(), self._connection(timeout=20) as connection:
             connection.send_command(question)
             try:
                 connection.check_okay()
@@ -143,6 +163,30 @@ class AdbServer:
             text: str = connection.read_string_block()
             return text
 
+    def _connection(self, timeout: float | None = None) -> AdbConnection:
+        if (host := _other_host()) is not None:
+            self._look(host)
+        return self._client.make_connection(timeout=timeout)
+
+    def _look(self, host: str) -> None:
+        """Raise where nothing answers there: adbutils would start a server here, for nothing."""
+        place = f"{host}:{self._client.port}"
+        try:
+            with socket.socket() as probe:
+                probe.settimeout(_ANSWER_S)
+                probe.connect((host, self._client.port))
+        except (socket.gaierror, UnicodeError):
+            raise DeviceError(
+                f"there is no host {host!r}", setting=_HOST, remedy="Correct or unset that variable"
+            ) from None
+        except OSError as error:
+            raise DeviceError(
+                f"no adb server answers at {place}: {error.strerror or 'it is silent'}",
+                setting=_HOST,
+                remedy="Start one there that others may reach (`adb -a nodaemon server start`), "
+                "or unset that variable",
+            ) from None
+
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         """adbutils starts the server where none answers; what goes wrong then becomes typed."""
@@ -151,7 +195,7 @@ class AdbServer:
             yield
         except (AdbTimeout, TimeoutError, subprocess.TimeoutExpired):
             raise DeviceError(
-                "adb's server does not answer", remedy="Run `adb kill-server`, then try again"
+                "adb's server does not answer", remedy=_restart("then try again")
             ) from None
         except OSError as error:
             if error.errno != errno.ENOEXEC:
@@ -173,8 +217,14 @@ class AdbServer:
 def _failed(error: Exception) -> DeviceError:
     return DeviceError(
         f"adb failed: {error or 'it closed the connection'}",
-        remedy="Run `adb kill-server`, then `adb devices`",
+        remedy=_restart("then `adb devices`"),
     )
+
+
+def _restart(then: str) -> str:
+    host = _other_host()
+    where = "" if host is None else f" on {host}, where {_HOST} says it is"
+    return f"Run `adb kill-server`{where}, {then}"
 
 
 def unusable(serial: str, state: str | None) -> DeviceError:

@@ -187,12 +187,12 @@ def _wants_scope(settings: PhoneSettings) -> bool:
 
 
 def _adb(*arguments: str) -> str:
-    from moe_mobile.device.adb_server import adb_program  # takes a while
+    from moe_mobile.device.adb_server import adb_command  # takes a while
 
-    program = adb_program()
+    command = adb_command(*arguments)
     try:
         result = subprocess.run(
-            [program, *arguments],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,0 +1,113 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""An adb server that is not where one would look first."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cli.program import run_cli
+from tests.device.test_bad_days import failed_in
+from tests.phones import StartPhone
+
+# Loopback too, and nothing but what we put there listens on it.
+ELSEWHERE = "127.0.0.2"
+
+
+def pour(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
+def serve(listener: socket.socket, port: int) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            client, _ = listener.accept()
+            server = socket.create_connection(("127.0.0.1", port))
+            for pair in ((client, server), (server, client)):
+                threading.Thread(target=pour, args=pair, daemon=True).start()
+
+
+def free_port() -> int:
+    """Of the address where adb would start a server of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def elsewhere(adb_server: int) -> Iterator[dict[str, str]]:
+    """The environment in which the tests' adb server is on another address and port."""
+    port = free_port()
+    with socket.socket() as listener:
+        listener.bind((ELSEWHERE, port))
+        listener.listen(64)
+        threading.Thread(target=serve, args=(listener, adb_server), daemon=True).start()
+        yield {"ANDROID_ADB_SERVER_HOST": ELSEWHERE, "ANDROID_ADB_SERVER_PORT": str(port)}
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+    assert not listens(port), "an adb server was left behind"
+
+
+def test_all_commands_use_the_server_of_that_host(
+    phone: StartPhone, tiny_bundle: pathlib.Path, elsewhere: dict[str, str]
+) -> None:
+    one = phone()
+    on_phone = (tiny_bundle, "--device", one.serial)
+    environment = os.environ | elsewhere
+    for arguments in (
+        ("devices",),
+        ("deploy", *on_phone),
+        ("info", *on_phone),
+        ("generate", *on_phone, "--token-ids", "5,6,7", "-n", 4),
+        ("bench", *on_phone, "-p", 0, "-n", 4, "-r", 1),
+    ):
+        result = run_cli(*arguments, "--json", env=environment)
+        assert result.returncode == 0, (arguments, result.stdout, result.stderr)
+        if arguments[0] == "bench":  # the sampler has a connection of its own
+            assert json.loads(result.stdout)[0]["pss_bytes"]
+    second = run_cli("virtual-phone", "start", "--name", "second", env=environment)
+    try:
+        listed = json.loads(run_cli("devices", "--json", env=environment).stdout)["devices"]
+        assert {row["serial"] for row in listed} == {one.serial, second.stdout.strip()}
+    finally:
+        run_cli("virtual-phone", "stop", "second", env=environment)
+
+
+def test_no_server_of_that_host(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
+    one = phone()
+    for host, told in (("nosuchhost.invalid", "no host"), (ELSEWHERE, "no adb server answers")):
+        port = free_port()
+        environment = {"ANDROID_ADB_SERVER_HOST": host, "ANDROID_ADB_SERVER_PORT": str(port)}
+        for arguments in (("devices",), ("info", tiny_bundle, "-s", one.serial)):
+            error = failed_in(environment, 12, *arguments)
+            assert error["setting"] == "ANDROID_ADB_SERVER_HOST"
+            assert told in error["cause"]
+            assert "unset that variable" in error["remedy"]
+            assert "kill-server" not in error["remedy"]
+        assert not listens(port), "an adb server was left behind"
+
+
+@pytest.mark.parametrize("host", ["", "localhost", "127.0.0.1"])
+def test_names_of_this_machine(phone: StartPhone, tiny_bundle: pathlib.Path, host: str) -> None:
+    one = phone()
+    environment = os.environ | {"ANDROID_ADB_SERVER_HOST": host}
+    result = run_cli("info", tiny_bundle, "-s", one.serial, "--json", env=environment)
+    assert result.returncode == 0, result.stderr
