@@ -63,12 +63,13 @@ def open_router_trace(
         UnsupportedError, IoError: as :func:`moe_mobile.routing.trace.read_trace`.
     """
     trace = read_trace(path)
-    tokens, *shape = trace.router_logits.shape
+    tokens, its_layers, its_experts = trace.router_logits.shape
     layers = sum(layer.experts is not None for layer in manifest.layers)
-    wanted = [layers, manifest.moe.num_experts, manifest.moe.top_k]
-    if [*shape, trace.top_k] != wanted:
+    its = _shape(its_layers, its_experts, trace.top_k)
+    wanted = _shape(layers, manifest.moe.num_experts, manifest.moe.top_k)
+    if its != wanted:
         raise UsageError(
-            f"is of {_shape(*shape, trace.top_k)}, the bundle has {_shape(*wanted)}",
+            f"is of {its}, the bundle has {wanted}",
             file=path,
             remedy="Name a trace of a model with the same",
         )

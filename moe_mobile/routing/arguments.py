@@ -5,16 +5,20 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_mobile.errors import UsageError
+from moe_mobile.routing.trace import MAX_EXPERTS, MAX_LAYERS
 
 if TYPE_CHECKING:
     from moe_mobile import _native
+
+_MAX_IN_ALL = 2**24
+"""Experts of all layers: what is kept of each stays below a GiB."""
 
 InitialCache = str | Sequence[Sequence[int]]
 """``cold``, ``prompt``, or for each layer experts to begin with, the most used first."""
@@ -38,12 +42,15 @@ def run_settings(
     """For C++. Raises UsageError where one of them is no such thing at all."""
     from moe_mobile import _native
 
+    experts = whole("experts", experts)
+    numbers = [whole("layers", layer, least=0) for layer in layers]
+    _require_size(experts, len(numbers))
     is_text = isinstance(initial_cache, str)
     if is_text:
         choice("initial_cache", initial_cache, ("cold", "prompt"))
     return _native.RunSettings(
         experts,
-        [whole("layers", layer, least=0) for layer in layers],
+        numbers,
         whole("top_k", top_k),
         whole("capacity", capacity),
         text("routing", routing),
@@ -52,7 +59,7 @@ def run_settings(
         initial_cache == "prompt" if is_text else False,
         [] if isinstance(initial_cache, str) else _profile(initial_cache),
         choice("scoring", scoring, ("softmax", "sigmoid")) == "sigmoid",
-        _bias(bias, len(layers), experts),
+        _bias(bias, len(numbers), experts),
         whole("groups", groups),
         whole("top_groups", top_groups),
     )
@@ -85,6 +92,20 @@ def whole(setting: str, value: Any, least: int = 1) -> int:
     return number
 
 
+def listed(setting: str, values: Any, least: int = 1) -> list[int]:
+    """Several such numbers."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise UsageError(
+            f"{values!r} is no list of whole numbers", setting=setting, remedy="Give a list of them"
+        )
+    try:
+        return [whole(setting, value, least) for value in values]
+    except TypeError as error:  # an array of no dimension
+        raise UsageError(
+            f"{values!r} is no list of whole numbers", setting=setting, remedy="Give a list of them"
+        ) from error
+
+
 def text(setting: str, value: Any) -> str:
     if not isinstance(value, str):
         raise UsageError(f"{value!r} is no text", setting=setting, remedy="Give a str")
@@ -97,6 +118,22 @@ def choice(setting: str, value: Any, choices: tuple[str, ...]) -> str:
             f"{value!r} is unknown", setting=setting, remedy=f"Possible are: {', '.join(choices)}"
         )
     return str(value)
+
+
+def _require_size(experts: int, layers: int) -> None:
+    """Refuses what no model has, before memory is taken for it."""
+    for setting, number, most in (
+        ("experts", experts, MAX_EXPERTS),
+        ("layers", layers, MAX_LAYERS),
+        ("experts", experts * layers, _MAX_IN_ALL),
+    ):
+        if number > most:
+            where = " in all layers" if most is _MAX_IN_ALL else ""
+            raise UsageError(
+                f"{number} {setting}{where} are more than {most}",
+                setting=setting,
+                remedy="Give those of a model",
+            )
 
 
 def _profile(profile: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_mobile.errors import UsageError
-from moe_mobile.routing.arguments import InitialCache, checked_logits, run_settings, whole
+from moe_mobile.routing.arguments import InitialCache, checked_logits, listed, run_settings, whole
+from moe_mobile.routing.trace import MAX_LAYERS
 
 __all__ = ["Routed", "RoutingRun", "RunTotals"]
 
@@ -87,7 +89,7 @@ class RoutingRun:
         self,
         *,
         experts: int,
-        layers: int | Sequence[int],
+        layers: int | Iterable[int],
         top_k: int,
         capacity: int,
         routing: str = "exact",
@@ -107,9 +109,9 @@ class RoutingRun:
                 setting="eviction",
                 remedy="Simulate a trace, or choose lru or lfu",
             )
-        numbers = layers if isinstance(layers, Sequence) else range(whole("layers", layers))
+        numbers = _numbers(layers)
         settings = run_settings(
-            experts=whole("experts", experts),
+            experts=experts,
             layers=numbers,
             top_k=top_k,
             capacity=capacity,
@@ -123,7 +125,7 @@ class RoutingRun:
             top_groups=top_groups,
         )
         self._native = _native.RoutingRun(settings)
-        self.experts = experts
+        self.experts = int(experts)
         self.layers = len(numbers)
         self.routing = self._native.routing
         self.note = self._native.note
@@ -157,3 +159,18 @@ class RoutingRun:
     def totals(self) -> RunTotals:
         """What was counted so far."""
         return RunTotals(**self._native.totals())
+
+
+def _numbers(layers: int | Iterable[int]) -> Sequence[int]:
+    """The model's numbers of the layers, where a number of them may be given."""
+    try:
+        count = operator.index(layers)  # type: ignore[arg-type]
+    except TypeError:
+        return listed("layers", layers, least=0)
+    if whole("layers", count) > MAX_LAYERS:
+        raise UsageError(
+            f"{count} layers are more than {MAX_LAYERS}",
+            setting="layers",
+            remedy="Give those of a model",
+        )
+    return range(count)

@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_mobile.errors import UsageError
-from moe_mobile.routing.arguments import InitialCache, checked_logits, run_settings, whole
+from moe_mobile.routing.arguments import InitialCache, checked_logits, listed, run_settings, whole
 
 __all__ = ["Simulation", "simulate"]
 
@@ -71,10 +71,10 @@ def simulate(
     eviction: str = "lru",
     *,
     pool: str = "layer",
-    sequences: Sequence[int] | None = None,
+    sequences: Iterable[int] | None = None,
     prompt_tokens: int = 0,
     initial_cache: InitialCache = "cold",
-    layers: Sequence[int] | None = None,
+    layers: Iterable[int] | None = None,
     scoring: str = "softmax",
     bias: NDArray[np.float32] | None = None,
     groups: int = 1,
@@ -127,7 +127,7 @@ def simulate(
 
     checked = checked_logits(logits, "tokens, layers, experts", 3)
     tokens, depth, experts = checked.shape
-    numbers = range(depth) if layers is None else layers
+    numbers = range(depth) if layers is None else listed("layers", layers, least=0)
     if len(numbers) != depth:
         raise UsageError(
             f"there are {len(numbers)} numbers for {depth} layers",
@@ -179,10 +179,10 @@ def simulate(
     )
 
 
-def _lengths(sequences: Sequence[int] | None, tokens: int) -> list[int]:
+def _lengths(sequences: Iterable[int] | None, tokens: int) -> list[int]:
     if sequences is None:
         return [tokens]
-    lengths = [whole("sequences", length) for length in sequences]
+    lengths = listed("sequences", sequences)
     if sum(lengths) != tokens:
         raise UsageError(
             f"they have {sum(lengths)} tokens, the logits {tokens}",

@@ -77,7 +77,7 @@ def test_one_pool_goes_token_by_token(logits: NDArray[np.float32], initial: Any)
             np.testing.assert_array_equal(selected[0], expected.selected[token, layer])
             np.testing.assert_array_equal(missed[0], expected.missed[token, layer])
             assert not dropped.any()
-    with pytest.raises(UsageError, match="is not the next one") as caught:
+    with pytest.raises(UsageError, match="layer 1 is not the next one, which is 0") as caught:
         run.route(1, logits[0, :1])
     assert caught.value.setting == "layer"
     with pytest.raises(UsageError, match="3 tokens") as caught:
@@ -112,6 +112,26 @@ def test_a_method_that_begins_after_the_last_layer_is_exact(logits: NDArray[np.f
     assert made(**cache).routing == "cache-prior:0.5,J=2,first=7"
 
 
+def test_the_layers_may_be_any_list_or_their_number(logits: NDArray[np.float32]) -> None:
+    cache: dict[str, Any] = {"routing": "cache-prior:0.5,first=2"}
+    expected = made(**cache).route(2, logits[:, 2])
+    for layers in (range(3), np.arange(3), iter([0, 1, 2]), np.int64(3), np.array(3)):
+        run = made(**cache, layers=layers)
+        assert run.layers == 3
+        for got, wanted in zip(run.route(2, logits[:, 2]), expected, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+    assert made(layers=np.array([7])).layers == 1
+
+
+@pytest.mark.parametrize("pool", ["layer", "global"])
+def test_a_layer_that_is_not_there(pool: str, logits: NDArray[np.float32]) -> None:
+    run = made(pool=pool)
+    with pytest.raises(UsageError, match="there is no layer 3 among 3") as caught:
+        run.route(3, logits[:1, 0])
+    assert caught.value.setting == "layer"
+    assert "pool" not in str(caught.value.remedy)
+
+
 def test_what_is_refused_changes_nothing(logits: NDArray[np.float32]) -> None:
     run, other = made(routing="cache-prior:0.3"), made(routing="cache-prior:0.3")
     for part in (logits[:30, 0], logits[30:, 0]):
@@ -138,6 +158,15 @@ def test_what_is_refused_changes_nothing(logits: NDArray[np.float32]) -> None:
         ("layers", {"layers": ()}, UsageError),
         ("layers", {"layers": (1, 1)}, UsageError),
         ("layers", {"layers": (-1, 1)}, UsageError),
+        ("layers", {"layers": 2.0}, UsageError),
+        ("layers", {"layers": "012"}, UsageError),
+        ("layers", {"layers": 4097}, UsageError),
+        ("layers", {"layers": range(4097)}, UsageError),
+        ("layers", {"layers": 2**31 - 1}, UsageError),
+        ("experts", {"experts": 65537}, UsageError),
+        ("experts", {"experts": 2**31 - 1}, UsageError),  # would take all memory
+        ("experts", {"experts": 65536, "layers": 4096}, UsageError),
+        ("experts", {"experts": 16.0}, UsageError),
         ("top_k", {"top_k": 17}, UsageError),
         ("capacity", {"capacity": 3}, BudgetError),
         ("capacity", {"capacity": 17}, UsageError),

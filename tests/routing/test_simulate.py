@@ -239,6 +239,12 @@ GOOD = np.zeros((2, 3, 4), np.float32)
         ("initial_cache", {"initial_cache": [[0], [1]]}, UsageError),
         ("layers", {"layers": [0, 1]}, UsageError),
         ("layers", {"layers": [0, 2, 1]}, UsageError),
+        ("layers", {"layers": 3}, UsageError),
+        ("layers", {"layers": np.array(1)}, UsageError),
+        ("layers", {"layers": "012"}, UsageError),
+        ("layers", {"layers": (0.0,)}, UsageError),
+        ("sequences", {"sequences": 2}, UsageError),
+        ("sequences", {"sequences": (x for x in (1,))}, UsageError),
         ("groups", {"groups": 3}, UsageError),
         ("top_groups", {"groups": 4, "top_groups": 1}, UsageError),
     ],
@@ -251,6 +257,16 @@ def test_refuses_what_makes_no_sense(
         simulate(**{**valid, **arguments})
     assert caught.value.setting == setting
     assert caught.value.remedy
+
+
+def test_lists_of_numbers_may_be_any() -> None:
+    logits = np.random.default_rng(0).standard_normal((6, 3, 8), dtype=np.float32)
+    settings: dict[str, Any] = {"top_k": 2, "capacity": 4, "routing": "cache-prior:1,first=2"}
+    listed = simulate(logits, **settings, sequences=[4, 2], layers=[1, 2, 5])
+    for kind in (tuple, np.array, iter, lambda numbers: (n for n in numbers)):
+        again = simulate(logits, **settings, sequences=kind([4, 2]), layers=kind([1, 2, 5]))
+        np.testing.assert_array_equal(again.selected, listed.selected)
+        assert again.misses == listed.misses
 
 
 def test_speed_is_printed_for_each_method(

@@ -102,10 +102,15 @@ void RoutingRun::reset() {
 }
 
 RunStep RoutingRun::step(uint32_t layer, const float* logits, bool prompt, const double* next_use) {
-  if (layer >= tokens_.size() || (settings_.global && layer != next_layer_))
+  if (layer >= tokens_.size())
+    refuse(
+        "layer",
+        "there is no layer " + std::to_string(layer) + " among " + std::to_string(tokens_.size()),
+        "Count the layers that have experts, from 0.");
+  if (settings_.global && layer != next_layer_)
     refuse("layer",
-           "layer " + std::to_string(layer) + " is not the next one of " +
-               std::to_string(tokens_.size()),
+           "layer " + std::to_string(layer) + " is not the next one, which is " +
+               std::to_string(next_layer_),
            "Give all layers of a token in order; one pool for all depends on it.");
   next_layer_ = layer + 1 == tokens_.size() ? 0 : layer + 1;
   const uint8_t* cached = cache_.cached(layer);
