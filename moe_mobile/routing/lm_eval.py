@@ -8,13 +8,15 @@ harness's own command line with one more model; docs/routing/quality.md has exam
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from moe_mobile.errors import UnsupportedError, UsageError
+from moe_mobile.cli.errors import report
+from moe_mobile.errors import MoeMobileError, UnsupportedError, UsageError
 from moe_mobile.routing.replay import parse_capacity
 from moe_mobile.routing.run import RoutingRun
 from moe_mobile.routing.texts import is_lossy
@@ -31,10 +33,13 @@ try:
     from lm_eval.api.registry import register_model
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError:
-    raise UnsupportedError(
+    _missing = UnsupportedError(
         "lm-evaluation-harness is not installed",
         remedy="Install it: pip install 'moe-mobile[lm-eval]', or pip install lm_eval",
-    ) from None
+    )
+    if __name__ == "__main__":
+        sys.exit(report(_missing, as_json=False))
+    raise _missing from None
 
 __all__ = ["MoeMobileLM"]
 
@@ -275,4 +280,7 @@ class MoeMobileLM(TemplateLM):  # type: ignore[misc, unused-ignore]
 if __name__ == "__main__":
     from lm_eval.__main__ import cli_evaluate
 
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except MoeMobileError as error:
+        sys.exit(report(error, as_json=False))

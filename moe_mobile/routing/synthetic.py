@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from moe_mobile.errors import MoeMobileError, UsageError
 from moe_mobile.model.presets import RandomWeights, preset_config
-from moe_mobile.routing.trace import Trace, write_trace
+from moe_mobile.routing.trace import MAX_SEQUENCES, Trace, check_prompt, write_trace
 
 __all__ = [
     "CONTEXT_TOKENS",
@@ -122,8 +122,11 @@ def synthetic_trace(
     Its token ids are zeros: no text went in.
 
     Raises:
-        UsageError: there are no tokens, too many, or more layers than the model has.
+        UsageError: there are no tokens, too many, none but prompts, more layers than the model has,
+            or the seed is negative.
     """
+    if seed < 0:
+        raise UsageError(f"{seed} is negative", setting="--seed", remedy="Give 0 or more")
     depth, experts, top_k, renormalize = model.shape(layers)
     tokens = sum(sequences)
     if not sequences or min(sequences) < 1 or 4 * tokens * depth * experts > _MAX_BYTES:
@@ -132,6 +135,7 @@ def synthetic_trace(
             setting="--tokens",
             remedy=f"Give each sequence some, and in all at most {_MAX_BYTES >> 30} GiB of logits",
         )
+    check_prompt(prompt_tokens, sequences)
     return Trace(
         router_logits=synthetic_logits(depth, experts, sequences, model.persistence, seed),
         token_ids=np.zeros(tokens, np.uint32),
@@ -148,7 +152,10 @@ def synthetic_trace(
 
 
 def main() -> int:
-    """Write a trace, or fit; exit code 2 where the arguments make no sense."""
+    """Write a trace, or fit. Returns the exit code: 0, or that of the error it printed."""
+    from moe_mobile.cli.errors import report as report_error
+    from moe_mobile.cli.writable import check_replaceable
+
     parser = argparse.ArgumentParser(
         prog="python -m moe_mobile.routing.synthetic",
         description="Write a trace of router logits that are random, but last as those of the "
@@ -169,6 +176,13 @@ def main() -> int:
     arguments = parser.parse_args()
     model = MODELS[arguments.model]
     try:
+        check_replaceable(arguments.out)
+        if arguments.sequences > MAX_SEQUENCES:
+            raise UsageError(
+                f"{arguments.sequences} are more than a trace has",
+                setting="--sequences",
+                remedy=f"Give {MAX_SEQUENCES} or fewer",
+            )
         if arguments.fit:
             from moe_mobile.routing.synthetic_fit import report
 
@@ -187,8 +201,7 @@ def main() -> int:
             size = write_trace(arguments.out, trace)
             print(f"{arguments.out}: {trace.source_id}, {size / 2**20:.1f} MiB")
     except MoeMobileError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return report_error(error, as_json=False)
     return 0
 
 

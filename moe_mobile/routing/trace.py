@@ -44,7 +44,7 @@ MAX_LAYERS = 4096
 MAX_EXPERTS = 65536
 MAX_TEXT = 200
 _MAX_TOKENS = 2**24
-_MAX_SEQUENCES = 65536
+MAX_SEQUENCES = 65536
 _MAX_HEADER = 1 << 20
 _MAX_FILE = 16 << 30
 _REMEDY = "Name a file that `moe-mobile trace` wrote, or record it again"
@@ -103,7 +103,7 @@ class Trace:
         tokens, layers, experts = shape
         _require(ids.shape == (tokens,), f"{tokens} tokens have {list(ids.shape)} token_ids")
         _require(
-            0 < len(self.sequences) <= _MAX_SEQUENCES
+            0 < len(self.sequences) <= MAX_SEQUENCES
             and min(self.sequences) > 0
             and sum(self.sequences) == tokens,
             f"the sequences do not add up to {tokens} tokens",

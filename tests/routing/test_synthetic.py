@@ -90,9 +90,23 @@ def test_the_command(
     assert trace.router_logits.shape == (1, 24, 60)
     assert (trace.top_k, trace.renormalize) == (4, False)
     capsys.readouterr()
-    for wrong in (["--layers", 25], ["--tokens", 0], ["--sequences", 0], ["--tokens", 10**7]):
+    before = path.read_bytes()
+    for wrong, setting in (
+        (["--layers", 25], "--layers"),
+        (["--tokens", 0], "--tokens"),
+        (["--sequences", 0], "--tokens"),
+        (["--sequences", 10**12], "--sequences"),
+        (["--tokens", 10**7], "--tokens"),
+        (["--seed", -1], "--seed"),
+        (["--tokens", 4, "--prompt-tokens", 4], "prompt_tokens"),
+    ):
         assert run("Qwen1.5-MoE-A2.7B", "-o", path, *wrong) == UsageError.exit_code
-        assert "error: --" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert told.startswith("error: ")
+        assert f"\n  setting: {setting}\n  what to do: " in told
+    assert path.read_bytes() == before
+    assert run("Qwen1.5-MoE-A2.7B", "-o", tmp_path) == UsageError.exit_code
+    assert f"\n  file: {tmp_path}\n" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run("Qwen3-30B-A3B")
 
