@@ -30,6 +30,7 @@ from moe_mobile.bench.store import ResultFile
 from moe_mobile.cli import grid_text
 from moe_mobile.cli.errors import format_error
 from moe_mobile.cli.options import (
+    INITIAL_CACHES,
     RESIDENCIES,
     bundle_argument,
     common_engine_options,
@@ -40,7 +41,9 @@ from moe_mobile.cli.options import (
 )
 from moe_mobile.cli.plot_file import check_plot, write_plot
 from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.resumable import resumable
 from moe_mobile.cli.tuned import Tuned, is_default, require_cache, settings_file_option
+from moe_mobile.cli.writable import check_outputs
 from moe_mobile.device.interface import Device
 from moe_mobile.device.select import open_devices
 from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
@@ -232,7 +235,11 @@ def command(
         raise UsageError(f"--json and -o {output} contradict each other")
     if resume and out is None:
         raise UsageError("--resume needs --out", remedy="Name the file to continue with --out")
-    check_plot(plot, out)
+    inputs = {"BUNDLE": bundle, "--settings": settings_file, "--router-trace": router_trace}
+    if initial_cache not in INITIAL_CACHES:
+        inputs["--initial-cache"] = pathlib.Path(initial_cache)
+    check_outputs({"--out": out, "--plot": plot}, inputs)
+    check_plot(plot)
     common["packed_dir"] = None if common["packed_dir"] is None else str(common["packed_dir"])
     residencies = grid_text.values("--residency", residency, grid_text.residency)
     tuned = None
@@ -330,16 +337,7 @@ def _measure(
     except KeyboardInterrupt:
         raise CancelledError("stopped by the user") from None
     except MoeMobileError as error:
-        raise _continuable(error, file) from error
-
-
-def _continuable(error: MoeMobileError, file: ResultFile | None) -> MoeMobileError:
-    """The error, with how to go on where rows are kept."""
-    if file is None or isinstance(error, CancelledError | UsageError):
-        return error
-    go_on = f"--out {file.path} --resume measures what is missing"
-    remedy = go_on if error.remedy is None else f"{error.remedy.rstrip('.')}. {go_on}"
-    return type(error)(error.cause, file=error.file, setting=error.setting, remedy=remedy)
+        raise resumable(error, "--out", None if file is None else file.path) from error
 
 
 def _caches(

@@ -15,6 +15,7 @@ from moe_mobile.errors import UsageError
 
 __all__ = [
     "BUNDLE",
+    "INITIAL_CACHES",
     "RESIDENCIES",
     "Decorated",
     "bundle_argument",
@@ -35,6 +36,9 @@ __all__ = [
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 RESIDENCIES = ("slots", "programs", "resident")
+
+INITIAL_CACHES = ("auto", "warm", "cold", "prompt")
+"""Values of ``--initial-cache`` that name no file."""
 
 # Whether the folder exists is the bundle reader's to say: its errors name the remedy.
 BUNDLE = click.Path(path_type=pathlib.Path)
@@ -205,7 +209,7 @@ def initial_cache_settings(text: str, bundle: pathlib.Path) -> dict[str, Any]:
 
     Raises what reading a profile and a manifest does, and UsageError for another model's profile.
     """
-    if text in ("auto", "warm", "cold", "prompt"):
+    if text in INITIAL_CACHES:
         return {"initial_cache": text}
     from moe_mobile.bundle.reader import read_manifest
     from moe_mobile.routing.profile import read_profile

@@ -9,7 +9,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from moe_mobile.cli.output import write_output
-from moe_mobile.cli.writable import check_writable, same_file
+from moe_mobile.cli.writable import check_writable
 from moe_mobile.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -21,13 +21,11 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 _DPI = 120
 
 
-def check_plot(plot: pathlib.Path | None, rows: pathlib.Path | None) -> None:
+def check_plot(plot: pathlib.Path | None) -> None:
     """Fail before the work where the plot could not be written after it; None is no file.
 
-    ``rows``: the file that ``--out`` names.
-
-    Raises UsageError for an unknown file type and for that of the rows, UnsupportedError without
-    matplotlib, DiskFullError, ReadOnlyError or IoError where it cannot be written.
+    Raises UsageError for an unknown file type, UnsupportedError without matplotlib,
+    DiskFullError, ReadOnlyError or IoError where it cannot be written.
     """
     if plot is None:
         return
@@ -42,10 +40,6 @@ def check_plot(plot: pathlib.Path | None, rows: pathlib.Path | None) -> None:
             "matplotlib is not installed, and --plot draws with it",
             remedy="Install it: pip install 'moe-mobile[plot]', or pip install matplotlib",
         ) from None
-    if rows is not None and same_file(rows, plot):
-        raise UsageError(
-            "--out and --plot name the same file", file=plot, remedy="Name another for --plot"
-        )
     check_writable(plot, replaced=True)
 
 

@@ -21,6 +21,7 @@ from moe_mobile.cli.options import (
 )
 from moe_mobile.cli.plot_file import check_plot, write_plot
 from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.resumable import resumable
 from moe_mobile.cli.source import (
     FOR_CHECKPOINTS,
     bundle_ids,
@@ -33,7 +34,7 @@ from moe_mobile.cli.source import (
     text_options,
 )
 from moe_mobile.cli.text import percent, table
-from moe_mobile.cli.writable import check_writable
+from moe_mobile.cli.writable import check_outputs, check_writable, opened_path
 from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
 
 if TYPE_CHECKING:
@@ -130,7 +131,11 @@ def command(
     """
     if resume and out is None:
         raise UsageError("--resume needs --out", remedy="Name the file to continue with --out")
-    check_plot(plot, out)
+    read = {"--file": opened_path(text_file)}
+    if source != "demo":
+        read["BUNDLE|MODEL"] = pathlib.Path(source)
+    check_outputs({"--out": out, "--plot": plot}, read)
+    check_plot(plot)
     check_writable(out, replaced=False)
     from_bundle = is_bundle(source)
     if from_bundle:
@@ -159,7 +164,7 @@ def command(
         except KeyboardInterrupt:
             raise CancelledError("stopped by the user") from None
         except MoeMobileError as error:
-            raise _continuable(error, out) from error
+            raise resumable(error, "--out", out) from error
         finally:
             if file is not None:
                 file.close()
@@ -239,15 +244,6 @@ def _scores(
         yield row
 
 
-def _continuable(error: MoeMobileError, out: pathlib.Path | None) -> MoeMobileError:
-    """The error, with how to go on where rows are kept."""
-    if out is None or isinstance(error, CancelledError | UsageError):
-        return error
-    go_on = f"--out {out} --resume scores what is missing"
-    remedy = go_on if error.remedy is None else f"{error.remedy.rstrip('.')}. {go_on}"
-    return type(error)(error.cause, file=error.file, setting=error.setting, remedy=remedy)
-
-
 def _exact(rows: Sequence[Quality]) -> list[Quality]:
     """For each row the exact one of its capacity."""
     exact = {row.capacity: row for row in rows if row.requested == "exact"}
@@ -262,6 +258,8 @@ def _change(row: Quality, exact: Quality) -> str:
 
 
 def _document(scorer: Scorer, rows: Sequence[Quality]) -> dict[str, Any]:
+    from moe_mobile.routing.quality import finite
+
     model = scorer.model
     return {
         "model": model.name,
@@ -277,8 +275,8 @@ def _document(scorer: Scorer, rows: Sequence[Quality]) -> dict[str, Any]:
             {
                 **{name: value for name, value in row.as_dict().items() if name != "blocks"},
                 "capacity_share": row.capacity / row.experts,
-                "change": row.change_from(exact),
-                "change_error": row.change_error(exact),
+                "change": finite(row.change_from(exact)),
+                "change_error": finite(row.change_error(exact)),
             }
             for row, exact in zip(rows, _exact(rows), strict=True)
         ],

@@ -5,18 +5,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
-import sys
-from collections.abc import Sequence
 
 import click
 
 from moe_mobile.cli.options import echo_json, examples, json_option
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.text import size
+from moe_mobile.cli.writable import check_outputs
 from moe_mobile.errors import UsageError
 from moe_mobile.report.load import read_results
+
+_OTHERS = (".csv", ".json", ".jsonl", ".md", ".pdf", ".png", ".svg", ".txt")
 
 
 @click.command(
@@ -59,7 +59,9 @@ def command(
     from moe_mobile.report.page import make_page, summary
 
     if not as_json:
-        check_page(output, results)
+        sources = [pathlib.Path("/dev/stdin" if str(path) == "-" else path) for path in results]
+        check_outputs({"-o": output}, {"RESULTS": sources})
+        check_page(output, "-o")
     read = read_results(results)
     if as_json:
         echo_json(summary(read))
@@ -76,18 +78,10 @@ def command(
         click.launch(str(output.absolute()))
 
 
-def check_page(output: pathlib.Path, results: Sequence[pathlib.Path]) -> None:
-    """Raise UsageError where a page would replace measurements, or anything but a page."""
+def check_page(output: pathlib.Path, option: str) -> None:
+    """Raise UsageError where the page that ``option`` names would replace anything but a page, or
+    have the name of another kind of file."""
     with contextlib.suppress(OSError):  # what is not there is not lost; the rest fails on writing
-        target = output.stat()
-        for path in results:
-            source = os.fstat(sys.stdin.fileno()) if str(path) == "-" else path.stat()
-            if os.path.samestat(source, target):
-                raise UsageError(
-                    "is one of the results, which the page would replace",
-                    file=output,
-                    remedy="Name another file with -o",
-                )
         if output.is_file():
             with open(output, "rb") as file:
                 start = file.read(4096)
@@ -95,5 +89,9 @@ def check_page(output: pathlib.Path, results: Sequence[pathlib.Path]) -> None:
                 raise UsageError(
                     "holds something else than a page",
                     file=output,
-                    remedy="Name another file with -o, or remove it",
+                    remedy=f"Name another file with {option}, or remove it",
                 )
+    if output.suffix.lower() in _OTHERS:
+        raise UsageError(
+            "the page is HTML", file=output, remedy=f"Name a file such as page.html with {option}"
+        )

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from moe_mobile.cli.options import (
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.report import check_page
+from moe_mobile.cli.resumable import resumable
 from moe_mobile.cli.searched import Searched, SearchedBundle, SearchedCheckpoint
 from moe_mobile.cli.source import (
     FOR_CHECKPOINTS,
@@ -33,10 +34,16 @@ from moe_mobile.cli.source import (
     text_options,
 )
 from moe_mobile.cli.tune_text import describe
-from moe_mobile.cli.writable import check_writable, same_file
+from moe_mobile.cli.writable import (
+    check_outputs,
+    check_replaceable,
+    check_writable,
+    opened_path,
+)
 from moe_mobile.errors import BudgetError, CancelledError, MoeMobileError, UsageError
 
 if TYPE_CHECKING:
+    from moe_mobile.bench.store import ResultFile
     from moe_mobile.routing.quality import Cache, Quality
     from moe_mobile.routing.quality_file import QualityFile
     from moe_mobile.routing.replay import Capacity
@@ -173,10 +180,15 @@ def command(
     BUNDLE is a bundle's folder; of the text, its first 8192 tokens are scored without --tokens.
     MODEL is a checkpoint, as `quality` takes it: then there are no settings to write.
     """
-    _check_options(rows_file, resume, out, report, address, device)
+    _check_options(rows_file, resume, address, device)
+    speeds_file = None
+    if measure_speed and rows_file is not None:
+        speeds_file = rows_file.with_name(rows_file.name + ".speed")
+    _check_files(source, text_file, rows_file, speeds_file, out, report)
     from_bundle = is_bundle(source)
     refuse_options(*((FOR_CHECKPOINTS, "checkpoint") if from_bundle else (_FOR_BUNDLES, "bundle")))
     # They import numpy: only now, so that --help and wrong options answer at once.
+    from moe_mobile.bench.store import ResultFile
     from moe_mobile.routing.quality_file import QualityFile
     from moe_mobile.routing.tuning.choice import parse_limit
 
@@ -193,21 +205,27 @@ def command(
             model = SearchedCheckpoint(source, dtype, torch_device, settings["context"], progress)
         ids = model.ids(given)[: tokens or _TOKENS]
         tried = _tried(model, routings, drops, capacities, pool, eviction)
-        file = None if rows_file is None else QualityFile(rows_file, resume=resume)
         try:
-            outcome = _search(model, ids, tried, allowed, jobs, address, file, progress)
-            trace = None
-            if measure_speed or report is not None:
-                trace = model.trace(ids[:_TRACED_TOKENS], progress)
-            if measure_speed and trace is not None:
-                outcome = _with_speeds(model, outcome, trace, rows_file, resume, progress)
+            with contextlib.ExitStack() as files:
+                file = speeds = None
+                if rows_file is not None:
+                    file = files.enter_context(
+                        contextlib.closing(QualityFile(rows_file, resume=resume))
+                    )
+                if speeds_file is not None:
+                    speeds = files.enter_context(
+                        contextlib.closing(ResultFile(speeds_file, resume=resume))
+                    )
+                outcome = _search(model, ids, tried, allowed, jobs, address, file, progress)
+                trace = None
+                if measure_speed or report is not None:
+                    trace = model.trace(ids[:_TRACED_TOKENS], progress)
+                if measure_speed and trace is not None:
+                    outcome = _with_speeds(model, outcome, trace, speeds, progress)
         except KeyboardInterrupt:
             raise CancelledError("stopped by the user") from None
         except MoeMobileError as error:
-            raise _continuable(error, rows_file) from error
-        finally:
-            if file is not None:
-                file.close()
+            raise resumable(error, "--rows", rows_file) from error
     if out is not None:
         from moe_mobile.routing.settings_file import write_settings
 
@@ -229,29 +247,38 @@ def command(
 def _check_options(
     rows_file: pathlib.Path | None,
     resume: bool,
-    out: pathlib.Path | None,
-    report: pathlib.Path | None,
     address: str | None,
     device: str | None,
 ) -> None:
     if resume and rows_file is None:
         raise UsageError("--resume needs --rows", remedy="Name the file to continue with --rows")
-    written = [path for path in (rows_file, out, report) if path is not None]
-    if any(same_file(*pair) for pair in itertools.combinations(written, 2)):
-        raise UsageError("--rows, --out and --report name the same file", remedy="Name several")
     if address is not None and device is not None:
         raise UsageError("a phone is no part of a Ray cluster", remedy="Use --ray or --device")
     if address is not None:
         from moe_mobile.routing.tuning.ray_cluster import check_ray
 
         check_ray()
+
+
+def _check_files(
+    source: str,
+    text_file: IO[bytes] | None,
+    rows_file: pathlib.Path | None,
+    speeds_file: pathlib.Path | None,
+    out: pathlib.Path | None,
+    report: pathlib.Path | None,
+) -> None:
+    """Fail where one would replace another, or could not be written after the work."""
+    outputs = {"--rows": rows_file, "--measure-speed": speeds_file, "--out": out}
+    read = {"--file": opened_path(text_file)}
+    if source != "demo":
+        read["BUNDLE|MODEL"] = pathlib.Path(source)
+    check_outputs(outputs | {"--report": report}, read)
     if report is not None:
-        check_page(report, [path for path in (rows_file, out) if path is not None])
-    if out is not None and out.exists() and not out.is_file():
-        raise UsageError("is no regular file", file=out, remedy="Name another one")
+        check_page(report, "--report")
     check_writable(rows_file, replaced=False)
-    for page_or_settings in (out, report):
-        check_writable(page_or_settings, replaced=True)
+    check_replaceable(out)
+    check_writable(report, replaced=True)
 
 
 def _capacities(text: str) -> list[Capacity]:
@@ -328,41 +355,23 @@ def _with_speeds(
     model: Searched,
     outcome: Outcome,
     trace: Trace,
-    rows_file: pathlib.Path | None,
-    resume: bool,
+    file: ResultFile | None,
     progress: ProgressBar,
 ) -> Outcome:
     from moe_mobile.bench.driver import bundle_facts
-    from moe_mobile.bench.store import ResultFile
     from moe_mobile.routing.tuning.choice import with_speeds
     from moe_mobile.routing.tuning.speed import contenders, measure_speeds
 
     assert isinstance(model, SearchedBundle)
     sizes = outcome.capacities
     rivals = [one for capacity in sizes for one in contenders(outcome.of(capacity))]
-    file = None
-    if rows_file is not None:
-        file = ResultFile(rows_file.with_name(rows_file.name + ".speed"), resume=resume)
-    try:
-        speeds = measure_speeds(
-            model.device,
-            bundle_facts(model.bundle),
-            rivals,
-            trace,
-            engine=model.engine,
-            file=file,
-            progress=progress,
-        )
-    finally:
-        if file is not None:
-            file.close()
+    speeds = measure_speeds(
+        model.device,
+        bundle_facts(model.bundle),
+        rivals,
+        trace,
+        engine=model.engine,
+        file=file,
+        progress=progress,
+    )
     return dataclasses.replace(outcome, found=tuple(with_speeds(outcome.found, speeds)))
-
-
-def _continuable(error: MoeMobileError, rows_file: pathlib.Path | None) -> MoeMobileError:
-    """The error, with how to go on where rows are kept."""
-    if rows_file is None or isinstance(error, CancelledError | UsageError):
-        return error
-    go_on = f"--rows {rows_file} --resume scores what is missing"
-    remedy = go_on if error.remedy is None else f"{error.remedy.rstrip('.')}. {go_on}"
-    return type(error)(error.cause, file=error.file, setting=error.setting, remedy=remedy)

@@ -39,10 +39,17 @@ __all__ = [
     "Scorer",
     "SequenceScore",
     "Stages",
+    "finite",
     "measure_quality",
     "open_run",
     "sequences_of",
 ]
+
+
+def finite(value: float | None) -> float | None:
+    """None for infinities, which JSON does not have."""
+    return value if value is not None and math.isfinite(value) else None
+
 
 Progress = Callable[[int, int], None]
 """Called with the tokens that are scored, and their number in all."""
@@ -150,8 +157,12 @@ class Quality(Counts):
             return math.inf
 
     def change_from(self, exact: Quality) -> float:
-        """How much larger the perplexity is than another of the same text: 0.01 is 1 %."""
-        return math.expm1((self.nll - exact.nll) / self.predictions)
+        """How much larger the perplexity is than another of the same text: 0.01 is 1 %. Infinite
+        where that is too large for a float."""
+        try:
+            return math.expm1((self.nll - exact.nll) / self.predictions)
+        except OverflowError:
+            return math.inf
 
     def change_error(self, exact: Quality) -> float | None:
         """Half of the 95 % interval of :meth:`change_from`, were the text one of many like it.
@@ -163,7 +174,7 @@ class Quality(Counts):
         if len(differences) < _FEWEST_BLOCKS:
             return None
         error = float(differences.std(ddof=1)) * math.sqrt(len(differences)) / self.predictions
-        return 1.96 * error * (1 + self.change_from(exact))
+        return 1.96 * error * (1 + self.change_from(exact)) if error else 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON-ready object, derived figures included."""
@@ -173,7 +184,7 @@ class Quality(Counts):
             "nll": self.nll,
             "lossy": self.lossy,
             "loads": self.loads,
-            "perplexity": self.perplexity if math.isfinite(self.perplexity) else None,
+            "perplexity": finite(self.perplexity),
             "hit_rate": self.hit_rate,
             "loads_per_token_layer": self.loads_per_token_layer,
             "changed_share": self.changed_share,

@@ -9,6 +9,7 @@ taken for.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -20,7 +21,6 @@ from typing import Any, NoReturn
 import numpy as np
 
 import moe_mobile
-from moe_mobile.bench.build import build
 from moe_mobile.bench.lines import JsonLines, parse_object, refuse_content
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.quality import (
@@ -59,10 +59,19 @@ def score_key(model: ScoredModel, sequences: Sequence[Sequence[int]], cache: Cac
         "tokens": tokens.hexdigest(),
         "cache": dataclasses.asdict(cache),
         "version": moe_mobile.__version__,
-        "build": build()[0],
+        "build": _build(),
     }
     text = json.dumps(members, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _build() -> str:
+    """Tells builds apart: a hash of the compiled code, which routes and counts."""
+    from moe_mobile import _native
+
+    with open(_native.__file__, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class QualityFile:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ def draw_quality(scores: Sequence[Quality], name: str) -> Figure:
     capacities = sorted({score.capacity for score in scores})
     exact = next((score for score in scores if not score.lossy), scores[0])
     for score in scores:
+        if math.isinf(score.perplexity):
+            continue
         color = _COLORS[capacities.index(score.capacity) % len(_COLORS)]
         error = score.change_error(exact) or 0.0
         axes.errorbar(

@@ -100,6 +100,18 @@ def test_a_plot_is_not_drawn_over_the_rows(model: pathlib.Path, tmp_path: pathli
     assert "the same file" in failed(2, *command, "--resume")["cause"]
 
 
+def test_rows_replace_nothing_that_is_read(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    read = tmp_path / "read"
+    read.write_text("mine")
+    for option in ("--settings", "--router-trace", "--initial-cache"):
+        for written in ("--out", "--plot"):
+            error = failed(2, "bench", model, "-p", 0, option, read, written, read)
+            assert error["setting"] == f"{written}, {option}"
+    manifest = model / "bundle.json"
+    assert "BUNDLE" in failed(2, "bench", model, "--resume", "--out", manifest)["setting"]
+    assert read.read_text() == "mine"
+
+
 def test_a_core_that_is_not_there(model: pathlib.Path) -> None:
     error = failed(2, "bench", model, "-p", 0, "-n", 2, "--affinity", "4000")
     assert "local has no core 4000" in error["cause"]

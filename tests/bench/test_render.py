@@ -235,10 +235,10 @@ def test_a_plot_is_drawn(results: list[BenchResult], tmp_path: pathlib.Path) -> 
 
 def test_a_plot_of_unknown_type_is_refused_before_measuring() -> None:
     with pytest.raises(errors.UsageError, match=r"\.png"):
-        check_plot(pathlib.Path("plot.txt"), None)
+        check_plot(pathlib.Path("plot.txt"))
 
 
 def test_without_matplotlib_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(errors.UnsupportedError, match="pip install matplotlib"):
-        check_plot(pathlib.Path("plot.png"), None)
+        check_plot(pathlib.Path("plot.png"))

@@ -31,7 +31,7 @@ def test_results_are_not_replaced_by_their_page(tmp_path: pathlib.Path) -> None:
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert result.returncode == 2, result.stderr
-        assert "is one of the results" in result.stderr
+        assert "is what RESULTS names, and -o would replace it" in result.stderr
         assert str(target) in result.stderr
     with path.open() as stdin:
         result = subprocess.run(
@@ -54,6 +54,11 @@ def test_only_a_page_is_replaced(tmp_path: pathlib.Path) -> None:
     ok("report", path, "-o", page)
     ok("report", path, "-o", page, "--title", "another")
     assert "<h1>another</h1>" in page.read_text()
+    result = subprocess.run(
+        [*command, str(tmp_path / "page.pdf")], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 2
+    assert "the page is HTML" in result.stderr
     # Nothing is written, so nothing is refused.
     ok("report", path, "-o", path, "--json")
 

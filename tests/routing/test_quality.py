@@ -138,9 +138,16 @@ def test_a_change_has_an_error_of_what_differs() -> None:
 
 
 def test_hopeless_models_are_told() -> None:
-    row = measure_quality(ToyScorer(1e4), range(10), Cache("exact", 4))
+    ids = range(1000)
+    row = measure_quality(ToyScorer(1e4), ids, Cache("exact", 4))
     assert row.perplexity == math.inf
     assert row.as_dict()["perplexity"] is None
+    exact = measure_quality(ToyScorer(), ids, Cache("exact", 4))
+    assert row.change_from(exact) == math.inf
+    error = row.change_error(exact)
+    assert error is not None
+    assert not math.isnan(error)
+    assert (row.change_from(row), row.change_error(row)) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_a_file_continues(
     more = "max-rank:8,cache-prior:0.1,max-rank:12"
     error = run(*arguments, "--resume", "--routing", more).exception
     assert isinstance(error, IoError)
-    assert error.remedy == f"Find it. --out {out} --resume scores what is missing"
+    assert error.remedy == f"Find it. --out {out} --resume measures what is missing"
     again = answer(*arguments, "--resume", "--routing", "max-rank:8,cache-prior:0.1")
     assert scored == ["cache-prior:0.1", "max-rank:12"]
     assert again["rows"][:2] == first["rows"]

@@ -256,6 +256,31 @@ def test_a_place_that_cannot_be_written_is_told_at_once(option: str, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_writes_over_nothing_it_reads(demo: Path, tmp_path: Path) -> None:
+    text, rows = tmp_path / "my.txt", tmp_path / "rows.jsonl"
+    text.write_text("my own words")
+    (tmp_path / "link").symlink_to(text)
+    manifest = (demo / "bundle.json").read_bytes()
+    speeds = tmp_path / "rows.jsonl.speed"
+    for options in (
+        ("--file", text, "--out", text),
+        ("--file", text, "--rows", tmp_path / "link"),
+        ("--file", text, "--report", text),
+        ("-n", 100, "--out", demo / "bundle.json"),
+        ("-n", 100, "--rows", rows, "--out", speeds, "--measure-speed"),
+    ):
+        error = failed(2, "tune", demo, "--routing", "max-rank:8", *options)
+        assert error["setting"].count("--") >= 1
+        assert error["remedy"]
+    assert text.read_text() == "my own words"
+    assert (demo / "bundle.json").read_bytes() == manifest
+    # Old speeds are told before the search.
+    speeds.write_text('{"n_prompt": 1}\n')
+    error = failed(2, "tune", demo, "-n", 100, "--rows", rows, "--measure-speed")
+    assert error["file"] == str(speeds)
+    assert "--resume" in error["remedy"]
+
+
 def test_needs_a_text_of_its_own(bundle: BundleMaker) -> None:
     error = failed(2, "tune", bundle("qwen3_moe", "8da4w"))
     assert error["setting"] == "--text"

@@ -157,10 +157,7 @@ def _judge(row: Quality, exact: Quality, limit: Limit) -> Candidate:
         )
     if not row.lossy:
         return Candidate(row, exact, 0.0, 0.0, "exact")
-    try:
-        change, error = row.change_from(exact), row.change_error(exact)
-    except OverflowError:
-        change, error = math.inf, math.inf
+    change, error = row.change_from(exact), row.change_error(exact)
     if not change <= allowed:
         verdict = "over"
     else:

@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from moe_mobile.routing.quality import ScoredModel
+from moe_mobile.routing.quality import ScoredModel, finite
 from moe_mobile.routing.settings_file import Choice, ChosenSettings, Measured, SettingsFile
 from moe_mobile.routing.tuning.choice import Candidate, Limit, choose, warnings
 
@@ -140,15 +139,11 @@ def _facts(one: Candidate, chosen: bool) -> dict[str, Any]:
     return {
         **row,
         "capacity_share": one.row.capacity / one.row.experts,
-        "change": _finite(one.change),
-        "change_error": None if one.error is None else _finite(one.error),
+        "change": finite(one.change),
+        "change_error": finite(one.error),
         "verdict": one.verdict,
         "front": one.on_front,
         "chosen": chosen,
         "tokens_per_second": one.speed,
         "samples_ts": list(one.speeds),
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
