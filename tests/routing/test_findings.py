@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ def table_rows(page: str) -> Iterator[tuple[str, dict[str, str]]]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if not header:
             header = cells
+            assert len(set(header)) == len(header)
         elif set(line) - set("|-:"):
             yield heading, dict(zip(header, cells, strict=True))
 
@@ -82,3 +84,139 @@ def test_how_many_settings_halve_what(capacity: int, misses: int, loads: int) ->
     assert len(given) == 19
     for count, expected in (("misses", misses), ("loads", loads)):
         assert sum(2 * row[count] <= exact[count] for row in cheap) == expected
+
+
+def replays(name: str) -> list[dict[str, str]]:
+    """What `simulate --csv` wrote."""
+    with open(DATA / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def percent(share: float | str) -> str:
+    return f"{100 * float(share):.1f} %"
+
+
+def loads(row: dict[str, str]) -> str:
+    return f"{float(row['loads_per_token_layer']):.3f}"
+
+
+def test_the_replays_of_the_demo_model() -> None:
+    rows = {
+        (f"{100 * float(row['capacity_share']):.0f}%", row["routing"], row["eviction"]): row
+        for row in replays("routing-demo.csv")
+    }
+    table = [cells for _, cells in table_rows("findings/routing-demo.md") if "lossy" in cells]
+    assert len(table) == len(rows) == 30
+    for cells in table:
+        routing = cells["routing"].removesuffix(" (auto)")
+        eviction = "belady" if routing.endswith(", Belady") else "lru"
+        row = rows[cells["cached"], routing.removesuffix(", Belady"), eviction]
+        slots = int(row["hits"]) + int(row["misses"])
+        assert int(row["loads"]) == int(row["misses"]) - int(row["dropped"])
+        assert cells == {
+            "cached": cells["cached"],
+            "routing": cells["routing"],
+            "lossy": "lossy" if row["lossy"] == "True" else "",
+            "hits": percent(row["hit_rate"]),
+            "loads per token-layer": loads(row),
+            "changed": percent(row["changed_share"]),
+            "dropped": percent(int(row["dropped"]) / slots),
+            "lifetime": f"{float(row['mean_lifetime_tokens']):.1f}",
+            "KiB per token": f"{float(row['bytes_per_token']) / 1024:.1f}",
+        }
+
+
+def test_shares_of_what_lru_reads() -> None:
+    """What the page's sentences say of its table."""
+    rows = replays("routing-demo.csv")
+    found: dict[str, list[str]] = {"belady": [], "cache-prior:0.2,J=2": []}
+    for size in ("8", "16", "24"):
+        here = [row for row in rows if row["capacity"] == size]
+        exact = next(row for row in here if (row["routing"], row["eviction"]) == ("exact", "lru"))
+        for name, shares in found.items():
+            row = next(row for row in here if name in (row["routing"], row["eviction"]))
+            shares.append(f"{100 * int(row['loads']) / int(exact['loads']):.0f}%")
+    page = (DOCS / "findings/routing-demo.md").read_text()
+    for shares in found.values():
+        assert "{}, {} and {} of".format(*shares) in page
+
+
+def test_one_pool_for_all_layers() -> None:
+    rows = {(row["capacity"], row["eviction"]): row for row in replays("routing-demo-global.csv")}
+    table = [
+        cells
+        for _, cells in table_rows("findings/routing-demo.md")
+        if "experts per layer" in cells
+    ]  # fmt: skip
+    assert 2 * len(table) == len(rows) == 10
+    counts = json.loads((DATA / "routing-demo-cliff.json").read_text())
+    page = (DOCS / "findings/routing-demo.md").read_text().splitlines()
+    for cells in table:
+        lru, belady = (rows[cells["experts per layer"], kind] for kind in ("lru", "belady"))
+        assert list(cells.values())[1:] == [
+            str(6 * int(lru["capacity"])),
+            percent(lru["hit_rate"]),
+            loads(lru),
+            percent(belady["hit_rate"]),
+            loads(belady),
+        ]
+    hits = [f"{hits:,}" for hits in counts["python_lru_hits"].values()]
+    hits[0] += f" of {counts['slots']:,}"
+    assert "| hits | " + " | ".join(hits) + " |" in page
+    for capacity, found in counts["simulator_hits"].items():
+        assert found == counts["python_lru_hits"][capacity]
+
+
+def test_evictions() -> None:
+    rows = {
+        (f"{100 * float(row['capacity_share']):.0f} %", row["eviction"], row["requested"]): row
+        for row in replays("eviction.csv")
+    }
+    table = [cells for _, cells in table_rows("routing/eviction.md") if "cached" in cells]
+    assert 2 * len(table) == len(rows) == 24
+    for cells in table:
+        exact, prior = (
+            rows[cells["cached"], cells["eviction"], routing]
+            for routing in ("exact", "cache-prior:0.2")
+        )
+        assert list(cells.values())[2:] == [
+            loads(exact), f"{float(exact['mean_lifetime_tokens']):.1f}", loads(prior),
+        ]  # fmt: skip
+
+
+def test_synthetic_traces() -> None:
+    table = [cells for _, cells in table_rows("routing/synthetic-traces.md") if "cached" in cells]
+    files = {"Qwen1.5-MoE-A2.7B": "synthetic-qwen15.csv", "Qwen3-30B-A3B": "synthetic-qwen3.csv"}
+    model = ""
+    for cells in table:
+        model = cells["model"] or model
+        share = f"{int(cells['cached'].removesuffix(' %')) / 100:g}"
+        lru, prior, belady = (
+            row for row in replays(files[model]) if f"{float(row['capacity_share']):g}" == share
+        )
+        assert (lru["eviction"], prior["requested"]) == ("lru", "cache-prior:auto")
+        assert belady["eviction"] == "belady"
+        assert all(row["misses"] == row["loads"] for row in (lru, prior, belady))
+        strength = prior["routing"].removeprefix("cache-prior:").removesuffix(",J=2")
+        assert list(cells.values())[2:] == [
+            loads(lru),
+            f"{loads(prior)} ({strength})",
+            percent(prior["changed_share"]),
+            loads(belady),
+        ]
+    assert len(table) == 6
+
+
+def test_what_the_synthetic_traces_were_fitted_to() -> None:
+    printed = (DATA / "synthetic-fit.txt").read_text()
+    persistences = re.findall(r"^(\S+): persistence ([0-9.]+)", printed, re.MULTILINE)
+    misses = re.findall(r"misses ([0-9.]+)%, published ([0-9.]+)%", printed)
+    tables = [cells for _, cells in table_rows("routing/synthetic-traces.md")]
+    fitted = [cells for cells in tables if "s" in cells]
+    others = [cells for cells in tables if "synthetic" in cells]
+    assert [(c["model"], float(c["s"])) for c in fitted] == [
+        (name, float(value)) for name, value in persistences
+    ]
+    assert [c["misses"] for c in fitted] == [f"{misses[0][0]} %", f"{misses[1][0]} %"]
+    told = sorted((f"{got} %", f"{published} %") for got, published in misses[2:])
+    assert sorted((c["synthetic"], c["misses published"]) for c in others) == told
