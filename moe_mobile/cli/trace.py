@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from moe_mobile.cli.options import (
+    INITIAL_CACHES,
     device_option,
     echo_json,
     engine_options,
@@ -41,8 +42,6 @@ _FOR_BUNDLES = (
     "device", "cache", "residency", "lanes", "threads", "routing", "pool", "eviction",
     "initial_cache", "packed_dir", "allow_below_cycle",
 )  # fmt: skip
-_STATES = ("auto", "warm", "cold", "prompt")
-"""Values of --initial-cache that are no file."""
 
 
 @click.command(
@@ -103,7 +102,7 @@ def command(
     inputs = {
         "BUNDLE|MODEL": None if source == "demo" else pathlib.Path(source),
         "--file": opened_path(text_file),
-        "--initial-cache": None if profile in _STATES else pathlib.Path(profile),
+        "--initial-cache": None if profile in INITIAL_CACHES else pathlib.Path(profile),
     }
     check_outputs({"--out": out}, inputs)
     check_replaceable(out)

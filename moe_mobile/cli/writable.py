@@ -55,7 +55,7 @@ def same_file(one: pathlib.Path, other: pathlib.Path) -> bool:
     """Whether two paths lead to the same file, which need not be there yet."""
     with contextlib.suppress(OSError):
         return one.samefile(other)
-    return one.resolve() == other.resolve()
+    return os.path.realpath(one) == os.path.realpath(other)  # Path.resolve raises for a loop
 
 
 def check_replaceable(path: pathlib.Path | None) -> None:
@@ -113,4 +113,6 @@ def opened_path(file: IO[bytes] | None) -> pathlib.Path | None:
 
 def _is_in(path: pathlib.Path, folder: pathlib.Path) -> bool:
     """Whether it is a file that is there, somewhere in the folder."""
-    return folder.is_dir() and path.is_file() and folder.resolve() in path.resolve().parents
+    if not folder.is_dir() or not path.is_file():
+        return False
+    return folder.resolve() in path.resolve().parents

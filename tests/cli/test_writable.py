@@ -38,6 +38,14 @@ def test_two_outputs_are_two_files_before_they_are_there(tmp_path: Path) -> None
     assert caught.value.file == str(again)
 
 
+def test_links_that_lead_nowhere_are_no_defect(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    check_outputs({"--csv": loop, "--out": tmp_path / "a"}, {"--file": tmp_path / "b"})
+    with pytest.raises(UsageError, match="same file"):
+        check_outputs({"--csv": loop, "--out": loop}, {})
+
+
 def test_a_file_of_an_input_folder_is_not_replaced(tmp_path: Path) -> None:
     part = tmp_path / "deep" / "part"
     part.parent.mkdir()
