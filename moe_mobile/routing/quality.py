@@ -42,6 +42,7 @@ __all__ = [
     "finite",
     "measure_quality",
     "open_run",
+    "opened",
     "sequences_of",
 ]
 
@@ -239,7 +240,8 @@ class QualitySource(Protocol):
 
 
 @functools.lru_cache(maxsize=1)
-def _kept_open(source: QualitySource) -> Scorer:
+def opened(source: QualitySource) -> Scorer:
+    """A source ready to score, kept for the next call of this process with an equal one."""
     return source.open()
 
 
@@ -263,7 +265,7 @@ def measure_quality(
         BudgetError: a capacity below what one token uses of a layer.
         MoeMobileError: what opening and running the source raises.
     """
-    scorer = source if isinstance(source, Scorer) else _kept_open(source)
+    scorer = source if isinstance(source, Scorer) else opened(source)
     sequences = sequences_of(token_ids, scorer.model)
     total = sum(map(len, sequences))
     report = progress or (lambda done, total: None)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -310,6 +311,19 @@ def test_an_interruption_ends_everything(demo: Path, tmp_path: Path, jobs: int) 
     find = ["pgrep", "-g", str(process.pid)]
     wait_until(lambda: subprocess.run(find, capture_output=True).stdout == b"")
     assert all(json.loads(line)["key"] for line in rows.read_text().splitlines())
+
+
+def test_an_interruption_finds_workers_that_only_begin(demo: Path) -> None:
+    command = [*COMMAND, "tune", str(demo), "-n", "2048", "--jobs", "2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    workers = ["pgrep", "-g", str(process.pid), "-f", "spawn_main"]
+    wait_until(lambda: len(subprocess.run(workers, capture_output=True).stdout.split()) == 2, 60)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
 
 
 def test_on_a_phone(shared_phone: VirtualPhone, bundle: BundleMaker, tmp_path: Path) -> None:

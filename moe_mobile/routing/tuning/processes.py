@@ -5,17 +5,24 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from moe_mobile.errors import CancelledError, KilledError
-from moe_mobile.routing.quality import Cache, Progress, QualitySource, measure_quality
-from moe_mobile.routing.tuning.sweep import Scored, Workers, opened
+from moe_mobile.routing.quality import (
+    Cache,
+    Progress,
+    QualitySource,
+    measure_quality,
+    opened,
+)
+from moe_mobile.routing.tuning.sweep import Scored, Workers
 
 __all__ = ["cores", "score_in_processes"]
 
@@ -47,10 +54,11 @@ def score_in_processes(source: QualitySource, jobs: int) -> Workers:
             min(jobs, len(wanted)), context, initializer=_begin, initargs=(stop, scored)
         )
         try:
-            waiting = {
-                pool.submit(_score, source, tuple(token_ids), cache, index)
-                for index, cache in enumerate(wanted)
-            }
+            with _without_interrupts():
+                waiting = {
+                    pool.submit(_score, source, tuple(token_ids), cache, index)
+                    for index, cache in enumerate(wanted)
+                }
             while waiting:
                 done, waiting = concurrent.futures.wait(
                     waiting, _POLL_S, concurrent.futures.FIRST_COMPLETED
@@ -71,12 +79,21 @@ def score_in_processes(source: QualitySource, jobs: int) -> Workers:
     return score
 
 
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits, and processes that start meanwhile never get it: it goes to the whole group,
+    and would end them with a traceback before :func:`_begin`. The parent tells what to do."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(stop: Any, scored: Any) -> None:
     """Of a worker process, before its first task."""
     global _stop, _scored
     _stop, _scored = stop, scored
-    # Ctrl-C goes to the whole group; the parent tells what to do.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

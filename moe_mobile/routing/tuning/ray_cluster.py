@@ -16,8 +16,14 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from moe_mobile.errors import KilledError, MoeMobileError, RuntimeFailedError, UnsupportedError
-from moe_mobile.routing.quality import Cache, Progress, QualitySource, measure_quality
-from moe_mobile.routing.tuning.sweep import Scored, Workers, opened
+from moe_mobile.routing.quality import (
+    Cache,
+    Progress,
+    QualitySource,
+    measure_quality,
+    opened,
+)
+from moe_mobile.routing.tuning.sweep import Scored, Workers
 
 __all__ = ["LOCAL", "check_ray", "score_on_ray"]
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from moe_mobile.routing.quality import (
     Cache,
     Progress,
     Quality,
-    QualitySource,
     ScoredModel,
     Scorer,
     measure_quality,
@@ -26,7 +24,7 @@ from moe_mobile.routing.quality import (
 )
 from moe_mobile.routing.quality_file import QualityFile, score_key
 
-__all__ = ["Scored", "Workers", "caches", "check_alike", "opened", "score_here", "sweep"]
+__all__ = ["Scored", "Workers", "caches", "check_alike", "score_here", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,6 @@ class Workers(Protocol):
     def __call__(
         self, token_ids: Sequence[int], wanted: Sequence[Cache], progress: Progress
     ) -> Generator[Scored]: ...
-
-
-@functools.lru_cache(maxsize=1)
-def opened(source: QualitySource) -> Scorer:
-    """A source ready to score, kept for the next task of this process."""
-    return source.open()
 
 
 def score_here(scorer: Scorer) -> Workers:
