@@ -23,12 +23,15 @@ from typing import Any, NoReturn
 from moe_mobile.virtual_phone.linux import die_with_parent, drop_privileges
 from moe_mobile.virtual_phone.settings import SHELL_ID
 
-__all__ = ["MAX_REQUEST", "REPORT", "run"]
+__all__ = ["KILL_FIRST", "MAX_REQUEST", "REPORT", "run"]
 
 REPORT = struct.Struct("<ii")
 """What goes through a process's pipe: its id and 0, then its id and its exit code."""
 
 MAX_REQUEST = 1 << 18
+KILL_FIRST = 1000
+"""oom_score_adj of all that a phone runs."""
+
 _STREAMS_AND_REPORT = 4
 _NOT_EXECUTABLE = 126
 
@@ -94,6 +97,7 @@ def _serve(requests: socket.socket, reports: dict[int, int]) -> bool:
 def _become(request: dict[str, Any], streams: list[int]) -> NoReturn:
     """The child's half of a start."""
     try:
+        _be_the_one_to_go()
         signal.set_wakeup_fd(-1)
         # A phone started by nohup or in the background of a script inherits ignored signals, and
         # what it runs must not: a hang-up would be lost on it.
@@ -105,8 +109,6 @@ def _become(request: dict[str, Any], streams: list[int]) -> NoReturn:
             os.dup2(fd, target)
         if request["terminal"]:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-            score.write("0")
         os.umask(0o077 if request["terminal"] else 0o022)
         drop_privileges(SHELL_ID, SHELL_ID)
         os.chdir("/")
@@ -115,6 +117,17 @@ def _become(request: dict[str, Any], streams: list[int]) -> NoReturn:
         os.write(2, f"{request['argv'][0]}: {error.strerror}\n".encode())
     finally:
         os._exit(_NOT_EXECUTABLE)
+
+
+def _be_the_one_to_go() -> None:
+    """Have the kernel kill this process, and what it starts, before process 1.
+
+    Process 1 is often the largest, and all of the phone ends with it. To spare it instead takes a
+    right that few have; this takes none. At the highest score any command, however small, counts
+    for more than all that the group may use.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", 0) as score:
+        score.write(str(KILL_FIRST).encode())
 
 
 def _bury(reports: dict[int, int]) -> None:

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 
 from moe_mobile.virtual_phone.groups import Group
+from moe_mobile.virtual_phone.init import KILL_FIRST
 from moe_mobile.virtual_phone.processes import Processes
 
 __all__ = ["Memory", "ProcessMemory", "meminfo"]
@@ -137,9 +138,18 @@ class Memory:
         rss = (process.own + process.files) // 1024
         self.log(
             "lowmemorykiller",
-            f"Kill '{process.name}' ({process.pid}), uid 2000, oom_score_adj 0 to free {rss}kB "
-            f"rss, 0kB swap; reason: {reason}",
+            f"Kill '{process.name}' ({process.pid}), uid 2000, oom_score_adj {KILL_FIRST} to free "
+            f"{rss}kB rss, 0kB swap; reason: {reason}",
         )
+
+    def log_end(self) -> None:
+        """Say why process 1 ended, where that was for lack of memory."""
+        if self._group is not None and self._group.kills() != self._kills:
+            self.log(
+                "lowmemorykiller",
+                "Kill 'init' (1): the phone restarts; reason: memory limit of the phone (control "
+                "group)",
+            )
 
     def log(self, tag: str, text: str) -> None:
         """Append a line to what logcat shows."""

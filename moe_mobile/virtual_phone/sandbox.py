@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -124,7 +123,6 @@ def _start_init(adopt: Callable[[int], None]) -> socket.socket:
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     linux.adopt_orphans()
-    _spare_from_killing(-1000)
     helper = os.fork()
     if helper == 0:
         try:
@@ -140,7 +138,6 @@ def _start_init(adopt: Callable[[int], None]) -> socket.socket:
             os._exit(0)
     theirs.close()
     os.waitpid(helper, 0)
-    _spare_from_killing(0)
     answers = [ours.recv(1024), ours.recv(1024)]
     pids = [int(answer) for answer in answers if answer.isdigit()]
     if not pids or b"ready" not in answers:
@@ -166,13 +163,6 @@ def _become_init(requests: socket.socket) -> NoReturn:
         requests.send(str(error).encode())
     finally:
         os._exit(1)
-
-
-def _spare_from_killing(score: int) -> None:
-    """Process 1 itself must not be chosen where memory runs out."""
-    # Takes root; without, it is still the smallest of all.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(score))
 
 
 def _make_devices() -> None:

@@ -125,6 +125,7 @@ class Server:
             if b"reboot" in words:
                 self._reboot(2.0)
         elif fd == self._init.fileno():
+            self._memory.log_end()
             self._reboot(1.0)
         else:  # the supervisor is gone
             os._exit(1)

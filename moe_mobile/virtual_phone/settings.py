@@ -19,10 +19,14 @@ __all__ = [
     "BYTE_UNITS",
     "LIMITERS",
     "SHELL_ID",
+    "SMALLEST_RAM",
     "Misbehaviour",
     "PhoneSettings",
     "host_abi",
 ]
+
+SMALLEST_RAM = 16 << 20
+"""Bytes in which a phone's shell works."""
 
 SHELL_ID = 2000
 """User and group of everything that adb does on a phone (Android's AID_SHELL)."""
@@ -48,7 +52,6 @@ BYTE_UNITS = {
 """Units that people may write sizes in."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
-_SMALLEST_RAM = 16 << 20
 _SMALLEST_FLASH = 16 << 20
 _THERMAL_STATUSES = range(7)
 
@@ -151,7 +154,7 @@ class PhoneSettings:
                 setting="limiter",
                 remedy=f"Use one of {', '.join(LIMITERS)}",
             )
-        _within("ram", self.ram, _SMALLEST_RAM, 1 << 50, _bytes)
+        _within("ram", self.ram, SMALLEST_RAM, 1 << 50, _bytes)
         _within("flash_mbps", self.flash_mbps, 1, 1_000_000)
         _within("link_mbps", self.link_mbps, 1, 1_000_000)
         _within("flash_size", self.flash_size, _SMALLEST_FLASH, 1 << 46, _bytes)

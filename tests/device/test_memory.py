@@ -16,9 +16,9 @@ import pytest
 
 from moe_mobile.errors import UnsupportedError
 from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone, start
-from moe_mobile.virtual_phone.settings import LIMITERS
+from moe_mobile.virtual_phone.settings import LIMITERS, SMALLEST_RAM
 from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli
-from tests.phones import adb, wait_until
+from tests.phones import StartPhone, adb, wait_until
 
 MEBIBYTE = 1 << 20
 RAM = 80 * MEBIBYTE
@@ -153,3 +153,20 @@ def test_the_low_memory_killer_ends_a_run(
         result = run_cli("virtual-phone", "misbehave", limited.serial, "--kill", "moe_runner")
         assert result.returncode == 0, result.stderr
         told_as_killed(process, limited, "device is low on memory")
+
+
+@pytest.mark.parametrize("limiter", [kind for kind in LIMITERS if kind != "watchdog"])
+def test_the_smallest_phone_kills_the_engine_and_not_itself(
+    phone: StartPhone, tiny_bundle: pathlib.Path, wide_bundle: pathlib.Path, limiter: str
+) -> None:
+    try:
+        one = phone(ram=SMALLEST_RAM, limiter=limiter)
+    except UnsupportedError:
+        pytest.skip(f"no {limiter} on this machine")
+    born = shell(one, "cut -d ' ' -f 22 /proc/1/stat")
+    ok_json("generate", tiny_bundle, "-s", one.serial, "--token-ids", 5, "-n", 4)
+    run = ("bench", wide_bundle, "-s", one.serial, "-p", 0, "-n", 4, "-r", 1, "--cache", "100%")
+    error = failed(13, *run)
+    assert error["code"] == "killed"
+    assert "the device says: Kill 'moe_runner'" in error["cause"]
+    assert shell(one, "cut -d ' ' -f 22 /proc/1/stat") == born

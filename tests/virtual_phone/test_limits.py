@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -15,7 +16,8 @@ import pytest
 
 from moe_mobile.errors import UnsupportedError
 from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone, start
-from tests.phones import StartPhone, adb
+from moe_mobile.virtual_phone.settings import SMALLEST_RAM
+from tests.phones import StartPhone, adb, wait_until
 
 HOME = "/data/local/tmp"
 MEBIBYTE = 1 << 20
@@ -60,7 +62,7 @@ def test_what_uses_more_is_killed(limited: VirtualPhone) -> None:
     while not (log := shell(limited, "logcat -d").stdout):
         assert time.monotonic() < deadline
     match = re.search(
-        r" lowmemorykiller: Kill '(\w+)' \((\d+)\), uid 2000, oom_score_adj 0 to free (\d+)kB rss, "
+        r" lowmemorykiller: Kill '(\w+)' \((\d+)\), uid 2000, oom_score_adj 1000 to free (\d+)kB rss, "
         r"0kB swap; reason: ",
         log,
     )
@@ -103,3 +105,50 @@ def test_flash_is_as_slow_as_asked(phone: StartPhone) -> None:
     script = f"dd if={HOME}/file of=/dev/null bs=1000k iflag=direct"
     assert shell(one, script).returncode == 0
     assert 0.3 < time.monotonic() - before < 3
+
+
+@pytest.fixture(params=["cgroup2", "cgroup1", "systemd"])
+def hard_limiter(request: pytest.FixtureRequest, phone: StartPhone) -> str:
+    """Each that has the kernel keep the limit, and so choose whom to kill."""
+    try:
+        phone(ram=RAM, limiter=request.param)
+    except UnsupportedError:
+        pytest.skip(f"no {request.param} on this machine")
+    return str(request.param)
+
+
+def born(phone: VirtualPhone) -> str:
+    """When process 1 was started: another time after a reboot."""
+    return shell(phone, "cut -d ' ' -f 22 /proc/1/stat").stdout
+
+
+@pytest.mark.parametrize("ram", [SMALLEST_RAM, 48 * MEBIBYTE])
+def test_what_is_killed_is_never_the_phone(phone: StartPhone, hard_limiter: str, ram: int) -> None:
+    one = phone(ram=ram, limiter=hard_limiter)
+    before = born(one)
+    assert before
+    # Each is smaller than the phone's own process 1, and together they are too much.
+    block = "(head -c 6M /dev/zero; exec sleep 4) | dd of=/dev/null bs=7M iflag=fullblock"
+    script = " & ".join([f"({block})"] * 8) + " & wait"
+    for _ in range(3):
+        shell(one, script)
+        wait_until(lambda: "lowmemorykiller" in shell(one, "logcat -d").stdout)
+        assert born(one) == before
+        assert "'init'" not in shell(one, "logcat -d").stdout
+
+
+def test_a_phone_that_is_killed_all_the_same_says_so(phone: StartPhone, hard_limiter: str) -> None:
+    one = phone(ram=SMALLEST_RAM, limiter=hard_limiter)
+    before = born(one)
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
+            parent = Path("/proc", fields["PPid"], "status").read_text()
+            if fields["NSpid"].split()[-1] == "1" and f"PPid:\t{one.record['pid']}\n" in parent:
+                status.with_name("oom_score_adj").write_text("1000")
+    blocks = [f"({HOG.format(size='7M')}; sleep 4)"] * 8
+    shell(one, " & ".join(blocks) + " & wait")
+    shell(one, f"{HOG.format(size='40M')}")
+    wait_until(lambda: born(one) not in ("", before))
+    log = shell(one, "logcat -d").stdout
+    assert re.search(r"lowmemorykiller: Kill 'init' \(1\): the phone restarts; reason: memory", log)
