@@ -111,9 +111,9 @@ def refuse_options(names: Sequence[str], wanted: str) -> None:
         if name in names and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
             option = max(parameter.opts, key=len)
             raise UsageError(
-                f"it is for a {wanted}, and this is none",
+                f"it is for a {wanted}, and {ctx.params['source']} is none",
                 setting=option,
-                remedy=f"Leave it out, or name a {wanted}",
+                remedy=f"Leave it out, or name a {wanted} (`moe-mobile export` makes bundles)",
             )
 
 

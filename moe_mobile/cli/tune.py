@@ -7,11 +7,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from moe_mobile.cli import grid_text
 from moe_mobile.cli.options import (
     device_option,
     echo_json,
@@ -196,7 +198,7 @@ def command(
     given = None
     if any(value is not None for value in (prompt, text_file, token_ids)):
         given = given_text(prompt, text_file, token_ids)
-    drops = [] if drop_cold is None else drop_cold.split(",")
+    drops = [] if drop_cold is None else grid_text.values("--drop-cold", drop_cold, _drop)
     with ProgressBar() as progress:
         model: Searched
         if from_bundle:
@@ -288,6 +290,13 @@ def _capacities(text: str) -> list[Capacity]:
         return [parse_capacity(part) for part in text.split(",")]
     except UsageError as error:
         raise UsageError(error.cause, setting="--cache", remedy=error.remedy) from None
+
+
+def _drop(text: str) -> str:
+    """Raises ValueError for what +drop-cold: does not take."""
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text, re.ASCII) is None:
+        raise ValueError(f"{text!r} is no number of 0 or more")
+    return text
 
 
 def _tried(

@@ -295,6 +295,12 @@ def sequences_of(token_ids: Sequence[int], model: ScoredModel) -> list[list[int]
         if length > 1:
             sequences.append(list(token_ids[begin : begin + length]))
         begin += length
+    if model.context < 2:
+        raise UsageError(
+            "a sequence of one token has nothing to be predicted",
+            setting="context",
+            remedy="Give at least 2",
+        )
     if not sequences:
         raise UsageError(
             "no token has one before it", setting="token_ids", remedy="Give a longer text"

@@ -16,7 +16,7 @@ import numpy as np
 from moe_mobile.bundle import inspect_bundle, read_manifest
 from moe_mobile.device.interface import Device
 from moe_mobile.device.select import open_device
-from moe_mobile.errors import BudgetError, RuntimeFailedError
+from moe_mobile.errors import BudgetError, RuntimeFailedError, UsageError
 from moe_mobile.routing.quality import (
     Cache,
     ScoredModel,
@@ -69,6 +69,12 @@ class EngineScorer(Scorer):
         progress: Stages | None = None,
     ) -> None:
         """``settings``: see :class:`EngineSource`."""
+        if settings.get("residency") == "resident":
+            raise UsageError(
+                "all experts are in memory, so there is no cache to score with",
+                setting="--residency",
+                remedy="Choose slots or programs",
+            )
         manifest = read_manifest(bundle)
         longest = manifest.model.context_length
         self._device, self._bundle = device, bundle

@@ -167,7 +167,7 @@ def test_a_place_that_cannot_be_written_is_told_at_once(option: str, tmp_path: P
         ("demo", "--token-ids 5,6 --device x", "--device", UsageError),
         ("bundle", "--token-ids 5,6 --dtype float32", "--dtype", UsageError),
         ("bundle", "--token-ids 5,6 -c 1025", "context", UsageError),
-        ("bundle", "--token-ids 5,6 --residency resident", "initial_cache", UsageError),
+        ("bundle", "--token-ids 5,6 --residency resident", "--residency", UsageError),
         ("nothing", "--token-ids 5,6", None, UsageError),
     ],
 )

@@ -236,6 +236,9 @@ def test_tables_for_people(demo: Path, tuned: tuple[Path, dict[str, Any]], tmp_p
         (("--rows", "same", "--out", "same"), 2, "same file"),
         (("--dtype", "bfloat16"), 2, "--dtype"),
         (("-n", "1"), 2, "longer text"),
+        (("-c", "1"), 2, "context"),
+        (("--drop-cold", "0.5,x"), 2, "--drop-cold"),
+        (("--residency", "resident"), 2, "--residency"),
     ],
 )
 def test_what_makes_no_sense(

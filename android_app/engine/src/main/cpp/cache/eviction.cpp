@@ -24,7 +24,7 @@ EvictionOptions parse_eviction(const std::string& text) {
   if (!decay || *decay > 1)
     throw Error(ErrorCode::kUsage, Setting{"eviction"},
                 in_quotes(text) + " is no way to choose what leaves the cache",
-                "Possible are: lru; lfu; lfu:DECAY with a DECAY of 0 to 1; belady");
+                "Possible are: lru; lfu; lfu:DECAY with a DECAY of 0 to 1; in simulations, belady");
   options.kind = EvictionOptions::Kind::kLfu;
   options.decay = *decay;
   return options;

@@ -44,7 +44,8 @@ RunSettings checked(const RunSettings& settings) {
                 "a cache for " + std::to_string(settings.capacity) +
                     " experts per layer does not hold the " + std::to_string(top_k) +
                     " of one token",
-                "Give at least top_k.");
+                "Give " + std::to_string(top_k) + " to " +
+                    std::to_string(settings.router.num_experts) + ".");
   if (settings.capacity > settings.router.num_experts)
     refuse("capacity",
            "a cache for " + std::to_string(settings.capacity) + " of " +
