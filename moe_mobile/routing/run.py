@@ -152,6 +152,10 @@ class RoutingRun:
             )
         return Routed(*self._native.route(whole("layer", layer, least=0), checked, bool(prompt)))
 
+    def cached(self) -> NDArray[np.bool_]:
+        """[layers, experts]: what is in the cache."""
+        return self._native.cached()
+
     def reset(self) -> None:
         """Begin the next sequence: cache and method are as at first. The totals go on."""
         self._native.reset()

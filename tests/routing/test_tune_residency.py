@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a cache held, followed from its uses, is what the engine's code says hit and stayed."""
+"""What a cache held after each token agrees with what hit, missed and stayed in all."""
 
 from __future__ import annotations
 

@@ -2,27 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which experts were cached when, and how long each stayed: a trace replayed, to be looked at.
 
-The decisions are the engine's own code's (:func:`simulate`). It tells which uses missed, not what
-the cache held; that follows from the uses and the rule of eviction, and is followed here.
+The decisions and the cache are the engine's own code's (:class:`RoutingRun`), looked at after every
+layer.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_mobile.routing.quality import Cache
-from moe_mobile.routing.simulation import Simulation, simulate
+from moe_mobile.routing.run import RoutingRun
 from moe_mobile.routing.trace import Trace
 
-__all__ = ["Residency", "follow", "residency"]
-
-_Key = tuple[int, int]
-_FORGOTTEN = 1e-300
+__all__ = ["Residency", "residency"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,102 +52,39 @@ class Residency:
 
 def residency(trace: Trace, cache: Cache) -> Residency:
     """The trace's sequences, each decoded from an empty cache."""
-    cached = np.zeros(trace.router_logits.shape, np.bool_)
+    tokens, layers, experts = trace.router_logits.shape
+    run = RoutingRun(
+        experts=experts,
+        layers=trace.layers,
+        top_k=trace.top_k,
+        capacity=cache.capacity,
+        routing=cache.routing,
+        eviction=cache.eviction,
+        pool=cache.pool,
+        scoring=trace.scoring,
+    )
+    cached = np.zeros((tokens, layers, experts), np.bool_)
     lifetimes: list[int] = []
-    staying = loads = 0
-    routing = ""
+    staying = 0
     for span in trace.spans():
-        result = simulate(
-            trace.router_logits[span],
-            trace.top_k,
-            cache.capacity,
-            cache.routing,
-            cache.eviction,
-            pool=cache.pool,
-            layers=trace.layers,
-            scoring=trace.scoring,
-        )
-        routing = result.routing
-        loads += result.loads
-        staying += follow(result, cache, cached[span], lifetimes)
-    tokens, layers = trace.router_logits.shape[:2]
+        run.reset()
+        before = run.cached()
+        loaded = np.zeros((layers, experts), np.int64)  # at which token
+        for token in range(span.start, span.stop):
+            for layer in range(layers):
+                run.route(layer, trace.router_logits[token : token + 1, layer])
+                # A cache for all layers evicts from any of them.
+                now = run.cached()
+                lifetimes += (token - loaded[before & ~now]).tolist()
+                loaded[now & ~before] = token
+                before = now
+            cached[token] = before
+        staying += int(before.sum())
     return Residency(
-        routing=routing,
+        routing=run.routing,
         cached=cached,
         lifetimes=tuple(lifetimes),
         staying=staying,
         sequences=tuple(span.start for span in trace.spans()),
-        loads_per_token_layer=loads / (tokens * layers),
+        loads_per_token_layer=run.totals().loads / (tokens * layers),
     )
-
-
-def follow(
-    result: Simulation, cache: Cache, cached: NDArray[np.bool_], lifetimes: list[int]
-) -> int:
-    """Fill ``cached`` and append lifetimes for a sequence that began with nothing cached.
-
-    Returns the number of experts that were cached at the end.
-    """
-    layers, experts = cached.shape[1:]
-    if cache.pool == "global":
-        pools = [_Pool(cache.capacity * layers, cache.eviction, cached)] * layers
-    else:
-        pools = [_Pool(cache.capacity, cache.eviction, cached) for _ in range(layers)]
-    now = np.zeros((layers, experts), np.bool_)
-    loaded: dict[_Key, int] = {}
-    selected = result.selected.tolist()
-    dropped = result.dropped.tolist()
-    for token, (of_token, gone) in enumerate(zip(selected, dropped, strict=True)):
-        for layer in range(layers):
-            ranked = zip(of_token[layer], gone[layer], strict=True)
-            kept = [(layer, expert) for expert, left_out in ranked if not left_out]
-            pool = pools[layer]
-            coming = [key for key in kept if key not in pool]
-            for key in pool.access(kept, len(coming)):
-                now[key] = False
-                lifetimes.append(token - loaded.pop(key))
-            for key in coming:
-                now[key] = True
-                loaded[key] = token
-        cached[token] = now
-    return len(loaded)
-
-
-class _Pool:
-    """The experts of a cache, by docs/routing/eviction.md."""
-
-    def __init__(self, capacity: int, eviction: str, cached: NDArray[np.bool_]) -> None:
-        self._capacity = capacity
-        name, _, decay = eviction.partition(":")
-        self._decay = float(decay or 0.99) if name == "lfu" else None
-        self._by_use: OrderedDict[_Key, None] = OrderedDict()  # least recent first
-        self._counts = np.zeros(cached.shape[1:])
-
-    def __contains__(self, key: _Key) -> bool:
-        return key in self._by_use
-
-    def access(self, kept: Sequence[_Key], coming: int) -> list[_Key]:
-        """Use experts in rank order, of which ``coming`` are not there. Returns who leaves."""
-        leaving = [self._evict(kept) for _ in range(len(self._by_use) + coming - self._capacity)]
-        for key in reversed(kept):
-            self._by_use[key] = None
-            self._by_use.move_to_end(key)
-        if self._decay is not None:
-            self._count(kept, self._decay)
-        return leaving
-
-    def _evict(self, kept: Sequence[_Key]) -> _Key:
-        others = (key for key in self._by_use if key not in kept)
-        # The first, least recent one of equals.
-        victim = next(others) if self._decay is None else min(others, key=self._count_of)
-        del self._by_use[victim]
-        return victim
-
-    def _count_of(self, key: _Key) -> float:
-        return float(self._counts[key])
-
-    def _count(self, kept: Sequence[_Key], decay: float) -> None:
-        self._counts *= decay
-        self._counts[self._counts < _FORGOTTEN] = 0
-        for key in kept:
-            self._counts[key] += 1

@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 
@@ -134,6 +135,16 @@ nb::tuple route(RoutingRun* run, uint32_t layer, const LayerLogits& logits, bool
                         dropped.to_numpy<bool>({tokens, top_k}));
 }
 
+// [layers, experts]
+nb::object cached(const RoutingRun& run) {
+  const LogicalCacheOptions& cache = run.cache().options();
+  const size_t layers = cache.layers, experts = cache.experts;
+  Slots<uint8_t> held(layers * experts);
+  for (uint32_t layer = 0; layer < layers; ++layer)
+    std::copy_n(run.cache().cached(layer), experts, held.data() + layer * experts);
+  return held.to_numpy<bool>({layers, experts});
+}
+
 }  // namespace
 
 void bind_routing(nb::module_* module) {
@@ -144,6 +155,7 @@ void bind_routing(nb::module_* module) {
   nb::class_<RoutingRun>(*module, "RoutingRun")
       .def(nb::init<const RunSettings&>(), "settings"_a)
       .def("route", &route, "layer"_a, "logits"_a, "prompt"_a)
+      .def("cached", &cached)
       .def("reset", &RoutingRun::reset)
       .def_prop_ro("routing", [](const RoutingRun& run) { return run.routing().text; })
       .def_prop_ro("note", [](const RoutingRun& run) { return run.routing().note; })
