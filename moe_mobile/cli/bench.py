@@ -7,7 +7,6 @@ from __future__ import annotations
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -44,8 +43,7 @@ from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.resumable import resumable
 from moe_mobile.cli.tuned import Tuned, is_default, require_cache, settings_file_option
 from moe_mobile.cli.writable import check_outputs
-from moe_mobile.device.interface import Device
-from moe_mobile.device.select import open_devices
+from moe_mobile.device.select import Opened, open_devices
 from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
 from moe_mobile.routing.texts import split_routings
 
@@ -165,7 +163,15 @@ _COOL_SECONDS = 300.0
     help="A repetition of each row, then of each in reverse order, and so on: heat and time of "
     "day meet all rows alike. Opens the bundle anew for each.",
 )
-@click.option("--no-warmup", is_flag=True, help="Do not run each test once before measuring.")
+@click.option(
+    "--warmup",
+    type=click.IntRange(0, 1000),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Runs of each test before measuring; a large cache takes several to fill.",
+)
+@click.option("--no-warmup", "warmup", flag_value=0, help="The same as --warmup 0.")
 @click.option(
     "--seed",
     type=click.IntRange(0),
@@ -210,7 +216,7 @@ def command(
     cool_to: str,
     cool_timeout: float,
     interleave: bool,
-    no_warmup: bool,
+    warmup: int,
     seed: int,
     output: str | None,
     as_json: bool,
@@ -270,13 +276,14 @@ def command(
             manifest=read_manifest(bundle),
             positions=max(test.positions for test in tests),
         )
-    places = open_devices(devices, every=every, otherwise=None)
+    opened = open_devices(devices, every=every, otherwise=None)
+    places = opened.devices
     file = None if out is None else ResultFile(out, resume=resume)
     plan = Plan(
         bundle=facts,
         rows=rows,
         protocol=Protocol(
-            repetitions, not no_warmup, seed, interleave=interleave, router_trace=trace
+            repetitions, warmup, seed, interleave=interleave, router_trace=trace
         ),
         gate=gate,
         gate_asked=cool_to != "auto",
@@ -291,7 +298,7 @@ def command(
     )
     results: list[BenchResult] = []
     try:
-        _measure(plan, places, shown, file, results)
+        _measure(plan, opened, shown, file, results)
         if plot is not None:
             write_plot(plot, draw_results(results))
     except MoeMobileError as error:
@@ -312,7 +319,7 @@ def command(
 
 def _measure(
     plan: Plan,
-    devices: Sequence[Device],
+    opened: Opened,
     shown: Shown,
     file: ResultFile | None,
     results: list[BenchResult],
@@ -323,13 +330,18 @@ def _measure(
 
     fleet = Fleet(plan, file=file, show=show, note=shown.note)
     try:
-        if len(devices) == 1:
+        devices, failed = opened.devices, opened.failed
+        if len(devices) == 1 and not failed:
             with ProgressBar() as progress:
                 fleet.run(devices[0], progress)
             return
+        for serial, error in failed.items():  # at once, as the others may take long
+            shown.note(f"note: {serial} is left out: {error.cause}")
+        errors = list(failed.values())
         # Bars of several devices would write over each other.
-        with ProgressBar(quiet=True) as progress:
-            errors = fleet.run_all(devices, progress)
+        with ProgressBar(quiet=len(devices) > 1) as progress:
+            if devices:
+                errors += fleet.run_all(devices, progress)
         for error in errors[1:]:
             shown.note(format_error(error))
         if errors:

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import pathlib
-import time
 from typing import Any
 
 import click
@@ -19,13 +19,16 @@ from moe_mobile.cli.options import (
     examples,
     json_option,
 )
-from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.phone_bars import PhoneBar, say
 from moe_mobile.cli.text import size
 from moe_mobile.cli.tuned import Tuned
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.deploy.deploy import Deployed
-from moe_mobile.device.select import ANY, open_devices
-from moe_mobile.errors import MoeMobileError
+from moe_mobile.device.interface import Device
+from moe_mobile.device.select import ANY, Opened, open_devices
+from moe_mobile.errors import CancelledError, MoeMobileError
+
+_POLL_S = 0.2
 
 
 @click.command(
@@ -75,74 +78,100 @@ def command(
     """
     if settings_file is not None:
         Tuned(settings_file, bundle)  # raises for one that is not for it
-    places = open_devices(devices, every=every, otherwise=ANY)
-    answers, errors = [], []
-    for device in places:
-        assert isinstance(device, AdbDevice)
-        try:
-            answer = _deploy(
-                device, bundle, settings_file, prepare, consume, replace, prune, as_json
-            )
-        except MoeMobileError as error:
-            if len(places) == 1:
-                raise
-            # One that fails does not stop the others.
-            errors.append(error)
-            click.echo(format_error(error), err=True)
-            answer = {"device": device.serial, "error": error.as_dict()}
-        answers.append(answer)
+    opened = open_devices(devices, every=every, otherwise=ANY)
+    wish = _Wish(bundle, settings_file, prepare, consume, replace, prune, as_json)
+    if len(opened.by_serial) == 1:
+        answers = [_deploy(_phone(opened.devices[0]), wish, PhoneBar())]
+        errors: list[MoeMobileError] = []
+    else:
+        answers, errors = _deploy_all(opened, wish)
     if as_json:
         echo_json({"deployments": answers})
     return errors[0].exit_code if errors else 0
 
 
-def _deploy(
-    device: AdbDevice,
-    bundle: pathlib.Path,
-    settings: pathlib.Path | None,
-    prepare: bool,
-    consume: bool,
-    replace: bool,
-    prune: bool,
-    as_json: bool,
-) -> dict[str, Any]:
-    with _Rate() as progress:
+@dataclasses.dataclass(frozen=True)
+class _Wish:
+    """What the options say."""
+
+    bundle: pathlib.Path
+    settings: pathlib.Path | None
+    prepare: bool
+    consume: bool
+    replace: bool
+    prune: bool
+    as_json: bool
+
+
+def _deploy_all(opened: Opened, wish: _Wish) -> tuple[list[dict[str, Any]], list[MoeMobileError]]:
+    """To all at once; one that fails does not stop the others. Answers, and errors among them.
+
+    An interruption ends what runs everywhere.
+    """
+
+    def run(row: int, device: AdbDevice) -> dict[str, Any] | MoeMobileError:
+        try:
+            return _deploy(device, wish, PhoneBar(device.serial, row))
+        except MoeMobileError as error:
+            return failed(error)
+
+    def failed(error: MoeMobileError) -> MoeMobileError:
+        if not isinstance(error, CancelledError):  # which is said once, of all
+            say(format_error(error), err=True)
+        return error
+
+    ready = [_phone(device) for device in opened.devices]
+    ended: dict[str, dict[str, Any] | MoeMobileError] = {
+        serial: failed(error) for serial, error in opened.failed.items()
+    }
+    with concurrent.futures.ThreadPoolExecutor(max(1, len(ready))) as pool:
+        running = {one.serial: pool.submit(run, row, one) for row, one in enumerate(ready)}
+        try:
+            while concurrent.futures.wait(running.values(), _POLL_S).not_done:
+                pass
+        except BaseException:
+            for device in ready:
+                device.abort()
+            raise
+    ended |= {serial: future.result() for serial, future in running.items()}
+    answers, errors = [], []
+    for serial in opened.by_serial:
+        end = ended[serial]
+        if isinstance(end, MoeMobileError):
+            errors.append(end)
+            end = {"device": serial, "error": end.as_dict()}
+        answers.append(end)
+    return answers, errors
+
+
+def _phone(device: Device) -> AdbDevice:
+    assert isinstance(device, AdbDevice)
+    return device
+
+
+def _deploy(device: AdbDevice, wish: _Wish, bar: PhoneBar) -> dict[str, Any]:
+    with bar:
         deployed = device.deploy(
-            bundle,
-            settings=settings,
-            consume=consume,
-            replace=replace,
-            prune=prune,
-            progress=progress,
+            wish.bundle,
+            settings=wish.settings,
+            consume=wish.consume,
+            replace=wish.replace,
+            prune=wish.prune,
+            progress=bar,
         )
     answer: dict[str, Any] = {"device": device.serial, **dataclasses.asdict(deployed)}
-    if not as_json:
-        click.echo(_line(device.serial, deployed))
-    if deployed.other_stores and not prune:
-        click.echo(
+    if not wish.as_json:
+        say(_line(device.serial, deployed))
+    if deployed.other_stores and not wish.prune:
+        say(
             f"note: {device.serial} has packed weights of another engine "
             f"({', '.join(deployed.other_stores)}): they are packed anew, and what was consumed "
             "was sent again. --prune deletes the old ones",
             err=True,
         )
-    if prepare or consume:
-        answer["prepared"] = _prepare(device, deployed, consume, as_json)
+    if wish.prepare or wish.consume:
+        answer["prepared"] = _prepare(device, deployed, wish, bar)
     return answer
-
-
-class _Rate(ProgressBar):
-    """The bar, with MiB per second beside it."""
-
-    _began: float | None = None
-    _first = 0
-
-    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        now = time.monotonic()
-        if done == 0 or self._began is None:
-            self._began, self._first = now, done
-        elif now > self._began:
-            detail = f"{(done - self._first) / (now - self._began):.0f} MiB/s"
-        super().__call__(stage, done, total, detail)
 
 
 def _line(serial: str, deployed: Deployed) -> str:
@@ -155,11 +184,11 @@ def _line(serial: str, deployed: Deployed) -> str:
     )
 
 
-def _prepare(device: AdbDevice, deployed: Deployed, consume: bool, as_json: bool) -> dict[str, Any]:
-    with ProgressBar() as progress, device.runner() as runner:
-        answer = runner.request("prepare", bundle=deployed.path, consume=consume, progress=progress)
-    if not as_json:
-        click.echo(
+def _prepare(device: AdbDevice, deployed: Deployed, wish: _Wish, bar: PhoneBar) -> dict[str, Any]:
+    with bar, device.runner() as runner:
+        answer = runner.request("prepare", bundle=deployed.path, consume=wish.consume, progress=bar)
+    if not wish.as_json:
+        say(
             f"{device.serial}: already prepared"
             if answer["already_prepared"]
             else f"{device.serial}: packed {answer['experts']} experts"

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable
 
 from moe_mobile.device.interface import Device
-from moe_mobile.errors import DeviceError, UsageError
+from moe_mobile.errors import DeviceError, MoeMobileError, UsageError
 
-__all__ = ["ANY", "open_device", "open_devices"]
+__all__ = ["ANY", "Opened", "open_device", "open_devices"]
 
 ANY = "any"
 """Stands for the one device that is connected, or the one that ``ANDROID_SERIAL`` names."""
@@ -24,8 +25,11 @@ _CONNECT = (
 def open_device(serial: str | None) -> Device:
     """The device of a ``--device`` option; this machine where it was not given.
 
-    Raises DeviceError where it is not there or not usable, or where :data:`ANY` is not one.
+    Raises DeviceError where it is not there or not usable, or where :data:`ANY` is not one,
+    UsageError where the serial is empty.
     """
+    if serial == "":
+        raise UsageError("it names no device", setting="--device", remedy="Give adb's serial")
     if serial is None:
         from moe_mobile.device.local import LocalDevice
 
@@ -40,28 +44,68 @@ def open_device(serial: str | None) -> Device:
     return AdbDevice(server, serial)
 
 
-def open_devices(serials: Iterable[str], *, every: bool, otherwise: str | None) -> list[Device]:
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """What became of each device that was asked for, by serial, in that order."""
+
+    by_serial: dict[str, Device | MoeMobileError]
+
+    @property
+    def devices(self) -> list[Device]:
+        """Those that are ready."""
+        return [one for one in self.by_serial.values() if isinstance(one, Device)]
+
+    @property
+    def failed(self) -> dict[str, MoeMobileError]:
+        """Why the others are not."""
+        found = self.by_serial.items()
+        return {serial: one for serial, one in found if isinstance(one, MoeMobileError)}
+
+
+def open_devices(serials: Iterable[str], *, every: bool, otherwise: str | None) -> Opened:
     """The devices of ``--device`` options and ``--all``; ``otherwise`` where neither was given.
 
-    Raises UsageError where both were, DeviceError as :func:`open_device`.
+    Of several, one that cannot be used does not keep the others from it.
+
+    Raises UsageError where both were given, DeviceError where adb does not work, where a single
+    device cannot be used, or where none of all is ready.
     """
     named = list(dict.fromkeys(serials))
     if every and named:
         raise UsageError("--all and --device contradict each other")
-    return _all_devices() if every else [open_device(s) for s in named or (otherwise,)]
-
-
-def _all_devices() -> list[Device]:
-    """Every device that is ready. Raises DeviceError where none is."""
-    from moe_mobile.device.adb import AdbDevice
+    if every:
+        return _all_devices()
+    if len(named) < 2:
+        device = open_device(named[0] if named else otherwise)
+        return Opened({device.serial: device})
     from moe_mobile.device.adb_server import AdbServer
+
+    AdbServer().states()  # without adb there is one error, not one for each
+    opened: dict[str, Device | MoeMobileError] = {}
+    for serial in named:
+        try:
+            device = open_device(serial)
+            opened[device.serial] = device
+        except MoeMobileError as error:
+            opened[serial] = error
+    return Opened(opened)
+
+
+def _all_devices() -> Opened:
+    """Every device that adb has. Raises DeviceError where none is ready."""
+    from moe_mobile.device.adb import AdbDevice
+    from moe_mobile.device.adb_server import AdbServer, unusable
 
     server = AdbServer()
     states = server.states()
-    ready = [serial for serial, state in states.items() if state == "device"]
-    if not ready:
+    if "device" not in states.values():
         raise _none(states)
-    return [AdbDevice(server, serial) for serial in ready]
+    return Opened(
+        {
+            serial: AdbDevice(server, serial) if state == "device" else unusable(serial, state)
+            for serial, state in states.items()
+        }
+    )
 
 
 def _only(states: dict[str, str]) -> str:

@@ -62,8 +62,8 @@ def test_what_uses_more_is_killed(limited: VirtualPhone) -> None:
     while not (log := shell(limited, "logcat -d").stdout):
         assert time.monotonic() < deadline
     match = re.search(
-        r" lowmemorykiller: Kill '(\w+)' \((\d+)\), uid 2000, oom_score_adj 1000 to free (\d+)kB rss, "
-        r"0kB swap; reason: ",
+        r" lowmemorykiller: Kill '(\w+)' \((\d+)\), uid 2000, oom_score_adj 1000 to free (\d+)kB "
+        r"rss, 0kB swap; reason: ",
         log,
     )
     assert match is not None, log

@@ -1,0 +1,143 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Several phones at once, some of which cannot be used."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import pty
+import re
+import signal
+import subprocess
+import termios
+import threading
+import time
+
+import pytest
+
+from moe_mobile.virtual_phone import Misbehaviour
+from tests.cli.program import COMMAND, run_cli
+from tests.device.test_deploy import length
+from tests.phones import StartPhone, wait_until
+
+BENCH = ("-p", 0, "-n", 4, "-r", 1)
+
+
+def test_all_tells_of_phones_that_are_not_ready(
+    phone: StartPhone, tiny_bundle: pathlib.Path
+) -> None:
+    shy = phone(misbehaviour=Misbehaviour(unauthorized=True))
+    good = phone()
+    mute = phone(misbehaviour=Misbehaviour(offline=True))
+    result = run_cli("deploy", tiny_bundle, "--all", "--json")
+    assert result.returncode == 12
+    ends = {one["device"]: one for one in json.loads(result.stdout)["deployments"]}
+    assert ends.keys() == {shy.serial, good.serial, mute.serial}
+    assert ends[good.serial]["bytes_sent"] == ends[good.serial]["bytes"]
+    for one, told in ((shy, "not authorised"), (mute, "offline")):
+        assert told in ends[one.serial]["error"]["cause"]
+        assert told in result.stderr
+        assert one.serial in result.stderr
+
+    result = run_cli("bench", tiny_bundle, "--all", *BENCH, "-o", "jsonl")
+    assert result.returncode == 12, result.stderr
+    assert [json.loads(line)["device"]["serial"] for line in result.stdout.splitlines()] == [
+        good.serial
+    ]
+    for one in (shy, mute):
+        assert f"note: {one.serial} is left out: " in result.stderr
+        assert f"setting: {one.serial}" in result.stderr
+
+
+@pytest.mark.parametrize("bad_first", [True, False])
+def test_a_serial_that_is_not_there_does_not_stop_the_others(
+    phone: StartPhone, tiny_bundle: pathlib.Path, bad_first: bool
+) -> None:
+    one = phone()
+    serials = ["nosuch", one.serial] if bad_first else [one.serial, "nosuch"]
+    named = [word for serial in serials for word in ("-s", serial)]
+    result = run_cli("deploy", tiny_bundle, *named, "--json")
+    ends = json.loads(result.stdout)["deployments"]
+    assert [end["device"] for end in ends] == serials
+    assert [("error" in end) for end in ends] == [serial == "nosuch" for serial in serials]
+    assert result.returncode == 12
+    assert "no such device" in result.stderr
+    result = run_cli("bench", tiny_bundle, *named, *BENCH, "--json")
+    assert result.returncode == 12
+    row, error = json.loads(result.stdout)
+    assert row["device"]["serial"] == one.serial
+    assert error["error"]["setting"] == "nosuch"
+
+
+def test_none_of_several_is_there(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
+    phone()
+    named = ("-s", "nosuch", "-s", "nothing")
+    result = run_cli("deploy", tiny_bundle, *named, "--json")
+    ends = json.loads(result.stdout)["deployments"]
+    assert [end["error"]["setting"] for end in ends] == ["nosuch", "nothing"]
+    assert result.returncode == 12
+    result = run_cli("bench", tiny_bundle, *named, *BENCH, "--json")
+    assert result.returncode == 12
+    assert json.loads(result.stdout)["error"]["setting"] == "nosuch"
+    assert "nothing" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_they_are_sent_to_at_the_same_time(phone: StartPhone, large_bundle: pathlib.Path) -> None:
+    both = [phone(link_mbps=40), phone(link_mbps=40)]
+    most = length(large_bundle)
+    got = []
+    # With a terminal for the bars, as a person has it.
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(ours, (24, 80))
+    shown = bytearray()
+
+    def read() -> None:
+        try:
+            while data := os.read(ours, 1 << 16):
+                shown.extend(data)
+        except OSError:  # nobody has the other end any more
+            pass
+
+    reader = threading.Thread(target=read)
+    with subprocess.Popen(
+        [*COMMAND, "deploy", str(large_bundle), "--all"], stdout=subprocess.PIPE, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        reader.start()
+        while process.poll() is None:
+            got.append(sorted(one.traffic()[0] for one in both))
+            time.sleep(0.05)
+        assert process.stdout is not None
+        lines = process.stdout.read().decode().splitlines()
+    reader.join()
+    os.close(ours)
+    assert process.returncode == 0, shown
+    # Both had much while both still lacked much.
+    assert [one for one in got if most / 4 < one[0] <= one[1] < most * 3 / 4], got
+    assert sorted(line.partition(": sent")[0] for line in lines) == sorted(
+        one.serial for one in both
+    )
+    drawn = re.split(r"[\r\n]|\x1b\[A", shown.decode())  # each a line of the terminal
+    for one in both:
+        bars = [line for line in drawn if line.startswith(f"{one.serial} sending (MiB)")]
+        assert [line for line in bars if line.endswith(" MiB/s]")], drawn
+        assert max(map(len, bars)) <= 80
+
+
+def test_an_interruption_ends_them_all(phone: StartPhone, large_bundle: pathlib.Path) -> None:
+    both = [phone(link_mbps=10), phone(link_mbps=10)]
+    with subprocess.Popen(
+        [*COMMAND, "deploy", str(large_bundle), "--all", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_until(lambda: min(one.traffic()[0] for one in both) > 1 << 23)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stderr
+    assert stderr.count("stopped by the user") == 1
+    assert json.loads(stdout)["error"]["code"] == "cancelled"
