@@ -60,7 +60,7 @@ class Protocol:
 
     Attributes:
         repetitions: counted runs of a test.
-        warmup: a run before them, in each process, that is not counted.
+        warmup: runs before them, in each process, that are not counted.
         seed: of the random tokens; repetition r of every row has those of ``seed + r``.
         gate: what must be cool before each repetition; None: no gate.
         interleave: one repetition of each row, then the next of each in reverse order, and so on.
@@ -68,7 +68,7 @@ class Protocol:
     """
 
     repetitions: int = 5
-    warmup: bool = True
+    warmup: int = 1
     seed: int = 0
     gate: Gate | None = None
     interleave: bool = False

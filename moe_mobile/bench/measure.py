@@ -183,7 +183,7 @@ def run_test(
     *,
     device: Device | None = None,
     repetitions: int = 5,
-    warmup: bool = True,
+    warmup: int = 1,
     seed: int = 0,
     progress: BenchProgress = _silent,
 ) -> BenchResult:
@@ -241,9 +241,9 @@ class _Opened:
                 progress=self._counter.progress,
             )
             self._load_end_ms = _now_ms()
-            if self._protocol.warmup:
+            for number in range(self._protocol.warmup):
                 self._counter.progress("bench", self._counter.done, self._counter.total, "warm-up")
-                self._bench(self._protocol.repetitions)
+                self._bench(self._protocol.repetitions + number)
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             raise

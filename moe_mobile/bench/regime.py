@@ -21,7 +21,7 @@ _MEMBERS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("model_type",), "model and quantization"),
     (("direct_io",), "reading with O_DIRECT"),
     (("regime", "order"), "order of repetitions"),
-    (("regime", "warmup"), "warm-up"),
+    (("regime", "warmup"), "runs of warm-up"),
     (("regime", "gate", "limit_c"), "thermal gate (°C)"),
     (("regime", "gate", "timeout_s"), "time-out of the gate (s)"),
     (("regime", "seed"), "seed of the tokens"),
@@ -36,7 +36,7 @@ _MEMBERS: tuple[tuple[tuple[str, ...], str], ...] = (
 def regime(
     *,
     interleaved: bool,
-    warmup: bool,
+    warmup: int,
     gate: Mapping[str, Any] | None,
     seed: int,
     router_trace: Mapping[str, Any] | None,

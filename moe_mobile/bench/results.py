@@ -212,7 +212,7 @@ def summarize(
         runs=list(runs),
         pss_bytes=max(pss, default=None),
         **_energy(tokens_done, runs),
-        flags=_flags(facts, runs),
+        flags=_flags(facts, runs) + _filling(test, facts, samples),
         n_prompt=test.n_prompt,
         n_gen=test.n_gen,
         n_depth=0,
@@ -255,6 +255,18 @@ def _energy(tokens: int, runs: Sequence[Json]) -> Json:
         "energy_reliable": bool(known) and not notes,
         "energy_note": notes[0] if notes else None,
     }
+
+
+def _filling(
+    test: BenchTest, facts: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Where a cache that should be warm has room left, misses are those of filling it."""
+    if not test.n_gen or facts["config"].get("initial_cache") != "warm":
+        return []
+    fill = min(float(sample.get("cache_fill", 1)) for sample in samples)
+    if fill >= 1:
+        return []
+    return [f"the cache was {100 * fill:.0f} % full when a repetition began: see --warmup"]
 
 
 def _flags(facts: Mapping[str, Any], runs: Sequence[Json]) -> list[str]:

@@ -88,13 +88,19 @@ def _common(rows: Sequence[Row]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in alike.items()) or "-"
 
 
+def _warmup(runs: float | None) -> str:
+    if not runs:
+        return "no warm-up"
+    return "after a warm-up" if runs == 1 else f"after {runs:g} runs of warm-up"
+
+
 def _regime(row: Row) -> str | None:
     if not isinstance(row.get("regime"), dict):
         return None
     limit, timeout = (row.number("regime", "gate", name) for name in ("limit_c", "timeout_s"))
     parts = [
         "repetitions in turns" if row.get("regime", "order") == "interleaved" else "row by row",
-        "no warm-up" if row.get("regime", "warmup") is False else "after a warm-up",
+        _warmup(row.number("regime", "warmup")),
         "no thermal gate" if limit is None else f"gate {limit:g} °C for at most {timeout or 0:g} s",
     ]
     charging = row.get("regime", "charging")

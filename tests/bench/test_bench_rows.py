@@ -82,7 +82,7 @@ def test_each_row_has_a_process_and_its_settings(
         lanes=[1],
         threads=[None, 2],
     )
-    results = rows_of(device, facts, rows, repetitions=3, warmup=False, seed=9)
+    results = rows_of(device, facts, rows, repetitions=3, warmup=0, seed=9)
     questions = asked(tmp_path)
     assert len(results) == len(rows) == 8
     assert [request["command"] for _, request in questions] == (
@@ -108,13 +108,16 @@ def test_each_row_has_a_process_and_its_settings(
     *_, opened_last, warmup, first, second = asked(tmp_path)
     assert opened_last[1]["settings"]["context"] == 10
     assert [request["seed"] for _, request in (warmup, first, second)] == [2, 0, 1]
+    row_of(device, facts, BenchTest(8, 2), warmup=3)
+    seeds = [request["seed"] for _, request in asked(tmp_path)[-5:]]
+    assert seeds == [2, 3, 4, 0, 1]
 
 
 def test_interleaved_rows_take_turns_there_and_back(
     facts: BundleFacts, device: LocalDevice, tmp_path: pathlib.Path
 ) -> None:
     rows = [(BenchTest(0, 2), Settings(cache=cache)) for cache in ("25%", "50%", "75%")]
-    results = rows_of(device, facts, rows, repetitions=3, warmup=False, interleave=True)
+    results = rows_of(device, facts, rows, repetitions=3, warmup=0, interleave=True)
     opened = [request for _, request in asked(tmp_path) if request["command"] == "open"]
     turns = [request["settings"]["cache"] for request in opened]
     there, back = ["25%", "50%", "75%"], ["75%", "50%", "25%"]

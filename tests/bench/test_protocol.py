@@ -140,7 +140,7 @@ def _row(**changes: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
         "n_prompt": 0, "n_gen": 128, "n_depth": 0, "bundle_hash": "ab" * 32,
         "model_type": "olmoe 8da4w", "direct_io": True, "config": {"cache": "50%"},
-        "regime": regime(interleaved=False, warmup=True, gate=gate, seed=0, router_trace=None)
+        "regime": regime(interleaved=False, warmup=1, gate=gate, seed=0, router_trace=None)
         | {"charging": False},
         "affinity": {"policy": "big", "cpus": [4, 5]},
         "device": {"virtual": False, "limit": None, "serial": "R58M"},
@@ -166,7 +166,7 @@ def test_rows_that_differ_in_settings_are_comparable() -> None:
         ({"bundle_hash": "cd" * 32}, "bundle: abababababab and cdcdcdcdcdcd"),
         ({"direct_io": False}, "reading with O_DIRECT: yes and no"),
         ({"regime__order": "interleaved"}, "order of repetitions: sequential and interleaved"),
-        ({"regime__warmup": False}, "warm-up: yes and no"),
+        ({"regime__warmup": 0}, "runs of warm-up: 1 and 0"),
         ({"regime__gate__limit_c": 35.0}, "thermal gate (°C): 40 and 35"),
         ({"regime__charging": None}, "charging: no and unknown"),
         ({"affinity__policy": "all"}, "choice of cores: big and all"),

@@ -42,7 +42,7 @@ def rows(target: Target) -> list[BenchResult]:
     found = list(
         measure(target, [(BenchTest(8, 0), Settings()), (BenchTest(0, 4), Settings())], plain)
     )
-    turns = Protocol(repetitions=2, warmup=False, interleave=True, gate=Gate(90, 5))
+    turns = Protocol(repetitions=2, warmup=0, interleave=True, gate=Gate(90, 5))
     settings = [Settings(cache="60%"), Settings(residency="resident", lanes=1)]
     found += measure(target, [(BenchTest(4, 3), one) for one in settings], turns)
     return found
@@ -115,7 +115,7 @@ def test_keys_tell_rows_apart(target: Target, rows: list[BenchResult]) -> None:
         target.key((BenchTest(0, 5), Settings()), plain),
         target.key((BenchTest(0, 4), Settings(lanes=1)), plain),
         target.key(row, Protocol(repetitions=3)),
-        target.key(row, dataclasses.replace(plain, warmup=False)),
+        target.key(row, dataclasses.replace(plain, warmup=0)),
         target.key(row, dataclasses.replace(plain, seed=1)),
         target.key(row, dataclasses.replace(plain, interleave=True)),
         target.key(row, dataclasses.replace(plain, gate=Gate(40, 300))),
@@ -174,7 +174,7 @@ def test_a_file_may_be_torn_anywhere(
 
 def test_interleaved_rows_continue_within_a_grid(target: Target, tmp_path: pathlib.Path) -> None:
     out, turns = tmp_path / "rows.jsonl", tmp_path / "rows.jsonl.turns"
-    protocol = Protocol(repetitions=3, warmup=False, interleave=True)
+    protocol = Protocol(repetitions=3, warmup=0, interleave=True)
     grid = [(BenchTest(0, count), Settings()) for count in (2, 3)]
 
     class Interrupted(Exception):

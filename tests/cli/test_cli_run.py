@@ -211,6 +211,18 @@ def test_bench_rows_come_from_the_engine(bundle: pathlib.Path) -> None:
     assert both["avg_ns"] > 0
 
 
+def test_bench_tells_of_a_cache_that_still_fills(bundle: pathlib.Path) -> None:
+    asked = ("bench", bundle, "-p", 0, "-n", 2, "-r", 1, "--cache", "75%", "--pool")
+    for pool in ("global", "layer"):
+        (filling,) = ok_json(*asked, pool, "--no-warmup")
+        assert filling["flags"] == ["the cache was 0 % full when a repetition began: see --warmup"]
+        assert filling["regime"]["warmup"] == 0
+        (warm,) = ok_json(*asked, pool, "--warmup", 40)
+        assert (warm["flags"], warm["regime"]["warmup"]) == ([], 40)
+        (cold,) = ok_json(*asked, pool, "--no-warmup", "--initial-cache", "cold")
+        assert cold["flags"] == []
+
+
 def test_bench_multiplies_lists_into_rows(bundle: pathlib.Path) -> None:
     text = ok(
         "bench", bundle, "-p", "0", "-n", "3,5", "-r", "1", "-o", "csv",
@@ -232,7 +244,7 @@ def test_bench_multiplies_lists_into_rows(bundle: pathlib.Path) -> None:
 def test_bench_keeps_the_rows_before_an_error(bundle: pathlib.Path) -> None:
     result = run_cli("bench", bundle, "-p", "0", "-n", "2", "-r", "1", "--cache", "60%,1%")
     assert result.returncode == 9
-    assert result.stdout.count("tg2") == 1
+    assert result.stdout.count(" tg2 |") == 1
     assert "error: " in result.stderr
 
 

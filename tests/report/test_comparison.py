@@ -74,7 +74,7 @@ def interleaved(sessions: Sequence[str | None], samples: Sequence[float], cache:
     runs = [run("2026-11-25T07:00:00Z") for _ in samples]
     for one, session in zip(runs, sessions, strict=False):
         one |= {} if session is None else {"session": session}
-    regime = {"order": "interleaved", "warmup": True, "gate": None, "charging": False, "seed": 0}
+    regime = {"order": "interleaved", "warmup": 1, "gate": None, "charging": False, "seed": 0}
     return row(config={"cache": cache}, samples_ts=list(samples), regime=regime, runs=runs)
 
 

@@ -82,8 +82,8 @@ def test_rows_that_differ_in_one_setting_are_compared(tmp_path: pathlib.Path) ->
 
 
 def test_rows_of_different_regimes_are_refused(tmp_path: pathlib.Path) -> None:
-    regime = {"order": "sequential", "warmup": True, "gate": None, "charging": False}
-    cold = row(regime=regime | {"warmup": False}, config={"cache": "25%"})
+    regime = {"order": "sequential", "warmup": 1, "gate": None, "charging": False}
+    cold = row(regime=regime | {"warmup": 0}, config={"cache": "25%"})
     rows = [row(regime=regime), cold]
     answer = ok_json("report", write(tmp_path / "rows.jsonl", *rows))
     assert answer["comparisons"] == []

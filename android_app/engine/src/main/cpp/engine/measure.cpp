@@ -53,6 +53,15 @@ class Replay {
   Decoder& decoder_;
 };
 
+// The share of the cache that holds experts.
+double cache_fill(Engine& engine) {
+  const LogicalCache& cache = engine.decoder().experts().cache();
+  const LogicalCacheOptions& options = cache.options();
+  const uint32_t pools = options.global ? 1 : engine.manifest().num_moe_layers();
+  const double capacity = static_cast<double>(options.capacity) * pools;
+  return capacity == 0 ? 1 : cache.size() / capacity;
+}
+
 }  // namespace
 
 json run_bench(Engine* engine, const BenchRequest& request, const Progress& progress) {
@@ -82,6 +91,7 @@ json run_bench(Engine* engine, const BenchRequest& request, const Progress& prog
     const std::vector<uint32_t> tokens = draw(request.n_gen);
     engine->reset();
     json sample;
+    sample["cache_fill"] = cache_fill(*engine);
     Stopwatch watch;
     uint64_t prompt_ns = 0;
     if (!prompt.empty()) {
