@@ -211,6 +211,13 @@ def initial_cache_settings(text: str, bundle: pathlib.Path) -> dict[str, Any]:
     """
     if text in INITIAL_CACHES:
         return {"initial_cache": text}
+    if not pathlib.Path(text).exists():
+        raise UsageError(
+            f"{text} is neither a state of the cache nor a file",
+            setting="--initial-cache",
+            remedy=f"Possible are {', '.join(INITIAL_CACHES)}, or a file that `moe-mobile simulate "
+            "--save-profile` wrote",
+        )
     from moe_mobile.bundle.reader import read_manifest
     from moe_mobile.routing.profile import read_profile
 

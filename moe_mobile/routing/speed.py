@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 
+from moe_mobile.cli.errors import report
 from moe_mobile.errors import MoeMobileError
 from moe_mobile.routing import simulate
 
@@ -63,8 +64,7 @@ def main() -> int:
                 best = min(best, time.thread_time() - start)
             print(f"{routing:36} {eviction:9} {logits.shape[0] * LAYERS / best:14,.0f}")
     except MoeMobileError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return report(error, as_json=False)
     return 0
 
 

@@ -254,6 +254,9 @@ def test_the_command_line_takes_a_profile_of_the_model_only(bundle: Path, tmp_pa
         assert error["file"] == str(file)
         assert f"the profile is of {profile.model}" in error["cause"]
         assert "Record one of this model" in error["remedy"]
+    error = failed(2, *run, "--initial-cache", "warmer")
+    assert error["setting"] == "--initial-cache"
+    assert "auto, warm, cold, prompt" in error["remedy"]
 
 
 def test_what_makes_no_sense_is_refused(bundle: Path) -> None:
