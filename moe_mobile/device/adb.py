@@ -93,6 +93,13 @@ class AdbDevice(Device):
         with self._deployer.measuring():
             yield
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Meanwhile no other command deploys to it or measures on it. Raises IoError where one
+        does."""
+        with self._deployer.deploying(), self.exclusive():
+            yield
+
     def check_exclusive(self) -> None:
         self._deployer.check_locks()
 

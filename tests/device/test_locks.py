@@ -39,7 +39,7 @@ def test_one_command_at_a_time_deploys(
     # One that takes long is not waited for.
     device = device_of(one)
     monkeypatch.setattr(deploy, "_LOCK_SECONDS", 1)
-    with device._deployer._locked():
+    with device._deployer.deploying():
         with pytest.raises(IoError, match="another command"):
             device.deploy(large_bundle)
         assert device.deploy(tiny_bundle).was_complete
@@ -111,11 +111,11 @@ def test_who_slept_notices_that_its_lock_has_lapsed(
     deployer = device._deployer
     for other in (False, True):
         with contextlib.ExitStack() as stack:
-            stack.enter_context(deployer._locked())
+            stack.enter_context(deployer.deploying())
             deployer._run("true")
             asleep()
             if other:
-                stack.enter_context(device_of(one)._deployer._locked())
+                stack.enter_context(device_of(one)._deployer.deploying())
             with pytest.raises(IoError, match="was silent for so long"):
                 deployer._run("rm -rf bundles")
     with device.exclusive():
@@ -135,7 +135,7 @@ def test_a_full_device_is_locked_all_the_same(phone: StartPhone, tiny_bundle: pa
         if held == "b":
             sh(one, f"cd {ROOT} && rm .deploy .bench && : > .deploy && : > .bench")
         one.misbehave(full=True)
-        with device._deployer._locked(), device.exclusive():
+        with device._deployer.deploying(), device.exclusive():
             device.check_exclusive()
         one.misbehave(full=False)
     one.misbehave(full=True)

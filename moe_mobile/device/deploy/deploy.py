@@ -101,8 +101,13 @@ class Deployer:
         names = [name for folder in folders for name in (f"{folder}.sums", folder)]
         if not names:
             return
-        with self._locked(), self.measuring():
+        with self.deploying(), self.measuring():
             self._run(f"cd {ROOT} && rm -rf {' '.join(map(shlex.quote, names))}")
+
+    def deploying(self) -> contextlib.AbstractContextManager[None]:
+        """A lock for writing there; another command is waited for a while."""
+        busy = "another command is deploying to this device"
+        return self._lock(".deploy", busy, _LOCK_SECONDS)
 
     def measuring(self) -> contextlib.AbstractContextManager[None]:
         """A lock for measuring, and for deleting what may be measured."""
@@ -161,7 +166,7 @@ class Deployer:
         while True:
             before = report.bytes_sent
             try:
-                with self._locked():
+                with self.deploying():
                     self._complete(package, digest, report, reserve, progress)
                 break
             except MoeMobileError as error:
@@ -203,10 +208,6 @@ class Deployer:
                     remedy="Its flash or the cable may be failing; try another port",
                 )
             damaged |= found
-
-    def _locked(self) -> contextlib.AbstractContextManager[None]:
-        busy = "another command is deploying to this device"
-        return self._lock(".deploy", busy, _LOCK_SECONDS)
 
     @contextlib.contextmanager
     def _lock(self, name: str, busy: str, wait_s: float) -> Iterator[None]:

@@ -11,13 +11,16 @@ moe-mobile/runtime/<id>/ ...      engines, in the same way
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Iterable
 
 from moe_mobile.device.script_output import free_bytes
+from moe_mobile.errors import UsageError
 
 __all__ = [
+    "FOLDER_VARIABLE",
     "ROOT",
     "Inventory",
     "Present",
@@ -26,7 +29,22 @@ __all__ = [
     "sums_lines",
 ]
 
-ROOT = "/data/local/tmp/moe-mobile"
+FOLDER_VARIABLE = "MOE_MOBILE_PHONE_FOLDER"
+"""Environment variable that names another folder than `moe-mobile`."""
+
+
+def _folder() -> str:
+    name = os.environ.get(FOLDER_VARIABLE) or "moe-mobile"
+    if not re.fullmatch(r"[\w-][\w.-]{0,63}", name, re.ASCII):
+        raise UsageError(
+            f"{name!r} is no folder's name",
+            setting=FOLDER_VARIABLE,
+            remedy="Use letters, digits, -, _ and .",
+        )
+    return name
+
+
+ROOT = f"/data/local/tmp/{_folder()}"
 """The one place of a phone that adb may write to and run programs from."""
 
 _SUM = re.compile(r"([0-9a-f]{64}) ([0-9]{1,15}) ([0-9]{1,15}) (\S+)")
