@@ -20,7 +20,8 @@ _SHORTEST_S = 0.002
 class Link:
     """Lets so many bytes a second pass in each direction, on all connections together.
 
-    Any thread may use it. ``now`` and ``sleep``: a clock.
+    Any thread may use it. ``piece``: the most bytes to ask for at once. ``now`` and ``sleep``: a
+    clock.
     """
 
     def __init__(
@@ -30,22 +31,18 @@ class Link:
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self.piece = max(1, int(bytes_per_second * _BURST_S))
         self._rate = bytes_per_second
-        self._piece = max(1, int(bytes_per_second * _BURST_S))
         self._now, self._sleep = now, sleep
         self._lock = threading.Lock()
-        # When what passed so far will have passed, by direction.
+        # When all that was asked for so far will have passed, by direction.
         self._busy_until = [0.0, 0.0]
 
-    def wait(self, direction: int) -> int:
-        """Wait until the link is free; the bytes that may pass then."""
-        ahead = self._busy_until[direction] - self._now()
-        if ahead > _SHORTEST_S:
-            self._sleep(ahead)
-        return self._piece
-
-    def passed(self, direction: int, count: int) -> None:
-        """Have the link busy for as long as it takes so many bytes to pass."""
+    def carry(self, direction: int, count: int) -> None:
+        """Return once so many bytes have passed, behind all that was asked for earlier."""
         with self._lock:
             begin = max(self._busy_until[direction], self._now() - _BURST_S)
-            self._busy_until[direction] = begin + count / self._rate
+            passed = self._busy_until[direction] = begin + count / self._rate
+        ahead = passed - self._now()
+        if ahead > _SHORTEST_S:
+            self._sleep(ahead)

@@ -76,12 +76,12 @@ class Traffic:
             self._again[direction] = (count or None) if again else None
 
     def allowance(self, direction: int) -> int | None:
-        """Bytes that may pass before a cut, once the link is free; None for any number.
+        """Bytes that may pass at once, before a cut too; None for any number.
 
         Raises:
             ConnectionClosed: the cut is due.
         """
-        piece = None if self._link is None else self._link.wait(direction)
+        piece = None if self._link is None else self._link.piece
         left = self._left[direction]
         if left == 0:
             with self._lock:
@@ -89,10 +89,13 @@ class Traffic:
             raise ConnectionClosed
         return left if piece is None or (left is not None and left < piece) else piece
 
+    def wait(self, direction: int, count: int) -> None:
+        """Wait for as long as the link needs for so many bytes."""
+        if self._link is not None:
+            self._link.carry(direction, count)
+
     def passed(self, direction: int, count: int) -> None:
         """Count bytes that passed."""
-        if self._link is not None:
-            self._link.passed(direction, count)
         with self._lock:
             (total,) = struct.unpack_from("<Q", self._map, 8 * direction)
             struct.pack_into("<Q", self._map, 8 * direction, total + count)
@@ -169,6 +172,7 @@ class Wire:
                 raise ConnectionClosed from error
             if count == 0:
                 raise ConnectionClosed
+            self._traffic.wait(0, count)
             self._traffic.passed(0, count)
             target = target[count:]
 
@@ -177,6 +181,7 @@ class Wire:
             try:
                 allowed = self._traffic.allowance(1)
                 batch = parts if allowed is None else [parts[0][:allowed]]
+                self._traffic.wait(1, sum(map(len, batch)))
                 count = self._socket.sendmsg(batch)
             except (OSError, ConnectionClosed) as error:
                 self.close()

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -46,8 +47,8 @@ class Clock:
 
 def carry(link: Link, direction: int, size: int, largest: int) -> None:
     while size:
-        count = min(link.wait(direction), size, largest)
-        link.passed(direction, count)
+        count = min(link.piece, size, largest)
+        link.carry(direction, count)
         size -= count
 
 
@@ -67,6 +68,31 @@ def test_so_much_in_so_long(largest: int, overshoot: float) -> None:
     before = clock.time
     carry(link, 1, 10**7, largest)
     assert 0.1 - 0.021 <= clock.time - before <= 0.1 + 0.006
+
+
+@pytest.mark.parametrize("threads", [1, 4, 16])
+def test_so_much_whoever_asks(threads: int) -> None:
+    rate = MBPS * 10**6
+    link = Link(rate)
+    lock = threading.Lock()
+    passed, most_ahead = 0, 0.0
+    began = time.monotonic()
+
+    def ask() -> None:
+        nonlocal passed, most_ahead
+        for _ in range(80 // threads):
+            link.carry(0, link.piece)
+            with lock:
+                passed += link.piece
+                most_ahead = max(most_ahead, passed / rate - (time.monotonic() - began))
+
+    asking = [threading.Thread(target=ask) for _ in range(threads)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert most_ahead < 0.0125
+    assert 0.78 < time.monotonic() - began < 1.8  # others may use the cores meanwhile
 
 
 def test_what_is_little_is_not_delayed() -> None:
@@ -124,21 +150,26 @@ def test_every_service_has_the_same_link(slow: VirtualPhone, tmp_path: Path) -> 
     assert _processor_seconds(slow) - processor < SECONDS / 2  # it sleeps while it waits
 
 
-def test_connections_share_it(slow: VirtualPhone) -> None:
-    def read() -> None:
-        with RawClient(slow) as client:
-            stream = client.open(f"exec:head -c {SIZE // 2} /dev/zero".encode())
+@pytest.mark.parametrize("count", [2, 15])
+def test_connections_share_it(slow: VirtualPhone, count: int) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(slow)) for _ in range(count)]
+
+        def read(client: RawClient) -> None:
+            stream = client.open(f"exec:head -c {SIZE // count} /dev/zero".encode())
             assert stream is not None
-            assert len(client.ask(stream, b"")) == SIZE // 2
+            assert len(client.ask(stream, b"")) == SIZE // count
 
-    second = threading.Thread(target=read)
-
-    def both() -> None:
-        second.start()
-        read()
-        second.join()
-
-    assert took(both) >= 0.9 * SECONDS
+        reading = [threading.Thread(target=read, args=(client,)) for client in clients]
+        before, began = slow.traffic()[1], time.monotonic()
+        for thread in reading:
+            thread.start()
+        while any(thread.is_alive() for thread in reading):
+            # A burst, and what is not waited for.
+            passed = slow.traffic()[1] - before
+            assert passed / (MBPS * 10**6) < time.monotonic() - began + 0.013
+            time.sleep(0.005)
+        assert slow.traffic()[1] - before > SIZE // count * count
 
 
 def test_it_is_told_and_off_by_default(phone: StartPhone, slow: VirtualPhone) -> None:
