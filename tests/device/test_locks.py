@@ -112,12 +112,12 @@ def test_who_slept_notices_that_its_lock_has_lapsed(
     for other in (False, True):
         with contextlib.ExitStack() as stack:
             stack.enter_context(deployer.deploying())
-            deployer._run("true")
+            deployer._remote.run("true")
             asleep()
             if other:
                 stack.enter_context(device_of(one)._deployer.deploying())
             with pytest.raises(IoError, match="was silent for so long"):
-                deployer._run("rm -rf bundles")
+                deployer._remote.run("rm -rf bundles")
     with device.exclusive():
         device.check_exclusive()
         asleep()

@@ -48,6 +48,7 @@ ROOT = f"/data/local/tmp/{_folder()}"
 """The one place of a phone that adb may write to and run programs from."""
 
 _SUM = re.compile(r"([0-9a-f]{64}) ([0-9]{1,15}) ([0-9]{1,15}) (\S+)")
+_FOLDER = re.compile(r"([a-z]+/[\w.-]+)/", re.ASCII)
 _FILE = re.compile(r"([0-9]{1,15}) ([0-9]{1,15}) (\S+)")
 
 
@@ -65,16 +66,20 @@ class Inventory:
     """Files by path below :data:`ROOT`, free bytes, and what the sums vouch for.
 
     ``vouched`` has the SHA-256 of every file that was once verified, though it may be gone since.
+    ``made``: paths of the folders that are there, empty ones too.
     """
 
     files: dict[str, Present]
     vouched: dict[str, str]
     free_bytes: int
+    made: frozenset[str] = frozenset()
 
     def folders(self, room: str) -> set[str]:
         """Names in ``bundles`` or ``runtime``: ids, with ``.partial`` where on their way."""
         parts = (path.split("/", 2) for path in [*self.files, *self.vouched])
-        return {part[1] for part in parts if part[0] == room and len(part) == 3}
+        names = {part[1] for part in parts if part[0] == room and len(part) == 3}
+        start = room + "/"
+        return names | {path.removeprefix(start) for path in self.made if path.startswith(start)}
 
     def below(self, folder: str) -> dict[str, Present]:
         """Files in a folder, by path relative to it."""
@@ -94,6 +99,10 @@ df -k .
 for sums in bundles/*.sums runtime/*.sums; do
   [ -f "$sums" ] && echo "@@@ sums ${{sums%.sums}}" && cat "$sums"
 done
+echo "@@@ folders"
+for folder in bundles/*/ runtime/*/; do
+  [ ! -d "$folder" ] || echo "$folder"
+done
 echo "@@@ files"
 for room in bundles runtime; do
   [ ! -d $room ] || find $room -type f -exec stat -c '%s %Y %n' {{}} + || exit
@@ -106,11 +115,14 @@ def parse_inventory(text: str) -> Inventory:
     sections = re.split(r"^@@@ (.*)\n", text, flags=re.MULTILINE)
     sums: dict[str, tuple[str, int, int]] = {}
     files: dict[str, Present] = {}
+    made: set[str] = set()
     for title, body in zip(sections[1::2], sections[2::2], strict=True):
         kind, _, folder = title.partition(" ")
         if kind == "sums":
             for match in filter(None, map(_SUM.fullmatch, body.splitlines())):
                 sums[f"{folder}/{match[4]}"] = (match[1], int(match[2]), int(match[3]))
+        elif kind == "folders":
+            made |= {match[1] for match in map(_FOLDER.fullmatch, body.splitlines()) if match}
         elif kind == "files":
             for match in filter(None, map(_FILE.fullmatch, body.splitlines())):
                 size, mtime, path = int(match[1]), int(match[2]), match[3]
@@ -121,6 +133,7 @@ def parse_inventory(text: str) -> Inventory:
         files=files,
         vouched={path: known[0] for path, known in sums.items()},
         free_bytes=free_bytes(sections[0]),
+        made=frozenset(made),
     )
 
 

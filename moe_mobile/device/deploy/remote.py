@@ -1,0 +1,93 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Scripts in our folder on a device, under the locks that are held there."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import threading
+from collections.abc import Callable, Iterator
+
+from moe_mobile.device.adb_server import AdbServer
+from moe_mobile.device.deploy.inventory import ROOT
+from moe_mobile.device.deploy.lock import Lock, lock
+from moe_mobile.device.deploy.transfer import LAPSED, device_error
+from moe_mobile.device.interface import ShellResult
+
+__all__ = ["MIB", "Remote"]
+
+MIB = 1 << 20
+
+_ANSWER_SECONDS = 60.0
+_SLOWEST_FLASH = 10 * MIB  # bytes per second
+
+
+class Remote:
+    """One device, until ``aborted`` is set. All methods raise DeviceError and IoError."""
+
+    def __init__(
+        self,
+        server: AdbServer,
+        serial: str,
+        shell: Callable[..., ShellResult],
+        aborted: threading.Event,
+    ) -> None:
+        self.server = server
+        self.serial = serial
+        self.aborted = aborted
+        self._shell = shell
+        self._held: list[Lock] = []
+
+    @contextlib.contextmanager
+    def lock(self, name: str, busy: str, wait_s: float) -> Iterator[None]:
+        """Hold a lock, see :mod:`moe_mobile.device.deploy.lock`."""
+        with lock(self.server, self.serial, name, busy, wait_s) as held:
+            self._held.append(held)
+            try:
+                yield
+            finally:
+                self._held.remove(held)
+
+    @property
+    def guard(self) -> str:
+        """What a script begins with that writes there."""
+        return "".join(held.guard for held in self._held)
+
+    def check_locks(self) -> None:
+        """Raise IoError where a lock that is held has lapsed: its owner was silent for too long."""
+        if self._held:
+            self.run("")
+
+    def require_locks(self, path: str) -> None:
+        """The same without asking the device, which may tell that late."""
+        if any(held.lapsed for held in self._held):
+            raise device_error(self.serial, f"{ROOT}/{path}".rstrip("/"), "", LAPSED)
+
+    def run(self, script: str, path: str = "", written: int = 0) -> str:
+        """What a script prints; where it fails, the error is about ``path`` below the root.
+
+        ``written``: bytes that it may have to wait for until they are on the flash.
+        """
+        self.require_locks(path)
+        result = self._shell(
+            self.guard + script, timeout=_ANSWER_SECONDS + written / _SLOWEST_FLASH
+        )
+        if result.exit_code != 0:
+            place = f"{ROOT}/{path}".rstrip("/")
+            raise device_error(self.serial, place, result.stderr, result.exit_code)
+        return result.stdout
+
+    def distrust(self, folder: str, path: str | None = None) -> None:
+        """Forget that a file in a folder was verified, or all of them: it is when deployed next."""
+        sums = f"{shlex.quote(folder)}.sums"
+        forget = f"rm -f {sums}"
+        if path is not None:
+            pattern = shlex.quote(f" {path}")
+            # `awk` is not on every phone; what no longer matches is put aside line by line.
+            forget = (
+                f"[ ! -f {sums} ] || while IFS= read -r line; do "
+                f'case "$line" in *{pattern}) ;; *) echo "$line" ;; esac; '
+                f"done < {sums} > {sums}.tmp && mv {sums}.tmp {sums}"
+            )
+        self.run(f"cd {ROOT} && {{ {forget}; }}", folder)
