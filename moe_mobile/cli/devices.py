@@ -14,11 +14,11 @@ from moe_mobile.bundle.manifest import Memory
 from moe_mobile.cli.options import BUNDLE, echo_json, examples, json_option
 from moe_mobile.cli.text import size, table
 from moe_mobile.device.adb import AdbDevice
-from moe_mobile.device.adb_server import AdbServer, unusable
+from moe_mobile.device.adb_server import AdbServer, is_network_serial, unusable
 from moe_mobile.device.deploy.package import Package, bundle_package
 from moe_mobile.device.interface import DeviceFacts
 from moe_mobile.device.state import THERMAL_STATUSES
-from moe_mobile.errors import MoeMobileError
+from moe_mobile.errors import MoeMobileError, UsageError
 
 
 @click.command(
@@ -40,6 +40,13 @@ def command(bundle: pathlib.Path | None, connect: str | None, as_json: bool) -> 
     wanted = None if bundle is None else (bundle_package(bundle), read_manifest(bundle).memory)
     server = AdbServer()
     if connect is not None:
+        if not is_network_serial(connect):
+            raise UsageError(
+                f"{connect!r} is no HOST:PORT",
+                setting="--connect",
+                remedy="The phone's settings show the port, beside `Wireless debugging`; after "
+                "`adb tcpip 5555` it is 5555",
+            )
         server.require(connect)
     rows = [_row(server, serial, state, wanted) for serial, state in server.states().items()]
     if as_json:
@@ -55,14 +62,19 @@ def _row(
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"serial": serial, "state": state}
     if state != "device":
-        return row | {"problem": str(unusable(serial, state))}
+        return row | {"problem": _problem(unusable(serial, state))}
     device = AdbDevice(server, serial)
     try:
         facts = device.facts()
         fits = {} if wanted is None else {"fits": _fits(facts, device, *wanted)}
     except MoeMobileError as error:  # of this device; the others are listed all the same
-        return row | {"problem": str(error)}
+        return row | {"problem": _problem(error)}
     return row | facts.as_dict() | fits
+
+
+def _problem(error: MoeMobileError) -> str:
+    """What is wrong with a device, without its serial, which stands beside it."""
+    return str(type(error)(error.cause, file=error.file, remedy=error.remedy))
 
 
 def _fits(

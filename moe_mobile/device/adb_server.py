@@ -31,7 +31,7 @@ if not re.fullmatch("[0-9]{1,5}", port := os.environ.get(_PORT, "5037")) or not 
 from adbutils import AdbClient, AdbConnection, adb_path  # noqa: E402
 from adbutils.errors import AdbError, AdbTimeout  # noqa: E402
 
-__all__ = ["AdbServer", "adb_command", "adb_program", "unusable"]
+__all__ = ["AdbServer", "adb_command", "adb_program", "is_network_serial", "unusable"]
 
 _READY = "device"
 _NETWORK_SERIAL = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
@@ -69,6 +69,11 @@ def adb_command(*arguments: str) -> list[str]:
     return [adb_program(), *(["-H", host] if host else []), "-P", port, *arguments]
 
 
+def is_network_serial(serial: str) -> bool:
+    """Whether it is ``HOST:PORT``, to which adb can be told to connect."""
+    return _NETWORK_SERIAL.fullmatch(serial) is not None
+
+
 def _other_host() -> str | None:
     """Where adb's server is, if it is none that we may start."""
     host = os.environ.get(_HOST)
@@ -93,7 +98,7 @@ class AdbServer:
     def require(self, serial: str) -> None:
         """Raise the error of a device that cannot be used; connect to ``HOST:PORT`` first."""
         state = self.states().get(serial)
-        if state in (None, "offline") and _NETWORK_SERIAL.fullmatch(serial):
+        if state in (None, "offline") and is_network_serial(serial):
             told = self._connect(serial)
             state = self.states().get(serial)
             if state is None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from moe_mobile.errors import (
     BundleCorruptError,
+    DiskFullError,
     IoError,
     MoeMobileError,
     UnsupportedError,
@@ -281,8 +282,11 @@ def _locked(place: Path) -> Iterator[None]:
 def _cannot_write(error: OSError, place: Path) -> IoError:
     # Not error.filename: of a copy that is its source.
     typed = write_error(error, place)
-    return type(typed)(
-        typed.cause,
-        file=typed.file,
-        remedy=f"Free some space there, or name another folder with {ROOT_VARIABLE}",
-    )
+    another = f"name another folder with {ROOT_VARIABLE}"
+    if isinstance(typed, DiskFullError):
+        remedy = f"Free some space there, or {another}"
+    elif os.environ.get(ROOT_VARIABLE):
+        remedy = f"{ROOT_VARIABLE} names it: correct or unset that variable"
+    else:
+        remedy = f"Make that a folder that you may write to, or {another}"
+    return type(typed)(typed.cause, file=typed.file, remedy=remedy)

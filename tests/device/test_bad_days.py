@@ -68,6 +68,16 @@ def test_no_device_and_too_many(phone: StartPhone, tiny_bundle: pathlib.Path) ->
     }
 
 
+def test_what_names_no_device(tiny_bundle: pathlib.Path) -> None:
+    error = failed(2, "info", tiny_bundle, "--device", "")
+    assert error["setting"] == "--device"
+    assert error["remedy"]
+    error = failed(2, "devices", "--connect", "127.0.0.1")
+    assert error["setting"] == "--connect"
+    assert "HOST:PORT" in error["cause"]
+    assert "port" in error["remedy"]
+
+
 def test_one_bad_phone_does_not_stop_the_others(
     phone: StartPhone, tiny_bundle: pathlib.Path
 ) -> None:
@@ -96,6 +106,7 @@ def test_unauthorised(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
     listed = ok_json("devices")["devices"][0]
     assert listed["state"] == "unauthorized"
     assert "Allow USB debugging" in listed["problem"]
+    assert ok("devices").count(one.serial) == 1
 
 
 def test_a_phone_that_goes_away_and_comes_back(

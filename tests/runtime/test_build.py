@@ -160,8 +160,9 @@ def test_the_wheel_carries_the_sources(tmp_path: Path) -> None:
 def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with mounted(tmp_path / "disk", "size=1m") as disk:
         monkeypatch.setenv("MOE_MOBILE_RUNTIME_DIR", str(disk / "runtimes"))
-        with pytest.raises(DiskFullError):
+        with pytest.raises(DiskFullError, match="device") as full:
             find_runtime("x86_64")
+        assert str(full.value.remedy).startswith("Free some space")
         assert [path.name for path in disk.rglob("*") if path.is_file()] == [".lock"]
         remount(disk, "ro")
         with pytest.raises(ReadOnlyError):
@@ -176,7 +177,7 @@ def test_a_file_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("MOE_MOBILE_RUNTIME_DIR", str(tmp_path / "file"))
     with pytest.raises(IoError) as caught:
         build_runtime("linux-x86_64")
-    assert "MOE_MOBILE_RUNTIME_DIR" in str(caught.value)
+    assert caught.value.remedy == "MOE_MOBILE_RUNTIME_DIR names it: correct or unset that variable"
 
 
 def test_a_failing_compiler_is_quoted(
