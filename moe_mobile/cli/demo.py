@@ -147,7 +147,7 @@ def on_a_phone(bundle: pathlib.Path, folder: pathlib.Path, show: bool) -> dict[s
             click.echo(f"left out: {error}")
         return {"left_out": str(error)}
     measure = [str(bundle), "--device", phone.serial, "-p", "32", "-n", "64", "-r", "3"]
-    measure += ["--cache", "25%,50%,100%", "--out", str(results)]
+    measure += ["--cache", "25%,50%,100%", "--warmup", "4", "--out", str(results)]
     with contextlib.redirect_stdout(sys.stdout if show else sys.stderr):
         try:
             results.unlink(missing_ok=True)
