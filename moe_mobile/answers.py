@@ -2,38 +2,83 @@
 # SPDX-License-Identifier: Apache-2.0
 """What answers of ``moe_runner`` hold, as far as this package uses them (docs/runner.md has all).
 
-On a phone anything may answer: what passes here can be used without further looks.
+On a phone anything may answer: what passes here can be used without further looks. Numbers are
+bounded, so that sums and quotients of them are finite.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["is_answer", "is_error", "plan"]
+__all__ = ["is_answer", "is_error", "plan", "text", "token", "whole"]
 
-# A type, the members of an object, what all elements of an array are, or one of several.
-Shape = type | dict[str, "Shape"] | list["Shape"] | tuple["Shape", ...]
+# A type, the members of an object, what all elements of an array are, one of several, or what
+# tells. An int is a whole number from 0, a float any number from 0, both up to _MOST.
+Shape = type | dict[str, "Shape"] | list["Shape"] | tuple["Shape", ...] | Callable[[object], bool]
+
+_MOST = 1 << 62
+_MOST_TOKEN = (1 << 32) - 1
+# Logits are float32: no difference of two is larger, nor is rounding.
+_LEAST_LOG = -1e39
+_ROUNDING = 1e-9
+
+
+def _positive(value: object) -> bool:
+    return _fits(value, int) and value != 0
+
+
+def _token_id(value: object) -> bool:
+    return isinstance(value, int) and _fits(value, int) and value <= _MOST_TOKEN
+
+
+def _share(value: object) -> bool:
+    return isinstance(value, int | float) and _fits(value, float) and value <= 1
+
+
+def _log_probability(value: object) -> bool:
+    """JSON has null for what is not finite."""
+    if value is None:
+        return True
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return _LEAST_LOG <= value <= _ROUNDING
+
+
+def _one_of(*texts: str) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and value in texts
+
 
 _ERROR = ("code", "file", "setting", "cause", "remedy")
-_PLAN: Shape = {"text": str, "slots": int}
+_PLAN: Shape = {"text": str, "slots": int, "total_bytes": int}
 _TIMES = ("total_ns", "dense_ns", "attention_ns", "expert_ns", "wait_ns", "router_ns", "head_ns")
-_COUNTS = ("hits", "misses", "dropped", "bytes_read", "bytes_wasted")
-_TOKEN: Shape = {"phase": str, "count": int, **dict.fromkeys((*_TIMES, *_COUNTS), int)}
-_STATS: Shape = {"totals": dict, "tokens": [_TOKEN]}
+_COUNTS = (
+    "hits", "misses", "dropped", "bytes_read", "bytes_wasted", "slots_changed_by_routing",
+)  # fmt: skip
+_USES: dict[str, Shape] = dict.fromkeys((*_TIMES, *_COUNTS), int)
+_TOKEN: Shape = {
+    "token": _token_id, "phase": _one_of("prefill", "decode"), "count": _positive, **_USES,
+}  # fmt: skip
+_TOTALS: Shape = {
+    "tokens": int,
+    "hit_rate": _share,
+    **dict.fromkeys(("p50_ns", "p95_ns", "p99_ns"), int),
+    **_USES,
+}
+_STATS: Shape = {"totals": _TOTALS, "tokens": [_TOKEN]}
 _MEMORY = ("rss_anon", "rss_file", "rss", "peak_rss", "swap", "major_faults")
 _SAMPLE: Shape = {
     **dict.fromkeys(("prompt_ns", "gen_ns"), int),
-    "itl_ns": [int],
+    "itl_ns": [_positive],
     "tokens": [_TOKEN],
     "memory": dict.fromkeys(_MEMORY, int),
 }
 # Times that are more than nothing where the request's member is.
 _TIMES_OF = (("prompt_ns", "n_prompt"), ("ttft_ns", "n_prompt"), ("gen_ns", "n_gen"))
 _INFO: dict[str, Shape] = {
-    "pid": int, "bundle_hash": str, "plan": _PLAN, "settings": {"context": int}, "direct_io": bool,
-    "threads": int, "fallbacks": [str], "moe_mobile": str, "executorch": str,
+    "pid": _positive, "bundle_hash": str, "plan": _PLAN, "direct_io": bool, "threads": int,
+    "settings": {"cache": str, "residency": str, "lanes": int, "context": _positive},
+    "fallbacks": [str], "moe_mobile": str, "executorch": str,
     "routing": {"requested": str, "resolved": str, "note": str, "lossy": bool},
 }  # fmt: skip
 _MISS_TIMES = (
@@ -49,34 +94,51 @@ _RESULTS: dict[str, Shape] = {
         "packed": ({"directory": str, "blobs": int, "bytes": int, "complete": bool}, type(None)),
     },
     "digest": {"files": [{"bytes": int, "sha256": str}]},
-    "open": {**_INFO, "load_ms": (int, float)},
+    "open": {**_INFO, "load_ms": float},
     "info": _INFO,
-    "generate": {"token_ids": [int], "stop": str, "stats": _STATS},
-    "score": {"log_probabilities": list, "stats": _STATS},
+    "generate": {
+        "token_ids": [_token_id], "stop": _one_of("eos", "length", "context"), "stats": _STATS,
+    },
+    "score": {"log_probabilities": [_log_probability], "stats": _STATS},
     "trace": {"router_logits": str},
     "bench": {"samples": [_SAMPLE]},
-    "measure_misses": {name: [int] for name in _MISS_TIMES},
-    "time_program": {"samples_ns": [int], "threads": int},
+    "measure_misses": {name: [_positive] for name in _MISS_TIMES},
+    "time_program": {"samples_ns": [_positive], "threads": int},
 }  # fmt: skip
 
 
 def is_answer(result: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
     """Whether a result can be one of that request; members that nobody knows may come."""
     command = str(request["command"])
-    shape = _RESULTS.get(command, dict)
-    if not _fits(result, shape):
+    if not _fits(result, _RESULTS.get(command, dict)):
         return False
     if command == "digest":
         return len(result["files"]) == len(request["paths"])
+    if command == "score":
+        return len(result["log_probabilities"]) == len(request["token_ids"]) - 1
+    if command == "measure_misses":
+        return all(len(result[name]) == request.get("count", 64) for name in _MISS_TIMES)
+    if command == "time_program":
+        return len(result["samples_ns"]) == int(request.get("iterations", 50))
     if command == "bench":
+        asked = {"n_prompt": 512, "n_gen": 128, "repetitions": 5, **request}
         samples = result["samples"]
-        return len(samples) == request.get("repetitions", len(samples)) and all(
-            _fits(sample.get(time), int) and sample[time] > 0
-            for sample in samples
-            for time, asked in _TIMES_OF
-            if request.get(asked)
+        return len(samples) == asked["repetitions"] and all(
+            _is_sample(sample, asked) for sample in samples
         )
     return True
+
+
+def _is_sample(sample: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether a repetition, of the right shape, has the tokens that were asked for."""
+    prompt, decoded = asked["n_prompt"], asked["n_gen"]
+    entries = [("prefill", prompt)] * bool(prompt) + [("decode", 1)] * decoded
+    return (
+        all(_positive(sample.get(time)) for time, member in _TIMES_OF if asked[member])
+        and len(sample["itl_ns"]) == decoded
+        and sum(sample["itl_ns"]) <= sample["gen_ns"]
+        and [(token["phase"], token["count"]) for token in sample["tokens"]] == entries
+    )
 
 
 def is_error(error: object) -> bool:
@@ -87,9 +149,30 @@ def is_error(error: object) -> bool:
 
 
 def plan(value: object) -> dict[str, Any]:
-    """A memory plan. Raises ValueError for what is none."""
+    """A memory plan. Raises ValueError for what is none, as all that follow."""
     if not isinstance(value, dict) or not _fits(value, _PLAN):
         raise ValueError("no plan")
+    return value
+
+
+def whole(value: object) -> int:
+    """A whole number from 0."""
+    if not isinstance(value, int) or not _fits(value, int):
+        raise ValueError("no whole number")
+    return value
+
+
+def token(value: object) -> int:
+    """A token id."""
+    if not isinstance(value, int) or not _token_id(value):
+        raise ValueError("no token id")
+    return value
+
+
+def text(value: object) -> str:
+    """A text."""
+    if not isinstance(value, str):
+        raise ValueError("no text")
     return value
 
 
@@ -102,7 +185,10 @@ def _fits(value: object, shape: Shape) -> bool:
         )
     if isinstance(shape, list):
         return isinstance(value, list) and all(_fits(one, shape[0]) for one in value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
-    # A bool is no number here.
-    return isinstance(value, shape) and isinstance(value, bool) == (shape is bool)
+    if not isinstance(shape, type):
+        return shape(value)
+    if shape in (int, float):
+        # A bool is no number here; what is no number at all is in no range.
+        kinds = int if shape is int else int | float
+        return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value <= _MOST
+    return isinstance(value, shape)

@@ -12,6 +12,7 @@ import collections
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import signal
@@ -23,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, Self
 
-from moe_mobile.answers import is_answer, is_error, plan
+from moe_mobile.answers import is_answer, is_error, plan, text, token, whole
 from moe_mobile.errors import (
     BY_CODE,
     BundleCorruptError,
@@ -33,6 +34,7 @@ from moe_mobile.errors import (
     MoeMobileError,
     RuntimeFailedError,
 )
+from moe_mobile.terminal import all_without_controls
 
 __all__ = ["Launch", "Progress", "Runner", "find_runner"]
 
@@ -45,8 +47,9 @@ RUNNER_VARIABLE = "MOE_MOBILE_RUNNER"
 _STDERR_LINES = 40
 _MOST_LINE = 256 << 20
 _MEMBERS: dict[str, dict[str, Callable[[Any], Any]]] = {
-    "progress": {"stage": str, "done": int, "total": int},
-    "token": {"token": int},
+    # Nobody divides by 0 steps in all.
+    "progress": {"stage": text, "done": whole, "total": lambda value: max(1, whole(value))},
+    "token": {"token": token},
     "plan": {"plan": plan},
 }
 _CLOSE_SECONDS = 5.0
@@ -197,7 +200,7 @@ class Runner:
                     continue
                 try:
                     values = [cast(event[name]) for name, cast in _MEMBERS[kind].items()]
-                except (KeyError, OverflowError, TypeError, ValueError):
+                except (KeyError, ValueError):
                     raise self._unexpected(event) from None
                 callback = {"progress": progress, "token": on_token, "plan": planned}[kind]
                 if callback is not None:
@@ -260,14 +263,16 @@ class Runner:
         return event
 
     def _read_event(self) -> tuple[dict[str, Any], str]:
-        """An event, and how its line begins."""
+        """An event, whose texts may be shown, and how its line begins."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline(_MOST_LINE)
         if not line.endswith(b"\n") and len(line) < _MOST_LINE:
             raise self._ended()
         shown = line[:200].decode(errors="replace").rstrip()
         try:
-            event = json.loads(line)
+            # JSON has no other numbers; who reads an answer that has them cannot write it again.
+            parsed = json.loads(line, parse_constant=_finite, parse_float=_finite)
+            event = all_without_controls(parsed)
         except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):
@@ -320,6 +325,13 @@ class Runner:
         return RuntimeFailedError(
             cause, file=self.name, remedy="Run `moe-mobile verify BUNDLE` and `moe-mobile doctor`"
         )
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(number)
+    return value
 
 
 def _collect(stream: IO[bytes], lines: collections.deque[str]) -> None:

@@ -17,7 +17,8 @@ from jsonschema import Draft202012Validator
 
 from moe_mobile.bench.lines import JsonLines, parse_object, refuse_content
 from moe_mobile.bench.results import SCHEMA_VERSION, BenchResult
-from moe_mobile.errors import UsageError
+from moe_mobile.errors import RuntimeFailedError, UsageError
+from moe_mobile.terminal import all_without_controls
 
 __all__ = ["ResultFile", "TurnFile"]
 
@@ -60,8 +61,17 @@ class ResultFile:
             opened.pop_all()
 
     def append(self, result: BenchResult) -> None:
-        """Write a row through to the disk. Raises DiskFullError or IoError."""
-        self._lines.append(result.as_dict(tokens=True))
+        """Write a row through to the disk. Raises DiskFullError or IoError, and RuntimeFailedError
+        for a row that could not be read again."""
+        row = result.as_dict(tokens=True)
+        wrong = _wrong(parse_object(json.dumps(row).encode(), finite=True))
+        if wrong is not None:
+            raise RuntimeFailedError(
+                f"the measured row does not fit its schema: {wrong}",
+                file=self.path,
+                remedy="It is not kept; run `moe-mobile doctor` there",
+            )
+        self._lines.append(row)
         self.rows[result.run_key] = result
 
     def close(self) -> None:
@@ -76,9 +86,13 @@ class ResultFile:
         # Rows of other versions stay in the file, and are not taken for this one's.
         if row.get("schema_version") != SCHEMA_VERSION:
             return
-        if not _validator().is_valid(row):
+        if _wrong(row) is not None:
             raise self._foreign(number)
-        self.rows[row["run_key"]] = BenchResult.from_dict(row)
+        try:
+            shown = all_without_controls(row)
+        except RecursionError:
+            raise self._foreign(number) from None
+        self.rows[row["run_key"]] = BenchResult.from_dict(shown)
 
     def _foreign(self, line: int) -> UsageError:
         return UsageError(
@@ -149,6 +163,16 @@ class TurnFile:
 def _validator() -> Draft202012Validator:
     schema = importlib.resources.files("moe_mobile.bench") / "results.schema.json"
     return Draft202012Validator(json.loads(schema.read_text("utf-8")))
+
+
+def _wrong(row: Json | None) -> str | None:
+    """What is wrong with a row of this version, with every token; None where nothing is."""
+    if row is None:
+        return "it has a number that is not finite"
+    if "tokens" not in row:
+        return "'tokens' is a required property"
+    error = next(_validator().iter_errors(row), None)
+    return None if error is None else f"{error.json_path}: {error.message[:200]}"
 
 
 def _check(turn: Json) -> str:

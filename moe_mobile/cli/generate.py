@@ -28,6 +28,7 @@ from moe_mobile.cli.text import percent
 from moe_mobile.cli.tuned import settings_option
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
+from moe_mobile.terminal import without_controls
 
 _SAMPLING = ("temperature", "top_k", "top_p", "seed")
 
@@ -163,7 +164,8 @@ def run(
     def emit(piece: str) -> None:
         pieces.append(piece)
         if show:
-            sys.stdout.write(piece)
+            # Tokens that a phone made up spell whatever it likes.
+            sys.stdout.write(without_controls(piece) if sys.stdout.isatty() else piece)
             sys.stdout.flush()
 
     def take(token: int) -> None:

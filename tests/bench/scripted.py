@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 def _token(phase: str, count: int, total: int, wait: int, hits: int, misses: int) -> dict[str, Any]:
     return {
-        "phase": phase, "count": count, "total_ns": total, "dense_ns": total // 10,
+        "token": 7, "phase": phase, "count": count, "total_ns": total, "dense_ns": total // 10,
         "attention_ns": total // 10, "expert_ns": total // 5, "wait_ns": wait,
         "router_ns": 0, "head_ns": total // 10, "hits": hits, "misses": misses,
         "bytes_read": misses * MIB, "dropped": 0,
@@ -81,7 +81,8 @@ for line in sys.stdin:
     answer = dict(id=request["id"], event="result")
     if request["command"] == "open":
         answer.update(settings=dict(request["settings"]), threads=2, bundle_hash="ab" * 32,
-                      plan=dict(slots=7, text="7 slots"), direct_io=True, fallbacks=[],
+                      plan=dict(slots=7, text="7 slots", total_bytes=7), direct_io=True,
+                      fallbacks=[],
                       routing=dict(requested="exact", resolved="exact", note="", lossy=False),
                       load_ms=12.5,
                       executorch="1.5.1", moe_mobile="0.1.0", pid=os.getpid())
