@@ -135,6 +135,7 @@ def _is_sample(sample: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     entries = [("prefill", prompt)] * bool(prompt) + [("decode", 1)] * decoded
     return (
         all(_positive(sample.get(time)) for time, member in _TIMES_OF if asked[member])
+        and _share(sample.get("cache_fill", 1))
         and len(sample["itl_ns"]) == decoded
         and sum(sample["itl_ns"]) <= sample["gen_ns"]
         and [(token["phase"], token["count"]) for token in sample["tokens"]] == entries

@@ -28,7 +28,9 @@ __all__ = [
     "check_fits",
     "check_settings",
     "grid",
+    "row_name",
     "run_key",
+    "varied",
 ]
 
 
@@ -65,6 +67,8 @@ class Protocol:
         gate: what must be cool before each repetition; None: no gate.
         interleave: one repetition of each row, then the next of each in reverse order, and so on.
         router_trace: stands for what the routers say; None: their own.
+
+    Raises UsageError for a seed that leaves no room: seeds of repetitions are of 32 bits.
     """
 
     repetitions: int = 5
@@ -73,6 +77,15 @@ class Protocol:
     gate: Gate | None = None
     interleave: bool = False
     router_trace: RouterTrace | None = None
+
+    def __post_init__(self) -> None:
+        most = (1 << 32) - self.repetitions - self.warmup
+        if not 0 <= self.seed <= most:
+            raise UsageError(
+                f"{self.seed} is no seed",
+                setting="--seed",
+                remedy=f"Give one from 0 to {most}: each repetition adds 1, up to 32 bits",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +144,19 @@ def grid(
         for residency, cache, lane, thread in itertools.product(residencies, caches, lanes, threads)
     ]
     return [(test, setting) for setting in settings for test in tests]
+
+
+def varied(rows: Sequence[Row]) -> list[str]:
+    """What rows differ in besides test and cache."""
+    names = ("residency", "routing", "lanes", "threads")
+    return [name for name in names if len({getattr(settings, name) for _, settings in rows}) > 1]
+
+
+def row_name(test: BenchTest, settings: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Tells a row from others of its grid that differ in ``names``."""
+    cache = "all" if settings["residency"] == "resident" else settings["cache"]
+    others = [f"{name} {settings.get(name) or 'auto'}" for name in names]
+    return ", ".join([f"cache {cache}", *others, test.name])
 
 
 def check_settings(rows: Iterable[Settings]) -> None:

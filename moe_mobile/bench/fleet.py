@@ -9,14 +9,14 @@ import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 
-from moe_mobile.bench.driver import BundleFacts, Protocol, Row
+from moe_mobile.bench.driver import BundleFacts, Protocol, Row, row_name, varied
 from moe_mobile.bench.gate import Gate
 from moe_mobile.bench.measure import BenchProgress, Target, measure, open_target
 from moe_mobile.bench.results import BenchResult
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.device.interface import Device
 from moe_mobile.device.state import read_state
-from moe_mobile.errors import MoeMobileError, UsageError
+from moe_mobile.errors import MoeMobileError, RuntimeFailedError, UsageError
 
 __all__ = ["Fleet", "Plan"]
 
@@ -45,6 +45,8 @@ class Fleet:
 
     ``file`` has what earlier runs measured, and gets every new row. ``show`` gets rows, those of
     earlier runs too, and ``note`` what people should know; both are called by one thread at a time.
+
+    ``failed``: errors of rows that could not be measured, where others could go on.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class Fleet:
         self._file, self._show, self._note = file, show, note
         self._done = {} if file is None else dict(file.rows)
         self._lock = threading.Lock()
+        self._varied = varied(plan.rows)
+        self.failed: list[MoeMobileError] = []
 
     def run(self, device: Device, progress: BenchProgress) -> None:
         """The plan on one device. Raises IoError where another command measures there."""
@@ -87,13 +91,31 @@ class Fleet:
                     self._show(self._done[key])
         todo = [row for row, key in zip(plan.rows, keys, strict=True) if key not in self._done]
         turns = None if self._file is None else self._file.turns
-        for result in measure(target, todo, protocol, progress, turns):
+
+        def fail(row: Row, error: MoeMobileError) -> None:
+            name = row_name(row[0], dataclasses.asdict(row[1]), self._varied)
+            self._fail(device, name, error)
+
+        for result in measure(target, todo, protocol, progress, turns, fail):
             with self._lock:
-                if self._file is not None:
-                    self._file.append(result)
+                try:
+                    if self._file is not None:
+                        self._file.append(result)
+                except RuntimeFailedError as error:
+                    name = row_name(result.test, result.config, [])
+                    self._fail(device, name, error)
+                    continue
                 self._show(result)
                 for fallback in result.fallbacks:
                     self._note(f"note: {fallback}")
+
+    def _fail(self, device: Device, name: str, error: MoeMobileError) -> None:
+        """Keep the error of a row, which is named where there are others."""
+        where = name if device.serial == "local" else f"{device.serial}, {name}"
+        cause = error.cause if len(self._plan.rows) == 1 else f"{where}: {error.cause}"
+        self.failed.append(
+            type(error)(cause, file=error.file, setting=error.setting, remedy=error.remedy)
+        )
 
     def run_all(self, devices: Sequence[Device], progress: BenchProgress) -> list[MoeMobileError]:
         """The plan on all devices at once; one that fails does not stop the others.

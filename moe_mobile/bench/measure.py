@@ -11,25 +11,24 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import moe_mobile
 from moe_mobile.bench import driver
-from moe_mobile.bench.affinity import Affinity, choose
 from moe_mobile.bench.build import build
 from moe_mobile.bench.driver import BundleFacts, Row, Settings
 from moe_mobile.bench.energy import measure_energy
 from moe_mobile.bench.gate import pass_gate
-from moe_mobile.bench.regime import regime
 from moe_mobile.bench.results import BenchResult, BenchTest, summarize
 from moe_mobile.bench.sampler import Sampler
 from moe_mobile.bench.store import TurnFile
-from moe_mobile.device.interface import Device, DeviceFacts
+from moe_mobile.bench.target import BenchProgress, Target, open_target, regime_of, silent
+from moe_mobile.device.interface import Device
 from moe_mobile.device.state import read_state
+from moe_mobile.errors import BudgetError, KilledError, MoeMobileError, RuntimeFailedError
 
 __all__ = ["BenchProgress", "Target", "measure", "open_target", "run_test"]
 
@@ -39,120 +38,79 @@ _DEVICE_MEMBERS = (
     "serial", "kind", "model", "soc", "abi", "android_version", "ram_bytes", "page_size",
     "clusters", "virtual", "limit",
 )  # fmt: skip
-_SEEDS = 1 << 32
+Failed = Callable[[Row, MoeMobileError], None]
 
-
-class BenchProgress(Protocol):
-    """Gets the progress: a stage, steps done, steps in all, and what is being done."""
-
-    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None: ...
-
-
-def _silent(stage: str, done: int, total: int, detail: str = "") -> None:
-    pass
-
-
-@dataclasses.dataclass
-class Target:
-    """A device with the bundle on it, ready to be measured.
-
-    ``session``: a random name for what is measured by one command on one device.
-    """
-
-    device: Device
-    facts: DeviceFacts
-    folder: str
-    bundle: BundleFacts
-    affinity: Affinity
-    session: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
-
-    @property
-    def spare_cpus(self) -> list[int]:
-        """Cores that the engine is kept from."""
-        pinned = self.affinity.pinned
-        every = [cpu for cluster in self.facts.clusters for cpu in cluster.cpus]
-        return [] if pinned is None else [cpu for cpu in every if cpu not in pinned]
-
-    def resolve(self, row: Row) -> Row:
-        """A row with what it leaves to the benchmark: the context its test needs, as llama-bench
-        has it, and a thread per core that the engine is kept to."""
-        test, settings = row
-        pinned = self.affinity.pinned
-        return test, dataclasses.replace(
-            settings,
-            context=test.positions if settings.context is None else settings.context,
-            threads=len(pinned) if settings.threads is None and pinned else settings.threads,
-        )
-
-    def key(self, row: Row, protocol: driver.Protocol) -> str:
-        """Identifies a row among all that were ever measured, see :func:`driver.run_key`."""
-        test, settings = self.resolve(row)
-        facts = self.facts
-        return driver.run_key(
-            {
-                "bundle": self.bundle.bundle_hash,
-                # Not adb's serial: that of a phone on Wi-Fi is another after each connection.
-                "device": [facts.identity, facts.model, facts.ram_bytes, facts.limit],
-                "settings": settings.as_request(),
-                "affinity": self.affinity.as_dict(),
-                "test": dataclasses.asdict(test),
-                "repetitions": protocol.repetitions,
-                "regime": _regime(protocol),
-                "version": moe_mobile.__version__,
-                "build": build()[0],
-            }
-        )
-
-
-def open_target(
-    device: Device,
-    bundle: BundleFacts,
-    *,
-    affinity: str = "big",
-    packed_dir: str | None = None,
-    progress: BenchProgress = _silent,
-) -> Target:
-    """Bring to a device what it lacks, and pack the weights, so that no row is charged for it.
-
-    Raises UsageError for cores it lacks, DiskFullError, DeviceError, and the engine's errors.
-    """
-    facts = device.facts()
-    chosen = choose(affinity, facts)
-    folder = device.place(bundle.path, progress)
-    with device.runner() as runner:
-        runner.request("prepare", bundle=folder, packed_dir=packed_dir, progress=progress)
-    return Target(device, facts, folder, bundle, chosen)
+# What a configuration fails with, and another need not. A device that is lost is lost for all.
+_OF_A_ROW = (KilledError, BudgetError, RuntimeFailedError)
 
 
 def measure(
     target: Target,
     rows: Sequence[Row],
     protocol: driver.Protocol,
-    progress: BenchProgress = _silent,
+    progress: BenchProgress = silent,
     turns: TurnFile | None = None,
+    failed: Failed | None = None,
 ) -> Iterator[BenchResult]:
     """The results of the rows, each as soon as it is complete: interleaved, that is at the end.
 
     ``turns`` has repetitions of an interleaved grid that was interrupted, and gets the new ones.
+    ``failed`` gets rows whose engine failed or was killed, with the error; they have no result.
 
-    Raises the engine's errors, KilledError where the system ended the engine, DeviceError where
-    the device is lost, CancelledError soon after Device.abort().
+    Raises DeviceError where the device is lost, CancelledError soon after Device.abort(), the
+    engine's other errors, and without ``failed`` those of rows.
     """
     rows = [target.resolve(row) for row in rows]
     done = _Counter(len(rows) * protocol.repetitions, progress)
-    if not protocol.interleave:
-        for row in rows:
+    measured = _in_turns if protocol.interleave else _one_by_one
+    for row, runs in measured(target, rows, protocol, done, turns, failed):
+        yield _result(target, row, protocol, runs)
+
+
+def _one_by_one(
+    target: Target,
+    rows: Sequence[Row],
+    protocol: driver.Protocol,
+    done: _Counter,
+    turns: TurnFile | None,
+    failed: Failed | None,
+) -> Iterator[tuple[Row, list[_Repetition]]]:
+    for row in rows:
+        before = done.done
+        try:
             with _Opened(target, row, protocol, done) as opened:
                 runs = [opened.repeat(number) for number in range(protocol.repetitions)]
-            yield _result(target, row, protocol, runs)
-        return
-    found: list[list[_Repetition]] = [[] for _ in rows]
+        except _OF_A_ROW as error:
+            if failed is None:
+                raise
+            failed(row, error)
+            done.leave_out(protocol.repetitions - (done.done - before))
+            continue
+        yield row, runs
+
+
+def _in_turns(
+    target: Target,
+    rows: Sequence[Row],
+    protocol: driver.Protocol,
+    done: _Counter,
+    turns: TurnFile | None,
+    failed: Failed | None,
+) -> Iterator[tuple[Row, list[_Repetition]]]:
+    found: dict[int, list[_Repetition]] = {index: [] for index in range(len(rows))}
     for number in range(protocol.repetitions):
-        turn = list(enumerate(rows))
-        for index, row in turn if number % 2 == 0 else reversed(turn):
-            found[index].append(_turn(target, row, protocol, done, number, turns))
-    for row, runs in zip(rows, found, strict=True):
-        yield _result(target, row, protocol, runs)
+        order = list(found) if number % 2 == 0 else list(reversed(found))
+        for index in order:
+            try:
+                found[index].append(_turn(target, rows[index], protocol, done, number, turns))
+            except _OF_A_ROW as error:
+                if failed is None:
+                    raise
+                failed(rows[index], error)
+                del found[index]
+                done.leave_out(protocol.repetitions - number)
+    for index, runs in found.items():
+        yield rows[index], runs
 
 
 def _turn(
@@ -185,7 +143,7 @@ def run_test(
     repetitions: int = 5,
     warmup: int = 1,
     seed: int = 0,
-    progress: BenchProgress = _silent,
+    progress: BenchProgress = silent,
 ) -> BenchResult:
     """One row without a gate, on this machine by default."""
     if device is None:
@@ -209,6 +167,9 @@ class _Counter:
     def step(self, detail: str) -> None:
         self.done += 1
         self.progress("bench", self.done, self.total, detail)
+
+    def leave_out(self, repetitions: int) -> None:
+        self.total -= repetitions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,7 +280,7 @@ class _Opened:
             n_gen=self._test.n_gen,
             repetitions=1,
             warmup=False,
-            seed=(self._protocol.seed + number) % _SEEDS,
+            seed=self._protocol.seed + number,
             **replayed,
         )["samples"]
         assert isinstance(sample, dict)
@@ -364,18 +325,8 @@ def _result(
             "run_key": target.key(row, protocol),
             "device": {name: facts[name] for name in _DEVICE_MEMBERS} | {"clusters": clusters},
             "affinity": target.affinity.as_dict(),
-            "regime": _regime(protocol),
+            "regime": regime_of(protocol),
         },
-    )
-
-
-def _regime(protocol: driver.Protocol) -> Json:
-    return regime(
-        interleaved=protocol.interleave,
-        warmup=protocol.warmup,
-        gate=None if protocol.gate is None else protocol.gate.as_dict(),
-        seed=protocol.seed,
-        router_trace=None if protocol.router_trace is None else protocol.router_trace.facts,
     )
 
 

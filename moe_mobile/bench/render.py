@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from moe_mobile.bench.driver import Row, Settings
+from moe_mobile.bench.driver import Row, Settings, row_name, varied
 from moe_mobile.bench.observer import observer_lines
 from moe_mobile.bench.results import BenchResult
 from moe_mobile.errors import MoeMobileError
@@ -38,9 +38,9 @@ class Renderer:
         """Called with each result."""
         raise NotImplementedError
 
-    def end(self, error: MoeMobileError | None = None) -> None:
-        """Called once after the last row, also where the run was cut short by an error; given one,
-        JSON tells it after the rows."""
+    def end(self, errors: Sequence[MoeMobileError] = ()) -> None:
+        """Called once after the last row, also where the run was cut short; JSON tells the errors
+        after the rows."""
         self.out.flush()
 
 
@@ -62,7 +62,7 @@ class Observer(Renderer):
 
 
 class Json(Renderer):
-    """One JSON array; an error that is told is its last element."""
+    """One JSON array; errors that are told are its last elements."""
 
     def begin(self, rows: Sequence[Row], *, phones: int = 0) -> None:
         self._separator = "[\n"
@@ -72,8 +72,8 @@ class Json(Renderer):
         self.out.flush()
         self._separator = ",\n"
 
-    def end(self, error: MoeMobileError | None = None) -> None:
-        if error is not None:
+    def end(self, errors: Sequence[MoeMobileError] = ()) -> None:
+        for error in errors:
             self.out.write(self._separator + json.dumps({"error": error.as_dict()}))
             self._separator = ",\n"
         self.out.write("[]\n" if self._separator == "[\n" else "\n]\n")
@@ -147,6 +147,7 @@ class Markdown(Renderer):
                 ("J/tok", 6, _joules),
             ]
         self._notes: list[str] = []
+        self._varied = varied(rows)
         self._several = phones > 1
         self._columns = columns
         # Text columns are aligned to the left, numbers to the right, as llama-bench does.
@@ -168,10 +169,11 @@ class Markdown(Renderer):
             notes.append(f"* energy: {result.energy_note}")
         if notes:
             where = f"{result.device['serial']}, " if self._several else ""
-            what = f"{where}cache {_cache(result)}, {result.test.name}"
-            self._notes.append(f"{what}: {'; '.join(notes)}")
+            asked = {"routing": result.routing["requested"], "threads": result.n_threads}
+            name = row_name(result.test, result.config | asked, self._varied)
+            self._notes.append(f"{where}{name}: {'; '.join(notes)}")
 
-    def end(self, error: MoeMobileError | None = None) -> None:
+    def end(self, errors: Sequence[MoeMobileError] = ()) -> None:
         last: BenchResult | None = getattr(self, "_last", None)
         if last is not None:
             reading = "O_DIRECT" if last.direct_io else "buffered reads"
@@ -221,10 +223,14 @@ class Shown:
             self._begun = True
         self._renderer.row(result)
 
-    def end(self, error: MoeMobileError | None = None) -> None:
-        """Called once, see :meth:`Renderer.end`; without a row there is nothing to end."""
+    def end(self, errors: Sequence[MoeMobileError] = ()) -> None:
+        """Called once, see :meth:`Renderer.end`; without rows and errors there is nothing to
+        end."""
+        if errors and not self._begun and isinstance(self._renderer, Json):
+            self._renderer.begin(self._rows)
+            self._begun = True
         if self._begun:
-            self._renderer.end(error)
+            self._renderer.end(errors)
         for text in self._later:
             self._print(text)
 

@@ -20,14 +20,13 @@ from moe_mobile.bench.driver import (
     check_settings,
     grid,
 )
-from moe_mobile.bench.fleet import Fleet, Plan
+from moe_mobile.bench.fleet import Plan
 from moe_mobile.bench.gate import CPU_ABOVE_C, Gate
-from moe_mobile.bench.plot import draw_results
 from moe_mobile.bench.render import FORMATS, Shown, make_renderer
-from moe_mobile.bench.results import BenchResult, BenchTest
+from moe_mobile.bench.results import BenchTest
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.cli import grid_text
-from moe_mobile.cli.errors import format_error
+from moe_mobile.cli.bench_run import run_plan
 from moe_mobile.cli.options import (
     INITIAL_CACHES,
     RESIDENCIES,
@@ -38,13 +37,11 @@ from moe_mobile.cli.options import (
     initial_cache_option,
     initial_cache_settings,
 )
-from moe_mobile.cli.plot_file import check_plot, write_plot
-from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.resumable import resumable
+from moe_mobile.cli.plot_file import check_plot
 from moe_mobile.cli.tuned import Tuned, is_default, require_cache, settings_file_option
 from moe_mobile.cli.writable import check_outputs
-from moe_mobile.device.select import Opened, open_devices
-from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
+from moe_mobile.device.select import open_devices
+from moe_mobile.errors import UsageError
 from moe_mobile.routing.texts import split_routings
 
 _COOL_C = 40.0
@@ -177,7 +174,8 @@ _COOL_SECONDS = 300.0
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Of the random tokens, read and decoded; repetition r, from 0, has those of seed + r.",
+    help="Of the random tokens, read and decoded; repetition r, from 0, has those of seed + r. "
+    "Up to 32 bits.",
 )
 @click.option(
     "-o", "--output", type=click.Choice(FORMATS), help="How to print rows.  [default: md]"
@@ -238,7 +236,9 @@ def command(
     if not tests:
         raise UsageError("nothing to measure", remedy="Give -p, -n or -pg a number above 0")
     if as_json and output not in (None, "json"):
-        raise UsageError(f"--json and -o {output} contradict each other")
+        raise UsageError(
+            f"--json and -o {output} contradict each other", remedy="Give one of the two"
+        )
     if resume and out is None:
         raise UsageError("--resume needs --out", remedy="Name the file to continue with --out")
     inputs = {"BUNDLE": bundle, "--settings": settings_file, "--router-trace": router_trace}
@@ -282,9 +282,7 @@ def command(
     plan = Plan(
         bundle=facts,
         rows=rows,
-        protocol=Protocol(
-            repetitions, warmup, seed, interleave=interleave, router_trace=trace
-        ),
+        protocol=Protocol(repetitions, warmup, seed, interleave=interleave, router_trace=trace),
         gate=gate,
         gate_asked=cool_to != "auto",
         affinity=affinity,
@@ -296,60 +294,7 @@ def command(
         phones=sum(place.serial != "local" for place in places),
         note=lambda text: click.echo(text, err=True),
     )
-    results: list[BenchResult] = []
-    try:
-        _measure(plan, opened, shown, file, results)
-        if plot is not None:
-            write_plot(plot, draw_results(results))
-    except MoeMobileError as error:
-        # With --json all of stdout is one document: once an array was begun, an error goes into it.
-        if as_json and results:
-            shown.end(error)
-            click.echo(format_error(error), err=True)
-            return error.exit_code
-        if not as_json:
-            shown.end()
-        raise
-    finally:
-        if file is not None:
-            file.close()
-    shown.end()
-    return 0
-
-
-def _measure(
-    plan: Plan,
-    opened: Opened,
-    shown: Shown,
-    file: ResultFile | None,
-    results: list[BenchResult],
-) -> None:
-    def show(result: BenchResult) -> None:
-        results.append(result)
-        shown.row(result)
-
-    fleet = Fleet(plan, file=file, show=show, note=shown.note)
-    try:
-        devices, failed = opened.devices, opened.failed
-        if len(devices) == 1 and not failed:
-            with ProgressBar() as progress:
-                fleet.run(devices[0], progress)
-            return
-        for serial, error in failed.items():  # at once, as the others may take long
-            shown.note(f"note: {serial} is left out: {error.cause}")
-        errors = list(failed.values())
-        # Bars of several devices would write over each other.
-        with ProgressBar(quiet=len(devices) > 1) as progress:
-            if devices:
-                errors += fleet.run_all(devices, progress)
-        for error in errors[1:]:
-            shown.note(format_error(error))
-        if errors:
-            raise errors[0]
-    except KeyboardInterrupt:
-        raise CancelledError("stopped by the user") from None
-    except MoeMobileError as error:
-        raise resumable(error, "--out", None if file is None else file.path) from error
+    return run_plan(plan, opened, shown, file, plot=plot, as_json=as_json)
 
 
 def _caches(

@@ -15,16 +15,36 @@ __all__ = ["natural", "pair", "positive", "residency", "threads", "values"]
 
 Item = TypeVar("Item")
 
+_EXAMPLES = {
+    "-p": "512, or 128,512",
+    "-n": "128, or 64,128",
+    "-pg": "512,128",
+    "--cache": "50%, or 25%,50%,2GiB",
+    "--residency": f"slots, or {','.join(RESIDENCIES)}",
+    "--lanes": "2, or 1,2,4",
+    "-t": "4, or auto,2,4",
+    "--drop-cold": "0.5, or 0.25,0.5",
+}
+"""Of what an option takes."""
+
 
 def values(option: str, text: str, parse: Callable[[str], Item]) -> list[Item]:
     """What `parse` makes of the parts between commas, each once. Raises UsageError."""
+    return list(dict.fromkeys(_parts(option, text, parse)))
+
+
+def _parts(option: str, text: str, parse: Callable[[str], Item]) -> list[Item]:
     try:
         parts = [part.strip() for part in text.split(",")]
         if "" in parts:
             raise ValueError("a value is missing")
-        return list(dict.fromkeys(parse(part) for part in parts))
+        return [parse(part) for part in parts]
     except ValueError as error:
-        raise UsageError(f"{option} {text}: {error}") from None
+        raise UsageError(
+            f"{option} {text}: {error}",
+            setting=option,
+            remedy=f"Write it like {option} {_EXAMPLES[option]}",
+        ) from None
 
 
 def natural(text: str) -> int:
@@ -56,7 +76,11 @@ def residency(text: str) -> str:
 
 def pair(text: str) -> BenchTest:
     """`512,128`: a prompt and tokens decoded after it. Raises UsageError."""
-    numbers = values("-pg", text, positive)
+    numbers = _parts("-pg", text, positive)
     if len(numbers) != 2:
-        raise UsageError(f"-pg {text}: two numbers are needed", remedy="Write it like -pg 512,128")
+        raise UsageError(
+            f"-pg {text}: two numbers are needed",
+            setting="-pg",
+            remedy="Write it like -pg 512,128",
+        )
     return BenchTest(*numbers)

@@ -79,6 +79,35 @@ def test_wrong_values(model: pathlib.Path, arguments: list[str], cause: str) -> 
     assert cause in failed(2, "bench", model, "-p", 0, "-n", 2, *arguments)["cause"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "setting"),
+    [
+        (["-p", "x"], "-p"),
+        (["-n", "x"], "-n"),
+        (["-pg", "16"], "-pg"),
+        (["-pg", "16,0"], "-pg"),
+        (["--cache", ","], "--cache"),
+        (["--lanes", "0"], "--lanes"),
+        (["-t", "0"], "-t"),
+        (["--residency", "foo"], "--residency"),
+        (["--seed", 2**32 - 6], "--seed"),
+    ],
+)
+def test_wrong_values_say_how_to_write_them(
+    model: pathlib.Path, arguments: list[str], setting: str
+) -> None:
+    error = failed(2, "bench", model, *arguments)
+    assert error["setting"] == setting
+    assert error["remedy"]
+
+
+def test_a_prompt_may_be_as_long_as_what_follows(model: pathlib.Path) -> None:
+    nothing = ("-p", 0, "-n", 0, "-r", 1, "--no-warmup", "-o", "jsonl")
+    (line,) = ok("bench", model, *nothing, "-pg", "4,4").splitlines()
+    row = json.loads(line)
+    assert (row["n_prompt"], row["n_gen"]) == (4, 4)
+
+
 def test_a_plot_that_cannot_be_written_is_told_before_measuring(
     model: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

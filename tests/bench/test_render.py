@@ -242,3 +242,29 @@ def test_without_matplotlib_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(errors.UnsupportedError, match="pip install matplotlib"):
         check_plot(pathlib.Path("plot.png"))
+
+
+def test_notes_name_what_rows_differ_in(results: list[BenchResult]) -> None:
+    rows = [(results[1].test, Settings(lanes=lanes)) for lanes in (1, 2)]
+    out = io.StringIO()
+    renderer = make_renderer("md", out)
+    renderer.begin(rows)
+    for _, settings in rows:
+        config = results[1].config | {"lanes": settings.lanes}
+        renderer.row(dataclasses.replace(results[1], config=config, flags=["odd"]))
+    renderer.end()
+    *_, one, two = out.getvalue().splitlines()
+    assert (one, two) == ("- cache 50%, lanes 1, tg2: odd", "- cache 50%, lanes 2, tg2: odd")
+
+
+def test_json_tells_errors_after_the_rows(results: list[BenchResult]) -> None:
+    failures = [errors.KilledError("killed"), errors.BudgetError("too small")]
+    for told in (results, []):
+        out = io.StringIO()
+        shown = Shown(make_renderer("json", out), [], phones=0, note=lambda text: None)
+        for result in told:
+            shown.row(result)
+        shown.end(failures)
+        *rows, killed, small = json.loads(out.getvalue())
+        assert len(rows) == len(told)
+        assert [one["error"]["code"] for one in (killed, small)] == ["killed", "budget"]

@@ -113,6 +113,7 @@ def test_every_member_is_needed_and_what_it_says(command: str) -> None:
     [
         {"itl_ns": []}, {"itl_ns": [4]}, {"itl_ns": [4, 5, 6]}, {"itl_ns": [0, 9]},
         {"itl_ns": [4, 6]}, {"gen_ns": 0}, {"prompt_ns": 0}, {"ttft_ns": 0}, {"tokens": []},
+        {"cache_fill": None}, {"cache_fill": 1.5},
         {"tokens": [PROMPT, TOKEN]}, {"tokens": [TOKEN, TOKEN, TOKEN]},
         {"tokens": [PROMPT | {"count": 2}, TOKEN, TOKEN]},
         {"tokens": [PROMPT, TOKEN, TOKEN | {"count": 2}]},

@@ -1,0 +1,94 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Runs what `moe-mobile bench` was asked for, and tells what came of it."""
+
+from __future__ import annotations
+
+import pathlib
+
+import click
+
+from moe_mobile.bench.fleet import Fleet, Plan
+from moe_mobile.bench.plot import draw_results
+from moe_mobile.bench.render import Shown
+from moe_mobile.bench.results import BenchResult
+from moe_mobile.bench.store import ResultFile
+from moe_mobile.cli.errors import format_error
+from moe_mobile.cli.plot_file import write_plot
+from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.resumable import resumable
+from moe_mobile.device.select import Opened
+from moe_mobile.errors import CancelledError, MoeMobileError
+
+__all__ = ["run_plan"]
+
+
+def run_plan(
+    plan: Plan,
+    opened: Opened,
+    shown: Shown,
+    file: ResultFile | None,
+    *,
+    plot: pathlib.Path | None,
+    as_json: bool,
+) -> int:
+    """Measure, show and draw. Closes ``file``.
+
+    What one row or device fails with does not stop the others. Returns the exit code of the first
+    error. Raises an error that is all there is to tell.
+    """
+    results: list[BenchResult] = []
+    try:
+        found = _measure(plan, opened, shown, file, results)
+        errors = [resumable(one, "--out", None if file is None else file.path) for one in found]
+        if plot is not None and results:
+            try:
+                write_plot(plot, draw_results(results))
+            except MoeMobileError as failure:
+                errors.append(failure)
+    finally:
+        if file is not None:
+            file.close()
+    # With --json all of stdout is one document: an object for a lone error, else an array.
+    alone = len(errors) == 1 and not (as_json and results)
+    shown.end(() if alone else errors)
+    if alone:
+        raise errors[0]
+    for error in errors:
+        click.echo(format_error(error), err=True)
+    if not errors:
+        return 0
+    stopped = [error for error in errors if isinstance(error, CancelledError)]
+    return (stopped or errors)[0].exit_code
+
+
+def _measure(
+    plan: Plan,
+    opened: Opened,
+    shown: Shown,
+    file: ResultFile | None,
+    results: list[BenchResult],
+) -> list[MoeMobileError]:
+    """The errors, in the order in which they are to be told."""
+
+    def show(result: BenchResult) -> None:
+        results.append(result)
+        shown.row(result)
+
+    fleet = Fleet(plan, file=file, show=show, note=shown.note)
+    devices, errors = opened.devices, list(opened.failed.values())
+    ended: list[MoeMobileError] = []
+    for serial, unusable in opened.failed.items():  # at once, as the others may take long
+        shown.note(f"note: {serial} is left out: {unusable.cause}")
+    try:
+        # Bars of several devices would write over each other.
+        with ProgressBar(quiet=len(devices) > 1) as progress:
+            if len(devices) == 1:
+                fleet.run(devices[0], progress)
+            elif devices:
+                ended = fleet.run_all(devices, progress)
+    except KeyboardInterrupt:
+        ended = [CancelledError("stopped by the user")]
+    except MoeMobileError as error:
+        ended = [error]
+    return [*errors, *fleet.failed, *ended]
