@@ -59,8 +59,10 @@ def measure_energy(
         note = "the charge counter moved too little"
         energy = Energy(counter[0], "charge counter", note)
     else:
-        moved = any(sample.get("battery_uah") is not None for sample in samples)
-        note = "the charge counter did not move" if moved else "no battery counters"
+        readings = sum(sample.get("battery_uah") is not None for sample in samples)
+        note = "the charge counter did not move" if readings else "no battery counters"
+        if readings == 1:
+            note = "the charge counter was read only once"
         return Energy(None, None, note)
     if virtual:
         return dataclasses.replace(energy, note="virtual phone")

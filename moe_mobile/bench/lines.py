@@ -29,12 +29,16 @@ class JsonLines:
     """
 
     def __init__(self, path: pathlib.Path, begin: bytes = b"{") -> None:
-        """Raises UsageError where another process writes there, IoError where it cannot be."""
+        """Makes the folder where there is none.
+
+        Raises UsageError where another process writes there, IoError where it cannot be.
+        """
         self._path = path
         self._lock = threading.Lock()
         try:
             if path.exists() and not path.is_file():  # opening it might wait, reading never end
                 raise UsageError("is no regular file", file=path, remedy="Name another one")
+            path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             self._file = open(descriptor, "r+b")  # noqa: SIM115
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -35,8 +35,8 @@ _OTHERS = (".csv", ".json", ".jsonl", ".md", ".pdf", ".png", ".svg", ".txt")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=pathlib.Path, dir_okay=False),
-    default=pathlib.Path("report.html"),
+    type=click.Path(dir_okay=False),
+    default="report.html",
     show_default=True,
     help="The page to write; replaces an earlier page, and no other file.",
 )
@@ -45,7 +45,7 @@ _OTHERS = (".csv", ".json", ".jsonl", ".md", ".pdf", ".png", ".svg", ".txt")
 @json_option
 def command(
     results: tuple[pathlib.Path, ...],
-    output: pathlib.Path,
+    output: str,
     title: str | None,
     show: bool,
     as_json: bool,
@@ -58,24 +58,27 @@ def command(
     """
     from moe_mobile.report.page import make_page, summary
 
+    page_file = pathlib.Path(output)
     if not as_json:
+        if not output:  # as a path it would be the folder
+            raise UsageError("names no file", setting="-o", remedy="Name one such as page.html")
         sources = [pathlib.Path("/dev/stdin" if str(path) == "-" else path) for path in results]
-        check_outputs({"-o": output}, {"RESULTS": sources})
-        check_page(output, "-o")
+        check_outputs({"-o": page_file}, {"RESULTS": sources})
+        check_page(page_file, "-o")
     read = read_results(results)
     if as_json:
         echo_json(summary(read))
         return
     names = ", ".join(path.stem for path in results)
     page = make_page(read, title or f"moe-mobile bench: {names}")
-    write_output(output, page)
+    write_output(page_file, page)
     for note in read.notes:
         # They quote files of others, which must not act on the terminal.
         printable = "".join(c if c.isprintable() else "\ufffd" for c in note)
         click.echo(f"note: {printable}", err=True)
-    click.echo(f"{output}: {len(read.rows)} rows, {size(len(page))}")
+    click.echo(f"{page_file}: {len(read.rows)} rows, {size(len(page))}")
     if show:
-        click.launch(str(output.absolute()))
+        click.launch(str(page_file.absolute()))
 
 
 def check_page(output: pathlib.Path, option: str) -> None:

@@ -20,8 +20,8 @@ __all__ = ["check_outputs", "check_replaceable", "check_writable", "opened_path"
 def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
     """Fail where the file could not be written; None is no file.
 
-    ``replaced``: it is written under another name and then renamed, in a folder that is made where
-    there is none. Else it is opened where it is.
+    Its folder is made where there is none. ``replaced``: it is written under another name and then
+    renamed. Else it is opened where it is.
 
     Raises DiskFullError, ReadOnlyError or IoError, and UsageError for a pipe or device where the
     file is not replaced.
@@ -38,7 +38,7 @@ def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
             with open(target, "ab"):
                 return
         folder = target.parent
-        while replaced and not folder.exists() and folder != folder.parent:
+        while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         if not folder.is_dir():
             what = "is no folder" if folder.exists() else "does not exist"

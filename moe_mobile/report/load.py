@@ -69,6 +69,12 @@ def read_results(paths: Sequence[pathlib.Path]) -> Results:
         notes += parser.notes
         if repeated:
             notes.append(f"{name}: {_count(repeated, 'row')} left out, read before")
+        if not found and parser.cut_off:
+            raise UsageError(
+                "holds no whole row of results: its first is cut off",
+                file=name,
+                remedy="Wait until the run has measured a row, or continue it with --resume",
+            )
         if not found:
             raise UsageError("holds no row of results", file=name, remedy=_REMEDY)
     return Results(rows, notes)
@@ -104,6 +110,7 @@ class _Parser:
         self._lost = 0
         self._decoder = json.JSONDecoder(parse_constant=self._lose, parse_float=self._float)
         self.notes: list[str] = []
+        self.cut_off = False
 
     def values(self) -> Iterator[Any]:
         position = self._skip(0)
@@ -146,6 +153,7 @@ class _Parser:
         # A writer that was stopped leaves an error in the last line, and no end of that line.
         if "\n" in self._text[error.pos :] or self._text[start] not in "[{":
             self._refuse(error.pos, f"not JSON: {error.msg}")
+        self.cut_off = True
         self.notes.append(
             f"{self._name}: the last row is cut off and left out; the run was interrupted, or "
             "is still going on"

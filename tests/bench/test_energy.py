@@ -84,6 +84,8 @@ def test_what_is_not_known_is_said() -> None:
     still = _samples(61, battery_uah=lambda t: 3_000_000, battery_mv=lambda t: 4000)
     energy = measure_energy(still, MINUTE, charging=False)
     assert (energy.joules, energy.note) == (None, "the charge counter did not move")
+    one = measure_energy(still[:1], MINUTE, charging=False)
+    assert (one.joules, one.note) == (None, "the charge counter was read only once")
     once = _samples(
         61, battery_uah=lambda t: 3_000_000 - 1000 * (t > 30), battery_mv=lambda t: 4000
     )

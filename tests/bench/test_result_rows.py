@@ -247,7 +247,9 @@ def test_other_files_are_not_continued(rows: list[BenchResult], tmp_path: pathli
             ResultFile(path, resume=True)
         assert path.read_text() == notes
     with pytest.raises(errors.IoError):
-        ResultFile(tmp_path / "none" / "rows.jsonl", resume=False)
+        ResultFile(path / "rows.jsonl", resume=False)
+    ResultFile(tmp_path / "new" / "folder" / "rows.jsonl", resume=False).close()
+    assert (tmp_path / "new" / "folder" / "rows.jsonl").read_bytes() == b""
     # Nor are rows that were damaged.
     damages: list[dict[str, Any]] = [{"run_key": [1]}, {"flags": None}, {"samples_ns": {}}]
     damages += [{"avg_ts": math.nan}, {"stddev_ts": -math.inf}]

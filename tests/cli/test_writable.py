@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from moe_mobile.cli.writable import check_outputs, check_replaceable, opened_path
+from moe_mobile.cli.writable import (
+    check_outputs,
+    check_replaceable,
+    check_writable,
+    opened_path,
+)
 from moe_mobile.errors import MoeMobileError, UsageError
 
 
@@ -82,3 +87,14 @@ def test_what_is_replaced_is_a_regular_file(tmp_path: Path) -> None:
         check_replaceable(Path("/proc/x.st"))
     assert caught.value.file == "/proc/x.st"
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_folder_that_can_be_made_is_no_obstacle(tmp_path: Path, replaced: bool) -> None:
+    check_writable(tmp_path / "new" / "folder" / "file", replaced=replaced)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "x", Path("/proc/new/x")):
+        with pytest.raises(MoeMobileError) as caught:
+            check_writable(path, replaced=replaced)
+        assert (caught.value.file, bool(caught.value.remedy)) == (str(path), True)

@@ -101,3 +101,12 @@ def test_what_cannot_be_written_is_typed(tmp_path: pathlib.Path) -> None:
             write_output(target, b"data")
         assert caught.value.file == str(target)
     assert failed(6, "report", tmp_path / "none")["file"] == str(tmp_path / "none")
+
+
+def test_a_page_needs_a_name(tmp_path: pathlib.Path) -> None:
+    result = subprocess.run(
+        [*COMMAND, "report", str(write(tmp_path / "rows.jsonl", row())), "-o", ""],
+        capture_output=True, text=True, timeout=60, cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert "names no file\n  setting: -o\n  what to do: Name one" in result.stderr
