@@ -126,6 +126,7 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "bench": ("-p", 3, "-n", 2, "-pg", "2,1", "-r", 2, "--cache", "60%", "--no-warmup"),
     "quality": (*PROMPT, "--routing", "exact,max-rank:6", "--capacity", "60%"),
     "trace": PROMPT,
+    "simulate": ("--capacity", "60%", "--flash", "measured"),
 }
 
 
@@ -154,6 +155,11 @@ def said(bundle: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 
 
 def _arguments(command: str, bundle: pathlib.Path, folder: pathlib.Path) -> list[object]:
+    if command == "simulate":
+        trace = bundle.parent / "trace.safetensors"
+        if not trace.exists():
+            _run(lambda line: line, "trace", bundle, *PROMPT, "-o", trace)
+        return [command, trace, "--bundle", bundle, *COMMANDS[command]]
     written = {"bench": ["--out", folder / "rows.jsonl"], "trace": ["-o", folder / "t.safetensors"]}
     return [command, bundle, *COMMANDS[command], *written.get(command, [])]
 
