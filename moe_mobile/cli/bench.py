@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 import sys
@@ -264,6 +265,7 @@ def command(
     check_settings([settings for _, settings in rows])
     check_wish(affinity)
     gate = _gate(cool_to, cool_timeout)
+    protocol = Protocol(repetitions, warmup, seed, interleave=interleave)
     facts = bundle_facts(bundle)
     check_fits(tests, facts, common["context"])
     trace = None
@@ -282,7 +284,7 @@ def command(
     plan = Plan(
         bundle=facts,
         rows=rows,
-        protocol=Protocol(repetitions, warmup, seed, interleave=interleave, router_trace=trace),
+        protocol=dataclasses.replace(protocol, router_trace=trace),
         gate=gate,
         gate_asked=cool_to != "auto",
         affinity=affinity,
