@@ -72,7 +72,11 @@ def open_devices(serials: Iterable[str], *, every: bool, otherwise: str | None) 
     """
     named = list(dict.fromkeys(serials))
     if every and named:
-        raise UsageError("--all and --device contradict each other")
+        raise UsageError(
+            "--all and --device contradict each other",
+            setting="--all",
+            remedy="Leave one of them out",
+        )
     if every:
         return _all_devices()
     if len(named) < 2:

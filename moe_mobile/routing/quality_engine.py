@@ -109,7 +109,7 @@ class EngineScorer(Scorer):
                     token_ids=list(token_ids),
                     progress=lambda stage, done, total: progress(done),
                 )
-                return _score(runner, answer, len(token_ids))
+                return _score(runner, answer, len(token_ids), self.model)
 
             yield score
 
@@ -142,7 +142,9 @@ class EngineScorer(Scorer):
             )
 
 
-def _score(runner: Runner, answer: dict[str, Any], tokens: int) -> SequenceScore:
+def _score(
+    runner: Runner, answer: dict[str, Any], tokens: int, model: ScoredModel
+) -> SequenceScore:
     try:
         values = np.array(answer["log_probabilities"], np.float64)
         totals = answer["stats"]["totals"]
@@ -150,6 +152,9 @@ def _score(runner: Runner, answer: dict[str, Any], tokens: int) -> SequenceScore
         changed = int(totals["slots_changed_by_routing"])
         if values.shape != (tokens - 1,):
             raise ValueError(f"{values.size} values")
+        slots = tokens * len(model.layers) * model.top_k
+        if hits + loads + dropped != slots or changed > slots:
+            raise ValueError(f"its counts are not those of {slots} slots")
     except (KeyError, TypeError, ValueError) as error:
         raise RuntimeFailedError(
             f"moe_runner did not give the log-probabilities of {tokens} tokens: {error}",

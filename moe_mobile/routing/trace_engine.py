@@ -101,7 +101,10 @@ def _request(
     answer = runner.request("trace", token_ids=token_ids, continues=continues, progress=progress)
     try:
         data = base64.b64decode(answer["router_logits"], validate=True)
-        return np.frombuffer(data, "<f4").reshape(shape)
+        logits = np.frombuffer(data, "<f4").reshape(shape)
+        if not np.isfinite(logits).all():
+            raise ValueError("some are NaN or infinite")
+        return logits
     except (KeyError, TypeError, ValueError) as error:
         raise RuntimeFailedError(
             f"moe_runner did not give the router logits of {len(token_ids)} tokens: {error}",

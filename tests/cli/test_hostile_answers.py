@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.cli import cli
+from moe_mobile.routing.quality_file import QualityFile
 from moe_mobile.runner import Runner, find_runner
 from tests.cli.conftest import byte_tokenizer
 from tests.cli.program import COMMAND
@@ -160,7 +161,11 @@ def _arguments(command: str, bundle: pathlib.Path, folder: pathlib.Path) -> list
         if not trace.exists():
             _run(lambda line: line, "trace", bundle, *PROMPT, "-o", trace)
         return [command, trace, "--bundle", bundle, *COMMANDS[command]]
-    written = {"bench": ["--out", folder / "rows.jsonl"], "trace": ["-o", folder / "t.safetensors"]}
+    written = {
+        "bench": ["--out", folder / "rows.jsonl"],
+        "quality": ["--out", folder / "scores.jsonl"],
+        "trace": ["-o", folder / "t.safetensors"],
+    }
     return [command, bundle, *COMMANDS[command], *written.get(command, [])]
 
 
@@ -192,6 +197,17 @@ def test_no_answer_is_a_defect_of_ours(
     # What was written can be continued.
     if command == "bench":
         ResultFile(folder / "rows.jsonl", resume=True).close()
+    if command == "quality":
+        QualityFile(folder / "scores.jsonl", resume=True).close()
+
+
+@pytest.mark.parametrize("name", ["hits", "misses", "slots_changed_by_routing"])
+def test_scores_count_all_slots(name: str, bundle: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    change = _hostile("result", ("stats", "totals", name), 10**6)
+    code, _, err = _run(change, *_arguments("quality", bundle, tmp_path))
+    assert code == 10, err
+    assert "slots" in err
+    assert (tmp_path / "scores.jsonl").read_bytes() == b""
 
 
 def _on_a_terminal(environment: dict[str, str], *arguments: object) -> bytes:
