@@ -62,6 +62,7 @@ class Fleet:
         self._done = {} if file is None else dict(file.rows)
         self._lock = threading.Lock()
         self._varied = varied(plan.rows)
+        self._several = False
         self.failed: list[MoeMobileError] = []
 
     def run(self, device: Device, progress: BenchProgress) -> None:
@@ -110,9 +111,11 @@ class Fleet:
                     self._note(f"note: {fallback}")
 
     def _fail(self, device: Device, name: str, error: MoeMobileError) -> None:
-        """Keep the error of a row, which is named where there are others."""
-        where = name if device.serial == "local" else f"{device.serial}, {name}"
-        cause = error.cause if len(self._plan.rows) == 1 else f"{where}: {error.cause}"
+        """Keep the error of a row; it and its device are named where there are others."""
+        place = [device.serial] if self._several else []
+        if len(self._plan.rows) > 1:
+            place.append(name)
+        cause = f"{', '.join(place)}: {error.cause}" if place else error.cause
         self.failed.append(
             type(error)(cause, file=error.file, setting=error.setting, remedy=error.remedy)
         )
@@ -122,6 +125,7 @@ class Fleet:
 
         Returns the errors. An interruption ends what runs everywhere.
         """
+        self._several = len(devices) > 1
         with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
             running = [pool.submit(self.run, device, progress) for device in devices]
             try:

@@ -62,10 +62,11 @@ class ResultFile:
 
     def append(self, result: BenchResult) -> None:
         """Write a row through to the disk. Raises DiskFullError or IoError, and RuntimeFailedError
-        for a row that could not be read again."""
+        for a row that could not be read again; its turns are dropped then, to be measured anew."""
         row = result.as_dict(tokens=True)
         wrong = _wrong(parse_object(json.dumps(row).encode(), finite=True))
         if wrong is not None:
+            self.turns.drop(result.run_key)
             raise RuntimeFailedError(
                 f"the measured row does not fit its schema: {wrong}",
                 file=self.path,
@@ -111,6 +112,7 @@ class TurnFile:
         self._lines: JsonLines | None = None
         self._lock = threading.Lock()
         self._found: dict[tuple[str, int], Json] = {}
+        self._dropped = False
         if not path.exists():
             return
         with contextlib.ExitStack() as opened:
@@ -128,20 +130,32 @@ class TurnFile:
 
     def keep(self, run_key: str, number: int, repetition: Json) -> None:
         """Write a repetition through to the disk. Raises DiskFullError or IoError."""
-        with self._lock:
-            if self._lines is None:
-                self._lines = JsonLines(self._path, _TURN)
-        turn = {"run_key": run_key, "number": number, "repetition": repetition}
-        self._lines.append(turn | {"check": _check(turn)})
+        self._append(run_key, number, repetition)
         self._found[run_key, number] = repetition
+
+    def drop(self, run_key: str) -> None:
+        """Forget the repetitions of a row. Raises DiskFullError or IoError."""
+        for key, number in list(self._found):  # other threads may add to it
+            if key == run_key:
+                self._append(key, number, None)
+                del self._found[key, number]
+                self._dropped = True
 
     def close(self, complete: set[str]) -> None:
         """Close the file, and delete it once all rows that it has a part of are complete."""
         if self._lines is not None:
             self._lines.close()
-            if self._found and {key for key, _ in self._found} <= complete:
+            if (self._found or self._dropped) and {key for key, _ in self._found} <= complete:
                 with contextlib.suppress(OSError):
                     self._path.unlink()
+
+    def _append(self, run_key: str, number: int, repetition: Json | None) -> None:
+        """Write a line; one without a repetition takes back the one before."""
+        with self._lock:
+            if self._lines is None:
+                self._lines = JsonLines(self._path, _TURN)
+        turn = {"run_key": run_key, "number": number, "repetition": repetition}
+        self._lines.append(turn | {"check": _check(turn)})
 
     def _read(self, line: bytes) -> None:
         turn = parse_object(line)
@@ -149,7 +163,11 @@ class TurnFile:
             raise self._foreign()
         # What is damaged, or was written by another version, is measured again.
         if turn.pop("check", None) == _check(turn):
-            self._found[turn["run_key"], turn["number"]] = turn["repetition"]
+            place = turn["run_key"], turn["number"]
+            if turn["repetition"] is None:
+                self._found.pop(place, None)
+            else:
+                self._found[place] = turn["repetition"]
 
     def _foreign(self) -> UsageError:
         return UsageError(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -82,7 +83,8 @@ def test_a_row_that_fails_does_not_stop_the_others(
     assert _kept(out) == ["50%", "60%"]
     assert "cache 40%, tg2: moe_runner was killed by SIGKILL" in first.stderr
     assert "cache 41%, tg2: too small" in first.stderr
-    assert first.stderr.count("--resume measures what is missing") == 2
+    # Not of what would fail the same way again.
+    assert first.stderr.count("--resume measures what is missing") == 1
     assert first.stdout.count(" tg2 |") == 2
 
     # What failed is tried again, and still stops nothing; JSON has all of it.
@@ -163,6 +165,92 @@ def test_a_row_that_could_not_be_read_again_is_not_kept(
     file = ResultFile(path, resume=True)
     assert len(file.rows) == 1
     file.close()
+
+
+def test_turns_of_a_row_that_is_not_kept_are_measured_again(
+    facts: BundleFacts,
+    device: LocalDevice,
+    tmp_path: pathlib.Path,
+) -> None:
+    target = open_target(device, facts)
+    protocol = Protocol(2, interleave=True)
+    grid = [(BenchTest(0, 2), Settings(cache=cache)) for cache in ("25%", "50%")]
+    path, turns = tmp_path / "rows.jsonl", tmp_path / "rows.jsonl.turns"
+    file = ResultFile(path, resume=False)
+    first, second = measure(target, grid, protocol, turns=file.turns)
+    with pytest.raises(errors.RuntimeFailedError, match="does not fit its schema"):
+        file.append(dataclasses.replace(second, rss_bytes=-1))
+    file.close()
+
+    # Those of the other row are still there.
+    file = ResultFile(path, resume=True)
+    assert [file.turns.get(second.run_key, number) for number in (0, 1)] == [None, None]
+    assert all(file.turns.get(first.run_key, number) for number in (0, 1))
+    again = list(measure(target, grid, protocol, turns=file.turns))
+    assert [row.runs == old.runs for row, old in zip(again, (first, second), strict=True)] == [
+        True,
+        False,
+    ]
+    for row in again:
+        file.append(row)
+    file.close()
+    assert not turns.exists()
+
+
+def test_a_file_of_nothing_but_dropped_turns_goes(
+    facts: BundleFacts, device: LocalDevice, tmp_path: pathlib.Path
+) -> None:
+    target, protocol = open_target(device, facts), Protocol(2, interleave=True)
+    path = tmp_path / "rows.jsonl"
+    file = ResultFile(path, resume=False)
+    (row,) = measure(target, [(BenchTest(0, 2), Settings())], protocol, turns=file.turns)
+    with pytest.raises(errors.RuntimeFailedError, match="not fit its schema"):
+        file.append(dataclasses.replace(row, rss_bytes=-1))
+    file.close()
+    assert not path.with_name("rows.jsonl.turns").exists()
+    ResultFile(path, resume=False).close()
+
+
+@pytest.mark.parametrize(
+    ("serials", "caches", "causes"),
+    [
+        ("a", ["25%"], {"killed"}),
+        ("a", ["25%", "50%"], {"cache 25%, tg2: killed", "cache 50%, tg2: killed"}),
+        ("ab", ["25%"], {"a: killed", "b: killed"}),
+        (
+            "ab",
+            ["25%", "50%"],
+            {
+                "a, cache 25%, tg2: killed",
+                "a, cache 50%, tg2: killed",
+                "b, cache 25%, tg2: killed",
+                "b, cache 50%, tg2: killed",
+            },
+        ),
+    ],
+)
+def test_errors_name_what_there_are_several_of(
+    facts: BundleFacts,
+    device: LocalDevice,
+    monkeypatch: pytest.MonkeyPatch,
+    serials: str,
+    caches: list[str],
+    causes: set[str],
+) -> None:
+    def killed(self: object) -> None:
+        raise errors.KilledError("killed")
+
+    monkeypatch.setattr("moe_mobile.bench.measure._Opened.__enter__", killed)
+    devices = [copy.copy(device) for _ in serials]
+    for one, serial in zip(devices, serials, strict=True):
+        one.serial = serial
+    plan = Plan(
+        bundle=facts, rows=[(BenchTest(0, 2), Settings(cache=cache)) for cache in caches],
+        protocol=Protocol(1), gate=None, gate_asked=False, affinity="all", packed_dir=None,
+    )  # fmt: skip
+    fleet = Fleet(plan, file=None, show=lambda row: None, note=lambda text: None)
+    assert fleet.run_all(devices, lambda *step: None) == []
+    assert {error.cause for error in fleet.failed} == causes
 
 
 @pytest.mark.parametrize(("seed", "repetitions", "warmup"), [(-1, 1, 1), (2**32 - 2, 2, 1)])
