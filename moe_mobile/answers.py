@@ -139,6 +139,8 @@ def _is_sample(sample: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
         and len(sample["itl_ns"]) == decoded
         and sum(sample["itl_ns"]) <= sample["gen_ns"]
         and [(token["phase"], token["count"]) for token in sample["tokens"]] == entries
+        # Parts are measured one after the other, by one thread.
+        and all(token[part] <= token["total_ns"] for token in sample["tokens"] for part in _TIMES)
     )
 
 

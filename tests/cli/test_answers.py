@@ -26,9 +26,10 @@ INFO: Json = {
     "routing": {"requested": "exact", "resolved": "exact", "note": "", "lossy": False},
     "load_ms": 1.5,
 }  # fmt: skip
+PARTS = ("dense_ns", "attention_ns", "expert_ns", "wait_ns", "router_ns", "head_ns")
 USES = dict.fromkeys(
-    ("total_ns", "dense_ns", "attention_ns", "expert_ns", "wait_ns", "router_ns", "head_ns", "hits",
-     "misses", "dropped", "bytes_read", "bytes_wasted", "slots_changed_by_routing"), 3,
+    ("total_ns", *PARTS, "hits", "misses", "dropped", "bytes_read", "bytes_wasted",
+     "slots_changed_by_routing"), 3,
 )  # fmt: skip
 PROMPT = {"token": 7, "phase": "prefill", "count": 3, **USES}
 TOKEN = {"token": 7, "phase": "decode", "count": 1, **USES}
@@ -117,6 +118,8 @@ def test_every_member_is_needed_and_what_it_says(command: str) -> None:
         {"tokens": [PROMPT, TOKEN]}, {"tokens": [TOKEN, TOKEN, TOKEN]},
         {"tokens": [PROMPT | {"count": 2}, TOKEN, TOKEN]},
         {"tokens": [PROMPT, TOKEN, TOKEN | {"count": 2}]},
+        *({"tokens": [PROMPT, TOKEN, TOKEN | {part: 4}]} for part in PARTS),
+        {"tokens": [PROMPT | {"total_ns": 2}, TOKEN, TOKEN]},
     ],
 )  # fmt: skip
 def test_a_repetition_has_the_tokens_that_were_asked_for(change: Json) -> None:
