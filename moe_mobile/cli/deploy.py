@@ -80,7 +80,8 @@ def command(
         Tuned(settings_file, bundle)  # raises for one that is not for it
     opened = open_devices(devices, every=every, otherwise=ANY)
     wish = _Wish(bundle, settings_file, prepare, consume, replace, prune, as_json)
-    if len(opened.by_serial) == 1:
+    # `-s any -s X` are one device, which may also have failed when it was opened as X.
+    if len(opened.by_serial) == 1 and not opened.failed:
         answers = [_deploy(_phone(opened.devices[0]), wish, PhoneBar())]
         errors: list[MoeMobileError] = []
     else:

@@ -28,10 +28,13 @@ class PhoneBar(ProgressBar):
         self._serial, self._row = serial, row
         self._began: float | None = None
         self._first = 0
+        self._last = (0, 0)
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
         now = time.monotonic()
-        if done == 0 or self._began is None:
+        last, self._last = self._last, (done, total)
+        # What was there already counts from the start, and another package has its own rate.
+        if done == 0 or done < last[0] or total != last[1] or self._began is None:
             self._began, self._first = now, done
         elif now > self._began and stage == "deploy":
             detail = f"{(done - self._first) / (now - self._began):.0f} MiB/s"

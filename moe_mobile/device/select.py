@@ -65,10 +65,11 @@ class Opened:
 def open_devices(serials: Iterable[str], *, every: bool, otherwise: str | None) -> Opened:
     """The devices of ``--device`` options and ``--all``; ``otherwise`` where neither was given.
 
-    Of several, one that cannot be used does not keep the others from it.
+    Of several, one that cannot be used does not keep the others from it. Where none that was named
+    can be used, there are no devices and an error of each, for the caller to tell.
 
-    Raises UsageError where both were given, DeviceError where adb does not work, where a single
-    device cannot be used, or where none of all is ready.
+    Raises UsageError where both were given or a serial is empty, DeviceError where adb does not
+    work, where a single device cannot be used, or where ``every`` finds none that is ready.
     """
     named = list(dict.fromkeys(serials))
     if every and named:
@@ -90,6 +91,8 @@ def open_devices(serials: Iterable[str], *, every: bool, otherwise: str | None) 
         try:
             device = open_device(serial)
             opened[device.serial] = device
+        except UsageError:  # of the command, not of one device
+            raise
         except MoeMobileError as error:
             opened[serial] = error
     return Opened(opened)

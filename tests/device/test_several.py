@@ -17,6 +17,12 @@ import time
 
 import pytest
 
+from moe_mobile import errors
+from moe_mobile.cli.deploy import command as deploy
+from moe_mobile.cli.phone_bars import PhoneBar
+from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.device.adb_server import AdbServer
+from moe_mobile.device.select import open_devices
 from moe_mobile.virtual_phone import Misbehaviour
 from tests.cli.program import COMMAND, run_cli
 from tests.device.test_deploy import length
@@ -84,6 +90,50 @@ def test_none_of_several_is_there(phone: StartPhone, tiny_bundle: pathlib.Path) 
     for serial in ("nosuch", "nothing"):
         assert serial in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("named", [["", "nosuch"], ["nosuch", ""]])
+def test_an_empty_serial_is_no_phone_that_failed(
+    monkeypatch: pytest.MonkeyPatch, named: list[str]
+) -> None:
+    monkeypatch.setattr(AdbServer, "states", lambda server: {})
+    with pytest.raises(errors.UsageError, match="names no device"):
+        open_devices(named, every=False, otherwise=None)
+
+
+def test_named_phones_may_all_have_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AdbServer, "states", lambda server: {})
+    opened = open_devices(["nosuch", "nothing"], every=False, otherwise=None)
+    assert (opened.devices, list(opened.failed)) == ([], ["nosuch", "nothing"])
+
+
+def test_one_phone_that_is_named_twice_and_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `-s any` it is there, and is lost before it is opened by its serial."""
+    states = iter([{"X": "device"}] * 3)
+    monkeypatch.setattr(AdbServer, "states", lambda server: next(states, {}))
+    monkeypatch.delenv("ANDROID_SERIAL", raising=False)
+    named = ["-s", "any", "-s", "X"]
+    assert deploy.main([str(tmp_path), *named, "--json"], standalone_mode=False) == 12
+    ended = capsys.readouterr()
+    (end,) = json.loads(ended.out)["deployments"]
+    assert (end["device"], end["error"]["code"]) == ("X", "device")
+    assert "no such device" in ended.err
+
+
+def test_the_rate_begins_anew_with_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    seconds = iter(range(100))
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    monkeypatch.setattr(
+        ProgressBar, "__call__", lambda bar, stage, done, total, detail="": told.append(detail)
+    )
+    bar = PhoneBar()
+    # A package; one that was cut, of another length; one of the same length that had less.
+    for done, total in ((0, 90), (10, 90), (30, 90), (60, 70), (65, 70), (5, 70), (9, 70)):
+        bar("deploy", done, total)
+    assert told == ["", "10 MiB/s", "15 MiB/s", "", "5 MiB/s", "", "4 MiB/s"]
 
 
 def test_they_are_sent_to_at_the_same_time(phone: StartPhone, large_bundle: pathlib.Path) -> None:
