@@ -181,9 +181,7 @@ class AdbServer:
                 probe.settimeout(_ANSWER_S)
                 probe.connect((host, self._client.port))
         except (socket.gaierror, UnicodeError):
-            raise DeviceError(
-                f"there is no host {host!r}", setting=_HOST, remedy="Correct or unset that variable"
-            ) from None
+            raise _no_host(host) from None
         except OSError as error:
             raise DeviceError(
                 f"no adb server answers at {place}: {error.strerror or 'it is silent'}",
@@ -217,6 +215,17 @@ class AdbServer:
                 "what answers on adb's port is no adb server",
                 remedy="Correct ANDROID_ADB_SERVER_PORT, or end what has that port",
             ) from None
+
+
+def _no_host(host: str) -> DeviceError:
+    try:
+        socket.getaddrinfo(host.strip("[]"), None, socket.AF_INET6)
+    except (OSError, UnicodeError):
+        cause, remedy = f"there is no host {host!r}", "Correct or unset that variable"
+    else:  # adbutils connects over IPv4 alone
+        cause = f"{host!r} has IPv6 addresses only, which are not supported"
+        remedy = "Give an IPv4 address, or unset that variable for a server on this machine"
+    return DeviceError(cause, setting=_HOST, remedy=remedy)
 
 
 def _failed(error: Exception) -> DeviceError:

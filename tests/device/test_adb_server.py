@@ -105,6 +105,14 @@ def test_no_server_of_that_host(phone: StartPhone, tiny_bundle: pathlib.Path) ->
         assert not listens(port), "an adb server was left behind"
 
 
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6_is_said_not_to_be_supported(host: str) -> None:
+    error = failed_in({"ANDROID_ADB_SERVER_HOST": host}, 12, "devices")
+    assert error["setting"] == "ANDROID_ADB_SERVER_HOST"
+    assert "IPv6 addresses only" in error["cause"]
+    assert "unset that variable" in error["remedy"]
+
+
 @pytest.mark.parametrize("host", ["", "localhost", "127.0.0.1"])
 def test_names_of_this_machine(phone: StartPhone, tiny_bundle: pathlib.Path, host: str) -> None:
     one = phone()
