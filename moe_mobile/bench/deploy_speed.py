@@ -15,6 +15,7 @@ has the machine's loopback, which is faster than any.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -50,6 +51,10 @@ __all__ = ["measure"]
 _FOLDER = "moe-mobile-speed"
 _ROOT = f"/data/local/tmp/{_FOLDER}"
 _PUSHED = f"{_ROOT}/pushed"
+# What link(2) says where this file, or this file system, cannot have another link.
+_NO_LINKS = (
+    errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK,
+)  # fmt: skip
 
 
 def measure(
@@ -102,7 +107,9 @@ def _staged(package: Package, bundle: pathlib.Path) -> Iterator[pathlib.Path]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     os.link(file.source, path)
-                except PermissionError:
+                except OSError as error:
+                    if error.errno not in _NO_LINKS:
+                        raise
                     shutil.copyfile(file.source, path)
             except FileNotFoundError:
                 raise UsageError(

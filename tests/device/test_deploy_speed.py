@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pathlib
@@ -11,6 +12,11 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
+from moe_mobile.bench import deploy_speed
+from moe_mobile.device.deploy.package import Package, Wanted
+from moe_mobile.errors import IoError
 from tests.cli.program import ok, ok_json, run_cli
 from tests.device.test_bad_days import failed_in
 from tests.device.test_deploy import device_of, length, sh
@@ -78,6 +84,29 @@ def test_what_goes_wrong_is_told_as_by_all_commands(
     result = timed(tiny_bundle, "-s", one.serial)
     assert result.returncode == 7, result.stderr
     assert "no space left on the device" in result.stderr or "are free" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["EPERM", "EOPNOTSUPP", "ENOSYS", "EXDEV", "EMLINK", "EIO"])
+def test_files_are_copied_where_links_cannot_be(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    source = tmp_path / "bundle" / "a"
+    source.parent.mkdir()
+    source.write_text("content")
+    package = Package("bundles", "id", (Wanted("a", source, 7, "ab"),))
+
+    def link(*arguments: object) -> None:
+        code = getattr(errno, name)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", link)
+    if name == "EIO":  # which a copy would meet too
+        with pytest.raises(IoError), deploy_speed._staged(package, source.parent):
+            pass
+    else:
+        with deploy_speed._staged(package, source.parent) as stage:
+            assert (stage / "a").read_text() == "content"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_another_folder_of_the_phone(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
