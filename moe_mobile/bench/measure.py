@@ -257,6 +257,7 @@ class _Opened:
             "end_ms": end_ms,
             "gate": wait.outcome,
             "waited_s": round(wait.waited_s, 1),
+            "cache_fill": sample.get("cache_fill", 1.0),
             "cpus": sampler.engine_cpus,
             "entry": wait.state.as_dict(),
             "exit": after.as_dict(),

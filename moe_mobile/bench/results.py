@@ -9,6 +9,7 @@ member, `results.schema.json` beside this file is the same for programs.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from moe_mobile.routing.texts import lossy_mark
 
 __all__ = ["SCHEMA_VERSION", "BenchResult", "BenchTest", "Rates", "phase_rates", "summarize"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Grows where a member changes its meaning or goes; new members alone do not change it."""
 
 Json = dict[str, Any]
@@ -212,7 +213,7 @@ def summarize(
         runs=list(runs),
         pss_bytes=max(pss, default=None),
         **_energy(tokens_done, runs),
-        flags=_flags(facts, runs) + _filling(test, facts, samples),
+        flags=_flags(facts, runs) + _filling(test, facts, runs),
         n_prompt=test.n_prompt,
         n_gen=test.n_gen,
         n_depth=0,
@@ -257,16 +258,15 @@ def _energy(tokens: int, runs: Sequence[Json]) -> Json:
     }
 
 
-def _filling(
-    test: BenchTest, facts: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]
-) -> list[str]:
+def _filling(test: BenchTest, facts: Mapping[str, Any], runs: Sequence[Json]) -> list[str]:
     """Where a cache that should be warm has room left, misses are those of filling it."""
     if not test.n_gen or facts["config"].get("initial_cache") != "warm":
         return []
-    fill = min(float(sample.get("cache_fill", 1)) for sample in samples)
+    fill = min(float(run["cache_fill"]) for run in runs)
     if fill >= 1:
         return []
-    return [f"the cache was {100 * fill:.0f} % full when a repetition began: see --warmup"]
+    percent = math.floor(100 * fill)
+    return [f"the cache was {percent} % full when a repetition began: see --warmup"]
 
 
 def _flags(facts: Mapping[str, Any], runs: Sequence[Json]) -> list[str]:

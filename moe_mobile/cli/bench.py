@@ -26,6 +26,7 @@ from moe_mobile.bench.gate import CPU_ABOVE_C, Gate
 from moe_mobile.bench.render import FORMATS, Shown, make_renderer
 from moe_mobile.bench.results import BenchTest
 from moe_mobile.bench.store import ResultFile
+from moe_mobile.bundle.reader import read_manifest
 from moe_mobile.cli import grid_text
 from moe_mobile.cli.bench_run import run_plan
 from moe_mobile.cli.options import (
@@ -39,7 +40,13 @@ from moe_mobile.cli.options import (
     initial_cache_settings,
 )
 from moe_mobile.cli.plot_file import check_plot
-from moe_mobile.cli.tuned import Tuned, is_default, require_cache, settings_file_option
+from moe_mobile.cli.tuned import (
+    Tuned,
+    is_default,
+    require_cache,
+    require_routing,
+    settings_file_option,
+)
 from moe_mobile.cli.writable import check_outputs
 from moe_mobile.device.select import open_devices
 from moe_mobile.errors import UsageError
@@ -268,14 +275,16 @@ def command(
     protocol = Protocol(repetitions, warmup, seed, interleave=interleave)
     facts = bundle_facts(bundle)
     check_fits(tests, facts, common["context"])
+    manifest = read_manifest(bundle)
+    for one in {settings.routing for _, settings in rows}:
+        require_routing(manifest, one, manifest.moe.num_experts)
     trace = None
     if router_trace is not None:
         from moe_mobile.bench.router_trace import open_router_trace
-        from moe_mobile.bundle.reader import read_manifest
 
         trace = open_router_trace(
             router_trace,
-            manifest=read_manifest(bundle),
+            manifest=manifest,
             positions=max(test.positions for test in tests),
         )
     opened = open_devices(devices, every=every, otherwise=None)

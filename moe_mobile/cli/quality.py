@@ -31,6 +31,7 @@ from moe_mobile.cli.source import (
     is_bundle,
     refuse_options,
     source_argument,
+    source_path,
     text_options,
 )
 from moe_mobile.cli.text import percent, table
@@ -131,9 +132,7 @@ def command(
     """
     if resume and out is None:
         raise UsageError("--resume needs --out", remedy="Name the file to continue with --out")
-    read = {"--file": opened_path(text_file)}
-    if source != "demo":
-        read["BUNDLE|MODEL"] = pathlib.Path(source)
+    read = {"--file": opened_path(text_file), "BUNDLE|MODEL": source_path(source)}
     check_outputs({"--out": out, "--plot": plot}, read)
     check_plot(plot)
     check_writable(out, replaced=False)

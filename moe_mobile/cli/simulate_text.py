@@ -35,6 +35,12 @@ def notes(found: Replay) -> list[str]:
     return said
 
 
+def _routing(row: dict[str, Any]) -> str:
+    """Its name, and what was asked for where that came out as exact routing."""
+    routing, asked = str(row["routing"]), str(row["requested"])
+    return f"{routing} ({asked})" if routing == "exact" != asked else routing
+
+
 def describe(found: Replay, rows: list[dict[str, Any]], chips: tuple[Flash, ...]) -> str:
     """A table of the rows, with predicted times where there are chips."""
     model = found.model
@@ -51,7 +57,7 @@ def describe(found: Replay, rows: list[dict[str, Any]], chips: tuple[Flash, ...]
         lifetime = row["mean_lifetime_tokens"]
         cells.append(
             [
-                row["routing"],
+                _routing(row),
                 "lossy" if row["lossy"] else "",
                 row["eviction"],
                 f"{row['capacity']} ({100 * row['capacity_share']:.0f} %)",

@@ -29,6 +29,7 @@ __all__ = [
     "is_bundle",
     "refuse_options",
     "source_argument",
+    "source_path",
     "text_options",
 ]
 
@@ -98,6 +99,11 @@ def given_text(prompt: str | None, file: IO[bytes] | None, token_ids: str | None
 def is_bundle(source: str) -> bool:
     """Whether it is a bundle's folder; else it names a checkpoint."""
     return (pathlib.Path(source) / _MANIFEST).exists()
+
+
+def source_path(source: str) -> pathlib.Path | None:
+    """What a command reads of it from the disk; None for the demo checkpoint inside the package."""
+    return None if source == "demo" and not is_bundle(source) else pathlib.Path(source)
 
 
 def refuse_options(names: Sequence[str], wanted: str) -> None:

@@ -28,6 +28,7 @@ from moe_mobile.cli.source import (
     is_bundle,
     refuse_options,
     source_argument,
+    source_path,
     text_options,
 )
 from moe_mobile.cli.text import size
@@ -100,7 +101,7 @@ def command(
         refuse_options(_FOR_BUNDLES, "bundle")
     profile = settings["initial_cache"]
     inputs = {
-        "BUNDLE|MODEL": None if source == "demo" else pathlib.Path(source),
+        "BUNDLE|MODEL": source_path(source),
         "--file": opened_path(text_file),
         "--initial-cache": None if profile in INITIAL_CACHES else pathlib.Path(profile),
     }

@@ -33,6 +33,7 @@ from moe_mobile.cli.source import (
     is_bundle,
     refuse_options,
     source_argument,
+    source_path,
     text_options,
 )
 from moe_mobile.cli.tune_text import describe
@@ -272,9 +273,7 @@ def _check_files(
 ) -> None:
     """Fail where one would replace another, or could not be written after the work."""
     outputs = {"--rows": rows_file, "--measure-speed": speeds_file, "--out": out}
-    read = {"--file": opened_path(text_file)}
-    if source != "demo":
-        read["BUNDLE|MODEL"] = pathlib.Path(source)
+    read = {"--file": opened_path(text_file), "BUNDLE|MODEL": source_path(source)}
     check_outputs(outputs | {"--report": report}, read)
     if report is not None:
         check_page(report, "--report")

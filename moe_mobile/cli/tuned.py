@@ -16,10 +16,17 @@ from moe_mobile.cli.options import Decorated
 from moe_mobile.errors import BudgetError, UsageError
 
 if TYPE_CHECKING:
-    from moe_mobile.bundle.manifest import Moe
+    from moe_mobile.bundle.manifest import Manifest
     from moe_mobile.routing.settings_file import ChosenSettings
 
-__all__ = ["Tuned", "is_default", "require_cache", "settings_file_option", "settings_option"]
+__all__ = [
+    "Tuned",
+    "is_default",
+    "require_cache",
+    "require_routing",
+    "settings_file_option",
+    "settings_option",
+]
 
 settings_file_option = click.option(
     "--settings",
@@ -48,9 +55,8 @@ class Tuned:
         data = read_manifest_bytes(bundle)
         self._file.require(hashlib.sha256(data).hexdigest(), path)
         manifest = parse_manifest(data, str(bundle))
-        layers = [i for i, layer in enumerate(manifest.layers) if layer.experts is not None]
         for choice in self._file.choices:
-            self._require_fit(choice.settings, layers, manifest.moe)
+            self._require_fit(choice.settings, manifest)
 
     def values(self, cache: str | None) -> dict[str, str]:
         """Of the running command's options that were not given, by their names.
@@ -65,34 +71,43 @@ class Tuned:
             raise UsageError(error.cause, file=self._path, remedy=error.remedy) from None
         if cache is not None and cache_share(cache) != cache_share(chosen.cache):
             click.echo(
-                f"note: {self._path} has nothing for a cache of {cache}; what it has for "
-                f"{chosen.cache} is used",
+                f"note: {self._path} has nothing for a cache of {cache}: what it has for "
+                f"{chosen.cache} is used, whose quality was not measured here",
                 err=True,
             )
         values = dataclasses.asdict(chosen)
         return {name: value for name, value in values.items() if is_default(name)}
 
-    def _require_fit(self, settings: ChosenSettings, layers: list[int], moe: Moe) -> None:
+    def _require_fit(self, settings: ChosenSettings, manifest: Manifest) -> None:
         """Raises UsageError where no engine would take it for this model."""
-        from moe_mobile.routing import RoutingRun
         from moe_mobile.routing.settings_file import cache_share
 
+        experts = manifest.moe.num_experts
+        capacity = max(1, int(cache_share(settings.cache) * experts + 1e-6))
         try:
-            RoutingRun(
-                experts=moe.num_experts,
-                layers=layers,
-                top_k=moe.top_k,
-                capacity=max(1, int(cache_share(settings.cache) * moe.num_experts + 1e-6)),
-                routing=settings.routing,
-                eviction=settings.eviction,
-                pool=settings.pool,
-            )
+            require_routing(manifest, settings.routing, capacity)
         except (UsageError, BudgetError) as error:
             raise UsageError(
                 f"the choice for {settings.cache} does not fit this model: {error.cause}",
                 file=self._path,
                 remedy="Run `moe-mobile tune` for this bundle",
             ) from error
+
+
+def require_routing(manifest: Manifest, routing: str, capacity: int) -> None:
+    """Raises UsageError or BudgetError where the model has too few experts for the routing, or the
+    cache of so many for each layer too little room."""
+    from moe_mobile.routing import RoutingRun
+
+    layers = [i for i, layer in enumerate(manifest.layers) if layer.experts is not None]
+    if layers:
+        RoutingRun(
+            experts=manifest.moe.num_experts,
+            layers=layers,
+            top_k=manifest.moe.top_k,
+            capacity=capacity,
+            routing=routing,
+        )
 
 
 def settings_option(function: Decorated) -> Decorated:

@@ -88,10 +88,11 @@ def _common(rows: Sequence[Row]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in alike.items()) or "-"
 
 
-def _warmup(runs: float | None) -> str:
-    if not runs:
+def _warmup(runs: object) -> str:
+    # Version 1 says yes or no.
+    if not isinstance(runs, int) or runs <= 0:
         return "no warm-up"
-    return "after a warm-up" if runs == 1 else f"after {runs:g} runs of warm-up"
+    return "after a warm-up" if runs == 1 else f"after {runs} runs of warm-up"
 
 
 def _regime(row: Row) -> str | None:
@@ -100,7 +101,7 @@ def _regime(row: Row) -> str | None:
     limit, timeout = (row.number("regime", "gate", name) for name in ("limit_c", "timeout_s"))
     parts = [
         "repetitions in turns" if row.get("regime", "order") == "interleaved" else "row by row",
-        _warmup(row.number("regime", "warmup")),
+        _warmup(row.get("regime", "warmup")),
         "no thermal gate" if limit is None else f"gate {limit:g} °C for at most {timeout or 0:g} s",
     ]
     charging = row.get("regime", "charging")

@@ -133,8 +133,8 @@ class SettingsFile:
             )
 
     def pick(self, cache: str | None) -> Choice:
-        """The choice for a cache of this size, or else of the largest below it, which is no worse
-        off there; None: the first. Raises UsageError where there is none."""
+        """The choice for a cache of this size, or else of the largest below it, which mostly costs
+        less there; None: the first. Raises UsageError where there is none."""
         if cache is None:
             return self.choices[0]
         share = cache_share(cache)

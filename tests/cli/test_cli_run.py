@@ -223,6 +223,16 @@ def test_bench_tells_of_a_cache_that_still_fills(bundle: pathlib.Path) -> None:
         assert cold["flags"] == []
 
 
+def test_a_routing_that_the_model_cannot_have_is_told_before_measuring(
+    bundle: pathlib.Path,
+) -> None:
+    asked = ("bench", bundle, "-p", 0, "-n", 2, "-r", 1, "--routing", "exact,cache-prior:0.2,J=99")
+    result = run_cli(*asked)
+    assert result.returncode == 2
+    assert "J=99" in result.stderr
+    assert result.stdout == ""
+
+
 def test_bench_multiplies_lists_into_rows(bundle: pathlib.Path) -> None:
     text = ok(
         "bench", bundle, "-p", "0", "-n", "3,5", "-r", "1", "-o", "csv",

@@ -110,7 +110,7 @@ def test_settings_are_used(demo: Path, tuned: tuple[Path, dict[str, Any]]) -> No
     assert generated["routing"]["lossy"]
     other = run_cli(*asked, "--cache", "75%")
     assert other.returncode == 0, other.stderr
-    assert "nothing for a cache of 75%; what it has for 50%" in other.stderr
+    assert "nothing for a cache of 75%: what it has for 50%" in other.stderr
     for cache in ("12%", "512MiB"):
         error = failed(2, *asked, "--cache", cache)
         assert error["file"] == str(file)
@@ -258,6 +258,20 @@ def test_a_place_that_cannot_be_written_is_told_at_once(option: str, tmp_path: P
         assert error["remedy"]
     assert failed(2, "tune", tmp_path, "--out", "/dev/null")["file"] == "/dev/null"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_bundle_called_demo_is_no_checkpoint(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo").symlink_to(demo)
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        ("tune", "demo", "-n", 100, "--out", "demo/bundle.json"),
+        ("quality", "demo", "--token-ids", "5,6", "--out", "demo/bundle.json"),
+        ("trace", "demo", "--token-ids", "5,6", "-o", "demo/bundle.json"),
+    ):
+        assert "BUNDLE|MODEL" in failed(2, *command)["setting"]
+    assert ok_json("inspect", "demo")["hash"]
 
 
 def test_writes_over_nothing_it_reads(demo: Path, tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 """Tokens per second of the few settings that are left, in turns.
 
 Routers are made to say what they said about the text: over random tokens, as `bench` has them, the
-cache would meet other experts. Each repetition goes on in the text where the one before ended,
-with the cache that its warm-up left.
+cache would meet other experts. Each repetition goes on in the text where the one before ended. Its
+cache begins full, with what the text uses most: one that is preferred takes long to fill, and until
+then it would be compared by that.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from moe_mobile.bench.results import BenchTest
 from moe_mobile.bench.router_trace import RouterTrace
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.device.interface import Device
+from moe_mobile.routing.profile import count_uses
 from moe_mobile.routing.quality import Cache
 from moe_mobile.routing.trace import Trace
 from moe_mobile.routing.tuning.choice import Candidate
@@ -33,9 +35,6 @@ _MOST = 4
 """Lossy settings that are measured for each size of the cache."""
 
 _REPETITIONS = 5
-
-_WARMUP = 4
-"""Repetitions before each that counts: a cache that is preferred fills slowly."""
 
 
 def contenders(found: Iterable[Candidate]) -> list[Candidate]:
@@ -65,14 +64,10 @@ def measure_speeds(
     and what measuring raises.
     """
     test = BenchTest(0, min(_TOKENS, len(trace.router_logits)))
-    rows: list[Row] = [(test, _settings(one, engine)) for one in candidates]
+    profile = count_uses([lambda: trace]).layers
+    rows: list[Row] = [(test, _settings(one, profile, engine)) for one in candidates]
     check_fits([test], bundle, None)
-    protocol = Protocol(
-        repetitions=_REPETITIONS,
-        warmup=_WARMUP,
-        interleave=True,
-        router_trace=_replayed(trace),
-    )
+    protocol = Protocol(repetitions=_REPETITIONS, interleave=True, router_trace=_replayed(trace))
     packed_dir = engine.get("packed_dir")
     with device.exclusive():
         target = open_target(device, bundle, packed_dir=packed_dir, progress=progress)
@@ -93,14 +88,17 @@ def measure_speeds(
     }
 
 
-def _settings(candidate: Candidate, engine: Mapping[str, Any]) -> Settings:
+def _settings(
+    candidate: Candidate, profile: Mapping[int, Sequence[int]], engine: Mapping[str, Any]
+) -> Settings:
     chosen = engine_settings(candidate)
     return Settings(
         cache=chosen.cache,
         routing=chosen.routing,
         pool=chosen.pool,
         eviction=chosen.eviction,
-        initial_cache="warm",
+        initial_cache="profile",
+        cache_profile=profile,
         **engine,
     )
 
