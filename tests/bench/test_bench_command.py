@@ -17,7 +17,7 @@ import pytest
 from moe_mobile.device.select import open_device
 from tests.bench.test_result_rows import SCHEMA
 from tests.bundles import BundleMaker
-from tests.cli.program import COMMAND, failed, ok, run_cli
+from tests.cli.program import COMMAND, INTERRUPTIBLE, failed, ok, run_cli
 from tests.phones import StartPhone
 
 
@@ -235,7 +235,7 @@ def _wait_for_rows(path: pathlib.Path, count: int) -> None:
 
 def test_ctrl_c_keeps_what_is_measured(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     out = tmp_path / "rows.jsonl"
-    command = ["env", "--default-signal=INT", *COMMAND, "bench", str(model), "--out", str(out)]
+    command = [*INTERRUPTIBLE, "bench", str(model), "--out", str(out)]
     command += ["-p", "0", "-n", "2,64", "-r", "3", "--cache", "60%,70%,80%,90%,100%", "--json"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         _wait_for_rows(out, 2)

@@ -12,6 +12,9 @@ from typing import Any
 
 COMMAND = (sys.executable, "-c", "from moe_mobile.cli import main; main()")
 
+# A job in the background (CI may be one) ignores SIGINT, and its children inherit that.
+INTERRUPTIBLE = ("env", "--default-signal=INT,HUP", *COMMAND)
+
 
 def run_cli(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """The finished process with its output as text."""

@@ -18,7 +18,7 @@ import pytest
 from moe_mobile import Engine
 from moe_mobile.cli.demo import real_size
 from tests.cli.conftest import byte_tokenizer
-from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli
+from tests.cli.program import COMMAND, INTERRUPTIBLE, failed, ok, ok_json, run_cli
 
 PROMPT = "Once upon a time 🙂"
 
@@ -164,10 +164,8 @@ def test_a_damaged_tokenizer_is_not_used(
 
 def test_text_streams_and_ctrl_c_ends_it_cleanly(bundle: pathlib.Path) -> None:
     # Slow on purpose: nearly every expert of every token is a program to load.
-    command = [*COMMAND, "generate", str(bundle), "-p", "x", "-n", "255", "--ignore-eos"]
+    command = [*INTERRUPTIBLE, "generate", str(bundle), "-p", "x", "-n", "255", "--ignore-eos"]
     command += ["--residency", "programs", "--cache", "20%", "--allow-below-cycle"]
-    # A job in the background (CI may be one) ignores SIGINT, and its children inherit that.
-    command = ["env", "--default-signal=INT", *command]
     for _ in range(5):
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert process.stdout is not None

@@ -11,11 +11,8 @@ import time
 
 from moe_mobile.device.select import open_device
 from moe_mobile.virtual_phone import VirtualPhone
-from tests.cli.program import COMMAND, ok
+from tests.cli.program import INTERRUPTIBLE, ok
 from tests.phones import StartPhone, wait_until
-
-# A job in the background (CI may be one) ignores SIGINT, and its children inherit that.
-DEFAULTS = ("env", "--default-signal=INT,HUP")
 
 
 def engines(phone: VirtualPhone) -> list[str]:
@@ -34,7 +31,7 @@ def test_a_bench_takes_its_engine_along(phone: StartPhone, tiny_bundle: pathlib.
     one = phone()
     ok("prepare", tiny_bundle, "--device", one.serial)
     # One request that takes minutes, and says nothing meanwhile.
-    command = [*DEFAULTS, *COMMAND, "bench", str(tiny_bundle), "--device", one.serial]
+    command = [*INTERRUPTIBLE, "bench", str(tiny_bundle), "--device", one.serial]
     command += ["-p", "0", "-n", "60", "-r", "100000", "--cool-to", "off"]
     command += ["--residency", "programs", "--cache", "25%", "--allow-below-cycle"]
     pipe = subprocess.PIPE

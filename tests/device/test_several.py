@@ -24,7 +24,7 @@ from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.select import open_devices
 from moe_mobile.virtual_phone import Misbehaviour
-from tests.cli.program import COMMAND, run_cli
+from tests.cli.program import COMMAND, INTERRUPTIBLE, run_cli
 from tests.device.test_deploy import length
 from tests.phones import StartPhone, wait_until
 
@@ -181,7 +181,7 @@ def test_they_are_sent_to_at_the_same_time(phone: StartPhone, large_bundle: path
 def test_an_interruption_ends_them_all(phone: StartPhone, large_bundle: pathlib.Path) -> None:
     both = [phone(link_mbps=10), phone(link_mbps=10)]
     with subprocess.Popen(
-        [*COMMAND, "deploy", str(large_bundle), "--all", "--json"],
+        [*INTERRUPTIBLE, "deploy", str(large_bundle), "--all", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -19,7 +19,7 @@ from moe_mobile.demo import heldout_text
 from moe_mobile.routing.settings_file import read_settings, write_settings
 from moe_mobile.virtual_phone import VirtualPhone
 from tests.bundles import BundleMaker, DemoMaker
-from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli
+from tests.cli.program import COMMAND, INTERRUPTIBLE, failed, ok, ok_json, run_cli
 from tests.phones import wait_until
 
 SMALL = ("-n", 1100, "--routing", "cache-prior:0.2,J=2,max-rank:8", "--quality", "+5%")
@@ -331,7 +331,7 @@ def test_an_interruption_ends_everything(demo: Path, tmp_path: Path, jobs: int) 
 
 
 def test_an_interruption_finds_workers_that_only_begin(demo: Path) -> None:
-    command = [*COMMAND, "tune", str(demo), "-n", "2048", "--jobs", "2"]
+    command = [*INTERRUPTIBLE, "tune", str(demo), "-n", "2048", "--jobs", "2"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -28,7 +28,7 @@ from moe_mobile.runtime.cmake import find_tool
 from moe_mobile.runtime.elf import read_elf
 from moe_mobile.runtime.folder import Recipe, publish, read_runtime
 from moe_mobile.runtime.sources import find_sources, sources_digest
-from tests.cli.program import COMMAND, failed
+from tests.cli.program import INTERRUPTIBLE, failed
 from tests.hostile.support import mounted, remount
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -194,8 +194,7 @@ def test_an_interrupted_build_leaves_nothing_to_take(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     _use_compiler(tmp_path, monkeypatch, f"touch '{tmp_path}/started'; exec sleep 60")
-    # A job in the background ignores SIGINT, and its children inherit that.
-    command = ["env", "--default-signal=INT", *COMMAND, "runtime", "build"]
+    command = [*INTERRUPTIBLE, "runtime", "build"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + 60
