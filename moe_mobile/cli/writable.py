@@ -14,7 +14,7 @@ from typing import IO
 
 from moe_mobile.errors import IoError, UsageError, write_error
 
-__all__ = ["check_outputs", "check_replaceable", "check_writable", "opened_path", "same_file"]
+__all__ = ["check_outputs", "check_replaceable", "check_writable", "opened_path"]
 
 
 def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
@@ -51,7 +51,7 @@ def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
         raise write_error(error, path) from error
 
 
-def same_file(one: pathlib.Path, other: pathlib.Path) -> bool:
+def _same_file(one: pathlib.Path, other: pathlib.Path) -> bool:
     """Whether two paths lead to the same file, which need not be there yet."""
     with contextlib.suppress(OSError):
         return one.samefile(other)
@@ -83,7 +83,7 @@ def check_outputs(
     """
     written = [(option, path) for option, path in outputs.items() if path is not None]
     for (one, path), (other, same) in itertools.combinations(written, 2):
-        if same_file(path, same):
+        if _same_file(path, same):
             raise UsageError(
                 f"{one} and {other} name the same file",
                 file=same,
@@ -93,7 +93,7 @@ def check_outputs(
     for option, path in written:
         for source, named in inputs.items():
             for read in (named,) if isinstance(named, pathlib.Path) else named or ():
-                if same_file(path, read) or _is_in(path, read):
+                if _same_file(path, read) or _is_in(path, read):
                     part = "is" if not read.is_dir() else "is in"
                     raise UsageError(
                         f"{part} what {source} names, and {option} would replace it",
