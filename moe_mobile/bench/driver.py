@@ -98,8 +98,6 @@ class BundleFacts:
     num_parameters: int
     max_batch: int
     context_length: int
-    moe_layers: int
-    num_experts: int
     backend: str
     bundle_hash: str
 
@@ -120,8 +118,6 @@ def bundle_facts(bundle: pathlib.Path) -> BundleFacts:
         num_parameters=model["num_parameters"],
         max_batch=facts["max_batch"],
         context_length=model["context_length"],
-        moe_layers=facts["moe"]["layers"],
-        num_experts=facts["moe"]["num_experts"],
         backend=facts["delegate"]["name"].upper(),
         bundle_hash=facts["hash"],
     )

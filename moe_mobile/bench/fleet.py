@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 
 from moe_mobile.bench.driver import BundleFacts, Protocol, Row, row_name, varied
 from moe_mobile.bench.gate import Gate
-from moe_mobile.bench.measure import BenchProgress, Target, measure, open_target
+from moe_mobile.bench.measure import measure
 from moe_mobile.bench.results import BenchResult
 from moe_mobile.bench.store import ResultFile
+from moe_mobile.bench.target import BenchProgress, Target, open_target
 from moe_mobile.device.interface import Device
 from moe_mobile.device.state import read_state
 from moe_mobile.errors import MoeMobileError, RuntimeFailedError, UsageError

@@ -30,7 +30,7 @@ from moe_mobile.device.interface import Device
 from moe_mobile.device.state import read_state
 from moe_mobile.errors import BudgetError, KilledError, MoeMobileError, RuntimeFailedError
 
-__all__ = ["BenchProgress", "Target", "measure", "open_target", "run_test"]
+__all__ = ["measure", "run_test"]
 
 Json = dict[str, Any]
 

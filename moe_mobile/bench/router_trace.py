@@ -64,9 +64,8 @@ def open_router_trace(
     """
     trace = read_trace(path)
     tokens, its_layers, its_experts = trace.router_logits.shape
-    layers = sum(layer.experts is not None for layer in manifest.layers)
     its = _shape(its_layers, its_experts, trace.top_k)
-    wanted = _shape(layers, manifest.moe.num_experts, manifest.moe.top_k)
+    wanted = _shape(len(manifest.moe_layers), manifest.moe.num_experts, manifest.moe.top_k)
     if its != wanted:
         raise UsageError(
             f"is of {its}, the bundle has {wanted}",

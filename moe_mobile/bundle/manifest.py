@@ -161,6 +161,11 @@ class Manifest:
     memory: Memory
     provenance: dict[str, Any]
 
+    @property
+    def moe_layers(self) -> tuple[int, ...]:
+        """Numbers of the layers with experts, ascending."""
+        return tuple(i for i, layer in enumerate(self.layers) if layer.experts is not None)
+
     def all_files(self) -> Iterator[File]:
         """Every file of the bundle but ``bundle.json``."""
         yield self.embedding.file

@@ -114,7 +114,7 @@ def inspect_bundle(
     # to say.
     store = bundle / ".packed" if packed_dir is None else Path(packed_dir)
     consumed = check_files(bundle, manifest, shards_may_be_gone=store.is_dir())
-    moe_layers = sum(layer.experts is not None for layer in manifest.layers)
+    moe_layers = len(manifest.moe_layers)
     return {
         "path": str(bundle),
         "hash": hashlib.sha256(data).hexdigest(),

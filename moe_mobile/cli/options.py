@@ -222,9 +222,8 @@ def initial_cache_settings(text: str, bundle: pathlib.Path) -> dict[str, Any]:
     from moe_mobile.routing.profile import read_profile
 
     profile, manifest = read_profile(text), read_manifest(bundle)
-    layers = [i for i, layer in enumerate(manifest.layers) if layer.experts is not None]
     try:
-        profile.of(manifest.model.name, layers, manifest.moe.num_experts)
+        profile.of(manifest.model.name, manifest.moe_layers, manifest.moe.num_experts)
     except UsageError as error:
         raise UsageError(error.cause, file=text, remedy=error.remedy) from None
     return {"initial_cache": "profile", "cache_profile": profile.layers}

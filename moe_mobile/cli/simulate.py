@@ -262,8 +262,7 @@ def _profile(file: str) -> CacheProfile:
 
 
 def _check_bundle(bundle: pathlib.Path, manifest: Manifest, model: Model) -> None:
-    layers = tuple(i for i, layer in enumerate(manifest.layers) if layer.experts is not None)
-    routed = (layers, manifest.moe.num_experts, manifest.moe.top_k)
+    routed = (manifest.moe_layers, manifest.moe.num_experts, manifest.moe.top_k)
     if routed != (model.layers, model.experts, model.top_k):
         raise UsageError(
             f"is no bundle of the traces' model, {model.name}",

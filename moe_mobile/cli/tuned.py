@@ -99,11 +99,10 @@ def require_routing(manifest: Manifest, routing: str, capacity: int) -> None:
     cache of so many for each layer too little room."""
     from moe_mobile.routing import RoutingRun
 
-    layers = [i for i, layer in enumerate(manifest.layers) if layer.experts is not None]
-    if layers:
+    if manifest.moe_layers:
         RoutingRun(
             experts=manifest.moe.num_experts,
-            layers=layers,
+            layers=manifest.moe_layers,
             top_k=manifest.moe.top_k,
             capacity=capacity,
             routing=routing,

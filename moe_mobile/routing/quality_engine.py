@@ -88,7 +88,7 @@ class EngineScorer(Scorer):
             identity=device.facts().identity,
             vocab_size=manifest.model.vocab_size,
             context=settings.get("context") or min(longest, _DEFAULT_CONTEXT),
-            layers=tuple(i for i, layer in enumerate(manifest.layers) if layer.experts is not None),
+            layers=manifest.moe_layers,
             experts=manifest.moe.num_experts,
             top_k=manifest.moe.top_k,
         )

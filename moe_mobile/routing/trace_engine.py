@@ -47,7 +47,7 @@ def record_engine(
     """
     manifest = read_manifest(bundle)
     check_tokens(token_ids, manifest.model.vocab_size)
-    layers = tuple(i for i, layer in enumerate(manifest.layers) if layer.experts is not None)
+    layers = manifest.moe_layers
     experts = manifest.moe.num_experts
     logits = np.empty((len(token_ids), len(layers), experts), np.float32)
     part = max(1, _PART_BYTES // logits[:1].nbytes)

@@ -17,7 +17,7 @@ from tests.bench.scripted import MIB, Scripted, row_of
 @pytest.fixture
 def facts(tmp_path: pathlib.Path) -> BundleFacts:
     return BundleFacts(
-        tmp_path, "qwen3_moe 8da4w", 11 * MIB, 8_490_000, 256, 1024, 6, 32, "XNNPACK", "ab" * 32
+        tmp_path, "qwen3_moe 8da4w", 11 * MIB, 8_490_000, 256, 1024, "XNNPACK", "ab" * 32
     )
 
 

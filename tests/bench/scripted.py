@@ -12,8 +12,9 @@ from typing import Any
 
 from moe_mobile.bench import driver
 from moe_mobile.bench.driver import BundleFacts, Settings
-from moe_mobile.bench.measure import measure, open_target
+from moe_mobile.bench.measure import measure
 from moe_mobile.bench.results import BenchResult, BenchTest
+from moe_mobile.bench.target import open_target
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.runner import Runner
 

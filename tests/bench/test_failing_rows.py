@@ -18,9 +18,10 @@ import pytest
 from moe_mobile import errors
 from moe_mobile.bench.driver import BundleFacts, Protocol, Row, Settings
 from moe_mobile.bench.fleet import Fleet, Plan
-from moe_mobile.bench.measure import measure, open_target
+from moe_mobile.bench.measure import measure
 from moe_mobile.bench.results import BenchResult, BenchTest
 from moe_mobile.bench.store import ResultFile
+from moe_mobile.bench.target import open_target
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.errors import MoeMobileError
 from moe_mobile.runner import find_runner

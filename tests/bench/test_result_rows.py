@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from moe_mobile import errors
 from moe_mobile.bench.driver import Protocol, Settings, bundle_facts
 from moe_mobile.bench.gate import Gate
-from moe_mobile.bench.measure import Target, measure, open_target
+from moe_mobile.bench.measure import measure
 from moe_mobile.bench.results import BenchResult, BenchTest
 from moe_mobile.bench.store import ResultFile
+from moe_mobile.bench.target import Target, open_target
 from moe_mobile.device.local import LocalDevice
 from tests.bundles import BundleMaker
 

@@ -15,10 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from moe_mobile.bench.driver import BundleFacts, Protocol, Row, Settings, check_fits
-from moe_mobile.bench.measure import BenchProgress, measure, open_target
+from moe_mobile.bench.measure import measure
 from moe_mobile.bench.results import BenchTest
 from moe_mobile.bench.router_trace import RouterTrace
 from moe_mobile.bench.store import ResultFile
+from moe_mobile.bench.target import BenchProgress, open_target
 from moe_mobile.device.interface import Device
 from moe_mobile.routing.profile import count_uses
 from moe_mobile.routing.quality import Cache
