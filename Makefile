@@ -72,18 +72,18 @@ gtest:
 	then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libgtest-dev; \
 	else echo "The native tests need GoogleTest: apt-get install libgtest-dev"; exit 1; fi
 
-# Program:Debian package, of what virtual phones are made, and the engine for arm64.
+# Program:Debian package, of what virtual phones are made, the engine for arm64 and the check of locks.
 PHONE_TOOLS := toybox:toybox mksh:mksh busybox:busybox-static
 ARM64_TOOLS := qemu-aarch64-static:qemu-user-static aarch64-linux-gnu-g++:g++-aarch64-linux-gnu
 phone-tools: TOOLS := $(PHONE_TOOLS)
-test-tools: TOOLS := $(PHONE_TOOLS) $(ARM64_TOOLS)
+test-tools: TOOLS := $(PHONE_TOOLS) $(ARM64_TOOLS) clang++:clang
 phone-tools test-tools:
 	@missing=""; for pair in $(TOOLS); do \
 	  command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 	then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
-	else echo "Phones need: apt-get install$$missing"; exit 1; fi
+	else echo "Tools are missing: apt-get install$$missing"; exit 1; fi
 
 lint: venv
 	$(BIN)/ruff check .

@@ -19,8 +19,8 @@ namespace moe_mobile {
 namespace {
 
 constexpr size_t kMaxTransfer = 1u << 30;
-constexpr uint64_t kPage =
-    4096;  // where a read that came back short goes on; O_DIRECT wants alignment
+// A read that came back short goes on at a multiple of this: O_DIRECT wants alignment.
+constexpr uint64_t kPage = 4096;
 
 std::string name_of(const ReadRequest& request) {
   return request.file != nullptr ? *request.file : "";
@@ -107,7 +107,7 @@ ReadLanes::~ReadLanes() { join(); }
 
 void ReadLanes::join() {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(&mutex_);
     stop_ = true;
   }
   work_.notify_all();
@@ -119,7 +119,7 @@ void ReadLanes::submit(const ReadRequest& request) {
     throw Error(ErrorCode::kUsage, name_of(request), "a read has no room for its payload");
   }
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(&mutex_);
     queue_.push_back(request);
   }
   ++in_flight_;
@@ -130,8 +130,8 @@ ReadDone ReadLanes::wait() {
   if (in_flight_ == 0) {
     throw Error(ErrorCode::kRuntime, "", "nothing is being read");
   }
-  std::unique_lock<std::mutex> lock(mutex_);
-  arrival_.wait(lock, [this] { return !done_.empty(); });
+  const MutexLock lock(&mutex_);
+  while (done_.empty()) arrival_.wait(&mutex_);
   ReadDone done = std::move(done_.front());
   done_.pop_front();
   --in_flight_;
@@ -139,18 +139,21 @@ ReadDone ReadLanes::wait() {
 }
 
 void ReadLanes::run() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  while (true) {
-    work_.wait(lock, [this] { return stop_ || !queue_.empty(); });
-    if (stop_) return;
-    const ReadRequest request = queue_.front();
-    queue_.pop_front();
-    lock.unlock();
-    ReadDone done = perform(request);
-    lock.lock();
+  while (const std::optional<ReadRequest> request = next_request()) {
+    ReadDone done = perform(*request);
+    const MutexLock lock(&mutex_);
     done_.push_back(std::move(done));
     arrival_.notify_one();
   }
+}
+
+std::optional<ReadRequest> ReadLanes::next_request() {
+  const MutexLock lock(&mutex_);
+  while (!stop_ && queue_.empty()) work_.wait(&mutex_);
+  if (stop_) return std::nullopt;
+  ReadRequest request = queue_.front();
+  queue_.pop_front();
+  return request;
 }
 
 }  // namespace moe_mobile

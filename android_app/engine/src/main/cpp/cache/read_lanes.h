@@ -2,15 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <exception>
-#include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "base/mutex.h"
 
 namespace moe_mobile {
 
@@ -18,9 +19,9 @@ struct ReadRequest {
   int fd = -1;
   uint64_t offset = 0;
   uint64_t length = 0;  // to read; for O_DIRECT a multiple of the block size (pages do)
-  void* destination =
-      nullptr;       // room for `length` bytes, page aligned for O_DIRECT; the caller's until done
-  uint64_t tag = 0;  // the caller's, handed back in ReadDone
+  // Room for `length` bytes, page aligned for O_DIRECT. The lane writes it until the read is done.
+  void* destination = nullptr;
+  uint64_t tag = 0;            // the caller's, handed back in ReadDone
   uint64_t payload_bytes = 0;  // of `length`, the ones that must be there; the rest is padding
   uint32_t crc = 0;            // CRC-32C of the payload
   bool check_crc = false;
@@ -36,8 +37,8 @@ struct ReadDone {
   std::exception_ptr error;  // an Error: kIo, or kBundleCorrupt for a short file or a wrong CRC
 };
 
-// Threads that read blobs from flash. One consumer thread submits and waits; completions come in
-// order of arrival.
+// Threads that read blobs from flash; completions come in order of arrival. Only one thread at a
+// time, the consumer, calls the members.
 class ReadLanes {
  public:
   // 1 to 16 lanes (kUsage otherwise).
@@ -55,16 +56,19 @@ class ReadLanes {
   size_t in_flight() const { return in_flight_; }
 
  private:
-  void run();
-  void join();
+  // What each lane's thread does.
+  void run() EXCLUDES(mutex_);
+  // Blocks for work; nothing once the lanes stop.
+  std::optional<ReadRequest> next_request() EXCLUDES(mutex_);
+  void join() EXCLUDES(mutex_);
 
-  std::mutex mutex_;
-  std::condition_variable work_;
-  std::condition_variable arrival_;
-  std::deque<ReadRequest> queue_;
-  std::deque<ReadDone> done_;
-  bool stop_ = false;
-  size_t in_flight_ = 0;  // touched by the consumer only
+  Mutex mutex_;
+  CondVar work_;
+  CondVar arrival_;
+  std::deque<ReadRequest> queue_ GUARDED_BY(mutex_);
+  std::deque<ReadDone> done_ GUARDED_BY(mutex_);
+  bool stop_ GUARDED_BY(mutex_) = false;
+  size_t in_flight_ = 0;  // the consumer's
   std::vector<std::thread> threads_;
 };
 
