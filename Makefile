@@ -60,7 +60,7 @@ demo: venv
 	$(BIN)/moe-mobile demo
 
 bench: venv
-	$(BIN)/python -m moe_mobile.bench.proof
+	$(BIN)/python -m benchmarks.streaming
 
 test: venv gtest test-tools
 	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from moe_mobile.answers import is_answer, is_error, plan, text, token, whole
+from moe_mobile.base.terminal import all_without_controls
 from moe_mobile.errors import (
     BY_CODE,
     BundleCorruptError,
@@ -34,7 +35,6 @@ from moe_mobile.errors import (
     MoeMobileError,
     RuntimeFailedError,
 )
-from moe_mobile.terminal import all_without_controls
 
 __all__ = ["Launch", "Progress", "Runner", "find_runner"]
 

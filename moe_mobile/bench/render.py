@@ -9,11 +9,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
+from moe_mobile.base.routings import is_lossy
 from moe_mobile.bench.driver import Row, Settings, row_name, varied
 from moe_mobile.bench.observer import observer_lines
 from moe_mobile.bench.results import BenchResult
 from moe_mobile.errors import MoeMobileError
-from moe_mobile.routing.texts import is_lossy
 
 __all__ = ["FORMATS", "Renderer", "Shown", "make_renderer"]
 

@@ -13,9 +13,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from moe_mobile.base.routings import lossy_mark
+from moe_mobile.base.statistics import mean, percentile, sample_stddev
 from moe_mobile.bench.regime import agreed_charging
-from moe_mobile.bench.statistics import mean, percentile, sample_stddev
-from moe_mobile.routing.texts import lossy_mark
 
 __all__ = ["SCHEMA_VERSION", "BenchResult", "BenchTest", "Rates", "phase_rates", "summarize"]
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from moe_mobile.bench.lines import JsonLines, parse_object, refuse_content
+from moe_mobile.base.json_lines import JsonLines, parse_object, refuse_content
+from moe_mobile.base.terminal import all_without_controls
 from moe_mobile.bench.results import SCHEMA_VERSION, BenchResult
 from moe_mobile.errors import RuntimeFailedError, UsageError
-from moe_mobile.terminal import all_without_controls
 
 __all__ = ["ResultFile", "TurnFile"]
 

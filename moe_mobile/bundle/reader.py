@@ -7,13 +7,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from moe_mobile.bundle import manifest as m
-from moe_mobile.bundle.json_field import (
+from moe_mobile.base.json_field import (
     MAX_INTEGER,
     MAX_MANIFEST_BYTES,
     JsonField,
     parse_strict_json,
 )
+from moe_mobile.bundle import manifest as m
 from moe_mobile.errors import BundleInvalidError, UnsupportedError, read_error
 
 _AGAIN = "Copy or export the bundle again"

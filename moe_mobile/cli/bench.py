@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from moe_mobile.base.routings import split_routings
 from moe_mobile.bench.affinity import check_wish
 from moe_mobile.bench.driver import (
     Protocol,
@@ -50,7 +51,6 @@ from moe_mobile.cli.tuned import (
 from moe_mobile.cli.writable import check_outputs
 from moe_mobile.device.select import open_devices
 from moe_mobile.errors import UsageError
-from moe_mobile.routing.texts import split_routings
 
 _COOL_C = 40.0
 _COOL_SECONDS = 300.0

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Literal
 
-from moe_mobile.cli.text import size
+from moe_mobile.base.text import size
 from moe_mobile.errors import MoeMobileError
 from moe_mobile.runner import find_runner
 

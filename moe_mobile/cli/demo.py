@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moe_mobile.base.statistics import percentile
+from moe_mobile.base.text import percent, size, table
 from moe_mobile.bench.driver import Settings, bundle_facts
 from moe_mobile.bench.measure import run_test
 from moe_mobile.bench.results import BenchResult, BenchTest
-from moe_mobile.bench.statistics import percentile
 from moe_mobile.cli.describe import summary
 from moe_mobile.cli.generate import run as generate
 from moe_mobile.cli.generate import statistics_line
 from moe_mobile.cli.options import echo_json, examples, json_option
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.text import percent, size, table
 from moe_mobile.errors import CheckpointError, DeviceError, MoeMobileError, UnsupportedError
 from moe_mobile.runner import Runner
 

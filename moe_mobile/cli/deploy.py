@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from moe_mobile.base.text import size
 from moe_mobile.cli.errors import format_error
 from moe_mobile.cli.options import (
     bundle_argument,
@@ -20,7 +21,6 @@ from moe_mobile.cli.options import (
     json_option,
 )
 from moe_mobile.cli.phone_bars import PhoneBar, say
-from moe_mobile.cli.text import size
 from moe_mobile.cli.tuned import Tuned
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.deploy.deploy import Deployed

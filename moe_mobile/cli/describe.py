@@ -7,7 +7,7 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-from moe_mobile.cli.text import count, size
+from moe_mobile.base.text import count, size
 
 __all__ = ["packed_stores", "summary"]
 

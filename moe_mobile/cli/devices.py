@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
+from moe_mobile.base.text import size, table
 from moe_mobile.bundle import read_manifest
 from moe_mobile.bundle.manifest import Memory
 from moe_mobile.cli.options import BUNDLE, echo_json, examples, json_option
-from moe_mobile.cli.text import size, table
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.adb_server import AdbServer, is_network_serial, unusable
 from moe_mobile.device.deploy.package import Package, bundle_package

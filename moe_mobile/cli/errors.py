@@ -9,8 +9,8 @@ import json
 
 import click
 
+from moe_mobile.base.terminal import without_controls
 from moe_mobile.errors import MoeMobileError
-from moe_mobile.terminal import without_controls
 
 __all__ = ["INTERNAL_EXIT_CODE", "format_error", "report"]
 

@@ -10,6 +10,8 @@ from typing import IO, Any
 
 import click
 
+from moe_mobile.base.terminal import without_controls
+from moe_mobile.base.text import percent
 from moe_mobile.bench.results import phase_rates
 from moe_mobile.cli.detokenize import Detokenizer
 from moe_mobile.cli.options import (
@@ -24,11 +26,9 @@ from moe_mobile.cli.options import (
 from moe_mobile.cli.output import notes_of
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.prompt import TOKENIZER, load_tokenizer, parse_ids, read_text
-from moe_mobile.cli.text import percent
 from moe_mobile.cli.tuned import settings_option
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
-from moe_mobile.terminal import without_controls
 
 _SAMPLING = ("temperature", "top_k", "top_p", "seed")
 

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
-from moe_mobile.bundle.files import write_file
+from moe_mobile.base.files import write_file
+from moe_mobile.base.routings import lossy_mark
 from moe_mobile.errors import write_error
-from moe_mobile.routing.texts import lossy_mark
 
 __all__ = ["STDOUT", "guarded_stdout", "notes_of", "open_standard_streams", "write_output"]
 

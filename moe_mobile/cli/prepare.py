@@ -8,6 +8,7 @@ import pathlib
 
 import click
 
+from moe_mobile.base.text import size
 from moe_mobile.cli.options import (
     bundle_argument,
     device_option,
@@ -17,7 +18,6 @@ from moe_mobile.cli.options import (
     packed_dir_option,
 )
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.text import size
 from moe_mobile.device.select import open_device
 
 

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from moe_mobile.base.text import percent, table
 from moe_mobile.cli.options import (
     device_option,
     echo_json,
@@ -34,14 +35,13 @@ from moe_mobile.cli.source import (
     source_path,
     text_options,
 )
-from moe_mobile.cli.text import percent, table
 from moe_mobile.cli.writable import check_outputs, check_writable, opened_path
 from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
 
 if TYPE_CHECKING:
     from moe_mobile.cli.source import Text
-    from moe_mobile.routing.quality import Cache, Quality, Scorer
-    from moe_mobile.routing.quality_file import QualityFile
+    from moe_mobile.quality.file import QualityFile
+    from moe_mobile.quality.score import Cache, Quality, Scorer
 
 # The options of bundles; the others are for checkpoints too.
 _FOR_BUNDLES = ("device", "residency", "lanes", "threads", "packed_dir")
@@ -142,9 +142,9 @@ def command(
     else:
         refuse_options(_FOR_BUNDLES, "bundle")
     # They import numpy: only now, so that --help and wrong options answer at once.
-    from moe_mobile.routing.quality_file import QualityFile
+    from moe_mobile.base.routings import split_routings
+    from moe_mobile.quality.file import QualityFile
     from moe_mobile.routing.replay import parse_capacity
-    from moe_mobile.routing.texts import split_routings
 
     wanted = list(dict.fromkeys(["exact", *split_routings(routings)]))
     capacities = [parse_capacity(part) for part in capacity.split(",")]
@@ -168,7 +168,7 @@ def command(
             if file is not None:
                 file.close()
     if plot is not None:
-        from moe_mobile.routing.quality_plot import draw_quality
+        from moe_mobile.quality.plot import draw_quality
 
         write_plot(plot, draw_quality(rows, scorer.model.name))
     if as_json:
@@ -180,7 +180,7 @@ def command(
 def _open_bundle(
     source: str, device: str | None, text: Text, settings: dict[str, Any], progress: ProgressBar
 ) -> tuple[Scorer, list[int]]:
-    from moe_mobile.routing.quality_engine import EngineSource
+    from moe_mobile.quality.engine import EngineSource
 
     ids = bundle_ids(pathlib.Path(source), text)
     pairs = tuple(sorted(engine_request(settings, pathlib.Path(source)).items()))
@@ -191,8 +191,8 @@ def _open_checkpoint(
     model: tuple[str, str, str | None, int | None], text: Text, progress: ProgressBar
 ) -> tuple[Scorer, list[int]]:
     # Imports torch.
+    from moe_mobile.quality.transformers_source import TransformersScorer, TransformersSource
     from moe_mobile.routing.transformers_model import open_checkpoint
-    from moe_mobile.routing.transformers_quality import TransformersScorer, TransformersSource
 
     checkpoint = open_checkpoint(model[0])
     ids = checkpoint_ids(checkpoint, text)
@@ -203,7 +203,7 @@ def _caches(
     scorer: Scorer, routings: Sequence[str], sizes: Sequence[int], pool: str, eviction: str
 ) -> list[Cache]:
     """Capacity by capacity, exact routing first; all are checked before the first is scored."""
-    from moe_mobile.routing.quality import Cache, open_run
+    from moe_mobile.quality.score import Cache, open_run
 
     caches = [
         Cache(routing, size, pool, eviction) for size, routing in itertools.product(sizes, routings)
@@ -220,8 +220,8 @@ def _scores(
     file: QualityFile | None,
     progress: ProgressBar,
 ) -> Iterator[Quality]:
-    from moe_mobile.routing.quality import measure_quality, sequences_of
-    from moe_mobile.routing.quality_file import score_key
+    from moe_mobile.quality.file import score_key
+    from moe_mobile.quality.score import measure_quality, sequences_of
 
     sequences = sequences_of(ids, scorer.model)
     tokens = sum(map(len, sequences))
@@ -257,7 +257,7 @@ def _change(row: Quality, exact: Quality) -> str:
 
 
 def _document(scorer: Scorer, rows: Sequence[Quality]) -> dict[str, Any]:
-    from moe_mobile.routing.quality import finite
+    from moe_mobile.quality.score import finite
 
     model = scorer.model
     return {

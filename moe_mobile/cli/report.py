@@ -9,9 +9,9 @@ import pathlib
 
 import click
 
+from moe_mobile.base.text import size
 from moe_mobile.cli.options import echo_json, examples, json_option
 from moe_mobile.cli.output import write_output
-from moe_mobile.cli.text import size
 from moe_mobile.cli.writable import check_outputs
 from moe_mobile.errors import UsageError
 from moe_mobile.report.load import read_results

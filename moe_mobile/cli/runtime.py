@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from moe_mobile.base.text import size
 from moe_mobile.cli.options import echo_json, examples, json_option
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.text import size
 from moe_mobile.runtime import TARGETS, Runtime, build_runtime, current_folders, runtimes_of
 
 

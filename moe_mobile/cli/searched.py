@@ -20,9 +20,9 @@ from moe_mobile.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from moe_mobile.routing.quality import Cache, QualitySource, Scorer
+    from moe_mobile.quality.score import Cache, QualitySource, Scorer
     from moe_mobile.routing.trace import Trace
-    from moe_mobile.routing.tuning.sweep import Workers
+    from moe_mobile.tune.sweep import Workers
 
 __all__ = ["Searched", "SearchedBundle", "SearchedCheckpoint"]
 
@@ -59,8 +59,8 @@ class Searched(abc.ABC):
         """What the routers say about a text."""
 
     def _processes(self, jobs: int) -> Workers:
-        from moe_mobile.routing.tuning.processes import score_in_processes
-        from moe_mobile.routing.tuning.sweep import score_here
+        from moe_mobile.tune.processes import score_in_processes
+        from moe_mobile.tune.sweep import score_here
 
         return score_here(self.scorer) if jobs == 1 else score_in_processes(self.source, jobs)
 
@@ -79,7 +79,7 @@ class SearchedBundle(Searched):
         settings: dict[str, Any],
         progress: ProgressBar,
     ) -> None:
-        from moe_mobile.routing.quality_engine import EngineScorer, EngineSource
+        from moe_mobile.quality.engine import EngineScorer, EngineSource
 
         # A job has a core, unless the user says otherwise.
         self._threads = settings["threads"]
@@ -104,8 +104,8 @@ class SearchedBundle(Searched):
         return bundle_ids(self.bundle, text)
 
     def workers(self, jobs: int | None, caches: Sequence[Cache]) -> Workers:
-        from moe_mobile.routing.tuning.memory import fitting_engines
-        from moe_mobile.routing.tuning.processes import cores
+        from moe_mobile.tune.memory import fitting_engines
+        from moe_mobile.tune.processes import cores
 
         if self._device is not None:
             return self._processes(1)
@@ -138,8 +138,8 @@ class SearchedCheckpoint(Searched):
         progress: ProgressBar,
     ) -> None:
         # Imports torch.
+        from moe_mobile.quality.transformers_source import TransformersScorer, TransformersSource
         from moe_mobile.routing.transformers_model import open_checkpoint
-        from moe_mobile.routing.transformers_quality import TransformersScorer, TransformersSource
 
         path = pathlib.Path(name)
         self._name = name

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moe_mobile.base.routings import split_routings
+from moe_mobile.base.text import size
 from moe_mobile.cli.options import BUNDLE, device_option, echo_json, examples, json_option
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.simulate_text import csv_bytes, describe, notes
 from moe_mobile.cli.sizes import SIZE
-from moe_mobile.cli.text import size
 from moe_mobile.cli.writable import check_outputs, check_replaceable, check_writable
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import IoError, UsageError
-from moe_mobile.routing.texts import split_routings
 
 if TYPE_CHECKING:
     from moe_mobile.bundle.manifest import Manifest

@@ -8,7 +8,7 @@ import csv
 import io
 from typing import TYPE_CHECKING, Any
 
-from moe_mobile.cli.text import percent, size, table
+from moe_mobile.base.text import percent, size, table
 
 if TYPE_CHECKING:
     from moe_mobile.routing.flash import Flash

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from moe_mobile.base.text import size
 from moe_mobile.cli.options import (
     INITIAL_CACHES,
     device_option,
@@ -31,7 +32,6 @@ from moe_mobile.cli.source import (
     source_path,
     text_options,
 )
-from moe_mobile.cli.text import size
 from moe_mobile.cli.writable import check_outputs, check_replaceable, opened_path
 from moe_mobile.device.select import open_device
 

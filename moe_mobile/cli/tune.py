@@ -47,12 +47,12 @@ from moe_mobile.errors import BudgetError, CancelledError, MoeMobileError, Usage
 
 if TYPE_CHECKING:
     from moe_mobile.bench.store import ResultFile
-    from moe_mobile.routing.quality import Cache, Quality
-    from moe_mobile.routing.quality_file import QualityFile
+    from moe_mobile.quality.file import QualityFile
+    from moe_mobile.quality.score import Cache, Quality
     from moe_mobile.routing.replay import Capacity
     from moe_mobile.routing.trace import Trace
-    from moe_mobile.routing.tuning.choice import Limit
-    from moe_mobile.routing.tuning.outcome import Outcome
+    from moe_mobile.tune.choice import Limit
+    from moe_mobile.tune.outcome import Outcome
 
 _FOR_BUNDLES = ("device", "residency", "lanes", "threads", "packed_dir", "out", "measure_speed")
 _TOKENS = 8192
@@ -192,8 +192,8 @@ def command(
     refuse_options(*((FOR_CHECKPOINTS, "checkpoint") if from_bundle else (_FOR_BUNDLES, "bundle")))
     # They import numpy: only now, so that --help and wrong options answer at once.
     from moe_mobile.bench.store import ResultFile
-    from moe_mobile.routing.quality_file import QualityFile
-    from moe_mobile.routing.tuning.choice import parse_limit
+    from moe_mobile.quality.file import QualityFile
+    from moe_mobile.tune.choice import parse_limit
 
     allowed, capacities = parse_limit(limit), _capacities(cache)
     given = None
@@ -230,7 +230,7 @@ def command(
         except MoeMobileError as error:
             raise resumable(error, "--rows", rows_file) from error
     if out is not None:
-        from moe_mobile.routing.settings_file import write_settings
+        from moe_mobile.tune.settings_file import write_settings
 
         write_settings(out, outcome.settings_file())
     if report is not None and trace is not None:
@@ -258,7 +258,7 @@ def _check_options(
     if address is not None and device is not None:
         raise UsageError("a phone is no part of a Ray cluster", remedy="Use --ray or --device")
     if address is not None:
-        from moe_mobile.routing.tuning.ray_cluster import check_ray
+        from moe_mobile.tune.ray_cluster import check_ray
 
         check_ray()
 
@@ -307,8 +307,8 @@ def _tried(
     eviction: str,
 ) -> list[Cache]:
     """Everything that is scored, checked."""
-    from moe_mobile.routing.tuning.grid import grid
-    from moe_mobile.routing.tuning.sweep import caches
+    from moe_mobile.tune.grid import grid
+    from moe_mobile.tune.sweep import caches
 
     scored = model.scorer.model
     tried = grid(scored.experts, scored.top_k, routings, drops)
@@ -338,10 +338,10 @@ def _search(
     file: QualityFile | None,
     progress: ProgressBar,
 ) -> Outcome:
-    from moe_mobile.routing.tuning.choice import candidates
-    from moe_mobile.routing.tuning.outcome import Outcome, text_hash
-    from moe_mobile.routing.tuning.ray_cluster import score_on_ray
-    from moe_mobile.routing.tuning.sweep import sweep
+    from moe_mobile.tune.choice import candidates
+    from moe_mobile.tune.outcome import Outcome, text_hash
+    from moe_mobile.tune.ray_cluster import score_on_ray
+    from moe_mobile.tune.sweep import sweep
 
     def check(row: Quality) -> None:
         if row.requested == "exact":
@@ -367,8 +367,8 @@ def _with_speeds(
     progress: ProgressBar,
 ) -> Outcome:
     from moe_mobile.bench.driver import bundle_facts
-    from moe_mobile.routing.tuning.choice import with_speeds
-    from moe_mobile.routing.tuning.speed import contenders, measure_speeds
+    from moe_mobile.tune.choice import with_speeds
+    from moe_mobile.tune.speed import contenders, measure_speeds
 
     assert isinstance(model, SearchedBundle)
     sizes = outcome.capacities

@@ -7,11 +7,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from moe_mobile.cli.text import percent, table
+from moe_mobile.base.text import percent, table
 
 if TYPE_CHECKING:
-    from moe_mobile.routing.tuning.choice import Candidate
-    from moe_mobile.routing.tuning.outcome import Outcome
+    from moe_mobile.tune.choice import Candidate
+    from moe_mobile.tune.outcome import Outcome
 
 __all__ = ["change", "describe", "saving"]
 

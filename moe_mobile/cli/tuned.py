@@ -17,7 +17,7 @@ from moe_mobile.errors import BudgetError, UsageError
 
 if TYPE_CHECKING:
     from moe_mobile.bundle.manifest import Manifest
-    from moe_mobile.routing.settings_file import ChosenSettings
+    from moe_mobile.tune.settings_file import ChosenSettings
 
 __all__ = [
     "Tuned",
@@ -49,7 +49,7 @@ class Tuned:
         import hashlib
 
         from moe_mobile.bundle.reader import parse_manifest, read_manifest_bytes
-        from moe_mobile.routing.settings_file import read_settings
+        from moe_mobile.tune.settings_file import read_settings
 
         self._path, self._file = path, read_settings(path)
         data = read_manifest_bytes(bundle)
@@ -63,7 +63,7 @@ class Tuned:
 
         ``cache``: the one that was given. Raises UsageError where the file has nothing for it.
         """
-        from moe_mobile.routing.settings_file import cache_share
+        from moe_mobile.tune.settings_file import cache_share
 
         try:
             chosen = self._file.pick(cache).settings
@@ -80,7 +80,7 @@ class Tuned:
 
     def _require_fit(self, settings: ChosenSettings, manifest: Manifest) -> None:
         """Raises UsageError where no engine would take it for this model."""
-        from moe_mobile.routing.settings_file import cache_share
+        from moe_mobile.tune.settings_file import cache_share
 
         experts = manifest.moe.num_experts
         capacity = max(1, int(cache_share(settings.cache) * experts + 1e-6))

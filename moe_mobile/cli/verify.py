@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from moe_mobile.base.text import size
 from moe_mobile.cli.options import (
     bundle_argument,
     device_option,
@@ -18,7 +19,6 @@ from moe_mobile.cli.options import (
     packed_dir_option,
 )
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.text import size
 from moe_mobile.device.interface import Device
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import BundleCorruptError

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from moe_mobile.terminal import without_controls
+from moe_mobile.base.terminal import without_controls
 
 __all__ = ["MARK", "cpu_list", "decoded", "free_bytes", "kibibytes", "mask", "number", "sections"]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
+from moe_mobile.base.files import HashingFile
+from moe_mobile.base.json_field import JsonField
 from moe_mobile.bundle import manifest as m
-from moe_mobile.bundle.files import HashingFile
-from moe_mobile.bundle.json_field import JsonField
 from moe_mobile.bundle.writer import to_bytes
 from moe_mobile.errors import BundleInvalidError, CancelledError, UnsupportedError, UsageError
 from moe_mobile.export import lowering

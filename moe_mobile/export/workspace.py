@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from moe_mobile.bundle.files import HashingFile, sync_folder, write_file
+from moe_mobile.base.files import HashingFile, sync_folder, write_file
 from moe_mobile.bundle.manifest import MANIFEST_FILE
 from moe_mobile.errors import UsageError, write_error
 

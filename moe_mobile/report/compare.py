@@ -7,10 +7,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from moe_mobile.base.statistics import Ratio, paired_ratio, welch_ratio
 from moe_mobile.bench.regime import incomparable
 from moe_mobile.report.rows import Row, finite
 from moe_mobile.report.settings import NOT_RECORDED, settings
-from moe_mobile.report.student import Ratio, paired_ratio, welch_ratio
 
 __all__ = ["METHOD", "REPEATED", "Comparison", "Refusal", "compare"]
 

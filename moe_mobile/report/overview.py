@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moe_mobile.bench.statistics import mean
+from moe_mobile.base.statistics import mean
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Bar, Figure, Key, Segment, bars, listing, plain, short
 from moe_mobile.report.rows import finite

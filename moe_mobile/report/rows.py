@@ -11,13 +11,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-__all__ = ["LARGEST", "Row", "finite", "items", "pick"]
+from moe_mobile.base.statistics import LARGEST
+
+__all__ = ["Row", "finite", "items", "pick"]
 
 Json = dict[str, Any]
-
-LARGEST = 1e30
-"""Of the numbers that are believed: sums and ratios of these stay finite, and nothing measured is
-larger."""
 
 
 def finite(value: Any) -> float | None:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from moe_mobile.routing.texts import is_lossy
+from moe_mobile.base.routings import is_lossy
 
 __all__ = ["digits", "explain", "marked"]
 

@@ -15,9 +15,9 @@ from moe_mobile.report.residency import lifetimes, over_time, shares
 from moe_mobile.report.template import Chart, Section, render, script_json
 from moe_mobile.report.text import digits, marked
 from moe_mobile.routing.trace import Trace
-from moe_mobile.routing.tuning.choice import Candidate
-from moe_mobile.routing.tuning.outcome import Outcome
-from moe_mobile.routing.tuning.residency import Residency, residency
+from moe_mobile.tune.choice import Candidate
+from moe_mobile.tune.outcome import Outcome
+from moe_mobile.tune.residency import Residency, residency
 
 __all__ = ["make_page"]
 

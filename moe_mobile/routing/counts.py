@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moe_mobile.routing.texts import is_lossy
+from moe_mobile.base.routings import is_lossy
 
 __all__ = ["Counts"]
 

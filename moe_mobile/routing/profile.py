@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_mobile.bundle.json_field import (
+from moe_mobile.base.json_field import (
     MAX_MANIFEST_BYTES,
     JsonField,
     parse_strict_json,
 )
+from moe_mobile.base.versioned_files import check_version, read_regular, write_regular
 from moe_mobile.errors import (
     BundleInvalidError,
     UsageError,
 )
-from moe_mobile.routing.files import check_version, read_regular, write_regular
 from moe_mobile.routing.simulation import simulate
 from moe_mobile.routing.trace import MAX_EXPERTS, MAX_LAYERS, MAX_TEXT, Trace
 

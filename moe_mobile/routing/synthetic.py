@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Router logits of real-size models that nobody ran: ``python -m moe_mobile.routing.synthetic``.
+"""Router logits of real-size models that nobody ran.
 
 A logit is how popular the expert is, plus a context that changes slowly, plus what is this token's
 alone. How much of it lasts was fitted, for each model, to what a published plain LRU cache missed;
@@ -9,19 +9,16 @@ docs/routing/synthetic-traces.md has the formula, the rows, and what such traces
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_mobile.errors import MoeMobileError, UsageError
+from moe_mobile.errors import UsageError
 from moe_mobile.model.presets import RandomWeights, preset_config
-from moe_mobile.routing.trace import MAX_SEQUENCES, Trace, check_prompt, write_trace
+from moe_mobile.routing.trace import Trace, check_prompt
 
 __all__ = [
     "CONTEXT_TOKENS",
@@ -75,7 +72,7 @@ MODELS = {
         SyntheticModel("Qwen3-30B-A3B", persistence=0.65),
     )
 }
-"""By name; `--fit` gives the same numbers again."""
+"""By name; ``benchmarks/synthetic_fit.py`` finds the same numbers again."""
 
 
 def synthetic_logits(
@@ -149,61 +146,3 @@ def synthetic_trace(
         source_id=f"{model.name}, persistence {model.persistence}, seed {seed}",
         precision="float32",
     )
-
-
-def main() -> int:
-    """Write a trace, or fit. Returns the exit code: 0, or that of the error it printed."""
-    from moe_mobile.cli.errors import report as report_error
-    from moe_mobile.cli.writable import check_replaceable
-
-    parser = argparse.ArgumentParser(
-        prog="python -m moe_mobile.routing.synthetic",
-        description="Write a trace of router logits that are random, but last as those of the "
-        "model were published to do.",
-    )
-    parser.add_argument("model", choices=list(MODELS))
-    parser.add_argument(
-        "-o", "--out", type=Path, help="the trace; a file that is there is replaced"
-    )
-    parser.add_argument("--layers", type=int, help="only so many of the model's")
-    parser.add_argument("--tokens", type=int, default=1024, help="of each sequence")
-    parser.add_argument("--sequences", type=int, default=1)
-    parser.add_argument("--prompt-tokens", type=int, default=0, help="so many of them are a prompt")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--fit", action="store_true", help="fit the model to its published row, and print the rows"
-    )
-    arguments = parser.parse_args()
-    model = MODELS[arguments.model]
-    try:
-        check_replaceable(arguments.out)
-        if arguments.sequences > MAX_SEQUENCES:
-            raise UsageError(
-                f"{arguments.sequences} are more than a trace has",
-                setting="--sequences",
-                remedy=f"Give {MAX_SEQUENCES} or fewer",
-            )
-        if arguments.fit:
-            from moe_mobile.routing.synthetic_fit import report
-
-            for line in report(model):
-                print(line)
-        elif arguments.out is None:
-            parser.error("name the trace with --out, or ask for --fit")
-        if arguments.out is not None:
-            trace = synthetic_trace(
-                model,
-                [arguments.tokens] * arguments.sequences,
-                prompt_tokens=arguments.prompt_tokens,
-                layers=arguments.layers,
-                seed=arguments.seed,
-            )
-            size = write_trace(arguments.out, trace)
-            print(f"{arguments.out}: {trace.source_id}, {size / 2**20:.1f} MiB")
-    except MoeMobileError as error:
-        return report_error(error, as_json=False)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_mobile import __version__
-from moe_mobile.bundle.json_field import JsonField, parse_strict_json
+from moe_mobile.base.json_field import JsonField, parse_strict_json
+from moe_mobile.base.versioned_files import check_version, write_regular
 from moe_mobile.errors import (
     BundleInvalidError,
     IoError,
@@ -25,7 +26,6 @@ from moe_mobile.errors import (
     UsageError,
     read_error,
 )
-from moe_mobile.routing.files import check_version, write_regular
 
 __all__ = ["SOURCES", "Trace", "check_prompt", "check_tokens", "read_trace", "split", "write_trace"]
 

@@ -18,10 +18,10 @@ from click.testing import CliRunner
 
 import moe_mobile
 from moe_mobile import errors
+from moe_mobile.base.text import size, table
 from moe_mobile.cli import cli
 from moe_mobile.cli.checks import PINS, run_checks
 from moe_mobile.cli.errors import format_error
-from moe_mobile.cli.text import size, table
 from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli, without_engine
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.cli import cli
-from moe_mobile.routing.quality_file import QualityFile
+from moe_mobile.quality.file import QualityFile
 from moe_mobile.runner import Runner, find_runner
 from tests.cli.conftest import byte_tokenizer
 from tests.cli.program import COMMAND

@@ -12,10 +12,10 @@ import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
+from benchmarks.demo_training import checkpoint
+from benchmarks.demo_training.evaluate import perplexity_and_usage
+from benchmarks.demo_training.results import sample_ids
 from moe_mobile.demo import checkpoint_dir, heldout_text
-from moe_mobile.demo.training import checkpoint
-from moe_mobile.demo.training.evaluate import perplexity_and_usage
-from moe_mobile.demo.training.results import sample_ids
 
 CARD = (checkpoint_dir() / "README.md").read_text("utf-8")
 CONFIG = json.loads((checkpoint_dir() / "config.json").read_text("utf-8"))

@@ -14,7 +14,7 @@ import sys
 
 import pytest
 
-from moe_mobile.bench import deploy_speed
+from benchmarks import deploy_speed
 from moe_mobile.device.deploy.package import Package, Wanted
 from moe_mobile.errors import IoError
 from tests.cli.program import ok, ok_json, run_cli
@@ -27,7 +27,7 @@ LIST = f"cd {TMP} && find */*/ -type f -exec stat -c '%n %s %Y' {{}} + | sort"
 
 
 def timed(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "moe_mobile.bench.deploy_speed", *map(str, arguments)]
+    command = [sys.executable, "-m", "benchmarks.deploy_speed", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 

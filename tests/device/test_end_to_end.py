@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from moe_mobile.bench.quality import heldout_tokens
+from benchmarks.perplexity import heldout_tokens
 from moe_mobile.device.interface import Device
 from moe_mobile.device.select import open_device
 from moe_mobile.runner import Runner

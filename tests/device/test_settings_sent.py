@@ -13,11 +13,11 @@ import pytest
 from moe_mobile.bundle import inspect_bundle
 from moe_mobile.device.deploy.package import SETTINGS, bundle_package
 from moe_mobile.errors import UsageError
-from moe_mobile.routing.settings_file import write_settings
+from moe_mobile.tune.settings_file import write_settings
 from tests.cli.program import failed, ok, ok_json
 from tests.device.test_deploy import device_of, length, sh
 from tests.phones import StartPhone
-from tests.routing.test_settings_file import EXACT, FILE
+from tests.tune.test_settings_file import EXACT, FILE
 
 
 def test_settings_go_along(

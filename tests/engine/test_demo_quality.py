@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from moe_mobile.bench.quality import (
+from benchmarks.perplexity import (
     QUANTS,
     WINDOW,
     Quality,

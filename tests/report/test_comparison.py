@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from moe_mobile.base.statistics import paired_ratio, t_quantile, welch_ratio
 from moe_mobile.report.load import read_results
 from moe_mobile.report.page import summary
-from moe_mobile.report.student import paired_ratio, t_quantile, welch_ratio
 from tests.report.rows import Json, row, run, write
 
 # Both rise by 2: what they share hides the difference from Welch.

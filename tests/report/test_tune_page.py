@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moe_mobile.quality.score import Quality
 from moe_mobile.report.pareto import loads_front, speed_front, told
 from moe_mobile.report.residency import lifetimes, over_time, shares
 from moe_mobile.report.tuning import make_page
-from moe_mobile.routing.quality import Quality
 from moe_mobile.routing.trace import Trace
-from moe_mobile.routing.tuning.choice import candidates, choose, parse_limit, with_speeds
-from moe_mobile.routing.tuning.outcome import Outcome
-from moe_mobile.routing.tuning.residency import residency
+from moe_mobile.tune.choice import candidates, choose, parse_limit, with_speeds
+from moe_mobile.tune.outcome import Outcome
+from moe_mobile.tune.residency import residency
 from tests.report.rows import figures_of
 from tests.report.test_report import _Page
 from tests.routing.test_profile import a_trace
-from tests.routing.test_tune_choice import MODEL, a_row
+from tests.tune.test_tune_choice import MODEL, a_row
 
 LIMIT = parse_limit("+1%")
 EXACT = a_row("exact", loads=1.5)

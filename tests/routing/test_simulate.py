@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks import simulator_speed as speed
 from moe_mobile.errors import BudgetError, MoeMobileError, UsageError
-from moe_mobile.routing import Simulation, simulate, speed
+from moe_mobile.routing import Simulation, simulate
 from tests.oracles.routing import RouterModel, Setup, replay
 
 Floats = NDArray[np.float32]

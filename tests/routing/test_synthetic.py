@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import synthetic_fit
+from benchmarks.synthetic_fit import ROWS, STEP, fit, measure
+from moe_mobile.cli import synthetic as command
 from moe_mobile.errors import UsageError
 from moe_mobile.routing import synthetic
 from moe_mobile.routing.synthetic import (
@@ -19,7 +22,6 @@ from moe_mobile.routing.synthetic import (
     synthetic_logits,
     synthetic_trace,
 )
-from moe_mobile.routing.synthetic_fit import ROWS, STEP, fit, measure
 from moe_mobile.routing.trace import read_trace
 
 
@@ -73,7 +75,7 @@ def test_the_command(
 ) -> None:
     def run(*arguments: object) -> int:
         monkeypatch.setattr("sys.argv", ["synthetic", *map(str, arguments)])
-        return synthetic.main()
+        return command.main()
 
     path = tmp_path / "trace"
     sizes = ["--tokens", 6, "--sequences", 2, "--prompt-tokens", 2]
@@ -114,8 +116,8 @@ def test_the_command(
 def test_the_report_tells_fitted_rows_from_others(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["synthetic", "Qwen1.5-MoE-A2.7B", "--fit"])
-    assert synthetic.main() == 0
+    monkeypatch.setattr("sys.argv", ["synthetic_fit", "Qwen1.5-MoE-A2.7B"])
+    assert synthetic_fit.main() == 0
     printed = capsys.readouterr().out
     assert "fitted to: arXiv 2412.00099" in printed
     assert "published 35.0%; lifetime" in printed

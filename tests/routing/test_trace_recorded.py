@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from moe_mobile.bench.quality import heldout_tokens
+from benchmarks.perplexity import heldout_tokens
 from moe_mobile.cli.trace import command
 from moe_mobile.demo import heldout_text
 from moe_mobile.device.local import LocalDevice

@@ -1,3 +1,0 @@
-# Copyright the moe-mobile authors.
-# SPDX-License-Identifier: Apache-2.0
-"""The script that made the demo checkpoint: ``python -m moe_mobile.demo.training --help``."""

@@ -1,0 +1,165 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Stepwise perplexity of a bundle in the engine, here or on a phone."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moe_mobile.bundle import inspect_bundle, read_manifest
+from moe_mobile.device.interface import Device
+from moe_mobile.device.select import open_device
+from moe_mobile.errors import BudgetError, RuntimeFailedError, UsageError
+from moe_mobile.quality.score import (
+    Cache,
+    ScoredModel,
+    Scorer,
+    ScoreSequence,
+    SequenceScore,
+    Stages,
+)
+from moe_mobile.routing.run import RoutingRun
+from moe_mobile.runner import Runner
+
+__all__ = ["EngineScorer", "EngineSource"]
+
+_DEFAULT_CONTEXT = 4096  # the engine's
+_POOLS = {"layer": "layer", "global": "global"}
+
+
+@dataclass(frozen=True)
+class EngineSource:
+    """A bundle's folder, and where its engine runs.
+
+    Attributes:
+        device: as ``--device`` has it; None: this machine.
+        settings: of the runner's ``open`` request, sorted pairs, but for what :class:`Cache` says.
+    """
+
+    bundle: str
+    device: str | None = None
+    settings: tuple[tuple[str, str | int | bool], ...] = ()
+
+    def open(self, progress: Stages | None = None) -> EngineScorer:
+        """Raises what opening a bundle and a device does."""
+        return EngineScorer(
+            open_device(self.device), Path(self.bundle), dict(self.settings), progress=progress
+        )
+
+
+class EngineScorer(Scorer):
+    """A bundle, sent to its place when it is scored first.
+
+    A fresh process of the engine scores under each routing.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        bundle: Path,
+        settings: dict[str, Any],
+        *,
+        progress: Stages | None = None,
+    ) -> None:
+        """``settings``: see :class:`EngineSource`."""
+        if settings.get("residency") == "resident":
+            raise UsageError(
+                "all experts are in memory, so there is no cache to score with",
+                setting="--residency",
+                remedy="Choose slots or programs",
+            )
+        manifest = read_manifest(bundle)
+        longest = manifest.model.context_length
+        self._device, self._bundle = device, bundle
+        self._settings, self._progress = settings, progress
+        self.place = device.serial
+        self.model = ScoredModel(
+            name=manifest.model.name,
+            source="engine",
+            source_id=inspect_bundle(bundle)["hash"],
+            precision=manifest.quantization.experts,
+            identity=device.facts().identity,
+            vocab_size=manifest.model.vocab_size,
+            context=settings.get("context") or min(longest, _DEFAULT_CONTEXT),
+            layers=manifest.moe_layers,
+            experts=manifest.moe.num_experts,
+            top_k=manifest.moe.top_k,
+        )
+
+    @functools.cached_property
+    def _folder(self) -> str:
+        return self._device.place(self._bundle, self._progress)
+
+    @contextlib.contextmanager
+    def _scoring(self, cache: Cache, run: RoutingRun) -> Iterator[ScoreSequence]:
+        folder = self._folder  # before the engine that a phone may lack
+        with self._device.runner() as runner:
+            self._open(runner, folder, cache, run)
+
+            def score(token_ids: Sequence[int], progress: Callable[[int], None]) -> SequenceScore:
+                answer = runner.request(
+                    "score",
+                    token_ids=list(token_ids),
+                    progress=lambda stage, done, total: progress(done),
+                )
+                return _score(runner, answer, len(token_ids), self.model)
+
+            yield score
+
+    def _open(self, runner: Runner, folder: str, cache: Cache, run: RoutingRun) -> None:
+        """The bundle with this routing and cache, and nothing else."""
+        layers, experts = len(self.model.layers), self.model.experts
+        settings = {
+            **self._settings,
+            "routing": cache.routing,
+            "pool": cache.pool,
+            "eviction": cache.eviction,
+            "initial_cache": "cold",
+            # Of many digits: the engine rounds to whole experts.
+            "cache": f"{100 * cache.capacity / experts:.12f}%",
+        }
+        info = runner.request("open", bundle=folder, settings=settings, progress=self._progress)
+        slots, wanted = info["plan"]["slots"], cache.capacity * layers
+        if slots != wanted:
+            raise BudgetError(
+                f"the engine holds {slots} experts instead of {wanted}",
+                setting="--capacity",
+                remedy="Use the settings of an engine that streams, residency slots or programs",
+            )
+        resolved = info["routing"]["resolved"]
+        if resolved != run.routing:
+            raise RuntimeFailedError(
+                f"the engine made {resolved} of {cache.routing}, and this program {run.routing}",
+                file=runner.name,
+                remedy="Build both from the same version",
+            )
+
+
+def _score(
+    runner: Runner, answer: dict[str, Any], tokens: int, model: ScoredModel
+) -> SequenceScore:
+    try:
+        values = np.array(answer["log_probabilities"], np.float64)
+        totals = answer["stats"]["totals"]
+        hits, loads, dropped = (int(totals[name]) for name in ("hits", "misses", "dropped"))
+        changed = int(totals["slots_changed_by_routing"])
+        if values.shape != (tokens - 1,):
+            raise ValueError(f"{values.size} values")
+        slots = tokens * len(model.layers) * model.top_k
+        if hits + loads + dropped != slots or changed > slots:
+            raise ValueError(f"its counts are not those of {slots} slots")
+    except (KeyError, TypeError, ValueError) as error:
+        raise RuntimeFailedError(
+            f"moe_runner did not give the log-probabilities of {tokens} tokens: {error}",
+            file=runner.name,
+            remedy="Run `moe-mobile doctor`; the engine may be of another version",
+        ) from error
+    # The engine calls a miss what is read.
+    return SequenceScore(values, hits, loads + dropped, dropped, changed)

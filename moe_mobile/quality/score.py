@@ -1,0 +1,336 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a routing costs: stepwise perplexity of a text, with the live cache.
+
+A text is scored as decoding token by token would: every sequence begins with an empty cache, every
+token is decoded, and each routing decision sees the cache that the tokens before it left. Sources
+say where: :class:`moe_mobile.quality.engine.EngineSource` has a bundle in the engine,
+:class:`moe_mobile.quality.transformers_source.TransformersSource` a checkpoint in transformers.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_mobile.errors import UsageError
+from moe_mobile.routing.counts import Counts
+from moe_mobile.routing.run import RoutingRun
+from moe_mobile.routing.trace import check_tokens, split
+from moe_mobile.runner import Progress as Stages
+
+__all__ = [
+    "BLOCK",
+    "Cache",
+    "Progress",
+    "Quality",
+    "QualitySource",
+    "ScoreSequence",
+    "ScoredModel",
+    "Scorer",
+    "SequenceScore",
+    "Stages",
+    "finite",
+    "measure_quality",
+    "open_run",
+    "opened",
+    "sequences_of",
+]
+
+
+def finite(value: float | None) -> float | None:
+    """None for infinities, which JSON does not have."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+Progress = Callable[[int, int], None]
+"""Called with the tokens that are scored, and their number in all."""
+
+
+BLOCK = 64  # neighbouring tokens are alike: single ones would make errors seem too small
+_FEWEST_BLOCKS = 10
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A routing and the cache it meets.
+
+    Attributes:
+        routing: as docs/routing/README.md writes it.
+        capacity: experts per layer.
+        pool: ``layer``: a cache of ``capacity`` for each; ``global``: one of capacity x layers.
+        eviction: ``lru``, ``lfu`` or ``lfu:DECAY``.
+    """
+
+    routing: str
+    capacity: int
+    pool: str = "layer"
+    eviction: str = "lru"
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """What is scored.
+
+    Attributes:
+        name: of the model.
+        source: ``engine`` or ``transformers``; ``source_id``, ``precision``: as in a trace.
+        identity: differs where anything else is that could change a score.
+        vocab_size: number of tokens it knows; ``context``: positions of a sequence.
+        layers: the model's number of each MoE layer, ascending.
+        experts, top_k: of each layer, and how many of them a token uses.
+    """
+
+    name: str
+    source: str
+    source_id: str
+    precision: str
+    identity: str
+    vocab_size: int
+    context: int
+    layers: tuple[int, ...]
+    experts: int
+    top_k: int
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceScore:
+    """A sequence, decoded. ``log_probabilities``: of every token but the first, in nats.
+
+    Counts are over all tokens x layers x top_k slots, as in :class:`Quality`.
+    """
+
+    log_probabilities: NDArray[np.float64]
+    hits: int
+    misses: int
+    dropped: int
+    changed: int
+
+
+@dataclass(frozen=True)
+class Quality(Counts):
+    """The score of a text under one routing with one cache.
+
+    Attributes:
+        predictions: tokens that others came before.
+        blocks: negative log-likelihood in nats, summed over each 64 predictions of a sequence.
+    """
+
+    predictions: int = 0
+    blocks: tuple[float, ...] = ()
+
+    def plus(self, score: SequenceScore) -> Quality:
+        """With one more sequence."""
+        predictions = len(score.log_probabilities)
+        starts = range(0, predictions, BLOCK)
+        sums = -np.add.reduceat(score.log_probabilities, list(starts))
+        return dataclasses.replace(
+            self,
+            tokens=self.tokens + predictions + 1,
+            predictions=self.predictions + predictions,
+            blocks=(*self.blocks, *sums.tolist()),
+            hits=self.hits + score.hits,
+            misses=self.misses + score.misses,
+            dropped=self.dropped + score.dropped,
+            changed=self.changed + score.changed,
+        )
+
+    @property
+    def nll(self) -> float:
+        """Negative log-likelihood in nats, summed over the predictions."""
+        return math.fsum(self.blocks)
+
+    @property
+    def perplexity(self) -> float:
+        """Infinite where it is too large for a float."""
+        try:
+            return math.exp(self.nll / self.predictions)
+        except OverflowError:
+            return math.inf
+
+    def change_from(self, exact: Quality) -> float:
+        """How much larger the perplexity is than another of the same text: 0.01 is 1 %. Infinite
+        where that is too large for a float."""
+        try:
+            return math.expm1((self.nll - exact.nll) / self.predictions)
+        except OverflowError:
+            return math.inf
+
+    def change_error(self, exact: Quality) -> float | None:
+        """Half of the 95 % interval of :meth:`change_from`, were the text one of many like it.
+
+        Both see the same tokens, so their differences count, block by block; None where there are
+        too few for that.
+        """
+        differences = np.subtract(self.blocks, exact.blocks)
+        if len(differences) < _FEWEST_BLOCKS:
+            return None
+        error = float(differences.std(ddof=1)) * math.sqrt(len(differences)) / self.predictions
+        return 1.96 * error * (1 + self.change_from(exact)) if error else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-ready object, derived figures included."""
+        return {
+            **dataclasses.asdict(self),
+            "blocks": list(self.blocks),
+            "nll": self.nll,
+            "lossy": self.lossy,
+            "loads": self.loads,
+            "perplexity": finite(self.perplexity),
+            "hit_rate": self.hit_rate,
+            "loads_per_token_layer": self.loads_per_token_layer,
+            "changed_share": self.changed_share,
+            "dropped_share": self.dropped_share,
+        }
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> Quality:
+        """What :meth:`as_dict` gave. ``quality_file`` checks rows of files."""
+        values = {field.name: row[field.name] for field in dataclasses.fields(cls)}
+        return cls(**values | {"blocks": tuple(map(float, row["blocks"]))})
+
+
+class Scorer(abc.ABC):
+    """An open source: scores under one routing after another.
+
+    ``place``: the device's serial, for engines.
+    """
+
+    model: ScoredModel
+    place: str | None = None
+
+    def begin(self, cache: Cache) -> tuple[Quality, AbstractContextManager[ScoreSequence]]:
+        """A row to fill, and what scores sequences for it while it is entered.
+
+        Raises UsageError or BudgetError where routing and cache make no sense for the model.
+        """
+        run = open_run(self.model, cache)
+        return empty_row(self.model, cache, run), self._scoring(cache, run)
+
+    @abc.abstractmethod
+    def _scoring(self, cache: Cache, run: RoutingRun) -> AbstractContextManager[ScoreSequence]:
+        """See :meth:`begin`. ``run``: the cache's, for who has no routing of its own."""
+
+
+class ScoreSequence(Protocol):
+    """Scores a sequence from an empty cache; ``progress`` gets its tokens that are done."""
+
+    def __call__(
+        self, token_ids: Sequence[int], progress: Callable[[int], None]
+    ) -> SequenceScore: ...
+
+
+class QualitySource(Protocol):
+    """A model and where it runs: immutable, and cheap to send to another process."""
+
+    def open(self, progress: Stages | None = None) -> Scorer:
+        """The source, ready to score. ``progress`` is told of stages."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+@functools.lru_cache(maxsize=1)
+def opened(source: QualitySource) -> Scorer:
+    """A source ready to score, kept for the next call of this process with an equal one."""
+    return source.open()
+
+
+def measure_quality(
+    source: QualitySource | Scorer,
+    token_ids: Sequence[int],
+    cache: Cache,
+    *,
+    progress: Progress | None = None,
+) -> Quality:
+    """Score a text under one routing and cache.
+
+    Args:
+        source: opened if it is not, and kept open for the next call of this process with an equal
+            one, as workers of a process pool want it.
+        token_ids: cut into sequences of the model's context. What is left may be a sequence of one
+            token, which has nothing to be predicted: it is left out.
+
+    Raises:
+        UsageError: a wrong routing or cache, tokens the model does not have, fewer than two.
+        BudgetError: a capacity below what one token uses of a layer.
+        MoeMobileError: what opening and running the source raises.
+    """
+    scorer = source if isinstance(source, Scorer) else opened(source)
+    sequences = sequences_of(token_ids, scorer.model)
+    total = sum(map(len, sequences))
+    report = progress or (lambda done, total: None)
+    row, scoring = scorer.begin(cache)
+    with scoring as score:
+        for sequence in sequences:
+            row = row.plus(score(sequence, _Steps(report, row.tokens, total)))
+            report(row.tokens, total)
+    return row
+
+
+class _Steps:
+    """Turns the tokens of a sequence that are done into those of the text."""
+
+    def __init__(self, report: Progress, before: int, total: int) -> None:
+        self._report, self._before, self._total = report, before, total
+
+    def __call__(self, done: int) -> None:
+        self._report(self._before + done, self._total)
+
+
+def sequences_of(token_ids: Sequence[int], model: ScoredModel) -> list[list[int]]:
+    """The text in sequences of the context, those of two tokens or more. Raises UsageError."""
+    check_tokens(token_ids, model.vocab_size)
+    sequences, begin = [], 0
+    for length in split(len(token_ids), model.context):
+        if length > 1:
+            sequences.append(list(token_ids[begin : begin + length]))
+        begin += length
+    if model.context < 2:
+        raise UsageError(
+            "a sequence of one token has nothing to be predicted",
+            setting="context",
+            remedy="Give at least 2",
+        )
+    if not sequences:
+        raise UsageError(
+            "no token has one before it", setting="token_ids", remedy="Give a longer text"
+        )
+    return sequences
+
+
+def open_run(model: ScoredModel, cache: Cache) -> RoutingRun:
+    """The cache's routing. Raises UsageError and BudgetError for what makes no sense."""
+    return RoutingRun(
+        experts=model.experts,
+        layers=model.layers,
+        top_k=model.top_k,
+        capacity=cache.capacity,
+        routing=cache.routing,
+        eviction=cache.eviction,
+        pool=cache.pool,
+    )
+
+
+def empty_row(model: ScoredModel, cache: Cache, run: RoutingRun) -> Quality:
+    """The row to fill."""
+    return Quality(
+        routing=run.routing,
+        requested=cache.routing,
+        note=run.note,
+        eviction=cache.eviction,
+        pool=cache.pool,
+        capacity=cache.capacity,
+        layers=len(model.layers),
+        experts=model.experts,
+        top_k=model.top_k,
+    )

@@ -1,0 +1,320 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Settings that `moe-mobile tune` chose for a bundle, in a file that other commands take.
+
+docs/routing/tune.md describes the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from moe_mobile import __version__
+from moe_mobile.base.json_field import MAX_INTEGER, JsonField, parse_strict_json
+from moe_mobile.base.routings import is_lossy
+from moe_mobile.base.versioned_files import check_version, read_regular, write_regular
+from moe_mobile.errors import (
+    BundleInvalidError,
+    UsageError,
+)
+
+__all__ = [
+    "Choice",
+    "ChosenSettings",
+    "Measured",
+    "SettingsFile",
+    "cache_share",
+    "read_settings",
+    "write_settings",
+]
+
+_VERSION = 1
+_MARK = "moe_mobile_settings"
+"""The member that says what the file is; its value is the version."""
+_MAX_BYTES = 1 << 20
+_MAX_TEXT = 200
+_MAX_CHOICES = 64
+_REMEDY = "Name a file that `moe-mobile tune --out` wrote, or make it again"
+_POOLS = ("layer", "global")
+_INITIAL = ("auto", "warm", "cold", "prompt")
+
+
+@dataclass(frozen=True)
+class ChosenSettings:
+    """Settings of :class:`moe_mobile.Engine`, under their names.
+
+    Attributes:
+        cache: a share of the experts, such as ``50%``.
+        routing: as it came out, with ``auto`` and ``J`` settled.
+        pool: ``layer`` or ``global``.
+        eviction, initial_cache: as the command line writes them.
+    """
+
+    cache: str
+    routing: str
+    pool: str
+    eviction: str
+    initial_cache: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of these settings before they were chosen.
+
+    Attributes:
+        tokens: that were decoded, of the text whose token ids have the hash ``text_sha256``.
+        perplexity, exact_perplexity: with these settings, and with exact routing.
+        perplexity_change: how much larger: 0.01 is 1 %.
+        change_error: half of its 95 % interval; None where the text is too short to tell.
+        loads_per_token_layer, exact_loads_per_token_layer: experts read per token and layer.
+        changed_share, dropped_share: slots that exact routing would have filled otherwise, and
+            slots that were left empty.
+        tokens_per_second, exact_tokens_per_second: None where speed was not measured.
+    """
+
+    tokens: int
+    text_sha256: str
+    perplexity: float
+    exact_perplexity: float
+    perplexity_change: float
+    change_error: float | None
+    loads_per_token_layer: float
+    exact_loads_per_token_layer: float
+    changed_share: float
+    dropped_share: float
+    tokens_per_second: float | None = None
+    exact_tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for one size of the cache."""
+
+    settings: ChosenSettings
+    measured: Measured
+
+    @property
+    def lossy(self) -> bool:
+        """Whether it may change what the model computes."""
+        return is_lossy(self.settings.routing)
+
+
+@dataclass(frozen=True)
+class SettingsFile:
+    """What was chosen for a bundle.
+
+    Attributes:
+        model: its name.
+        bundle_hash: of the bundle, the one that it is for.
+        limit: of quality, as it was given.
+        choices: one or more, each for a cache of another size. The first is the one to take where
+            nothing is said of the cache.
+        created_by: the program that wrote it.
+    """
+
+    model: str
+    bundle_hash: str
+    limit: str
+    choices: tuple[Choice, ...]
+    created_by: str = f"moe-mobile {__version__}"
+
+    def require(self, bundle_hash: str, file: str | os.PathLike[str]) -> None:
+        """Raises UsageError unless it is for the bundle with this hash."""
+        if bundle_hash != self.bundle_hash:
+            raise UsageError(
+                f"the settings are for the bundle {self.bundle_hash} ({self.model}), and this one "
+                f"is {bundle_hash}",
+                file=file,
+                remedy="Run `moe-mobile tune` for this bundle",
+            )
+
+    def pick(self, cache: str | None) -> Choice:
+        """The choice for a cache of this size, or else of the largest below it, which mostly costs
+        less there; None: the first. Raises UsageError where there is none."""
+        if cache is None:
+            return self.choices[0]
+        share = cache_share(cache)
+        fitting = [one for one in self.choices if cache_share(one.settings.cache) <= share]
+        if not fitting:
+            sizes = ", ".join(choice.settings.cache for choice in self.choices)
+            cause = "is smaller than that" if share >= 0 else "is no share of the experts"
+            raise UsageError(
+                f"the settings are for caches of {sizes}, and {cache} {cause}",
+                remedy="Choose one of them with --cache, or run `moe-mobile tune` for this one",
+            )
+        return max(fitting, key=lambda one: cache_share(one.settings.cache))
+
+
+def cache_share(cache: str) -> float:
+    """The share of the experts that a cache such as ``50%`` holds; -1 where it is no share."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,20})?)%", cache.strip(), re.ASCII)
+    # Shares are written with twelve digits; two that differ less are the same.
+    return -1.0 if match is None else round(float(match[1]), 9) / 100
+
+
+def write_settings(path: str | os.PathLike[str], settings: SettingsFile) -> int:
+    """Write settings, whole or not at all: temporary name, fsync, rename. Returns the bytes.
+
+    Raises:
+        UsageError: there is something at ``path`` that is no regular file, or a value would not
+            be read again.
+        DiskFullError, ReadOnlyError, IoError: writing failed.
+    """
+    data = _dump(settings)
+    _parse(data, os.fspath(path))  # nothing is written that would not be read
+    return write_regular(path, data)
+
+
+def read_settings(path: str | os.PathLike[str]) -> SettingsFile:
+    """Read settings. The file may come from anywhere: everything in it is checked.
+
+    Raises:
+        UsageError: it holds no settings, broken ones, or such as the engine does not know.
+        UnsupportedError: a newer version of moe-mobile wrote it.
+        IoError: it cannot be read.
+    """
+    file = os.fspath(path)
+    data = read_regular(file, _MAX_BYTES, _REMEDY)
+    if len(data) > _MAX_BYTES:
+        raise UsageError("is larger than 1 MiB", file=file, remedy=_REMEDY)
+    return _parse(data, file)
+
+
+def _dump(settings: SettingsFile) -> bytes:
+    choices = [
+        {
+            "settings": asdict(choice.settings),
+            "lossy": choice.lossy,
+            "measured": asdict(choice.measured),
+        }
+        for choice in settings.choices
+    ]
+    members: dict[str, Any] = {
+        _MARK: _VERSION,
+        "created_by": settings.created_by,
+        "model": settings.model,
+        "bundle_hash": settings.bundle_hash,
+        "limit": settings.limit,
+        "choices": choices,
+    }
+    return (json.dumps(members, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "replace")
+
+
+def _parse(data: bytes, file: str) -> SettingsFile:
+    try:
+        root = JsonField(parse_strict_json(data, file), "", file)
+        check_version(
+            root,
+            _MARK,
+            _VERSION,
+            file,
+            missing=f"holds no settings: it lacks the member {_MARK!r}",
+            has="the settings have",
+            remedy="Make them again, or use the moe-mobile version that wrote them",
+        )
+        root.expect_members((_MARK, "created_by", "model", "bundle_hash", "limit", "choices"))
+        choices = root["choices"].items()
+        if not 0 < len(choices) <= _MAX_CHOICES:
+            root["choices"].fail(f"has {len(choices)} entries, not 1 to {_MAX_CHOICES}")
+        made = tuple(map(_choice, choices))
+        if len({cache_share(choice.settings.cache) for choice in made}) < len(made):
+            root["choices"].fail("has two for one size of the cache")
+        return SettingsFile(
+            created_by=root["created_by"].text(_MAX_TEXT),
+            model=root["model"].text(_MAX_TEXT),
+            bundle_hash=_hash(root["bundle_hash"]),
+            limit=root["limit"].text(_MAX_TEXT),
+            choices=made,
+        )
+    except BundleInvalidError as error:
+        raise UsageError(error.cause, file=file, remedy=_REMEDY) from error
+
+
+def _choice(field: JsonField) -> Choice:
+    field.expect_members(("settings", "lossy", "measured"))
+    settings = field["settings"]
+    settings.expect_members(("cache", "routing", "pool", "eviction", "initial_cache"))
+    chosen = ChosenSettings(
+        cache=settings["cache"].text(_MAX_TEXT),
+        routing=settings["routing"].text(_MAX_TEXT),
+        pool=settings["pool"].one_of(_POOLS),
+        eviction=settings["eviction"].text(_MAX_TEXT),
+        initial_cache=settings["initial_cache"].one_of(_INITIAL),
+    )
+    if not 0 < cache_share(chosen.cache) <= 1:
+        settings["cache"].fail("is no share of the experts such as '50%'")
+    _check_engine_takes(chosen, settings)
+    choice = Choice(chosen, _measured(field["measured"]))
+    if field["lossy"].boolean() != choice.lossy:
+        field["lossy"].fail(f"is not what the routing {chosen.routing!r} is")
+    return choice
+
+
+def _check_engine_takes(chosen: ChosenSettings, field: JsonField) -> None:
+    from moe_mobile import _native
+
+    try:
+        _native.check_settings(json.dumps(asdict(chosen)))
+    except UsageError as error:
+        field.fail(f"would not be taken by the engine: {error.cause}")
+
+
+def _measured(field: JsonField) -> Measured:
+    field.expect_members(tuple(Measured.__dataclass_fields__))
+    return Measured(
+        tokens=field["tokens"].integer(1, MAX_INTEGER),
+        text_sha256=_hash(field["text_sha256"]),
+        perplexity=_positive(field["perplexity"]),
+        exact_perplexity=_positive(field["exact_perplexity"]),
+        perplexity_change=_change(field["perplexity_change"]),
+        change_error=_optional(field["change_error"]),
+        loads_per_token_layer=_natural(field["loads_per_token_layer"]),
+        exact_loads_per_token_layer=_natural(field["exact_loads_per_token_layer"]),
+        changed_share=_share(field["changed_share"]),
+        dropped_share=_share(field["dropped_share"]),
+        tokens_per_second=_optional(field["tokens_per_second"]),
+        exact_tokens_per_second=_optional(field["exact_tokens_per_second"]),
+    )
+
+
+def _hash(field: JsonField) -> str:
+    text = field.text(64)
+    if re.fullmatch("[0-9a-f]{64}", text) is None:
+        field.fail("is no SHA-256 in 64 lower-case hexadecimal digits")
+    return text
+
+
+def _change(field: JsonField) -> float:
+    value = field.number()
+    if value <= -1:
+        field.fail("leaves no perplexity")
+    return value
+
+
+def _natural(field: JsonField) -> float:
+    value = field.number()
+    if value < 0:
+        field.fail("is negative")
+    return value
+
+
+def _positive(field: JsonField) -> float:
+    value = _natural(field)
+    if value == 0:
+        field.fail("is zero")
+    return value
+
+
+def _optional(field: JsonField) -> float | None:
+    return None if field.value is None else _natural(field)
+
+
+def _share(field: JsonField) -> float:
+    value = _natural(field)
+    if value > 1:
+        field.fail("is a share above 1")
+    return value

@@ -1,0 +1,43 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Routings as users list them."""
+
+from __future__ import annotations
+
+import pytest
+
+from moe_mobile.base.routings import is_lossy, split_routings
+from moe_mobile.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("texts", "routings"),
+    [
+        (["exact"], ["exact"]),
+        (["exact,max-rank:6"], ["exact", "max-rank:6"]),
+        (["cache-prior:0.2,J=2"], ["cache-prior:0.2,J=2"]),
+        (
+            ["cache-prior:0.2,J=2,first=1+drop-cold:0.75,exact , max-rank:6, J=1"],
+            ["cache-prior:0.2,J=2,first=1+drop-cold:0.75", "exact", "max-rank:6, J=1"],
+        ),
+        (["exact,first=1+drop-cold:1,exact"], ["exact,first=1+drop-cold:1", "exact"]),
+        (["exact", "cumulative:0.7", "exact"], ["exact", "cumulative:0.7"]),
+        # What is no option of any method is one all the same: the method refuses it.
+        (["cache-prior:0.2,K=2"], ["cache-prior:0.2,K=2"]),
+    ],
+)
+def test_a_comma_before_an_option_parts_nothing(texts: list[str], routings: list[str]) -> None:
+    assert split_routings(texts) == routings
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["exact,"], [",exact"], ["exact,,max-rank:6"], [" "]])
+def test_a_routing_that_is_missing_is_missed(texts: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        split_routings(texts)
+    assert caught.value.setting == "--routing"
+
+
+def test_lossy_is_all_that_may_change_the_output() -> None:
+    assert not any(map(is_lossy, ("exact", "exact,first=1")))
+    lossy = ("exact+drop-cold:0.75", "exact,first=1+drop-cold:1", "cache-prior:0.2,J=2")
+    assert all(map(is_lossy, lossy))
