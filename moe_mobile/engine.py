@@ -10,11 +10,21 @@ import math
 import operator
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from moe_mobile.errors import UsageError
+from moe_mobile.settings import (
+    CacheSettings,
+    EngineSettings,
+    ReadingSettings,
+    RoutingSettings,
+    SettingKeywords,
+    to_json,
+    utf8,
+    whole,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,27 +47,17 @@ class Engine:
 
     Args:
         bundle: folder of the bundle. One that was not prepared for this CPU is prepared now.
-        cache: memory for experts: ``"auto"``, ``"512MiB"`` or ``"50%"`` of all experts.
-        residency: ``"slots"`` (experts stream into slots), ``"programs"`` (an ExecuTorch program is
-            loaded per miss) or ``"resident"`` (all experts in memory; ``cache`` is not used).
-        routing: how experts are chosen: ``"exact"``, or a method that prefers experts in the cache,
-            such as ``"cache-prior:auto"``; docs/routing/README.md has them all.
-        pool: how the cache is divided: ``"global"``, ``"layer"``, or ``"auto"``: global for
-            exact routing, else per layer.
-        eviction: ``"lru"``, ``"lfu"`` or ``"lfu:DECAY"``.
-        initial_cache: what is cached when decoding begins: ``"warm"`` (what was left there),
-            ``"cold"`` (nothing), ``"prompt"`` (what the prompt leaves of an empty cache),
-            ``"profile"`` (what ``cache_profile`` says), or ``"auto"``: warm for exact routing,
-            which it does not change, else prompt, so that equal calls give equal tokens.
-        cache_profile: experts by layer, the best first.
-        lanes: threads that read from flash, 1 to 16.
+        cache: which experts stay in memory; a text is its ``size``, such as ``"512MiB"``.
+        routing: how experts are chosen; a text is its ``method``, such as ``"cache-prior:auto"``.
+        reading: how experts come from flash into memory.
         threads: threads that compute; None: one per core.
         context: positions of the KV cache; None: the model's, at most 4096.
-        packed_dir: where the packed weights lie; None: inside the bundle's folder.
-        allow_below_cycle: accept a cache smaller than one token cycle (layers x top-k experts).
         progress: called while the bundle is opened and while a prompt is read.
-        planned: called with the memory plan (:attr:`info`'s ``plan``) before it is taken; again
-            where the engine falls back to another residency.
+        planned: called with the memory plan (:attr:`info`'s ``plan``) before memory is taken, and
+            again if the engine falls back to another residency.
+        keywords: single members of the three groups, under the engine's names: ``residency``,
+            ``lanes``, ``packed_dir``, ``pool``, ``eviction``, ``initial_cache``,
+            ``cache_profile``, ``allow_below_cycle``, ... They replace those of the groups.
 
     Raises:
         MoeMobileError: a subclass for each kind of failure: a broken bundle, too small a budget, a
@@ -67,49 +67,33 @@ class Engine:
     def __init__(
         self,
         bundle: str | os.PathLike[str],
-        cache: str = "50%",
-        residency: str = "slots",
-        routing: str = "exact",
-        lanes: int = 2,
+        cache: str | CacheSettings | None = None,
+        routing: str | RoutingSettings | None = None,
+        reading: ReadingSettings | None = None,
+        *,
         threads: int | None = None,
         context: int | None = None,
-        *,
-        pool: str = "auto",
-        eviction: str = "lru",
-        initial_cache: str = "auto",
-        cache_profile: Mapping[int, Sequence[int]] | None = None,
-        packed_dir: str | os.PathLike[str] | None = None,
-        allow_below_cycle: bool = False,
         progress: Progress | None = None,
         planned: Callable[[dict[str, Any]], None] | None = None,
+        **keywords: Unpack[SettingKeywords],
     ) -> None:
         from moe_mobile import _native
 
-        settings: dict[str, Any] = {
-            "cache": cache,
-            "residency": residency,
-            "routing": routing,
-            "pool": pool,
-            "eviction": eviction,
-            "initial_cache": initial_cache,
-            "cache_profile": None
-            if cache_profile is None
-            else {str(layer): list(experts) for layer, experts in cache_profile.items()},
-            "lanes": _whole("lanes", lanes),
-            # The engine takes 0 for its own choice, which is None here.
-            "threads": None if threads is None else _whole("threads", threads, least=1),
-            "context": None if context is None else _whole("context", context, least=1),
-            "packed_dir": None if packed_dir is None else _utf8("packed_dir", packed_dir),
-            "allow_below_cycle": bool(allow_below_cycle),
-        }
+        settings = EngineSettings(
+            CacheSettings(cache) if isinstance(cache, str) else cache or CacheSettings(),
+            RoutingSettings(routing) if isinstance(routing, str) else routing or RoutingSettings(),
+            reading or ReadingSettings(),
+            threads,
+            context,
+        ).with_values(keywords)
         self._lock = threading.Lock()
         self._user: int | None = None  # the thread that holds the lock
         self._generator: _native.Generator | None = None
         self._generation = 0
         self._progress = progress
         self._engine: _native.Engine | None = _native.open(
-            _utf8("bundle", bundle),
-            json.dumps(settings),
+            utf8("bundle", bundle),
+            to_json(settings.as_request()),
             progress,
             None if planned is None else lambda plan: planned(json.loads(plan)),
         )
@@ -143,11 +127,11 @@ class Engine:
         """
         sampling = {
             "temperature": _finite("temperature", temperature),
-            "top_k": _whole("top_k", top_k),
+            "top_k": whole("top_k", top_k),
             "top_p": _finite("top_p", top_p),
-            "seed": _whole("seed", seed),
+            "seed": whole("seed", seed),
         }
-        ids, count = _checked(token_ids), _whole("max_new_tokens", max_new_tokens)
+        ids, count = _checked(token_ids), whole("max_new_tokens", max_new_tokens)
         with self._use() as engine:
             self._generation += 1
             self._generator = engine.generate(
@@ -270,30 +254,6 @@ def _checked(token_ids: Sequence[int]) -> list[int]:
             remedy="Tokenize with the bundle's own tokenizer.",
         )
     return ids
-
-
-def _utf8(name: str, path: str | os.PathLike[str]) -> str:
-    text = os.fspath(path)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"the path {text!r} is not UTF-8", setting=name) from None
-    return text
-
-
-def _whole(name: str, value: int, least: int = 0) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = -1
-    limit = 2**64 if name == "seed" else 2**32
-    if not least <= number < limit:
-        raise UsageError(
-            f"{value!r} is not a whole number from {least} to {limit - 1}",
-            setting=name,
-            remedy="Correct it, or leave it out for the default.",
-        )
-    return number
 
 
 def _finite(name: str, value: float) -> float:

@@ -1,10 +1,33 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The errors a user may meet, shared by the whole Python package.
+"""The typed errors of the whole package.
 
-Every error says which file or setting is concerned, what is wrong and what can be done about it.
-``code`` and ``exit_code`` are the same in the C++ engine, which knows no devices; the command line
-prints the text and exits with the latter.
+Each says what is wrong, in which file or setting, and what to do. Most also derive from the
+built-in exception that people catch::
+
+    MoeMobileError                          base of all
+      UsageError          (ValueError)      arguments that are wrong or do not fit each other
+      UnsupportedError    (NotImplementedError)  a model, option or version this build cannot handle
+      BundleInvalidError  (ValueError)      a bundle that breaks its format
+      BundleCorruptError  (ValueError)      bytes that do not match their hash
+      CheckpointError     (ValueError)      a source checkpoint that is broken or incomplete
+      IoError             (OSError)         reading or writing failed
+        DiskFullError     (OSError)         errno is ENOSPC
+        ReadOnlyError     (PermissionError) the place cannot be written
+      BudgetError         (MemoryError)     the memory budget is too small
+      RuntimeFailedError  (RuntimeError)    ExecuTorch or the engine's process failed
+      KilledError         (RuntimeError)    the system killed the engine
+      DeviceError         (ConnectionError) no usable phone
+      CancelledError                        the work was stopped
+
+``CancelledError`` is not a KeyboardInterrupt: ``except Exception`` must catch it, because a host
+that cancels a generation is not about to exit.
+
+``code`` and ``exit_code`` are those of the C++ engine, which has no devices. The command line
+prints the text and ends with the exit code (docs/cli.md).
+
+An ``except OSError`` or ``except ValueError`` around our own code catches these errors as well:
+:func:`read_error` and :func:`write_error` return a typed error as it is.
 """
 
 from __future__ import annotations
@@ -19,9 +42,9 @@ class MoeMobileError(Exception):
 
     Args:
         cause: what is wrong, one sentence without a final full stop.
-        file: path or name of the file concerned, where there is one.
-        setting: name of the setting or argument concerned, where it is no file.
-        remedy: what the user can do, where something is known.
+        file: path or name of the file concerned, if there is one.
+        setting: name of the setting or argument concerned, if it is not a file.
+        remedy: what the user can do, if that is known.
     """
 
     code: ClassVar[str] = "error"
@@ -48,7 +71,8 @@ class MoeMobileError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments would otherwise get lost between processes.
-        return (_rebuild, (type(self), self.cause, self.file, self.setting, self.remedy))
+        number = self.errno if isinstance(self, OSError) else None
+        return (_rebuild, (type(self), self.cause, self.file, self.setting, self.remedy, number))
 
     def as_dict(self) -> dict[str, str | int | None]:
         """The error as a JSON-ready object with the members the engine's error objects have."""
@@ -68,88 +92,113 @@ def _rebuild(
     file: str | None,
     setting: str | None,
     remedy: str | None,
+    number: int | None,
 ) -> MoeMobileError:
-    return kind(cause, file=file, setting=setting, remedy=remedy)
+    error = kind(cause, file=file, setting=setting, remedy=remedy)
+    if isinstance(error, OSError):
+        error.errno = number
+    return error
 
 
-class UsageError(MoeMobileError):
-    """The arguments make no sense together or on their own."""
+class _SystemError(MoeMobileError, OSError):
+    """What fills in the attributes that code for OSError looks at."""
+
+    number: ClassVar[int | None] = None
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        setting: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(cause, file=file, setting=setting, remedy=remedy)
+        self.errno = self.number
+        self.strerror = cause
+        self.filename = self.file
+
+
+class UsageError(MoeMobileError, ValueError):
+    """An argument is wrong, or arguments do not fit each other."""
 
     code = "usage"
     exit_code = 2
 
 
-class UnsupportedError(MoeMobileError):
-    """An architecture, option or version this build does not know."""
+class UnsupportedError(MoeMobileError, NotImplementedError):
+    """A model, option or version that this build cannot handle."""
 
     code = "unsupported"
     exit_code = 3
 
 
-class BundleInvalidError(MoeMobileError):
+class BundleInvalidError(MoeMobileError, ValueError):
     """A manifest or file breaks the bundle format."""
 
     code = "bundle_invalid"
     exit_code = 4
 
 
-class BundleCorruptError(MoeMobileError):
+class BundleCorruptError(MoeMobileError, ValueError):
     """Bytes do not match their hash."""
 
     code = "bundle_corrupt"
     exit_code = 5
 
 
-class IoError(MoeMobileError):
-    """Reading or writing failed."""
+class IoError(_SystemError):
+    """Reading or writing failed. ``errno`` is the system's, if it gave one."""
 
     code = "io"
     exit_code = 6
 
 
 class DiskFullError(IoError):
-    """No space (or quota) left where we write."""
+    """No space, or no quota, is left where we write."""
 
+    number = errno.ENOSPC
     code = "disk_full"
     exit_code = 7
 
 
-class ReadOnlyError(IoError):
-    """The target cannot be written to: a read-only file system or missing permission."""
+class ReadOnlyError(IoError, PermissionError):
+    """The target cannot be written: a read-only file system, or a missing permission."""
 
+    number = errno.EACCES
     code = "read_only"
     exit_code = 8
 
 
-class BudgetError(MoeMobileError):
+class BudgetError(MoeMobileError, MemoryError):
     """The memory budget is too small."""
 
     code = "budget"
     exit_code = 9
 
 
-class RuntimeFailedError(MoeMobileError):
-    """ExecuTorch failed."""
+class RuntimeFailedError(MoeMobileError, RuntimeError):
+    """ExecuTorch, or the process that runs the engine, failed."""
 
     code = "runtime"
     exit_code = 10
 
 
-class CheckpointError(MoeMobileError):
+class CheckpointError(MoeMobileError, ValueError):
     """The source checkpoint is broken or incomplete."""
 
     code = "checkpoint"
     exit_code = 11
 
 
-class DeviceError(MoeMobileError):
-    """No usable device: none there, not authorised, offline, or adb itself does not work."""
+class DeviceError(_SystemError, ConnectionError):
+    """No usable device: none is connected, not authorised, offline, or adb does not work."""
 
     code = "device"
     exit_code = 12
 
 
-class KilledError(MoeMobileError):
+class KilledError(MoeMobileError, RuntimeError):
     """The system killed the engine, mostly for lack of memory (Android's low-memory killer)."""
 
     code = "killed"
@@ -157,7 +206,7 @@ class KilledError(MoeMobileError):
 
 
 class CancelledError(MoeMobileError):
-    """The user stopped the work."""
+    """The work was stopped on request."""
 
     code = "cancelled"
     exit_code = 130
@@ -192,22 +241,33 @@ def from_code(code: str, file: str, cause: str, remedy: str, setting: str = "") 
     return kind(cause, file=file or None, setting=setting or None, remedy=remedy or None)
 
 
-def write_error(error: OSError, path: str | os.PathLike[str]) -> IoError:
-    """The typed error for an ``OSError`` met while writing ``path``."""
+def write_error(error: OSError, path: str | os.PathLike[str]) -> MoeMobileError:
+    """The typed error for an ``OSError`` met while writing ``path``; one of ours stays as it is."""
+    if isinstance(error, MoeMobileError):
+        return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(
+        typed: IoError = DiskFullError(
             "no space left on the device", file=path, remedy="Free some space and run it again"
         )
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return ReadOnlyError(
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        typed = ReadOnlyError(
             f"not writable: {error.strerror}", file=path, remedy="Choose a writable place"
         )
-    return IoError(f"writing failed: {error.strerror or error}", file=path, remedy=_remedy(error))
+    else:
+        typed = IoError(
+            f"writing failed: {error.strerror or error}", file=path, remedy=_remedy(error)
+        )
+    typed.errno = error.errno
+    return typed
 
 
-def read_error(error: OSError, path: str | os.PathLike[str]) -> IoError:
-    """The typed error for an ``OSError`` met while reading ``path``."""
-    return IoError(f"reading failed: {error.strerror or error}", file=path, remedy=_remedy(error))
+def read_error(error: OSError, path: str | os.PathLike[str]) -> MoeMobileError:
+    """The typed error for an ``OSError`` met while reading ``path``; one of ours stays as it is."""
+    if isinstance(error, MoeMobileError):
+        return error
+    typed = IoError(f"reading failed: {error.strerror or error}", file=path, remedy=_remedy(error))
+    typed.errno = error.errno
+    return typed
 
 
 def _remedy(error: OSError) -> str:

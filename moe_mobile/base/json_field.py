@@ -64,6 +64,8 @@ def parse_strict_json(data: bytes, file: str) -> Any:
             parse_constant=lambda name: refuse(f"holds {name}, which is not JSON"),
         )
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates
+    except BundleInvalidError:
+        raise  # by what was given to the parser
     except RecursionError:
         refuse(f"is nested deeper than {_MAX_DEPTH} levels")
     except ValueError as error:

@@ -72,6 +72,8 @@ class AdbDevice(Device):
                 if stream.write(script.encode()):
                     stream.close_stdin()
                 code = stream.wait(timeout)
+        except DeviceError:
+            raise
         except TimeoutError:
             raise DeviceError(
                 f"it did not answer for {timeout:.0f} s", setting=self.serial

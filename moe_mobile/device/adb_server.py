@@ -196,6 +196,8 @@ class AdbServer:
         adb_program()
         try:
             yield
+        except DeviceError:
+            raise
         except (AdbTimeout, TimeoutError, subprocess.TimeoutExpired):
             raise DeviceError(
                 "adb's server does not answer", remedy=_restart("then try again")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from moe_mobile.errors import CheckpointError, UnsupportedError
+from moe_mobile.errors import CheckpointError, MoeMobileError, UnsupportedError
 from moe_mobile.model.architecture import Rope
 from moe_mobile.model.config import ConfigView
 
@@ -64,6 +64,8 @@ def read_rope(view: ConfigView, head_dim: int) -> Rope:
         raise UnsupportedError(f"head_dim {head_dim} is odd and cannot be rotated", file=view.file)
     try:
         frequencies, amplitude = _frequencies(view, kind, head_dim)
+    except MoeMobileError:
+        raise
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"rope_parameters give no frequencies: {error!r}", file=view.file

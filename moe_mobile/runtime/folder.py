@@ -17,7 +17,6 @@ from pathlib import Path
 from moe_mobile.errors import (
     BundleCorruptError,
     DiskFullError,
-    IoError,
     MoeMobileError,
     UnsupportedError,
     read_error,
@@ -279,7 +278,7 @@ def _locked(place: Path) -> Iterator[None]:
         yield
 
 
-def _cannot_write(error: OSError, place: Path) -> IoError:
+def _cannot_write(error: OSError, place: Path) -> MoeMobileError:
     # Not error.filename: of a copy that is its source.
     typed = write_error(error, place)
     another = f"name another folder with {ROOT_VARIABLE}"

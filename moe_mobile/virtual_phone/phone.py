@@ -104,12 +104,12 @@ def start(settings: PhoneSettings | None = None, *, connect: bool = True) -> Vir
                 answer = _launch(folder, lock, ["systemd-run", *_SCOPE], ["--scoped"])
         if answer is None:
             answer = _launch(folder, lock, [], [])
-    except OSError as problem:
-        shutil.rmtree(folder.path, ignore_errors=True)
-        raise write_error(problem, folder.path) from problem
     except DeviceError:
         shutil.rmtree(folder.path, ignore_errors=True)
         raise
+    except OSError as problem:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise write_error(problem, folder.path) from problem
     finally:
         os.close(lock)
     if "error" in answer:

@@ -71,7 +71,7 @@ def cycle_budget(bundle: Path) -> str:
 
 
 def run(bundle: Path, tokens: list[int], residency: str, cache: str, lanes: int) -> Run:
-    with Engine(bundle, cache, residency, lanes=lanes, threads=1) as engine:
+    with Engine(bundle, cache, residency=residency, lanes=lanes, threads=1) as engine:
         assert engine.info["settings"]["residency"] == residency
         assert engine.info["fallbacks"] == []
         scored = engine.score(tokens[:SCORED])

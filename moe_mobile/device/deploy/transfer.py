@@ -117,6 +117,8 @@ def _send_file(
             else:
                 stream.close_stdin()
             code = stream.wait()
+        except IoError:  # of the file that is sent
+            raise
         except TimeoutError:
             raise DeviceError(
                 f"nothing moved for {_STALL_SECONDS:.0f} s", setting=serial, remedy=_AGAIN

@@ -1,0 +1,243 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of a run: the cache, the routing, and how experts are read.
+
+:class:`moe_mobile.Engine`, the lab, `bench` and the command line share these classes. The C++
+engine checks the values, in one place for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, SupportsFloat, SupportsIndex, TypedDict
+
+from moe_mobile.errors import UsageError
+
+__all__ = [
+    "CacheSettings",
+    "EngineSettings",
+    "ReadingSettings",
+    "RoutingSettings",
+    "SettingKeywords",
+    "to_json",
+    "utf8",
+    "whole",
+]
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Which experts stay in memory.
+
+    Attributes:
+        size: memory for experts: a share of all experts (``"50%"``), a size (``"512MiB"``), or
+            ``"auto"`` for what the system has left.
+        pool: ``"global"`` (one cache for all layers), ``"layer"`` (one for each, of equal sizes),
+            or ``"auto"``: global with exact routing, else layer.
+        eviction: what leaves a full cache: ``"lru"``, ``"lfu"`` or ``"lfu:DECAY"``.
+        initial: what is cached when decoding begins: ``"warm"`` (what earlier calls left),
+            ``"cold"`` (nothing), ``"prompt"`` (what the prompt leaves of an empty cache),
+            ``"profile"`` (the experts of ``profile``), or ``"auto"``: warm with exact routing,
+            whose output does not depend on it, else prompt, so that equal calls give equal tokens.
+        profile: for each layer number its experts, the best first. Needs ``initial="profile"``.
+        allow_below_cycle: accept a cache smaller than one token cycle (layers x top-k experts),
+            which never hits when the pool is global.
+    """
+
+    size: str = "50%"
+    pool: str = "auto"
+    eviction: str = "lru"
+    initial: str = "auto"
+    profile: Mapping[int, Sequence[int]] | None = None
+    allow_below_cycle: bool = False
+
+
+@dataclass(frozen=True)
+class RoutingSettings:
+    """How experts are chosen.
+
+    Attributes:
+        method: ``"exact"`` (the model's own choice), or a method that prefers experts in the
+            cache and changes the output, such as ``"cache-prior:auto"``. docs/routing/README.md
+            describes them all.
+    """
+
+    method: str = "exact"
+
+
+@dataclass(frozen=True)
+class ReadingSettings:
+    """How experts come from flash into memory. None of it changes the output.
+
+    Attributes:
+        residency: ``"slots"`` (weights are read into live programs), ``"programs"`` (a program is
+            loaded for each miss) or ``"resident"`` (all experts in memory; the cache's size is not
+            used).
+        lanes: threads that read, 1 to 16.
+        packed_dir: folder of the packed weights; None: a folder inside the bundle.
+        scratch_dir: folder for short-lived files, used when ``packed_dir`` is not writable; None:
+            the system's folder for temporary files.
+        overlap: run the experts in the cache while the others are read. Off for measurements.
+        direct: read with O_DIRECT if the file system has it. Off for measurements.
+    """
+
+    residency: str = "slots"
+    lanes: int = 2
+    packed_dir: str | os.PathLike[str] | None = None
+    scratch_dir: str | os.PathLike[str] | None = None
+    overlap: bool = True
+    direct: bool = True
+
+
+class SettingKeywords(TypedDict, total=False):
+    """Members of the three classes as plain keywords, under the names of the engine's JSON."""
+
+    pool: str
+    eviction: str
+    initial_cache: str
+    cache_profile: Mapping[int, Sequence[int]] | None
+    allow_below_cycle: bool
+    residency: str
+    lanes: int
+    packed_dir: str | os.PathLike[str] | None
+    scratch_dir: str | os.PathLike[str] | None
+    overlap: bool
+    direct: bool
+
+
+# The engine's JSON is flat: group and member of each of its names.
+_PLACES = {
+    "cache": ("cache", "size"),
+    "pool": ("cache", "pool"),
+    "eviction": ("cache", "eviction"),
+    "initial_cache": ("cache", "initial"),
+    "cache_profile": ("cache", "profile"),
+    "allow_below_cycle": ("cache", "allow_below_cycle"),
+    "routing": ("routing", "method"),
+    "residency": ("reading", "residency"),
+    "lanes": ("reading", "lanes"),
+    "packed_dir": ("reading", "packed_dir"),
+    "scratch_dir": ("reading", "scratch_dir"),
+    "overlap": ("reading", "overlap"),
+    "direct": ("reading", "direct"),
+}
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Everything an engine is opened with, apart from the bundle.
+
+    Attributes:
+        cache, routing, reading: the three groups.
+        threads: threads that compute; None: one per core.
+        context: positions of the KV cache; None: the model's, at most 4096.
+    """
+
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    routing: RoutingSettings = field(default_factory=RoutingSettings)
+    reading: ReadingSettings = field(default_factory=ReadingSettings)
+    threads: int | None = None
+    context: int | None = None
+
+    def with_values(self, values: Mapping[str, Any]) -> EngineSettings:
+        """A copy with other values, given under the names of the engine's JSON (docs/runner.md).
+
+        Raises TypeError for a name that does not exist.
+        """
+        changed: dict[str, dict[str, Any]] = {"cache": {}, "routing": {}, "reading": {}}
+        own: dict[str, Any] = {}
+        for name, value in values.items():
+            if name in ("threads", "context"):
+                own[name] = value
+            elif name in _PLACES:
+                group, member = _PLACES[name]
+                changed[group][member] = value
+            else:
+                raise TypeError(f"unknown setting {name!r}")
+        groups = {
+            group: dataclasses.replace(getattr(self, group), **members)
+            for group, members in changed.items()
+        }
+        return dataclasses.replace(self, **groups, **own)
+
+    def as_request(self) -> dict[str, Any]:
+        """The ``settings`` of the runner's ``open`` request (docs/runner.md).
+
+        Members that are None are left out: they are the engine's choice. Raises UsageError for a
+        path that is not UTF-8, and for 0 threads or positions.
+        """
+        values = {
+            name: getattr(getattr(self, group), member) for name, (group, member) in _PLACES.items()
+        }
+        for name in ("threads", "context"):
+            # The engine takes 0 for its own choice, which is None here.
+            number = getattr(self, name)
+            values[name] = None if number is None else whole(name, number, least=1)
+        for name in ("packed_dir", "scratch_dir"):
+            if values[name] is not None:
+                values[name] = utf8(name, values[name])
+        if self.cache.profile is not None:
+            values["cache_profile"] = {
+                str(layer): list(experts) for layer, experts in self.cache.profile.items()
+            }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def check(self) -> None:
+        """Raises the UsageError that opening an engine with these settings would."""
+        from moe_mobile import _native
+
+        _native.check_settings(to_json(self.as_request()))
+
+
+def to_json(settings: Mapping[str, Any]) -> str:
+    """Settings as the C++ engine takes them; numbers may be numpy's. The engine checks the values.
+
+    Raises UsageError for what JSON cannot hold.
+    """
+    for name, value in settings.items():
+        try:
+            json.dumps(value, allow_nan=False, default=_number)
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"invalid value {value!r}", setting=name, remedy="Correct it, or leave it out"
+            ) from None
+    return json.dumps(settings, default=_number)
+
+
+def utf8(setting: str, path: str | os.PathLike[str]) -> str:
+    """A path as text. Raises UsageError if it is not UTF-8, which JSON and the engine need."""
+    text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the path {text!r} is not UTF-8", setting=setting) from None
+    return text
+
+
+def whole(setting: str, value: Any, least: int = 0) -> int:
+    """A whole number of 32 bits (64 for ``seed``), numpy's included. Raises UsageError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    limit = 2**64 if setting == "seed" else 2**32
+    if not least <= number < limit:
+        raise UsageError(
+            f"{value!r} is not a whole number from {least} to {limit - 1}",
+            setting=setting,
+            remedy="Correct it, or leave it out for the default.",
+        )
+    return number
+
+
+def _number(value: Any) -> int | float:
+    if isinstance(value, SupportsIndex):
+        return operator.index(value)
+    if isinstance(value, SupportsFloat):
+        return float(value)
+    raise TypeError

@@ -1,0 +1,109 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The settings' classes, their names in the engine's JSON, and the engine's check of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moe_mobile.errors import UsageError
+from moe_mobile.settings import (
+    CacheSettings,
+    EngineSettings,
+    ReadingSettings,
+    RoutingSettings,
+    to_json,
+)
+
+EVERYTHING = EngineSettings(
+    CacheSettings("25%", "layer", "lfu:0.9", "profile", {0: [3, 1], 2: (0,)}, True),
+    RoutingSettings("cache-prior:0.2"),
+    ReadingSettings("programs", 4, Path("packed"), "scratch", overlap=False, direct=False),
+    threads=3,
+    context=64,
+)
+REQUEST = {
+    "cache": "25%",
+    "pool": "layer",
+    "eviction": "lfu:0.9",
+    "initial_cache": "profile",
+    "cache_profile": {"0": [3, 1], "2": [0]},
+    "allow_below_cycle": True,
+    "routing": "cache-prior:0.2",
+    "residency": "programs",
+    "lanes": 4,
+    "packed_dir": "packed",
+    "scratch_dir": "scratch",
+    "overlap": False,
+    "direct": False,
+    "threads": 3,
+    "context": 64,
+}
+
+
+def test_every_member_reaches_the_engine() -> None:
+    assert EVERYTHING.as_request() == REQUEST
+    EVERYTHING.check()
+    members = sum(
+        len(dataclasses.fields(group))
+        for group in (EVERYTHING.cache, EVERYTHING.routing, EVERYTHING.reading)
+    )
+    assert len(REQUEST) == members + 2
+
+
+def test_none_is_left_to_the_engine() -> None:
+    request = EngineSettings().as_request()
+    assert None not in request.values()
+    assert not {"threads", "context", "packed_dir", "scratch_dir", "cache_profile"} & set(request)
+    EngineSettings().check()
+
+
+def test_values_go_to_their_groups() -> None:
+    names = {**REQUEST, "cache_profile": {0: [3, 1], 2: [0]}}
+    assert EngineSettings().with_values(names).as_request() == REQUEST
+    changed = EVERYTHING.with_values({"lanes": 1, "initial_cache": "cold"})
+    assert changed.reading == dataclasses.replace(EVERYTHING.reading, lanes=1)
+    assert changed.cache == dataclasses.replace(EVERYTHING.cache, initial="cold")
+    with pytest.raises(TypeError, match="unknown setting 'speed'"):
+        EngineSettings().with_values({"speed": 9})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cache", "50 %"),
+        ("pool", "both"),
+        ("eviction", "belady"),
+        ("initial_cache", "profile"),
+        ("routing", "cache-prior:x"),
+        ("residency", "disk"),
+        ("lanes", 17),
+        ("lanes", -1),
+        ("lanes", 2.5),
+        ("lanes", "2"),
+        ("lanes", float("nan")),
+        ("lanes", object()),
+        ("packed_dir", "\udcff"),
+        ("threads", 0),
+        ("threads", 2**32),
+        ("context", 1.5),
+    ],
+)
+def test_the_engine_refuses_what_makes_no_sense(name: str, value: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        EngineSettings().with_values({name: value}).check()
+    wanted = "cache_profile" if name == "initial_cache" else name
+    assert caught.value.setting == wanted
+    assert isinstance(caught.value, ValueError)
+
+
+def test_numbers_may_be_numpys() -> None:
+    settings = {"lanes": np.int64(3), "temperature": np.float32(0.5), "top_p": np.float64(0.25)}
+    assert json.loads(to_json(settings)) == {"lanes": 3, "temperature": 0.5, "top_p": 0.25}
+    EngineSettings(reading=ReadingSettings(lanes=np.int64(3))).check()  # type: ignore[arg-type]
