@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from moe_mobile.device.adb_server import AdbServer, adb_command, unusable
 from moe_mobile.device.deploy.deploy import Deployed, Deployer
-from moe_mobile.device.deploy.inventory import ROOT, Inventory
+from moe_mobile.device.deploy.inventory import Inventory, phone_root
 from moe_mobile.device.deploy.package import (
     SETTINGS,
     Package,
@@ -63,7 +63,7 @@ class AdbDevice(Device):
         self._runtime_folder = ""
 
     def facts(self) -> DeviceFacts:
-        text = self.shell(facts_script(ROOT)).stdout
+        text = self.shell(facts_script(phone_root())).stdout
         return parse_facts(text, serial=self.serial, kind="adb")
 
     def shell(self, script: str, *, timeout: float = 60) -> ShellResult:
@@ -112,7 +112,7 @@ class AdbDevice(Device):
         # Where there is no taskset, the samples tell on which cores it really ran.
         pin = "" if cpus is None else f"command -v taskset >/dev/null && t='taskset {mask(cpus)}'; "
         script = (
-            f"{pin}cd {ROOT} && d={shlex.quote(self._runtime_folder)} && "
+            f"{pin}cd {phone_root()} && d={shlex.quote(self._runtime_folder)} && "
             f"l=$d/{self._runtime.loader} && chmod 755 $l $d/moe_runner && "
             "TMPDIR=/data/local/tmp exec $t $l --library-path $d/lib $d/moe_runner --attached"
         )
@@ -130,13 +130,13 @@ class AdbDevice(Device):
                 setting=self.serial,
                 remedy=f"Run `moe-mobile deploy {bundle} --device {self.serial}`",
             )
-        return f"{ROOT}/{folder}"
+        return f"{phone_root()}/{folder}"
 
     def distrust(self, bundle: pathlib.Path, damaged: BundleCorruptError) -> MoeMobileError:
         folder = bundle_package(bundle).folder
         file = str(damaged.file).removesuffix(f" on {self.serial}")
         again = f"`moe-mobile deploy {bundle} --device {self.serial}"
-        if file.startswith(f"{ROOT}/{folder}/.packed/"):
+        if file.startswith(f"{phone_root()}/{folder}/.packed/"):
             # Without it, it is packed anew, of a shard that is sent again where it was consumed;
             # dense weights are so only together with all others.
             layer = file.rpartition("/")[2].startswith("layer-")
@@ -144,7 +144,7 @@ class AdbDevice(Device):
             self.shell(f"rm -rf {shlex.quote(gone)}")
             remedy = f"{again} --prepare` packs it anew"
         else:
-            self._deployer.distrust(folder, file.removeprefix(f"{ROOT}/{folder}/"))
+            self._deployer.distrust(folder, file.removeprefix(f"{phone_root()}/{folder}/"))
             remedy = f"{again}` mends what is damaged there"
         return BundleCorruptError(damaged.cause, file=damaged.file, remedy=remedy)
 
@@ -262,7 +262,7 @@ class AdbDevice(Device):
             )
         # It may be damaged: it is verified, and where that is needed sent again, the next time.
         with contextlib.suppress(MoeMobileError):  # why it ended is what matters
-            self._deployer.distrust(self._runtime_folder.removeprefix(f"{ROOT}/"))
+            self._deployer.distrust(self._runtime_folder.removeprefix(f"{phone_root()}/"))
         if code in (126, 127) or _NO_PROGRAM.search(last_words):
             return RuntimeFailedError(
                 f"the engine cannot run on this device: {last_words or 'it cannot be executed'}",

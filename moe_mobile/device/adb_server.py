@@ -6,31 +6,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import importlib
 import os
 import re
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from moe_mobile.device.shell_stream import ShellStream
 from moe_mobile.errors import DeviceError
 
+if TYPE_CHECKING:
+    from adbutils import AdbConnection
+
 _PORT = "ANDROID_ADB_SERVER_PORT"
 _HOST = "ANDROID_ADB_SERVER_HOST"
-# adbutils reads them when it is imported. Empty is unset, as adb has it.
-for variable in (_PORT, _HOST):
-    if os.environ.get(variable) == "":
-        del os.environ[variable]
-if not re.fullmatch("[0-9]{1,5}", port := os.environ.get(_PORT, "5037")) or not (
-    0 < int(port) < 65536
-):
-    raise DeviceError(
-        f"{port!r} is no port", setting=_PORT, remedy="Correct or unset that variable"
-    )
-from adbutils import AdbClient, AdbConnection, adb_path  # noqa: E402
-from adbutils.errors import AdbError, AdbTimeout  # noqa: E402
-
 __all__ = ["AdbServer", "adb_command", "adb_program", "is_network_serial", "unusable"]
 
 _READY = "device"
@@ -41,11 +35,29 @@ _LOCAL_HOSTS = (None, "localhost", "127.0.0.1")
 _ANSWER_S = 3.0
 
 
+@functools.cache
+def _adbutils() -> ModuleType:
+    """adbutils, imported on first use: its import reads the variables, and fails for a bad port.
+
+    Raises DeviceError for a bad port.
+    """
+    for variable in (_PORT, _HOST):
+        if os.environ.get(variable) == "":  # unset, as adb has it
+            del os.environ[variable]
+    port = os.environ.get(_PORT, "5037")
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise DeviceError(
+            f"invalid port {port!r}", setting=_PORT, remedy="Correct or unset that variable"
+        )
+    return importlib.import_module("adbutils")
+
+
 def adb_program() -> str:
     """adb of the PATH, else the one inside adbutils. Raises DeviceError where neither runs."""
+    adbutils = _adbutils()
     try:
-        path: str = adb_path()
-    except AdbError as error:
+        path: str = adbutils.adb_path()
+    except adbutils.AdbError as error:
         raise DeviceError(
             f"no usable adb: {error}",
             remedy="Install Android's platform-tools, or set ADBUTILS_ADB_PATH to an adb",
@@ -88,7 +100,8 @@ class AdbServer:
     """
 
     def __init__(self) -> None:
-        self._client = AdbClient()
+        self._adbutils = _adbutils()
+        self._client = self._adbutils.AdbClient()
 
     def states(self) -> dict[str, str]:
         """State of each device by serial: ``device``, ``offline``, ``unauthorized``, ..."""
@@ -142,7 +155,7 @@ class AdbServer:
                     connection.send_command(command)
                     connection.check_okay()
                 connection.conn.settimeout(timeout)
-            except AdbError as error:
+            except self._adbutils.AdbError as error:
                 connection.conn.close()
                 state = self.states().get(serial)
                 if state != _READY:
@@ -161,7 +174,7 @@ class AdbServer:
             connection.send_command(question)
             try:
                 connection.check_okay()
-            except AdbError:
+            except self._adbutils.AdbError:
                 if may_fail:
                     return ""
                 raise
@@ -198,7 +211,7 @@ class AdbServer:
             yield
         except DeviceError:
             raise
-        except (AdbTimeout, TimeoutError, subprocess.TimeoutExpired):
+        except (self._adbutils.AdbTimeout, TimeoutError, subprocess.TimeoutExpired):
             raise DeviceError(
                 "adb's server does not answer", remedy=_restart("then try again")
             ) from None
@@ -210,7 +223,7 @@ class AdbServer:
                 file=adb_program(),
                 remedy="ADBUTILS_ADB_PATH or PATH names it: correct that variable",
             ) from None
-        except AdbError as error:
+        except self._adbutils.AdbError as error:
             raise _failed(error) from None
         except ValueError:  # lengths that are no number, text that is not UTF-8
             raise DeviceError(

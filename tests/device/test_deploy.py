@@ -16,7 +16,7 @@ import pytest
 
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.deploy.deploy import Deployed
-from moe_mobile.device.deploy.inventory import ROOT
+from moe_mobile.device.deploy.inventory import phone_root
 from moe_mobile.device.deploy.package import Package, Wanted, bundle_package
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import CancelledError, DiskFullError
@@ -95,7 +95,7 @@ def test_equal_files_of_another_bundle_are_not_sent(
     # The other one is still there, until it is given up.
     ok("verify", tiny_bundle, "--device", "any")
     ok("deploy", large_bundle, "--prune")
-    assert sh(one, f"ls {ROOT}/bundles").split() == [
+    assert sh(one, f"ls {phone_root()}/bundles").split() == [
         pathlib.Path(deployed["path"]).name,
         pathlib.Path(deployed["path"]).name + ".sums",
     ]
@@ -174,7 +174,7 @@ def test_no_number_of_files_is_too_large(phone: StartPhone, tmp_path: pathlib.Pa
 
     assert once().files_sent == len(names)
     assert once().was_complete
-    assert sh(one, f"cd {ROOT}/bundles/many/{folder} && ls").split() == names
+    assert sh(one, f"cd {phone_root()}/bundles/many/{folder} && ls").split() == names
 
 
 def test_a_writer_that_never_ends_is_left_behind(
@@ -183,7 +183,7 @@ def test_a_writer_that_never_ends_is_left_behind(
     one = phone()
     device = device_of(one)
     package = bundle_package(tiny_bundle)
-    file = f"{ROOT}/{package.partial}/bundle.json"
+    file = f"{phone_root()}/{package.partial}/bundle.json"
     # As of a connection that died without a word, with half of the file.
     held = f"mkdir -p {file.rpartition('/')[0]}; exec 9>>{file}; flock 9; printf half >&9; echo up"
     with device.stream(f"{held}; sleep 100") as writer:
@@ -339,6 +339,6 @@ def test_a_file_of_more_than_4_gib(phone: StartPhone, tmp_path: pathlib.Path) ->
     sent = deployer.deploy(package, deployer.inventory(), device._sha256sum)
     assert size < sent.bytes_sent < 1.01 * size
     assert one.traffic()[0] < 1.01 * size
-    assert sh(one, f"stat -c %s {ROOT}/bundles/large/large; tail -c 4 {sent.path}/large") == (
-        f"{size}\nlast"
-    )
+    assert sh(
+        one, f"stat -c %s {phone_root()}/bundles/large/large; tail -c 4 {sent.path}/large"
+    ) == (f"{size}\nlast")

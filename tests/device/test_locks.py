@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from moe_mobile.device.deploy import deploy, lock
-from moe_mobile.device.deploy.inventory import ROOT
+from moe_mobile.device.deploy.inventory import phone_root
 from moe_mobile.device.shell_stream import ShellStream
 from moe_mobile.errors import IoError
 from tests.cli.program import COMMAND, ok
@@ -133,7 +133,7 @@ def test_a_full_device_is_locked_all_the_same(phone: StartPhone, tiny_bundle: pa
     device.deploy(tiny_bundle)
     for held in ("a", "b"):  # a file with a mark, and one without
         if held == "b":
-            sh(one, f"cd {ROOT} && rm .deploy .bench && : > .deploy && : > .bench")
+            sh(one, f"cd {phone_root()} && rm .deploy .bench && : > .deploy && : > .bench")
         one.misbehave(full=True)
         with device._deployer.deploying(), device.exclusive():
             device.check_exclusive()

@@ -10,7 +10,7 @@ import shlex
 import threading
 from collections.abc import Callable
 
-from moe_mobile.device.deploy.inventory import ROOT
+from moe_mobile.device.deploy.inventory import phone_root
 from moe_mobile.device.deploy.package import Package, Wanted
 from moe_mobile.device.deploy.plan import Copy, Plan, Send
 from moe_mobile.device.deploy.remote import MIB, Remote
@@ -96,7 +96,7 @@ class Attempt:
             return
         folders = {parent(f"{partial}/{file.path}") for file in files}
         quoted = " ".join(map(shlex.quote, sorted(folders)))
-        self._remote.run(f"cd {ROOT} && mkdir -p {quoted}", partial)
+        self._remote.run(f"cd {phone_root()} && mkdir -p {quoted}", partial)
 
     def _copy(self) -> None:
         copies, partial = self._plan.copies, self._package.partial
@@ -106,7 +106,7 @@ class Attempt:
         ]
         if steps:
             size = sum(copy.file.bytes for copy in copies)
-            self._remote.run(" &&\n".join([f"cd {ROOT}", *steps]), partial, written=size)
+            self._remote.run(" &&\n".join([f"cd {phone_root()}", *steps]), partial, written=size)
             self._report.bytes_copied += size
 
     def _sent(self, count: int) -> None:
@@ -120,7 +120,7 @@ class Attempt:
 
     def _wrong(self, file: Wanted, folder: str) -> set[str]:
         path = f"{folder}/{file.path}"
-        return set() if self._digest(f"{ROOT}/{path}") == file.sha256 else {path}
+        return set() if self._digest(f"{phone_root()}/{path}") == file.sha256 else {path}
 
     def _wrong_copy(self, copy: Copy) -> set[str]:
         """A copy that is wrong tells that its source is, though that was verified once."""

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.attempt import Attempt, Deployed, Digest, parent
 from moe_mobile.device.deploy.inventory import (
-    ROOT,
     Inventory,
     Present,
     inventory_script,
     parse_inventory,
+    phone_root,
     sums_lines,
 )
 from moe_mobile.device.deploy.lock import STALE_S
@@ -73,7 +73,7 @@ class Deployer:
         if not names:
             return
         with self.deploying(), self.measuring():
-            self._remote.run(f"cd {ROOT} && rm -rf {' '.join(map(shlex.quote, names))}")
+            self._remote.run(f"cd {phone_root()} && rm -rf {' '.join(map(shlex.quote, names))}")
 
     def deploying(self) -> contextlib.AbstractContextManager[None]:
         """A lock for writing there; another command is waited for a while."""
@@ -112,7 +112,7 @@ class Deployer:
             reserve: bytes that must be left afterwards, for `prepare`.
             progress: stage "deploy", in MiB.
         """
-        report = Deployed(path=f"{ROOT}/{package.folder}", bytes=package.bytes)
+        report = Deployed(path=f"{phone_root()}/{package.folder}", bytes=package.bytes)
         if make_plan(package, there).complete:
             report.was_complete = True
             return report
@@ -161,7 +161,7 @@ class Deployer:
             if found & damaged:
                 raise BundleCorruptError(
                     "the device has other bytes than were sent, twice",
-                    file=f"{ROOT}/{min(found & damaged)} on {self._remote.serial}",
+                    file=f"{phone_root()}/{min(found & damaged)} on {self._remote.serial}",
                     remedy="Its flash or the cable may be failing; try another port",
                 )
             damaged |= found
@@ -173,7 +173,7 @@ class Deployer:
             raise DiskFullError(
                 f"{needed // MIB} MiB more are needed{packed}, and "
                 f"{there.free_bytes // MIB} MiB are free",
-                file=f"{ROOT} on {self._remote.serial}",
+                file=f"{phone_root()} on {self._remote.serial}",
                 remedy="Free some space there; --replace gives up old deployments first, --consume "
                 "deletes each shard once it is packed",
             )
@@ -195,7 +195,7 @@ class Deployer:
             move = f"mv {partial} {folder}"
         kept = {file.path for file in plan.keep}
         listed = self._remote.run(
-            f"cd {ROOT} || exit\n{move} || exit\ncd {folder} && "
+            f"cd {phone_root()} || exit\n{move} || exit\ncd {folder} && "
             "find . -type f -not -path './.packed/*' -exec stat -c '%s %Y %n' {} +",
             package.folder,
         )
@@ -216,7 +216,7 @@ class Deployer:
         )
         temporary = shlex.quote(package.sums + ".tmp")
         self._remote.run(
-            f"cd {ROOT} && printf %s {shlex.quote(lines)} > {temporary} && sync && "
+            f"cd {phone_root()} && printf %s {shlex.quote(lines)} > {temporary} && sync && "
             f"mv {temporary} {shlex.quote(package.sums)}",
             package.sums,
             written=plan.bytes_to_write,

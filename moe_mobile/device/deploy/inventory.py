@@ -21,11 +21,11 @@ from moe_mobile.errors import UsageError
 
 __all__ = [
     "FOLDER_VARIABLE",
-    "ROOT",
     "Inventory",
     "Present",
     "inventory_script",
     "parse_inventory",
+    "phone_root",
     "sums_lines",
 ]
 
@@ -33,19 +33,20 @@ FOLDER_VARIABLE = "MOE_MOBILE_PHONE_FOLDER"
 """Environment variable that names another folder than `moe-mobile`."""
 
 
-def _folder() -> str:
+def phone_root() -> str:
+    """The one place of a phone that adb may write to and run programs from.
+
+    Raises UsageError if the environment names a folder that cannot be.
+    """
     name = os.environ.get(FOLDER_VARIABLE) or "moe-mobile"
     if not re.fullmatch(r"[\w-][\w.-]{0,63}", name, re.ASCII):
         raise UsageError(
-            f"{name!r} is no folder's name",
+            f"invalid name of a folder {name!r}",
             setting=FOLDER_VARIABLE,
             remedy="Use letters, digits, -, _ and .",
         )
-    return name
+    return f"/data/local/tmp/{name}"
 
-
-ROOT = f"/data/local/tmp/{_folder()}"
-"""The one place of a phone that adb may write to and run programs from."""
 
 _SUM = re.compile(r"([0-9a-f]{64}) ([0-9]{1,15}) ([0-9]{1,15}) (\S+)")
 _FOLDER = re.compile(r"([a-z]+/[\w.-]+)/", re.ASCII)
@@ -63,7 +64,7 @@ class Present:
 
 @dataclasses.dataclass(frozen=True)
 class Inventory:
-    """Files by path below :data:`ROOT`, free bytes, and what the sums vouch for.
+    """Files by path below :func:`phone_root`, free bytes, and what the sums vouch for.
 
     ``vouched`` has the SHA-256 of every file that was once verified, though it may be gone since.
     ``made``: paths of the folders that are there, empty ones too.
@@ -93,8 +94,9 @@ class Inventory:
 
 def inventory_script() -> str:
     """Prints all that :func:`parse_inventory` wants, and leaves the device as it was."""
+    root = phone_root()
     return f"""
-if ! cd {ROOT} 2>/dev/null; then df -k {pathlib.PurePosixPath(ROOT).parent}; exit; fi
+if ! cd {root} 2>/dev/null; then df -k {pathlib.PurePosixPath(root).parent}; exit; fi
 df -k .
 for sums in bundles/*.sums runtime/*.sums; do
   [ -f "$sums" ] && echo "@@@ sums ${{sums%.sums}}" && cat "$sums"

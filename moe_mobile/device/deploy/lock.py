@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator
 
 from moe_mobile.device.adb_server import AdbServer
-from moe_mobile.device.deploy.inventory import ROOT
+from moe_mobile.device.deploy.inventory import phone_root
 from moe_mobile.device.deploy.transfer import LAPSED, device_error
 from moe_mobile.device.shell_stream import ShellStream
 from moe_mobile.errors import DeviceError, IoError, UnsupportedError
@@ -71,7 +71,7 @@ def lock(server: AdbServer, serial: str, name: str, busy: str, wait_s: float) ->
     """
     mark = secrets.token_hex(8)
     stream, marked = _take(server, serial, name, busy, wait_s, mark)
-    look = f'read -r m < {ROOT}/{name}; [ "$m" = {mark} ] || exit {LAPSED}\n'
+    look = f'read -r m < {phone_root()}/{name}; [ "$m" = {mark} ] || exit {LAPSED}\n'
     guard = look if marked else ""
     with stream:
         held = Lock(guard, stream)
@@ -88,7 +88,7 @@ def _take(
 ) -> tuple[ShellStream, bool]:
     """The stream that holds the lock while it is fed, and whether its file has the mark."""
     script = _SCRIPT.format(
-        root=ROOT, name=shlex.quote(name), tries=int(wait_s * 2), busy=_BUSY, stale=STALE_S,
+        root=phone_root(), name=shlex.quote(name), tries=int(wait_s * 2), busy=_BUSY, stale=STALE_S,
         mark=mark,
     )  # fmt: skip
     stream = server.shell(serial, script, timeout=_ANSWER_S)
@@ -106,9 +106,11 @@ def _take(
         )
     if code == _BUSY:
         raise IoError(
-            busy, file=f"{ROOT} on {serial}", remedy="Wait for it to end, then run this again"
+            busy,
+            file=f"{phone_root()} on {serial}",
+            remedy="Wait for it to end, then run this again",
         )
-    raise device_error(serial, ROOT, stream.stderr.decode(errors="replace"), code)
+    raise device_error(serial, phone_root(), stream.stderr.decode(errors="replace"), code)
 
 
 def _beat(held: Lock, done: threading.Event) -> None:

@@ -35,7 +35,7 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-    """Files that belong together on a device, in ``ROOT/room/id``.
+    """Files that belong together on a device, in ``phone_root()/room/id``.
 
     Attributes:
         layers: for a bundle, the packed file's name that stands for each shard once `prepare
@@ -53,7 +53,7 @@ class Package:
 
     @property
     def folder(self) -> str:
-        """Path below ``ROOT``."""
+        """Path below ``phone_root()``."""
         return f"{self.room}/{self.id}"
 
     @property

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from moe_mobile.device.adb_server import AdbServer
-from moe_mobile.device.deploy.inventory import ROOT
+from moe_mobile.device.deploy.inventory import phone_root
 from moe_mobile.device.deploy.lock import Lock, lock
 from moe_mobile.device.deploy.transfer import LAPSED, device_error
 from moe_mobile.device.interface import ShellResult
@@ -62,7 +62,7 @@ class Remote:
     def require_locks(self, path: str) -> None:
         """The same without asking the device, which may tell that late."""
         if any(held.lapsed for held in self._held):
-            raise device_error(self.serial, f"{ROOT}/{path}".rstrip("/"), "", LAPSED)
+            raise device_error(self.serial, f"{phone_root()}/{path}".rstrip("/"), "", LAPSED)
 
     def run(self, script: str, path: str = "", written: int = 0) -> str:
         """What a script prints; where it fails, the error is about ``path`` below the root.
@@ -74,7 +74,7 @@ class Remote:
             self.guard + script, timeout=_ANSWER_SECONDS + written / _SLOWEST_FLASH
         )
         if result.exit_code != 0:
-            place = f"{ROOT}/{path}".rstrip("/")
+            place = f"{phone_root()}/{path}".rstrip("/")
             raise device_error(self.serial, place, result.stderr, result.exit_code)
         return result.stdout
 
@@ -90,4 +90,4 @@ class Remote:
                 f'case "$line" in *{pattern}) ;; *) echo "$line" ;; esac; '
                 f"done < {sums} > {sums}.tmp && mv {sums}.tmp {sums}"
             )
-        self.run(f"cd {ROOT} && {{ {forget}; }}", folder)
+        self.run(f"cd {phone_root()} && {{ {forget}; }}", folder)

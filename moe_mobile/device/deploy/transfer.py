@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from moe_mobile.device.adb_server import AdbServer
-from moe_mobile.device.deploy.inventory import ROOT
+from moe_mobile.device.deploy.inventory import phone_root
 from moe_mobile.device.deploy.plan import Send
 from moe_mobile.device.shell_stream import MAX_FRAME
 from moe_mobile.errors import (
@@ -91,7 +91,7 @@ def _send_file(
     sent: Callable[[int], None],
     stop: threading.Event,
 ) -> None:
-    path = f"{ROOT}/{folder}/{send.file.path}"
+    path = f"{phone_root()}/{folder}/{send.file.path}"
     quoted = shlex.quote(path)
     # A connection that breaks hangs up on the writer, which would lose what it has in its pipe.
     # It may then still be at it when we come again: wait for its end, and see what it left.

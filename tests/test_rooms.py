@@ -1,0 +1,225 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The rooms of the package: who imports whom, and what importing does."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import click
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "moe_mobile"
+
+# Each room with all that it may import. It stands below what it names.
+ROOMS = {
+    "errors": "",
+    "base": "errors",
+    "demo": "",
+    "model": "base demo errors",
+    "bundle": "base errors",
+    "export": "base bundle errors model",
+    "settings": "base errors",
+    "engine": "base bundle errors settings",
+    "answers": "base errors",
+    "runner": "answers base errors settings",
+    "runtime": "base errors runner",
+    "device": "base bundle errors runner runtime settings",
+    "routing": "base bundle demo device errors model runner settings",
+    "quality": "base bundle demo device errors model routing runner settings",
+    "bench": "base bundle device errors routing runner settings",
+    "tune": "base bench bundle demo device errors model quality routing runner settings",
+    "report": "base bench device errors quality routing tune settings",
+    "virtual_phone": "base device errors",
+    "cli": "base bench bundle demo device engine errors export model quality report routing runner "
+    "runtime settings tune virtual_phone",
+    "__main__": "cli",
+    # The package itself: names that are loaded on first use.
+    "": "engine errors export",
+}
+
+# The harness sets a variable of its own when it is imported.
+SETS_VARIABLES = {"moe_mobile.quality.lm_eval"}
+
+# Libraries name settings, as in `capacity`; the command line makes options of them. This list
+# shrinks: no file is added.
+NAME_OPTIONS = {
+    "base/json_lines.py",
+    "base/routings.py",
+    "bench/affinity.py",
+    "bench/driver.py",
+    "bench/fleet.py",
+    "bench/gate.py",
+    "bench/results.py",
+    "bench/store.py",
+    "bundle/verify.py",
+    "device/adb.py",
+    "device/deploy/deploy.py",
+    "device/deploy/package.py",
+    "device/deploy/transfer.py",
+    "device/local.py",
+    "device/select.py",
+    "quality/engine.py",
+    "report/latency.py",
+    "report/load.py",
+    "report/page.py",
+    "routing/flash.py",
+    "routing/profile.py",
+    "routing/replay.py",
+    "routing/synthetic.py",
+    "routing/transformers_model.py",
+    "runner.py",
+    "runtime/android.py",
+    "runtime/folder.py",
+    "runtime/native.py",
+    "tune/choice.py",
+    "tune/grid.py",
+    "tune/processes.py",
+    "tune/ray_cluster.py",
+    "tune/settings_file.py",
+    "tune/sweep.py",
+    "virtual_phone/storage.py",
+}
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_module(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def _room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def _imports(module: str) -> set[str]:
+    """Modules of the package that a module imports, inside functions and for types too."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: write whole names of modules"
+            whole = {f"{node.module}.{name.name}" for name in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in whole}
+    return {name for name in found if name.split(".")[0] == "moe_mobile"} & {*MODULES}
+
+
+def test_rooms_stand_in_an_order() -> None:
+    above: set[str] = set()
+    for room, allowed in ROOMS.items():
+        assert set(allowed.split()) <= above, f"{room} imports a room that stands below it"
+        above.add(room)
+    assert {_room(module) for module in MODULES} == above
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_what_it_may(room: str) -> None:
+    # The package itself has the version; importing it loads nothing.
+    allowed = {room, "", *ROOMS[room].split()}
+    wrong = [
+        f"{module} imports {imported}"
+        for module in MODULES
+        if _room(module) == room
+        for imported in sorted(_imports(module))
+        if _room(imported) not in allowed
+    ]
+    assert wrong == []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = {module: _imports(module) - {module, "moe_mobile"} for module in MODULES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"these import each other: {error.args[1]}")
+
+
+def test_importing_changes_and_prints_nothing() -> None:
+    code = (
+        "import importlib, os, sys\n"
+        "for module in sys.argv[1:]:\n"
+        "    before = dict(os.environ)\n"
+        "    importlib.import_module(module)\n"
+        "    assert dict(os.environ) == before, module\n"
+    )
+    modules = [name for name in MODULES if not name.endswith("__main__")]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *(name for name in modules if name not in SETS_VARIABLES)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "variable", ["ANDROID_ADB_SERVER_PORT", "MOE_MOBILE_PHONE_FOLDER", "ANDROID_ADB_SERVER_HOST"]
+)
+def test_importing_does_not_judge_the_environment(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "!")
+    code = "import moe_mobile.device.adb, moe_mobile.device.deploy.deploy"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def _options(command: click.Command) -> set[str]:
+    """The long options of a command and of all its commands."""
+    found = {
+        option
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+        if option.startswith("--")
+    }
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            found |= _options(inner)
+    return found
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """String literals for people: sentences, and what is named as a setting; no docstrings."""
+    tree = ast.parse(path.read_text())
+    documentation = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    settings = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword) and node.arg == "setting"
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+            if id(node) in settings or (" " in text and id(node) not in documentation):
+                yield text
+
+
+def test_libraries_name_no_options() -> None:
+    from moe_mobile.cli import cli
+
+    options = _options(cli)
+    assert {"--capacity", "--target", "--link-mbps"} <= options
+    found = {
+        str(path.relative_to(PACKAGE))
+        for module, path in MODULES.items()
+        if _room(module) != "cli"
+        for text in _texts(path)
+        if options & set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
+    }
+    assert found == NAME_OPTIONS
