@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from moe_mobile.base.router import RouterSpec
+
 FORMAT = "moe-mobile-bundle"
 VERSION = 1
 MANIFEST_FILE = "bundle.json"
@@ -51,17 +53,11 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Router:
-    score: str
-    renormalize: bool
-
-
-@dataclass(frozen=True)
 class Moe:
     num_experts: int
     top_k: int
     intermediate_size: int
-    router: Router
+    router: RouterSpec
 
 
 @dataclass(frozen=True)

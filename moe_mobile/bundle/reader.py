@@ -13,6 +13,7 @@ from moe_mobile.base.json_field import (
     JsonField,
     parse_strict_json,
 )
+from moe_mobile.base.router import SCORES, RouterSpec
 from moe_mobile.bundle import manifest as m
 from moe_mobile.errors import BundleInvalidError, UnsupportedError, read_error
 
@@ -66,6 +67,55 @@ def parse_manifest(data: bytes, file: str = m.MANIFEST_FILE) -> m.Manifest:
     return _Reader(JsonField(parse_strict_json(data, file), "", file)).read()
 
 
+def _router(f: JsonField, experts: int, top_k: int) -> RouterSpec:
+    """The bias's rows are counted once the layers are known."""
+    f.expect_members(("score", "renormalize"), ("scale", "epsilon", "groups", "top_groups", "bias"))
+    score = f["score"].one_of(SCORES, UnsupportedError)
+    renormalize = f["renormalize"].boolean()
+    epsilon = _between(f["epsilon"], 0, 1) if f.has("epsilon") else 0.0
+    if epsilon and not renormalize:
+        f["epsilon"].fail("is not 0, though the weights are not renormalised")
+    groups, top_groups = _groups(f, experts, top_k)
+    return RouterSpec(
+        score=score,
+        renormalize=renormalize,
+        scale=_between(f["scale"], 1e-6, 1e6) if f.has("scale") else 1.0,
+        epsilon=epsilon,
+        groups=groups,
+        top_groups=top_groups,
+        bias=_bias(f["bias"], score, experts) if f.has("bias") else (),
+    )
+
+
+def _between(f: JsonField, low: float, high: float) -> float:
+    value = f.number()
+    if not low <= value <= high:
+        f.fail("is out of range")
+    return value
+
+
+def _groups(f: JsonField, experts: int, top_k: int) -> tuple[int, int]:
+    groups = f["groups"].integer(1, experts) if f.has("groups") else 1
+    if experts % groups:
+        f["groups"].fail("is not a divisor of moe.num_experts")
+    top_groups = f["top_groups"].integer(1, groups) if f.has("top_groups") else 1
+    if experts // groups * top_groups < top_k:
+        f.fail("has groups that leave fewer than moe.top_k experts")
+    return groups, top_groups
+
+
+def _bias(f: JsonField, score: str, experts: int) -> tuple[tuple[float, ...], ...]:
+    if score != "sigmoid":
+        f.fail("needs the score sigmoid")
+    rows = []
+    for field in f.items():
+        row = tuple(value.number() for value in field.items())
+        if len(row) != experts:
+            field.fail("does not have moe.num_experts entries")
+        rows.append(row)
+    return tuple(rows)
+
+
 class _Reader:
     def __init__(self, root: JsonField) -> None:
         self._root = root
@@ -89,6 +139,12 @@ class _Reader:
         quantization = self._quantization(root["quantization"], attention)
         embedding = self._embedding(root["embedding"], model, quantization)
         layers = self._layers(root["layers"], model, moe)
+        if root["moe"]["router"].has("bias"):
+            rows = sum(layer.experts is not None for layer in layers)
+            if len(moe.router.bias) != rows:
+                root["moe"]["router"]["bias"].fail(
+                    "does not have an entry for each layer with experts"
+                )
         head = self._file(root["head"], 1)
         files = tuple(self._file(field, 0) for field in root["files"].items())
         return m.Manifest(
@@ -161,16 +217,12 @@ class _Reader:
     def _moe(self, f: JsonField) -> m.Moe:
         f.expect_members(("num_experts", "top_k", "intermediate_size", "router"))
         experts = f["num_experts"].integer(1, 65536)
-        router = f["router"]
-        router.expect_members(("score", "renormalize"))
+        top_k = f["top_k"].integer(1, experts)
         return m.Moe(
             num_experts=experts,
-            top_k=f["top_k"].integer(1, experts),
+            top_k=top_k,
             intermediate_size=f["intermediate_size"].integer(1, _TOKENS),
-            router=m.Router(
-                router["score"].one_of(("softmax",), UnsupportedError),
-                router["renormalize"].boolean(),
-            ),
+            router=_router(f["router"], experts, top_k),
         )
 
     def _quantization(self, f: JsonField, attention: m.Attention) -> m.Quantization:

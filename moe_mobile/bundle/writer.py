@@ -8,6 +8,7 @@ import dataclasses
 import json
 from typing import Any
 
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.bundle.manifest import FORMAT, VERSION, Manifest
 
 
@@ -17,6 +18,10 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
     for layer in value["layers"]:
         if layer["experts"] is None:
             del layer["experts"]
+    router = value["moe"]["router"]
+    for name, default in dataclasses.asdict(RouterSpec()).items():
+        if name not in ("score", "renormalize") and router[name] == default:
+            del router[name]
     return {"format": FORMAT, "version": VERSION, **value}
 
 

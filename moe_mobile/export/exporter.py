@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -275,7 +275,7 @@ class _Export:
                 num_experts=moe.num_experts,
                 top_k=moe.top_k,
                 intermediate_size=moe.intermediate_size,
-                router=m.Router("softmax", moe.renormalize),
+                router=replace(moe.router, bias=self._router_bias()),
             ),
             quantization=m.Quantization(
                 experts=options.experts,
@@ -293,6 +293,12 @@ class _Export:
             memory=m.memory_facts(layers=layers, head=head, embedding=embedding, top_k=moe.top_k),
             provenance={"source": self._model.label, **_versions()},
         )
+
+    def _router_bias(self) -> tuple[tuple[float, ...], ...]:
+        refs = (
+            self._model.tensors.router_bias(i) for i in range(len(self._model.architecture.layers))
+        )
+        return tuple(tuple(self._read(ref).float().tolist()) for ref in refs if ref is not None)
 
 
 def _check_name(name: object) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from moe_mobile.base.router import RouterSpec
+
 
 class QkNorm(Enum):
     """Where queries and keys are normalised: nowhere, per head, or over the whole projection."""
@@ -56,15 +58,17 @@ class Attention:
 
 @dataclass(frozen=True)
 class Moe:
-    """Routed experts (SwiGLU, softmax router) and an optional shared expert with a sigmoid gate.
+    """Routed experts (SwiGLU) and an optional shared expert with a sigmoid gate.
 
-    ``shared_intermediate_size`` 0 means that there is no shared expert.
+    ``router`` is without its bias; ``router_bias``: the checkpoint holds one for each layer with
+    experts. ``shared_intermediate_size`` 0 means that there is no shared expert.
     """
 
     num_experts: int
     top_k: int
     intermediate_size: int
-    renormalize: bool
+    router: RouterSpec
+    router_bias: bool = False
     shared_intermediate_size: int = 0
 
 

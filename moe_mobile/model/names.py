@@ -64,6 +64,7 @@ class TensorNames:
     key_norm: str = "self_attn.k_norm.weight"
     post_norm: str = "post_attention_layernorm.weight"
     router: tuple[str, ...] = ("mlp.gate.weight",)
+    router_bias: str = "mlp.gate.e_score_correction_bias"
     dense_gate: str = "mlp.gate_proj.weight"
     dense_up: str = "mlp.up_proj.weight"
     dense_down: str = "mlp.down_proj.weight"
@@ -143,6 +144,13 @@ class ModelTensors:
             ),
         }
 
+    def router_bias(self, layer: int) -> TensorRef | None:
+        """What a layer's router adds to its scores for sorting [experts]; None: nothing."""
+        if not (self._a.moe.router_bias and self._a.layers[layer].is_moe):
+            return None
+        name = self._names.layer.format(layer=layer) + self._names.router_bias
+        return TensorRef(name, (self._a.moe.num_experts,))
+
     def num_parameters(self) -> int:
         """Number of parameters of the whole model; a tied head counts once."""
         groups = [self.head(), *(self.layer(i) for i in range(len(self._a.layers)))]
@@ -150,6 +158,9 @@ class ModelTensors:
         if not self._a.tied_embedding:
             total += _count(self.embedding())
         for index, layer in enumerate(self._a.layers):
+            bias = self.router_bias(index)
+            if bias is not None:
+                total += _count(bias)
             if layer.is_moe:
                 one = sum(_count(ref) for ref in self.expert(index, 0).values())
                 total += one * self._a.moe.num_experts

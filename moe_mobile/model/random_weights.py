@@ -55,7 +55,7 @@ class RandomStore:
         if len(ref.shape) == 1:
             values = self._bytes(ref.name, 0, ref.shape[0]).to(torch.float32)
             values = values * (_NORM_SPREAD / 128)
-            return values if ref.name.endswith(".bias") else values + 1.0
+            return values if ref.name.endswith("bias") else values + 1.0
         rows = ref.rows or (0, ref.shape[-2])
         columns = ref.shape[-1]
         parts = []

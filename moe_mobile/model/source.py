@@ -90,6 +90,9 @@ class OpenModel:
         yield from self.tensors.head().values()
         for index, layer in enumerate(self.architecture.layers):
             yield from self.tensors.layer(index).values()
+            bias = self.tensors.router_bias(index)
+            if bias is not None:
+                yield bias
             if layer.is_moe:
                 for expert in range(self.architecture.moe.num_experts):
                     yield from self.tensors.expert(index, expert).values()

@@ -110,7 +110,7 @@ class MoeMobileLM(TemplateLM):  # type: ignore[misc, unused-ignore]
             model,
             self.run,
             layers=layers,
-            renormalize=moe.renormalize,
+            renormalize=moe.router.renormalize,
             shared=pool == "global",
         )
         from transformers import AutoTokenizer

@@ -67,7 +67,7 @@ class TransformersScorer(Scorer):
         architecture = checkpoint.model.architecture
         self._checkpoint, self._source, self._progress = checkpoint, source, progress
         self._device = find_device(source.torch_device)
-        self._renormalize = architecture.moe.renormalize
+        self._renormalize = architecture.moe.router.renormalize
         self.model = ScoredModel(
             name=architecture.name,
             source="transformers",

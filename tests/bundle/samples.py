@@ -8,6 +8,7 @@ import hashlib
 from pathlib import Path
 from random import Random
 
+from moe_mobile.base.router import SCORES, RouterSpec
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle.writer import to_bytes
 
@@ -69,7 +70,7 @@ def sample(seed: int) -> Sample:
             ),
             kv_dtype=draw.choice(("float16", "float32")) if quants[1] == "fp32" else "float16",
         ),
-        moe=m.Moe(experts, top_k, draw.randint(1, 2**24), m.Router("softmax", draw.random() < 0.5)),
+        moe=m.Moe(experts, top_k, draw.randint(1, 2**24), _router(draw, layers, experts, top_k)),
         quantization=m.Quantization(
             experts=quants[0],
             dense=quants[1],
@@ -87,6 +88,25 @@ def sample(seed: int) -> Sample:
         provenance={"source": "sample", "any": [1, {"thing": None}]},
     )
     return manifest, files
+
+
+def _router(draw: Random, layers: list[m.Layer], experts: int, top_k: int) -> RouterSpec:
+    score, renormalize = draw.choice(SCORES), draw.random() < 0.5
+    groups = draw.choice([n for n in range(1, experts + 1) if experts % n == 0])
+    fewest = -(-top_k // (experts // groups))
+    rows = [layer for layer in layers if layer.experts is not None]
+    has_bias = score == "sigmoid" and draw.random() < 0.5
+    return RouterSpec(
+        score=score,
+        renormalize=renormalize,
+        scale=draw.choice((1.0, 2.5)),
+        epsilon=draw.choice((0.0, 1e-20, 1e-6)) if renormalize else 0.0,
+        groups=groups,
+        top_groups=draw.randint(fewest, groups),
+        bias=tuple(tuple(draw.uniform(-1, 1) for _ in range(experts)) for _ in rows)
+        if has_bias
+        else (),
+    )
 
 
 def _shard(draw: Random, experts: int) -> tuple[bytes, tuple[m.Program, ...]]:

@@ -36,6 +36,11 @@ def _set(place: str, value: Any) -> Callable[[bytes], bytes]:
     return _edit(change)
 
 
+def _router(**members: Any) -> Callable[[bytes], bytes]:
+    """Sets members of the router's description."""
+    return _edit(lambda manifest: manifest["moe"]["router"].update(members))
+
+
 def _raw(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
     def apply(data: bytes) -> bytes:
         assert old in data
@@ -166,7 +171,24 @@ MANIFEST: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "unknown-quantization": (UNSUPPORTED, _set("quantization.experts", "2da2w")),
     "unknown-delegate": (UNSUPPORTED, _set("delegate.name", "vulkan")),
     "unknown-mixer": (UNSUPPORTED, _set("layers.0.mixer.kind", "mamba")),
-    "unknown-router": (UNSUPPORTED, _set("moe.router.score", "sigmoid")),
+    "unknown-router": (UNSUPPORTED, _set("moe.router.score", "tanh")),
+    "router-scale-zero": (INVALID, _set("moe.router.scale", 0)),
+    "router-scale-text": (INVALID, _set("moe.router.scale", "2")),
+    "router-epsilon-negative": (INVALID, _router(renormalize=True, epsilon=-1e-6)),
+    "router-epsilon-of-nothing": (INVALID, _router(renormalize=False, epsilon=1e-6)),
+    "router-groups-uneven": (INVALID, _router(groups=3, top_groups=3)),
+    "router-groups-zero": (INVALID, _router(groups=0)),
+    "router-too-many-top-groups": (INVALID, _router(groups=4, top_groups=5)),
+    "router-top-groups-of-one": (INVALID, _router(top_groups=2)),
+    "router-groups-too-small": (INVALID, _router(groups=8, top_groups=1)),
+    "router-bias-of-softmax": (INVALID, _router(bias=[[0.0] * 8] * 2)),
+    "router-bias-too-short": (INVALID, _router(score="sigmoid", bias=[[0.0] * 7] * 2)),
+    "router-bias-of-one-layer": (INVALID, _router(score="sigmoid", bias=[[0.0] * 8])),
+    "router-bias-empty": (INVALID, _router(score="sigmoid", bias=[])),
+    "router-bias-text": (INVALID, _router(score="sigmoid", bias=[["0"] * 8] * 2)),
+    "router-bias-too-large": (INVALID, _router(score="sigmoid", bias=[[1e39] * 8] * 2)),
+    "router-bias-flat": (INVALID, _router(score="sigmoid", bias=[0.0] * 16)),
+    "router-bias-null": (INVALID, _router(score="sigmoid", bias=None)),
     "group-size-odd": (INVALID, _set("quantization.group_size", 33)),
     "control-character": (INVALID, _set("model.name", "a\x07b")),
     "name-endless": (INVALID, _set("model.name", "x" * 100_000)),

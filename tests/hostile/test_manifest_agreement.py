@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moe_mobile import _native
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.bundle import parse_manifest
+from moe_mobile.bundle.writer import to_bytes
 from moe_mobile.errors import MoeMobileError
 from tests.hostile.manifest_cases import MANIFEST, NOT_UTF8, _deep
 
@@ -50,6 +53,25 @@ def engine_says(data: bytes) -> str:
 
 def test_the_manifest_is_accepted(valid: bytes) -> None:
     assert python_says(valid) == engine_says(valid) == "accepted"
+
+
+ROUTERS = (
+    RouterSpec("sigmoid", True, scale=2.5, epsilon=1e-20, groups=4, top_groups=2),
+    RouterSpec("sigmoid", bias=((-0.5, 0.0, 1e-3, 2, 0.1, 0.2, 0.3, 0.4),) * 2),
+    RouterSpec("softmax", groups=2, top_groups=1),
+)
+
+
+def with_router(data: bytes, router: RouterSpec) -> bytes:
+    manifest = parse_manifest(data)
+    return to_bytes(replace(manifest, moe=replace(manifest.moe, router=router)))
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_kinds_of_routers_are_accepted(router: RouterSpec, valid: bytes) -> None:
+    data = with_router(valid, router)
+    assert python_says(data) == engine_says(data) == "accepted"
+    assert parse_manifest(data).moe.router == router
 
 
 @pytest.mark.parametrize("case", MANIFEST)
@@ -137,7 +159,7 @@ def mutate(draw: Any, manifest: Any) -> None:
 @COUNTS
 @given(data=st.data())
 def test_mutated_manifests(data: st.DataObject, valid: bytes) -> None:
-    manifest = json.loads(valid)
+    manifest = json.loads(with_router(valid, data.draw(st.sampled_from(ROUTERS))))
     for _ in range(data.draw(st.integers(1, 2))):
         mutate(data.draw, manifest)
     text = json.dumps(manifest, ensure_ascii=False)

@@ -49,7 +49,7 @@ def test_the_registry_is_complete() -> None:
 def test_what_the_adapters_make_of_tiny_configurations() -> None:
     mixtral = architecture("mixtral")
     assert mixtral.layers == (Layer(True, 12),) * 2
-    assert mixtral.moe.renormalize
+    assert mixtral.moe.router.renormalize
     qwen2 = architecture("qwen2_moe")
     assert qwen2.attention.qkv_bias
     assert not qwen2.attention.output_bias

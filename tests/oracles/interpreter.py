@@ -34,6 +34,27 @@ class Program:
         return [output.clone() for output in outputs]
 
 
+def route(moe: dict[str, Any], row: int, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights and experts [n, top_k] of logits [n, experts], as docs/bundle-format.md says.
+
+    ``row``: the layer's number among those with experts.
+    """
+    router, top_k = moe["router"], moe["top_k"]
+    sigmoid = router["score"] == "sigmoid"
+    scores = logits.sigmoid() if sigmoid else logits.softmax(-1)
+    z = scores + torch.tensor(router["bias"][row]) if "bias" in router else scores
+    runs = z.view(len(z), router.get("groups", 1), -1)
+    worth = runs.topk(min(2, runs.shape[-1]) if sigmoid else 1, dim=-1).values.sum(-1)
+    best = worth.topk(router.get("top_groups", 1), dim=-1).indices
+    eligible = torch.zeros_like(worth, dtype=torch.bool).scatter(1, best, True)
+    z = runs.masked_fill(~eligible[..., None], -torch.inf).flatten(1)
+    chosen = z.topk(top_k, dim=-1).indices
+    weights = scores.gather(1, chosen)
+    if router["renormalize"]:
+        weights = weights / (weights.sum(-1, keepdim=True) + router.get("epsilon", 0.0))
+    return weights * router.get("scale", 1.0), chosen
+
+
 class Interpreter:
     """A bundle loaded whole."""
 
@@ -80,10 +101,8 @@ class Interpreter:
         if not self._experts[index]:
             return mixed[0]
         out, h, router = mixed
-        moe = self.manifest["moe"]
-        weights, chosen = router.softmax(-1).topk(moe["top_k"], dim=-1)
-        if moe["router"]["renormalize"]:
-            weights = weights / weights.sum(-1, keepdim=True)
+        row = sum(bool(experts) for experts in self._experts[:index])
+        weights, chosen = route(self.manifest["moe"], row, router)
         for expert, program in enumerate(self._experts[index]):
             rows, ranks = (chosen == expert).nonzero(as_tuple=True)
             if len(rows):

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.errors import CheckpointError, UnsupportedError
 from moe_mobile.model.architecture import Architecture, Attention, Layer, Moe, QkNorm
 from moe_mobile.model.config import ConfigView, JsonObject
@@ -108,7 +109,7 @@ def read_moe(
         num_experts=count,
         top_k=view.integer("num_experts_per_tok", maximum=count),
         intermediate_size=view.integer(width),
-        renormalize=renormalize,
+        router=RouterSpec("softmax", renormalize),
         shared_intermediate_size=shared_width,
     )
 

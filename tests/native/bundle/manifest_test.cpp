@@ -70,6 +70,33 @@ TEST(Manifest, ReadsEveryField) {
   EXPECT_EQ(m.bundle_hash, to_hex(sha256(text.data(), text.size())));
 }
 
+TEST(Manifest, ReadsRouters) {
+  SampleBundle sample;
+  json& router = sample.json()["moe"]["router"];
+  const RouterSpec plain = parse_manifest(sample.text(), "b").moe;
+  EXPECT_EQ(plain.scoring, Scoring::kSoftmax);
+  EXPECT_EQ(plain.scale, 1.0f);
+  EXPECT_EQ(plain.epsilon, 0.0f);
+  EXPECT_EQ(plain.groups, 1u);
+  EXPECT_EQ(plain.top_groups, 1u);
+  EXPECT_TRUE(plain.bias.empty());
+  router = {{"score", "sigmoid"}, {"renormalize", true}, {"scale", 2.5},
+            {"epsilon", 1e-6},    {"groups", 2},         {"top_groups", 1}};
+  router["bias"] = {{0.0, 1.5, -2.0, 3.0}, {4.0, 5.0, 6.0, 0.1}};  // layer 1 has no experts
+  const RouterSpec spec = parse_manifest(sample.text(), "b").moe;
+  EXPECT_EQ(spec.num_experts, 4u);
+  EXPECT_EQ(spec.top_k, 2u);
+  EXPECT_EQ(spec.scoring, Scoring::kSigmoid);
+  EXPECT_EQ(spec.scale, 2.5f);
+  EXPECT_EQ(spec.epsilon, 1e-6f);
+  EXPECT_EQ(spec.groups, 2u);
+  EXPECT_EQ(spec.top_groups, 1u);
+  EXPECT_EQ(spec.bias, (std::vector<float>{0, 1.5, -2, 3, 4, 5, 6, 0.1f}));
+  router["bias"].push_back({1, 2, 3, 4});
+  EXPECT_ERROR(parse_manifest(sample.text(), "b"), ErrorCode::kBundleInvalid,
+               "moe.router.bias does not have an entry for each layer with experts");
+}
+
 // One change of a valid manifest, and the start of the cause it must give.
 struct Change {
   const char* pointer;
@@ -114,6 +141,13 @@ TEST(Manifest, RefusesEveryViolationByItsField) {
       {"/model/eos_token_ids", std::vector<int>(17, 1), "model.eos_token_ids has more than 16"},
       {"/model/num_parameters", huge, "model.num_parameters is"},
       {"/model/dense_intermediate_size", -1, "model.dense_intermediate_size is"},
+      {"/moe/router/score", "tanh", "moe.router.score is", kUnsupported},
+      {"/moe/router/scale", 0, "moe.router.scale is out of range"},
+      {"/moe/router/epsilon", 2, "moe.router.epsilon is out of range"},
+      {"/moe/router/groups", 3, "moe.router.groups is not a divisor"},
+      {"/moe/router/groups", 4, "moe.router has groups that leave fewer than moe.top_k"},
+      {"/moe/router/top_groups", 2, "moe.router.top_groups is 2, not in 1..1"},
+      {"/moe/router/bias", json::array(), "moe.router.bias needs the score sigmoid"},
       {"/attention/num_heads", 3, "attention.num_heads is not a multiple"},
       {"/attention/num_kv_heads", 0, "attention.num_kv_heads is 0"},
       {"/attention/head_dim", 4097, "attention.head_dim is"},
@@ -129,7 +163,6 @@ TEST(Manifest, RefusesEveryViolationByItsField) {
       {"/moe/num_experts", 65537, "moe.num_experts is"},
       {"/moe/top_k", 5, "moe.top_k is 5, not in 1..4"},
       {"/moe/intermediate_size", 0, "moe.intermediate_size is"},
-      {"/moe/router/score", "sigmoid", "moe.router.score is \"sigmoid\"", kUnsupported},
       {"/moe/router/renormalize", 1, "moe.router.renormalize is not true or false"},
       {"/quantization/experts", "2bit", "quantization.experts is \"2bit\"", kUnsupported},
       {"/quantization/embedding", "fp32", "embedding.dtype differs"},

@@ -78,6 +78,7 @@ class Reader {
     m_.max_batch = root_["max_batch"].integer32(1, 4096);
     read_embedding(root_["embedding"]);
     read_layers(root_["layers"]);
+    check_bias_rows(root_["moe"]["router"]);
     m_.head = read_file(root_["head"], 1);
     dense_bytes_.add(m_.head.bytes, root_["head"]);
     read_files(root_["files"]);
@@ -140,9 +141,54 @@ class Reader {
     m_.moe.top_k = f["top_k"].integer32(1, m_.moe.num_experts);
     m_.moe.intermediate_size = f["intermediate_size"].integer32(1, 1u << 24);
     const JsonField router = f["router"];
-    router.expect_members({"score", "renormalize"});
-    router["score"].one_of({"softmax"}, ErrorCode::kUnsupported);
+    router.expect_members({"score", "renormalize"},
+                          {"scale", "epsilon", "groups", "top_groups", "bias"});
+    m_.moe.scoring =
+        parse_scoring(router["score"].one_of({"softmax", "sigmoid"}, ErrorCode::kUnsupported));
     m_.moe.renormalize = router["renormalize"].boolean();
+    if (router.has("scale")) m_.moe.scale = read_between(router["scale"], 1e-6, 1e6);
+    if (router.has("epsilon")) {
+      m_.moe.epsilon = read_between(router["epsilon"], 0, 1);
+      if (!m_.moe.renormalize && m_.moe.epsilon != 0)
+        router["epsilon"].fail("is not 0, though the weights are not renormalised");
+    }
+    read_groups(router);
+    if (router.has("bias")) read_bias(router["bias"]);
+  }
+
+  static float read_between(const JsonField& f, double low, double high) {
+    const double value = f.number();
+    if (value < low || value > high) f.fail("is out of range");
+    return static_cast<float>(value);
+  }
+
+  void read_groups(const JsonField& router) {
+    MoeSpec& moe = m_.moe;
+    if (router.has("groups")) moe.groups = router["groups"].integer32(1, moe.num_experts);
+    if (moe.num_experts % moe.groups != 0)
+      router["groups"].fail("is not a divisor of moe.num_experts");
+    if (router.has("top_groups")) moe.top_groups = router["top_groups"].integer32(1, moe.groups);
+    if (uint64_t{moe.num_experts / moe.groups} * moe.top_groups < moe.top_k)
+      router.fail("has groups that leave fewer than moe.top_k experts");
+  }
+
+  // Rows of the layers with experts; check_bias_rows() counts them once the layers are known.
+  void read_bias(const JsonField& f) {
+    if (m_.moe.scoring != Scoring::kSigmoid) f.fail("needs the score sigmoid");
+    const size_t rows = f.array_size();
+    for (size_t row = 0; row < rows; ++row) {
+      const JsonField values = f.at(row);
+      if (values.array_size() != m_.moe.num_experts)
+        values.fail("does not have moe.num_experts entries");
+      for (size_t expert = 0; expert < m_.moe.num_experts; ++expert)
+        m_.moe.bias.push_back(static_cast<float>(values.at(expert).number()));
+    }
+  }
+
+  void check_bias_rows(const JsonField& router) {
+    if (!router.has("bias")) return;
+    if (router["bias"].array_size() != m_.num_moe_layers())
+      router["bias"].fail("does not have an entry for each layer with experts");
   }
 
   void read_quantization(const JsonField& f) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/sha256.h"
+#include "routing/router_spec.h"
 
 namespace moe_mobile {
 
@@ -29,11 +30,9 @@ struct AttentionSpec {
   bool kv_float32 = false;
 };
 
-struct MoeSpec {
-  uint32_t num_experts = 0;
-  uint32_t top_k = 0;
+// The bias of the routers has a row per layer with experts.
+struct MoeSpec : RouterSpec {
   uint32_t intermediate_size = 0;
-  bool renormalize = false;
 };
 
 struct Quantization {

@@ -135,10 +135,17 @@ void Engine::settle_routing() {
 }
 
 RouterSpec Engine::router_spec() const {
-  RouterSpec spec;
-  spec.num_experts = manifest().moe.num_experts;
-  spec.top_k = manifest().moe.top_k;
-  spec.renormalize = manifest().moe.renormalize;
+  RouterSpec spec = manifest().moe;
+  if (spec.bias.empty()) return spec;
+  // The router counts all layers of the model.
+  std::vector<float> bias(size_t{manifest().moe_layers_end()} * spec.num_experts);
+  auto row = spec.bias.begin();
+  for (uint32_t layer = 0; layer < manifest().num_layers; ++layer) {
+    if (!manifest().layers[layer].experts) continue;
+    std::copy_n(row, spec.num_experts, bias.begin() + ptrdiff_t{layer} * spec.num_experts);
+    row += spec.num_experts;
+  }
+  spec.bias = std::move(bias);
   return spec;
 }
 

@@ -31,10 +31,11 @@ void weigh_by_softmax(const float* logits, uint32_t n, Selection* out) {
     out->weights.push_back(std::exp(logits[expert] - largest) / sum);
 }
 
-void renormalize_weights(Selection* out) {
+void renormalize_weights(float epsilon, Selection* out) {
   float selected = 0;
   for (const float weight : out->weights) selected += weight;
-  if (selected == 0) return;  // all underflowed, and stay zeros as with the model's own epsilon
+  selected += epsilon;
+  if (selected == 0) return;  // all underflowed, and stay zeros
   for (float& weight : out->weights) weight /= selected;
 }
 
@@ -47,6 +48,12 @@ void require_finite(const float* logits, uint32_t n) {
       ErrorCode::kRuntime, "",
       "the router's score of expert " + std::to_string(bad) + " is " + std::to_string(logits[bad]),
       "The model's programs computed nonsense: verify the bundle");
+}
+
+Scoring parse_scoring(const std::string& name) {
+  if (name == "softmax") return Scoring::kSoftmax;
+  if (name == "sigmoid") return Scoring::kSigmoid;
+  refuse("score", in_quotes(name) + " is unknown", "Possible are: softmax, sigmoid.");
 }
 
 void check_router(const RouterSpec& spec, uint32_t num_layers) {
@@ -66,6 +73,12 @@ void check_router(const RouterSpec& spec, uint32_t num_layers) {
            std::to_string(spec.top_groups) + " of " + std::to_string(spec.groups) +
                " groups do not hold " + std::to_string(spec.top_k) + " experts to select",
            "Give enough groups, at most all.");
+  if (!std::isfinite(spec.scale) || spec.scale <= 0)
+    refuse("scale", "weights cannot be scaled by " + std::to_string(spec.scale),
+           "Give a finite number above 0.");
+  if (!std::isfinite(spec.epsilon) || spec.epsilon < 0)
+    refuse("epsilon", "cannot add " + std::to_string(spec.epsilon) + " to the sum of the weights",
+           "Give a finite number of 0 or more.");
   if (spec.bias.empty()) return;
   if (spec.scoring != Scoring::kSigmoid)
     refuse("bias", "only sigmoid routers have a selection bias", "Leave it out.");
@@ -133,7 +146,7 @@ void RouterScores::weigh(const Ranking& ranking, const float* logits, Selection*
   } else {
     weigh_by_softmax(logits, spec_.num_experts, out);
   }
-  if (spec_.renormalize) renormalize_weights(out);
+  if (spec_.renormalize) renormalize_weights(spec_.epsilon, out);
   if (spec_.scale != 1)
     for (float& weight : out->weights) weight *= spec_.scale;
 }

@@ -3,28 +3,33 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace moe_mobile {
 
 enum class Scoring {
   kSoftmax,  // sorts logits, weighs with their softmax
-  kSigmoid,  // sorts sigmoids plus a bias, weighs with the sigmoids (DeepSeek-V3)
+  kSigmoid,  // sorts sigmoids plus a bias, weighs with the sigmoids (DeepSeek-V3, arXiv 2412.19437)
 };
 
-// How the routers of a model select and weigh.
+// How the routers of a model select and weigh; docs/bundle-format.md has the formulas.
 struct RouterSpec {
   uint32_t num_experts = 0;
   uint32_t top_k = 0;
-  bool renormalize = false;  // the selected weights are divided by their sum
   Scoring scoring = Scoring::kSoftmax;
-  std::vector<float> bias;  // [layers, experts], for sorting sigmoids only; empty: none
+  bool renormalize = false;  // the selected weights are divided by their sum + epsilon
+  float epsilon = 0;
+  float scale = 1;  // of all weights, after renormalising
   // Experts come in `groups` equal runs; only those of the best `top_groups` are eligible.
   // A group is as good as its best expert (softmax) or the sum of its two best (sigmoid).
   uint32_t groups = 1;
   uint32_t top_groups = 1;
-  float scale = 1;  // of all weights, after renormalising
+  std::vector<float> bias;  // [layers, experts], for sorting sigmoids only; empty: none
 };
+
+// The scoring that a bundle calls so. kUsage for any other name.
+Scoring parse_scoring(const std::string& name);
 
 // kUsage naming the setting that makes no sense.
 void check_router(const RouterSpec& spec, uint32_t num_layers);
