@@ -23,14 +23,13 @@ from numpy.typing import NDArray
 
 from moe_mobile.base.text import table
 from moe_mobile.bench.build import build, executorch_version
+from moe_mobile.bundle.quantization import QUANTS
 from moe_mobile.demo import checkpoint_dir, heldout_text
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.engine import Engine
 
 WINDOW = 1024
 """Tokens per window: the demo model's context. Each window starts without a past."""
-
-QUANTS = ("fp32", "8da8w", "8da4w")
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,17 @@ from moe_mobile.base.json_field import (
 )
 from moe_mobile.base.router import SCORES, RouterSpec
 from moe_mobile.bundle import manifest as m
+from moe_mobile.bundle.quantization import (
+    EMBEDDINGS,
+    GROUP_SIZES,
+    QUANTS,
+    Quant,
+    embedding_row_bytes,
+)
 from moe_mobile.errors import BundleInvalidError, UnsupportedError, read_error
 
 _AGAIN = "Copy or export the bundle again"
 _NO_BUNDLE = "Name the folder of a bundle; `moe-mobile export SOURCE OUT` makes one"
-_QUANTS = ("fp32", "8da8w", "8da4w")
-_GROUP_SIZES = (32, 64, 128, 256)
 _TOKENS = 2**24
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMPONENT = re.compile(r"[A-Za-z0-9._-]+")
@@ -228,19 +233,19 @@ class _Reader:
     def _quantization(self, f: JsonField, attention: m.Attention) -> m.Quantization:
         f.expect_members(("experts", "dense", "head", "embedding", "group_size"))
         experts, dense, head = (
-            f[name].one_of(_QUANTS, UnsupportedError) for name in ("experts", "dense", "head")
+            f[name].one_of(QUANTS, UnsupportedError) for name in ("experts", "dense", "head")
         )
         group = f["group_size"].integer(0, 256)
-        if "8da4w" in (experts, dense, head):
-            if group not in _GROUP_SIZES:
+        if Quant.INT4 in (experts, dense, head):
+            if group not in GROUP_SIZES:
                 f["group_size"].fail("is not 32, 64, 128 or 256")
         elif group:
             f["group_size"].fail("is not 0, though nothing is 8da4w")
-        if attention.kv_dtype == "float32" and dense != "fp32":
+        if attention.kv_dtype == "float32" and dense != Quant.FP32:
             self._root["attention"]["kv_dtype"].fail(
                 "is float32, though quantization.dense is not fp32"
             )
-        embedding = f["embedding"].one_of(("fp32", "int8"), UnsupportedError)
+        embedding = f["embedding"].one_of(EMBEDDINGS, UnsupportedError)
         return m.Quantization(experts, dense, head, embedding, group)
 
     def _delegate(self, f: JsonField) -> m.Delegate:
@@ -252,11 +257,10 @@ class _Reader:
     def _embedding(self, f: JsonField, model: m.Model, quantization: m.Quantization) -> m.Embedding:
         f.expect_members((*_FILE_MEMBERS, "dtype", "row_bytes"))
         file = self._file_members(f, 1)
-        dtype = f["dtype"].one_of(("fp32", "int8"))
+        dtype = f["dtype"].one_of(EMBEDDINGS)
         if dtype != quantization.embedding:
             f["dtype"].fail("differs from quantization.embedding")
-        hidden = model.hidden_size
-        expected = 4 * hidden if dtype == "fp32" else -(-hidden // 4) * 4 + 4
+        expected = embedding_row_bytes(dtype, model.hidden_size)
         row_bytes = f["row_bytes"].integer(1, MAX_INTEGER)
         if row_bytes != expected:
             f["row_bytes"].fail(f"is not {expected}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moe_mobile.bundle.quantization import EMBEDDINGS, GROUP_SIZES, QUANTS
 from moe_mobile.cli.describe import summary
 from moe_mobile.cli.options import echo_json, examples, json_option
 from moe_mobile.cli.progress import ProgressBar
@@ -16,8 +17,6 @@ from moe_mobile.errors import UsageError
 
 if TYPE_CHECKING:
     from moe_mobile.export import Progress, RandomWeights
-
-_QUANTS = ("fp32", "8da8w", "8da4w")
 
 
 @click.command(
@@ -42,21 +41,21 @@ _QUANTS = ("fp32", "8da8w", "8da4w")
 )
 @click.option(
     "--quant",
-    type=click.Choice(_QUANTS),
+    type=click.Choice(QUANTS),
     default="8da4w",
     show_default=True,
     help="Of the experts, and of what --dense and --head leave open.",
 )
-@click.option("--dense", type=click.Choice(_QUANTS), help="Of attention, dense and shared MLPs.")
-@click.option("--head", type=click.Choice(_QUANTS), help="Of the output head.")
+@click.option("--dense", type=click.Choice(QUANTS), help="Of attention, dense and shared MLPs.")
+@click.option("--head", type=click.Choice(QUANTS), help="Of the output head.")
 @click.option(
     "--embedding",
-    type=click.Choice(("fp32", "int8")),
+    type=click.Choice(EMBEDDINGS),
     help="Of the embedding.  [default: int8, or fp32 with --quant fp32]",
 )
 @click.option(
     "--group-size",
-    type=click.Choice(("32", "64", "128", "256")),
+    type=click.Choice([str(size) for size in GROUP_SIZES]),
     default="32",
     show_default=True,
     help="Columns that share a scale in 8da4w.",

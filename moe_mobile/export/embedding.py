@@ -7,12 +7,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from moe_mobile.bundle.quantization import embedding_row_bytes
+
 ROWS_AT_ONCE = 4096
-
-
-def row_bytes(dtype: str, hidden: int) -> int:
-    """Length of a row: float32 values, or int8 values, padding to 4 bytes, and a scale."""
-    return 4 * hidden if dtype == "fp32" else -(-hidden // 4) * 4 + 4
 
 
 def encode_rows(rows: torch.Tensor, dtype: str) -> bytes:
@@ -26,7 +23,7 @@ def encode_rows(rows: torch.Tensor, dtype: str) -> bytes:
     largest = np.abs(values).max(axis=1, keepdims=True)
     scales = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype("<f4")
     count, hidden = values.shape
-    out = np.zeros((count, row_bytes("int8", hidden)), dtype=np.uint8)
+    out = np.zeros((count, embedding_row_bytes("int8", hidden)), dtype=np.uint8)
     quantized = np.clip(np.rint(values / scales), -127, 127).astype(np.int8)
     out[:, :hidden] = quantized.view(np.uint8)
     out[:, -4:] = scales.view(np.uint8)

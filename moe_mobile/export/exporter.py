@@ -18,10 +18,11 @@ import torch
 from moe_mobile.base.files import HashingFile
 from moe_mobile.base.json_field import JsonField
 from moe_mobile.bundle import manifest as m
+from moe_mobile.bundle.quantization import embedding_row_bytes
 from moe_mobile.bundle.writer import to_bytes
 from moe_mobile.errors import BundleInvalidError, CancelledError, UnsupportedError, UsageError
 from moe_mobile.export import lowering
-from moe_mobile.export.embedding import ROWS_AT_ONCE, encode_rows, row_bytes
+from moe_mobile.export.embedding import ROWS_AT_ONCE, encode_rows
 from moe_mobile.export.lowering import EXECUTORCH_VERSION
 from moe_mobile.export.options import Options, resolve_options
 from moe_mobile.export.plan import Plan, make_plan
@@ -163,7 +164,9 @@ class _Export:
                 file.write(encode_rows(part, dtype))
 
         record = self._write("embedding.bin", "embedding", 1, fill)
-        return m.Embedding(**_file(record), dtype=dtype, row_bytes=row_bytes(dtype, hidden))
+        return m.Embedding(
+            **_file(record), dtype=dtype, row_bytes=embedding_row_bytes(dtype, hidden)
+        )
 
     def _layer(self, index: int) -> m.File:
         shape = self._plan.layers[index]

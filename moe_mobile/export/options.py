@@ -6,13 +6,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moe_mobile.bundle.quantization import EMBEDDINGS, GROUP_SIZES, QUANTS, Quant
 from moe_mobile.errors import UnsupportedError, UsageError
-from moe_mobile.export.quantization import Encoding, Quant
+from moe_mobile.export.quantization import Encoding
 from moe_mobile.export.shapes import ProgramShape
 
-QUANTS = tuple(quant.value for quant in Quant)
-EMBEDDINGS = ("fp32", "int8")
-GROUP_SIZES = (32, 64, 128, 256)
 DEFAULT_MAX_BATCH = 256
 
 

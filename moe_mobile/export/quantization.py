@@ -9,19 +9,12 @@ float32 scales), bit for bit, without its temporaries. Tests compare with torcha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 
+from moe_mobile.bundle.quantization import Quant
+
 _SMALLEST = torch.finfo(torch.float32).smallest_normal
-
-
-class Quant(StrEnum):
-    """How the weights of a program's large linear layers are stored."""
-
-    FP32 = "fp32"
-    INT8 = "8da8w"  # int8 per output channel, activations int8 per token
-    INT4 = "8da4w"  # int4 in groups of columns, activations int8 per token
 
 
 @dataclass(frozen=True)

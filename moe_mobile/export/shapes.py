@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from moe_mobile.export.quantization import FLOAT, Encoding, Quant, quantize
+from moe_mobile.bundle.quantization import Quant
+from moe_mobile.export.quantization import FLOAT, Encoding, quantize
 from moe_mobile.export.rms_norm import mean_constants
 
 

@@ -10,9 +10,9 @@ from random import Random
 
 from moe_mobile.base.router import SCORES, RouterSpec
 from moe_mobile.bundle import manifest as m
+from moe_mobile.bundle.quantization import QUANTS
 from moe_mobile.bundle.writer import to_bytes
 
-QUANTS = ("fp32", "8da8w", "8da4w")
 Sample = tuple[m.Manifest, dict[str, bytes]]
 
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from moe_mobile.bundle import parse_manifest
 from moe_mobile.bundle.manifest import ALIGNMENT, Manifest
+from moe_mobile.bundle.quantization import QUANTS
 from moe_mobile.bundle.writer import to_bytes, to_json
 from moe_mobile.errors import BundleInvalidError, MoeMobileError
-from tests.bundle.samples import QUANTS, sample
+from tests.bundle.samples import sample
 
 seeds = st.integers(0, 2**32)
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from moe_mobile.bundle import read_manifest, verify_bundle
+from moe_mobile.bundle.quantization import embedding_row_bytes
 from moe_mobile.errors import (
     CancelledError,
     CheckpointError,
@@ -21,7 +22,7 @@ from moe_mobile.errors import (
     UsageError,
 )
 from moe_mobile.export import Progress, RandomWeights, export_bundle
-from moe_mobile.export.embedding import encode_rows, row_bytes
+from moe_mobile.export.embedding import encode_rows
 from tests.bundles import BundleMaker, CheckpointMaker
 from tests.files import contents
 from tests.oracles.interpreter import Interpreter
@@ -250,7 +251,7 @@ def test_embedding_rows(hidden: int) -> None:
     rows = torch.randn(9, hidden, generator=torch.Generator().manual_seed(hidden))
     rows[4] = 0
     assert np.frombuffer(encode_rows(rows, "fp32"), "<f4").tolist() == rows.reshape(-1).tolist()
-    width = row_bytes("int8", hidden)
+    width = embedding_row_bytes("int8", hidden)
     assert width % 4 == 0
     data = np.frombuffer(encode_rows(rows, "int8"), np.uint8).reshape(9, width)
     for row, encoded in zip(rows, data, strict=True):

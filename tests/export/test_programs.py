@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from moe_mobile.bundle import read_manifest
+from moe_mobile.bundle.quantization import Quant
 from moe_mobile.export.options import resolve_options
 from moe_mobile.export.plan import make_plan
 from moe_mobile.export.programs import ExpertShape, LayerShape
-from moe_mobile.export.quantization import Encoding, Quant
+from moe_mobile.export.quantization import Encoding
 from moe_mobile.export.shapes import Method, ProgramShape
 from moe_mobile.export.template import Programs, random_weights
 from moe_mobile.model.names import TensorRef

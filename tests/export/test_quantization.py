@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_mobile.export.quantization import Encoding, Quant, pack, quantize
+from moe_mobile.bundle.quantization import Quant
+from moe_mobile.export.quantization import Encoding, pack, quantize
 from tests.oracles.torchao_model import quantize_linears
 
 ENCODINGS = [

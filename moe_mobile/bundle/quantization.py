@@ -1,0 +1,27 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The quantizations that a bundle's programs and its embedding can have, by name."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Quant(StrEnum):
+    """How the weights of a program's large linear layers are stored."""
+
+    FP32 = "fp32"
+    INT8 = "8da8w"  # int8 per output channel, activations int8 per token
+    INT4 = "8da4w"  # int4 in groups of columns, activations int8 per token
+
+
+QUANTS = tuple(quant.value for quant in Quant)
+EMBEDDINGS = ("fp32", "int8")
+GROUP_SIZES = (32, 64, 128, 256)
+"""Columns that share a scale in ``8da4w``."""
+
+
+def embedding_row_bytes(dtype: str, hidden: int) -> int:
+    """Bytes of a row of ``hidden`` values. ``int8`` rows are padded to a multiple of 4 bytes, and
+    end with their float32 scale."""
+    return 4 * hidden if dtype == "fp32" else -(-hidden // 4) * 4 + 4
