@@ -15,6 +15,9 @@ from moe_mobile import Engine
 from moe_mobile.base.router import RouterSpec
 from moe_mobile.bundle import read_manifest
 from moe_mobile.bundle.writer import to_bytes
+from moe_mobile.device.local import LocalDevice
+from moe_mobile.errors import UnsupportedError
+from moe_mobile.routing.trace_engine import record_engine
 from tests.bundles import BundleMaker
 from tests.engine.native import logits_after_prompt
 from tests.oracles.interpreter import Interpreter
@@ -78,6 +81,17 @@ def test_budgets_and_residencies_change_no_bit(routed: Path) -> None:
         again = logits_of(routed, cache, residency)
         assert np.array_equal(again[0].view(np.uint32), scored.view(np.uint32)), (cache, residency)
         assert np.array_equal(again[1].view(np.uint32), generated.view(np.uint32))
+
+
+def test_a_trace_refuses_what_it_cannot_describe(routed: Path) -> None:
+    router = read_manifest(routed).moe.router
+    prompt = tiny_prompt(PROMPT)
+    if router.score == "softmax" and router.groups == 1:
+        trace = record_engine(LocalDevice(), routed, prompt, settings={"threads": 1})
+        assert len(trace.router_logits) == PROMPT
+        return
+    with pytest.raises(UnsupportedError, match="can only describe plain softmax"):
+        record_engine(LocalDevice(), routed, prompt, settings={"threads": 1})
 
 
 def test_the_kinds_differ(bundle: BundleMaker) -> None:
