@@ -1,17 +1,14 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of where each decoded token's time went. Needs the optional matplotlib."""
+"""A chart of where each decoded token's time went."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from moe_mobile.bench.results import BenchResult
 from moe_mobile.errors import UsageError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["draw_results", "token_parts"]
 
@@ -33,28 +30,73 @@ def token_parts(result: BenchResult) -> dict[str, list[float]]:
     return parts
 
 
-def draw_results(results: Sequence[BenchResult]) -> Figure:
-    """One stacked panel per result that decoded tokens. Raises UsageError where none did."""
-    from matplotlib.figure import Figure
+def draw_results(results: Sequence[BenchResult]) -> dict[str, Any]:
+    """A Plotly figure with one stacked panel per result that decoded tokens.
 
+    Raises UsageError if none did.
+    """
     shown = [result for result in results if result.n_gen]
     if not shown:
-        raise UsageError("nothing was decoded, so there is nothing to plot", remedy="Use -n")
-    figure = Figure(figsize=(10, 3.2 * len(shown)), layout="constrained")
+        raise UsageError("nothing was decoded, so there is nothing to plot", remedy="Decode tokens")
+    data: list[dict[str, Any]] = []
+    layout: dict[str, Any] = {
+        "barmode": "stack",
+        "bargap": 0,
+        "height": 300 * len(shown) + 80,
+        "annotations": [],
+        "shapes": [],
+    }
+    height = 1 / len(shown)
     for index, result in enumerate(shown):
-        axes = figure.add_subplot(len(shown), 1, index + 1)
-        parts = token_parts(result)
-        positions = range(len(parts["rest"]))
-        axes.stackplot(positions, *parts.values(), labels=PARTS, colors=_COLORS, step="mid")
-        for repetition in range(1, len(result.tokens)):
-            axes.axvline(repetition * result.n_gen - 0.5, color="black", linewidth=0.5)
-        axes.set_title(
-            f"{result.model_type}, {result.test.name}, cache {result.config['cache']}, "
-            f"{result.config['residency']}: {result.avg_ts:.1f} tokens/s",
-            fontsize=10,
+        number = str(index + 1) if index else ""
+        for (part, values), color in zip(token_parts(result).items(), _COLORS, strict=True):
+            data.append(
+                {
+                    "type": "bar",
+                    "name": part,
+                    "legendgroup": part,
+                    "showlegend": index == 0,
+                    "x": list(range(len(values))),
+                    "y": values,
+                    "marker": {"color": color, "line": {"width": 0}},
+                    "xaxis": f"x{number}",
+                    "yaxis": f"y{number}",
+                    "hovertemplate": f"token %{{x}}: {part} %{{y:.3g}} ms<extra></extra>",
+                }
+            )
+        top = 1 - index * height
+        layout[f"xaxis{number}"] = {"anchor": f"y{number}"}
+        layout[f"yaxis{number}"] = {
+            "anchor": f"x{number}",
+            "domain": [top - 0.72 * height, top - 0.12 * height],
+            "title": {"text": "ms per token"},
+        }
+        layout["annotations"].append(
+            {
+                "text": f"{result.model_type}, {result.test.name}, cache {result.config['cache']}, "
+                f"{result.config['residency']}: {result.avg_ts:.1f} tokens/s",
+                "x": 0,
+                "y": top - 0.11 * height,
+                "xref": "paper",
+                "yref": "paper",
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "showarrow": False,
+            }
         )
-        axes.set_ylabel("ms per token")
-        axes.margins(x=0)
-        axes.legend(loc="upper right", ncols=len(PARTS), fontsize=7)
-    axes.set_xlabel("decoded token, repetitions in a row")
-    return figure
+        layout["shapes"] += [
+            {
+                "type": "line",
+                "xref": f"x{number}",
+                "yref": f"y{number} domain",
+                "x0": repetition * result.n_gen - 0.5,
+                "x1": repetition * result.n_gen - 0.5,
+                "y0": 0,
+                "y1": 1,
+                "line": {"width": 1},
+            }
+            for repetition in range(1, len(result.tokens))
+        ]
+        if index == len(shown) - 1:
+            layout[f"xaxis{number}"]["title"] = {"text": "decoded token, repetitions in a row"}
+    return {"data": data, "layout": layout}

@@ -62,7 +62,7 @@ _COOL_SECONDS = 300.0
         "moe-mobile bench olmoe -p 0 -n 64,128 --cache 25%,50%,75%",
         "moe-mobile bench olmoe -p 0 --routing exact,cache-prior:0.2,J=2 --interleave",
         "moe-mobile bench olmoe --residency slots,programs -o jsonl > results.jsonl",
-        "moe-mobile bench olmoe -p 0 -r 1 --plot tokens.svg  # where each token's time goes",
+        "moe-mobile bench olmoe -p 0 -r 1 --plot tokens.html # where each token's time goes",
         "moe-mobile bench olmoe --device any --out phone.jsonl",
         "moe-mobile bench olmoe --device any --out phone.jsonl --resume   # after an interruption",
         "moe-mobile bench olmoe --all --cache 25%,50%,100% --lanes 1,2,4 --interleave",
@@ -200,7 +200,7 @@ _COOL_SECONDS = 300.0
 @click.option(
     "--plot",
     type=click.Path(path_type=pathlib.Path, dir_okay=False),
-    help="Draw each decoded token's time and its parts (png, svg or pdf; needs matplotlib).",
+    help="Draw each decoded token's time and its parts as an HTML page.",
 )
 def command(
     bundle: pathlib.Path,

@@ -1,50 +1,58 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The file that ``--plot`` names. Needs the optional matplotlib."""
+"""The page that ``--plot`` names."""
 
 from __future__ import annotations
 
-import io
+import html
 import pathlib
-from typing import TYPE_CHECKING
+from typing import Any
 
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.writable import check_writable
-from moe_mobile.errors import UnsupportedError, UsageError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from moe_mobile.errors import UsageError
 
 __all__ = ["check_plot", "write_plot"]
 
-_SUFFIXES = (".png", ".svg", ".pdf")
-_DPI = 120
+_SUFFIXES = (".html", ".htm")
 
 
 def check_plot(plot: pathlib.Path | None) -> None:
-    """Fail before the work where the plot could not be written after it; None is no file.
+    """Fail before the work if the plot could not be written after it; None is no file.
 
-    Raises UsageError for an unknown file type, UnsupportedError without matplotlib,
-    DiskFullError, ReadOnlyError or IoError where it cannot be written.
+    Raises UsageError for an unknown file type, DiskFullError, ReadOnlyError or IoError if it cannot
+    be written.
     """
     if plot is None:
         return
     if plot.suffix.lower() not in _SUFFIXES:
         raise UsageError(
-            f"plots are written as {', '.join(_SUFFIXES)}", file=plot, remedy="Choose one of them"
+            "plots are written as HTML pages",
+            file=plot,
+            remedy=f"Give it the ending {_SUFFIXES[0]}",
         )
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UnsupportedError(
-            "matplotlib is not installed, and --plot draws with it",
-            remedy="Install it: pip install 'moe-mobile[plot]', or pip install matplotlib",
-        ) from None
     check_writable(plot, replaced=True)
 
 
-def write_plot(plot: pathlib.Path, figure: Figure) -> None:
-    """Raises DiskFullError, ReadOnlyError or IoError."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format=plot.suffix[1:].lower(), dpi=_DPI)
-    write_output(plot, drawn.getvalue())
+def write_plot(plot: pathlib.Path, figure: dict[str, Any]) -> None:
+    """Write a Plotly figure as a page that needs nothing else. Texts in it are shown as they are.
+
+    Raises DiskFullError, ReadOnlyError or IoError.
+    """
+    from plotly.io import to_html
+
+    page = to_html(_escaped(figure), include_plotlyjs=True, full_html=True, validate=False)
+    write_output(plot, page.encode("utf-8", "replace"))
+
+
+def _escaped(value: Any) -> Any:
+    """Plotly reads a few tags in texts, links among them: models and routings have none."""
+    if isinstance(value, str):
+        return html.escape(value, quote=False)
+    if isinstance(value, list):
+        return [_escaped(one) for one in value]
+    if isinstance(value, dict):
+        return {
+            name: one if name == "hovertemplate" else _escaped(one) for name, one in value.items()
+        }
+    return value

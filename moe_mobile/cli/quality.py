@@ -51,7 +51,7 @@ _FOR_BUNDLES = ("device", "residency", "lanes", "threads", "packed_dir")
     epilog=examples(
         "moe-mobile quality olmoe -f prompt.txt --routing cache-prior:0.2,max-rank:12",
         "moe-mobile quality olmoe -f prompt.txt -n 512 --device any",
-        "moe-mobile quality olmoe -f prompt.txt --capacity 25%,50%,75% --plot front.svg",
+        "moe-mobile quality olmoe -f prompt.txt --capacity 25%,50%,75% --plot front.html",
         "moe-mobile quality demo -f prompt.txt --routing cache-prior:0.2,J=2     # by transformers",
         "moe-mobile quality Qwen/Qwen3-30B-A3B -f prompt.txt --dtype bfloat16 --out qwen3.jsonl",
     )
@@ -101,7 +101,7 @@ _FOR_BUNDLES = ("device", "residency", "lanes", "threads", "packed_dir")
 @click.option(
     "--plot",
     type=click.Path(path_type=pathlib.Path, dir_okay=False),
-    help="Draw perplexity over loads (png, svg or pdf; needs matplotlib).",
+    help="Draw perplexity over loads as an HTML page.",
 )
 @json_option
 def command(

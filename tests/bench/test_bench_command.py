@@ -112,7 +112,7 @@ def test_a_plot_that_cannot_be_written_is_told_before_measuring(
     model: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "file").touch()
-    plot = tmp_path / "file" / "x.svg"
+    plot = tmp_path / "file" / "x.html"
     error = failed(6, "bench", model, "-p", 0, "-n", 2, "--out", tmp_path / "o", "--plot", plot)
     assert error["file"] == str(plot)
     assert error["remedy"]
@@ -121,7 +121,7 @@ def test_a_plot_that_cannot_be_written_is_told_before_measuring(
 
 def test_a_plot_is_not_drawn_over_the_rows(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
-    out, plot = tmp_path / "rows.svg", tmp_path / "link" / "rows.svg"
+    out, plot = tmp_path / "rows.html", tmp_path / "link" / "rows.html"
     command = ("bench", model, "-p", 0, "-n", 2, "--out", out, "--plot", plot)
     assert "the same file" in failed(2, *command)["cause"]
     assert not out.exists()

@@ -262,9 +262,9 @@ def test_bench_refuses_more_tokens_than_positions(bundle: pathlib.Path) -> None:
 
 
 def test_bench_draws(bundle: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    plot = tmp_path / "tokens.svg"
+    plot = tmp_path / "tokens.html"
     ok("bench", bundle, "-p", "0", "-n", "4", "-r", "2", "--plot", plot)
-    assert "<svg" in plot.read_text()
+    assert "Plotly.newPlot" in plot.read_text()
 
 
 def test_the_comparison_of_the_demo(
