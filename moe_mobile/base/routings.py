@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from moe_mobile.errors import UsageError
 
-__all__ = ["is_lossy", "lossy_mark", "split_routings"]
+__all__ = ["is_lossy", "lossy_mark", "marked", "split_routings"]
 
 # A comma between two routings; others belong to what is written before them, as in ",J=2".
 _BETWEEN = re.compile(r",(?!\s*[A-Za-z]+\s*=)")
@@ -46,3 +46,8 @@ def lossy_mark(resolved: str) -> str:
 def is_lossy(resolved: str) -> bool:
     """Whether a routing, as it came out, may change what the model computes."""
     return re.fullmatch(r"exact(,[^+]*)?", resolved) is None
+
+
+def marked(routing: str) -> str:
+    """A routing, with a word where it changes what the model computes."""
+    return routing + " (lossy)" * is_lossy(routing)

@@ -4,11 +4,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from fractions import Fraction
 
-__all__ = ["count", "percent", "size", "table"]
+__all__ = ["BYTE_UNITS", "count", "digits", "parse_size", "percent", "size", "table"]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+BYTE_UNITS = {
+    "": 1,
+    "B": 1,
+    "kB": 10**3,
+    "KiB": 1 << 10,
+    "MB": 10**6,
+    "MiB": 1 << 20,
+    "GB": 10**9,
+    "GiB": 1 << 30,
+    "TB": 10**12,
+    "TiB": 1 << 40,
+}
+"""Units that people may write sizes in."""
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 512MiB, 2GiB or 1000000. Raises ValueError."""
+    match = re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)", text)
+    if match is None or match[2] not in BYTE_UNITS:
+        raise ValueError(f"invalid size {text!r}: write it like 512MiB or 2GiB")
+    return int(Fraction(match[1]) * BYTE_UNITS[match[2]])
 
 
 def size(bytes: int) -> str:
@@ -24,6 +48,13 @@ def size(bytes: int) -> str:
 def count(value: int) -> str:
     """A number of parameters: 8.5 M, 14.3 B."""
     return f"{value / 1e9:.1f} B" if value >= 1e9 else f"{value / 1e6:.1f} M"
+
+
+def digits(value: float, significant: int = 4) -> str:
+    """A number for people: no exponent where it is large."""
+    if abs(value) >= 10 ** (significant - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{significant}g}"
 
 
 def percent(share: float | None) -> str:

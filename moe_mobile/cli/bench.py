@@ -28,7 +28,7 @@ from moe_mobile.bench.render import FORMATS, Shown, make_renderer
 from moe_mobile.bench.results import BenchTest
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.bundle.reader import read_manifest
-from moe_mobile.cli import grid_text
+from moe_mobile.cli import grids
 from moe_mobile.cli.bench_run import run_plan
 from moe_mobile.cli.options import (
     INITIAL_CACHES,
@@ -40,7 +40,7 @@ from moe_mobile.cli.options import (
     initial_cache_option,
     initial_cache_settings,
 )
-from moe_mobile.cli.plot_file import check_plot
+from moe_mobile.cli.output import check_plot
 from moe_mobile.cli.tuned import (
     Tuned,
     is_default,
@@ -238,9 +238,9 @@ def command(
     grid; every row runs in a fresh process. On phones, what they lack is sent first.
     docs/measuring-on-phones.md says how to get numbers that others can trust.
     """
-    tests = [BenchTest(n, 0) for n in grid_text.values("-p", n_prompt, grid_text.natural) if n]
-    tests += [BenchTest(0, n) for n in grid_text.values("-n", n_gen, grid_text.natural) if n]
-    tests += [grid_text.pair(value) for value in prompt_gen]
+    tests = [BenchTest(n, 0) for n in grids.values("-p", n_prompt, grids.natural) if n]
+    tests += [BenchTest(0, n) for n in grids.values("-n", n_gen, grids.natural) if n]
+    tests += [grids.pair(value) for value in prompt_gen]
     if not tests:
         raise UsageError("nothing to measure", remedy="Give -p, -n or -pg a number above 0")
     if as_json and output not in (None, "json"):
@@ -255,7 +255,7 @@ def command(
     check_outputs({"--out": out, "--plot": plot}, inputs)
     check_plot(plot)
     common["packed_dir"] = None if common["packed_dir"] is None else str(common["packed_dir"])
-    residencies = grid_text.values("--residency", residency, grid_text.residency)
+    residencies = grids.values("--residency", residency, grids.residency)
     tuned = None
     if settings_file is not None:
         require_cache(settings_file, residencies)
@@ -266,8 +266,8 @@ def command(
         tests,
         [Settings(**common, **one) for one in _caches(cached, tuned, bundle)],
         residencies=residencies,
-        lanes=grid_text.values("--lanes", lanes, grid_text.positive),
-        threads=grid_text.values("-t", threads, grid_text.threads),
+        lanes=grids.values("--lanes", lanes, grids.positive),
+        threads=grids.values("-t", threads, grids.threads),
     )
     check_settings([settings for _, settings in rows])
     check_wish(affinity)
@@ -315,7 +315,7 @@ def _caches(
 
     ``given``: values of the options that a file of settings may stand for.
     """
-    sizes: list[str | None] = [*grid_text.values("--cache", given["cache"], str)]
+    sizes: list[str | None] = [*grids.values("--cache", given["cache"], str)]
     if tuned is not None and is_default("cache"):
         sizes = [None]  # the file's
     settings = []

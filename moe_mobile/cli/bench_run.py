@@ -14,9 +14,9 @@ from moe_mobile.bench.render import Shown
 from moe_mobile.bench.results import BenchResult
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.cli.errors import format_error
-from moe_mobile.cli.plot_file import write_plot
+from moe_mobile.cli.output import write_plot
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.resumable import resumable
+from moe_mobile.cli.writable import resumable
 from moe_mobile.device.select import Opened
 from moe_mobile.errors import CancelledError, MoeMobileError
 

@@ -20,7 +20,7 @@ from moe_mobile.cli.options import (
     examples,
     json_option,
 )
-from moe_mobile.cli.phone_bars import PhoneBar, say
+from moe_mobile.cli.progress import PhoneBar, say
 from moe_mobile.cli.tuned import Tuned
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.deploy.deploy import Deployed

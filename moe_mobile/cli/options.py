@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 
 import click
 
+from moe_mobile.base.text import parse_size
 from moe_mobile.errors import UsageError
 
 __all__ = [
     "BUNDLE",
     "INITIAL_CACHES",
     "RESIDENCIES",
+    "SIZE",
     "Decorated",
     "bundle_argument",
     "common_engine_options",
@@ -227,3 +229,18 @@ def initial_cache_settings(text: str, bundle: pathlib.Path) -> dict[str, Any]:
     except UsageError as error:
         raise UsageError(error.cause, file=text, remedy=error.remedy) from None
     return {"initial_cache": "profile", "cache_profile": profile.layers}
+
+
+class _Size(click.ParamType[int]):
+    """A number of bytes: 512MiB, 2GiB, 1000000."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = _Size()

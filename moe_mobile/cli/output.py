@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import os
 import pathlib
 import stat
@@ -14,12 +15,23 @@ from typing import Any, TextIO, cast
 
 from moe_mobile.base.files import write_file
 from moe_mobile.base.routings import lossy_mark
-from moe_mobile.errors import write_error
+from moe_mobile.cli.writable import check_writable
+from moe_mobile.errors import UsageError, write_error
 
-__all__ = ["STDOUT", "guarded_stdout", "notes_of", "open_standard_streams", "write_output"]
+__all__ = [
+    "STDOUT",
+    "check_plot",
+    "guarded_stdout",
+    "notes_of",
+    "open_standard_streams",
+    "write_output",
+    "write_plot",
+]
 
 STDOUT = "standard output"
 """Names it in errors."""
+
+_PLOT_SUFFIXES = (".html", ".htm")
 
 
 def notes_of(info: dict[str, Any]) -> list[str]:
@@ -105,3 +117,44 @@ def write_output(path: pathlib.Path, data: bytes) -> None:
         raise write_error(error, path) from error
     target = pathlib.Path(os.path.realpath(path)) if path.is_symlink() else path
     write_file(target, lambda file: file.write(data))
+
+
+def check_plot(plot: pathlib.Path | None) -> None:
+    """Fail before the work if the plot could not be written after it; None is no file.
+
+    Raises UsageError for an unknown file type, DiskFullError, ReadOnlyError or IoError if it cannot
+    be written.
+    """
+    if plot is None:
+        return
+    if plot.suffix.lower() not in _PLOT_SUFFIXES:
+        raise UsageError(
+            "plots are written as HTML pages",
+            file=plot,
+            remedy=f"Give it the ending {_PLOT_SUFFIXES[0]}",
+        )
+    check_writable(plot, replaced=True)
+
+
+def write_plot(plot: pathlib.Path, figure: dict[str, Any]) -> None:
+    """Write a Plotly figure as a page that needs nothing else. Texts in it are shown as they are.
+
+    Raises DiskFullError, ReadOnlyError or IoError.
+    """
+    from plotly.io import to_html
+
+    page = to_html(_escaped(figure), include_plotlyjs=True, full_html=True, validate=False)
+    write_output(plot, page.encode("utf-8", "replace"))
+
+
+def _escaped(value: Any) -> Any:
+    """Plotly reads a few tags in texts, links among them: models and routings have none."""
+    if isinstance(value, str):
+        return html.escape(value, quote=False)
+    if isinstance(value, list):
+        return [_escaped(one) for one in value]
+    if isinstance(value, dict):
+        return {
+            name: one if name == "hovertemplate" else _escaped(one) for name, one in value.items()
+        }
+    return value

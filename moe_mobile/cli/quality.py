@@ -20,9 +20,8 @@ from moe_mobile.cli.options import (
     json_option,
     uncached_engine_options,
 )
-from moe_mobile.cli.plot_file import check_plot, write_plot
+from moe_mobile.cli.output import check_plot, write_plot
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.resumable import resumable
 from moe_mobile.cli.source import (
     FOR_CHECKPOINTS,
     bundle_ids,
@@ -35,7 +34,7 @@ from moe_mobile.cli.source import (
     source_path,
     text_options,
 )
-from moe_mobile.cli.writable import check_outputs, check_writable, opened_path
+from moe_mobile.cli.writable import check_outputs, check_writable, opened_path, resumable
 from moe_mobile.errors import CancelledError, MoeMobileError, UsageError
 
 if TYPE_CHECKING:

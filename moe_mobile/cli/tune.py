@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from moe_mobile.cli import grid_text
+from moe_mobile.cli import grids
 from moe_mobile.cli.options import (
     device_option,
     echo_json,
@@ -24,7 +24,6 @@ from moe_mobile.cli.options import (
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.report import check_page
-from moe_mobile.cli.resumable import resumable
 from moe_mobile.cli.searched import Searched, SearchedBundle, SearchedCheckpoint
 from moe_mobile.cli.source import (
     FOR_CHECKPOINTS,
@@ -42,6 +41,7 @@ from moe_mobile.cli.writable import (
     check_replaceable,
     check_writable,
     opened_path,
+    resumable,
 )
 from moe_mobile.errors import BudgetError, CancelledError, MoeMobileError, UsageError
 
@@ -199,7 +199,7 @@ def command(
     given = None
     if any(value is not None for value in (prompt, text_file, token_ids)):
         given = given_text(prompt, text_file, token_ids)
-    drops = [] if drop_cold is None else grid_text.values("--drop-cold", drop_cold, _drop)
+    drops = [] if drop_cold is None else grids.values("--drop-cold", drop_cold, _drop)
     with ProgressBar() as progress:
         model: Searched
         if from_bundle:

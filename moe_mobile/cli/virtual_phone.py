@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from moe_mobile.base.text import size, table
-from moe_mobile.cli.options import echo_json, examples, json_option
-from moe_mobile.cli.sizes import SIZE
+from moe_mobile.cli.options import SIZE, echo_json, examples, json_option
 from moe_mobile.errors import DeviceError, UsageError
 
 

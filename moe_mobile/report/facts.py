@@ -9,12 +9,20 @@ from collections.abc import Callable, Sequence
 from moe_mobile.report.load import Results
 from moe_mobile.report.rows import Row
 from moe_mobile.report.settings import NOT_RECORDED, device_name, settings
-from moe_mobile.report.text import explain
 
 __all__ = ["facts", "flags", "why_no_energy"]
 
 _ELSEWHERE = {"device", "model", "build"}
 """Settings that have a line of their own."""
+
+_FLAGS = {
+    "virtual phone": "its cores and flash are the computer's it runs on, its temperatures and "
+    "battery are made up: nothing here is a phone's speed",
+    "limit: hard": "the kernel held the virtual phone to its memory",
+    "limit: soft": "a watchdog held the virtual phone to its memory, so it may have used more for "
+    "moments",
+    "limit: none": "nothing held the virtual phone to a phone's memory",
+}
 
 
 def facts(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -48,7 +56,7 @@ def flags(results: Results) -> list[str]:
             counts[flag] = counts.get(flag, 0) + 1
     total = len(results.rows)
     counted = [
-        explain(flag) if count == total else f"{explain(flag)} ({count} of {total} rows)"
+        _explain(flag) if count == total else f"{_explain(flag)} ({count} of {total} rows)"
         for flag, count in counts.items()
     ]
     return [*results.notes, *counted]
@@ -111,3 +119,9 @@ def _regime(row: Row) -> str | None:
     if seed is not None:
         parts.append(f"seed {seed:g}")
     return ", ".join(parts)
+
+
+def _explain(flag: str) -> str:
+    """A row's flag, with what it means where it does not say so itself."""
+    meaning = _FLAGS.get(flag)
+    return flag if meaning is None else f"{flag}: {meaning}"

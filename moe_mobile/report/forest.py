@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from moe_mobile.base.text import digits
 from moe_mobile.report.compare import REPEATED, Comparison
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Figure, Key, listing, logarithmic, plain, short
 from moe_mobile.report.rows import Row
 from moe_mobile.report.settings import label, settings, varying
-from moe_mobile.report.text import digits
 
 __all__ = ["context", "forest", "ratio_text"]
 

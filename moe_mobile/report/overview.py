@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moe_mobile.base.statistics import mean
+from moe_mobile.base.text import digits
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Bar, Figure, Key, Segment, bars, listing, plain, short
 from moe_mobile.report.rows import finite
-from moe_mobile.report.text import digits
 
 __all__ = [
     "PARTS",

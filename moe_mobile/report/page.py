@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from moe_mobile.base.text import digits
 from moe_mobile.report import overview
 from moe_mobile.report.compare import METHOD, Comparison, Refusal, compare
 from moe_mobile.report.entry import Entry, make_entries
@@ -20,7 +21,6 @@ from moe_mobile.report.load import Results
 from moe_mobile.report.rows import Row
 from moe_mobile.report.settings import configurations, settings
 from moe_mobile.report.template import Chart, Section, render, script_json
-from moe_mobile.report.text import digits
 from moe_mobile.report.timeline import FEWEST_SAMPLES, memory_over_time, too_few_samples
 
 __all__ = ["make_page", "summary"]

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from moe_mobile.base.routings import marked
 from moe_mobile.report.figure import Figure, Key, plain, rule, short, time_layout
-from moe_mobile.report.text import marked
 from moe_mobile.tune.choice import Candidate, Limit, front
 
 __all__ = ["loads_front", "speed_front", "told"]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_mobile.base.routings import marked
 from moe_mobile.base.statistics import mean, percentile
 from moe_mobile.report.figure import Figure, Key, plain, short
-from moe_mobile.report.text import marked
 from moe_mobile.tune.residency import Residency
 
 __all__ = ["lifetimes", "over_time", "shares"]

@@ -9,11 +9,12 @@ import math
 from collections.abc import Sequence
 
 import moe_mobile
+from moe_mobile.base.routings import marked
+from moe_mobile.base.text import digits
 from moe_mobile.report.figure import Bar, Segment, bars
 from moe_mobile.report.pareto import loads_front, speed_front, told
 from moe_mobile.report.residency import lifetimes, over_time, shares
 from moe_mobile.report.template import Chart, Section, render, script_json
-from moe_mobile.report.text import digits, marked
 from moe_mobile.routing.trace import Trace
 from moe_mobile.tune.choice import Candidate
 from moe_mobile.tune.outcome import Outcome

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from moe_mobile.base.text import BYTE_UNITS
 from moe_mobile.errors import UsageError
 
 __all__ = [
     "ABIS",
-    "BYTE_UNITS",
     "LIMITERS",
     "SHELL_ID",
     "SMALLEST_RAM",
@@ -36,20 +36,6 @@ ABIS = {"x86_64": "x86_64", "arm64-v8a": "aarch64"}
 
 LIMITERS = ("cgroup2", "cgroup1", "systemd", "watchdog")
 """Ways to limit memory, in the order they are tried."""
-
-BYTE_UNITS = {
-    "": 1,
-    "B": 1,
-    "kB": 10**3,
-    "KiB": 1 << 10,
-    "MB": 10**6,
-    "MiB": 1 << 20,
-    "GB": 10**9,
-    "GiB": 1 << 30,
-    "TB": 10**12,
-    "TiB": 1 << 40,
-}
-"""Units that people may write sizes in."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _SMALLEST_FLASH = 16 << 20

@@ -17,7 +17,7 @@ from moe_mobile.bench.driver import Settings
 from moe_mobile.bench.plot import draw_results, token_parts
 from moe_mobile.bench.render import FORMATS, Shown, make_renderer
 from moe_mobile.bench.results import BenchResult, BenchTest
-from moe_mobile.cli.plot_file import check_plot, write_plot
+from moe_mobile.cli.output import check_plot, write_plot
 
 _LLAMA_BENCH = (
     "build_commit build_number cpu_info gpu_info backends model_filename model_type model_size "

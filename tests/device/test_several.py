@@ -19,8 +19,7 @@ import pytest
 
 from moe_mobile import errors
 from moe_mobile.cli.deploy import command as deploy
-from moe_mobile.cli.phone_bars import PhoneBar
-from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.progress import PhoneBar, ProgressBar
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.select import open_devices
 from moe_mobile.virtual_phone import Misbehaviour
