@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import moe_mobile
+from tests.includes import included
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINE = ROOT / "android_app/engine/src/main/cpp"
@@ -132,12 +133,21 @@ def test_version_is_stated_once_for_all() -> None:
 
 def test_core_rooms_do_not_include_what_depends_on_executorch() -> None:
     wrong = []
-    for room in ("base", "bundle", "cache", "routing", "metrics", "decoder"):
+    for room in ("base", "bundle", "cache", "routing", "metrics", "decoder", "plan"):
         for path in (ENGINE / room).rglob("*"):
             if path.suffix in {".h", ".cpp"}:
                 found = re.findall(r'#include\s+["<](?:executorch|engine)/.*', path.read_text())
                 wrong += [f"{path.relative_to(ROOT)}: {line}" for line in found]
     assert wrong == []
+
+
+def test_the_engines_public_header_shows_only_what_hosts_need() -> None:
+    shown = included("engine/engine.h")
+    assert "plan/settings.h" in shown
+    hidden = ("nlohmann/", "executorch/", "decoder/", "engine/decoder.h", "engine/expert_")
+    assert [header for header in shown if header.startswith(hidden)] == []
+    # Measuring goes through it.
+    assert "engine/decoder.h" not in included("engine/bench.h") | included("engine/generate.h")
 
 
 def _installed_binaries() -> list[Path]:

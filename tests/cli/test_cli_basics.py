@@ -172,7 +172,7 @@ def test_a_folder_that_is_missing(command: list[str], tmp_path: pathlib.Path) ->
         (["bench", "b", "-n", "-5"], "not a whole number"),
         (["bench", "b", "--lanes", "0"], "too small"),
         (["bench", "b", "--lanes", "2,99"], "1 to 16"),
-        (["bench", "b", "--cache", "50%,half"], "is no size"),
+        (["bench", "b", "--cache", "50%,half"], "invalid size"),
         (["bench", "b", "--residency", "flash"], "none of slots"),
         (["bench", "b", "-pg", "512"], "two numbers"),
         (["bench", "b", "-o", "md"], "contradict"),

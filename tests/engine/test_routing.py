@@ -271,6 +271,6 @@ def test_what_makes_no_sense_is_refused(bundle: Path) -> None:
     refused(UsageError, "has no expert 32", initial_cache="profile", cache_profile={0: [32]})
     refused(UsageError, "expert 3 twice", initial_cache="profile", cache_profile={0: [3, 3]})
     refused(UsageError, "layer 6 of the model", initial_cache="profile", cache_profile={6: [0]})
-    refused(UsageError, "go together", cache_profile={0: [1]})
+    refused(UsageError, "would not be used", cache_profile={0: [1]})
     refused(UsageError, "belady", eviction="belady")
     refused(UsageError, "cache-prior", routing="cache-prior:x")

@@ -55,8 +55,22 @@ TEST(ParseBudget, RefusesTheRest) {
                            "9999999999TiB",
                            "1,5GiB",
                            "0.1B"}) {
-    EXPECT_ERROR(parse_budget(text), ErrorCode::kUsage, "is no size");
+    EXPECT_ERROR(parse_budget(text), ErrorCode::kUsage, "invalid size");
   }
+}
+
+TEST(ParseBudget, TakesItsTextBack) {
+  const char* const texts[] = {"auto", "50%", "12.5%", "33.3%", "12.34%", "1GiB", "512MiB", "3B"};
+  for (const char* text : texts) {
+    const Budget budget = parse_budget(text);
+    const Budget again = parse_budget(to_text(budget));
+    EXPECT_EQ(again.kind, budget.kind) << text;
+    EXPECT_EQ(again.bytes, budget.bytes) << text;
+    EXPECT_EQ(again.percent, budget.percent) << text;
+  }
+  for (const char* text : {"auto", "33.3%", "12.34%", "1GiB", "512MiB", "100000001"})
+    EXPECT_EQ(to_text(parse_budget(text)), text);
+  EXPECT_EQ(to_text(parse_budget("1.5GiB")), "1536MiB");
 }
 
 MemoryPlanInputs inputs() {

@@ -1,10 +1,9 @@
 // Copyright the moe-mobile authors.
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/settings.h"
-
 #include <gtest/gtest.h>
 
 #include "base/expect_error.h"
+#include "engine/settings_json.h"
 #include "engine/store_key.h"
 
 namespace moe_mobile {
@@ -14,7 +13,9 @@ using nlohmann::json;
 
 TEST(Settings, MembersMayBeMissingOrNull) {
   const EngineSettings settings = parse_settings(json::parse(R"({"threads": null})"));
-  EXPECT_EQ(settings.cache, "50%");
+  EXPECT_EQ(to_text(settings.cache), "50%");
+  EXPECT_EQ(to_text(settings.routing), "exact");
+  EXPECT_EQ(to_text(settings.eviction), "lru");
   EXPECT_EQ(settings.residency, Residency::kSlots);
   EXPECT_EQ(settings.threads, 0u);
 }
@@ -22,21 +23,24 @@ TEST(Settings, MembersMayBeMissingOrNull) {
 TEST(Settings, AreReadAndWrittenBack) {
   const json given = {{"cache", "1GiB"}, {"residency", "programs"}, {"lanes", 4u},
                       {"threads", 3u},   {"context", 77u},          {"allow_below_cycle", true}};
-  const json back = to_json(parse_settings(given));
+  const json back = parse_settings(given);
   for (const auto& item : given.items()) EXPECT_EQ(back[item.key()], item.value()) << item.key();
-  EXPECT_EQ(to_json(parse_settings(back)), back);
+  EXPECT_EQ(json(parse_settings(back)), back);
 }
 
 TEST(Settings, RoutingAndItsCacheAreRead) {
   const EngineSettings settings = parse_settings(json::parse(R"({
     "routing": "cache-prior:0.2,J=1+drop-cold:0.5", "pool": "layer", "eviction": "lfu:0.9",
     "initial_cache": "profile", "cache_profile": {"0": [3, 1], "12": []}})"));
-  EXPECT_EQ(settings.routing, "cache-prior:0.2,J=1+drop-cold:0.5");
+  EXPECT_EQ(to_text(settings.routing), "cache-prior:0.2,J=1+drop-cold:0.5");
+  EXPECT_EQ(settings.routing.drop_cold, 0.5);
+  EXPECT_EQ(settings.eviction.kind, EvictionOptions::Kind::kLfu);
+  EXPECT_EQ(settings.eviction.decay, 0.9);
   EXPECT_EQ(settings.pool, Pool::kPerLayer);
   EXPECT_EQ(settings.initial_cache, InitialCache::kProfile);
   EXPECT_EQ(settings.cache_profile.at(0), (std::vector<uint32_t>{3, 1}));
   EXPECT_TRUE(settings.cache_profile.at(12).empty());
-  EXPECT_EQ(to_json(settings)["initial_cache"], "profile");
+  EXPECT_EQ(json(settings)["initial_cache"], "profile");
 }
 
 TEST(Settings, WhatIsWrongIsNamed) {

@@ -8,6 +8,11 @@
 #include "base/number.h"
 
 namespace moe_mobile {
+namespace {
+
+constexpr double kUsualDecay = 0.99;
+
+}  // namespace
 
 EvictionOptions parse_eviction(const std::string& text) {
   EvictionOptions options;
@@ -17,17 +22,28 @@ EvictionOptions parse_eviction(const std::string& text) {
     return options;
   }
   const std::string prefix = "lfu:";
-  const std::optional<double> decay = text == "lfu" ? 0.99
+  const std::optional<double> decay = text == "lfu" ? kUsualDecay
                                       : text.compare(0, prefix.size(), prefix) == 0
                                           ? parse_number(text.substr(prefix.size()))
                                           : std::nullopt;
   if (!decay || *decay > 1)
-    throw Error(ErrorCode::kUsage, Setting{"eviction"},
-                in_quotes(text) + " is no way to choose what leaves the cache",
+    throw Error(ErrorCode::kUsage, Setting{"eviction"}, "unknown eviction " + in_quotes(text),
                 "Possible are: lru; lfu; lfu:DECAY with a DECAY of 0 to 1; in simulations, belady");
   options.kind = EvictionOptions::Kind::kLfu;
   options.decay = *decay;
   return options;
+}
+
+std::string to_text(const EvictionOptions& options) {
+  switch (options.kind) {
+    case EvictionOptions::Kind::kLru:
+      break;
+    case EvictionOptions::Kind::kBelady:
+      return "belady";
+    case EvictionOptions::Kind::kLfu:
+      return options.decay == kUsualDecay ? "lfu" : "lfu:" + number_text(options.decay);
+  }
+  return "lru";
 }
 
 }  // namespace moe_mobile

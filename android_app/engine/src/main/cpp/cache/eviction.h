@@ -19,5 +19,7 @@ struct EvictionOptions {
 
 // "lru", "lfu" (which is "lfu:0.99"), "lfu:DECAY" or "belady"; kUsage otherwise.
 EvictionOptions parse_eviction(const std::string& text);
+// Parses to the same options.
+std::string to_text(const EvictionOptions& options);
 
 }  // namespace moe_mobile

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/number.h"
 
 namespace moe_mobile {
 namespace {
@@ -39,39 +40,26 @@ std::optional<double> leading_number(const std::string& text, size_t* used) {
   }
   if (points > 1 || digits == 0 || digits > 20) return std::nullopt;
   *used = end;
-  double value = 0, place = 0;  // by hand: strtod depends on the locale
-  for (const char c : text.substr(0, end)) {
-    if (c == '.') {
-      place = 1;
-      continue;
-    }
-    if (place == 0) {
-      value = 10 * value + (c - '0');
-    } else {
-      place /= 10;
-      value += place * (c - '0');
-    }
-  }
-  return value;
+  return parse_number(text.substr(0, end));
 }
 
+constexpr struct {
+  const char* name;
+  uint64_t bytes;
+} kUnits[] = {{"TiB", 1ull << 40},
+              {"GiB", 1ull << 30},
+              {"MiB", 1ull << 20},
+              {"KiB", 1ull << 10},
+              {"", 1},
+              {"B", 1},
+              {"kB", 1000},
+              {"KB", 1000},
+              {"MB", 1000000},
+              {"GB", 1000000000}};
+
 std::optional<double> unit_bytes(const std::string& unit) {
-  const struct {
-    const char* name;
-    double bytes;
-  } units[] = {{"", 1},
-               {"B", 1},
-               {"KiB", 1024.0},
-               {"MiB", 1048576.0},
-               {"GiB", 1073741824.0},
-               {"TiB", 1099511627776.0},
-               {"kB", 1e3},
-               {"KB", 1e3},
-               {"MB", 1e6},
-               {"GB", 1e9}};
-  for (const auto& known : units) {
-    if (unit == known.name) return known.bytes;
-  }
+  for (const auto& known : kUnits)
+    if (unit == known.name) return static_cast<double>(known.bytes);
   return std::nullopt;
 }
 
@@ -131,8 +119,23 @@ Budget parse_budget(const std::string& text) {
     budget.bytes = static_cast<uint64_t>(*value * *factor);
     return budget;
   }
-  throw Error(ErrorCode::kUsage, Setting{"cache"}, in_quotes(text) + " is no size",
+  throw Error(ErrorCode::kUsage, Setting{"cache"}, "invalid size " + in_quotes(text),
               "Write auto, a share of the experts like 50%, or bytes like 512MiB or 1.5GiB");
+}
+
+std::string to_text(const Budget& budget) {
+  switch (budget.kind) {
+    case Budget::Kind::kAuto:
+      return "auto";
+    case Budget::Kind::kPercent:
+      return number_text(budget.percent) + "%";
+    case Budget::Kind::kBytes:
+      break;
+  }
+  for (const auto& unit : kUnits)
+    if (budget.bytes % unit.bytes == 0)
+      return std::to_string(budget.bytes / unit.bytes) + unit.name;
+  return std::to_string(budget.bytes);
 }
 
 MemoryPlan plan_memory(const MemoryPlanInputs& in) {

@@ -18,6 +18,8 @@ struct Budget {
 // "auto", "50%", "512MiB", "1.5GiB", "64KiB", "100MB" (powers of ten), "200000000" or "200000000B".
 // kUsage otherwise.
 Budget parse_budget(const std::string& text);
+// Parses to the same budget.
+std::string to_text(const Budget& budget);
 
 // Bytes this process could still take: MemAvailable, or what its cgroups leave, whichever is less.
 // The folders are parameters for tests.

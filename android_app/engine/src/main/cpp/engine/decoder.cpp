@@ -25,6 +25,7 @@ Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
       context_(context) {
   for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer)
     if (manifest_.layers[layer].experts) moe_layers_.push_back(layer);
+  // plan_engine() counts what is allocated here.
   const size_t batch = manifest_.max_batch;
   const size_t hidden = manifest_.hidden_size;
   const size_t queries = size_t{manifest_.attention.num_heads} * manifest_.attention.head_dim;
@@ -41,17 +42,6 @@ Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
   logits_.resize(manifest_.vocab_size);
   selections_.resize(batch);
   output_rows_.resize(batch * manifest_.moe.top_k);
-}
-
-uint64_t Decoder::buffer_bytes(const Manifest& manifest, uint32_t context) {
-  const uint64_t hidden = manifest.hidden_size;
-  const uint64_t queries = uint64_t{manifest.attention.num_heads} * manifest.attention.head_dim;
-  const uint64_t keys = uint64_t{manifest.attention.num_kv_heads} * manifest.attention.head_dim;
-  const uint64_t row =
-      hidden + 2 * queries + 2 * keys + manifest.moe.num_experts + 2 * manifest.moe.top_k * hidden;
-  return sizeof(float) *
-             (manifest.max_batch * row + (uint64_t{context} + 1) * hidden + manifest.vocab_size) +
-         sizeof(uint32_t) * uint64_t{context} * manifest.num_moe_layers() * manifest.moe.top_k;
 }
 
 void Decoder::clear() {

@@ -27,14 +27,9 @@ class Decoder {
           std::unique_ptr<ExpertStream> experts, Router router, uint32_t context,
           ParallelFor parallel);
 
-  // Bytes of the buffers a decoder of this model allocates, apart from the KV cache: at most, for a
-  // prompt that fills the context.
-  static uint64_t buffer_bytes(const Manifest& manifest, uint32_t context);
-
   uint32_t position() const { return position_; }
   uint32_t context() const { return context_; }
   ExpertStream& experts() { return *experts_; }
-  const ResolvedRouting& routing() const { return router_.routing(); }
   // Forgets the conversation. What is cached stays.
   void clear();
   // From now on appends the router's logits [rows, experts] of each MoE layer to `logits`, in the
@@ -82,8 +77,8 @@ class Decoder {
   std::vector<float> x_;  // [hidden]: the last token's
   // [max_batch, ...]
   std::vector<float> q_, k_, v_, attention_, h_, router_logits_;
-  std::vector<float>
-      outputs_;  // [max_batch, top_k, hidden]: by token and rank, or by expert in a prompt
+  // [max_batch, top_k, hidden]: by token and rank, or by expert in a prompt.
+  std::vector<float> outputs_;
   std::vector<float> gathered_;  // [max_batch x top_k, hidden]: a prompt's rows by expert
   std::vector<float> logits_;
   std::vector<Selection> selections_;  // [max_batch]

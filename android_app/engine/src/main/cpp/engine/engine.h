@@ -1,110 +1,140 @@
 // Copyright the moe-mobile authors.
 // SPDX-License-Identifier: Apache-2.0
-
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "base/error.h"
 #include "base/span.h"
+#include "bundle/manifest.h"
 #include "cache/memory_plan.h"
-#include "decoder/sampler.h"
-#include "engine/decoder.h"
-#include "engine/packed_store.h"
 #include "engine/progress.h"
-#include "engine/settings.h"
+#include "metrics/token_metrics.h"
+#include "plan/settings.h"
 
 namespace moe_mobile {
 
-// What one step of the engine cost: a batch of prompt tokens, or one token decoded.
+// What one step of the engine cost: a prompt, or one token decoded.
 struct Step {
   bool prefill = false;
   uint32_t tokens = 1;
   TokenMetrics metrics;
 };
 
-// An open bundle, ready to run: the one class that all hosts (moe_runner, Python, the app, tests)
-// use. It reads no environment variable and prints nothing. Not thread safe.
-class Engine {
- public:
-  // Told what will be taken before it is: after preparing, before loading.
-  using Planned = std::function<void(const MemoryPlan&)>;
-  // Verifies, prepares where needed, plans the memory, loads. Errors are moe_mobile::Error.
-  static std::unique_ptr<Engine> open(const std::string& directory, const EngineSettings& settings,
-                                      const Progress& progress, const Planned& planned);
-
-  const Manifest& manifest() const { return bundle_.manifest(); }
-  // As resolved: what the host left open is filled in.
-  const EngineSettings& settings() const { return settings_; }
-  // Resolved settings, plan, model facts, bundle hash, what fell back.
-  nlohmann::json info() const;
-
-  // Forgets the conversation and the statistics. What stays cached is settings().initial_cache's
-  // matter.
-  void reset();
-  // Changes with every reset, so that whoever continues a conversation can tell that it is over.
-  uint64_t conversation() const { return conversation_; }
-  uint32_t position() const { return decoder_->position(); }
-  uint32_t context() const { return decoder_->context(); }
-
-  // Appends prompt tokens, in batches; `progress` may throw between them to stop.
-  void prefill(Span<const uint32_t> tokens, const Progress& progress);
-  // Appends one token as decoding does.
-  void decode(uint32_t token);
-  // Logits [vocab] that follow the last token appended.
-  const float* logits();
-  bool is_end(uint32_t token) const;
-
-  // Steps since the last reset, and their totals: {"totals": {...}, "tokens": [...]}.
-  const std::vector<Step>& steps() const { return steps_; }
-  nlohmann::json stats() const;
-
-  // For measurements.
-  Decoder& decoder() { return *decoder_; }
-  const Bundle& bundle() const { return bundle_; }
-
- private:
-  Engine(Bundle bundle, const EngineSettings& settings);
-  void load(const Progress& progress, const Planned& planned);
-  // Prepares what is missing, plans the memory.
-  void open_store(uint64_t available, const Progress& progress);
-  // Fills in what settings leave to the routing method.
-  void settle_routing();
-  RouterSpec router_spec() const;
-  Router make_router() const;
-  LogicalCacheOptions cache_options() const;
-  // Sets the cache for the first token decoded; returns nanoseconds.
-  uint64_t begin_decoding();
-  // Goes on with residency `programs`, and says why; throws `cause` where that is no way out.
-  void fall_back(const Error& cause);
-  MemoryPlan plan_for(Residency residency, uint64_t available) const;
-  std::unique_ptr<ExpertPlaces> make_places(const Progress& progress, const Planned& planned);
-
-  Bundle bundle_;
-  EngineSettings settings_;
-  ThreadPoolLease threads_;
-  MemoryPlan plan_;
-  std::vector<std::string> fallbacks_;
-  bool direct_ = false;
-  std::unique_ptr<PackedStore> store_;
-  PlannedArena arena_;
-  std::unique_ptr<Decoder> decoder_;
-  std::vector<Step> steps_;
-  uint64_t conversation_ = 0;
-  std::string requested_routing_;
-  std::vector<std::vector<uint32_t>> profile_;  // by layer
+// Steps since the last reset, and their totals. Latencies are of decoded tokens alone.
+struct Stats {
+  RunMetrics totals;
+  std::vector<Step> steps;
 };
 
-// Log-probability of `token` under the logits, in double.
-double log_probability(const float* logits, uint32_t vocab_size, uint32_t token);
+// The facts about a model that hosts need.
+struct ModelInfo {
+  std::string name;
+  std::string family;
+  uint32_t vocab_size = 0;
+  uint32_t hidden_size = 0;
+  uint32_t num_layers = 0;
+  uint32_t num_moe_layers = 0;  // layers with experts
+  uint32_t context_length = 0;  // positions, the most that the model allows
+  uint32_t num_experts = 0;     // of each layer that has experts
+  uint32_t top_k = 0;           // experts per token and layer
+  uint64_t num_parameters = 0;
+  std::vector<uint32_t> eos_token_ids;  // ascending
+  Quantization quantization;
+};
 
-nlohmann::json to_json(const Step& step);
-nlohmann::json to_json(const MemoryPlan& plan);
+struct RoutingInfo {
+  std::string requested;  // as parse_routing() takes it
+  std::string resolved;   // likewise, with nothing automatic
+  std::string note;       // why it became exact routing; empty if it did not
+  bool lossy = false;     // whether the model may compute anything else than it would by itself
+};
+
+struct EngineInfo {
+  std::string bundle_hash;  // SHA-256 of bundle.json, hexadecimal
+  ModelInfo model;
+  MemoryPlan plan;
+  EngineSettings settings;  // as resolved: only `cache` may be automatic
+  RoutingInfo routing;
+  bool direct_io = false;              // whether all experts are read with O_DIRECT
+  std::vector<std::string> fallbacks;  // what differs from the settings, and why
+  std::string store_key;               // of the packed store of this machine
+  std::string executorch, moe_mobile;  // versions
+};
+
+// What a miss costs, in nanoseconds by sample. Packed weights first, then whole programs.
+struct MissCosts {
+  uint64_t packed_bytes = 0;
+  uint64_t program_bytes = 0;
+  std::vector<uint64_t> raw_read_ns;      // one pread of the packed bytes into memory of its own
+  std::vector<uint64_t> slot_miss_ns;     // the same bytes as a slot miss, until the slot can run
+  std::vector<uint64_t> slot_rest_ns;     // of slot_miss_ns, when the lane was not reading
+  std::vector<uint64_t> forward_ns;       // one forward pass of one row
+  std::vector<uint64_t> program_read_ns;  // a miss of residency `programs`: the read,
+  std::vector<uint64_t> program_load_ns;  // then ExecuTorch loads the program
+};
+
+// An open bundle, ready to run: what moe_runner, the Python module, the app and the tests use. It
+// reads no environment variable and prints nothing. All failures are moe_mobile::Error.
+//
+// Thread rule: calls to one engine never overlap, but may come from different threads. Engines of
+// one process are independent of each other, except that they share one pool of threads and must
+// agree on its size.
+class Engine {
+ public:
+  // Gets the plan after preparing, before its memory is taken. Comes again if the engine has to
+  // fall back to another residency.
+  using Planned = std::function<void(const MemoryPlan&)>;
+  // Verifies the bundle, prepares it if necessary, plans the memory and loads.
+  // kUsage for settings that do not suit the bundle, kBudget if memory does not suffice,
+  // kBundleInvalid, kBundleCorrupt, kUnsupported or kIo for a bundle that cannot be used.
+  static std::unique_ptr<Engine> open(const std::string& directory, const EngineSettings& settings,
+                                      const Progress& progress, const Planned& planned);
+  virtual ~Engine() = default;
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  virtual const ModelInfo& model() const = 0;
+  virtual EngineInfo info() const = 0;
+
+  // Forgets the conversation and the statistics. The setting initial_cache says what stays cached.
+  virtual void reset() = 0;
+  // Changes with every reset, so that the owner of an older conversation can tell that it is over.
+  virtual uint64_t conversation() const = 0;
+  // Tokens appended since the last reset, and the most that there may be.
+  virtual uint32_t position() const = 0;
+  virtual uint32_t context() const = 0;
+
+  // Appends the tokens of a prompt. kUsage if there are none, if they do not fit in the context, or
+  // for one outside the vocabulary. `progress` is called after each batch of each layer; if it
+  // throws, nothing was appended.
+  virtual void prefill(Span<const uint32_t> tokens, const Progress& progress) = 0;
+  // Appends one token as decoding does. kUsage likewise.
+  virtual void decode(uint32_t token) = 0;
+  // Logits [vocab] that follow the last token; valid until the engine runs again.
+  // REQUIRES: a token was appended since the last reset (kUsage).
+  virtual const float* logits() = 0;
+  virtual Stats stats() const = 0;
+
+  // For measurements and for the routing lab.
+
+  // As prefill(). Returns the routers' logits [MoE layers, tokens, experts].
+  virtual std::vector<float> trace(Span<const uint32_t> tokens, const Progress& progress) = 0;
+  // From now on uses these logits [positions, MoE layers, experts] in place of the routers'; none:
+  // the routers' own again.
+  // REQUIRES: they stay valid until then, and hold every position that is appended.
+  virtual void replay_router(Span<const float> logits) = 0;
+  // Share of the cache that holds experts, 0 to 1.
+  virtual double cache_fill() const = 0;
+  // Times `count` misses, 1 to 1000000, of experts drawn at random. Empties the cache.
+  // REQUIRES: residency is not `programs` (kUsage).
+  virtual MissCosts measure_misses(uint32_t count, uint32_t seed) = 0;
+
+ protected:
+  Engine() = default;
+};
 
 }  // namespace moe_mobile

@@ -3,15 +3,25 @@
 
 #include "engine/generate.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "base/error.h"
 
 namespace moe_mobile {
+namespace {
+
+bool is_end(const ModelInfo& model, uint32_t token) {
+  return std::binary_search(model.eos_token_ids.begin(), model.eos_token_ids.end(), token);
+}
+
+}  // namespace
 
 Generator::Generator(Engine* engine, Span<const uint32_t> prompt, uint32_t max_new_tokens,
                      const SamplingSettings& sampling, bool ignore_eos, const Progress& progress)
     : engine_(engine),
       conversation_(engine->conversation()),
-      sampler_(sampling, engine->manifest().vocab_size),
+      sampler_(sampling, engine->model().vocab_size),
       remaining_(max_new_tokens),
       ignore_eos_(ignore_eos) {
   engine_->prefill(prompt, progress);
@@ -32,7 +42,7 @@ std::optional<uint32_t> Generator::next() {
   }
   logits_ = engine_->logits();
   const uint32_t token = sampler_.sample(logits_);
-  if (!ignore_eos_ && engine_->is_end(token)) {
+  if (!ignore_eos_ && is_end(engine_->model(), token)) {
     stop_ = "eos";
     ended_ = true;
     return std::nullopt;
@@ -44,7 +54,7 @@ std::optional<uint32_t> Generator::next() {
 
 void score(Engine* engine, Span<const uint32_t> tokens,
            const std::function<void(size_t index, const float* logits)>& row) {
-  const uint32_t vocab_size = engine->manifest().vocab_size;
+  const uint32_t vocab_size = engine->model().vocab_size;
   for (uint32_t token : tokens)
     if (token >= vocab_size)
       throw Error(ErrorCode::kUsage, Setting{"token_ids"},
@@ -62,16 +72,12 @@ void score(Engine* engine, Span<const uint32_t> tokens,
   }
 }
 
-std::vector<float> router_logits(Engine* engine, Span<const uint32_t> tokens,
-                                 const Progress& progress) {
-  std::vector<float> logits;
-  struct Recording {
-    Decoder& decoder;
-    ~Recording() { decoder.record_router(nullptr); }
-  } recording{engine->decoder()};
-  recording.decoder.record_router(&logits);
-  engine->prefill(tokens, progress);
-  return logits;
+double log_probability(const float* logits, uint32_t vocab_size, uint32_t token) {
+  double largest = logits[0];
+  for (uint32_t i = 1; i < vocab_size; ++i) largest = std::max<double>(largest, logits[i]);
+  double sum = 0;
+  for (uint32_t i = 0; i < vocab_size; ++i) sum += std::exp(logits[i] - largest);
+  return logits[token] - largest - std::log(sum);
 }
 
 }  // namespace moe_mobile

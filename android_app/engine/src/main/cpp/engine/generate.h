@@ -4,9 +4,10 @@
 #pragma once
 
 #include <functional>
-#include <string>
+#include <optional>
 #include <vector>
 
+#include "decoder/sampler.h"
 #include "engine/engine.h"
 
 namespace moe_mobile {
@@ -27,7 +28,7 @@ class Generator {
   // Logits [vocab] that the last token was taken from; valid until the engine runs again. Null
   // before the first token.
   const float* logits() const { return logits_; }
-  const Engine& engine() const { return *engine_; }
+  const ModelInfo& model() const { return engine_->model(); }
 
  private:
   Engine* engine_;
@@ -46,9 +47,7 @@ class Generator {
 void score(Engine* engine, Span<const uint32_t> tokens,
            const std::function<void(size_t index, const float* logits)>& row);
 
-// Appends tokens as a prompt, which is routed exactly whatever the setting, and returns the logits
-// [MoE layers, tokens, experts] of its routers. Errors as Engine::prefill().
-std::vector<float> router_logits(Engine* engine, Span<const uint32_t> tokens,
-                                 const Progress& progress);
+// Log-probability of `token` under the logits, in double.
+double log_probability(const float* logits, uint32_t vocab_size, uint32_t token);
 
 }  // namespace moe_mobile

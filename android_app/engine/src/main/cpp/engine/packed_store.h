@@ -16,9 +16,9 @@ namespace moe_mobile {
 
 // The packed store of a bundle: what `prepare` wrote for this CPU.
 //
-//   methods.packed    the template's index and program (an expert; every slot runs it), then for
-//   each layer and for
-//                     the head, per method: its weights, its index
+//   methods.packed    the template's index and program (an expert; every slot runs it); then the
+//                     weights and the index of each method: of qkv and mix layer by layer, of the
+//                     head last
 //   layer-07.packed   the weights of that layer's experts, one blob per expert
 //
 // Every entry names the bundle program it was made from by SHA-256, so a store of another bundle is
@@ -27,13 +27,12 @@ namespace moe_mobile {
 // Where it lies: `packed_dir`, or BUNDLE/.packed/<key> where that is empty.
 std::string packed_directory(const Bundle& bundle, const std::string& packed_dir);
 
-// Blobs of methods.packed.
+// Blobs of methods.packed. A method's index is the blob after its weights.
 constexpr size_t kTemplateTail = 0;
 constexpr size_t kTemplateProgram = 1;
 size_t method_weights_blob(const Manifest& manifest, uint32_t layer, bool mix);
 size_t head_weights_blob(const Manifest& manifest);
-size_t num_method_blobs(
-    const Manifest& manifest);  // a method's index is the blob after its weights
+size_t num_method_blobs(const Manifest& manifest);
 
 std::string methods_file(const std::string& directory);
 std::string layer_file(const std::string& directory, uint32_t layer);

@@ -36,8 +36,8 @@ class SlotPlaces : public ExpertPlaces {
   const PackedStore& store_;
   uint32_t hidden_size_;
   uint32_t num_experts_;
-  std::vector<bool>
-      checked_;  // by layer and expert: the blob's CRC was seen to match in this process
+  // By layer and expert: whether the blob's CRC matched once in this process.
+  std::vector<bool> checked_;
   AlignedBuffer template_bytes_;
   std::unique_ptr<LoadedProgram> template_;
   PackedMethods slots_;

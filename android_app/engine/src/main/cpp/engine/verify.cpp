@@ -21,20 +21,19 @@ bool has_packed_files(const Manifest& manifest, const std::string& directory) {
 }
 
 // An interrupted prepare leaves files out; those that are there must be whole.
-nlohmann::json verify_store(const Bundle& bundle, const std::string& directory,
-                            const Progress& progress) {
+VerifiedStore verify_store(const Bundle& bundle, const std::string& directory,
+                           const Progress& progress) {
   const Manifest& manifest = bundle.manifest();
-  uint64_t blobs = 0;
-  uint64_t bytes = 0;
-  bool complete = true;
+  VerifiedStore store;
+  store.directory = directory;
   const auto check = [&](const std::string& path, const std::vector<Sha256Digest>& sources) {
     if (!exists(path)) {
-      complete = false;
+      store.complete = false;
       return;
     }
     const PackedFile file = open_packed(path, sources, /*allow_direct=*/false);
-    for (size_t i = 0; i < file.entries().size(); ++i) bytes += file.read(i).size();
-    blobs += file.entries().size();
+    for (size_t i = 0; i < file.entries().size(); ++i) store.bytes += file.read(i).size();
+    store.blobs += file.entries().size();
   };
   check(methods_file(directory), method_sources(manifest));
   for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
@@ -42,12 +41,12 @@ nlohmann::json verify_store(const Bundle& bundle, const std::string& directory,
       check(layer_file(directory, layer), layer_sources(manifest, layer));
     progress("verify packed store", layer + 1, manifest.num_layers);
   }
-  return {{"directory", directory}, {"blobs", blobs}, {"bytes", bytes}, {"complete", complete}};
+  return store;
 }
 
 }  // namespace
 
-nlohmann::json verify_bundle(const Bundle& bundle, const std::string& packed_dir,
+VerifiedBundle verify_bundle(const Bundle& bundle, const std::string& packed_dir,
                              const Progress& progress) {
   const Manifest& manifest = bundle.manifest();
   const std::string directory = packed_directory(bundle, packed_dir);
@@ -71,15 +70,16 @@ nlohmann::json verify_bundle(const Bundle& bundle, const std::string& packed_dir
                 "the packed file is missing, and so is a shard that it is made from",
                 "Copy or export the bundle again.");
   const std::string manifest_path = bundle.directory() + "/bundle.json";
-  uint64_t bytes = file_size(open_read(manifest_path).get(), manifest_path);
+  VerifiedBundle verified;
+  verified.files = files.size() + 1;
+  verified.bytes = file_size(open_read(manifest_path).get(), manifest_path);
   for (size_t i = 0; i < files.size(); ++i) {
     bundle.verify_file(*files[i]);
-    bytes += files[i]->bytes;
+    verified.bytes += files[i]->bytes;
     progress("verify", i + 1, files.size());
   }
-  nlohmann::json packed;
-  if (has_store) packed = verify_store(bundle, directory, progress);
-  return {{"files", files.size() + 1}, {"bytes", bytes}, {"packed", packed}};
+  if (has_store) verified.packed = verify_store(bundle, directory, progress);
+  return verified;
 }
 
 }  // namespace moe_mobile

@@ -3,7 +3,8 @@
 
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "bundle/bundle.h"
@@ -11,11 +12,23 @@
 
 namespace moe_mobile {
 
+struct VerifiedStore {
+  std::string directory;
+  uint64_t blobs = 0;
+  uint64_t bytes = 0;
+  bool complete = true;  // false: an interrupted prepare left files out
+};
+
+struct VerifiedBundle {
+  uint64_t files = 0;
+  uint64_t bytes = 0;
+  std::optional<VerifiedStore> packed;  // none: the bundle is not prepared
+};
+
 // Reads every byte: all files of the bundle against their SHA-256, and every blob of the packed
 // store, if there is one, against its CRC-32C. Shards that `prepare --consume` deleted are skipped
-// where the store stands for them. Returns {"files", "bytes", "packed": {"directory", "blobs",
-// "bytes"} or null}. kBundleCorrupt at the first mismatch.
-nlohmann::json verify_bundle(const Bundle& bundle, const std::string& packed_dir,
+// if the store has their experts. kBundleCorrupt at the first mismatch.
+VerifiedBundle verify_bundle(const Bundle& bundle, const std::string& packed_dir,
                              const Progress& progress);
 
 }  // namespace moe_mobile

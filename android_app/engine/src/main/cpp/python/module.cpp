@@ -14,8 +14,9 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "engine/engine_json.h"
 #include "engine/generate.h"
-#include "engine/verify.h"
+#include "engine/settings_json.h"
 #include "python/routing.h"
 
 namespace nb = nanobind;
@@ -54,7 +55,7 @@ Progress to_progress(nb::object callback) {
 Engine::Planned to_planned(nb::object callback) {
   return [callback](const MemoryPlan& plan) {
     nb::gil_scoped_acquire locked;
-    if (!callback.is_none()) callback(to_json(plan).dump());
+    if (!callback.is_none()) callback(nlohmann::json(plan).dump());
   };
 }
 
@@ -73,7 +74,7 @@ nlohmann::json parse_json(const std::string& text) {
 }
 
 FloatArray score_all(Engine* engine, const TokenIds& tokens) {
-  const size_t vocab_size = engine->manifest().vocab_size;
+  const size_t vocab_size = engine->model().vocab_size;
   std::vector<float> rows;
   {
     nb::gil_scoped_release unlocked;
@@ -95,7 +96,7 @@ FloatArray nll_all(Engine* engine, const TokenIds& tokens) {
     score(engine, tokens, [&](size_t index, const float* logits) {
       if (index + 1 < tokens.size())
         values.push_back(static_cast<float>(
-            -log_probability(logits, engine->manifest().vocab_size, tokens[index + 1])));
+            -log_probability(logits, engine->model().vocab_size, tokens[index + 1])));
       check_signals();
     });
   }
@@ -121,7 +122,7 @@ NB_MODULE(_native, module) {
           "logits",
           [](const Generator& generator) {
             const float* logits = generator.logits();
-            const size_t count = logits ? generator.engine().manifest().vocab_size : 0;
+            const size_t count = logits ? generator.model().vocab_size : 0;
             return to_numpy(std::vector<float>(logits, logits + count), {count});
           },
           nb::rv_policy::automatic);
@@ -142,8 +143,8 @@ NB_MODULE(_native, module) {
           nb::keep_alive<0, 1>())
       .def("score", &score_all, "token_ids"_a)
       .def("nll", &nll_all, "token_ids"_a)
-      .def("stats_json", [](const Engine& engine) { return engine.stats().dump(); })
-      .def("info_json", [](const Engine& engine) { return engine.info().dump(); })
+      .def("stats_json", [](const Engine& engine) { return nlohmann::json(engine.stats()).dump(); })
+      .def("info_json", [](const Engine& engine) { return nlohmann::json(engine.info()).dump(); })
       .def("reset", &Engine::reset);
 
   module.def(

@@ -52,6 +52,7 @@ struct MethodInfo {
   std::unique_ptr<RoutingMethod> (*make)(const MethodSettings&);  // null: exact routing
 };
 
+// All methods; the first is exact routing.
 Span<const MethodInfo* const> routing_methods();
 
 }  // namespace moe_mobile

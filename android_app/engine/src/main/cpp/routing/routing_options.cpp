@@ -85,7 +85,7 @@ void parse_option(const std::string& text, const std::string& part, RoutingOptio
 }
 
 void make_exact(RoutingOptions* options) {
-  RoutingOptions exact = parse_routing("exact");
+  RoutingOptions exact;
   exact.first = options->first;
   exact.drop_cold = options->drop_cold;
   *options = exact;
@@ -112,6 +112,16 @@ RoutingOptions parse_routing(const std::string& text) {
     options.drop_cold = *number;
   }
   return options;
+}
+
+std::string to_text(const RoutingOptions& options) {
+  std::string text = options.method->name;
+  if (options.method->accepts != nullptr)
+    text += ":" + (options.automatic ? "auto" : number_text(options.value));
+  if (options.guaranteed) text += ",J=" + std::to_string(*options.guaranteed);
+  if (options.first > 0) text += ",first=" + std::to_string(options.first);
+  if (options.drop_cold > 0) text += "+drop-cold:" + number_text(options.drop_cold);
+  return text;
 }
 
 ResolvedRouting resolve_routing(const RoutingOptions& options, const RouterSpec& spec,
@@ -149,11 +159,7 @@ ResolvedRouting resolve_routing(const RoutingOptions& options, const RouterSpec&
     settled.value = settled.method->automatic(settings);
     settled.automatic = false;
   }
-  resolved.text = settled.method->name;
-  if (settled.method->accepts != nullptr) resolved.text += ":" + number_text(settled.value);
-  if (settled.guaranteed) resolved.text += ",J=" + std::to_string(*settled.guaranteed);
-  if (settled.first > 0) resolved.text += ",first=" + std::to_string(settled.first);
-  if (settled.drop_cold > 0) resolved.text += "+drop-cold:" + number_text(settled.drop_cold);
+  resolved.text = to_text(settled);
   return resolved;
 }
 

@@ -13,7 +13,7 @@ namespace moe_mobile {
 
 // How experts are chosen, as in "cache-prior:0.2,J=2,first=1+drop-cold:0.75".
 struct RoutingOptions {
-  const MethodInfo* method = nullptr;
+  const MethodInfo* method = routing_methods()[0];  // exact
   double value = 0;
   bool automatic = false;
   std::optional<uint32_t> guaranteed;  // J
@@ -23,6 +23,8 @@ struct RoutingOptions {
 
 // kUsage naming the part that is wrong and what is possible.
 RoutingOptions parse_routing(const std::string& text);
+// Parses to the same options.
+std::string to_text(const RoutingOptions& options);
 
 // Options with everything settled for one model and cache: automatic values and J. A method whose
 // J is top_k is exact routing (routers of one expert by default), and so is all that begins after

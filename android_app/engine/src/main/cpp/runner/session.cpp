@@ -13,12 +13,13 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/sha256.h"
+#include "engine/bench.h"
+#include "engine/engine_json.h"
 #include "engine/generate.h"
 #include "engine/measure.h"
 #include "engine/prepare.h"
+#include "engine/settings_json.h"
 #include "engine/verify.h"
-#include "metrics/json.h"
-#include "metrics/process_memory.h"
 #include "metrics/stopwatch.h"
 #include "runner/base64.h"
 #include "runner/request.h"
@@ -87,8 +88,8 @@ json Session::run(const std::string& command, const json& request) {
       {"measure_misses",
        {{"count", "seed"},
         [&] {
-          return measure_misses(&engine(), optional_uint(request, "count", 64),
-                                optional_uint(request, "seed", 0));
+          return engine().measure_misses(optional_uint(request, "count", 64),
+                                         optional_uint(request, "seed", 0));
         }}},
       {"time_program",
        {{"path", "iterations", "threads"},
@@ -167,7 +168,7 @@ json Session::open(const json& request) {
   engine_.reset();  // its memory must be gone before the next one is planned
   Stopwatch watch;
   engine_ = Engine::open(bundle, settings, progress(), [this](const MemoryPlan& plan) {
-    emit_({{"id", id_}, {"event", "plan"}, {"plan", to_json(plan)}});
+    emit_({{"id", id_}, {"event", "plan"}, {"plan", plan}});
   });
   json result = info();
   result["load_ms"] = static_cast<double>(watch.lap()) / 1e6;
@@ -195,7 +196,7 @@ json Session::score(const json& request) {
   json values = json::array();
   moe_mobile::score(&engine(), tokens, [&](size_t index, const float* logits) {
     if (index + 1 < tokens.size())
-      values.push_back(log_probability(logits, engine().manifest().vocab_size, tokens[index + 1]));
+      values.push_back(log_probability(logits, engine().model().vocab_size, tokens[index + 1]));
     if (index % 16 == 15) progress()("score", index + 1, tokens.size());
   });
   return {{"log_probabilities", values}, {"stats", engine().stats()}};
@@ -204,7 +205,7 @@ json Session::score(const json& request) {
 json Session::trace(const json& request) {
   const std::vector<uint32_t> tokens = token_ids(request);
   if (!optional_bool(request, "continues", false)) engine().reset();
-  return {{"router_logits", base64(router_logits(&engine(), tokens, progress()))}};
+  return {{"router_logits", base64(engine().trace(tokens, progress()))}};
 }
 
 json Session::bench(const json& request) {

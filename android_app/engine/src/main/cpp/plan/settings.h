@@ -1,15 +1,15 @@
 // Copyright the moe-mobile authors.
 // SPDX-License-Identifier: Apache-2.0
-
 #pragma once
 
 #include <cstdint>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-#include "decoder/sampler.h"
+#include "cache/eviction.h"
+#include "cache/memory_plan.h"
+#include "routing/routing_options.h"
 
 namespace moe_mobile {
 
@@ -23,7 +23,7 @@ enum class Residency {
 enum class Pool {
   kAuto,      // global for exact routing, else per layer
   kGlobal,    // one for all layers
-  kPerLayer,  // of equal sizes
+  kPerLayer,  // one for each layer, all of one size
 };
 
 // What is cached when decoding begins. Only `warm` depends on what the engine did before.
@@ -35,36 +35,31 @@ enum class InitialCache {
   kProfile,  // the experts of `cache_profile`
 };
 
-// How to run a bundle. Model facts are in the bundle, never here.
+// How to run a bundle. Facts about the model are in the bundle, never here.
 struct EngineSettings {
-  std::string cache = "50%";  // see parse_budget()
+  Budget cache{Budget::Kind::kPercent, 0, 50};
   Residency residency = Residency::kSlots;
-  std::string routing = "exact";  // see parse_routing()
+  RoutingOptions routing;
   Pool pool = Pool::kAuto;
-  std::string eviction = "lru";  // see parse_eviction()
+  EvictionOptions eviction;
   InitialCache initial_cache = InitialCache::kAuto;
-  // By number of the layer: experts, the best first. For InitialCache::kProfile.
+  // Experts by layer, the best first. For InitialCache::kProfile, and only for that.
   std::map<uint32_t, std::vector<uint32_t>> cache_profile;
-  uint32_t lanes = 2;
-  uint32_t threads = 0;  // 0: ExecuTorch's choice, one per core
-  uint32_t context = 0;  // 0: the model's, at most kDefaultContext
-  std::string packed_dir;
-  // For the slots' short-lived files where the packed store's folder is not writable. Empty: they
-  // must be.
+  uint32_t lanes = 2;      // threads that read experts, 1 to 16
+  uint32_t threads = 0;    // 0: ExecuTorch's choice, one per core
+  uint32_t context = 0;    // positions; 0: the model's, at most kDefaultContext
+  std::string packed_dir;  // empty: the bundle's own
+  // For the slots' short-lived files if the packed store's folder is not writable. Empty: it must
+  // be writable.
   std::string scratch_dir;
-  bool allow_below_cycle = false;
-  bool overlap = true;  // run hits while misses are read
-  bool direct = true;   // O_DIRECT where the file system has it
+  bool allow_below_cycle = false;  // a cache smaller than what one token uses
+  bool overlap = true;             // run hits while misses are read
+  bool direct = true;              // O_DIRECT if the file system has it
 };
 
 constexpr uint32_t kDefaultContext = 4096;
 
-// From the host's JSON object; members may be missing. kUsage for an unknown member, a wrong type
-// or a bad value.
-EngineSettings parse_settings(const nlohmann::json& json);
-nlohmann::json to_json(const EngineSettings& settings);
-
-// {temperature, top_k, top_p, seed}, all optional.
-SamplingSettings parse_sampling(const nlohmann::json& json);
+// Throws kUsage, naming the setting, if values make no sense whatever the bundle.
+void check_settings(const EngineSettings& settings);
 
 }  // namespace moe_mobile

@@ -1,16 +1,13 @@
 // Copyright the moe-mobile authors.
 // SPDX-License-Identifier: Apache-2.0
 
-#include "engine/settings.h"
+#include "engine/settings_json.h"
 
 #include <limits>
 #include <set>
 #include <string>
 
 #include "base/error.h"
-#include "cache/eviction.h"
-#include "cache/memory_plan.h"
-#include "routing/routing_options.h"
 
 namespace moe_mobile {
 namespace {
@@ -26,10 +23,10 @@ constexpr const char* kInitialCacheNames[] = {"auto", "warm", "cold", "prompt", 
 void require_known(const nlohmann::json& json, const std::set<std::string>& known) {
   if (!json.is_object()) bad("settings", "it must be a JSON object");
   for (const auto& item : json.items())
-    if (known.count(item.key()) == 0) bad(item.key(), "this setting is unknown");
+    if (known.count(item.key()) == 0) bad(item.key(), "unknown setting");
 }
 
-// Takes json[name] into `value` if it is there, insisting on its kind.
+// Puts json[name] into `value` if it is there; it must have the type of `value`.
 void take(const nlohmann::json& json, const char* name, std::string* value) {
   if (!json.contains(name) || json[name].is_null()) return;
   if (!json[name].is_string()) bad(name, "it must be a string");
@@ -59,6 +56,16 @@ void take(const nlohmann::json& json, const char* name, const char* const (&name
   bad(name, in_quotes(text) + " is not one of " + possible);
 }
 
+// A text that `parse` understands.
+template <typename Value>
+void take(const nlohmann::json& json, const char* name, Value (*parse)(const std::string&),
+          Value* value) {
+  if (!json.contains(name) || json[name].is_null()) return;
+  std::string text;
+  take(json, name, &text);
+  *value = parse(text);
+}
+
 // {"LAYER": [expert, ...], ...}
 void take(const nlohmann::json& json, const char* name,
           std::map<uint32_t, std::vector<uint32_t>>* value) {
@@ -67,12 +74,12 @@ void take(const nlohmann::json& json, const char* name,
   for (const auto& [layer, experts] : json[name].items()) {
     const bool number = !layer.empty() && layer.size() <= 5 &&
                         layer.find_first_not_of("0123456789") == std::string::npos;
-    if (!number) bad(name, in_quotes(layer) + " is no number of a layer");
-    if (!experts.is_array()) bad(name, "layer " + layer + " is no array");
+    if (!number) bad(name, "invalid layer number " + in_quotes(layer));
+    if (!experts.is_array()) bad(name, "layer " + layer + " must be an array");
     std::vector<uint32_t>& kept = (*value)[static_cast<uint32_t>(std::stoul(layer))];
     for (const nlohmann::json& expert : experts) {
       if (!expert.is_number_unsigned() || expert.get<uint64_t>() > 0xffff)
-        bad(name, "layer " + layer + " holds something that is no number of an expert");
+        bad(name, "layer " + layer + " must hold numbers of experts");
       kept.push_back(expert.get<uint32_t>());
     }
   }
@@ -100,11 +107,11 @@ EngineSettings parse_settings(const nlohmann::json& json) {
                        "scratch_dir", "allow_below_cycle", "overlap", "direct", "pool", "eviction",
                        "initial_cache", "cache_profile"});
   EngineSettings settings;
-  take(json, "cache", &settings.cache);
+  take(json, "cache", parse_budget, &settings.cache);
   take(json, "residency", kResidencyNames, &settings.residency);
-  take(json, "routing", &settings.routing);
+  take(json, "routing", parse_routing, &settings.routing);
   take(json, "pool", kPoolNames, &settings.pool);
-  take(json, "eviction", &settings.eviction);
+  take(json, "eviction", parse_eviction, &settings.eviction);
   take(json, "initial_cache", kInitialCacheNames, &settings.initial_cache);
   take(json, "cache_profile", &settings.cache_profile);
   take(json, "lanes", &settings.lanes);
@@ -115,24 +122,16 @@ EngineSettings parse_settings(const nlohmann::json& json) {
   take(json, "allow_below_cycle", &settings.allow_below_cycle);
   take(json, "overlap", &settings.overlap);
   take(json, "direct", &settings.direct);
-  parse_budget(settings.cache);
-  parse_routing(settings.routing);
-  if (parse_eviction(settings.eviction).kind == EvictionOptions::Kind::kBelady)
-    throw Error(ErrorCode::kUsage, Setting{"eviction"},
-                "belady needs the future: it is for simulations only",
-                "Choose lru, lfu or lfu:DECAY.");
-  if ((settings.initial_cache == InitialCache::kProfile) == settings.cache_profile.empty())
-    bad("cache_profile", "a profile and initial_cache 'profile' go together");
-  if (settings.lanes < 1 || settings.lanes > 16) bad("lanes", "it must be 1 to 16");
+  check_settings(settings);
   return settings;
 }
 
-nlohmann::json to_json(const EngineSettings& settings) {
-  return {{"cache", settings.cache},
+void to_json(nlohmann::json& json, const EngineSettings& settings) {
+  json = {{"cache", to_text(settings.cache)},
           {"residency", kResidencyNames[static_cast<size_t>(settings.residency)]},
-          {"routing", settings.routing},
+          {"routing", to_text(settings.routing)},
           {"pool", kPoolNames[static_cast<size_t>(settings.pool)]},
-          {"eviction", settings.eviction},
+          {"eviction", to_text(settings.eviction)},
           {"initial_cache", kInitialCacheNames[static_cast<size_t>(settings.initial_cache)]},
           {"lanes", settings.lanes},
           {"threads", settings.threads},

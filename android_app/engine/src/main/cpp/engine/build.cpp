@@ -1,0 +1,100 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/build.h"
+
+#include <algorithm>
+
+#include "base/heap.h"
+#include "engine/prepare.h"
+#include "engine/program_places.h"
+#include "engine/slot_places.h"
+
+namespace moe_mobile {
+namespace {
+
+bool any_experts(const std::vector<std::vector<uint32_t>>& layers) {
+  return std::any_of(layers.begin(), layers.end(),
+                     [](const std::vector<uint32_t>& experts) { return !experts.empty(); });
+}
+
+std::unique_ptr<PackedStore> open_prepared(const Bundle& bundle, const EngineSettings& settings,
+                                           bool experts, const Progress& progress) {
+  if (!is_prepared(bundle, settings.packed_dir, experts)) {
+    PrepareOptions options;
+    options.packed_dir = settings.packed_dir;
+    options.experts = experts;
+    prepare(bundle, options, progress);
+    return_free_heap();
+  }
+  return std::make_unique<PackedStore>(
+      bundle, settings.packed_dir,
+      PackedStore::Options{settings.direct, experts, settings.scratch_dir});
+}
+
+std::unique_ptr<ExpertPlaces> make_places(const EnginePlan& plan, const Bundle& bundle,
+                                          EngineParts* parts, const Progress& progress) {
+  const auto count = static_cast<uint32_t>(plan.memory.slots);
+  if (plan.settings.residency == Residency::kPrograms) {
+    auto programs =
+        std::make_unique<ProgramPlaces>(bundle, count, parts->arena.get(), plan.settings.direct);
+    parts->direct_io = programs->direct();
+    return programs;
+  }
+  parts->direct_io = parts->store->direct();
+  try {
+    return std::make_unique<SlotPlaces>(bundle, *parts->store, count, parts->arena.get(), progress);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kRuntime) throw SlotsUnusable(error);
+    throw;
+  }
+}
+
+}  // namespace
+
+StoreFacts read_store_facts(const Bundle& bundle, const EngineSettings& settings,
+                            const Progress& progress) {
+  const auto store = open_prepared(bundle, settings, /*experts=*/false, progress);
+  StoreFacts facts;
+  facts.slot_bytes = store->slot_bytes();
+  facts.dense_bytes = store->dense_bytes();
+  const Manifest& manifest = bundle.manifest();
+  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
+    if (manifest.layers[layer].experts && !bundle.has_shard(layer)) facts.has_programs = false;
+  return facts;
+}
+
+std::unique_ptr<PackedStore> open_store(const EnginePlan& plan, const Bundle& bundle,
+                                        const Progress& progress) {
+  const bool experts = plan.settings.residency != Residency::kPrograms;
+  try {
+    return open_prepared(bundle, plan.settings, experts, progress);
+  } catch (const Error& error) {
+    if (experts && error.code() == ErrorCode::kUnsupported) throw SlotsUnusable(error);
+    throw;
+  }
+}
+
+EngineParts build(const EnginePlan& plan, const Bundle& bundle, std::unique_ptr<PackedStore> store,
+                  ParallelFor parallel, const Progress& progress) {
+  EngineParts parts;
+  parts.store = std::move(store);
+  parts.arena = std::make_unique<PlannedArena>();
+  auto dense = std::make_unique<DensePrograms>(bundle, *parts.store, parts.arena.get(), progress);
+  ExpertStream::Options options;
+  options.lanes = plan.settings.lanes;
+  options.moe_layers = bundle.manifest().num_moe_layers();
+  options.overlap = plan.settings.overlap;
+  options.cache = plan.cache;
+  auto experts =
+      std::make_unique<ExpertStream>(make_places(plan, bundle, &parts, progress), options);
+  if (any_experts(plan.preload)) experts->fill(plan.preload, progress);
+  Router router(plan.router, plan.routing.options, bundle.manifest().moe_layers_end(),
+                /*capacity_per_layer=*/0);
+  parts.decoder =
+      std::make_unique<Decoder>(bundle, std::move(dense), std::move(experts), std::move(router),
+                                plan.settings.context, std::move(parallel));
+  return_free_heap();
+  return parts;
+}
+
+}  // namespace moe_mobile

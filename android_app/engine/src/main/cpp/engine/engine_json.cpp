@@ -1,0 +1,97 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/engine_json.h"
+
+#include "engine/settings_json.h"
+#include "metrics/json.h"
+
+namespace moe_mobile {
+
+void to_json(nlohmann::json& json, const EngineInfo& info) {
+  const ModelInfo& model = info.model;
+  json = {{"bundle_hash", info.bundle_hash},
+          {"model",
+           {{"name", model.name},
+            {"family", model.family},
+            {"vocab_size", model.vocab_size},
+            {"hidden_size", model.hidden_size},
+            {"num_layers", model.num_layers},
+            {"context_length", model.context_length},
+            {"num_experts", model.num_experts},
+            {"top_k", model.top_k},
+            {"num_parameters", model.num_parameters},
+            {"eos_token_ids", model.eos_token_ids},
+            {"quantization",
+             {{"experts", model.quantization.experts},
+              {"dense", model.quantization.dense},
+              {"head", model.quantization.head},
+              {"embedding", model.quantization.embedding},
+              {"group_size", model.quantization.group_size}}}}},
+          {"plan", info.plan},
+          {"settings", info.settings},
+          {"routing",
+           {{"requested", info.routing.requested},
+            {"resolved", info.routing.resolved},
+            {"note", info.routing.note},
+            {"lossy", info.routing.lossy}}},
+          {"direct_io", info.direct_io},
+          {"threads", info.settings.threads},
+          {"fallbacks", info.fallbacks},
+          {"store_key", info.store_key},
+          {"executorch", info.executorch},
+          {"moe_mobile", info.moe_mobile}};
+}
+
+void to_json(nlohmann::json& json, const MemoryPlan& plan) {
+  json = {{"experts_budget_bytes", plan.experts_budget_bytes},
+          {"slots", plan.slots},
+          {"slots_per_layer", plan.slots_per_layer},
+          {"slot_bytes", plan.slot_bytes},
+          {"num_experts", plan.num_experts},
+          {"dense_bytes", plan.dense_bytes},
+          {"kv_bytes", plan.kv_bytes},
+          {"arena_bytes", plan.arena_bytes},
+          {"total_bytes", plan.total_bytes},
+          {"token_cycle_slots", plan.token_cycle_slots},
+          {"available_bytes", plan.available_bytes},
+          {"text", describe(plan)}};
+}
+
+void to_json(nlohmann::json& json, const Step& step) {
+  json = step.metrics;
+  json["phase"] = step.prefill ? "prefill" : "decode";
+  json["count"] = step.tokens;
+}
+
+void to_json(nlohmann::json& json, const Stats& stats) {
+  json = {{"totals", stats.totals}, {"tokens", stats.steps}};
+}
+
+void to_json(nlohmann::json& json, const BenchSample& sample) {
+  json = {{"cache_fill", sample.cache_fill}, {"prompt_ns", sample.prompt_ns},
+          {"gen_ns", sample.gen_ns},         {"itl_ns", sample.itl_ns},
+          {"tokens", sample.steps},          {"memory", sample.memory}};
+  if (sample.ttft_ns) json["ttft_ns"] = *sample.ttft_ns;
+}
+
+void to_json(nlohmann::json& json, const MissCosts& costs) {
+  json = {{"packed_bytes", costs.packed_bytes},       {"program_bytes", costs.program_bytes},
+          {"raw_read_ns", costs.raw_read_ns},         {"slot_miss_ns", costs.slot_miss_ns},
+          {"slot_rest_ns", costs.slot_rest_ns},       {"forward_ns", costs.forward_ns},
+          {"program_read_ns", costs.program_read_ns}, {"program_load_ns", costs.program_load_ns}};
+}
+
+void to_json(nlohmann::json& json, const ProgramTimes& times) {
+  json = {{"samples_ns", times.samples_ns}, {"threads", times.threads}};
+}
+
+void to_json(nlohmann::json& json, const VerifiedBundle& verified) {
+  json = {{"files", verified.files}, {"bytes", verified.bytes}, {"packed", nullptr}};
+  if (verified.packed)
+    json["packed"] = {{"directory", verified.packed->directory},
+                      {"blobs", verified.packed->blobs},
+                      {"bytes", verified.packed->bytes},
+                      {"complete", verified.packed->complete}};
+}
+
+}  // namespace moe_mobile

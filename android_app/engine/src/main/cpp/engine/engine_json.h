@@ -1,0 +1,25 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include "engine/bench.h"
+#include "engine/engine.h"
+#include "engine/measure.h"
+#include "engine/verify.h"
+
+namespace moe_mobile {
+
+// What the engine answers, as docs/runner.md has it: for hosts that speak JSON. Found by
+// nlohmann::json: `nlohmann::json j = engine->info();`.
+void to_json(nlohmann::json& json, const EngineInfo& info);
+void to_json(nlohmann::json& json, const MemoryPlan& plan);
+void to_json(nlohmann::json& json, const Step& step);
+void to_json(nlohmann::json& json, const Stats& stats);
+void to_json(nlohmann::json& json, const BenchSample& sample);
+void to_json(nlohmann::json& json, const MissCosts& costs);
+void to_json(nlohmann::json& json, const ProgramTimes& times);
+void to_json(nlohmann::json& json, const VerifiedBundle& verified);
+
+}  // namespace moe_mobile

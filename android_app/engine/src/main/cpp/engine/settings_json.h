@@ -1,0 +1,22 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include "decoder/sampler.h"
+#include "plan/settings.h"
+
+namespace moe_mobile {
+
+// The one place that parses settings: from a host's JSON object, whose members may be missing or
+// null. kUsage for an unknown member, a wrong type or a bad value.
+EngineSettings parse_settings(const nlohmann::json& json);
+
+// {temperature, top_k, top_p, seed}, all optional. kUsage likewise.
+SamplingSettings parse_sampling(const nlohmann::json& json);
+
+// Found by nlohmann::json: `nlohmann::json j = settings;`. Without the profile, which may be large.
+void to_json(nlohmann::json& json, const EngineSettings& settings);
+
+}  // namespace moe_mobile

@@ -1,0 +1,170 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "plan/engine_plan.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "base/file.h"
+#include "decoder/attention_mixer.h"
+
+namespace moe_mobile {
+namespace {
+
+// What the decoder allocates, apart from the KV cache: at most, for a prompt that fills the
+// context.
+uint64_t buffer_bytes(const Manifest& manifest, uint32_t context) {
+  const uint64_t hidden = manifest.hidden_size;
+  const uint64_t queries = uint64_t{manifest.attention.num_heads} * manifest.attention.head_dim;
+  const uint64_t keys = uint64_t{manifest.attention.num_kv_heads} * manifest.attention.head_dim;
+  const uint64_t row =
+      hidden + 2 * queries + 2 * keys + manifest.moe.num_experts + 2 * manifest.moe.top_k * hidden;
+  return sizeof(float) *
+             (manifest.max_batch * row + (uint64_t{context} + 1) * hidden + manifest.vocab_size) +
+         sizeof(uint32_t) * uint64_t{context} * manifest.num_moe_layers() * manifest.moe.top_k;
+}
+
+// What XNNPACK and ExecuTorch allocate apart from the weights: each method's planned inputs and
+// outputs, and one shared workspace, which holds about as much again for the largest batch.
+uint64_t activation_bytes(const Manifest& manifest) {
+  const uint64_t heads = uint64_t{manifest.attention.num_heads} * manifest.attention.head_dim;
+  const uint64_t hidden = manifest.hidden_size;
+  const uint64_t widest = std::max<uint64_t>(
+      {heads * 3 + hidden, 3 * hidden + heads + 3 * uint64_t{manifest.dense_intermediate_size},
+       3 * uint64_t{manifest.moe.intermediate_size} + 2 * hidden});
+  return 2 * sizeof(float) * (manifest.max_batch * widest + manifest.vocab_size);
+}
+
+// Whole programs are read into memory of their own and then loaded into places: as many at once as
+// a token or the read lanes ask for.
+uint64_t staging_bytes(const Manifest& manifest, unsigned lanes, uint64_t slots) {
+  const uint64_t reads = std::max<uint64_t>(manifest.moe.top_k, 2 * uint64_t{lanes});
+  return std::min(reads, slots) * manifest.memory.expert_bytes;
+}
+
+RouterSpec router_spec(const Manifest& manifest) {
+  RouterSpec spec = manifest.moe;
+  if (spec.bias.empty()) return spec;
+  // The router counts all layers of the model.
+  std::vector<float> bias(size_t{manifest.moe_layers_end()} * spec.num_experts);
+  auto row = spec.bias.begin();
+  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
+    if (!manifest.layers[layer].experts) continue;
+    std::copy_n(row, spec.num_experts, bias.begin() + ptrdiff_t{layer} * spec.num_experts);
+    row += spec.num_experts;
+  }
+  spec.bias = std::move(bias);
+  return spec;
+}
+
+void check_profile(const EngineSettings& settings, const Manifest& manifest) {
+  for (const auto& [layer, experts] : settings.cache_profile) {
+    const auto refuse = [layer = layer](const std::string& cause) {
+      throw Error(ErrorCode::kUsage, Setting{"cache_profile"},
+                  "layer " + std::to_string(layer) + cause,
+                  "Record the profile from a trace of this model.");
+    };
+    if (layer >= manifest.num_layers || !manifest.layers[layer].experts)
+      refuse(" of the model has no experts");
+    std::vector<bool> seen(manifest.moe.num_experts);
+    for (const uint32_t expert : experts) {
+      if (expert >= seen.size()) refuse(" has no expert " + std::to_string(expert));
+      if (seen[expert]) refuse(" names expert " + std::to_string(expert) + " twice");
+      seen[expert] = true;
+    }
+  }
+}
+
+MemoryPlan plan_memory_of(const EngineSettings& settings, const Manifest& manifest,
+                          const StoreFacts& store, uint64_t available_bytes) {
+  MemoryPlanInputs inputs;
+  inputs.budget = settings.cache;
+  if (settings.residency == Residency::kResident) inputs.budget = {Budget::Kind::kPercent, 0, 100};
+  inputs.slot_bytes = store.slot_bytes;
+  inputs.moe_layers = manifest.num_moe_layers();
+  inputs.num_experts = uint64_t{inputs.moe_layers} * manifest.moe.num_experts;
+  inputs.top_k = manifest.moe.top_k;
+  inputs.dense_bytes = store.dense_bytes;
+  inputs.kv_bytes = AttentionMixer::state_bytes_for(manifest, settings.context);
+  inputs.arena_bytes = buffer_bytes(manifest, settings.context) + activation_bytes(manifest);
+  if (settings.residency == Residency::kPrograms) {
+    // If experts are laid out differently, the store's slot may be the smallest.
+    inputs.slot_bytes =
+        std::max(inputs.slot_bytes, align_up(manifest.memory.expert_bytes, kBlobAlignment));
+    inputs.arena_bytes += staging_bytes(manifest, settings.lanes, inputs.num_experts);
+  }
+  inputs.available_bytes = available_bytes;
+  inputs.allow_below_cycle = settings.allow_below_cycle;
+  inputs.per_layer = settings.pool == Pool::kPerLayer;
+  return plan_memory(inputs);
+}
+
+}  // namespace
+
+EngineSettings resolve_settings(const EngineSettings& settings, const Manifest& manifest) {
+  check_settings(settings);
+  EngineSettings resolved = settings;
+  if (settings.context == 0) resolved.context = std::min(manifest.context_length, kDefaultContext);
+  if (settings.context > manifest.context_length)
+    throw Error(ErrorCode::kUsage, Setting{"context"},
+                std::to_string(settings.context) + " positions are more than the model's " +
+                    std::to_string(manifest.context_length),
+                "Give a smaller context.");
+  // A method may turn out to be exact routing; that does not depend on the cache.
+  const bool exact =
+      !resolve_routing(settings.routing, router_spec(manifest), manifest.moe_layers_end(), 0)
+           .lossy();
+  const bool resident = settings.residency == Residency::kResident;
+  if (settings.pool == Pool::kAuto) resolved.pool = exact ? Pool::kGlobal : Pool::kPerLayer;
+  if (settings.initial_cache == InitialCache::kAuto)
+    resolved.initial_cache = exact || resident ? InitialCache::kWarm : InitialCache::kPrompt;
+  if (resident && resolved.initial_cache != InitialCache::kWarm)
+    throw Error(ErrorCode::kUsage, Setting{"initial_cache"},
+                "all experts are in memory, so the cache cannot begin with less",
+                "Leave it out, or choose residency slots.");
+  check_profile(settings, manifest);
+  return resolved;
+}
+
+EnginePlan plan_engine(const EngineSettings& settings, const Manifest& manifest,
+                       const StoreFacts& store, uint64_t available_bytes) {
+  EnginePlan plan;
+  plan.requested_routing = to_text(settings.routing);
+  plan.settings = resolve_settings(settings, manifest);
+  if (store.no_slots && plan.settings.residency != Residency::kPrograms) {
+    // Programs are no way out if all experts are to stay in memory.
+    if (plan.settings.residency == Residency::kResident || !store.has_programs)
+      throw Error(*store.no_slots);
+    plan.settings.residency = Residency::kPrograms;
+    plan.fallbacks.push_back(std::string("residency programs instead of slots: ") +
+                             store.no_slots->what());
+  }
+  plan.memory = plan_memory_of(plan.settings, manifest, store, available_bytes);
+
+  plan.router = router_spec(manifest);
+  const double layers = std::max(1u, manifest.num_moe_layers());
+  plan.routing = resolve_routing(settings.routing, plan.router, manifest.moe_layers_end(),
+                                 static_cast<double>(plan.memory.slots) / layers);
+  plan.settings.routing = plan.routing.options;
+
+  plan.cache.layers = manifest.num_layers;
+  plan.cache.experts = manifest.moe.num_experts;
+  plan.cache.global = plan.settings.pool == Pool::kGlobal;
+  plan.cache.capacity =
+      static_cast<uint32_t>(plan.cache.global ? plan.memory.slots : plan.memory.slots_per_layer);
+  plan.cache.eviction = plan.settings.eviction;
+
+  plan.profile.resize(manifest.num_layers);
+  for (const auto& [layer, experts] : plan.settings.cache_profile) plan.profile[layer] = experts;
+  plan.preload.resize(manifest.num_layers);
+  if (plan.settings.residency == Residency::kResident)
+    for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
+      if (!manifest.layers[layer].experts) continue;
+      plan.preload[layer].resize(manifest.moe.num_experts);
+      std::iota(plan.preload[layer].begin(), plan.preload[layer].end(), 0u);
+    }
+  return plan;
+}
+
+}  // namespace moe_mobile

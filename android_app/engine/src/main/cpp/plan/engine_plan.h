@@ -1,0 +1,52 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "bundle/manifest.h"
+#include "cache/logical_cache.h"
+#include "cache/memory_plan.h"
+#include "plan/settings.h"
+#include "routing/router_spec.h"
+#include "routing/routing_options.h"
+
+namespace moe_mobile {
+
+// What the packed store of a bundle says about the bundle's programs on this machine.
+struct StoreFacts {
+  uint64_t slot_bytes = 0;   // one expert's packed weights
+  uint64_t dense_bytes = 0;  // all dense programs' packed weights
+  bool has_programs = true;  // every expert's program is there (prepare --consume deletes them)
+  std::optional<Error> no_slots;  // why experts cannot run in slots, once that is known
+};
+
+// All that opening an engine decides, before it takes any memory.
+struct EnginePlan {
+  EngineSettings settings;        // nothing in them is automatic any more, except `cache`
+  std::string requested_routing;  // as the host asked for it
+  ResolvedRouting routing;
+  RouterSpec router;
+  MemoryPlan memory;
+  LogicalCacheOptions cache;
+  // By layer: the experts of the profile, the best first, and those that are loaded at once.
+  std::vector<std::vector<uint32_t>> profile, preload;
+  std::vector<std::string> fallbacks;  // what differs from the settings, and why
+};
+
+// Settings with everything settled that the model alone decides: context, pool and initial cache.
+// kUsage, naming the setting, for one that the model does not allow.
+EngineSettings resolve_settings(const EngineSettings& settings, const Manifest& manifest);
+
+// Decides how to run a bundle. Reads no file and asks the system nothing, so equal arguments give
+// equal plans. `available_bytes` is available_memory() before anything is loaded.
+// If slots do not work the plan falls back to whole programs; it throws `store.no_slots` if it
+// cannot. kUsage as resolve_settings() and resolve_routing(), kBudget as plan_memory().
+EnginePlan plan_engine(const EngineSettings& settings, const Manifest& manifest,
+                       const StoreFacts& store, uint64_t available_bytes);
+
+}  // namespace moe_mobile
