@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <set>
 
@@ -194,6 +195,130 @@ TEST_F(ReadLanesTest, StopsWithReadsUnderWay) {
     ReadLanes reader(3);
     for (size_t i = 0; i < kBlobs; ++i) reader.submit(request(i, &buffers[i]));
     for (int taken = round % 4; taken > 0; --taken) reader.wait();
+  }
+}
+
+// One lane, and a file so large that it is busy for a while.
+class BusyLaneTest : public ::testing::Test {
+ protected:
+  static constexpr size_t kBytes = size_t{8} << 20;
+  static constexpr uint64_t kBlocker = 100;
+
+  void SetUp() override {
+    path_ = folder_.file("large");
+    testing::write_file(path_, std::string(kBytes, 'x'));
+    fd_ = open_read(path_);
+    memory_ = AlignedBuffer(kBytes);
+    for (AlignedBuffer& buffer : small_) buffer = AlignedBuffer(kBlobAlignment);
+  }
+  // Calls `steps` while the lane reads the large file, from beginning to end. On a machine where
+  // that takes more than one attempt, the steps are repeated.
+  void while_busy(const std::function<void()>& steps) {
+    for (int attempt = 0; attempt < 50; ++attempt) {
+      lanes_.submit(request(kBlocker, kBytes, memory_.data()));
+      steps();
+      if (!lanes_.poll().has_value()) return;
+      rest();
+    }
+    FAIL() << "the lane was never busy for long enough";
+  }
+  // Tags 0 to 3.
+  void submit(uint64_t tag, ReadPriority priority) {
+    lanes_.submit(request(tag, kBlobAlignment, small_[tag].data()), priority);
+  }
+  std::vector<uint64_t> rest() {
+    std::vector<uint64_t> tags;
+    while (lanes_.in_flight() > 0) {
+      const uint64_t tag = lanes_.wait().tag;
+      if (tag != kBlocker) tags.push_back(tag);
+    }
+    return tags;
+  }
+
+ private:
+  ReadRequest request(uint64_t tag, size_t bytes, void* destination) const {
+    ReadRequest r;
+    r.fd = fd_.get();
+    r.length = r.payload_bytes = bytes;
+    r.destination = destination;
+    r.tag = tag;
+    r.file = &path_;
+    return r;
+  }
+
+  TemporaryFolder folder_;
+  std::string path_;
+  UniqueFd fd_;
+  AlignedBuffer memory_;
+  AlignedBuffer small_[4];
+
+ protected:
+  ReadLanes lanes_{1};  // last: it ends before the memory that it writes to
+};
+
+TEST_F(BusyLaneTest, DemandedReadsPassSpeculativeOnes) {
+  while_busy([&] {
+    submit(0, ReadPriority::kSpeculative);
+    submit(1, ReadPriority::kSpeculative);
+    submit(2, ReadPriority::kDemanded);
+    submit(3, ReadPriority::kDemanded);
+  });
+  EXPECT_EQ(rest(), (std::vector<uint64_t>{2, 3, 0, 1}));
+}
+
+TEST_F(BusyLaneTest, APromotedReadIsTheLastOfTheDemanded) {
+  while_busy([&] {
+    submit(0, ReadPriority::kSpeculative);
+    submit(1, ReadPriority::kSpeculative);
+    submit(2, ReadPriority::kDemanded);
+    lanes_.promote(1);
+    lanes_.promote(kBlocker);  // nothing to do
+    submit(3, ReadPriority::kDemanded);
+  });
+  EXPECT_EQ(rest(), (std::vector<uint64_t>{2, 1, 3, 0}));
+}
+
+TEST_F(BusyLaneTest, OnlyReadsThatHaveNotBegunAreWithdrawn) {
+  bool speculative = false, demanded = false;
+  while_busy([&] {
+    submit(0, ReadPriority::kSpeculative);
+    submit(1, ReadPriority::kDemanded);
+    submit(2, ReadPriority::kSpeculative);
+    speculative = lanes_.withdraw(0);
+    demanded = lanes_.withdraw(1);
+  });
+  EXPECT_TRUE(speculative);
+  EXPECT_TRUE(demanded);
+  EXPECT_FALSE(lanes_.withdraw(0));
+  EXPECT_EQ(lanes_.in_flight(), 2u);
+  EXPECT_EQ(rest(), (std::vector<uint64_t>{2}));
+  EXPECT_FALSE(lanes_.withdraw(2));
+}
+
+TEST_F(ReadLanesTest, AWithdrawnReadNeverArrivesAndAnyOtherDoes) {
+  for (unsigned seed = 0; seed < 40; ++seed) {
+    std::mt19937 random(seed);
+    ReadLanes reader(1 + random() % 3);
+    std::vector<AlignedBuffer> buffers(kBlobs);
+    std::set<uint64_t> expected, seen;
+    const auto take = [&](const ReadDone& done) {
+      ASSERT_EQ(done.error, nullptr);
+      ASSERT_TRUE(seen.insert(done.tag).second);
+      ASSERT_TRUE(matches(done.tag, buffers[done.tag]));
+    };
+    for (size_t i = 0; i < kBlobs; ++i) {
+      reader.submit(request(i, &buffers[i]),
+                    random() % 3 == 0 ? ReadPriority::kDemanded : ReadPriority::kSpeculative);
+      expected.insert(i);
+      const size_t other = random() % (i + 1);
+      if (random() % 2 == 0) reader.promote(other);
+      if (random() % 2 == 0 && reader.withdraw(other)) expected.erase(other);
+      if (random() % 2 == 0)
+        if (const std::optional<ReadDone> done = reader.poll()) take(*done);
+    }
+    while (reader.in_flight() > 0) take(reader.wait());
+    ASSERT_EQ(seen, expected);
+    ASSERT_FALSE(reader.poll().has_value());
   }
 }
 

@@ -32,6 +32,30 @@ TEST(SlotTable, AssignsAndReleases) {
   EXPECT_EQ(table.find(a), std::nullopt);
 }
 
+TEST(SlotTable, ShowsWhatIsInMemoryAndWhatIsOnItsWay) {
+  SlotTable table(3);
+  const ExpertKey a{0, 1, 0}, b{0, 1, 1};  // two variants of one expert
+  table.assign(a);
+  table.assign(b);
+  table.set_ready(0);
+  const auto states = [&] {
+    std::vector<SlotState> all;
+    for (const Slot& slot : table.slots()) all.push_back(slot.state);
+    return all;
+  };
+  using States = std::vector<SlotState>;
+  EXPECT_EQ(states(), (States{SlotState::kReady, SlotState::kReading, SlotState::kFree}));
+  EXPECT_EQ(table.slot(0).key, a);
+  EXPECT_EQ(table.slots()[1].key, b);
+  EXPECT_EQ(table.find(b), 1u);
+  table.release(a);
+  EXPECT_EQ(states(), (States{SlotState::kFree, SlotState::kReading, SlotState::kFree}));
+  EXPECT_EQ(table.assign(a), 0u);
+  EXPECT_EQ(table.slot(0).state, SlotState::kReading);
+  EXPECT_EQ(table.reconcile(Keys{a}), (Keys{}));
+  EXPECT_EQ(states(), (States{SlotState::kReading, SlotState::kFree, SlotState::kFree}));
+}
+
 TEST(SlotTable, ReconcileKeepsWhatIsWanted) {
   SlotTable table(3);
   const ExpertKey a{0, 1, 0}, b{0, 2, 0}, c{1, 1, 0}, d{1, 2, 0};

@@ -22,6 +22,13 @@ constexpr size_t kMaxTransfer = 1u << 30;
 // A read that came back short goes on at a multiple of this: O_DIRECT wants alignment.
 constexpr uint64_t kPage = 4096;
 
+using Queue = std::deque<ReadRequest>;
+
+Queue::iterator find_tag(Queue* queue, uint64_t tag) {
+  return std::find_if(queue->begin(), queue->end(),
+                      [tag](const ReadRequest& request) { return request.tag == tag; });
+}
+
 std::string name_of(const ReadRequest& request) {
   return request.file != nullptr ? *request.file : "";
 }
@@ -114,16 +121,36 @@ void ReadLanes::join() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void ReadLanes::submit(const ReadRequest& request) {
+void ReadLanes::submit(const ReadRequest& request, ReadPriority priority) {
   if (request.destination == nullptr || request.payload_bytes > request.length) {
     throw Error(ErrorCode::kUsage, name_of(request), "a read has no room for its payload");
   }
   {
     const MutexLock lock(&mutex_);
-    queue_.push_back(request);
+    (priority == ReadPriority::kDemanded ? demanded_ : speculative_).push_back(request);
   }
   ++in_flight_;
   work_.notify_one();  // no system call unless a lane sleeps
+}
+
+void ReadLanes::promote(uint64_t tag) {
+  const MutexLock lock(&mutex_);
+  const auto found = find_tag(&speculative_, tag);
+  if (found == speculative_.end()) return;
+  demanded_.push_back(*found);
+  speculative_.erase(found);
+}
+
+bool ReadLanes::withdraw(uint64_t tag) {
+  const MutexLock lock(&mutex_);
+  for (Queue* queue : {&speculative_, &demanded_}) {
+    const auto found = find_tag(queue, tag);
+    if (found == queue->end()) continue;
+    queue->erase(found);
+    --in_flight_;
+    return true;
+  }
+  return false;
 }
 
 ReadDone ReadLanes::wait() {
@@ -132,6 +159,16 @@ ReadDone ReadLanes::wait() {
   }
   const MutexLock lock(&mutex_);
   while (done_.empty()) arrival_.wait(&mutex_);
+  return take_done();
+}
+
+std::optional<ReadDone> ReadLanes::poll() {
+  const MutexLock lock(&mutex_);
+  if (done_.empty()) return std::nullopt;
+  return take_done();
+}
+
+ReadDone ReadLanes::take_done() {
   ReadDone done = std::move(done_.front());
   done_.pop_front();
   --in_flight_;
@@ -149,10 +186,11 @@ void ReadLanes::run() {
 
 std::optional<ReadRequest> ReadLanes::next_request() {
   const MutexLock lock(&mutex_);
-  while (!stop_ && queue_.empty()) work_.wait(&mutex_);
+  while (!stop_ && demanded_.empty() && speculative_.empty()) work_.wait(&mutex_);
   if (stop_) return std::nullopt;
-  ReadRequest request = queue_.front();
-  queue_.pop_front();
+  Queue& queue = demanded_.empty() ? speculative_ : demanded_;
+  ReadRequest request = queue.front();
+  queue.pop_front();
   return request;
 }
 

@@ -37,8 +37,16 @@ struct ReadDone {
   std::exception_ptr error;  // an Error: kIo, or kBundleCorrupt for a short file or a wrong CRC
 };
 
-// Threads that read blobs from flash; completions come in order of arrival. Only one thread at a
-// time, the consumer, calls the members.
+enum class ReadPriority {
+  kDemanded,     // a token waits for it
+  kSpeculative,  // it may be useful later: begins only when no demanded read waits
+};
+
+// Threads that read blobs from flash. Reads of one priority begin in the order they were submitted;
+// completions come in order of arrival. Only one thread at a time, the consumer, calls the members.
+//
+// A read that has not begun can still be promoted or withdrawn. One that has begun ends as any
+// other, since pread() cannot be stopped.
 class ReadLanes {
  public:
   // 1 to 16 lanes (kUsage otherwise).
@@ -49,10 +57,19 @@ class ReadLanes {
   ~ReadLanes();
 
   unsigned lanes() const { return static_cast<unsigned>(threads_.size()); }
-  void submit(const ReadRequest& request);
+  void submit(const ReadRequest& request, ReadPriority priority = ReadPriority::kDemanded)
+      EXCLUDES(mutex_);
+  // A speculative read with this tag that has not begun becomes the last of the demanded ones. If
+  // it has begun, nothing changes. REQUIRES: the tags in flight are distinct.
+  void promote(uint64_t tag) EXCLUDES(mutex_);
+  // Takes back a read that has not begun: true, and wait() will not give it. False if it has begun:
+  // wait() gives it as any other. REQUIRES: the tags in flight are distinct.
+  bool withdraw(uint64_t tag) EXCLUDES(mutex_);
   // Blocks for the next completion. kRuntime if nothing is in flight.
-  ReadDone wait();
-  // Submitted and not yet handed back.
+  ReadDone wait() EXCLUDES(mutex_);
+  // The next completion, if there is one now.
+  std::optional<ReadDone> poll() EXCLUDES(mutex_);
+  // Submitted, and neither handed back nor withdrawn.
   size_t in_flight() const { return in_flight_; }
 
  private:
@@ -61,11 +78,14 @@ class ReadLanes {
   // Blocks for work; nothing once the lanes stop.
   std::optional<ReadRequest> next_request() EXCLUDES(mutex_);
   void join() EXCLUDES(mutex_);
+  ReadDone take_done() REQUIRES(mutex_);
 
   Mutex mutex_;
   CondVar work_;
   CondVar arrival_;
-  std::deque<ReadRequest> queue_ GUARDED_BY(mutex_);
+  // Not begun.
+  std::deque<ReadRequest> demanded_ GUARDED_BY(mutex_);
+  std::deque<ReadRequest> speculative_ GUARDED_BY(mutex_);
   std::deque<ReadDone> done_ GUARDED_BY(mutex_);
   bool stop_ GUARDED_BY(mutex_) = false;
   size_t in_flight_ = 0;  // the consumer's

@@ -18,7 +18,7 @@ namespace {
 
 }  // namespace
 
-SlotTable::SlotTable(uint32_t slots) : keys_(slots) {
+SlotTable::SlotTable(uint32_t slots) : slots_(slots) {
   free_.reserve(slots);
   for (uint32_t slot = slots; slot-- > 0;) free_.push_back(slot);  // slot 0 is taken first
 }
@@ -34,7 +34,7 @@ uint32_t SlotTable::assign(const ExpertKey& key) {
   const uint32_t slot = free_.back();
   if (!slots_of_.emplace(key, slot).second) fail(key, "has a slot already");
   free_.pop_back();
-  keys_[slot] = key;
+  slots_[slot] = {key, SlotState::kReading};
   return slot;
 }
 
@@ -43,17 +43,15 @@ uint32_t SlotTable::release(const ExpertKey& key) {
   if (found == slots_of_.end()) fail(key, "has no slot");
   const uint32_t slot = found->second;
   slots_of_.erase(found);
-  keys_[slot].reset();
+  slots_[slot].state = SlotState::kFree;
   free_.push_back(slot);
   return slot;
 }
 
 std::vector<ExpertKey> SlotTable::reconcile(Span<const ExpertKey> wanted) {
   const std::unordered_set<ExpertKey> keep(wanted.begin(), wanted.end());
-  for (const std::optional<ExpertKey>& slot_key : keys_) {
-    if (!slot_key.has_value()) continue;
-    const ExpertKey key = *slot_key;  // release() clears the original
-    if (keep.count(key) == 0) release(key);
+  for (const Slot& slot : slots_) {
+    if (slot.state != SlotState::kFree && keep.count(slot.key) == 0) release(slot.key);
   }
   std::vector<ExpertKey> missing;
   for (const ExpertKey& key : wanted) {
