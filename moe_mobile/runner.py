@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from moe_mobile.answers import is_answer, is_error, plan, text, token, whole
+from moe_mobile.base.command_line import command_line
 from moe_mobile.base.terminal import all_without_controls
 from moe_mobile.errors import (
     BY_CODE,
@@ -320,7 +321,7 @@ class Runner:
             return KilledError(
                 cause,
                 file=self.name,
-                remedy="Mostly for lack of memory: try a smaller --cache or --context",
+                remedy="Mostly for lack of memory: try a smaller `cache` or `context`",
             )
         return RuntimeFailedError(
             cause, file=self.name, remedy="Run `moe-mobile verify BUNDLE` and `moe-mobile doctor`"
@@ -362,7 +363,7 @@ def _typed_error(value: dict[str, Any], launch: Launch | None) -> MoeMobileError
     kind = BY_CODE.get(value.get("code") or "", RuntimeFailedError)
     file, remedy = value.get("file") or None, value.get("remedy") or None
     if launch is not None and kind is BundleCorruptError:
-        remedy = f"`moe-mobile verify BUNDLE --device {launch.place}` says how to mend it"
+        remedy = f"`{command_line('verify', 'BUNDLE', device=launch.place)}` says how to mend it"
     return kind(
         value.get("cause") or "unknown error",
         file=file if file is None or launch is None else f"{file} on {launch.place}",

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -15,8 +16,11 @@ from pathlib import Path
 import click
 import pytest
 
+from moe_mobile.errors import DiskFullError, UsageError
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "moe_mobile"
+ENGINE = ROOT / "android_app/engine/src/main/cpp"
 
 # Each room with all that it may import. It stands below what it names.
 ROOMS = {
@@ -47,46 +51,6 @@ ROOMS = {
 
 # The harness sets a variable of its own when it is imported.
 SETS_VARIABLES = {"moe_mobile.quality.lm_eval"}
-
-# Libraries name settings, as in `capacity`; the command line makes options of them. This list
-# shrinks: no file is added.
-NAME_OPTIONS = {
-    "base/json_lines.py",
-    "base/routings.py",
-    "bench/affinity.py",
-    "bench/driver.py",
-    "bench/fleet.py",
-    "bench/gate.py",
-    "bench/results.py",
-    "bench/store.py",
-    "bundle/verify.py",
-    "device/adb.py",
-    "device/deploy/deploy.py",
-    "device/deploy/package.py",
-    "device/deploy/transfer.py",
-    "device/local.py",
-    "device/select.py",
-    "quality/engine.py",
-    "report/latency.py",
-    "report/load.py",
-    "report/page.py",
-    "routing/flash.py",
-    "routing/profile.py",
-    "routing/replay.py",
-    "routing/synthetic.py",
-    "routing/transformers_model.py",
-    "runner.py",
-    "runtime/android.py",
-    "runtime/folder.py",
-    "runtime/native.py",
-    "tune/choice.py",
-    "tune/grid.py",
-    "tune/processes.py",
-    "tune/ray_cluster.py",
-    "tune/settings_file.py",
-    "tune/sweep.py",
-    "virtual_phone/storage.py",
-}
 
 
 def _module(path: Path) -> str:
@@ -173,21 +137,26 @@ def test_importing_does_not_judge_the_environment(
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def _options(command: click.Command) -> set[str]:
-    """The long options of a command and of all its commands."""
-    found = {
-        option
-        for parameter in command.params
-        for option in (*parameter.opts, *parameter.secondary_opts)
-        if option.startswith("--")
-    }
+def _commands(command: click.Command) -> Iterator[click.Command]:
+    """A command and all its commands."""
+    yield command
     if isinstance(command, click.Group):
         context = click.Context(command)
         for name in command.list_commands(context):
             inner = command.get_command(context, name)
             assert inner is not None
-            found |= _options(inner)
-    return found
+            yield from _commands(inner)
+
+
+def _options(command: click.Command) -> set[str]:
+    """The long options of a command and of all its commands."""
+    return {
+        option
+        for one in _commands(command)
+        for parameter in one.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+        if option.startswith("--")
+    }
 
 
 def _texts(path: Path) -> Iterator[str]:
@@ -211,15 +180,58 @@ def _texts(path: Path) -> Iterator[str]:
 
 
 def test_libraries_name_no_options() -> None:
+    """They name settings, as in `capacity`; the command line shows the option."""
     from moe_mobile.cli import cli
 
     options = _options(cli)
     assert {"--capacity", "--target", "--link-mbps"} <= options
-    found = {
-        str(path.relative_to(PACKAGE))
+    texts = [
+        (str(path), text)
         for module, path in MODULES.items()
         if _room(module) != "cli"
         for text in _texts(path)
+    ]
+    for suffix in ("*.cpp", "*.h"):
+        for path in ENGINE.rglob(suffix):
+            texts += [
+                (str(path), text) for text in re.findall(r'"([^"\n]* [^"\n]*)"', path.read_text())
+            ]
+    found = {
+        place
+        for place, text in texts
         if options & set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
     }
-    assert found == NAME_OPTIONS
+    assert found == set()
+
+
+def test_handlers_take_few_parameters() -> None:
+    """Options that belong together reach them as one dataclass."""
+    from moe_mobile.cli import cli
+
+    many = {
+        command.name: len(parameters)
+        for command in _commands(cli)
+        if command.callback is not None
+        and len(parameters := inspect.signature(command.callback).parameters) > 10
+    }
+    assert many == {}
+
+
+def test_errors_name_options_of_the_command() -> None:
+    """Every setting that a library names is shown as the option, however that is called."""
+    from moe_mobile.cli.commands import with_options
+    from moe_mobile.cli.simulate import command as simulate
+    from moe_mobile.cli.tune import command as tune
+
+    error = DiskFullError("too small for `capacity`", setting="capacity", remedy="Set `a_b`")
+    shown = with_options(error, tune)
+    assert (shown.cause, shown.setting, shown.remedy) == (
+        "too small for --cache",
+        "--cache",
+        "Set `a_b`",
+    )
+    assert isinstance(shown, DiskFullError)
+    assert shown.errno == error.errno
+    assert with_options(error, simulate).setting == "--capacity"
+    assert error.setting == "capacity"
+    assert with_options(UsageError("no", setting="limit"), tune).setting == "--quality"

@@ -99,5 +99,5 @@ def refuse_content(path: pathlib.Path) -> None:
             raise UsageError(
                 "holds results already",
                 file=path,
-                remedy="Add --resume to continue them, or name another file",
+                remedy="Set `resume` to continue them, or name another file",
             )

@@ -29,12 +29,12 @@ def split_routings(texts: Iterable[str]) -> list[str]:
             if not part.strip():
                 raise UsageError(
                     f"a routing is missing in {text!r}",
-                    setting="--routing",
+                    setting="routing",
                     remedy="Write them like exact,cache-prior:0.2,J=2",
                 )
             routings[part.strip()] = None
     if not routings:
-        raise UsageError("there is no routing", setting="--routing", remedy="Give at least one")
+        raise UsageError("there is no routing", setting="routing", remedy="Give at least one")
     return list(routings)
 
 

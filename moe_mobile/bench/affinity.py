@@ -59,7 +59,7 @@ def choose(wish: str, facts: DeviceFacts) -> Affinity:
     if lacking and cores:
         raise UsageError(
             f"{facts.serial} has no core {lacking[0]}: its cores are {', '.join(map(str, cores))}",
-            setting="--affinity",
+            setting="affinity",
             remedy="`moe-mobile devices` lists the cores",
         )
     return Affinity("list", tuple(cpus))
@@ -84,8 +84,8 @@ def _parse(text: str) -> list[int]:
         if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
             raise UsageError(
                 f"{text!r} is neither big nor all nor a list of cores",
-                setting="--affinity",
-                remedy="Write a list like --affinity 4-6,7",
+                setting="affinity",
+                remedy="Write a list like 4-6,7",
             )
         cpus.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return sorted(cpus)

@@ -82,8 +82,8 @@ class Protocol:
         most = (1 << 32) - self.repetitions - self.warmup
         if not 0 <= self.seed <= most:
             raise UsageError(
-                f"{self.seed} is no seed",
-                setting="--seed",
+                f"{self.seed} is not a valid seed",
+                setting="seed",
                 remedy=f"Give one from 0 to {most}: each repetition adds 1, up to 32 bits",
             )
 
@@ -169,7 +169,7 @@ def check_fits(tests: Sequence[BenchTest], facts: BundleFacts, context: int | No
         raise UsageError(
             f"{context} positions are more than the model's {facts.context_length}",
             file=facts.path,
-            remedy="Give a smaller --context",
+            remedy="Give a smaller `context`",
         )
     limit = facts.context_length if context is None else context
     for test in tests:
@@ -179,7 +179,7 @@ def check_fits(tests: Sequence[BenchTest], facts: BundleFacts, context: int | No
             raise UsageError(
                 f"{test.name} needs {needed} positions, but the {what} has {limit}",
                 file=facts.path,
-                remedy=f"Make the sum of -p and -n at most {limit}",
+                remedy=f"Make the sum of prompt and decoded tokens at most {limit}",
             )
 
 

@@ -151,8 +151,8 @@ class Fleet:
         if self._plan.gate_asked:
             raise UsageError(
                 f"{device.serial} tells no temperature, so nothing can be waited for",
-                setting="--cool-to",
-                remedy="Leave --cool-to out, or say --cool-to off",
+                setting="cool_to",
+                remedy="Leave `cool_to` out, or give off",
             )
         self._say(f"{device.serial}: tells no temperature, so repetitions are not gated")
         return None

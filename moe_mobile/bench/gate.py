@@ -36,8 +36,8 @@ class Gate:
     def __post_init__(self) -> None:
         if not math.isfinite(self.timeout_s) or self.timeout_s < 0:
             raise UsageError(
-                f"{self.timeout_s:g} s is no time to wait",
-                setting="--cool-timeout",
+                f"{self.timeout_s:g} s is not a time to wait",
+                setting="cool_timeout",
                 remedy="Give a number of seconds; 0 measures at once",
             )
 

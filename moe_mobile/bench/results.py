@@ -266,7 +266,7 @@ def _filling(test: BenchTest, facts: Mapping[str, Any], runs: Sequence[Json]) ->
     if fill >= 1:
         return []
     percent = math.floor(100 * fill)
-    return [f"the cache was {percent} % full when a repetition began: see --warmup"]
+    return [f"the cache was {percent} % full when a repetition began: more warm-up runs fill it"]
 
 
 def _flags(facts: Mapping[str, Any], runs: Sequence[Json]) -> list[str]:

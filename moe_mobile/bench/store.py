@@ -99,7 +99,7 @@ class ResultFile:
         return UsageError(
             f"line {line} is no row of results",
             file=self.path,
-            remedy="--resume continues what `moe-mobile bench --out FILE` wrote",
+            remedy="Only rows that `bench` wrote can be continued: name another file",
         )
 
 
@@ -173,7 +173,7 @@ class TurnFile:
         return UsageError(
             "holds something else than repetitions of an interleaved grid",
             file=self._path,
-            remedy="bench keeps them beside the file of --out: move this one away",
+            remedy="bench keeps them next to its file of rows: move this one away",
         )
 
 

@@ -19,7 +19,7 @@ from moe_mobile.errors import BundleCorruptError, BundleInvalidError, read_error
 _CHUNK = 4 << 20
 
 _AGAIN = "Copy or export the bundle again"
-_CONSUMED = f"{_AGAIN}, or name the packed_dir that `prepare --consume` deleted it for"
+_CONSUMED = f"{_AGAIN}, or name the `packed_dir` for which it was deleted"
 
 VerifyProgress = Callable[[int, int, str], None]
 """Called with bytes done, bytes in all, and the file being read."""

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Runs what `moe-mobile bench` was asked for, and tells what came of it."""
+"""Runs what `moe-mobile bench` was asked for, and shows what came of it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from moe_mobile.bench.plot import draw_results
 from moe_mobile.bench.render import Shown
 from moe_mobile.bench.results import BenchResult
 from moe_mobile.bench.store import ResultFile
+from moe_mobile.cli.commands import with_options
 from moe_mobile.cli.errors import format_error
+from moe_mobile.cli.options import RowsOptions
 from moe_mobile.cli.output import write_plot
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.writable import resumable
 from moe_mobile.device.select import Opened
 from moe_mobile.errors import CancelledError, MoeMobileError
 
@@ -28,6 +29,7 @@ def run_plan(
     opened: Opened,
     shown: Shown,
     file: ResultFile | None,
+    kept: RowsOptions,
     *,
     plot: pathlib.Path | None,
     as_json: bool,
@@ -35,17 +37,17 @@ def run_plan(
     """Measure, show and draw. Closes ``file``.
 
     What one row or device fails with does not stop the others. Returns the exit code of the first
-    error. Raises an error that is all there is to tell.
+    error. Raises an error if there is nothing else to show.
     """
     results: list[BenchResult] = []
     try:
         found = _measure(plan, opened, shown, file, results)
-        errors = [resumable(one, "--out", None if file is None else file.path) for one in found]
+        errors = [kept.resumable(with_options(one)) for one in found]
         if plot is not None and results:
             try:
                 write_plot(plot, draw_results(results))
             except MoeMobileError as failure:
-                errors.append(failure)
+                errors.append(with_options(failure))
     finally:
         if file is not None:
             file.close()

@@ -17,10 +17,11 @@ from moe_mobile.base.text import percent, size, table
 from moe_mobile.bench.driver import Settings, bundle_facts
 from moe_mobile.bench.measure import run_test
 from moe_mobile.bench.results import BenchResult, BenchTest
+from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.describe import summary
+from moe_mobile.cli.generate import Sampling, statistics_line
 from moe_mobile.cli.generate import run as generate
-from moe_mobile.cli.generate import statistics_line
-from moe_mobile.cli.options import echo_json, examples, json_option
+from moe_mobile.cli.options import echo_json, json_option
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.errors import CheckpointError, DeviceError, MoeMobileError, UnsupportedError
 from moe_mobile.runner import Runner
@@ -43,12 +44,10 @@ _PHONE_RAM = 512 << 20
 _PHONE_FLASH_MBPS = 800
 
 
-@click.command(
-    epilog=examples(
-        "moe-mobile demo",
-        "moe-mobile demo --dir /data/demo --json",
-        "moe-mobile demo --quick                # the trained model on this machine only",
-    )
+@cli_command(
+    "moe-mobile demo",
+    "moe-mobile demo --dir /data/demo --json",
+    "moe-mobile demo --quick                # the trained model on this machine only",
 )
 @click.option(
     "--dir",
@@ -100,7 +99,7 @@ def trained(bundle: pathlib.Path, show: bool) -> dict[str, Any]:
     answer = generate(
         bundle,
         prompt,
-        {"max_new_tokens": _NEW_TOKENS, "temperature": 0.7, "top_p": 0.9, "seed": 1},
+        Sampling(max_new_tokens=_NEW_TOKENS, temperature=0.7, top_p=0.9, seed=1),
         {"cache": _CACHE},
         show=show,
     )

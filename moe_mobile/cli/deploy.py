@@ -12,12 +12,13 @@ from typing import Any
 import click
 
 from moe_mobile.base.text import size
+from moe_mobile.cli.commands import cli_command, group_of, option, with_options
 from moe_mobile.cli.errors import format_error
 from moe_mobile.cli.options import (
+    DevicesOptions,
     bundle_argument,
     devices_options,
     echo_json,
-    examples,
     json_option,
 )
 from moe_mobile.cli.progress import PhoneBar, say
@@ -25,50 +26,60 @@ from moe_mobile.cli.tuned import Tuned
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.deploy.deploy import Deployed
 from moe_mobile.device.interface import Device
-from moe_mobile.device.select import ANY, Opened, open_devices
+from moe_mobile.device.select import ANY, Opened
 from moe_mobile.errors import CancelledError, MoeMobileError
 
 _POLL_S = 0.2
 
 
-@click.command(
-    epilog=examples(
-        "moe-mobile deploy olmoe                        # to the one phone that is connected",
-        "moe-mobile deploy olmoe --device 192.168.1.23:5555 --prepare",
-        "moe-mobile deploy olmoe --replace --consume    # for a phone with little room",
-        "moe-mobile deploy olmoe --all --prune --json",
-        "moe-mobile deploy olmoe --settings olmoe.json  # what `tune` chose goes along",
+@dataclasses.dataclass(frozen=True)
+class _Wish:
+    """What is sent, and what happens before and after."""
+
+    prepare: bool = option("--prepare", is_flag=True, help="Pack the weights there right after.")
+    consume: bool = option(
+        "--consume",
+        is_flag=True,
+        help="Prepare, and delete each shard of experts there once it is packed.",
     )
+    replace: bool = option(
+        "--replace", is_flag=True, help="Delete other bundles there first, to make room."
+    )
+    prune: bool = option(
+        "--prune", is_flag=True, help="Delete other bundles, engines, packed weights afterwards."
+    )
+    settings: pathlib.Path | None = option(
+        "--settings",
+        type=click.Path(path_type=pathlib.Path),
+        metavar="FILE",
+        help="Send along what `tune` chose for this bundle, for programs on the phone.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A bundle on its way to phones."""
+
+    bundle: pathlib.Path
+    wish: _Wish
+    as_json: bool
+
+
+@cli_command(
+    "moe-mobile deploy olmoe                        # to the one phone that is connected",
+    "moe-mobile deploy olmoe --device 192.168.1.23:5555 --prepare",
+    "moe-mobile deploy olmoe --replace --consume    # for a phone with little room",
+    "moe-mobile deploy olmoe --all --prune --json",
+    "moe-mobile deploy olmoe --settings olmoe.json  # what `tune` chose goes along",
 )
 @bundle_argument
 @devices_options
-@click.option("--prepare", is_flag=True, help="Pack the weights there right after.")
-@click.option(
-    "--consume",
-    is_flag=True,
-    help="Prepare, and delete each shard of experts there once it is packed.",
-)
-@click.option("--replace", is_flag=True, help="Delete other bundles there first, to make room.")
-@click.option(
-    "--prune", is_flag=True, help="Delete other bundles, engines, packed weights afterwards."
-)
-@click.option(
-    "--settings",
-    "settings_file",
-    type=click.Path(path_type=pathlib.Path),
-    metavar="FILE",
-    help="Send along what `tune` chose for this bundle, for programs on the phone.",
-)
+@group_of(_Wish, "wish")
 @json_option
 def command(
     bundle: pathlib.Path,
-    devices: tuple[str, ...],
-    every: bool,
-    prepare: bool,
-    consume: bool,
-    replace: bool,
-    prune: bool,
-    settings_file: pathlib.Path | None,
+    devices: DevicesOptions,
+    wish: _Wish,
     as_json: bool,
 ) -> int:
     """Send a bundle and the engine to phones, and verify every byte there.
@@ -76,35 +87,22 @@ def command(
     Files are known by their SHA-256: what a phone has is not sent again, and what was cut goes on
     where it stopped. Other bundles stay usable meanwhile.
     """
-    if settings_file is not None:
-        Tuned(settings_file, bundle)  # raises for one that is not for it
-    opened = open_devices(devices, every=every, otherwise=ANY)
-    wish = _Wish(bundle, settings_file, prepare, consume, replace, prune, as_json)
+    if wish.settings is not None:
+        Tuned(wish.settings, bundle)  # raises for one that is not for it
+    opened = devices.open(otherwise=ANY)
+    job = _Job(bundle, wish, as_json)
     # `-s any -s X` are one device, which may also have failed when it was opened as X.
     if len(opened.by_serial) == 1 and not opened.failed:
-        answers = [_deploy(_phone(opened.devices[0]), wish, PhoneBar())]
+        answers = [_deploy(_phone(opened.devices[0]), job, PhoneBar())]
         errors: list[MoeMobileError] = []
     else:
-        answers, errors = _deploy_all(opened, wish)
+        answers, errors = _deploy_all(opened, job)
     if as_json:
         echo_json({"deployments": answers})
     return errors[0].exit_code if errors else 0
 
 
-@dataclasses.dataclass(frozen=True)
-class _Wish:
-    """What the options say."""
-
-    bundle: pathlib.Path
-    settings: pathlib.Path | None
-    prepare: bool
-    consume: bool
-    replace: bool
-    prune: bool
-    as_json: bool
-
-
-def _deploy_all(opened: Opened, wish: _Wish) -> tuple[list[dict[str, Any]], list[MoeMobileError]]:
+def _deploy_all(opened: Opened, job: _Job) -> tuple[list[dict[str, Any]], list[MoeMobileError]]:
     """To all at once; one that fails does not stop the others. Answers, and errors among them.
 
     An interruption ends what runs everywhere.
@@ -112,11 +110,12 @@ def _deploy_all(opened: Opened, wish: _Wish) -> tuple[list[dict[str, Any]], list
 
     def run(row: int, device: AdbDevice) -> dict[str, Any] | MoeMobileError:
         try:
-            return _deploy(device, wish, PhoneBar(device.serial, row))
+            return _deploy(device, job, PhoneBar(device.serial, row))
         except MoeMobileError as error:
             return failed(error)
 
     def failed(error: MoeMobileError) -> MoeMobileError:
+        error = with_options(error, command)
         if not isinstance(error, CancelledError):  # which is said once, of all
             say(format_error(error), err=True)
         return error
@@ -150,28 +149,28 @@ def _phone(device: Device) -> AdbDevice:
     return device
 
 
-def _deploy(device: AdbDevice, wish: _Wish, bar: PhoneBar) -> dict[str, Any]:
+def _deploy(device: AdbDevice, job: _Job, bar: PhoneBar) -> dict[str, Any]:
     with bar:
         deployed = device.deploy(
-            wish.bundle,
-            settings=wish.settings,
-            consume=wish.consume,
-            replace=wish.replace,
-            prune=wish.prune,
+            job.bundle,
+            settings=job.wish.settings,
+            consume=job.wish.consume,
+            replace=job.wish.replace,
+            prune=job.wish.prune,
             progress=bar,
         )
     answer: dict[str, Any] = {"device": device.serial, **dataclasses.asdict(deployed)}
-    if not wish.as_json:
+    if not job.as_json:
         say(_line(device.serial, deployed))
-    if deployed.other_stores and not wish.prune:
+    if deployed.other_stores and not job.wish.prune:
         say(
             f"note: {device.serial} has packed weights of another engine "
             f"({', '.join(deployed.other_stores)}): they are packed anew, and what was consumed "
             "was sent again. --prune deletes the old ones",
             err=True,
         )
-    if wish.prepare or wish.consume:
-        answer["prepared"] = _prepare(device, deployed, wish, bar)
+    if job.wish.prepare or job.wish.consume:
+        answer["prepared"] = _prepare(device, deployed, job, bar)
     return answer
 
 
@@ -185,10 +184,12 @@ def _line(serial: str, deployed: Deployed) -> str:
     )
 
 
-def _prepare(device: AdbDevice, deployed: Deployed, wish: _Wish, bar: PhoneBar) -> dict[str, Any]:
+def _prepare(device: AdbDevice, deployed: Deployed, job: _Job, bar: PhoneBar) -> dict[str, Any]:
     with bar, device.runner() as runner:
-        answer = runner.request("prepare", bundle=deployed.path, consume=wish.consume, progress=bar)
-    if not wish.as_json:
+        answer = runner.request(
+            "prepare", bundle=deployed.path, consume=job.wish.consume, progress=bar
+        )
+    if not job.as_json:
         say(
             f"{device.serial}: already prepared"
             if answer["already_prepared"]

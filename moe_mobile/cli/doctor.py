@@ -10,18 +10,17 @@ import pathlib
 import click
 
 from moe_mobile.cli.checks import Check, run_checks
-from moe_mobile.cli.options import echo_json, examples, json_option
+from moe_mobile.cli.commands import cli_command
+from moe_mobile.cli.options import echo_json, json_option
 from moe_mobile.errors import UnsupportedError
 
 _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-@click.command(
-    epilog=examples(
-        "moe-mobile doctor",
-        "moe-mobile doctor --dir /data/models     # where the bundles will lie",
-        "moe-mobile doctor --json",
-    )
+@cli_command(
+    "moe-mobile doctor",
+    "moe-mobile doctor --dir /data/models     # where the bundles will lie",
+    "moe-mobile doctor --json",
 )
 @click.option(
     "--dir",

@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import pathlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
 from moe_mobile.bundle.quantization import EMBEDDINGS, GROUP_SIZES, QUANTS
+from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.describe import summary
-from moe_mobile.cli.options import echo_json, examples, json_option
+from moe_mobile.cli.options import echo_json, json_option
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.errors import UsageError
 
@@ -19,47 +21,87 @@ if TYPE_CHECKING:
     from moe_mobile.export import Progress, RandomWeights
 
 
-@click.command(
-    epilog=examples(
-        "moe-mobile export ./OLMoE-1B-7B-0924 olmoe",
-        "moe-mobile export allenai/OLMoE-1B-7B-0924 olmoe --quant 8da4w --head 8da8w",
-        "moe-mobile export demo demo-fp32 --quant fp32",
-        "moe-mobile export --random-weights Qwen1.5-MoE-A2.7B --layers 4 qwen-random",
+@dataclass(frozen=True)
+class _Random:
+    """A model without a checkpoint."""
+
+    random_weights: str | None = option(
+        "--random-weights",
+        metavar="PRESET",
+        help="Instead of SOURCE: real dimensions, random weights; see `moe-mobile models`.",
     )
+    layers: int | None = option(
+        "--layers", type=click.IntRange(1), help="With --random-weights: how many layers."
+    )
+    vocab_size: int | None = option(
+        "--vocab-size",
+        type=click.IntRange(1),
+        help="With --random-weights: a smaller vocabulary, for a quick export.",
+    )
+
+    def source(self, paths: tuple[str, ...]) -> tuple[str | RandomWeights, pathlib.Path]:
+        """What to export, and the bundle's folder, of the command's arguments.
+
+        Raises UsageError if there are too few or too many.
+        """
+        if self.random_weights is None:
+            if self.layers is not None or self.vocab_size is not None:
+                raise UsageError("--layers and --vocab-size are for --random-weights only")
+            if len(paths) != 2:
+                raise UsageError(
+                    "a source and a target are needed",
+                    remedy="moe-mobile export SOURCE OUT; `moe-mobile export --help` has examples",
+                )
+            return paths[0], pathlib.Path(paths[1])
+        if len(paths) != 1:
+            raise UsageError(
+                "--random-weights takes the place of the source: one folder is needed",
+                remedy="moe-mobile export --random-weights PRESET OUT",
+            )
+        from moe_mobile.export import RandomWeights
+
+        weights = RandomWeights(self.random_weights, layers=self.layers, vocab_size=self.vocab_size)
+        return weights, pathlib.Path(paths[0])
+
+
+@dataclass(frozen=True)
+class _Precision:
+    """Of which numbers weights are made."""
+
+    quant: str = option(
+        "--quant",
+        type=click.Choice(QUANTS),
+        default="8da4w",
+        show_default=True,
+        help="Of the experts, and of what --dense and --head leave open.",
+    )
+    dense: str | None = option(
+        "--dense", type=click.Choice(QUANTS), help="Of attention, dense and shared MLPs."
+    )
+    head: str | None = option("--head", type=click.Choice(QUANTS), help="Of the output head.")
+    embedding: str | None = option(
+        "--embedding",
+        type=click.Choice(EMBEDDINGS),
+        help="Of the embedding.  [default: int8, or fp32 with --quant fp32]",
+    )
+    group_size: str = option(
+        "--group-size",
+        type=click.Choice([str(size) for size in GROUP_SIZES]),
+        default="32",
+        show_default=True,
+        help="Columns that share a scale in 8da4w.",
+    )
+
+
+@cli_command(
+    "moe-mobile export ./OLMoE-1B-7B-0924 olmoe",
+    "moe-mobile export allenai/OLMoE-1B-7B-0924 olmoe --quant 8da4w --head 8da8w",
+    "moe-mobile export demo demo-fp32 --quant fp32",
+    "moe-mobile export --random-weights Qwen1.5-MoE-A2.7B --layers 4 qwen-random",
 )
 @click.argument("paths", nargs=-1, required=True, metavar="[SOURCE] OUT")
-@click.option(
-    "--random-weights",
-    metavar="PRESET",
-    help="Instead of SOURCE: real dimensions, random weights; see `moe-mobile models`.",
-)
-@click.option("--layers", type=click.IntRange(1), help="With --random-weights: how many layers.")
-@click.option(
-    "--vocab-size",
-    type=click.IntRange(1),
-    help="With --random-weights: a smaller vocabulary, for a quick export.",
-)
-@click.option(
-    "--quant",
-    type=click.Choice(QUANTS),
-    default="8da4w",
-    show_default=True,
-    help="Of the experts, and of what --dense and --head leave open.",
-)
-@click.option("--dense", type=click.Choice(QUANTS), help="Of attention, dense and shared MLPs.")
-@click.option("--head", type=click.Choice(QUANTS), help="Of the output head.")
-@click.option(
-    "--embedding",
-    type=click.Choice(EMBEDDINGS),
-    help="Of the embedding.  [default: int8, or fp32 with --quant fp32]",
-)
-@click.option(
-    "--group-size",
-    type=click.Choice([str(size) for size in GROUP_SIZES]),
-    default="32",
-    show_default=True,
-    help="Columns that share a scale in 8da4w.",
-)
+@group_of(_Random, "random")
+@group_of(_Precision, "precision")
 @click.option(
     "--max-batch",
     type=click.IntRange(1, 4096),
@@ -70,14 +112,8 @@ if TYPE_CHECKING:
 @json_option
 def command(
     paths: tuple[str, ...],
-    random_weights: str | None,
-    layers: int | None,
-    vocab_size: int | None,
-    quant: str,
-    dense: str | None,
-    head: str | None,
-    embedding: str | None,
-    group_size: str,
+    random: _Random,
+    precision: _Precision,
     max_batch: int | None,
     name: str | None,
     overwrite: bool,
@@ -89,7 +125,7 @@ def command(
     for the model that comes with this program. OUT is the bundle's folder. An interrupted export
     continues when it is started again with the same options.
     """
-    source, out = _source(paths, random_weights, layers, vocab_size)
+    source, out = random.source(paths)
     # Imports torch: only now, so that --help and wrong options answer at once.
     from moe_mobile.bundle import inspect_bundle
     from moe_mobile.export import export_bundle
@@ -102,11 +138,11 @@ def command(
         bundle = export_bundle(
             source,
             out,
-            quant,
-            dense=dense,
-            head=head,
-            embedding=embedding,
-            group_size=int(group_size),
+            precision.quant,
+            dense=precision.dense,
+            head=precision.head,
+            embedding=precision.embedding,
+            group_size=int(precision.group_size),
             max_batch=max_batch,
             name=name,
             overwrite=overwrite,
@@ -117,29 +153,3 @@ def command(
         echo_json(facts)
     else:
         click.echo(summary(facts))
-
-
-def _source(
-    paths: tuple[str, ...],
-    random_weights: str | None,
-    layers: int | None,
-    vocab_size: int | None,
-) -> tuple[str | RandomWeights, pathlib.Path]:
-    if random_weights is None:
-        if layers is not None or vocab_size is not None:
-            raise UsageError("--layers and --vocab-size are for --random-weights only")
-        if len(paths) != 2:
-            raise UsageError(
-                "a source and a target are needed",
-                remedy="moe-mobile export SOURCE OUT; `moe-mobile export --help` has examples",
-            )
-        return paths[0], pathlib.Path(paths[1])
-    if len(paths) != 1:
-        raise UsageError(
-            "--random-weights takes the place of the source: one folder is needed",
-            remedy="moe-mobile export --random-weights PRESET OUT",
-        )
-    from moe_mobile.export import RandomWeights
-
-    weights = RandomWeights(random_weights, layers=layers, vocab_size=vocab_size)
-    return weights, pathlib.Path(paths[0])

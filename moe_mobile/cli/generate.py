@@ -4,125 +4,128 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import sys
-from typing import IO, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from moe_mobile.base.terminal import without_controls
 from moe_mobile.base.text import percent
 from moe_mobile.bench.results import phase_rates
+from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.detokenize import Detokenizer
 from moe_mobile.cli.options import (
+    CacheOptions,
+    ReadingOptions,
     bundle_argument,
+    cache_options,
     device_option,
     echo_json,
-    engine_options,
-    engine_request,
-    examples,
+    engine_settings,
     json_option,
+    reading_options,
 )
 from moe_mobile.cli.output import notes_of
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.prompt import TOKENIZER, load_tokenizer, parse_ids, read_text
+from moe_mobile.cli.prompt import TOKENIZER, load_tokenizer
+from moe_mobile.cli.source import PromptOptions, Text, prompt_options
 from moe_mobile.cli.tuned import settings_option
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
 
-_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+if TYPE_CHECKING:
+    from moe_mobile.runner import Runner
 
 
-@click.command(
-    epilog=examples(
-        'moe-mobile generate demo -p "Once upon a time"',
-        "moe-mobile generate demo -f prompt.txt -n 200 --temperature 0.8 --top-p 0.95 --seed 7",
-        'moe-mobile generate demo -p "Hello" --cache 25% --json',
-        'moe-mobile generate demo -p "Hello" --cache 25% --routing cache-prior:auto',
-        "moe-mobile generate demo --token-ids 5,17,9       # a bundle without a tokenizer",
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen, and when to stop: members of the runner's `generate` request."""
+
+    max_new_tokens: int = option(
+        "-n",
+        "--max-new-tokens",
+        type=click.IntRange(1),
+        default=128,
+        show_default=True,
+        help="Stop after this many tokens.",
     )
+    temperature: float = option(
+        "--temperature",
+        type=click.FloatRange(0),
+        default=0.0,
+        show_default=True,
+        help="0 takes the likeliest token each time.",
+    )
+    top_k: int = option(
+        "--top-k",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Sample among this many likeliest tokens; 0 among all.",
+    )
+    top_p: float = option(
+        "--top-p",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=1.0,
+        show_default=True,
+        help="Sample among the likeliest tokens that together have this probability.",
+    )
+    seed: int = option(
+        "--seed",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Of the sampling: the same seed gives the same tokens.",
+    )
+    ignore_eos: bool = option(
+        "--ignore-eos", is_flag=True, help="Go on after the end-of-text token."
+    )
+
+    def as_request(self) -> dict[str, Any]:
+        values = dataclasses.asdict(self)
+        stop = {name: values.pop(name) for name in ("max_new_tokens", "ignore_eos")}
+        return stop | {"sampling": values}
+
+
+@cli_command(
+    'moe-mobile generate demo -p "Once upon a time"',
+    "moe-mobile generate demo -f prompt.txt -n 200 --temperature 0.8 --top-p 0.95 --seed 7",
+    'moe-mobile generate demo -p "Hello" --cache 25% --json',
+    'moe-mobile generate demo -p "Hello" --cache 25% --routing cache-prior:auto',
+    "moe-mobile generate demo --token-ids 5,17,9       # a bundle without a tokenizer",
 )
 @bundle_argument
 @settings_option
-@click.option("-p", "--prompt", help="The text to continue.")
-@click.option(
-    "-f", "--file", "prompt_file", type=click.File("rb"), help="Read it from a file; - is stdin."
-)
-@click.option("--token-ids", help="The prompt as token ids, separated by commas.")
-@click.option(
-    "-n",
-    "--max-new-tokens",
-    type=click.IntRange(1),
-    default=128,
-    show_default=True,
-    help="Stop after this many tokens.",
-)
-@click.option(
-    "--temperature",
-    type=click.FloatRange(0),
-    default=0.0,
-    show_default=True,
-    help="0 takes the likeliest token each time.",
-)
-@click.option(
-    "--top-k",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Sample among this many likeliest tokens; 0 among all.",
-)
-@click.option(
-    "--top-p",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Sample among the likeliest tokens that together have this probability.",
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--ignore-eos", is_flag=True, help="Go on after the end-of-text token.")
-@engine_options
+@prompt_options
+@group_of(Sampling, "sampling")
+@cache_options
+@reading_options
 @device_option
 @click.option("-v", "--verbose", is_flag=True, help="Show the memory plan, on stderr.")
 @json_option
 def command(
     bundle: pathlib.Path,
-    prompt: str | None,
-    prompt_file: IO[bytes] | None,
-    token_ids: str | None,
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    seed: int,
-    ignore_eos: bool,
+    prompt: PromptOptions,
+    sampling: Sampling,
+    cached: CacheOptions,
+    reading: ReadingOptions,
     device: str | None,
     verbose: bool,
     as_json: bool,
-    **settings: Any,
 ) -> None:
     """Continue a prompt with a bundle's model, streaming text to stdout as it comes.
 
     One line of statistics follows on stderr.
     """
-    given = [value is not None for value in (prompt, prompt_file, token_ids)]
-    if sum(given) != 1:
-        raise UsageError(
-            "give the prompt once", remedy="Use one of --prompt, --file and --token-ids"
-        )
-    if token_ids is None:
-        prompt = prompt if prompt is not None else read_text(prompt_file)
     answer = run(
         bundle,
-        prompt if token_ids is None else parse_ids(token_ids),
-        {
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "seed": seed,
-            "ignore_eos": ignore_eos,
-        },
-        settings,
+        prompt.read(),
+        sampling,
+        engine_settings(bundle, reading, cached).as_request(),
         device=device,
         show=not as_json,
         verbose=verbose,
@@ -135,93 +138,111 @@ def command(
 
 def run(
     bundle: pathlib.Path,
-    prompt: str | list[int] | None,
-    sampling: dict[str, Any],
-    settings: dict[str, Any],
+    prompt: Text,
+    sampling: Sampling,
+    settings: Mapping[str, Any],
     *,
     show: bool,
     device: str | None = None,
     verbose: bool = False,
 ) -> dict[str, Any]:
-    """Generate, with text to stdout as it comes where `show` is set; the object of --json.
+    """Generate, with text to stdout as it comes if `show` is set; the object of --json.
 
-    `sampling` and `settings` have the members of the runner's `generate` and `open` requests.
+    `settings` has the members of the runner's `open` request.
     """
     tokenizer = None
-    if isinstance(prompt, str):
+    if isinstance(prompt, str) or (bundle / TOKENIZER).is_file():
         tokenizer = load_tokenizer(bundle)
-        prompt_ids = list(tokenizer.encode(prompt).ids)
-    else:
-        prompt_ids = list(prompt or ())
-        if (bundle / TOKENIZER).is_file():
-            tokenizer = load_tokenizer(bundle)
-    if not prompt_ids:
+    if isinstance(prompt, str):
+        assert tokenizer is not None
+        prompt = list(tokenizer.encode(prompt).ids)
+    if not prompt:
         raise UsageError("the prompt is empty", remedy="Give at least one word")
-    stream = None if tokenizer is None else Detokenizer(tokenizer, prompt_ids)
-    new_ids: list[int] = []
-    pieces: list[str] = []
+    place = open_device(device)
+    with ProgressBar() as progress:
+        folder = place.place(bundle, progress)
+        detokenizer = None if tokenizer is None else Detokenizer(tokenizer, prompt)
+        stream = _Stream(detokenizer, progress, show)
+        with place.runner() as runner:
+            info = _open(runner, folder, settings, progress, verbose)
+            with stream:
+                result = runner.request(
+                    "generate",
+                    token_ids=prompt,
+                    **sampling.as_request(),
+                    progress=progress,
+                    on_token=stream.take,
+                )
+    return {
+        **_summary(result["stats"]),
+        "new_tokens": len(stream.token_ids),
+        "bundle_hash": info["bundle_hash"],
+        "device": place.serial,
+        "settings": info["settings"],
+        "routing": info["routing"],
+        "prompt_tokens": len(prompt),
+        "token_ids": stream.token_ids,
+        "text": None if tokenizer is None else "".join(stream.pieces),
+        "stop": result["stop"],
+        "stats": result["stats"],
+    }
 
-    def emit(piece: str) -> None:
-        pieces.append(piece)
-        if show:
-            # Tokens that a phone made up spell whatever it likes.
-            sys.stdout.write(without_controls(piece) if sys.stdout.isatty() else piece)
-            sys.stdout.flush()
 
-    def take(token: int) -> None:
-        progress.close()
-        new_ids.append(token)
-        emit(f"{token} " if stream is None else stream.step(token))
+def _open(
+    runner: Runner,
+    folder: str,
+    settings: Mapping[str, Any],
+    progress: ProgressBar,
+    verbose: bool,
+) -> dict[str, Any]:
+    """The engine's answer, after its plan and notes were shown."""
 
     def show_plan(plan: dict[str, Any]) -> None:
         progress.close()
         if verbose:
             click.echo(plan["text"], err=True)
 
-    place = open_device(device)
-    with ProgressBar() as progress:
-        folder = place.place(bundle, progress)
-        with place.runner() as runner:
-            info = runner.request(
-                "open",
-                bundle=folder,
-                settings=engine_request(settings, bundle),
-                progress=progress,
-                planned=show_plan,
-            )
-            progress.close()
-            for note in notes_of(info):
-                click.echo(f"note: {note}", err=True)
-            try:
-                result = runner.request(
-                    "generate",
-                    token_ids=prompt_ids,
-                    max_new_tokens=sampling["max_new_tokens"],
-                    ignore_eos=sampling.get("ignore_eos", False),
-                    sampling={k: v for k, v in sampling.items() if k in _SAMPLING},
-                    progress=progress,
-                    on_token=take,
-                )
-                if stream is not None:
-                    emit(stream.finish())
-            finally:
-                # Also where it was stopped: what is printed next starts on a line of its own.
-                if show and pieces:
-                    sys.stdout.write("\n")
-                    sys.stdout.flush()
-    return {
-        **_summary(result["stats"]),
-        "new_tokens": len(new_ids),
-        "bundle_hash": info["bundle_hash"],
-        "device": place.serial,
-        "settings": info["settings"],
-        "routing": info["routing"],
-        "prompt_tokens": len(prompt_ids),
-        "token_ids": new_ids,
-        "text": None if stream is None else "".join(pieces),
-        "stop": result["stop"],
-        "stats": result["stats"],
-    }
+    info = runner.request(
+        "open", bundle=folder, settings=settings, progress=progress, planned=show_plan
+    )
+    progress.close()
+    for note in notes_of(info):
+        click.echo(f"note: {note}", err=True)
+    return info
+
+
+class _Stream:
+    """Collects tokens, and shows them on stdout as they come."""
+
+    def __init__(self, detokenizer: Detokenizer | None, progress: ProgressBar, show: bool) -> None:
+        self._detokenizer, self._progress, self._show = detokenizer, progress, show
+        self.token_ids: list[int] = []
+        self.pieces: list[str] = []
+
+    def take(self, token: int) -> None:
+        self._progress.close()
+        self.token_ids.append(token)
+        self._emit(f"{token} " if self._detokenizer is None else self._detokenizer.step(token))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and self._detokenizer is not None:
+                self._emit(self._detokenizer.finish())
+        finally:
+            # Also if it was stopped: what is printed next starts on a line of its own.
+            if self._show and self.pieces:
+                sys.stdout.write("\n")
+                sys.stdout.flush()
+
+    def _emit(self, piece: str) -> None:
+        self.pieces.append(piece)
+        if self._show:
+            # Tokens that a phone made up spell whatever it likes.
+            sys.stdout.write(without_controls(piece) if sys.stdout.isatty() else piece)
+            sys.stdout.flush()
 
 
 def _summary(stats: dict[str, Any]) -> dict[str, Any]:

@@ -5,18 +5,20 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any
 
 import click
 
+from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.options import (
+    CacheOptions,
+    ReadingOptions,
     bundle_argument,
+    cache_options,
     device_option,
     echo_json,
-    engine_options,
-    engine_request,
-    examples,
+    engine_settings,
     json_option,
+    reading_options,
 )
 from moe_mobile.cli.output import notes_of
 from moe_mobile.cli.progress import ProgressBar
@@ -24,18 +26,23 @@ from moe_mobile.cli.tuned import settings_option
 from moe_mobile.device.select import open_device
 
 
-@click.command(
-    epilog=examples(
-        "moe-mobile info olmoe --cache 2GiB          # would that run, and what would it take?",
-        "moe-mobile info olmoe --device any --json   # the same on the phone",
-    )
+@cli_command(
+    "moe-mobile info olmoe --cache 2GiB          # would that run, and what would it take?",
+    "moe-mobile info olmoe --device any --json   # the same on the phone",
 )
 @bundle_argument
 @settings_option
-@engine_options
+@cache_options
+@reading_options
 @device_option
 @json_option
-def command(bundle: pathlib.Path, device: str | None, as_json: bool, **settings: Any) -> None:
+def command(
+    bundle: pathlib.Path,
+    cached: CacheOptions,
+    reading: ReadingOptions,
+    device: str | None,
+    as_json: bool,
+) -> None:
     """Open a bundle as `generate` would, and show the memory plan, the settings that came of the
     options, and how it reads. `moe-mobile inspect` describes a bundle without opening it.
     """
@@ -44,7 +51,10 @@ def command(bundle: pathlib.Path, device: str | None, as_json: bool, **settings:
         folder = place.place(bundle, progress)
         with place.runner() as runner:
             info = runner.request(
-                "open", bundle=folder, settings=engine_request(settings, bundle), progress=progress
+                "open",
+                bundle=folder,
+                settings=engine_settings(bundle, reading, cached).as_request(),
+                progress=progress,
             )
     info["device"] = place.serial
     if as_json:

@@ -8,17 +8,17 @@ import pathlib
 
 import click
 
+from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.describe import packed_stores, summary
 from moe_mobile.cli.options import (
     bundle_argument,
     echo_json,
-    examples,
     json_option,
     packed_dir_option,
 )
 
 
-@click.command(epilog=examples("moe-mobile inspect olmoe", "moe-mobile inspect olmoe --json"))
+@cli_command("moe-mobile inspect olmoe", "moe-mobile inspect olmoe --json")
 @bundle_argument
 @packed_dir_option
 @json_option

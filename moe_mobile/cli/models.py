@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import click
 
-from moe_mobile.cli.options import echo_json, examples, json_option
+from moe_mobile.cli.commands import cli_command
+from moe_mobile.cli.options import echo_json, json_option
 
 
-@click.command(
-    epilog=examples(
-        "moe-mobile models",
-        "moe-mobile models --json",
-        "moe-mobile export --random-weights OLMoE-1B-7B --layers 4 olmoe-random",
-    )
+@cli_command(
+    "moe-mobile models",
+    "moe-mobile models --json",
+    "moe-mobile export --random-weights OLMoE-1B-7B --layers 4 olmoe-random",
 )
 @json_option
 def command(as_json: bool) -> None:

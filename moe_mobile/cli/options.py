@@ -1,41 +1,58 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Options that several commands share, and the shape of a command."""
+"""Options that several commands share: single ones, and groups that are one value each."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from moe_mobile.base.text import parse_size
-from moe_mobile.errors import UsageError
+from moe_mobile.cli.commands import group_of, option
+from moe_mobile.errors import BudgetError, CancelledError, MoeMobileError, UsageError
+from moe_mobile.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from moe_mobile.device.select import Opened
+    from moe_mobile.quality.file import QualityFile
+    from moe_mobile.routing.replay import Capacity
 
 __all__ = [
     "BUNDLE",
     "INITIAL_CACHES",
+    "OUTPUT",
     "RESIDENCIES",
     "SIZE",
-    "Decorated",
+    "CacheOptions",
+    "DevicesOptions",
+    "LabOptions",
+    "ReadingOptions",
+    "RowsOptions",
+    "below_cycle_field",
     "bundle_argument",
-    "common_engine_options",
+    "cache_options",
     "device_option",
     "devices_options",
     "echo_json",
-    "engine_options",
-    "engine_request",
-    "examples",
-    "initial_cache_option",
+    "engine_settings",
+    "eviction_field",
+    "initial_cache_field",
     "initial_cache_settings",
     "json_option",
+    "names_of",
+    "packed_dir_field",
     "packed_dir_option",
-    "uncached_engine_options",
+    "pool_field",
+    "profile_path",
+    "reading_options",
+    "rows_options",
 ]
-
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 RESIDENCIES = ("slots", "programs", "resident")
 
@@ -45,11 +62,72 @@ INITIAL_CACHES = ("auto", "warm", "cold", "prompt")
 # Whether the folder exists is the bundle reader's to say: its errors name the remedy.
 BUNDLE = click.Path(path_type=pathlib.Path)
 
+OUTPUT = click.Path(path_type=pathlib.Path, dir_okay=False)
+"""A file that a command writes."""
+
+_PACKED_DIR: dict[str, Any] = {
+    "type": click.Path(path_type=pathlib.Path),
+    "help": "Folder of the packed weights.  [default: BUNDLE/.packed/<cpu>]",
+}
+
 bundle_argument = click.argument("bundle", type=BUNDLE)
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object, errors included."
 )
+
+packed_dir_option = click.option("--packed-dir", **_PACKED_DIR)
+
+
+def packed_dir_field() -> Any:
+    """``--packed-dir`` in a group."""
+    return option("--packed-dir", **_PACKED_DIR)
+
+
+def pool_field() -> Any:
+    """``--pool`` of the engine in a group."""
+    return option(
+        "--pool",
+        type=click.Choice(("auto", "global", "layer")),
+        default="auto",
+        show_default=True,
+        help="One cache for all layers, or one for each; auto: global for exact routing, else "
+        "layer.",
+    )
+
+
+def eviction_field() -> Any:
+    """``--eviction`` in a group."""
+    return option(
+        "--eviction",
+        default="lru",
+        metavar="POLICY",
+        show_default=True,
+        help="What leaves the cache: lru, lfu or lfu:DECAY.",
+    )
+
+
+def initial_cache_field(default: str) -> Any:
+    """``--initial-cache`` in a group; :func:`initial_cache_settings` reads its value."""
+    return option(
+        "--initial-cache",
+        default=default,
+        metavar="STATE|FILE",
+        show_default=True,
+        help="What is cached when decoding begins: warm (what was left there), cold (nothing), "
+        "prompt (what the prompt leaves), the profile in FILE; auto: warm for exact routing, else "
+        "prompt.",
+    )
+
+
+def below_cycle_field() -> Any:
+    """``--allow-below-cycle`` in a group."""
+    return option(
+        "--allow-below-cycle",
+        is_flag=True,
+        help="Run even if the cache holds less than one token uses, and so never hits.",
+    )
+
 
 device_option = click.option(
     "-s",
@@ -62,148 +140,211 @@ device_option = click.option(
 )
 
 
-def devices_options(function: Decorated) -> Decorated:
-    """``--device``, which may be given several times, and ``--all``."""
-    several = click.option(
-        "-s",
-        "--device",
-        "--serial",
-        "devices",
-        multiple=True,
-        metavar="SERIAL",
-        help="A phone: adb's serial, or HOST:PORT for Wi-Fi; several may be given.",
-    )
-    every = click.option("--all", "every", is_flag=True, help="Every phone that is connected.")
-    return several(every(function))
-
-
-packed_dir_option = click.option(
-    "--packed-dir",
-    type=click.Path(path_type=pathlib.Path),
-    help="Where the packed weights lie.  [default: BUNDLE/.packed/<cpu>]",
-)
-
-
-def examples(*lines: str) -> str:
-    """The epilog of a command's help."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
-
 def echo_json(value: object) -> None:
     """Print a command's JSON answer."""
     click.echo(json.dumps(value, indent=2))
 
 
-def initial_cache_option(default: str) -> Callable[[Decorated], Decorated]:
-    """``--initial-cache``, whose value :func:`initial_cache_settings` reads."""
-    return click.option(
-        "--initial-cache",
-        default=default,
-        metavar="STATE|FILE",
-        show_default=True,
-        help="What is cached when decoding begins: warm (what was left there), cold (nothing), "
-        "prompt (what the prompt leaves), the profile in FILE; auto: warm for exact routing, else "
-        "prompt.",
+@dataclass(frozen=True)
+class DevicesOptions:
+    """Any number of devices."""
+
+    devices: tuple[str, ...] = option(
+        "-s",
+        "--device",
+        "--serial",
+        multiple=True,
+        metavar="SERIAL",
+        help="A phone: adb's serial, or HOST:PORT for Wi-Fi; several may be given.",
     )
+    every: bool = option("--all", is_flag=True, help="Every phone that is connected.")
+
+    def open(self, *, otherwise: str | None) -> Opened:
+        """Open them, or ``otherwise`` if none was named; as :func:`open_devices`."""
+        from moe_mobile.device.select import open_devices
+
+        return open_devices(self.devices, every=self.every, otherwise=otherwise)
 
 
-_ROUTING = click.option(
-    "--routing",
-    default="exact",
-    metavar="METHOD",
-    show_default=True,
-    help="How experts are chosen: exact is the model's own choice; cache-prior:auto and other "
-    "methods prefer those in the cache, and change the output (docs/routing/README.md).",
-)
-_POOL = click.option(
-    "--pool",
-    type=click.Choice(("auto", "global", "layer")),
-    default="auto",
-    show_default=True,
-    help="One cache for all layers, or one for each; auto: global for exact routing, else layer.",
-)
-_EVICTION = click.option(
-    "--eviction",
-    default="lru",
-    metavar="POLICY",
-    show_default=True,
-    help="What leaves the cache: lru, lfu or lfu:DECAY.",
-)
-_CONTEXT = click.option(
-    "-c",
-    "--context",
-    type=click.IntRange(1),
-    help="Positions to keep keys and values for.  [default: what a test of bench needs, else "
-    "the model's, at most 4096]",
-)
-_BELOW_CYCLE = click.option(
-    "--allow-below-cycle",
-    is_flag=True,
-    help="Run even where the cache holds less than one token uses, and so never hits.",
-)
-_CACHE = click.option(
-    "--cache",
-    default="50%",
-    show_default=True,
-    help="Memory for experts: a share of them (50%), a size (512MiB) or auto.",
-)
-_HOW = (
-    click.option(
+@dataclass(frozen=True)
+class CacheOptions:
+    """What is cached, and how experts are chosen: settings of :class:`moe_mobile.Engine`."""
+
+    cache: str = option(
+        "--cache",
+        default="50%",
+        show_default=True,
+        help="Memory for experts: a share of them (50%), a size (512MiB) or auto.",
+    )
+    routing: str = option(
+        "--routing",
+        default="exact",
+        metavar="METHOD",
+        show_default=True,
+        help="How experts are chosen: exact is the model's own choice; cache-prior:auto and other "
+        "methods prefer those in the cache, and change the output (docs/routing/README.md).",
+    )
+    initial_cache: str = initial_cache_field("auto")
+    pool: str = pool_field()
+    eviction: str = eviction_field()
+    allow_below_cycle: bool = below_cycle_field()
+
+    @property
+    def profile(self) -> pathlib.Path | None:
+        """The file that ``--initial-cache`` names, if it names one."""
+        return profile_path(self.initial_cache)
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How weights are read and computed with: settings of :class:`moe_mobile.Engine`."""
+
+    residency: str = option(
         "--residency",
         type=click.Choice(RESIDENCIES),
         default="slots",
         show_default=True,
         help="slots: swap weights under live programs; programs: load a program per miss; "
         "resident: everything in memory.",
-    ),
-    click.option(
+    )
+    lanes: int = option(
         "--lanes",
         type=click.IntRange(1, 16),
         default=2,
         show_default=True,
         help="Reads in flight at once.",
-    ),
-    click.option(
+    )
+    threads: int | None = option(
         "-t",
         "--threads",
         type=click.IntRange(1, 256),
         help="Threads that compute.  [default: the machine's cores]",
-    ),
-)
-_COMMON = (_POOL, _EVICTION, _CONTEXT, packed_dir_option, _BELOW_CYCLE)
-_SINGLE = (_CACHE, _ROUTING, initial_cache_option("auto"), *_HOW)
+    )
+    context: int | None = option(
+        "-c",
+        "--context",
+        type=click.IntRange(1),
+        help="Positions to keep keys and values for.  [default: the model's, at most 4096]",
+    )
+    packed_dir: pathlib.Path | None = packed_dir_field()
 
 
-def common_engine_options(function: Decorated) -> Decorated:
-    """Settings of :class:`moe_mobile.Engine` that `bench` takes one value of."""
-    for option in reversed(_COMMON):
-        function = option(function)
-    return function
+@dataclass(frozen=True)
+class LabOptions:
+    """Routings and caches that a text or a trace is put through: every one of these in each of
+    those."""
+
+    capacity: str = option(
+        "--capacity",
+        default="50%",
+        show_default=True,
+        metavar="LIST",
+        help="What the cache holds: shares of the experts, or experts per layer.",
+    )
+    routings: tuple[str, ...] = option(
+        "--routing",
+        multiple=True,
+        default=("exact",),
+        show_default=True,
+        metavar="METHOD,...",
+        help="How experts are chosen; may be given several times.",
+    )
+    eviction: str = eviction_field()
+    pool: str = option(
+        "--pool",
+        type=click.Choice(("layer", "global")),
+        default="layer",
+        show_default=True,
+        help="A cache for each layer, or one of the same size for all together.",
+    )
+
+    def capacities(self) -> list[Capacity]:
+        """Raises UsageError for what is no list of capacities."""
+        from moe_mobile.routing.replay import parse_capacity  # imports numpy
+
+        return [parse_capacity(part) for part in self.capacity.split(",")]
 
 
-def engine_options(function: Decorated) -> Decorated:
-    """All settings of :class:`moe_mobile.Engine`, for a command that runs one configuration."""
-    function = common_engine_options(function)
-    for option in reversed(_SINGLE):
-        function = option(function)
-    return function
+@dataclass(frozen=True)
+class RowsOptions:
+    """A file that keeps rows, so that an interrupted run can be continued."""
+
+    file_option: ClassVar[str] = "--out"
+    """Names the file."""
+
+    rows: pathlib.Path | None = option(
+        "--out",
+        type=OUTPUT,
+        help="Keep rows in this file of JSON lines too: each is on disk before the next is made.",
+    )
+    resume: bool = option(
+        "--resume", is_flag=True, help="Continue --out: make only the rows that are missing."
+    )
+
+    def check(self) -> None:
+        """Raises UsageError for ``--resume`` without a file."""
+        if self.resume and self.rows is None:
+            raise UsageError(
+                f"--resume needs {self.file_option}",
+                remedy=f"Name the file to continue with {self.file_option}",
+            )
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[contextlib.ExitStack]:
+        """Closes files in the end. Errors say how to go on, and Ctrl-C is a CancelledError."""
+        try:
+            with contextlib.ExitStack() as files:
+                yield files
+        except KeyboardInterrupt:
+            raise CancelledError("stopped by the user") from None
+        except MoeMobileError as error:
+            raise self.resumable(error) from error
+
+    def open_scores(self, files: contextlib.ExitStack) -> QualityFile | None:
+        """The file of `quality` and `tune`, if it was named."""
+        from moe_mobile.quality.file import QualityFile  # imports numpy
+
+        if self.rows is None:
+            return None
+        return files.enter_context(contextlib.closing(QualityFile(self.rows, resume=self.resume)))
+
+    def resumable(self, error: MoeMobileError) -> MoeMobileError:
+        """The error, with how to go on if there is a file that keeps rows."""
+        # What does not fit fails the same way again.
+        if self.rows is None or isinstance(error, CancelledError | UsageError | BudgetError):
+            return error
+        go_on = f"{self.file_option} {self.rows} --resume measures what is missing"
+        remedy = go_on if error.remedy is None else f"{error.remedy.rstrip('.')}. {go_on}"
+        return type(error)(error.cause, file=error.file, setting=error.setting, remedy=remedy)
 
 
-def uncached_engine_options(function: Decorated) -> Decorated:
-    """Those of :func:`engine_options` that say nothing of routing and cache."""
-    for option in reversed((_CONTEXT, packed_dir_option, *_HOW)):
-        function = option(function)
-    return function
+devices_options = group_of(DevicesOptions, "devices")
+cache_options = group_of(CacheOptions, "cached")
+reading_options = group_of(ReadingOptions, "reading")
+rows_options = group_of(RowsOptions, "kept")
 
 
-def engine_request(options: dict[str, Any], bundle: pathlib.Path) -> dict[str, Any]:
-    """The `settings` of the runner's `open` request; what is None is the engine's choice."""
-    request = {
-        name: str(value) if isinstance(value, pathlib.Path) else value
-        for name, value in options.items()
-        if value is not None
-    }
-    return request | initial_cache_settings(options.get("initial_cache", "auto"), bundle)
+def names_of(*groups: type[Any]) -> set[str]:
+    """Names of the parameters that groups of options have."""
+    return {field.name for group in groups for field in fields(group)}
+
+
+def engine_settings(
+    bundle: pathlib.Path, reading: ReadingOptions, cached: CacheOptions | None = None
+) -> EngineSettings:
+    """What the options say; without ``cached`` nothing of routing and cache.
+
+    Raises as :func:`initial_cache_settings`.
+    """
+    values = {**vars(reading)}
+    if cached is not None:
+        values |= vars(cached) | initial_cache_settings(cached.initial_cache, bundle)
+    return EngineSettings().with_values(values)
+
+
+def profile_path(initial_cache: str) -> pathlib.Path | None:
+    """The file that a value of ``--initial-cache`` names; None for a state."""
+    return None if initial_cache in INITIAL_CACHES else pathlib.Path(initial_cache)
 
 
 def initial_cache_settings(text: str, bundle: pathlib.Path) -> dict[str, Any]:

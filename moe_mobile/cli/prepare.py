@@ -9,11 +9,11 @@ import pathlib
 import click
 
 from moe_mobile.base.text import size
+from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.options import (
     bundle_argument,
     device_option,
     echo_json,
-    examples,
     json_option,
     packed_dir_option,
 )
@@ -21,13 +21,11 @@ from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.device.select import open_device
 
 
-@click.command(
-    epilog=examples(
-        "moe-mobile prepare olmoe",
-        "moe-mobile prepare olmoe --consume          # delete each shard once it is packed",
-        "moe-mobile prepare olmoe --packed-dir /fast/disk/olmoe-packed",
-        "moe-mobile prepare olmoe --device any       # on the phone",
-    )
+@cli_command(
+    "moe-mobile prepare olmoe",
+    "moe-mobile prepare olmoe --consume          # delete each shard once it is packed",
+    "moe-mobile prepare olmoe --packed-dir /fast/disk/olmoe-packed",
+    "moe-mobile prepare olmoe --device any       # on the phone",
 )
 @bundle_argument
 @packed_dir_option

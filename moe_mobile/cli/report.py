@@ -10,7 +10,8 @@ import pathlib
 import click
 
 from moe_mobile.base.text import size
-from moe_mobile.cli.options import echo_json, examples, json_option
+from moe_mobile.cli.commands import cli_command
+from moe_mobile.cli.options import echo_json, json_option
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.writable import check_outputs
 from moe_mobile.errors import UsageError
@@ -19,12 +20,10 @@ from moe_mobile.report.load import read_results
 _OTHERS = (".csv", ".json", ".jsonl", ".md", ".pdf", ".png", ".svg", ".txt")
 
 
-@click.command(
-    epilog=examples(
-        "moe-mobile bench olmoe --device any --out phone.jsonl && moe-mobile report phone.jsonl",
-        "moe-mobile report before.jsonl after.jsonl -o change.html --title 'O_DIRECT on UFS 4'",
-        "moe-mobile report phone.jsonl --json        # the comparison, for scripts",
-    )
+@cli_command(
+    "moe-mobile bench olmoe --device any --out phone.jsonl && moe-mobile report phone.jsonl",
+    "moe-mobile report before.jsonl after.jsonl -o change.html --title 'O_DIRECT on UFS 4'",
+    "moe-mobile report phone.jsonl --json        # the comparison, for scripts",
 )
 @click.argument(
     "results",

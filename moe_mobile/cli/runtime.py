@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from moe_mobile.base.text import size
-from moe_mobile.cli.options import echo_json, examples, json_option
+from moe_mobile.cli.commands import Group, examples
+from moe_mobile.cli.options import echo_json, json_option
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.runtime import TARGETS, Runtime, build_runtime, current_folders, runtimes_of
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Build the engine for phones, and show what was built.
 

@@ -9,13 +9,23 @@ import functools
 import io
 import math
 import pathlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from moe_mobile.base.routings import split_routings
 from moe_mobile.base.text import percent, size, table
-from moe_mobile.cli.options import BUNDLE, SIZE, device_option, echo_json, examples, json_option
+from moe_mobile.cli.commands import cli_command, group_of, option
+from moe_mobile.cli.options import (
+    BUNDLE,
+    OUTPUT,
+    SIZE,
+    LabOptions,
+    device_option,
+    echo_json,
+    json_option,
+)
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.writable import check_outputs, check_replaceable, check_writable
@@ -30,105 +40,150 @@ if TYPE_CHECKING:
 
 _STATES = ("cold", "prompt")
 """Values of --initial-cache that are no file."""
+
+_MEASURED = "measured"
 _BY_FLASH = ("flash_ms_per_token", "expert_ms_per_token")
 
 
-@click.command(
-    epilog=examples(
-        "moe-mobile simulate demo.safetensors --belady",
-        "moe-mobile simulate demo.safetensors --routing exact,cache-prior:0.2,J=2",
-        "moe-mobile simulate olmoe.safetensors --bundle olmoe --capacity 25%,50% --flash ufs4.0",
-        "moe-mobile simulate chat.st code.st --expert-bytes 2.65MiB --flash 1200 --csv grid.csv",
-        "moe-mobile simulate chat.st --save-profile used.json",
-        "moe-mobile simulate code.st --initial-cache used.json",
+@dataclass(frozen=True)
+class _Replayed(LabOptions):
+    """What traces are put through."""
+
+    capacity: str = option(
+        "--capacity",
+        default="25%,50%,75%",
+        show_default=True,
+        metavar="LIST",
+        help="What the cache holds: shares of the experts, or experts per layer.",
     )
+    eviction: str = option(
+        "--eviction",
+        default="lru",
+        show_default=True,
+        help="What leaves the cache: lru, lfu, lfu:DECAY, or belady with exact routing.",
+    )
+    initial_cache: str = option(
+        "--initial-cache",
+        default="cold",
+        show_default=True,
+        metavar="cold|prompt|FILE",
+        help="What is cached when a sequence's decoding begins: nothing, what its prompt left, or "
+        "the experts of a profile.",
+    )
+    belady: bool = option(
+        "--belady",
+        is_flag=True,
+        help="Add the bound: exact routing with a cache that knows the future.",
+    )
+
+    @property
+    def file(self) -> pathlib.Path | None:
+        """Of the profile."""
+        return None if self.initial_cache in _STATES else pathlib.Path(self.initial_cache)
+
+    def initial(self) -> str | CacheProfile:
+        """Raises what reading a profile does."""
+        return self.initial_cache if self.file is None else _profile(self.initial_cache)
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """What times are predicted from."""
+
+    expert_bytes: int | None = option(
+        "--expert-bytes", type=SIZE, metavar="SIZE", help="What a load reads."
+    )
+    bundle: pathlib.Path | None = option(
+        "--bundle",
+        type=BUNDLE,
+        help="Take that from this bundle's manifest; it must be the model's.",
+    )
+    flash: tuple[str, ...] = option(
+        "--flash",
+        multiple=True,
+        metavar="NAME|MBPS",
+        help="Predict the time for experts with ufs3.1, ufs4.0, MB/s of flash or of flash/DRAM, "
+        "or measured, by the engine with --bundle; may be given several times.  "
+        "[default: both, if the size of an expert is known]",
+    )
+
+    @property
+    def measured(self) -> bool:
+        return _MEASURED in self.flash
+
+    def check(self, device: str | None) -> None:
+        """Raises UsageError for options that contradict or need each other."""
+        if self.expert_bytes is not None and self.bundle is not None:
+            raise UsageError(
+                "both say how large an expert is",
+                setting="--expert-bytes, --bundle",
+                remedy="Give one of them",
+            )
+        if self.expert_bytes == 0:
+            raise UsageError("no expert is empty", setting="--expert-bytes", remedy="Give its size")
+        if self.flash and self.expert_bytes is None and self.bundle is None:
+            raise UsageError(
+                "how long a read takes depends on an expert's size",
+                setting="--flash",
+                remedy="Add --bundle BUNDLE or --expert-bytes SIZE",
+            )
+        if self.measured and self.bundle is None:
+            raise UsageError(
+                "there is nothing to measure with", setting="--flash", remedy="Add --bundle BUNDLE"
+            )
+        if device is not None and not self.measured:
+            raise UsageError(
+                "replays run on this machine; only --flash measured asks a phone",
+                setting="--device",
+                remedy="Add --flash measured, or leave --device out",
+            )
+
+    def chips(
+        self, device: str | None, expert_bytes: int | None, progress: ProgressBar
+    ) -> tuple[Flash, ...]:
+        """The flash memories, the one that is measured last. Raises what measuring does."""
+        from moe_mobile.routing.flash import PROFILES, measure_flash, parse_flash
+
+        found = [parse_flash(text) for text in self.flash if text != _MEASURED]
+        if self.measured and self.bundle is not None and expert_bytes is not None:
+            found.append(measure_flash(open_device(device), self.bundle, expert_bytes, progress))
+        return tuple(dict.fromkeys(found)) or PROFILES
+
+
+@cli_command(
+    "moe-mobile simulate demo.safetensors --belady",
+    "moe-mobile simulate demo.safetensors --routing exact,cache-prior:0.2,J=2",
+    "moe-mobile simulate olmoe.safetensors --bundle olmoe --capacity 25%,50% --flash ufs4.0",
+    "moe-mobile simulate chat.st code.st --expert-bytes 2.65MiB --flash 1200 --csv grid.csv",
+    "moe-mobile simulate chat.st --save-profile used.json",
+    "moe-mobile simulate code.st --initial-cache used.json",
 )
 @click.argument(
     "traces", metavar="TRACE...", nargs=-1, required=True, type=click.Path(path_type=pathlib.Path)
 )
-@click.option(
-    "--capacity",
-    default="25%,50%,75%",
-    show_default=True,
-    metavar="LIST",
-    help="What the cache holds: shares of the experts, or experts per layer.",
-)
-@click.option(
-    "--routing",
-    "routings",
-    multiple=True,
-    default=("exact",),
-    show_default=True,
-    metavar="METHOD,...",
-    help="How experts are chosen; may be given several times.",
-)
-@click.option(
-    "--eviction",
-    default="lru",
-    show_default=True,
-    help="What leaves the cache: lru, lfu, lfu:DECAY, or belady with exact routing.",
-)
-@click.option(
-    "--pool",
-    type=click.Choice(("layer", "global")),
-    default="layer",
-    show_default=True,
-    help="A cache for each layer, or one of the same size for all together.",
-)
-@click.option(
-    "--initial-cache",
-    default="cold",
-    show_default=True,
-    metavar="cold|prompt|FILE",
-    help="What is cached when a sequence's decoding begins: nothing, what its prompt left, or the "
-    "experts of a profile.",
-)
+@group_of(_Replayed, "lab")
+@group_of(_Timing, "timing")
+@device_option
 @click.option(
     "--save-profile",
-    type=click.Path(path_type=pathlib.Path, dir_okay=False),
+    type=OUTPUT,
     metavar="FILE",
     help="Write the experts of each layer by their use, for --initial-cache; a file that is there "
     "is replaced.",
 )
-@click.option("--expert-bytes", type=SIZE, metavar="SIZE", help="What a load reads.")
-@click.option(
-    "--bundle", type=BUNDLE, help="Take that from this bundle's manifest; it must be the model's."
-)
-@click.option(
-    "--flash",
-    "flash",
-    multiple=True,
-    metavar="NAME|MBPS",
-    help="Predict the time for experts with ufs3.1, ufs4.0, MB/s of flash or of flash/DRAM, or "
-    "measured, by the engine with --bundle; may be given several times.  "
-    "[default: both, where the size of an expert is known]",
-)
-@device_option
-@click.option(
-    "--belady",
-    is_flag=True,
-    help="Add the bound: exact routing with a cache that knows the future.",
-)
 @click.option(
     "--csv",
     "csv_file",
-    type=click.Path(path_type=pathlib.Path, dir_okay=False),
+    type=OUTPUT,
     help="Write the rows to this file too; one that is there is replaced.",
 )
 @json_option
 def command(
     traces: tuple[pathlib.Path, ...],
-    capacity: str,
-    routings: tuple[str, ...],
-    eviction: str,
-    pool: str,
-    initial_cache: str,
-    save_profile: pathlib.Path | None,
-    expert_bytes: int | None,
-    bundle: pathlib.Path | None,
-    flash: tuple[str, ...],
+    lab: _Replayed,
+    timing: _Timing,
     device: str | None,
-    belady: bool,
+    save_profile: pathlib.Path | None,
     csv_file: pathlib.Path | None,
     as_json: bool,
 ) -> None:
@@ -143,102 +198,48 @@ def command(
     them, and nothing overlaps. Rows marked lossy change what the model computes; what that costs is
     not in here.
     """
-    if expert_bytes is not None and bundle is not None:
-        raise UsageError(
-            "both say how large an expert is",
-            setting="--expert-bytes, --bundle",
-            remedy="Give one of them",
-        )
-    if expert_bytes == 0:
-        raise UsageError("no expert is empty", setting="--expert-bytes", remedy="Give its size")
-    if flash and expert_bytes is None and bundle is None:
-        raise UsageError(
-            "how long a read takes depends on an expert's size",
-            setting="--flash",
-            remedy="Add --bundle BUNDLE or --expert-bytes SIZE",
-        )
-    if "measured" in flash and bundle is None:
-        raise UsageError(
-            "there is nothing to measure with", setting="--flash", remedy="Add --bundle BUNDLE"
-        )
-    if device is not None and "measured" not in flash:
-        raise UsageError(
-            "replays run on this machine; only --flash measured asks a phone",
-            setting="--device",
-            remedy="Add --flash measured, or leave --device out",
-        )
-    inputs = {
-        "TRACE": traces,
-        "--initial-cache": None if initial_cache in _STATES else pathlib.Path(initial_cache),
-        "--bundle": bundle,
-    }
+    timing.check(device)
+    inputs = {"TRACE": traces, "--initial-cache": lab.file, "--bundle": timing.bundle}
     check_outputs({"--csv": csv_file, "--save-profile": save_profile}, inputs)
     check_writable(csv_file, replaced=True)
     check_replaceable(save_profile)
     # They import numpy: only now, so that --help and wrong options answer at once.
-    from moe_mobile.routing.flash import PROFILES, measure_flash, parse_flash
     from moe_mobile.routing.profile import count_uses, write_profile
-    from moe_mobile.routing.replay import parse_capacity, replay
+    from moe_mobile.routing.replay import replay
     from moe_mobile.routing.trace import read_trace
 
-    routed = split_routings(routings)
-    initial = initial_cache if initial_cache in _STATES else _profile(initial_cache)
-    capacities = [parse_capacity(text) for text in capacity.split(",")]
-    named = [parse_flash(text) for text in flash if text != "measured"]
-    check = None
-    if bundle is not None:
+    routings, initial, capacities = split_routings(lab.routings), lab.initial(), lab.capacities()
+    expert_bytes, check = timing.expert_bytes, None
+    if timing.bundle is not None:
         from moe_mobile.bundle.reader import read_manifest
 
-        manifest = read_manifest(bundle)
+        manifest = read_manifest(timing.bundle)
         expert_bytes = manifest.memory.expert_bytes
-        check = functools.partial(_check_bundle, bundle, manifest)
+        check = functools.partial(_check_bundle, timing.bundle, manifest)
     with ProgressBar() as progress:
-        if bundle is not None and expert_bytes is not None and "measured" in flash:
-            named.append(measure_flash(open_device(device), bundle, expert_bytes, progress))
-        chips = tuple(dict.fromkeys(named)) or PROFILES
+        chips = timing.chips(device, expert_bytes, progress)
         found = replay(
             traces,
-            routed,
+            routings,
             capacities,
-            eviction=eviction,
-            pool=pool,
+            eviction=lab.eviction,
+            pool=lab.pool,
             initial_cache=initial,
-            belady=belady,
+            belady=lab.belady,
             check=check,
             progress=progress,
         )
-    rows = [_facts(row, found.model, initial_cache, expert_bytes, chips) for row in found.rows]
-    remarks = _notes(found)
     if save_profile is not None:
         profile = count_uses([functools.partial(read_trace, path) for path in traces])
         write_profile(save_profile, profile)
+    rows = [_facts(row, found.model, lab.initial_cache, expert_bytes, chips) for row in found.rows]
     if csv_file is not None:
         write_output(csv_file, _csv_bytes(rows))
     if as_json:
-        echo_json(
-            {
-                "traces": [str(path) for path in traces],
-                "model": found.model.name,
-                "moe_layers": len(found.model.layers),
-                "experts": found.model.experts,
-                "top_k": found.model.top_k,
-                "tokens": found.tokens,
-                "sequences": found.sequences,
-                "prompt_tokens": found.prompt_tokens,
-                "expert_bytes": expert_bytes,
-                "flash_bytes_per_second": {chip.name: chip.bytes_per_second for chip in chips},
-                "dram_bytes_per_second": {
-                    chip.name: chip.dram_bytes_per_second
-                    if math.isfinite(chip.dram_bytes_per_second)
-                    else None
-                    for chip in chips
-                },
-                "rows": rows,
-                "notes": remarks,
-            }
-        )
+        echo_json(_document(traces, found, rows, expert_bytes, chips))
         return
     click.echo(_describe(found, rows, chips if expert_bytes is not None else ()))
+    remarks = _notes(found)
     if expert_bytes is not None:
         remarks.append(
             "ms are of a token's experts: bytes read / flash, then bytes used / DRAM, without "
@@ -246,6 +247,36 @@ def command(
         )
     for note in remarks:
         click.echo(f"note: {note}")
+
+
+def _document(
+    traces: tuple[pathlib.Path, ...],
+    found: Replay,
+    rows: list[dict[str, Any]],
+    expert_bytes: int | None,
+    chips: tuple[Flash, ...],
+) -> dict[str, Any]:
+    """All of it for scripts."""
+    return {
+        "traces": [str(path) for path in traces],
+        "model": found.model.name,
+        "moe_layers": len(found.model.layers),
+        "experts": found.model.experts,
+        "top_k": found.model.top_k,
+        "tokens": found.tokens,
+        "sequences": found.sequences,
+        "prompt_tokens": found.prompt_tokens,
+        "expert_bytes": expert_bytes,
+        "flash_bytes_per_second": {chip.name: chip.bytes_per_second for chip in chips},
+        "dram_bytes_per_second": {
+            chip.name: chip.dram_bytes_per_second
+            if math.isfinite(chip.dram_bytes_per_second)
+            else None
+            for chip in chips
+        },
+        "rows": rows,
+        "notes": _notes(found),
+    }
 
 
 def _profile(file: str) -> CacheProfile:

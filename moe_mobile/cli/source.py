@@ -5,13 +5,17 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from moe_mobile.cli.commands import group_of, option
+from moe_mobile.cli.options import names_of
 from moe_mobile.cli.prompt import TOKENIZER, load_tokenizer, parse_ids, read_text
+from moe_mobile.cli.writable import opened_path
 from moe_mobile.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -20,80 +24,104 @@ if TYPE_CHECKING:
     from moe_mobile.routing.transformers_model import Checkpoint
 
 __all__ = [
-    "FOR_CHECKPOINTS",
+    "CheckpointOptions",
+    "PromptOptions",
     "Text",
+    "TextOptions",
     "bundle_ids",
     "checkpoint_ids",
     "checkpoint_options",
-    "given_text",
     "is_bundle",
-    "refuse_options",
+    "prompt_options",
+    "refuse_others",
     "source_argument",
     "source_path",
     "text_options",
 ]
 
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
 Text = str | list[int]
 """A text, or its token ids."""
 
-FOR_CHECKPOINTS = ("dtype", "torch_device")
-"""Names of :func:`checkpoint_options`."""
-
 _MANIFEST = "bundle.json"
-_TEXT = (
-    click.option("-p", "--prompt", help="The text."),
-    click.option(
+
+source_argument = click.argument("source", metavar="BUNDLE|MODEL")
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """A text, given in one of three ways."""
+
+    prompt: str | None = option("-p", "--prompt", help="The text to continue.")
+    text_file: IO[bytes] | None = option(
+        "-f", "--file", type=click.File("rb"), help="Read it from a file; - is stdin."
+    )
+    token_ids: str | None = option(
+        "--token-ids", help="The prompt as token ids, separated by commas."
+    )
+
+    @property
+    def given(self) -> bool:
+        """Whether there is any text."""
+        return any(value is not None for value in (self.prompt, self.text_file, self.token_ids))
+
+    @property
+    def path(self) -> pathlib.Path | None:
+        """The file that the text is read from."""
+        return opened_path(self.text_file)
+
+    def read(self) -> Text:
+        """The text. Raises UsageError if it was given more than once, or not at all."""
+        values = (self.prompt, self.text_file, self.token_ids)
+        if sum(value is not None for value in values) != 1:
+            raise UsageError(
+                "give the text once", remedy="Use one of --prompt, --file and --token-ids"
+            )
+        if self.token_ids is not None:
+            return parse_ids(self.token_ids)
+        return self.prompt if self.prompt is not None else read_text(self.text_file)
+
+
+@dataclass(frozen=True)
+class TextOptions(PromptOptions):
+    """A text to record or score."""
+
+    prompt: str | None = option("-p", "--prompt", help="The text.")
+    text_file: IO[bytes] | None = option(
         "-f",
         "--file",
         "--text",
-        "text_file",
         type=click.File("rb"),
         help="Read it from a file; - is stdin.",
-    ),
-    click.option("--token-ids", help="The text as token ids, separated by commas."),
-    click.option("-n", "--tokens", type=click.IntRange(1), help="Only the first so many."),
-)
-_CHECKPOINT = (
-    click.option(
+    )
+    token_ids: str | None = option(
+        "--token-ids", help="The text as token ids, separated by commas."
+    )
+    tokens: int | None = option(
+        "-n", "--tokens", type=click.IntRange(1), help="Only the first so many."
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """How transformers runs a checkpoint."""
+
+    dtype: str = option(
         "--dtype",
         type=click.Choice(("float32", "bfloat16")),
         default="float32",
         show_default=True,
         help="Of MODEL: what it computes with.",
-    ),
-    click.option(
+    )
+    torch_device: str | None = option(
         "--torch-device",
         metavar="NAME",
         help="Of MODEL: PyTorch's name for where it runs.  [default: cuda, or else cpu]",
-    ),
-)
-
-source_argument = click.argument("source", metavar="BUNDLE|MODEL")
+    )
 
 
-def text_options(function: Decorated) -> Decorated:
-    """``prompt``, ``text_file`` and ``token_ids``, see :func:`given_text`, and ``tokens``."""
-    for option in reversed(_TEXT):
-        function = option(function)
-    return function
-
-
-def checkpoint_options(function: Decorated) -> Decorated:
-    """``dtype`` and ``torch_device``."""
-    for option in reversed(_CHECKPOINT):
-        function = option(function)
-    return function
-
-
-def given_text(prompt: str | None, file: IO[bytes] | None, token_ids: str | None) -> Text:
-    """The one that was given of three. Raises UsageError for none or several."""
-    if sum(value is not None for value in (prompt, file, token_ids)) != 1:
-        raise UsageError("give the text once", remedy="Use one of --prompt, --file and --token-ids")
-    if token_ids is not None:
-        return parse_ids(token_ids)
-    return prompt if prompt is not None else read_text(file)
+prompt_options = group_of(PromptOptions, "prompt")
+text_options = group_of(TextOptions, "text")
+checkpoint_options = group_of(CheckpointOptions, "checkpoint")
 
 
 def is_bundle(source: str) -> bool:
@@ -106,19 +134,30 @@ def source_path(source: str) -> pathlib.Path | None:
     return None if source == "demo" and not is_bundle(source) else pathlib.Path(source)
 
 
-def refuse_options(names: Sequence[str], wanted: str) -> None:
-    """Refuses options that would silently do nothing: they are for a ``wanted``, a kind of source.
+def refuse_others(
+    source: str, *of_bundles: type[Any], but: Collection[str] = (), also: Collection[str] = ()
+) -> None:
+    """Refuse options that would silently do nothing: a bundle's for a checkpoint, and the reverse.
 
-    Raises UsageError for one of the running command's options of these names that was given.
+    Args:
+        source: what the running command was given.
+        of_bundles: groups of options that are for bundles only, with ``--device``.
+        but: parameters of those groups that are for checkpoints too.
+        also: parameters that are for bundles only.
+
+    Raises UsageError for one of the running command's options that was given.
     """
+    if is_bundle(source):
+        wanted, names = "checkpoint", names_of(CheckpointOptions)
+    else:
+        wanted, names = "bundle", ({"device", *also} | names_of(*of_bundles)) - {*but}
     ctx = click.get_current_context()
     for parameter in ctx.command.params:
         name = parameter.name or ""
         if name in names and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            option = max(parameter.opts, key=len)
             raise UsageError(
-                f"it is for a {wanted}, and {ctx.params['source']} is none",
-                setting=option,
+                f"it is for a {wanted}, and {source} is not one",
+                setting=max(parameter.opts, key=len),
                 remedy=f"Leave it out, or name a {wanted} (`moe-mobile export` makes bundles)",
             )
 

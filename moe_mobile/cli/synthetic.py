@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+import click
+
+from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.errors import report
 from moe_mobile.cli.writable import check_replaceable
 from moe_mobile.errors import MoeMobileError, UsageError
@@ -17,43 +19,60 @@ from moe_mobile.routing.trace import MAX_SEQUENCES, write_trace
 __all__ = ["main"]
 
 
+@cli_command("python -m moe_mobile.cli.synthetic Qwen3-30B-A3B -o qwen3.safetensors")
+@click.argument("model", type=click.Choice(list(MODELS)))
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The trace; an existing file is replaced.",
+)
+@click.option("--layers", type=int, help="Only so many of the model's.")
+@click.option("--tokens", type=int, default=1024, show_default=True, help="Of each sequence.")
+@click.option("--sequences", type=int, default=1, show_default=True, help="How many.")
+@click.option(
+    "--prompt-tokens", type=int, default=0, show_default=True, help="So many of them are a prompt."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random numbers.")
+def command(
+    model: str,
+    out: Path,
+    layers: int | None,
+    tokens: int,
+    sequences: int,
+    prompt_tokens: int,
+    seed: int,
+) -> None:
+    """Write a trace of router logits that are random, but last as those of the model were published
+    to do."""
+    check_replaceable(out)
+    if sequences > MAX_SEQUENCES:
+        raise UsageError(
+            f"{sequences} are more than a trace has",
+            setting="sequences",
+            remedy=f"Give {MAX_SEQUENCES} or fewer",
+        )
+    trace = synthetic_trace(
+        MODELS[model],
+        [tokens] * sequences,
+        prompt_tokens=prompt_tokens,
+        layers=layers,
+        seed=seed,
+    )
+    size = write_trace(out, trace)
+    click.echo(f"{out}: {trace.source_id}, {size / 2**20:.1f} MiB")
+
+
 def main() -> int:
     """Write a trace. Returns the exit code: 0, or that of the error it printed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m moe_mobile.cli.synthetic",
-        description="Write a trace of router logits that are random, but last as those of the "
-        "model were published to do.",
-    )
-    parser.add_argument("model", choices=list(MODELS))
-    parser.add_argument(
-        "-o", "--out", type=Path, required=True, help="the trace; an existing file is replaced"
-    )
-    parser.add_argument("--layers", type=int, help="only so many of the model's")
-    parser.add_argument("--tokens", type=int, default=1024, help="of each sequence")
-    parser.add_argument("--sequences", type=int, default=1)
-    parser.add_argument("--prompt-tokens", type=int, default=0, help="so many of them are a prompt")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    model = MODELS[arguments.model]
     try:
-        check_replaceable(arguments.out)
-        if arguments.sequences > MAX_SEQUENCES:
-            raise UsageError(
-                f"{arguments.sequences} are more than a trace has",
-                setting="--sequences",
-                remedy=f"Give {MAX_SEQUENCES} or fewer",
-            )
-        trace = synthetic_trace(
-            model,
-            [arguments.tokens] * arguments.sequences,
-            prompt_tokens=arguments.prompt_tokens,
-            layers=arguments.layers,
-            seed=arguments.seed,
-        )
-        size = write_trace(arguments.out, trace)
-        print(f"{arguments.out}: {trace.source_id}, {size / 2**20:.1f} MiB")
+        command.main(prog_name="python -m moe_mobile.cli.synthetic", standalone_mode=False)
     except MoeMobileError as error:
         return report(error, as_json=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
     return 0
 
 

@@ -5,53 +5,47 @@
 from __future__ import annotations
 
 import pathlib
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from moe_mobile.base.text import size
+from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.options import (
-    INITIAL_CACHES,
+    CacheOptions,
+    ReadingOptions,
+    cache_options,
     device_option,
     echo_json,
-    engine_options,
-    engine_request,
-    examples,
+    engine_settings,
     json_option,
+    reading_options,
 )
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.source import (
-    FOR_CHECKPOINTS,
+    CheckpointOptions,
+    TextOptions,
     bundle_ids,
     checkpoint_ids,
     checkpoint_options,
-    given_text,
     is_bundle,
-    refuse_options,
+    refuse_others,
     source_argument,
     source_path,
     text_options,
 )
-from moe_mobile.cli.writable import check_outputs, check_replaceable, opened_path
+from moe_mobile.cli.writable import check_outputs, check_replaceable
 from moe_mobile.device.select import open_device
 
 if TYPE_CHECKING:
     from moe_mobile.routing.trace import Trace
 
-# The options of one way to record; the others are for both.
-_FOR_BUNDLES = (
-    "device", "cache", "residency", "lanes", "threads", "routing", "pool", "eviction",
-    "initial_cache", "packed_dir", "allow_below_cycle",
-)  # fmt: skip
 
-
-@click.command(
-    epilog=examples(
-        "moe-mobile trace olmoe -f prompt.txt -o olmoe.safetensors",
-        "moe-mobile trace olmoe -f prompt.txt -o phone.safetensors --device any",
-        'moe-mobile trace demo -p "Once upon a time" -o demo.safetensors      # by transformers',
-        "moe-mobile trace Qwen/Qwen3-30B-A3B -f prompt.txt -n 2048 --dtype bfloat16 -o qwen3.st",
-    )
+@cli_command(
+    "moe-mobile trace olmoe -f prompt.txt -o olmoe.safetensors",
+    "moe-mobile trace olmoe -f prompt.txt -o phone.safetensors --device any",
+    'moe-mobile trace demo -p "Once upon a time" -o demo.safetensors      # by transformers',
+    "moe-mobile trace Qwen/Qwen3-30B-A3B -f prompt.txt -n 2048 --dtype bfloat16 -o qwen3.st",
 )
 @source_argument
 @click.option(
@@ -70,23 +64,21 @@ _FOR_BUNDLES = (
     help="Mark so many tokens at the beginning of each sequence as a prompt, which replays route "
     "exactly.",
 )
-@engine_options
+@cache_options
+@reading_options
 @device_option
 @checkpoint_options
 @json_option
 def command(
     source: str,
     out: pathlib.Path,
-    prompt: str | None,
-    text_file: IO[bytes] | None,
-    token_ids: str | None,
-    tokens: int | None,
+    text: TextOptions,
     prompt_tokens: int,
+    cached: CacheOptions,
+    reading: ReadingOptions,
     device: str | None,
-    dtype: str,
-    torch_device: str | None,
+    checkpoint: CheckpointOptions,
     as_json: bool,
-    **settings: Any,
 ) -> None:
     """Record the router logits of every token of a text, for `simulate` and other replays.
 
@@ -94,32 +86,28 @@ def command(
     folder with a Hugging Face checkpoint, a Hugging Face model id, or the word demo; transformers
     records from it. A text longer than --context makes several sequences, each without a past.
     """
-    from_bundle = is_bundle(source)
-    if from_bundle:
-        refuse_options(FOR_CHECKPOINTS, "checkpoint")
-    else:
-        refuse_options(_FOR_BUNDLES, "bundle")
-    profile = settings["initial_cache"]
+    refuse_others(source, CacheOptions, ReadingOptions, but=("context",))
     inputs = {
         "BUNDLE|MODEL": source_path(source),
-        "--file": opened_path(text_file),
-        "--initial-cache": None if profile in INITIAL_CACHES else pathlib.Path(profile),
+        "--file": text.path,
+        "--initial-cache": cached.profile,
     }
     check_outputs({"--out": out}, inputs)
     check_replaceable(out)
-    text = given_text(prompt, text_file, token_ids)
+    given = text.read()
+    place = None
     with ProgressBar() as progress:
-        if from_bundle:
+        if is_bundle(source):
             from moe_mobile.routing.trace_engine import record_engine
 
             bundle = pathlib.Path(source)
-            ids = bundle_ids(bundle, text)
+            ids = bundle_ids(bundle, given)
             place = open_device(device)
             trace = record_engine(
                 place,
                 bundle,
-                ids[:tokens],
-                settings=engine_request(settings, bundle),
+                ids[: text.tokens],
+                settings=engine_settings(bundle, reading, cached).as_request(),
                 prompt_tokens=prompt_tokens,
                 progress=progress,
             )
@@ -128,14 +116,14 @@ def command(
             from moe_mobile.routing.transformers_model import open_checkpoint
             from moe_mobile.routing.transformers_trace import record_transformers
 
-            checkpoint = open_checkpoint(source)
-            ids = checkpoint_ids(checkpoint, text)
+            opened = open_checkpoint(source)
+            ids = checkpoint_ids(opened, given)
             trace = record_transformers(
-                checkpoint,
-                ids[:tokens],
-                context=settings["context"],
-                dtype=dtype,
-                torch_device=torch_device,
+                opened,
+                ids[: text.tokens],
+                context=reading.context,
+                dtype=checkpoint.dtype,
+                torch_device=checkpoint.torch_device,
                 prompt_tokens=prompt_tokens,
                 progress=progress,
             )
@@ -143,7 +131,7 @@ def command(
 
     facts = {"path": str(out), "bytes": write_trace(out, trace), **_facts(trace)}
     if as_json:
-        echo_json({**facts, "device": place.serial if from_bundle else None})
+        echo_json({**facts, "device": None if place is None else place.serial})
     else:
         click.echo(_text(facts))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 from click.core import ParameterSource
 
-from moe_mobile.cli.options import Decorated
+from moe_mobile.cli.commands import Decorated
 from moe_mobile.errors import BudgetError, UsageError
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from typing import Any
 import click
 
 from moe_mobile.base.text import size
+from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.options import (
     bundle_argument,
     device_option,
     echo_json,
-    examples,
     json_option,
     packed_dir_option,
 )
@@ -24,13 +24,11 @@ from moe_mobile.device.select import open_device
 from moe_mobile.errors import BundleCorruptError
 
 
-@click.command(
-    epilog=examples(
-        "moe-mobile verify olmoe",
-        "moe-mobile verify olmoe --packed-dir /fast/disk/olmoe-packed",
-        "moe-mobile verify olmoe --device any       # what is on the phone",
-        "moe-mobile verify olmoe --json",
-    )
+@cli_command(
+    "moe-mobile verify olmoe",
+    "moe-mobile verify olmoe --packed-dir /fast/disk/olmoe-packed",
+    "moe-mobile verify olmoe --device any       # what is on the phone",
+    "moe-mobile verify olmoe --json",
 )
 @bundle_argument
 @packed_dir_option

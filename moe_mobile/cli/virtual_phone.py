@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from moe_mobile.base.text import size, table
-from moe_mobile.cli.options import SIZE, echo_json, examples, json_option
+from moe_mobile.cli.commands import Group, examples
+from moe_mobile.cli.options import SIZE, echo_json, json_option
 from moe_mobile.errors import DeviceError, UsageError
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def command() -> None:
     """Run phones that are none: adb devices in a sandbox of this machine.
 

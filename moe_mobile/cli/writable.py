@@ -13,15 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 from moe_mobile.errors import (
-    BudgetError,
-    CancelledError,
     IoError,
-    MoeMobileError,
     UsageError,
     write_error,
 )
 
-__all__ = ["check_outputs", "check_replaceable", "check_writable", "opened_path", "resumable"]
+__all__ = ["check_outputs", "check_replaceable", "check_writable", "opened_path"]
 
 
 def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
@@ -123,13 +120,3 @@ def _is_in(path: pathlib.Path, folder: pathlib.Path) -> bool:
     if not folder.is_dir() or not path.is_file():
         return False
     return folder.resolve() in path.resolve().parents
-
-
-def resumable(error: MoeMobileError, option: str, rows: pathlib.Path | None) -> MoeMobileError:
-    """The error, with how to go on where ``option`` names a file that keeps rows."""
-    # What does not fit fails the same way again.
-    if rows is None or isinstance(error, CancelledError | UsageError | BudgetError):
-        return error
-    go_on = f"{option} {rows} --resume measures what is missing"
-    remedy = go_on if error.remedy is None else f"{error.remedy.rstrip('.')}. {go_on}"
-    return type(error)(error.cause, file=error.file, setting=error.setting, remedy=remedy)

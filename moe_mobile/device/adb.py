@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
+from moe_mobile.base.command_line import command_line
 from moe_mobile.device.adb_server import AdbServer, adb_command, unusable
 from moe_mobile.device.deploy.deploy import Deployed, Deployer
 from moe_mobile.device.deploy.inventory import Inventory, phone_root
@@ -128,24 +129,25 @@ class AdbDevice(Device):
                 "this bundle is not on the device",
                 file=bundle,
                 setting=self.serial,
-                remedy=f"Run `moe-mobile deploy {bundle} --device {self.serial}`",
+                remedy=f"Run `{command_line('deploy', bundle, device=self.serial)}`",
             )
         return f"{phone_root()}/{folder}"
 
     def distrust(self, bundle: pathlib.Path, damaged: BundleCorruptError) -> MoeMobileError:
         folder = bundle_package(bundle).folder
         file = str(damaged.file).removesuffix(f" on {self.serial}")
-        again = f"`moe-mobile deploy {bundle} --device {self.serial}"
         if file.startswith(f"{phone_root()}/{folder}/.packed/"):
             # Without it, it is packed anew, of a shard that is sent again where it was consumed;
             # dense weights are so only together with all others.
             layer = file.rpartition("/")[2].startswith("layer-")
             gone = file if layer else file.rpartition("/")[0]
             self.shell(f"rm -rf {shlex.quote(gone)}")
-            remedy = f"{again} --prepare` packs it anew"
+            again = command_line("deploy", bundle, device=self.serial, prepare=True)
+            remedy = f"`{again}` packs it anew"
         else:
             self._deployer.distrust(folder, file.removeprefix(f"{phone_root()}/{folder}/"))
-            remedy = f"{again}` mends what is damaged there"
+            again = command_line("deploy", bundle, device=self.serial)
+            remedy = f"`{again}` mends what is damaged there"
         return BundleCorruptError(damaged.cause, file=damaged.file, remedy=remedy)
 
     def deploy(
@@ -258,7 +260,7 @@ class AdbDevice(Device):
                 if kill
                 else "the engine was killed on the device, mostly for lack of memory",
                 file=name,
-                remedy="Give a smaller --cache or --context, or close apps on the device",
+                remedy="Give a smaller `cache` or `context`, or close apps on the device",
             )
         # It may be damaged: it is verified, and where that is needed sent again, the next time.
         with contextlib.suppress(MoeMobileError):  # why it ended is what matters

@@ -55,7 +55,7 @@ class LocalDevice(Device):
                 runner.kill()
                 raise UsageError(
                     f"this process may not run on cores {', '.join(map(str, cpus))}: {error}",
-                    setting="--affinity",
+                    setting="affinity",
                 ) from None
         return runner
 

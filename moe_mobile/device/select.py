@@ -17,19 +17,19 @@ ANY = "any"
 """Stands for the one device that is connected, or the one that ``ANDROID_SERIAL`` names."""
 
 _CONNECT = (
-    "Connect a phone with USB debugging on, give --device HOST:PORT for Wi-Fi, or start a virtual "
+    "Connect a phone with USB debugging on, give `device` HOST:PORT for Wi-Fi, or start a virtual "
     "one with `moe-mobile virtual-phone start`"
 )
 
 
 def open_device(serial: str | None) -> Device:
-    """The device of a ``--device`` option; this machine where it was not given.
+    """The device of that serial; this machine for None.
 
     Raises DeviceError where it is not there or not usable, or where :data:`ANY` is not one,
     UsageError where the serial is empty.
     """
     if serial == "":
-        raise UsageError("it names no device", setting="--device", remedy="Give adb's serial")
+        raise UsageError("it names no device", setting="device", remedy="Give adb's serial")
     if serial is None:
         from moe_mobile.device.local import LocalDevice
 
@@ -63,7 +63,7 @@ class Opened:
 
 
 def open_devices(serials: Iterable[str], *, every: bool, otherwise: str | None) -> Opened:
-    """The devices of ``--device`` options and ``--all``; ``otherwise`` where neither was given.
+    """The devices of these serials, or every one; ``otherwise`` if neither is given.
 
     Of several, one that cannot be used does not keep the others from it. Where none that was named
     can be used, there are no devices and an error of each, for the caller to tell.
@@ -74,8 +74,8 @@ def open_devices(serials: Iterable[str], *, every: bool, otherwise: str | None) 
     named = list(dict.fromkeys(serials))
     if every and named:
         raise UsageError(
-            "--all and --device contradict each other",
-            setting="--all",
+            "`every` and `device` contradict each other",
+            setting="every",
             remedy="Leave one of them out",
         )
     if every:
@@ -122,8 +122,8 @@ def _only(states: dict[str, str]) -> str:
         raise _none(states)
     raise DeviceError(
         f"{len(states)} devices are connected: {', '.join(states)}",
-        setting="--device",
-        remedy="Name one with --device SERIAL or ANDROID_SERIAL",
+        setting="device",
+        remedy="Name one with `device` or ANDROID_SERIAL",
     )
 
 

@@ -39,7 +39,7 @@ class EngineSource:
     """A bundle's folder, and where its engine runs.
 
     Attributes:
-        device: as ``--device`` has it; None: this machine.
+        device: its serial; None: this machine.
         settings: of the runner's ``open`` request, sorted pairs, but for what :class:`Cache` says.
     """
 
@@ -72,7 +72,7 @@ class EngineScorer(Scorer):
         if settings.get("residency") == "resident":
             raise UsageError(
                 "all experts are in memory, so there is no cache to score with",
-                setting="--residency",
+                setting="residency",
                 remedy="Choose slots or programs",
             )
         manifest = read_manifest(bundle)
@@ -130,7 +130,7 @@ class EngineScorer(Scorer):
         if slots != wanted:
             raise BudgetError(
                 f"the engine holds {slots} experts instead of {wanted}",
-                setting="--capacity",
+                setting="capacity",
                 remedy="Use the settings of an engine that streams, residency slots or programs",
             )
         resolved = info["routing"]["resolved"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from moe_mobile.base.command_line import command_line
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Figure, Key, logarithmic, rule, short, time_layout
 from moe_mobile.report.overview import PARTS
@@ -72,7 +73,8 @@ def latency_note(entry: Entry) -> str:
     notes = []
     if total and not any(_decoded(entry)):
         notes.append(
-            "Misses and parts of each token are not recorded: measure with --tokens to see them."
+            "Misses and parts of each token are not recorded: "
+            f"`{command_line('bench', 'BUNDLE', out='FILE')}` records them."
         )
     fit = 0
     for values in lists:

@@ -73,7 +73,7 @@ def read_results(paths: Sequence[pathlib.Path]) -> Results:
             raise UsageError(
                 "holds no whole row of results: its first is cut off",
                 file=name,
-                remedy="Wait until the run has measured a row, or continue it with --resume",
+                remedy="Wait until the run has measured a row, or continue it",
             )
         if not found:
             raise UsageError("holds no row of results", file=name, remedy=_REMEDY)
@@ -93,7 +93,7 @@ def _read(path: pathlib.Path, name: str) -> str:
         raise UsageError(
             f"is larger than {MAX_BYTES >> 20} MiB",
             file=name,
-            remedy="Report fewer rows at once, or measure without --tokens",
+            remedy="Report fewer rows at once, or measure them without every token",
         )
     try:
         return data.decode("utf-8-sig")

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from moe_mobile.base.command_line import command_line
 from moe_mobile.base.text import digits
 from moe_mobile.report import overview
 from moe_mobile.report.compare import METHOD, Comparison, Refusal, compare
@@ -128,7 +129,7 @@ def _sections(entries: Sequence[Entry]) -> list[Section]:
             "Where the time goes",
             "Shares of a token's time. Waiting for flash counts where nothing is left to compute.",
             _named(("Parts of a token", overview.shares(entries))),
-            "No row has every token: measure with --out or --tokens.",
+            f"No row has every token: `{command_line('bench', 'BUNDLE', out='FILE')}` keeps them.",
         ),
         Section(
             "cache",

@@ -66,8 +66,8 @@ def parse_flash(text: str) -> Flash:
     if len(rates) not in (1, 2) or not all(0 < rate <= _MAX_MBPS for rate in rates):
         names = ", ".join(profile.name for profile in PROFILES)
         raise UsageError(
-            f"{text!r} is no flash",
-            setting="--flash",
+            f"{text!r} is neither a flash memory nor a speed",
+            setting="flash",
             remedy=f"Give {names}, measured, or MB/s like 1200 or, with the DRAM's, 1200/30000",
         )
     flash, *dram = rates

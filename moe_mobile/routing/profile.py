@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moe_mobile.base.command_line import command_line
 from moe_mobile.base.json_field import (
     MAX_MANIFEST_BYTES,
     JsonField,
@@ -30,7 +31,10 @@ __all__ = ["CacheProfile", "count_uses", "read_profile", "write_profile"]
 _VERSION = 1
 _MARK = "moe_mobile_cache_profile"
 """The member that says what the file is; its value is the version."""
-_REMEDY = "Name a file that `moe-mobile simulate --save-profile` wrote, or record it again"
+_REMEDY = (
+    f"Name a file that `{command_line('simulate', 'TRACE', save_profile='FILE')}` wrote, or record "
+    "it again"
+)
 
 
 @dataclass(frozen=True)

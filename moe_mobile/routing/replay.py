@@ -45,8 +45,8 @@ def parse_capacity(text: str) -> Capacity:
     if match is not None and not match[2] and match[1].isdecimal() and int(match[1]) > 0:
         return Capacity(text.strip(), number=int(match[1]))
     raise UsageError(
-        f"{text!r} is no capacity",
-        setting="--capacity",
+        f"invalid capacity {text!r}",
+        setting="capacity",
         remedy="Give a share of the experts such as 50%, or a number of experts per layer",
     )
 
@@ -320,7 +320,7 @@ def _checked_size(capacity: Capacity, model: Model) -> int:
     if size > model.experts:
         raise UsageError(
             f"a layer has {model.experts} experts, fewer than {size}",
-            setting="--capacity",
+            setting="capacity",
             remedy="Give 100% for all, or less",
         )
     if size < model.top_k:
@@ -329,7 +329,7 @@ def _checked_size(capacity: Capacity, model: Model) -> int:
             f"{model.top_k}"
             if capacity.share is not None
             else f"{size} experts per layer are fewer than the {model.top_k} that one token uses",
-            setting="--capacity",
+            setting="capacity",
             remedy=f"Give at least {model.top_k}, one token cycle ({model.token_cycle} experts in "
             f"{layers} layers)",
         )

@@ -56,7 +56,7 @@ class SyntheticModel:
         if layers is not None and not 1 <= layers <= depth:
             raise UsageError(
                 f"{self.name} has {depth} layers, not {layers}",
-                setting="--layers",
+                setting="layers",
                 remedy="Give that many or fewer",
             )
         experts, top_k = int(config["num_experts"]), int(config["num_experts_per_tok"])
@@ -123,13 +123,13 @@ def synthetic_trace(
             or the seed is negative.
     """
     if seed < 0:
-        raise UsageError(f"{seed} is negative", setting="--seed", remedy="Give 0 or more")
+        raise UsageError(f"{seed} is negative", setting="seed", remedy="Give 0 or more")
     depth, experts, top_k, renormalize = model.shape(layers)
     tokens = sum(sequences)
     if not sequences or min(sequences) < 1 or 4 * tokens * depth * experts > _MAX_BYTES:
         raise UsageError(
             f"{tokens} tokens in {len(sequences)} sequences are too few or too many",
-            setting="--tokens",
+            setting="tokens",
             remedy=f"Give each sequence some, and in all at most {_MAX_BYTES >> 30} GiB of logits",
         )
     check_prompt(prompt_tokens, sequences)

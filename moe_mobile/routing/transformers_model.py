@@ -142,5 +142,5 @@ def memory_errors(checkpoint: Checkpoint) -> Iterator[None]:
         raise BudgetError(
             "the model does not fit into the GPU's memory",
             file=checkpoint.location,
-            remedy="Use --torch-device cpu, --dtype bfloat16 or a smaller --context",
+            remedy="Use `torch_device` cpu, `dtype` bfloat16 or a smaller `context`",
         ) from error

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import moe_mobile
+from moe_mobile.base.command_line import command_line
 from moe_mobile.errors import UnsupportedError
 from moe_mobile.runtime.cmake import build
 from moe_mobile.runtime.folder import Progress, Recipe, Runtime, place_files, publish, sum_line
@@ -50,8 +51,9 @@ def find_ndk() -> Path:
     raise UnsupportedError(
         "building for Android's own C library needs an Android NDK, and nothing names one",
         setting=first,
-        remedy=f"Set {first} (or {', or '.join(others)}) to its folder; "
-        "`--target linux-arm64` needs none and runs on phones too",
+        remedy=f"Set {first} (or {', or '.join(others)}) to its folder, or run "
+        f"`{command_line('runtime build', target='linux-arm64')}`: it needs none, and what it "
+        "builds runs on phones too",
     )
 
 

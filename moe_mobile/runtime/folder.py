@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from moe_mobile.base.command_line import command_line
 from moe_mobile.errors import (
     BundleCorruptError,
     DiskFullError,
@@ -100,7 +101,7 @@ class Runtime:
 
 def build_command(target: str) -> str:
     """The command that builds ``target``, for remedies."""
-    return f"moe-mobile runtime build --target {target}"
+    return command_line("runtime build", target=target)
 
 
 def target_folder(target: str) -> Path:

@@ -68,7 +68,7 @@ def gather() -> Gathering:
         raise UnsupportedError(
             f"the runtime for x86_64 is gathered on an x86-64 machine; this one is "
             f"{platform.machine()}",
-            setting="--target",
+            setting="target",
         )
     runner = find_runner()
     elf = read_elf(runner)

@@ -3,7 +3,7 @@
 """The search for a routing that reads little and costs little: what `moe-mobile tune` does.
 
 grid         what is tried
-sweep        scores all of it, and keeps the rows
+search       scores and judges all of it
 processes    on a pool of processes
 ray_cluster  on a Ray cluster
 choice       the front of quality against loads, and which of it a limit allows

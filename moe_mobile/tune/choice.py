@@ -38,8 +38,6 @@ Verdict = str
 """``exact``; ``within`` the limit; ``unsure``: the interval holds the limit, or there is none;
 ``over`` the limit."""
 
-_SETTING = "--quality"
-
 
 @dataclass(frozen=True)
 class Limit:
@@ -63,7 +61,7 @@ class Limit:
         if allowed < 0:
             raise UsageError(
                 f"exact routing has a perplexity of {exact.perplexity:.4f} on this text already",
-                setting=_SETTING,
+                setting="limit",
                 remedy="Give a higher limit, or a relative one such as +1%",
             )
         return allowed
@@ -77,8 +75,8 @@ def parse_limit(text: str) -> Limit:
     if match is not None and not match[1] and float(match[2]) >= 1:
         return Limit(text.strip(), perplexity=float(match[2]))
     raise UsageError(
-        f"{text!r} is no limit of quality",
-        setting=_SETTING,
+        f"{text!r} is not a limit of quality",
+        setting="limit",
         remedy="Write +1% for a perplexity at most so much above exact routing's, or 12.3 for one "
         "of at most that",
     )
@@ -152,7 +150,7 @@ def _judge(row: Quality, exact: Quality, limit: Limit) -> Candidate:
     if len(row.blocks) != len(exact.blocks):
         raise UsageError(
             f"the row of {row.routing} is of another text than that of exact routing",
-            setting="--rows",
+            setting="rows",
             remedy="Name another file, and score all of it again",
         )
     if not row.lossy:

@@ -49,7 +49,7 @@ def grid(
     if drop_cold and dropping:
         raise UsageError(
             f"{dropping[0]} says already what it drops",
-            setting="--drop-cold",
+            setting="drop_cold",
             remedy="Write either of them",
         )
     found = dict.fromkeys([EXACT, *named])

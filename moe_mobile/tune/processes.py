@@ -22,7 +22,7 @@ from moe_mobile.quality.score import (
     measure_quality,
     opened,
 )
-from moe_mobile.tune.sweep import Scored, Workers
+from moe_mobile.quality.sweep import Scored, Workers
 
 __all__ = ["cores", "score_in_processes"]
 
@@ -68,8 +68,8 @@ def score_in_processes(source: QualitySource, jobs: int) -> Workers:
         except BrokenProcessPool:
             raise KilledError(
                 "a worker process ended, mostly for lack of memory",
-                setting="--jobs",
-                remedy="Give fewer jobs, or a smaller --cache",
+                setting="jobs",
+                remedy="Give fewer jobs, or a smaller `capacity`",
             ) from None
         finally:
             # What still runs is not wanted any more.

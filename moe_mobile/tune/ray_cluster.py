@@ -23,7 +23,7 @@ from moe_mobile.quality.score import (
     measure_quality,
     opened,
 )
-from moe_mobile.tune.sweep import Scored, Workers
+from moe_mobile.quality.sweep import Scored, Workers
 
 __all__ = ["LOCAL", "check_ray", "score_on_ray"]
 
@@ -41,7 +41,7 @@ def check_ray() -> None:
         import ray  # noqa: F401
     except ImportError:
         raise UnsupportedError(
-            "ray is not installed", setting="--ray", remedy="pip install 'moe-mobile[ray]'"
+            "ray is not installed", setting="ray", remedy="pip install 'moe-mobile[ray]'"
         ) from None
 
 
@@ -106,8 +106,8 @@ def _result(ray: Any, reference: Any) -> Scored:
     except ray.exceptions.RayError as error:
         raise KilledError(
             f"a worker ended: {str(error).splitlines()[0]}",
-            setting="--ray",
-            remedy="Mostly memory was too small: give --jobs, or a smaller --cache",
+            setting="ray",
+            remedy="Most likely memory was too small: give fewer `jobs`, or a smaller `capacity`",
         ) from None
     return scored
 
@@ -157,8 +157,8 @@ def _require_listener(address: str) -> None:
 def _no_cluster(error: Exception) -> RuntimeFailedError:
     return RuntimeFailedError(
         f"there is no Ray cluster: {str(error).splitlines()[0]}",
-        setting="--ray",
-        remedy="Start one with `ray start --head`, or write --ray local",
+        setting="ray",
+        remedy="Start one with `ray start` on its head node, or give local",
     )
 
 

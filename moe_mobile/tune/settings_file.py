@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from moe_mobile import __version__
+from moe_mobile.base.command_line import command_line
 from moe_mobile.base.json_field import MAX_INTEGER, JsonField, parse_strict_json
 from moe_mobile.base.routings import is_lossy
 from moe_mobile.base.versioned_files import check_version, read_regular, write_regular
@@ -38,7 +39,7 @@ _MARK = "moe_mobile_settings"
 _MAX_BYTES = 1 << 20
 _MAX_TEXT = 200
 _MAX_CHOICES = 64
-_REMEDY = "Name a file that `moe-mobile tune --out` wrote, or make it again"
+_REMEDY = f"Name a file that `{command_line('tune', 'BUNDLE', out='FILE')}` wrote, or make it again"
 _POOLS = ("layer", "global")
 _INITIAL = ("auto", "warm", "cold", "prompt")
 
@@ -144,7 +145,7 @@ class SettingsFile:
             cause = "is smaller than that" if share >= 0 else "is no share of the experts"
             raise UsageError(
                 f"the settings are for caches of {sizes}, and {cache} {cause}",
-                remedy="Choose one of them with --cache, or run `moe-mobile tune` for this one",
+                remedy="Choose one of them with `cache`, or run `moe-mobile tune` for this one",
             )
         return max(fitting, key=lambda one: cache_share(one.settings.cache))
 

@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from moe_mobile.base.command_line import command_line
 from moe_mobile.errors import UnsupportedError, UsageError, write_error
 from moe_mobile.virtual_phone.linux import (
     CLONE_NEWNS,
@@ -51,7 +52,7 @@ class Storage:
             raise UnsupportedError(
                 "this phone's /data is a folder of this machine, which cannot be filled up",
                 setting="full",
-                remedy="Start the phone with --flash-size",
+                remedy=f"Start it with `{command_line('virtual-phone start', flash_size='SIZE')}`",
             )
         if self.kind == "tmpfs":
             taken = shutil.disk_usage(data).used

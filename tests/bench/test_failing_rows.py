@@ -256,7 +256,7 @@ def test_errors_name_what_there_are_several_of(
 
 @pytest.mark.parametrize(("seed", "repetitions", "warmup"), [(-1, 1, 1), (2**32 - 2, 2, 1)])
 def test_seeds_have_32_bits(seed: int, repetitions: int, warmup: int) -> None:
-    with pytest.raises(errors.UsageError, match="is no seed") as caught:
+    with pytest.raises(errors.UsageError, match="is not a valid seed") as caught:
         Protocol(repetitions, warmup, seed)
-    assert (caught.value.setting, bool(caught.value.remedy)) == ("--seed", True)
+    assert (caught.value.setting, bool(caught.value.remedy)) == ("seed", True)
     Protocol(repetitions, warmup, 2**32 - 3)

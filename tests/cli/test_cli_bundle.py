@@ -197,7 +197,7 @@ def test_a_name_that_no_bundle_can_have_is_refused_at_once(
     checkpoint: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     error = failed(2, "export", checkpoint, tmp_path / "out", "--name", "a\x01b")
-    assert error["setting"] == "name"
+    assert error["setting"] == "--name"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -136,7 +136,7 @@ def test_a_bundle_without_a_tokenizer_wants_ids(
     assert "--token-ids" in remedy
     assert "export again from a folder with tokenizer.json" in remedy
     error = failed(2, "generate", bundle, "--token-ids", "4294967295")
-    assert error["setting"] == "token_ids"
+    assert error["setting"] == "--token-ids"
     assert "outside the vocabulary" in error["cause"]
     assert "tokenizer" in error["remedy"]
     answer = ok_json("generate", bundle, "--token-ids", "5,17,9", "-n", 4)
@@ -213,7 +213,9 @@ def test_bench_tells_of_a_cache_that_still_fills(bundle: pathlib.Path) -> None:
     asked = ("bench", bundle, "-p", 0, "-n", 2, "-r", 1, "--cache", "75%", "--pool")
     for pool in ("global", "layer"):
         (filling,) = ok_json(*asked, pool, "--no-warmup")
-        assert filling["flags"] == ["the cache was 0 % full when a repetition began: see --warmup"]
+        assert filling["flags"] == [
+            "the cache was 0 % full when a repetition began: more warm-up runs fill it"
+        ]
         assert filling["regime"]["warmup"] == 0
         (warm,) = ok_json(*asked, pool, "--warmup", 40)
         assert (warm["flags"], warm["regime"]["warmup"]) == ([], 40)

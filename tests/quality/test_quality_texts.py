@@ -34,7 +34,7 @@ def test_a_comma_before_an_option_parts_nothing(texts: list[str], routings: list
 def test_a_routing_that_is_missing_is_missed(texts: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         split_routings(texts)
-    assert caught.value.setting == "--routing"
+    assert caught.value.setting == "routing"
 
 
 def test_lossy_is_all_that_may_change_the_output() -> None:

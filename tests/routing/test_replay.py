@@ -215,7 +215,7 @@ def test_capacities() -> None:
     assert parse_capacity("29%").of(100) == 29  # 28 with floating point
     assert [parse_capacity(text).of(60) for text in ("33%", "12.5%", "100%", "7")] == [19, 7, 60, 7]
     for text in ("", "0", "0%", "101%", "1.5", "-1", "half", "5 %", "\u0663"):
-        with pytest.raises(UsageError, match="is no capacity"):
+        with pytest.raises(UsageError, match="invalid capacity"):
             parse_capacity(text)
 
 
@@ -233,7 +233,7 @@ def test_flash() -> None:
     assert parse_flash("250").expert_ms(1e6, 5e6) == 4.0
     assert parse_flash("250/1000").expert_ms(1e6, 5e6) == 9.0
     for text in ("ufs9", "0", "-3", "nan", "inf", "1/0", "1/2/3", "/"):
-        with pytest.raises(UsageError, match="is no flash"):
+        with pytest.raises(UsageError, match="is neither a flash memory"):
             parse_flash(text)
 
 
@@ -289,12 +289,12 @@ def test_routings_after_commas_are_several(near_choice: Path) -> None:
     ("arguments", "exit_code", "setting", "cause"),
     [
         (["--flash", "ufs4.0"], 2, "--flash", "an expert's size"),
-        (["--flash", "x", "--expert-bytes", "1"], 2, "--flash", "is no flash"),
+        (["--flash", "x", "--expert-bytes", "1"], 2, "--flash", "is neither a flash memory"),
         (["--expert-bytes", "1", "--bundle", "b"], 2, "--expert-bytes, --bundle", "both"),
         (["--flash", "measured", "--expert-bytes", "1"], 2, "--flash", "nothing to measure"),
         (["--device", "any"], 2, "--device", "only --flash measured"),
         (["--expert-bytes", "0"], 2, "--expert-bytes", "no expert is empty"),
-        (["--capacity", "50%,"], 2, "--capacity", "is no capacity"),
+        (["--capacity", "50%,"], 2, "--capacity", "invalid capacity"),
         (["--capacity", "1"], 9, "--capacity", "fewer than the 2"),
         (["--capacity", "2", "--routing", "magic"], 2, "routing", "is no routing method"),
         (["--capacity", "2", "--routing", "exact,,"], 2, "--routing", "a routing is missing"),

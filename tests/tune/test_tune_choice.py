@@ -123,7 +123,7 @@ def test_how_limits_are_written() -> None:
     for wrong in ("", "+1", "-1%", "+1%%", "1e3", "nan", "0.5", "+\u0661%", "+1 percent"):
         with pytest.raises(UsageError) as caught:
             parse_limit(wrong)
-        assert caught.value.setting == "--quality"
+        assert caught.value.setting == "limit"
 
 
 def test_verdicts() -> None:

@@ -174,7 +174,7 @@ class Deployer:
                 f"{needed // MIB} MiB more are needed{packed}, and "
                 f"{there.free_bytes // MIB} MiB are free",
                 file=f"{phone_root()} on {self._remote.serial}",
-                remedy="Free some space there; --replace gives up old deployments first, --consume "
+                remedy="Free some space there; `replace` gives up old deployments first, `consume` "
                 "deletes each shard once it is packed",
             )
 

@@ -92,7 +92,7 @@ def bundle_package(bundle: pathlib.Path, settings: pathlib.Path | None = None) -
             raise UsageError(
                 f"the bundle has a file of its own called {SETTINGS}",
                 file=bundle,
-                remedy="Deploy it without --settings",
+                remedy="Deploy it without `settings`",
             )
         files.append(_settings(settings))
     # Last: whoever sees it sees a bundle.

@@ -14,6 +14,7 @@ import shlex
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
+from moe_mobile.base.command_line import command_line
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.inventory import phone_root
 from moe_mobile.device.deploy.plan import Send
@@ -166,7 +167,8 @@ def device_error(serial: str, path: str, stderr: str, exit_code: int) -> IoError
         return DiskFullError(
             "no space left on the device",
             file=place,
-            remedy="Free some space there, or give up old deployments with --prune or --replace",
+            remedy="Free some space there, or give up old deployments with "
+            f"`{command_line('deploy', 'BUNDLE', replace=True)}`",
         )
     if "Read-only" in told or "Permission denied" in told:
         return ReadOnlyError(

@@ -27,7 +27,7 @@ constexpr char kAnyPackedKey[] = "";
 
 // What to do about a damaged one.
 constexpr char kRepairPackedStore[] =
-    "Delete the .packed folder and run `moe-mobile prepare` again; where --consume deleted the "
+    "Delete the .packed folder and run `moe-mobile prepare` again; if `consume` deleted the "
     "shards, copy or export the bundle again first.";
 
 struct PackedEntry {

@@ -102,7 +102,7 @@ void require_space(const std::string& directory, uint64_t bytes) {
     throw Error(ErrorCode::kDiskFull, directory,
                 "the packed store needs about " + format_bytes(bytes) + " more, and " +
                     format_bytes(free_bytes) + " are free",
-                "Free some space, choose another packed_dir, or use --consume.");
+                "Free some space, choose another `packed_dir`, or set `consume`.");
 }
 
 class Preparation {
@@ -213,7 +213,7 @@ class Preparation {
             ErrorCode::kUnsupported, program.name(),
             "its packed weights are laid out unlike those of the other experts (two equal weight "
             "matrices in one expert cause this)",
-            "Use --residency programs for this bundle.");
+            "Set `residency` to programs for this bundle.");
       append(&writer, image.weights.data(), image.weights.size(), sources[expert]);
       advance(1);
     }

@@ -21,8 +21,8 @@ ProgramPlaces::ProgramPlaces(const Bundle& bundle, uint32_t count, PlannedArena*
       shard.path = bundle.path(manifest_.layers[layer].experts->shard);
       if (!bundle.has_shard(layer))
         throw Error(ErrorCode::kIo, shard.path,
-                    "the shard is not there (prepare --consume deletes it)",
-                    "Use --residency slots, or deploy the bundle again.");
+                    "the shard is missing (preparing with `consume` deletes it)",
+                    "Set `residency` to slots, or deploy the bundle again.");
       if (allow_direct) {
         try {
           shard.fd = open_read(shard.path, /*direct=*/true);

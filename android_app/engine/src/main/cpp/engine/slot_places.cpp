@@ -75,7 +75,7 @@ void SlotPlaces::probe(const std::vector<float>& reference, const AlignedBuffer&
                   "slot " + std::to_string(slot) +
                       (deaf ? " ignores the weights in its memory"
                             : " gives another output than the program it stands for"),
-                  "Use --residency programs.");
+                  "Set `residency` to programs.");
     progress("slots", slot + 1, slots_.size());
   }
 }

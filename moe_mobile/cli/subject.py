@@ -1,18 +1,18 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `tune` searches settings for: a bundle in the engine, or a checkpoint in transformers."""
+"""What `quality` and `tune` score: a bundle in the engine, or a checkpoint in transformers."""
 
 from __future__ import annotations
 
 import abc
 import hashlib
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from moe_mobile.cli.options import engine_request
+from moe_mobile.cli.options import ReadingOptions, engine_settings
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.prompt import TOKENIZER
-from moe_mobile.cli.source import Text, bundle_ids, checkpoint_ids
+from moe_mobile.cli.source import CheckpointOptions, Text, bundle_ids, checkpoint_ids, is_bundle
 from moe_mobile.demo import checkpoint_dir, heldout_text
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from moe_mobile.quality.score import Cache, QualitySource, Scorer
+    from moe_mobile.quality.sweep import Workers
     from moe_mobile.routing.trace import Trace
-    from moe_mobile.tune.sweep import Workers
 
-__all__ = ["Searched", "SearchedBundle", "SearchedCheckpoint"]
+__all__ = ["BundleSubject", "CheckpointSubject", "Subject", "open_subject"]
 
 _DEMO = "demo"
 _OF_BENCH = ("residency", "lanes", "threads", "packed_dir")
 
 
-class Searched(abc.ABC):
+class Subject(abc.ABC):
     """A model that is open.
 
     Attributes:
@@ -45,9 +45,9 @@ class Searched(abc.ABC):
 
     @abc.abstractmethod
     def ids(self, text: Text | None) -> list[int]:
-        """Token ids of a text; of the demo model's own where there is none.
+        """Token ids of a text; without one, of the demo model's own.
 
-        Raises UsageError where there is none of either.
+        Raises UsageError if there is neither.
         """
 
     @abc.abstractmethod
@@ -59,31 +59,32 @@ class Searched(abc.ABC):
         """What the routers say about a text."""
 
     def _processes(self, jobs: int) -> Workers:
+        from moe_mobile.quality.sweep import score_here
         from moe_mobile.tune.processes import score_in_processes
-        from moe_mobile.tune.sweep import score_here
 
         return score_here(self.scorer) if jobs == 1 else score_in_processes(self.source, jobs)
 
 
-class SearchedBundle(Searched):
+class BundleSubject(Subject):
     """A bundle. On a phone it is scored under one routing after another.
 
-    ``settings``: of the runner's ``open`` request, ``engine``: those of them that a speed depends
-    on, with nothing of routing and cache.
+    Attributes:
+        settings: of the runner's ``open`` request, with nothing of routing and cache.
+        engine: those of them that a speed depends on.
     """
 
     def __init__(
         self,
         bundle: pathlib.Path,
         device: str | None,
-        settings: dict[str, Any],
+        reading: ReadingOptions,
         progress: ProgressBar,
     ) -> None:
         from moe_mobile.quality.engine import EngineScorer, EngineSource
 
         # A job has a core, unless the user says otherwise.
-        self._threads = settings["threads"]
-        self.settings = engine_request(settings, bundle)
+        self._threads = reading.threads
+        self.settings = engine_settings(bundle, reading).as_request()
         self.engine = {name: self.settings[name] for name in _OF_BENCH if name in self.settings}
         self.bundle, self._device, self._progress = bundle, device, progress
         # Other machines may be elsewhere.
@@ -125,15 +126,14 @@ class SearchedBundle(Searched):
         )
 
 
-class SearchedCheckpoint(Searched):
+class CheckpointSubject(Subject):
     """A checkpoint. It is in this process's memory once, so it is scored here unless more jobs are
     asked for."""
 
     def __init__(
         self,
         name: str,
-        dtype: str,
-        torch_device: str | None,
+        options: CheckpointOptions,
         context: int | None,
         progress: ProgressBar,
     ) -> None:
@@ -145,7 +145,7 @@ class SearchedCheckpoint(Searched):
         self._name = name
         place = str(path.absolute()) if path.is_dir() else name
         self._checkpoint = open_checkpoint(name)
-        source = TransformersSource(place, dtype, torch_device, context)
+        source = TransformersSource(place, options.dtype, options.torch_device, context)
         self.source = self._source = source
         self.scorer = TransformersScorer(self._checkpoint, source, progress)
 
@@ -166,6 +166,19 @@ class SearchedCheckpoint(Searched):
             torch_device=self._source.torch_device,
             progress=progress,
         )
+
+
+def open_subject(
+    source: str,
+    device: str | None,
+    reading: ReadingOptions,
+    checkpoint: CheckpointOptions,
+    progress: ProgressBar,
+) -> Subject:
+    """Raises what opening the bundle and the device, or the checkpoint does."""
+    if is_bundle(source):
+        return BundleSubject(pathlib.Path(source), device, reading, progress)
+    return CheckpointSubject(source, checkpoint, reading.context, progress)
 
 
 def _own_text(is_demo: bool) -> str:

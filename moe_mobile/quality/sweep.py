@@ -137,6 +137,6 @@ def check_alike(model: ScoredModel, met: ScoredModel) -> None:
         raise RuntimeFailedError(
             f"a worker scored {met.name} from {met.source_id}, not {model.name} from "
             f"{model.source_id}",
-            setting="--ray",
+            setting="ray",
             remedy="Let every machine have the same model in the same place",
         )

@@ -1,0 +1,117 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How a command is made: its examples, groups of options, and errors that name its options."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import click
+
+from moe_mobile.errors import MoeMobileError
+
+__all__ = ["Command", "Group", "cli_command", "examples", "group_of", "option", "with_options"]
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_OPTION = "click option"
+
+
+def with_options(error: MoeMobileError, command: click.Command | None = None) -> MoeMobileError:
+    """The error with a command's options in place of the settings that it names.
+
+    Libraries name a setting: ``setting="packed_dir"``, or `` `packed_dir` `` within a text. The
+    command line shows ``--packed-dir`` if the command has that option; other names stay.
+
+    Args:
+        command: None: the one that runs in this thread.
+    """
+    if command is None:
+        command = click.get_current_context().command
+    names = _option_names(command)
+
+    def rename(text: str) -> str:
+        return re.sub(r"`([a-z_]+)`", lambda found: names.get(found[1], found[0]), text)
+
+    renamed = copy.copy(error)
+    renamed.cause = rename(error.cause)
+    renamed.setting = None if error.setting is None else names.get(error.setting, error.setting)
+    renamed.remedy = None if error.remedy is None else rename(error.remedy)
+    return renamed
+
+
+def _option_names(command: click.Command) -> dict[str, str]:
+    """Options by the settings that they are: the parameter's name, and the option's own."""
+    named: dict[str, str] = {}
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            long = [text for text in parameter.opts if text.startswith("--")]
+            named[parameter.name or ""] = max(long or parameter.opts, key=len)
+            named |= {text[2:].replace("-", "_"): text for text in long}
+    return named
+
+
+class Command(click.Command):
+    """A command whose errors name its options."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MoeMobileError as error:
+            raise with_options(error, self) from error
+
+
+class Group(click.Group):
+    """A command that has commands."""
+
+    command_class = Command
+
+
+def examples(*lines: str) -> str:
+    """The epilog of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def cli_command(*lines: str) -> Callable[[Callable[..., Any]], Command]:
+    """Make a function a command whose help ends with these examples."""
+    return click.command(cls=Command, epilog=examples(*lines))
+
+
+def option(*declarations: str, **attributes: Any) -> Any:
+    """A field of a group of options: what ``click.option`` takes, without a parameter's name."""
+    default = attributes.get("default")
+    if default is None and attributes.get("is_flag"):
+        default = False
+    if default is None and attributes.get("multiple"):
+        default = ()
+    return dataclasses.field(default=default, metadata={_OPTION: (declarations, attributes)})
+
+
+def group_of(kind: type[Any], name: str) -> Callable[[Decorated], Decorated]:
+    """A decorator that adds the options of a dataclass, and passes the values as one ``kind``.
+
+    Args:
+        kind: a frozen dataclass whose fields are made by :func:`option`. A subclass may have
+            fields of its own, and others in place of some.
+        name: of the handler's parameter.
+    """
+    fields = dataclasses.fields(kind)
+
+    def decorate(function: Decorated) -> Decorated:
+        @functools.wraps(function)
+        def handler(**values: Any) -> Any:
+            values[name] = kind(**{field.name: values.pop(field.name) for field in fields})
+            return function(**values)
+
+        decorated: Callable[..., Any] = handler
+        for field in reversed(fields):
+            declarations, attributes = field.metadata[_OPTION]
+            decorated = click.option(*declarations, field.name, **attributes)(decorated)
+        return cast(Decorated, decorated)
+
+    return decorate
