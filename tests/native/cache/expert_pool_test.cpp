@@ -10,18 +10,18 @@ namespace moe_mobile {
 namespace {
 
 using Experts = std::vector<uint32_t>;
-using Missed = std::vector<uint8_t>;
+using Mask = std::vector<uint8_t>;
 
 class Pool : public ExpertPool {
  public:
   Pool(uint32_t experts, uint32_t capacity, const char* eviction)
       : ExpertPool(experts, capacity, parse_eviction(eviction)) {}
 
-  Missed use(const Experts& chosen) {
-    Missed missed(chosen.size());
-    const Span<const uint32_t> out = access(chosen, missed.data());
+  Mask use(const Experts& chosen) {
+    Mask uncached(chosen.size());
+    const Span<const uint32_t> out = access(chosen, uncached.data());
     evicted.assign(out.begin(), out.end());
-    return missed;
+    return uncached;
   }
 
   Experts evicted;
@@ -29,19 +29,19 @@ class Pool : public ExpertPool {
 
 TEST(ExpertPool, EvictsTheLeastRecentlyUsed) {
   Pool pool(6, 3, "lru");
-  EXPECT_EQ(pool.use({0, 1}), (Missed{1, 1}));
-  EXPECT_EQ(pool.use({2, 0}), (Missed{1, 0}));
+  EXPECT_EQ(pool.use({0, 1}), (Mask{1, 1}));
+  EXPECT_EQ(pool.use({2, 0}), (Mask{1, 0}));
   EXPECT_EQ(pool.by_recency(), (Experts{1, 0, 2}));
-  EXPECT_EQ(pool.use({3}), (Missed{1}));
+  EXPECT_EQ(pool.use({3}), (Mask{1}));
   EXPECT_EQ(pool.evicted, (Experts{1}));
-  EXPECT_EQ(Missed(pool.cached(), pool.cached() + 6), (Missed{1, 0, 1, 1, 0, 0}));
+  EXPECT_EQ(Mask(pool.cached(), pool.cached() + 6), (Mask{1, 0, 1, 1, 0, 0}));
   EXPECT_EQ(pool.size(), 3u);
 }
 
 TEST(ExpertPool, ChosenExpertsNeverEvictEachOther) {
   Pool pool(6, 3, "lru");
   pool.use({0, 1, 2});
-  EXPECT_EQ(pool.use({4, 2, 5}), (Missed{1, 0, 1}));  // 2 was the oldest
+  EXPECT_EQ(pool.use({4, 2, 5}), (Mask{1, 0, 1}));  // 2 was the oldest
   EXPECT_EQ(pool.evicted, (Experts{1, 0}));
 }
 

@@ -47,11 +47,11 @@ TEST(LogicalCache, EqualsTheNaiveModel) {
       Keys keys;
       for (const uint32_t expert : chosen) keys.push_back({layer, expert});
       const NaiveCache::Outcome outcome = expected.access(keys);
-      std::vector<uint8_t> missed(chosen.size());
-      const Span<const ExpertKey> evicted = cache.access(layer, chosen, missed.data());
+      std::vector<uint8_t> uncached(chosen.size());
+      const Span<const ExpertKey> evicted = cache.access(layer, chosen, uncached.data());
       ASSERT_EQ(Keys(evicted.begin(), evicted.end()), outcome.evicted);
       for (size_t rank = 0; rank < chosen.size(); ++rank) {
-        ASSERT_NE(missed[rank] != 0, outcome.hit[rank]);
+        ASSERT_NE(uncached[rank] != 0, outcome.hit[rank]);
         ASSERT_EQ(cache.cached(layer)[chosen[rank]], 1);
       }
       Keys held;
@@ -74,9 +74,9 @@ uint32_t hits_of_a_fixed_cycle(bool global, uint32_t capacity) {
   uint32_t hits = 0;
   for (int token = 0; token < 10; ++token)
     for (uint32_t layer = 0; layer < 4; ++layer) {
-      uint8_t missed[2];
-      cache.access(layer, Experts{0, 1}, missed);
-      hits += 2 - missed[0] - missed[1];
+      uint8_t uncached[2];
+      cache.access(layer, Experts{0, 1}, uncached);
+      hits += 2 - uncached[0] - uncached[1];
     }
   return hits;
 }
@@ -93,8 +93,8 @@ TEST(LogicalCache, RefusesWhatItsPoolsRefuse) {
   EXPECT_ERROR(LogicalCache(options(2, 3, false, 4)), ErrorCode::kUsage, "4 of 3");
   EXPECT_ERROR(LogicalCache(options(2, 3, true, 7)), ErrorCode::kUsage, "7 of 6");
   LogicalCache cache(options(2, 3, true, 2));
-  uint8_t missed[3];
-  EXPECT_ERROR(cache.access(1, Experts{0, 1, 2}, missed), ErrorCode::kBudget, "holds 2");
+  uint8_t uncached[3];
+  EXPECT_ERROR(cache.access(1, Experts{0, 1, 2}, uncached), ErrorCode::kBudget, "holds 2");
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "base/expect_error.h"
 #include "base/file.h"
 #include "base/temporary_folder.h"
+#include "cache/logical_cache.h"
 #include "cache/naive_cache.h"
 #include "engine/expert_stream.h"
 
@@ -29,12 +30,12 @@ float weight_of(uint32_t layer, uint32_t expert) {
 }
 
 // Experts of one number each, in a real file: expert(x) = x * number.
-std::string file_content() {
-  std::string content(kLayers * kExperts * kBlobAlignment, '\0');
+std::string file_content(size_t blob_bytes = kBlobAlignment) {
+  std::string content(kLayers * kExperts * blob_bytes, '\0');
   for (uint32_t layer = 0; layer < kLayers; ++layer)
     for (uint32_t expert = 0; expert < kExperts; ++expert) {
       const float weight = weight_of(layer, expert);
-      std::memcpy(&content[(layer * kExperts + expert) * kBlobAlignment], &weight, sizeof weight);
+      std::memcpy(&content[(layer * kExperts + expert) * blob_bytes], &weight, sizeof weight);
     }
   return content;
 }
@@ -43,9 +44,10 @@ class FakePlaces : public ExpertPlaces {
  public:
   enum class Step { kReadRequest, kArrived, kRun };
 
-  FakePlaces(uint32_t count, const std::string& path) : path_(path), fd_(open_read(path)) {
+  FakePlaces(uint32_t count, const std::string& path, size_t blob_bytes)
+      : path_(path), fd_(open_read(path)), blob_bytes_(blob_bytes) {
     for (uint32_t i = 0; i < count; ++i) {
-      buffers_.emplace_back(kBlobAlignment);
+      buffers_.emplace_back(blob_bytes);
       ready_.push_back(false);
     }
   }
@@ -56,23 +58,28 @@ class FakePlaces : public ExpertPlaces {
     armed_ = true;
   }
   bool armed() const { return armed_; }
+  // All reads that were asked for, and those that came, in order.
+  const std::vector<ExpertKey>& requested() const { return requested_; }
+  const std::vector<ExpertKey>& arrived() const { return arrived_; }
 
   uint32_t count() const override { return static_cast<uint32_t>(buffers_.size()); }
   ReadRequest read_request(const ExpertKey& key, uint32_t place) override {
     EXPECT_LT(place, count());
     may_fail(Step::kReadRequest);
+    requested_.push_back(key);
     ready_.at(place) = false;
     ReadRequest request;
     request.fd = fd_.get();
-    request.offset = (key.layer * kExperts + key.expert) * kBlobAlignment;
-    request.length = kBlobAlignment;
-    request.payload_bytes = kBlobAlignment;
+    request.offset = (key.layer * kExperts + key.expert) * blob_bytes_;
+    request.length = blob_bytes_;
+    request.payload_bytes = blob_bytes_;
     request.destination = buffers_.at(place).data();
     request.file = &path_;
     return request;
   }
-  void arrived(const ExpertKey&, uint32_t place) override {
+  void arrived(const ExpertKey& key, uint32_t place) override {
     may_fail(Step::kArrived);
+    arrived_.push_back(key);
     ready_.at(place) = true;
   }
   void run(uint32_t place, const float* x, uint32_t rows, float* y) override {
@@ -92,6 +99,8 @@ class FakePlaces : public ExpertPlaces {
 
   std::string path_;
   UniqueFd fd_;
+  size_t blob_bytes_;
+  std::vector<ExpertKey> requested_, arrived_;
   std::vector<AlignedBuffer> buffers_;
   std::vector<bool> ready_;
   Step failing_ = Step::kRun;
@@ -101,38 +110,45 @@ class FakePlaces : public ExpertPlaces {
 
 enum class Phase { kDecode, kBatch, kLastBatch };
 
-// A stream and, beside it, the cache that sees the same tokens one by one.
+// A stream with the cache that tells it what leaves, and a naive cache that sees the same tokens
+// one by one.
 class Bench {
  public:
-  // Places for all layers together, or for each.
-  Bench(uint32_t places, unsigned lanes, bool overlap, bool global = true)
+  // Places for all layers together, or for each; and `spare` ones that the cache does not use.
+  Bench(uint32_t places, unsigned lanes, bool overlap, bool global = true, uint32_t spare = 0,
+        size_t blob_bytes = kBlobAlignment)
       : naive_(global ? 1 : kLayers, NaiveCache(places)) {
     path_ = folder_.file("experts");
-    testing::write_file(path_, file_content());
+    testing::write_file(path_, file_content(blob_bytes));
+    LogicalCacheOptions cache;
+    cache.layers = kLayers;
+    cache.experts = kExperts;
+    cache.global = global;
+    cache.capacity = places;
+    cache_ = std::make_unique<LogicalCache>(cache);
     ExpertStream::Options options;
     options.lanes = lanes;
     options.moe_layers = kLayers;
     options.overlap = overlap;
-    options.cache.layers = kLayers;
-    options.cache.experts = kExperts;
-    options.cache.global = global;
-    options.cache.capacity = places;
-    auto fakes = std::make_unique<FakePlaces>(places * (global ? 1 : kLayers), path_);
+    auto fakes =
+        std::make_unique<FakePlaces>(places * (global ? 1 : kLayers) + spare, path_, blob_bytes);
     places_ = fakes.get();
     stream_ = std::make_unique<ExpertStream>(std::move(fakes), options);
   }
 
   void decode(std::mt19937* random) {
-    for (uint32_t layer = 0; layer < kLayers; ++layer) {
-      const std::vector<uint32_t> chosen = choose(random);
-      run_jobs(layer, chosen, 1, Phase::kDecode);
-      access(layer, chosen);
-    }
+    for (uint32_t layer = 0; layer < kLayers; ++layer) decode_one(random, layer);
     expect_same_cache();
+  }
+  void decode_one(std::mt19937* random, uint32_t layer) {
+    const std::vector<uint32_t> chosen = choose(random);
+    run_jobs(layer, chosen, 1, Phase::kDecode);
+    access(layer, chosen);
   }
 
   void prefill(std::mt19937* random, uint32_t tokens, uint32_t batch) {
     std::vector<uint32_t> selected(tokens * kLayers * kTopK);
+    begin_prompt();
     for (uint32_t layer = 0; layer < kLayers; ++layer) {
       for (uint32_t first = 0; first < tokens; first += batch) {
         const uint32_t rows = std::min(batch, tokens - first);
@@ -149,14 +165,22 @@ class Bench {
         run_jobs(layer, order, 2, first + rows == tokens ? Phase::kLastBatch : Phase::kBatch);
       }
     }
-    const std::vector<uint32_t> layers = {0, 1, 2};
-    stream_->finish_prefill(selected, layers, kTopK);
     for (uint32_t token = 0; token < tokens; ++token)
       for (uint32_t layer = 0; layer < kLayers; ++layer) {
         const auto at = selected.begin() + (token * kLayers + layer) * kTopK;
-        access(layer, std::vector<uint32_t>(at, at + kTopK));
+        const std::vector<uint32_t> chosen(at, at + kTopK);
+        use(layer, chosen);
+        access(layer, chosen);
       }
+    end_prompt();
     expect_same_cache();
+  }
+
+  void begin_prompt() { stream_->begin_prompt(cache_->by_recency()); }
+  void end_prompt() { stream_->retain(cache_->by_recency()); }
+  void fill(const std::vector<std::vector<uint32_t>>& best, const Progress& progress) {
+    cache_->fill(best);
+    stream_->load(cache_->by_recency(), progress);
   }
 
   void run_jobs(uint32_t layer, const std::vector<uint32_t>& experts, uint32_t rows, Phase phase) {
@@ -164,15 +188,18 @@ class Bench {
     for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i + 1);
     std::vector<ExpertJob> jobs;
     for (size_t i = 0; i < experts.size(); ++i)
-      jobs.push_back({experts[i], x.data() + i * rows, rows, y.data() + i * rows});
+      jobs.push_back({{layer, experts[i]}, x.data() + i * rows, rows, y.data() + i * rows});
     TokenMetrics metrics;
     if (phase == Phase::kDecode) {
-      stream_->decode(layer, jobs, &metrics);
+      stream_->decode(jobs, use(layer, experts), &metrics);
     } else {
-      stream_->prefill(layer, jobs, phase == Phase::kLastBatch, &metrics);
+      stream_->prefill(jobs, phase == Phase::kLastBatch, &metrics);
     }
     EXPECT_EQ(metrics.hits + metrics.misses, jobs.size());
+    hits_ += metrics.hits;
     misses_ += metrics.misses;
+    bytes_read_ += metrics.bytes_read;
+    bytes_wasted_ += metrics.bytes_wasted;
     for (size_t i = 0; i < experts.size(); ++i)
       for (uint32_t row = 0; row < rows; ++row)
         EXPECT_EQ(y[i * rows + row], x[i * rows + row] * weight_of(layer, experts[i]));
@@ -185,15 +212,30 @@ class Bench {
       EXPECT_LE(keys.size(), pool.capacity());
       expected.insert(expected.end(), keys.begin(), keys.end());
     }
-    EXPECT_EQ(stream_->cache().by_recency(), expected);
+    EXPECT_EQ(cache_->by_recency(), expected);
+    // Nothing else stays in memory, and no read under way.
+    for (const Slot& slot : stream_->residency()) {
+      EXPECT_NE(slot.state, SlotState::kReading);
+      if (slot.state == SlotState::kFree) continue;
+      EXPECT_EQ(std::count(expected.begin(), expected.end(), slot.key), 1);
+    }
   }
 
   const std::string& path() const { return path_; }
+  uint32_t hits() const { return hits_; }
   uint32_t misses() const { return misses_; }
+  uint64_t bytes_read() const { return bytes_read_; }
+  uint64_t bytes_wasted() const { return bytes_wasted_; }
+  const LogicalCache& cache() const { return *cache_; }
   ExpertStream& stream() { return *stream_; }
   FakePlaces& places() { return *places_; }
 
  private:
+  // Returns what leaves.
+  Span<const ExpertKey> use(uint32_t layer, const std::vector<uint32_t>& chosen) {
+    std::vector<uint8_t> uncached(chosen.size());
+    return cache_->access(layer, chosen, uncached.data());
+  }
   static std::vector<uint32_t> choose(std::mt19937* random) {
     std::vector<uint32_t> chosen;
     while (chosen.size() < kTopK) {
@@ -211,9 +253,11 @@ class Bench {
   TemporaryFolder folder_;
   std::string path_;
   std::vector<NaiveCache> naive_;  // a pool each
+  std::unique_ptr<LogicalCache> cache_;
   FakePlaces* places_;
   std::unique_ptr<ExpertStream> stream_;
-  uint32_t misses_ = 0;
+  uint32_t hits_ = 0, misses_ = 0;
+  uint64_t bytes_read_ = 0, bytes_wasted_ = 0;
 };
 
 TEST(ExpertStream, AnySequenceGivesTheOutputsAndTheCacheOfTokenByTokenRouting) {
@@ -233,6 +277,153 @@ TEST(ExpertStream, AnySequenceGivesTheOutputsAndTheCacheOfTokenByTokenRouting) {
       }
     }
   }
+}
+
+// Reads that are large enough to be under way when the next call comes.
+constexpr size_t kSlowBlob = size_t{4} << 20;
+
+ExpertKey key(uint32_t layer, uint32_t expert) { return {layer, expert}; }
+
+size_t position(const std::vector<ExpertKey>& keys, const ExpertKey& wanted) {
+  return static_cast<size_t>(std::find(keys.begin(), keys.end(), wanted) - keys.begin());
+}
+
+TEST(ExpertStream, PredictionsChangeNeitherOutputsNorCache) {
+  for (uint32_t seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    std::mt19937 random(seed);
+    const uint32_t places = kTopK + random() % (kLayers * kExperts - kTopK + 1);
+    Bench bench(places, 1 + random() % 3, random() % 2 == 0, /*global=*/true, random() % 5);
+    const auto some_keys = [&] {
+      std::vector<ExpertKey> keys;
+      for (uint32_t i = random() % 6; i > 0; --i)
+        keys.push_back({static_cast<uint32_t>(random() % kLayers),
+                        static_cast<uint32_t>(random() % kExperts)});
+      return keys;
+    };
+    for (int step = 0; step < 40; ++step) {
+      if (random() % 2 == 0) {
+        const std::vector<ExpertKey> keys = some_keys();
+        EXPECT_LE(bench.stream().prefetch(keys), keys.size());
+      }
+      if (random() % 4 == 0) bench.stream().withdraw(some_keys());
+      if (random() % 10 == 0) {
+        bench.prefill(&random, 1 + random() % 9, 1 + random() % 5);
+      } else {
+        bench.decode_one(&random, random() % kLayers);
+      }
+    }
+    bench.end_prompt();  // drops all predictions
+    bench.decode(&random);
+    EXPECT_LE(bench.bytes_wasted(), bench.bytes_read());
+    EXPECT_LE(bench.bytes_read(), bench.places().requested().size() * kBlobAlignment);
+    // What was read and not wasted arrived.
+    EXPECT_LE((bench.bytes_read() - bench.bytes_wasted()) / kBlobAlignment,
+              bench.places().arrived().size());
+  }
+}
+
+TEST(ExpertStream, WithoutPredictionsNothingIsWasted) {
+  Bench bench(5, 2, true, /*global=*/true, /*spare=*/3);
+  std::mt19937 random(7);
+  for (int step = 0; step < 10; ++step) bench.decode(&random);
+  bench.prefill(&random, 9, 4);
+  EXPECT_EQ(bench.bytes_wasted(), 0u);
+  EXPECT_EQ(bench.bytes_read(), bench.misses() * kBlobAlignment);
+}
+
+TEST(ExpertStream, APredictedExpertIsReadOnceAndIsAHitWhenReady) {
+  Bench bench(2, 1, true, /*global=*/true, /*spare=*/2);
+  const std::vector<ExpertKey> predicted = {key(0, 1), key(0, 2)};
+  EXPECT_EQ(bench.stream().prefetch(predicted), 2u);
+  EXPECT_EQ(bench.stream().prefetch(predicted), 2u);  // again: nothing is read twice
+  while (bench.places().arrived().size() < 2) bench.stream().prefetch(predicted);
+  for (const ExpertKey& expert : predicted)
+    EXPECT_EQ(std::count_if(
+                  bench.stream().residency().begin(), bench.stream().residency().end(),
+                  [&](const Slot& s) { return s.state == SlotState::kReady && s.key == expert; }),
+              1);
+  bench.run_jobs(0, {1, 2}, 1, Phase::kDecode);
+  EXPECT_EQ(bench.hits(), 2u);
+  EXPECT_EQ(bench.bytes_read(), 2 * kBlobAlignment);
+  EXPECT_EQ(bench.bytes_wasted(), 0u);
+}
+
+TEST(ExpertStream, APredictionThatComesTrueUnderWayIsNotReadTwice) {
+  Bench bench(2, 1, true, /*global=*/true, /*spare=*/4, kSlowBlob);
+  bench.stream().prefetch(std::vector<ExpertKey>{key(1, 0), key(1, 1), key(1, 2), key(1, 3)});
+  bench.run_jobs(1, {3, 2}, 1, Phase::kDecode);  // waiting ones: they are promoted
+  bench.run_jobs(1, {3, 0}, 1, Phase::kDecode);  // under way or arrived
+  for (uint32_t expert = 0; expert < 4; ++expert)
+    EXPECT_EQ(std::count(bench.places().requested().begin(), bench.places().requested().end(),
+                         key(1, expert)),
+              1);
+}
+
+TEST(ExpertStream, ADemandedReadPassesPredictedOnes) {
+  // Once is enough: in an attempt where this thread was held up, all may have been read before.
+  for (int attempt = 0; attempt < 50; ++attempt) {
+    Bench bench(2, 1, true, /*global=*/true, /*spare=*/4, kSlowBlob);
+    bench.stream().prefetch(std::vector<ExpertKey>{key(0, 0), key(0, 1), key(0, 2), key(0, 3)});
+    bench.run_jobs(2, {4, 5}, 1, Phase::kDecode);
+    const std::vector<ExpertKey>& arrived = bench.places().arrived();
+    if (position(arrived, key(2, 5)) < position(arrived, key(0, 3))) return;
+  }
+  FAIL() << "predicted experts always came first";
+}
+
+TEST(ExpertStream, AWithdrawnReadThatHasNotBegunCostsNothing) {
+  for (int attempt = 0; attempt < 50; ++attempt) {
+    Bench bench(2, 1, true, /*global=*/true, /*spare=*/4, kSlowBlob);
+    const std::vector<ExpertKey> predicted = {key(0, 0), key(0, 1), key(0, 2), key(0, 3)};
+    bench.stream().prefetch(predicted);
+    bench.stream().withdraw(predicted);
+    bench.run_jobs(2, {4, 5}, 1, Phase::kDecode);
+    bench.stream().retain(bench.cache().by_recency());
+    bench.run_jobs(2, {4, 5}, 1, Phase::kDecode);  // reports what ended in between
+    EXPECT_EQ(bench.bytes_read(), bench.bytes_wasted() + 2 * kSlowBlob);
+    if (bench.bytes_wasted() < predicted.size() * kSlowBlob) return;
+  }
+  FAIL() << "all reads had begun before they were withdrawn, 50 times";
+}
+
+TEST(ExpertStream, OlderPredictionsGiveWay) {
+  Bench bench(2, 2, true, /*global=*/true, /*spare=*/1);
+  const auto until_arrived = [&](const std::vector<ExpertKey>& keys, size_t count) {
+    while (bench.places().arrived().size() < count) bench.stream().prefetch(keys);
+  };
+  bench.run_jobs(0, {0, 1}, 1, Phase::kDecode);
+  const std::vector<ExpertKey> first = {key(1, 0)}, second = {key(1, 1), key(1, 2)};
+  until_arrived(first, 3);
+  EXPECT_EQ(bench.stream().prefetch(second), 1u);  // the first gives way; there is no more room
+  until_arrived({key(1, 1)}, 4);
+  bench.run_jobs(2, {0, 1}, 1, Phase::kDecode);  // the two of before leave, the prediction need not
+  bench.run_jobs(1, {1, 3}, 1, Phase::kDecode);
+  EXPECT_EQ(bench.hits(), 1u);
+  EXPECT_EQ(bench.bytes_wasted(), kBlobAlignment);  // the first prediction
+}
+
+TEST(ExpertStream, APredictionThatCannotBeReadIsNoError) {
+  Bench bench(2, 1, true, /*global=*/true, /*spare=*/2);
+  bench.run_jobs(0, {0, 1}, 1, Phase::kDecode);
+  ASSERT_EQ(::truncate(bench.path().c_str(), 100), 0);
+  bench.stream().prefetch(std::vector<ExpertKey>{key(2, 4)});
+  bench.run_jobs(0, {0, 1}, 1, Phase::kDecode);
+  bench.stream().prefetch(std::vector<ExpertKey>{key(2, 4)});
+  EXPECT_ERROR(bench.run_jobs(2, {4, 0}, 1, Phase::kDecode), ErrorCode::kBundleCorrupt,
+               bench.path());
+  testing::write_file(bench.path(), file_content());
+  bench.run_jobs(2, {4, 0}, 1, Phase::kDecode);
+}
+
+TEST(ExpertStream, APromptReadsAheadByItself) {
+  Bench bench(4, 1, true, /*global=*/true, /*spare=*/4);
+  bench.stream().prefetch(std::vector<ExpertKey>{key(0, 0), key(0, 1)});
+  bench.begin_prompt();
+  EXPECT_EQ(bench.stream().prefetch(std::vector<ExpertKey>{key(0, 2)}), 0u);
+  for (const Slot& slot : bench.stream().residency()) EXPECT_NE(slot.state, SlotState::kReading);
+  bench.end_prompt();
+  EXPECT_EQ(bench.stream().prefetch(std::vector<ExpertKey>{key(0, 2)}), 1u);
 }
 
 TEST(ExpertStream, APromptOfManyBatchesReadsNoExpertTwiceWhereOneLayersFit) {
@@ -255,12 +446,13 @@ TEST(ExpertStream, AReadErrorLeavesItUsable) {
     ASSERT_EQ(::truncate(bench.path().c_str(), 100), 0);
     // More experts than places: some must be read.
     const auto use_most = [&] {
+      if (seed % 3 == 0) bench.begin_prompt();
       for (uint32_t expert = 0; expert + 1 < kExperts; ++expert)
         bench.run_jobs(seed % kLayers, {expert, expert + 1}, 1,
                        seed % 3 == 0 ? Phase::kLastBatch : Phase::kDecode);
     };
     EXPECT_ERROR(use_most(), ErrorCode::kBundleCorrupt, bench.path());
-    bench.stream().finish_prefill({}, std::vector<uint32_t>{0, 1, 2}, kTopK);
+    bench.end_prompt();
     testing::write_file(bench.path(), file_content());
     for (uint32_t layer = 0; layer < kLayers; ++layer)
       for (uint32_t expert = 0; expert < kExperts; ++expert)
@@ -284,17 +476,18 @@ TEST(ExpertStream, AFailingPlaceLeavesItUsable) {
       bench.places().fail_in(step, random() % 4);
       // More experts than places, so that reads are under way when it fails.
       const auto use_all = [&] {
+        if (prefill) bench.begin_prompt();
         for (uint32_t layer = 0; layer < kLayers; ++layer)
           for (uint32_t expert = 0; expert < kExperts; expert += 3)
             bench.run_jobs(layer, {expert, expert + 1, expert + 2}, 1, phase);
       };
       EXPECT_ERROR(use_all(), ErrorCode::kRuntime, "told to fail");
       EXPECT_FALSE(bench.places().armed());
-      if (prefill) bench.stream().finish_prefill({}, std::vector<uint32_t>{0, 1, 2}, kTopK);
+      if (prefill) bench.end_prompt();
       // Each expert still computes what it should: no place claims one that did not come, and no
       // read of before the failure is taken for a later one.
       use_all();
-      if (prefill) bench.stream().finish_prefill({}, std::vector<uint32_t>{0, 1, 2}, kTopK);
+      if (prefill) bench.end_prompt();
       for (uint32_t layer = 0; layer < kLayers; ++layer)
         for (uint32_t expert = 0; expert < kExperts; ++expert)
           bench.run_jobs(layer, {expert, (expert + 1) % kExperts}, 1, Phase::kDecode);
@@ -303,18 +496,17 @@ TEST(ExpertStream, AFailingPlaceLeavesItUsable) {
 
 TEST(ExpertStream, FillsWithTheBestThatFit) {
   const std::vector<std::vector<uint32_t>> best = {{4, 1, 0}, {}, {2, 3}};
-  const auto key = [](uint32_t layer, uint32_t expert) { return ExpertKey{layer, expert}; };
   Bench shared(4, 2, true);
-  shared.stream().fill(best, ignore_progress);
-  EXPECT_EQ(shared.stream().cache().by_recency(),
+  shared.fill(best, ignore_progress);
+  EXPECT_EQ(shared.cache().by_recency(),
             (std::vector<ExpertKey>{key(2, 3), key(0, 1), key(2, 2), key(0, 4)}));
   Bench divided(2, 2, true, /*global=*/false);
   std::mt19937 random(5);
   divided.decode(&random);
   uint64_t loaded = 0;
-  divided.stream().fill(best, [&](const char*, uint64_t done, uint64_t) { loaded = done; });
+  divided.fill(best, [&](const char*, uint64_t done, uint64_t) { loaded = done; });
   EXPECT_LE(loaded, 4u);  // some were there
-  EXPECT_EQ(divided.stream().cache().by_recency(),
+  EXPECT_EQ(divided.cache().by_recency(),
             (std::vector<ExpertKey>{key(0, 1), key(0, 4), key(2, 3), key(2, 2)}));
   for (Bench* bench : {&shared, &divided}) {
     ASSERT_EQ(::truncate(bench->path().c_str(), 0), 0);  // nothing is read any more
@@ -327,7 +519,7 @@ TEST(ExpertStream, AReadErrorWhileFillingLeavesItUsable) {
   const std::vector<std::vector<uint32_t>> best(kLayers, std::vector<uint32_t>{0, 1, 2, 3, 4, 5});
   Bench bench(kLayers * kExperts, 2, true);
   ASSERT_EQ(::truncate(bench.path().c_str(), 100), 0);
-  EXPECT_ERROR(bench.stream().fill(best, ignore_progress), ErrorCode::kBundleCorrupt, bench.path());
+  EXPECT_ERROR(bench.fill(best, ignore_progress), ErrorCode::kBundleCorrupt, bench.path());
   testing::write_file(bench.path(), file_content());
   for (uint32_t layer = 0; layer < kLayers; ++layer)
     bench.run_jobs(layer, {0, 5}, 1, Phase::kDecode);
@@ -337,13 +529,14 @@ TEST(ExpertStream, HoldsAllThatFits) {
   Bench bench(kLayers * kExperts, 2, true);
   const std::vector<std::vector<uint32_t>> all(kLayers, std::vector<uint32_t>{0, 1, 2, 3, 4, 5});
   uint64_t steps = 0;
-  bench.stream().fill(all, [&](const char*, uint64_t done, uint64_t) { steps = done; });
+  bench.fill(all, [&](const char*, uint64_t done, uint64_t) { steps = done; });
   EXPECT_EQ(steps, kLayers * kExperts);
   ASSERT_EQ(::truncate(bench.path().c_str(), 0), 0);  // nothing is read any more
   for (uint32_t layer = 0; layer < kLayers; ++layer)
     bench.run_jobs(layer, {0, 5}, 1, Phase::kDecode);
-  bench.stream().forget_all();
-  EXPECT_EQ(bench.stream().cache().size(), 0u);
+  for (const Slot& slot : bench.stream().residency()) EXPECT_EQ(slot.state, SlotState::kReady);
+  bench.stream().retain({});
+  for (const Slot& slot : bench.stream().residency()) EXPECT_EQ(slot.state, SlotState::kFree);
 }
 
 }  // namespace

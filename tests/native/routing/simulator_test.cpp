@@ -17,7 +17,7 @@ struct Result {
   RunTotals totals;
   std::string note;
   std::vector<int32_t> selected;
-  std::vector<uint8_t> missed, dropped;
+  std::vector<uint8_t> uncached, dropped;
 };
 
 // One expert of three is selected.
@@ -45,10 +45,10 @@ Result replay(Simulation simulation, const std::vector<uint32_t>& choices) {
   if (simulation.sequences.empty()) simulation.sequences = {choices.size()};
   Result result;
   result.selected.resize(choices.size() * layers);
-  result.missed.resize(result.selected.size());
+  result.uncached.resize(result.selected.size());
   result.dropped.resize(result.selected.size());
   const SimulatedTotals totals = simulate(
-      simulation, {result.selected.data(), result.missed.data(), result.dropped.data()}, [] {});
+      simulation, {result.selected.data(), result.uncached.data(), result.dropped.data()}, [] {});
   result.totals = totals.decoded;
   result.note = totals.note;
   return result;
@@ -58,26 +58,27 @@ Result replay(const std::vector<uint32_t>& choices, uint32_t layers, uint32_t ca
               const char* routing, const char* eviction, bool global) {
   Simulation simulation = one_of_three(layers, capacity, routing, eviction);
   simulation.run.global = global;
+  if (global) simulation.run.capacity *= layers;
   return replay(simulation, choices);
 }
 
 TEST(Simulator, CountsHitsEvictionsAndLifetimes) {
   const Result lru = replay({0, 1, 0, 2, 1}, 1, 2, "exact", "lru", false);
   EXPECT_EQ(lru.selected, (std::vector<int32_t>{0, 1, 0, 2, 1}));
-  EXPECT_EQ(lru.missed, (std::vector<uint8_t>{1, 1, 0, 1, 1}));
-  EXPECT_EQ(lru.totals.misses, 4u);
+  EXPECT_EQ(lru.uncached, (std::vector<uint8_t>{1, 1, 0, 1, 1}));
+  EXPECT_EQ(lru.totals.uncached, 4u);
   EXPECT_EQ(lru.totals.evictions, 2u);
   EXPECT_EQ(lru.totals.lifetime_tokens, 2u + 4u);
   const Result belady = replay({0, 1, 0, 2, 1}, 1, 2, "exact", "belady", false);
-  EXPECT_EQ(belady.missed, (std::vector<uint8_t>{1, 1, 0, 1, 0}));
+  EXPECT_EQ(belady.uncached, (std::vector<uint8_t>{1, 1, 0, 1, 0}));
 }
 
 TEST(Simulator, PoolsAreOfALayerOrOfAll) {
-  EXPECT_EQ(replay({0, 1, 0}, 2, 1, "exact", "lru", false).totals.misses, 6u);
+  EXPECT_EQ(replay({0, 1, 0}, 2, 1, "exact", "lru", false).totals.uncached, 6u);
   // Two layers share two places, in turns.
-  EXPECT_EQ(replay({0, 0, 1}, 2, 1, "exact", "lru", true).missed,
+  EXPECT_EQ(replay({0, 0, 1}, 2, 1, "exact", "lru", true).uncached,
             (std::vector<uint8_t>{1, 1, 0, 0, 1, 1}));
-  EXPECT_EQ(replay({0, 1, 0}, 2, 2, "exact", "lru", true).totals.misses, 4u);
+  EXPECT_EQ(replay({0, 1, 0}, 2, 2, "exact", "lru", true).totals.uncached, 4u);
 }
 
 TEST(Simulator, RefusesWhatMakesNoSense) {
@@ -94,9 +95,9 @@ TEST(Simulator, SequencesKnowNothingOfEachOther) {
   Simulation simulation = one_of_three(1, 2, "exact", "lru");
   simulation.sequences = {2, 3};
   const Result result = replay(simulation, {0, 1, 1, 0, 1});
-  EXPECT_EQ(result.missed, (std::vector<uint8_t>{1, 1, 1, 1, 0}));
+  EXPECT_EQ(result.uncached, (std::vector<uint8_t>{1, 1, 1, 1, 0}));
   EXPECT_EQ(result.totals.slots, 5u);
-  EXPECT_EQ(result.totals.misses, 4u);
+  EXPECT_EQ(result.totals.uncached, 4u);
   EXPECT_EQ(result.totals.evictions, 0u);
 }
 
@@ -106,23 +107,23 @@ TEST(Simulator, OnlyDecodingCounts) {
   simulation.sequences = {2, 5};  // the first is all prompt
   const std::vector<uint32_t> choices = {0, 0, 0, 1, 2, 1, 0};
   const Result cold = replay(simulation, choices);
-  EXPECT_EQ(cold.missed, (std::vector<uint8_t>{1, 1, 1, 1, 1, 1, 1}));
+  EXPECT_EQ(cold.uncached, (std::vector<uint8_t>{1, 1, 1, 1, 1, 1, 1}));
   EXPECT_EQ(cold.totals.slots, 2u);
-  EXPECT_EQ(cold.totals.misses, 2u);
+  EXPECT_EQ(cold.totals.uncached, 2u);
   EXPECT_EQ(cold.totals.evictions, 0u);
 
-  simulation.run.initial = RunSettings::Initial::kPrompt;
+  simulation.run.initial = SelectorSettings::Initial::kPrompt;
   const Result warm = replay(simulation, choices);
-  EXPECT_EQ(warm.missed, (std::vector<uint8_t>{1, 0, 1, 1, 1, 0, 1}));
-  EXPECT_EQ(warm.totals.misses, 1u);
+  EXPECT_EQ(warm.uncached, (std::vector<uint8_t>{1, 0, 1, 1, 1, 0, 1}));
+  EXPECT_EQ(warm.totals.uncached, 1u);
   EXPECT_EQ(warm.totals.evictions, 1u);        // the prompt's own is not counted
   EXPECT_EQ(warm.totals.lifetime_tokens, 2u);  // of 2, which the prompt's last token loaded
 
-  simulation.run.initial = RunSettings::Initial::kProfile;
+  simulation.run.initial = SelectorSettings::Initial::kProfile;
   simulation.run.profile = {{0, 2, 1}};
   const Result profile = replay(simulation, choices);
-  EXPECT_EQ(profile.missed, (std::vector<uint8_t>{0, 0, 0, 1, 0, 1, 0}));
-  EXPECT_EQ(profile.totals.misses, 1u);
+  EXPECT_EQ(profile.uncached, (std::vector<uint8_t>{0, 0, 0, 1, 0, 1, 0}));
+  EXPECT_EQ(profile.totals.uncached, 1u);
   EXPECT_EQ(profile.totals.evictions, 1u);  // of 2: 0 is used more, and so the more recent one
   EXPECT_EQ(profile.totals.lifetime_tokens, 0u);
 }
@@ -130,9 +131,9 @@ TEST(Simulator, OnlyDecodingCounts) {
 // Belady keeps what decoding uses, whatever the prompt does.
 TEST(Simulator, BeladyLooksAtDecodingOnly) {
   Simulation simulation = one_of_three(1, 2, "exact", "belady");
-  simulation.run.initial = RunSettings::Initial::kPrompt;
+  simulation.run.initial = SelectorSettings::Initial::kPrompt;
   simulation.prompt_tokens = 4;
-  EXPECT_EQ(replay(simulation, {0, 1, 2, 1, 0, 0}).missed,
+  EXPECT_EQ(replay(simulation, {0, 1, 2, 1, 0, 0}).uncached,
             (std::vector<uint8_t>{1, 1, 1, 1, 0, 0}));
 }
 

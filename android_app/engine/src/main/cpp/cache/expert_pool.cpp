@@ -32,27 +32,27 @@ ExpertPool::ExpertPool(uint32_t experts, uint32_t capacity, const EvictionOption
   evicted_.reserve(capacity);
 }
 
-Span<const uint32_t> ExpertPool::access(Span<const uint32_t> chosen, uint8_t* missed) {
+Span<const uint32_t> ExpertPool::access(Span<const uint32_t> chosen, uint8_t* uncached) {
   if (chosen.size() > capacity_)
     throw Error(ErrorCode::kBudget, Setting{"capacity"},
                 "the cache holds " + std::to_string(capacity_) + " experts, one layer needs " +
                     std::to_string(chosen.size()) + " at once",
                 "Raise it to at least as many");
   ++accesses_;
-  uint32_t misses = 0;
+  uint32_t added = 0;
   for (size_t rank = 0; rank < chosen.size(); ++rank) {
     const uint32_t expert = chosen[rank];
     if (expert >= experts_ || chosen_in_[expert] == accesses_)
       throw Error(ErrorCode::kUsage, "",
                   "one layer chose an expert twice, or one that is not there");
     chosen_in_[expert] = accesses_;
-    missed[rank] = cached_[expert] ^ 1;
-    misses += missed[rank];
+    uncached[rank] = cached_[expert] ^ 1;
+    added += uncached[rank];
   }
 
   // Room is made before anything is touched: the order of use before this access decides.
   evicted_.clear();
-  while (size_ + misses > capacity_) {
+  while (size_ + added > capacity_) {
     const uint32_t expert = victim();
     unlink(expert);
     cached_[expert] = 0;
@@ -70,7 +70,7 @@ Span<const uint32_t> ExpertPool::access(Span<const uint32_t> chosen, uint8_t* mi
     older_[experts_] = expert;
     cached_[expert] = 1;
   }
-  size_ += misses;
+  size_ += added;
   if (eviction_.kind == EvictionOptions::Kind::kLfu) count_uses(chosen);
   return evicted_;
 }

@@ -18,10 +18,10 @@ class ExpertPool {
   ExpertPool(uint32_t experts, uint32_t capacity, const EvictionOptions& eviction);
 
   // Uses the experts that one layer selected for one token, in rank order and distinct. They never
-  // evict each other, and the best ends most recent. Sets missed[rank] to 0 or 1 and returns what
+  // evict each other, and the best ends most recent. Sets uncached[rank] to 0 or 1 and returns what
   // was evicted, in that order; valid until the next access. kBudget if more are chosen than fit,
   // kUsage if one is chosen twice or does not exist; neither changes the contents.
-  Span<const uint32_t> access(Span<const uint32_t> chosen, uint8_t* missed);
+  Span<const uint32_t> access(Span<const uint32_t> chosen, uint8_t* uncached);
   // For Belady: when the expert is used next after the coming access, as any rising number.
   void set_next_use(uint32_t expert, double when) { merit_[expert] = -when; }
 

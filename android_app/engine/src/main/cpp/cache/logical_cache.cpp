@@ -7,13 +7,13 @@ namespace moe_mobile {
 LogicalCache::LogicalCache(const LogicalCacheOptions& options) : options_(options) { clear(); }
 
 Span<const ExpertKey> LogicalCache::access(uint32_t layer, Span<const uint32_t> chosen,
-                                           uint8_t* missed) {
+                                           uint8_t* uncached) {
   if (options_.global) {
     chosen_.clear();
     for (const uint32_t expert : chosen) chosen_.push_back(base(layer) + expert);
     chosen = chosen_;
   }
-  const Span<const uint32_t> out = pool(layer).access(chosen, missed);
+  const Span<const uint32_t> out = pool(layer).access(chosen, uncached);
   evicted_.clear();
   for (const uint32_t expert : out) evicted_.push_back(key(layer, expert));
   return evicted_;
@@ -49,9 +49,9 @@ void LogicalCache::fill(Span<const std::vector<uint32_t>> best) {
     for (uint32_t layer = 0; layer < best.size(); ++layer)
       if (rank < best[layer].size() && (options_.global ? keys.size() : rank) < options_.capacity)
         keys.push_back({layer, best[layer][rank]});
-  uint8_t missed;
+  uint8_t uncached;
   for (auto key = keys.rbegin(); key != keys.rend(); ++key)
-    access(key->layer, Span<const uint32_t>(&key->expert, 1), &missed);
+    access(key->layer, Span<const uint32_t>(&key->expert, 1), &uncached);
 }
 
 ExpertKey LogicalCache::key(uint32_t layer, uint32_t expert) const {

@@ -29,7 +29,7 @@ class LogicalCache {
 
   // Uses the experts that a layer selected for one token, as ExpertPool::access() does, errors
   // included. Returns what was evicted, valid until the next access.
-  Span<const ExpertKey> access(uint32_t layer, Span<const uint32_t> chosen, uint8_t* missed);
+  Span<const ExpertKey> access(uint32_t layer, Span<const uint32_t> chosen, uint8_t* uncached);
   // For Belady, as ExpertPool::set_next_use().
   void set_next_use(uint32_t layer, uint32_t expert, double when);
 

@@ -49,6 +49,29 @@ std::unique_ptr<ExpertPlaces> make_places(const EnginePlan& plan, const Bundle& 
   }
 }
 
+// The selector counts layers without those that have no experts.
+SelectorSettings selector_settings(const EnginePlan& plan, const Manifest& manifest) {
+  SelectorSettings selector;
+  selector.router = manifest.moe;
+  selector.routing = plan.routing.options;
+  selector.global = plan.cache.global;
+  selector.capacity = plan.cache.capacity;
+  selector.eviction = plan.cache.eviction;
+  using Initial = SelectorSettings::Initial;
+  const InitialCache initial = plan.settings.initial_cache;
+  selector.initial = initial == InitialCache::kCold      ? Initial::kCold
+                     : initial == InitialCache::kPrompt  ? Initial::kPrompt
+                     : initial == InitialCache::kProfile ? Initial::kProfile
+                                                         : Initial::kWarm;
+  const auto& profile = selector.initial == Initial::kProfile ? plan.profile : plan.preload;
+  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
+    if (!manifest.layers[layer].experts) continue;
+    selector.layers.push_back(layer);
+    selector.profile.push_back(profile[layer]);
+  }
+  return selector;
+}
+
 }  // namespace
 
 StoreFacts read_store_facts(const Bundle& bundle, const EngineSettings& settings,
@@ -84,15 +107,12 @@ EngineParts build(const EnginePlan& plan, const Bundle& bundle, std::unique_ptr<
   options.lanes = plan.settings.lanes;
   options.moe_layers = bundle.manifest().num_moe_layers();
   options.overlap = plan.settings.overlap;
-  options.cache = plan.cache;
   auto experts =
       std::make_unique<ExpertStream>(make_places(plan, bundle, &parts, progress), options);
-  if (any_experts(plan.preload)) experts->fill(plan.preload, progress);
-  Router router(plan.router, plan.routing.options, bundle.manifest().moe_layers_end(),
-                /*capacity_per_layer=*/0);
-  parts.decoder =
-      std::make_unique<Decoder>(bundle, std::move(dense), std::move(experts), std::move(router),
-                                plan.settings.context, std::move(parallel));
+  parts.decoder = std::make_unique<Decoder>(bundle, std::move(dense), std::move(experts),
+                                            Selector(selector_settings(plan, bundle.manifest())),
+                                            plan.settings.context, std::move(parallel));
+  if (any_experts(plan.preload)) parts.decoder->load_cached(progress);
   return_free_heap();
   return parts;
 }

@@ -12,12 +12,12 @@
 namespace moe_mobile {
 
 Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
-                 std::unique_ptr<ExpertStream> experts, Router router, uint32_t context,
+                 std::unique_ptr<ExpertStream> experts, Selector selector, uint32_t context,
                  ParallelFor parallel)
     : manifest_(bundle.manifest()),
       dense_(std::move(dense)),
       experts_(std::move(experts)),
-      router_(std::move(router)),
+      selector_(std::move(selector)),
       embedding_(bundle.path(manifest_.embedding.file), manifest_.embedding, manifest_.vocab_size,
                  manifest_.hidden_size),
       mixer_(manifest_, context),
@@ -44,10 +44,40 @@ Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
   output_rows_.resize(batch * manifest_.moe.top_k);
 }
 
+std::vector<ExpertKey> Decoder::cached() const {
+  std::vector<ExpertKey> keys = selector_.cache().by_recency();
+  for (ExpertKey& key : keys) key = physical(key);
+  return keys;
+}
+
+void Decoder::load_cached(const Progress& progress) { experts_->load(cached(), progress); }
+
 void Decoder::clear() {
   mixer_.clear();
-  router_.reset();
+  selector_.reset();
   position_ = 0;
+  // Other initial caches leave memory to the prompt, which may find some of its experts there.
+  if (selector_.settings().initial == SelectorSettings::Initial::kPrompt)
+    experts_->retain(cached());
+}
+
+void Decoder::forget_experts() {
+  selector_.forget_cached();
+  experts_->retain({});
+}
+
+void Decoder::begin_decoding() {
+  switch (selector_.settings().initial) {
+    case SelectorSettings::Initial::kProfile:
+      load_cached(ignore_progress);
+      break;
+    case SelectorSettings::Initial::kCold:
+      experts_->retain(cached());
+      break;
+    case SelectorSettings::Initial::kPrompt:
+    case SelectorSettings::Initial::kWarm:
+      break;  // memory holds nothing else already
+  }
 }
 
 void Decoder::require_room(size_t tokens) const {
@@ -88,13 +118,16 @@ void Decoder::route(uint32_t layer, uint32_t first_position, uint32_t rows, Phas
   if (recorded_ != nullptr)
     recorded_->insert(recorded_->end(), router_logits_.data(),
                       router_logits_.data() + rows * num_experts);
+  const auto index = static_cast<uint32_t>(moe_index(layer));
   for (uint32_t row = 0; row < rows; ++row) {
     const float* logits = router_logits_.data() + row * num_experts;
     Selection& selection = selections_[row];
     if (phase == Phase::kPrefill) {
-      router_.prefill(layer, logits, &selection);
+      selector_.prompt(index, logits, &selection);
     } else {
-      router_.decode(layer, logits, experts_->cache().cached(layer), &selection);
+      evicted_.clear();
+      for (const ExpertKey& key : selector_.decode(index, logits, &selection).evicted)
+        evicted_.push_back(physical(key));
     }
     metrics->slots_changed_by_routing += selection.changed;
   }
@@ -128,10 +161,12 @@ void Decoder::decode_experts(uint32_t layer, TokenMetrics* metrics) {
       ++metrics->dropped;
       continue;
     }
-    jobs_.push_back({selections_[0].experts[rank], h_.data(), 1,
+    jobs_.push_back({{layer, selections_[0].experts[rank]},
+                     h_.data(),
+                     1,
                      outputs_.data() + size_t{rank} * manifest_.hidden_size});
   }
-  experts_->decode(layer, jobs_, metrics);
+  experts_->decode(jobs_, evicted_, metrics);
   Stopwatch watch;
   add_experts(1, x_.data());
   metrics->expert_ns += watch.lap();
@@ -165,7 +200,9 @@ void Decoder::prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, b
   uint32_t first = 0;
   for (uint32_t expert : used) {
     next_row[expert] = first;
-    jobs_.push_back({expert, gathered_.data() + first * hidden, uses[expert],
+    jobs_.push_back({{layer, expert},
+                     gathered_.data() + first * hidden,
+                     uses[expert],
                      outputs_.data() + first * hidden});
     first += uses[expert];
   }
@@ -176,7 +213,7 @@ void Decoder::prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, b
       std::memcpy(gathered_.data() + at * hidden, h_.data() + row * hidden, hidden * sizeof(float));
     }
   metrics->expert_ns += watch.lap();
-  experts_->prefill(layer, jobs_, last_batch, metrics);
+  experts_->prefill(jobs_, last_batch, metrics);
   watch.lap();
   add_experts(rows, x);
   metrics->expert_ns += watch.lap();
@@ -191,15 +228,18 @@ TokenMetrics Decoder::prefill(Span<const uint32_t> tokens, const Progress& progr
   std::vector<float> x(tokens.size() * hidden);
   embedding_.rows(tokens, x.data());
   history_.assign(tokens.size() * moe_layers_.size() * manifest_.moe.top_k, 0);
+  experts_->begin_prompt(cached());
   try {
     prefill_layers(tokens.size(), x.data(), &metrics, progress);
   } catch (...) {
-    experts_->finish_prefill({}, moe_layers_, manifest_.moe.top_k);
     // Within a conversation the averages of routing keep what they saw of the prompt.
-    if (position_ == 0) router_.reset();
+    if (position_ == 0) selector_.reset();
+    experts_->retain(cached());
     throw;
   }
-  experts_->finish_prefill(history_, moe_layers_, manifest_.moe.top_k);
+  selector_.replay(history_);
+  experts_->retain(cached());
+  if (position_ == 0) begin_decoding();
   std::copy(x.end() - static_cast<ptrdiff_t>(hidden), x.end(), x_.begin());
   position_ += static_cast<uint32_t>(tokens.size());
   metrics.total_ns = watch.lap();
@@ -227,6 +267,7 @@ void Decoder::prefill_layers(size_t rows, float* x, TokenMetrics* metrics,
 
 TokenMetrics Decoder::decode(uint32_t token) {
   require_room(1);
+  if (position_ == 0) begin_decoding();
   Stopwatch watch;
   TokenMetrics metrics;
   metrics.token = token;

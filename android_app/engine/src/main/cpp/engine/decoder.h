@@ -14,7 +14,7 @@
 #include "engine/expert_stream.h"
 #include "engine/progress.h"
 #include "executorch/thread_pool.h"
-#include "routing/router.h"
+#include "routing/selector.h"
 
 namespace moe_mobile {
 
@@ -24,14 +24,19 @@ namespace moe_mobile {
 class Decoder {
  public:
   Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
-          std::unique_ptr<ExpertStream> experts, Router router, uint32_t context,
+          std::unique_ptr<ExpertStream> experts, Selector selector, uint32_t context,
           ParallelFor parallel);
 
   uint32_t position() const { return position_; }
   uint32_t context() const { return context_; }
   ExpertStream& experts() { return *experts_; }
-  // Forgets the conversation. What is cached stays.
+  const Selector& selector() const { return selector_; }
+  // Reads what is cached and not in memory.
+  void load_cached(const Progress& progress);
+  // Forgets the conversation. The cache is then as the selector's settings say.
   void clear();
+  // Empties the cache: for a caller that uses the places of experts() directly.
+  void forget_experts();
   // From now on appends the router's logits [rows, experts] of each MoE layer to `logits`, in the
   // order they are computed; null ends that.
   void record_router(std::vector<float>* logits) { recorded_ = logits; }
@@ -40,7 +45,7 @@ class Decoder {
   void replay_router(const float* logits) { replayed_ = logits; }
 
   // Appends prompt tokens. kUsage beyond the context, or for a token outside the vocabulary.
-  // `progress` counts batches of all layers; where it throws, the prompt was not appended.
+  // `progress` counts batches of all layers; if it throws, the prompt was not appended.
   TokenMetrics prefill(Span<const uint32_t> tokens, const Progress& progress);
   // Appends one token.
   TokenMetrics decode(uint32_t token);
@@ -60,13 +65,21 @@ class Decoder {
   void prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, bool last_batch, float* x,
                        TokenMetrics* metrics);
   void add_experts(uint32_t rows, float* x);
+  // Before the first token is decoded: memory is brought in line with the initial cache.
+  void begin_decoding();
+  // The cache's experts, each pool's least recent first.
+  std::vector<ExpertKey> cached() const;
+  // A key of the selector as the rest of the engine counts layers.
+  ExpertKey physical(const ExpertKey& key) const {
+    return {moe_layers_[key.layer], key.expert, key.variant};
+  }
   // Among the layers with experts.
   size_t moe_index(uint32_t layer) const;
 
   const Manifest& manifest_;
   std::unique_ptr<DensePrograms> dense_;
   std::unique_ptr<ExpertStream> experts_;
-  Router router_;
+  Selector selector_;
   EmbeddingTable embedding_;
   AttentionMixer mixer_;
   ParallelFor parallel_;
@@ -77,7 +90,7 @@ class Decoder {
   std::vector<float> x_;  // [hidden]: the last token's
   // [max_batch, ...]
   std::vector<float> q_, k_, v_, attention_, h_, router_logits_;
-  // [max_batch, top_k, hidden]: by token and rank, or by expert in a prompt.
+  // [max_batch, top_k, hidden]: by token and rank, or by expert in a prompt
   std::vector<float> outputs_;
   std::vector<float> gathered_;  // [max_batch x top_k, hidden]: a prompt's rows by expert
   std::vector<float> logits_;
@@ -85,6 +98,7 @@ class Decoder {
   std::vector<uint32_t> output_rows_;  // [max_batch, top_k]: where an output lies
   std::vector<uint32_t> history_;      // of the prompt: [tokens, moe layers, top_k]
   std::vector<ExpertJob> jobs_;
+  std::vector<ExpertKey> evicted_;  // by the token that is decoded, in the running layer
   std::vector<float>* recorded_ = nullptr;
   const float* replayed_ = nullptr;
 };

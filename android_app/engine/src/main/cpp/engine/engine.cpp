@@ -65,8 +65,6 @@ class EngineImpl final : public Engine {
 
  private:
   Decoder& decoder() const { return *parts_.decoder; }
-  // Sets the cache for the first token decoded; returns nanoseconds.
-  uint64_t begin_decoding();
 
   const Bundle bundle_;
   const ModelInfo model_;
@@ -119,31 +117,16 @@ EngineInfo EngineImpl::info() const {
 
 void EngineImpl::reset() {
   decoder().clear();
-  if (plan_.settings.initial_cache == InitialCache::kPrompt) decoder().experts().forget_all();
   steps_.clear();
   ++conversation_;
 }
 
 void EngineImpl::prefill(Span<const uint32_t> tokens, const Progress& progress) {
-  const bool begins = position() == 0;
-  TokenMetrics metrics = decoder().prefill(tokens, progress);
-  if (begins) metrics.total_ns += begin_decoding();
+  const TokenMetrics metrics = decoder().prefill(tokens, progress);
   steps_.push_back({true, static_cast<uint32_t>(tokens.size()), metrics});
 }
 
-void EngineImpl::decode(uint32_t token) {
-  if (position() == 0) begin_decoding();
-  steps_.push_back({false, 1, decoder().decode(token)});
-}
-
-uint64_t EngineImpl::begin_decoding() {
-  Stopwatch watch;
-  ExpertStream& experts = decoder().experts();
-  if (plan_.settings.initial_cache == InitialCache::kCold) experts.forget_all();
-  if (plan_.settings.initial_cache == InitialCache::kProfile)
-    experts.fill(plan_.profile, ignore_progress);
-  return watch.lap();
-}
+void EngineImpl::decode(uint32_t token) { steps_.push_back({false, 1, decoder().decode(token)}); }
 
 const float* EngineImpl::logits() {
   if (steps_.empty())
@@ -190,13 +173,14 @@ void EngineImpl::replay_router(Span<const float> logits) {
 double EngineImpl::cache_fill() const {
   const uint32_t pools = plan_.cache.global ? 1 : model_.num_moe_layers;
   const double capacity = static_cast<double>(plan_.cache.capacity) * pools;
-  return capacity == 0 ? 1 : decoder().experts().cache().size() / capacity;
+  return capacity == 0 ? 1 : decoder().selector().cache().size() / capacity;
 }
 
 MissCosts EngineImpl::measure_misses(uint32_t count, uint32_t seed) {
   if (plan_.settings.residency == Residency::kPrograms)
     throw Error(ErrorCode::kUsage, Setting{"residency"}, "there are no slots to measure",
                 "Open the bundle with residency slots.");
+  decoder().forget_experts();  // it overwrites the first slot
   return moe_mobile::measure_misses(bundle_, &decoder().experts(), count, seed);
 }
 

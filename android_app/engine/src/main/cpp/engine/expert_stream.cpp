@@ -5,178 +5,212 @@
 
 #include <algorithm>
 #include <unordered_set>
+#include <utility>
 
 #include "base/error.h"
 #include "metrics/stopwatch.h"
 
 namespace moe_mobile {
-namespace {
-
-// Places that a prompt leaves to experts which only pass through, even where others would like to
-// stay: enough to read ahead, and the same for any number of lanes.
-constexpr size_t kPrefillPlaces = 8;
-
-}  // namespace
 
 ExpertStream::ExpertStream(std::unique_ptr<ExpertPlaces> places, const Options& options)
     : places_(std::move(places)),
       options_(options),
-      cache_(options.cache),
       table_(places_->count()),
+      state_(places_->count()),
+      plan_(places_->count(), options.moe_layers),
       lanes_(options.lanes) {}
 
-void ExpertStream::submit(const ExpertKey& key, uint32_t place, uint64_t tag,
-                          TokenMetrics* metrics) {
-  if (in_flight_.size() <= tag) in_flight_.resize(tag + 1);
-  in_flight_[tag] = {key, place, true};
-  ReadRequest request = places_->read_request(key, place);
-  request.tag = tag;
-  lanes_.submit(request);
-  ++metrics->misses;
-}
-
-uint64_t ExpertStream::wait(TokenMetrics* metrics) {
+void ExpertStream::run(const ExpertJob& job, uint32_t place, TokenMetrics* metrics) {
   Stopwatch watch;
-  ReadDone done = lanes_.wait();
-  metrics->wait_ns += watch.lap();
-  metrics->bytes_read += done.bytes;
-  if (done.error) std::rethrow_exception(done.error);
-  InFlight& arrived = in_flight_[done.tag];
-  places_->arrived(arrived.key, arrived.place);
-  arrived.active = false;
-  return done.tag;
-}
-
-void ExpertStream::abandon_reads() {
-  while (lanes_.in_flight() > 0) lanes_.wait();
-  for (InFlight& read : in_flight_) {
-    if (read.active && table_.find(read.key)) table_.release(read.key);
-    read.active = false;
-  }
-}
-
-void ExpertStream::run(uint32_t layer, const ExpertJob& job, TokenMetrics* metrics) {
-  Stopwatch watch;
-  places_->run(*table_.find({layer, job.expert}), job.x, job.rows, job.y);
+  places_->run(place, job.x, job.rows, job.y);
   metrics->expert_ns += watch.lap();
 }
 
-void ExpertStream::decode(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics) {
+void ExpertStream::report(TokenMetrics* metrics) {
+  metrics->bytes_read += std::exchange(bytes_read_, 0);
+  metrics->bytes_wasted += std::exchange(bytes_wasted_, 0);
+}
+
+// Reading ---------------------------------------------------------------------------------------
+
+void ExpertStream::submit(const ExpertKey& key, uint32_t place, ReadPriority priority) {
+  ReadRequest request = places_->read_request(key, place);
+  request.tag = place;
+  lanes_.submit(request, priority);
+}
+
+void ExpertStream::demand(const ExpertKey& key, size_t job, TokenMetrics* metrics) {
+  if (table_.free_slots() == 0) {
+    Stopwatch watch;
+    while (table_.free_slots() == 0 && !drop_speculative(speculative_.size()) &&
+           lanes_.in_flight() > 0)
+      take(lanes_.wait());  // predictions hold the rest, and all of them are being read
+    metrics->wait_ns += watch.lap();
+  }
+  const uint32_t place = table_.assign(key);
+  state_[place] = {Reason::kDemanded, 0, job};
+  submit(key, place, ReadPriority::kDemanded);
+  ++metrics->misses;
+}
+
+void ExpertStream::adopt(uint32_t place) {
+  if (state_[place].reason == Reason::kSpeculative)
+    speculative_.erase(std::find(speculative_.begin(), speculative_.end(), place));
+  state_[place].reason = Reason::kDemanded;
+}
+
+void ExpertStream::take(const ReadDone& done) {
+  const auto place = static_cast<uint32_t>(done.tag);
+  Place& at = state_[place];
+  bytes_read_ += done.bytes;
+  if (at.reason == Reason::kDemanded) {
+    if (done.error) std::rethrow_exception(done.error);
+    places_->arrived(table_.slot(place).key, place);
+    table_.set_ready(place);
+    arrived_.push_back(at.job);
+    return;
+  }
+  at.bytes = done.bytes;
+  if (at.reason == Reason::kWithdrawn || done.error) return free_place(place);
   try {
-    decode_jobs(layer, jobs, metrics);
+    places_->arrived(table_.slot(place).key, place);
+    table_.set_ready(place);
+  } catch (const Error&) {
+    free_place(place);  // whoever demands it gets the error
+  }
+}
+
+void ExpertStream::take_arrived() {
+  if (lanes_.in_flight() == 0) return;
+  while (const std::optional<ReadDone> done = lanes_.poll()) take(*done);
+}
+
+size_t ExpertStream::wait_for_job(TokenMetrics* metrics) {
+  Stopwatch watch;
+  while (arrived_.empty()) {
+    const ReadDone done = lanes_.wait();
+    metrics->wait_ns += watch.lap();
+    take(done);
+    watch.lap();
+  }
+  const size_t job = arrived_.front();
+  arrived_.erase(arrived_.begin());
+  return job;
+}
+
+void ExpertStream::free_place(uint32_t place) {
+  Place& at = state_[place];
+  if (at.reason != Reason::kDemanded) bytes_wasted_ += at.bytes;
+  adopt(place);
+  at.bytes = 0;
+  table_.release(ExpertKey(table_.slot(place).key));
+}
+
+void ExpertStream::abandon_reads() {
+  for (uint32_t place = 0; place < state_.size(); ++place)
+    if (table_.slot(place).state == SlotState::kReading) lanes_.withdraw(place);
+  while (lanes_.in_flight() > 0) {
+    const ReadDone done = lanes_.wait();
+    bytes_read_ += done.bytes;
+    state_[done.tag].bytes = done.bytes;
+  }
+  for (uint32_t place = 0; place < state_.size(); ++place)
+    if (table_.slot(place).state == SlotState::kReading) free_place(place);
+  arrived_.clear();
+}
+
+// Decoding --------------------------------------------------------------------------------------
+
+void ExpertStream::decode(Span<const ExpertJob> jobs, Span<const ExpertKey> evicted,
+                          TokenMetrics* metrics) {
+  try {
+    decode_jobs(jobs, evicted, metrics);
   } catch (...) {
     abandon_reads();
     throw;
   }
 }
 
-void ExpertStream::prefill(uint32_t layer, Span<const ExpertJob> jobs, bool last_batch,
-                           TokenMetrics* metrics) {
-  try {
-    prefill_jobs(layer, jobs, last_batch, metrics);
-  } catch (...) {
-    abandon_reads();
-    throw;
+void ExpertStream::decode_jobs(Span<const ExpertJob> jobs, Span<const ExpertKey> evicted,
+                               TokenMetrics* metrics) {
+  take_arrived();
+  for (const ExpertKey& key : evicted) {
+    const std::optional<uint32_t> place = table_.find(key);
+    if (place && state_[*place].reason == Reason::kDemanded) free_place(*place);
   }
-}
 
-void ExpertStream::decode_jobs(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics) {
-  chosen_.clear();
-  for (const ExpertJob& job : jobs) chosen_.push_back(job.expert);
-  flags_.resize(jobs.size());
-  for (const ExpertKey& key : cache_.access(layer, chosen_, flags_.data()))
-    if (table_.find(key)) table_.release(key);
-
-  std::vector<uint8_t>& ready = flags_;  // from here on, "its bytes are here"
+  // All that is here or on its way is adopted before anything makes room for a read.
+  in_memory_.assign(jobs.size(), std::nullopt);
+  missing_.clear();
   size_t reading = 0;
   for (size_t rank = 0; rank < jobs.size(); ++rank) {
-    const ExpertKey key{layer, chosen_[rank]};
-    ready[rank] = table_.find(key).has_value();
-    if (ready[rank]) {
+    const std::optional<uint32_t> place = table_.find(jobs[rank].expert);
+    if (!place) {
+      missing_.push_back(rank);
+      continue;
+    }
+    adopt(*place);
+    if (table_.slot(*place).state == SlotState::kReady) {
+      in_memory_[rank] = place;
       ++metrics->hits;
     } else {
-      submit(key, table_.assign(key), rank, metrics);
+      lanes_.promote(*place);
+      state_[*place].job = rank;
+      ++metrics->misses;
       ++reading;
     }
   }
+  for (const size_t rank : missing_) demand(jobs[rank].expert, rank, metrics);
+  reading += missing_.size();
+
   if (!options_.overlap)
-    for (; reading > 0; --reading) ready[wait(metrics)] = true;
+    for (; reading > 0; --reading) {
+      const size_t rank = wait_for_job(metrics);
+      in_memory_[rank] = table_.find(jobs[rank].expert);
+    }
   for (size_t rank = 0; rank < jobs.size(); ++rank)
-    if (ready[rank]) run(layer, jobs[rank], metrics);
-  for (; reading > 0; --reading) run(layer, jobs[wait(metrics)], metrics);
+    if (in_memory_[rank]) run(jobs[rank], *in_memory_[rank], metrics);
+  for (; reading > 0; --reading) {
+    const size_t rank = wait_for_job(metrics);
+    run(jobs[rank], *table_.find(jobs[rank].expert), metrics);
+  }
+  report(metrics);
 }
 
-size_t ExpertStream::plan_prefill(uint32_t layer, Span<const ExpertJob> jobs, bool last_batch) {
-  std::unordered_set<ExpertKey> wanted;
-  size_t misses = 0;
-  for (const ExpertJob& job : jobs) {
-    wanted.insert({layer, job.expert});
-    if (!table_.find({layer, job.expert})) ++misses;
-  }
-  // What this batch uses is listed again below.
-  for (std::vector<ExpertKey>* keys : {&passed_, &stale_, &kept_, &current_})
-    keys->erase(std::remove_if(keys->begin(), keys->end(),
-                               [&](const ExpertKey& key) { return wanted.count(key) != 0; }),
-                keys->end());
+// Prompts ---------------------------------------------------------------------------------------
 
-  const size_t places = places_->count();
-  const size_t streaming =
-      std::min(misses, std::min(kPrefillPlaces, std::max<size_t>(1, places / 4)));
-  size_t here = places - table_.free_slots();  // and will stay
-  size_t all = here + misses;                  // after the layer
-  const auto enough = [&] { return all <= places && here + streaming <= places; };
-  const auto give_up = [&](std::vector<ExpertKey>* keys) {
-    size_t count = 0;
-    for (; count < keys->size() && !enough(); ++count, --all, --here)
-      table_.release((*keys)[count]);
-    keys->erase(keys->begin(), keys->begin() + static_cast<ptrdiff_t>(count));
-  };
-  size_t leaving = 0;
-  const auto leave = [&](size_t end) {
-    for (; leaving < end && !enough(); ++leaving, --all)
-      if (table_.find({layer, jobs[leaving].expert})) --here;
-  };
-  if (!last_batch) {
-    for (std::vector<ExpertKey>* keys : {&passed_, &stale_, &kept_, &current_}) give_up(keys);
-    leave(jobs.size());
-    for (size_t job = leaving; job < jobs.size(); ++job)
-      current_.push_back({layer, jobs[job].expert});
-    return leaving;
-  }
-  // What a token-by-token LRU would keep of this layer, if all layers got equal shares: the most
-  // recent, which are this batch's before the earlier ones'.
-  const size_t share = std::max<size_t>(1, places / options_.moe_layers);
-  const size_t first_kept = jobs.size() > share ? jobs.size() - share : 0;
-  const size_t earlier = std::min(current_.size(), share - (jobs.size() - first_kept));
-  passed_.insert(passed_.end(), current_.begin(), current_.end() - static_cast<ptrdiff_t>(earlier));
-  kept_.insert(kept_.end(), current_.end() - static_cast<ptrdiff_t>(earlier), current_.end());
-  current_.clear();
-  give_up(&passed_);
-  leave(first_kept);
-  give_up(&stale_);
-  give_up(&kept_);
-  leave(jobs.size());
-  for (size_t job = leaving; job < jobs.size(); ++job)
-    (job < first_kept ? passed_ : kept_).push_back({layer, jobs[job].expert});
-  return leaving;
+void ExpertStream::begin_prompt(Span<const ExpertKey> cached) {
+  end_speculation();
+  in_prompt_ = true;
+  const std::unordered_set<ExpertKey> known(cached.begin(), cached.end());
+  std::vector<ExpertKey> in_memory;
+  for (const Slot& slot : table_.slots())
+    if (slot.state == SlotState::kReady && known.count(slot.key) == 0)
+      in_memory.push_back(slot.key);
+  for (const ExpertKey& key : cached)
+    if (table_.find(key)) in_memory.push_back(key);
+  plan_.begin(in_memory);
 }
 
-void ExpertStream::prefill_jobs(uint32_t layer, Span<const ExpertJob> jobs, bool last_batch,
+void ExpertStream::prefill(Span<const ExpertJob> jobs, bool last_of_layer, TokenMetrics* metrics) {
+  try {
+    prefill_jobs(jobs, last_of_layer, metrics);
+  } catch (...) {
+    abandon_reads();
+    throw;
+  }
+}
+
+void ExpertStream::prefill_jobs(Span<const ExpertJob> jobs, bool last_of_layer,
                                 TokenMetrics* metrics) {
-  if (!in_prefill_) {
-    in_prefill_ = true;
-    passed_.clear();
-    kept_.clear();
-    stale_.clear();
-    current_.clear();
-    for (const ExpertKey& key : cache_.by_recency())
-      if (table_.find(key)) stale_.push_back(key);
-  }
-  const size_t leaving = plan_prefill(layer, jobs, last_batch);
+  std::vector<ExpertKey> experts;
+  for (const ExpertJob& job : jobs) experts.push_back(job.expert);
+  const PrefillPlan::Batch plan = plan_.next(experts, last_of_layer);
+  for (const ExpertKey& key : plan.given_up) table_.release(key);
   std::vector<size_t> hits;
   std::vector<size_t> misses;
   for (size_t job = 0; job < jobs.size(); ++job)
-    (table_.find({layer, jobs[job].expert}) ? hits : misses).push_back(job);
+    (table_.find(experts[job]) ? hits : misses).push_back(job);
   metrics->hits += static_cast<uint32_t>(hits.size());
 
   const size_t reads_ahead = 2 * lanes_.lanes();
@@ -184,75 +218,123 @@ void ExpertStream::prefill_jobs(uint32_t layer, Span<const ExpertJob> jobs, bool
   size_t reading = 0;
   const auto read_more = [&] {
     for (; next_miss < misses.size() && reading < reads_ahead && table_.free_slots() > 0;
-         ++reading) {
-      const size_t job = misses[next_miss++];
-      const ExpertKey key{layer, jobs[job].expert};
-      submit(key, table_.assign(key), job, metrics);
-    }
+         ++reading, ++next_miss)
+      demand(experts[misses[next_miss]], misses[next_miss], metrics);
   };
   const auto finish = [&](size_t job) {
-    run(layer, jobs[job], metrics);
-    if (job < leaving) table_.release({layer, jobs[job].expert});
+    run(jobs[job], *table_.find(experts[job]), metrics);
+    if (job < plan.passing) table_.release(experts[job]);
     read_more();
   };
   read_more();
   for (size_t job : hits) finish(job);
   while (reading > 0) {
-    const size_t job = wait(metrics);
+    const size_t job = wait_for_job(metrics);
     --reading;
     finish(job);
   }
   if (next_miss < misses.size())
     throw Error(ErrorCode::kRuntime, "", "no place is free for an expert of the prompt");
+  report(metrics);
 }
 
-void ExpertStream::finish_prefill(Span<const uint32_t> selected, Span<const uint32_t> layers,
-                                  uint32_t top_k) {
-  flags_.resize(top_k);
-  for (size_t at = 0; at + layers.size() * top_k <= selected.size();)
-    for (uint32_t layer : layers) {
-      cache_.access(layer, Span<const uint32_t>(selected.data() + at, top_k), flags_.data());
-      at += top_k;
-    }
-  table_.reconcile(cache_.by_recency());
-  in_prefill_ = false;
-}
-
-void ExpertStream::forget_all() {
-  cache_.clear();
-  table_.reconcile({});
-}
-
-void ExpertStream::fill(Span<const std::vector<uint32_t>> best, const Progress& progress) {
-  cache_.fill(best);
-  const std::vector<ExpertKey> cached = cache_.by_recency();
+void ExpertStream::retain(Span<const ExpertKey> cached) {
+  end_speculation();
+  in_prompt_ = false;
   table_.reconcile(cached);
-  std::vector<ExpertKey> absent;
-  for (const ExpertKey& key : cached)
-    if (!table_.find(key)) absent.push_back(key);
+}
+
+void ExpertStream::load(Span<const ExpertKey> cached, const Progress& progress) {
+  end_speculation();
+  in_prompt_ = false;
+  const std::vector<ExpertKey> missing = table_.reconcile(cached);
   try {
-    bring_in(absent, progress);
+    read_missing(missing, progress);
   } catch (...) {
     abandon_reads();
     throw;
   }
 }
 
-void ExpertStream::bring_in(Span<const ExpertKey> keys, const Progress& progress) {
+void ExpertStream::read_missing(Span<const ExpertKey> keys, const Progress& progress) {
   TokenMetrics unused;
   const size_t reads_ahead = 2 * lanes_.lanes();
   size_t reading = 0, done = 0;
   const auto wait_one = [&] {
-    wait(&unused);
+    wait_for_job(&unused);
     --reading;
     progress("load", ++done, keys.size());
   };
-  for (size_t tag = 0; tag < keys.size(); ++tag) {
-    submit(keys[tag], table_.assign(keys[tag]), tag, &unused);
+  for (size_t i = 0; i < keys.size(); ++i) {
+    demand(keys[i], i, &unused);
     if (++reading == reads_ahead) wait_one();
   }
   while (reading > 0) wait_one();
-  in_flight_.clear();
+  report(&unused);
+}
+
+// Speculation -----------------------------------------------------------------------------------
+
+size_t ExpertStream::prefetch(Span<const ExpertKey> keys) {
+  if (in_prompt_) return 0;
+  take_arrived();
+  size_t older = speculative_.size();  // predictions of before, which may give way
+  for (size_t accepted = 0; accepted < keys.size(); ++accepted) {
+    const ExpertKey& key = keys[accepted];
+    std::optional<uint32_t> place = table_.find(key);
+    if (place && state_[*place].reason == Reason::kDemanded) continue;
+    if (place) {
+      const auto at = std::find(speculative_.begin(), speculative_.end(), *place);
+      if (at - speculative_.begin() < static_cast<ptrdiff_t>(older)) --older;
+      adopt(*place);
+    } else {
+      if (table_.free_slots() == 0) {
+        if (!drop_speculative(older)) return accepted;
+        --older;
+      }
+      place = table_.assign(key);
+      state_[*place] = {};
+      try {
+        submit(key, *place, ReadPriority::kSpeculative);
+      } catch (...) {
+        table_.release(key);
+        throw;
+      }
+    }
+    state_[*place].reason = Reason::kSpeculative;
+    speculative_.push_back(*place);
+  }
+  return keys.size();
+}
+
+void ExpertStream::withdraw(Span<const ExpertKey> keys) {
+  take_arrived();
+  for (const ExpertKey& key : keys) {
+    const std::optional<uint32_t> place = table_.find(key);
+    if (place && state_[*place].reason == Reason::kSpeculative) withdraw_place(*place);
+  }
+}
+
+void ExpertStream::withdraw_place(uint32_t place) {
+  if (table_.slot(place).state == SlotState::kReady || lanes_.withdraw(place))
+    return free_place(place);
+  adopt(place);
+  state_[place].reason = Reason::kWithdrawn;
+}
+
+bool ExpertStream::drop_speculative(size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t place = speculative_[i];
+    if (table_.slot(place).state == SlotState::kReading && !lanes_.withdraw(place)) continue;
+    free_place(place);
+    return true;
+  }
+  return false;
+}
+
+void ExpertStream::end_speculation() {
+  while (!speculative_.empty()) withdraw_place(speculative_.back());
+  while (lanes_.in_flight() > 0) take(lanes_.wait());
 }
 
 }  // namespace moe_mobile

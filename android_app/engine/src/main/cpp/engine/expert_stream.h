@@ -5,108 +5,139 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/span.h"
-#include "cache/logical_cache.h"
+#include "cache/expert_key.h"
 #include "cache/read_lanes.h"
 #include "cache/slot_table.h"
 #include "engine/expert_places.h"
+#include "engine/prefill_plan.h"
 #include "engine/progress.h"
 #include "metrics/token_metrics.h"
 
 namespace moe_mobile {
 
-// One expert applied to some rows of a layer's input.
+// One expert applied to some rows of its layer's input.
 struct ExpertJob {
-  uint32_t expert;
+  ExpertKey expert;
   const float* x;  // [rows, hidden]
   uint32_t rows;
   float* y;  // [rows, hidden]
 };
 
-// Runs a layer's experts, bringing in those that are not in memory.
+// Makes experts ready in memory and runs them. It is told which experts are wanted and which ones
+// leave; why is the selector's matter. REQUIRES: the cache that these come from never holds
+// more experts than there are places.
 //
-// Two states are kept apart: the logical cache says what is cached, and selection and eviction see
-// nothing else; the table says whose bytes lie in which place. They agree between decode steps,
-// except that an expert which a prompt left in the logical cache may be read only when it is used
-// first.
+// Two reasons bring an expert in. It is *demanded*: a token waits for it, or the cache holds it.
+// Or it is *speculative*: prefetch() named it. Speculative experts live in places that nothing
+// demanded needs, wait behind demanded reads, and leave, the oldest first, when their place is
+// needed. So they can change how long a token takes, never its result.
+//
+// One thread calls all methods.
 class ExpertStream {
  public:
   struct Options {
     unsigned lanes = 2;
-    uint32_t moe_layers = 1;  // layers of the cache that have experts
-    // What its pools hold must fit in the places.
-    LogicalCacheOptions cache;
+    uint32_t moe_layers = 1;  // layers that have experts
     // Decode runs what is in memory while the rest is read. Off only to measure what that gains.
     bool overlap = true;
   };
   ExpertStream(std::unique_ptr<ExpertPlaces> places, const Options& options);
 
-  const LogicalCache& cache() const { return cache_; }
   ExpertPlaces& places() { return *places_; }
+  // Which expert is in which place, or on its way there.
+  Span<const Slot> residency() const { return table_.slots(); }
 
-  // One token's experts in rank order (best first), distinct, without the dropped. Runs hits first,
-  // then misses as they arrive; every job writes its own y, so the order of arrival changes
-  // nothing.
-  void decode(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics);
+  // Decodes one token in one layer: `evicted` leave, then the jobs' experts run, given in rank
+  // order (best first) and distinct. Those in memory run first, the others as they arrive. Every
+  // job writes its own y, so the order of arrival changes nothing.
+  void decode(Span<const ExpertJob> jobs, Span<const ExpertKey> evicted, TokenMetrics* metrics);
 
-  // The distinct experts of a batch of prompt tokens, in the order of their last use (least recent
-  // first). All batches of a layer come before the next layer's first. An expert is brought in at
-  // most once per layer where the places hold those that the layer uses, else at most once per
-  // batch. Leaves the logical cache alone.
-  void prefill(uint32_t layer, Span<const ExpertJob> jobs, bool last_batch, TokenMetrics* metrics);
+  // A prompt begins. `cached` is what the cache holds, the least recent first. Anything else in
+  // memory may serve the prompt too, but goes first. Prefetching ends.
+  void begin_prompt(Span<const ExpertKey> cached);
+  // The distinct experts of a batch of prompt tokens, the least recently used first. All batches of
+  // a layer come before the next layer's first. Each expert is brought in at most once per layer if
+  // the places hold all that the layer uses, else at most once per batch; see PrefillPlan.
+  // REQUIRES: after begin_prompt(), before retain() or load().
+  void prefill(Span<const ExpertJob> jobs, bool last_of_layer, TokenMetrics* metrics);
 
-  // After all layers of a prompt: `selected` holds [tokens, moe layers, top_k] experts in rank
-  // order, `layers` the number of each MoE layer. The cache then is as if the prompt had been
-  // routed token by token.
-  void finish_prefill(Span<const uint32_t> selected, Span<const uint32_t> layers, uint32_t top_k);
+  // Frees all places but those of `cached`, and ends a prompt. What is cached but not in memory is
+  // read when it is first used.
+  void retain(Span<const ExpertKey> cached);
+  // The same, and reads what is missing, with progress "load".
+  void load(Span<const ExpertKey> cached, const Progress& progress);
 
-  // Empties the cache, logically too: for whoever used places() directly.
-  void forget_all();
-
-  // Sets the cache as LogicalCache::fill() does, and brings in what is not in memory.
-  void fill(Span<const std::vector<uint32_t>> best, const Progress& progress);
+  // Predicts that these experts will be used soon, the most likely first. Those that are not in
+  // memory are read as far as there are places that nothing demanded needs; the oldest predictions
+  // give way. Returns how many, from the first, are in memory or on their way. Does nothing during
+  // a prompt, which reads ahead by itself.
+  size_t prefetch(Span<const ExpertKey> keys);
+  // Takes predictions back. A read that has not begun is dropped. One that has begun ends, and its
+  // bytes are wasted, unless the expert is demanded or predicted anew by then. Experts that are
+  // demanded stay.
+  void withdraw(Span<const ExpertKey> keys);
 
  private:
-  void submit(const ExpertKey& key, uint32_t place, uint64_t tag, TokenMetrics* metrics);
-  // Waits for one read; adds the time to metrics->wait_ns. On failure drains the lanes, frees their
-  // places and throws.
-  uint64_t wait(TokenMetrics* metrics);
-  void decode_jobs(uint32_t layer, Span<const ExpertJob> jobs, TokenMetrics* metrics);
-  void prefill_jobs(uint32_t layer, Span<const ExpertJob> jobs, bool last_batch,
-                    TokenMetrics* metrics);
-  void bring_in(Span<const ExpertKey> keys, const Progress& progress);
+  // Why a place is taken.
+  enum class Reason : uint8_t {
+    kDemanded,
+    kSpeculative,
+    kWithdrawn,  // no reason any more, but the read is under way
+  };
+  struct Place {
+    Reason reason = Reason::kDemanded;
+    uint64_t bytes = 0;  // that a speculative read brought
+    size_t job = 0;      // that waits for a demanded read
+  };
+
+  void decode_jobs(Span<const ExpertJob> jobs, Span<const ExpertKey> evicted,
+                   TokenMetrics* metrics);
+  void prefill_jobs(Span<const ExpertJob> jobs, bool last_of_layer, TokenMetrics* metrics);
+  void read_missing(Span<const ExpertKey> keys, const Progress& progress);
+  void run(const ExpertJob& job, uint32_t place, TokenMetrics* metrics);
+
+  // Starts a demanded read. Makes room for it if no place is free.
+  void demand(const ExpertKey& key, size_t job, TokenMetrics* metrics);
+  void submit(const ExpertKey& key, uint32_t place, ReadPriority priority);
+  // The expert of this place is used: whatever brought it here, it is demanded from now on.
+  void adopt(uint32_t place);
+  // Waits for a demanded read and returns its job. On failure throws.
+  size_t wait_for_job(TokenMetrics* metrics);
+  // Takes the result of a read.
+  void take(const ReadDone& done);
+  // Takes the results that are there, without waiting.
+  void take_arrived();
+  // Frees one of the first `count` speculative places, if that needs no waiting.
+  bool drop_speculative(size_t count);
+  // Withdraws all that is speculative, and waits for what has begun.
+  void end_speculation();
+  // The place's expert is neither demanded nor predicted any more.
+  void withdraw_place(uint32_t place);
+  // Frees the place. What a speculative read brought there and nothing used is wasted.
+  void free_place(uint32_t place);
   // After a failure: no read stays under way, and no place claims an expert that did not come.
   void abandon_reads();
-  void run(uint32_t layer, const ExpertJob& job, TokenMetrics* metrics);
-  // Frees places for a batch of a prompt and decides what stays after it: all before the first
-  // read, so that neither the number of lanes nor the order of arrival shows in the cache. Returns
-  // how many of the jobs, from the first, leave once they have run.
-  size_t plan_prefill(uint32_t layer, Span<const ExpertJob> jobs, bool last_batch);
+  void report(TokenMetrics* metrics);
 
   std::unique_ptr<ExpertPlaces> places_;
-  Options options_;
-  LogicalCache cache_;
+  const Options options_;
   SlotTable table_;
-  ReadLanes lanes_;
-  // By tag.
-  struct InFlight {
-    ExpertKey key;
-    uint32_t place = 0;
-    bool active = false;
-  };
-  std::vector<InFlight> in_flight_;
-  std::vector<uint32_t> chosen_;
-  std::vector<uint8_t> flags_;  // per chosen expert
-
-  // During a prompt: what is in memory and not wanted by the batch that runs now. Given up in this
-  // order.
-  bool in_prefill_ = false;
-  std::vector<ExpertKey> passed_;   // used, and not among a layer's most recent
-  std::vector<ExpertKey> stale_;    // cached before the prompt, not used by it yet
-  std::vector<ExpertKey> kept_;     // a layer's most recent
-  std::vector<ExpertKey> current_;  // used by earlier batches of this layer, likely by later ones
+  std::vector<Place> state_;           // by place
+  std::vector<uint32_t> speculative_;  // places, the oldest prediction first
+  std::vector<size_t> arrived_;        // jobs whose expert arrived and that did not run yet
+  // Bytes that no token has reported yet: reads may end, and go to waste, between two tokens.
+  uint64_t bytes_read_ = 0;
+  uint64_t bytes_wasted_ = 0;
+  // Of a token's jobs: the place if its expert is ready, and those whose expert is nowhere.
+  std::vector<std::optional<uint32_t>> in_memory_;
+  std::vector<size_t> missing_;
+  PrefillPlan plan_;
+  bool in_prompt_ = false;
+  ReadLanes lanes_;  // last: its threads end before anything they write to
 };
 
 }  // namespace moe_mobile

@@ -41,7 +41,7 @@ MissCosts measure_misses(const Bundle& bundle, ExpertStream* stream, uint32_t co
   std::shuffle(experts.begin(), experts.end(), random);
 
   // Slot 0 is overwritten from here on; nothing cached may claim it.
-  stream->forget_all();
+  stream->retain({});
   ExpertPlaces& slots = stream->places();
   PlannedArena arena;
   ProgramPlaces programs(bundle, 1, &arena, /*allow_direct=*/true);

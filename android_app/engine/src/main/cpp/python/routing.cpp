@@ -41,12 +41,13 @@ class Slots {
   std::unique_ptr<Stored[]> memory_;
 };
 
-void init_settings(RunSettings* self, uint32_t experts, std::vector<uint32_t> layers,
+// `capacity` is per layer.
+void init_settings(SelectorSettings* self, uint32_t experts, std::vector<uint32_t> layers,
                    uint32_t top_k, uint32_t capacity, const std::string& routing,
                    const std::string& eviction, bool global_pool, bool warm,
                    std::vector<std::vector<uint32_t>> profile, bool sigmoid,
                    std::vector<float> bias, uint32_t groups, uint32_t top_groups) {
-  RunSettings settings;
+  SelectorSettings settings;
   settings.router.num_experts = experts;
   settings.router.top_k = top_k;
   settings.router.scoring = sigmoid ? Scoring::kSigmoid : Scoring::kSoftmax;
@@ -54,27 +55,29 @@ void init_settings(RunSettings* self, uint32_t experts, std::vector<uint32_t> la
   settings.router.groups = groups;
   settings.router.top_groups = top_groups;
   settings.routing = parse_routing(routing);
-  settings.layers = std::move(layers);
-  settings.capacity = capacity;
   settings.global = global_pool;
+  const uint64_t pool = uint64_t{capacity} * (global_pool ? layers.size() : 1);
+  settings.capacity = static_cast<uint32_t>(std::min<uint64_t>(pool, UINT32_MAX));
+  settings.layers = std::move(layers);
   settings.eviction = parse_eviction(eviction);
-  if (warm) settings.initial = RunSettings::Initial::kPrompt;
-  if (!profile.empty()) settings.initial = RunSettings::Initial::kProfile;
+  if (warm) settings.initial = SelectorSettings::Initial::kPrompt;
+  if (!profile.empty()) settings.initial = SelectorSettings::Initial::kProfile;
   settings.profile = std::move(profile);
-  new (self) RunSettings(std::move(settings));
+  new (self) SelectorSettings(std::move(settings));
 }
 
+// Python says "missed" of what the lab's cache did not hold.
 void add_totals(const RunTotals& totals, nb::dict* out) {
   (*out)["slots"] = totals.slots;
-  (*out)["misses"] = totals.misses;
-  (*out)["loads"] = totals.misses - totals.dropped;
+  (*out)["misses"] = totals.uncached;
+  (*out)["loads"] = totals.uncached - totals.dropped;
   (*out)["changed"] = totals.changed;
   (*out)["evictions"] = totals.evictions;
   (*out)["lifetime_tokens"] = totals.lifetime_tokens;
 }
 
 nb::dict simulate_trace(const TraceLogits& logits, std::vector<uint64_t> sequences,
-                        uint64_t prompt_tokens, const RunSettings& settings) {
+                        uint64_t prompt_tokens, const SelectorSettings& settings) {
   Simulation simulation;
   simulation.logits = logits.data();
   simulation.sequences = std::move(sequences);
@@ -86,15 +89,16 @@ nb::dict simulate_trace(const TraceLogits& logits, std::vector<uint64_t> sequenc
 
   const size_t tokens = logits.shape(0), layers = logits.shape(1), count = tokens * layers * top_k;
   Slots<int32_t> selected(count);
-  Slots<uint8_t> missed(count), dropped(count);
+  Slots<uint8_t> uncached(count), dropped(count);
   SimulatedTotals totals;
   {
     nb::gil_scoped_release unlocked;
-    totals = simulate(simulation, {selected.data(), missed.data(), dropped.data()}, &check_signals);
+    totals =
+        simulate(simulation, {selected.data(), uncached.data(), dropped.data()}, &check_signals);
   }
   nb::dict result;
   result["selected"] = selected.to_numpy<int32_t>({tokens, layers, top_k});
-  result["missed"] = missed.to_numpy<bool>({tokens, layers, top_k});
+  result["missed"] = uncached.to_numpy<bool>({tokens, layers, top_k});
   result["dropped"] = dropped.to_numpy<bool>({tokens, layers, top_k});
   result["routing"] = totals.routing;
   result["note"] = totals.note;
@@ -121,17 +125,17 @@ nb::tuple route(RoutingRun* run, uint32_t layer, const LayerLogits& logits, bool
   }
   const size_t top_k = run->top_k();
   Slots<int32_t> selected(tokens * top_k);
-  Slots<uint8_t> missed(tokens * top_k), dropped(tokens * top_k);
+  Slots<uint8_t> uncached(tokens * top_k), dropped(tokens * top_k);
   for (size_t token = 0; token < tokens; ++token) {
     const RunStep step = run->step(layer, logits.data() + token * experts, prompt);
     for (size_t rank = 0; rank < top_k; ++rank) {
       selected.data()[token * top_k + rank] = static_cast<int32_t>(step.selection.experts[rank]);
-      missed.data()[token * top_k + rank] = step.missed[rank];
+      uncached.data()[token * top_k + rank] = step.uncached[rank];
       dropped.data()[token * top_k + rank] = step.selection.dropped[rank];
     }
   }
   return nb::make_tuple(selected.to_numpy<int32_t>({tokens, top_k}),
-                        missed.to_numpy<bool>({tokens, top_k}),
+                        uncached.to_numpy<bool>({tokens, top_k}),
                         dropped.to_numpy<bool>({tokens, top_k}));
 }
 
@@ -148,12 +152,12 @@ nb::object cached(const RoutingRun& run) {
 }  // namespace
 
 void bind_routing(nb::module_* module) {
-  nb::class_<RunSettings>(*module, "RunSettings")
+  nb::class_<SelectorSettings>(*module, "RunSettings")
       .def("__init__", &init_settings, "experts"_a, "layers"_a, "top_k"_a, "capacity"_a,
            "routing"_a, "eviction"_a, "global_pool"_a, "warm"_a, "profile"_a, "sigmoid"_a, "bias"_a,
            "groups"_a, "top_groups"_a);
   nb::class_<RoutingRun>(*module, "RoutingRun")
-      .def(nb::init<const RunSettings&>(), "settings"_a)
+      .def(nb::init<const SelectorSettings&>(), "settings"_a)
       .def("route", &route, "layer"_a, "logits"_a, "prompt"_a)
       .def("cached", &cached)
       .def("reset", &RoutingRun::reset)

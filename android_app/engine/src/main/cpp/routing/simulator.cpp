@@ -75,15 +75,15 @@ class Simulator {
     const uint64_t slot = (token * layers_ + layer) * top_k_;
     for (uint32_t rank = 0; rank < top_k_; ++rank) {
       out_.selected[slot + rank] = static_cast<int32_t>(result.selection.experts[rank]);
-      out_.missed[slot + rank] = result.missed[rank];
+      out_.uncached[slot + rank] = result.uncached[rank];
       out_.dropped[slot + rank] = result.selection.dropped[rank];
     }
   }
 
   // When each exactly selected expert of a sequence is used next, for Belady. Nothing of a prompt
-  // counts as missed: what it uses once more comes back for nothing, and need not be kept for that.
+  // counts: what it uses once more comes back for nothing, and need not be kept for that.
   void look_ahead(uint64_t begin, uint64_t decoded, uint64_t end) {
-    foreseen_ = in_.run.initial == RunSettings::Initial::kPrompt ? begin : decoded;
+    foreseen_ = in_.run.initial == SelectorSettings::Initial::kPrompt ? begin : decoded;
     const uint64_t steps = (end - foreseen_) * layers_;
     const uint64_t prompt = (decoded - foreseen_) * layers_;
     next_use_.resize(steps * top_k_);

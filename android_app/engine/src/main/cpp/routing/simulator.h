@@ -16,14 +16,14 @@ struct Simulation {
   const float* logits = nullptr;    // [tokens, layers, experts]
   std::vector<uint64_t> sequences;  // tokens of each, at least one
   uint64_t prompt_tokens = 0;       // so many first ones of each sequence are its prompt
-  RunSettings run;
+  SelectorSettings run;
 };
 
 // Per slot, [tokens, layers, top_k] in rank order; the caller's memory.
 struct SimulatedSlots {
   int32_t* selected = nullptr;
-  uint8_t* missed = nullptr;   // not in the cache before the access
-  uint8_t* dropped = nullptr;  // missed and not read
+  uint8_t* uncached = nullptr;  // not in the cache before
+  uint8_t* dropped = nullptr;   // uncached, and for that not read
 };
 
 struct SimulatedTotals {

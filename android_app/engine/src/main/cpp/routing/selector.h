@@ -1,0 +1,103 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cache/logical_cache.h"
+#include "routing/router.h"
+
+namespace moe_mobile {
+
+struct SelectorSettings {
+  // What the cache holds when a sequence's decoding begins.
+  enum class Initial {
+    kCold,     // nothing
+    kPrompt,   // what the prompt left, which began with nothing
+    kProfile,  // the first experts of `profile`, as many as fit
+    kWarm,     // what earlier sequences and the prompt left; at first `profile`, as kProfile
+  };
+  RouterSpec router;
+  RoutingOptions routing;
+  std::vector<uint32_t> layers;  // the model's numbers of those with experts, ascending
+  bool global = false;           // one pool that all layers share, instead of one for each
+  uint32_t capacity = 0;         // experts, of each pool
+  EvictionOptions eviction;
+  Initial initial = Initial::kCold;
+  std::vector<std::vector<uint32_t>> profile;  // per layer, most used first; empty: none
+
+  double capacity_per_layer() const {
+    return global ? static_cast<double>(capacity) / static_cast<double>(layers.size()) : capacity;
+  }
+};
+
+// Decides which experts run, and which are cached: routing and the logical cache together. The
+// engine's decoder and the lab ask the same class, so they agree on every token.
+//
+// What it decides depends on the logits since reset() and on the cache's contents at that time,
+// never on which bytes have arrived in memory. Layers are counted from 0 without those that have
+// no experts, here and in the keys of the cache. One thread at a time.
+class Selector {
+ public:
+  // What using the cache changed. Valid until the next use.
+  struct Use {
+    Span<const ExpertKey> evicted;         // in that order
+    const std::vector<uint8_t>& uncached;  // per rank; 1: not in the cache before
+  };
+
+  // kUsage or kBudget naming the setting that makes no sense.
+  explicit Selector(const SelectorSettings& settings);
+
+  // As resolved; `first` counts as the model numbers its layers.
+  const ResolvedRouting& routing() const { return routing_; }
+  const LogicalCache& cache() const { return cache_; }
+  const SelectorSettings& settings() const { return settings_; }
+
+  // Begins the next sequence: the method forgets, and the cache is as `initial` says.
+  void reset();
+
+  // Routes a token of a prompt: exactly, with weights. The method sees it, the cache does not
+  // change. kRuntime if a logit is NaN or infinite.
+  void prompt(uint32_t layer, const float* logits, Selection* out) {
+    router_.prefill(layer, logits, out);
+  }
+  // After all layers of a prompt: what it selected, [tokens, layers, top_k] in rank order, goes
+  // through the cache token by token, as if decoded. A sequence's first prompt does so only if
+  // prompt_is_cached().
+  void replay(Span<const uint32_t> selected);
+  // Whether a sequence's first prompt goes through the cache.
+  bool prompt_is_cached() const {
+    return settings_.initial == SelectorSettings::Initial::kPrompt ||
+           settings_.initial == SelectorSettings::Initial::kWarm;
+  }
+
+  // Routes a decoded token by what is cached, with weights, and uses the cache. kRuntime as
+  // prompt().
+  Use decode(uint32_t layer, const float* logits, Selection* out);
+
+  // The steps of decode(), for the lab. decide() gives no weights and takes finite logits only;
+  // use() takes the experts of a selection that are not dropped.
+  void decide(uint32_t layer, const float* logits, Selection* out) {
+    router_.decide(layer, logits, cache_.cached(layer), out);
+  }
+  Use use(uint32_t layer, const Selection& selection);
+  // For Belady, see LogicalCache::set_next_use().
+  void set_next_use(uint32_t layer, uint32_t expert, double when) {
+    cache_.set_next_use(layer, expert, when);
+  }
+
+  // Empties the cache; what the method remembers stays.
+  void forget_cached() { cache_.clear(); }
+
+ private:
+  const SelectorSettings settings_;
+  const ResolvedRouting routing_;
+  Router router_;
+  LogicalCache cache_;
+  bool begun_ = false;  // since reset(): a prompt is complete or a token decoded
+  std::vector<uint32_t> kept_;
+  std::vector<uint8_t> uncached_, scratch_;
+};
+
+}  // namespace moe_mobile

@@ -1,0 +1,147 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "routing/selector.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/expect_error.h"
+#include "routing/routing_run.h"
+
+namespace moe_mobile {
+namespace {
+
+using Initial = SelectorSettings::Initial;
+constexpr uint32_t kExperts = 8;
+constexpr uint32_t kTopK = 2;
+
+// Layers 1 and 3 of a model have experts.
+SelectorSettings settings(const char* routing, Initial initial, bool global, uint32_t capacity) {
+  SelectorSettings settings;
+  settings.router.num_experts = kExperts;
+  settings.router.top_k = kTopK;
+  settings.routing = parse_routing(routing);
+  settings.layers = {1, 3};
+  settings.global = global;
+  settings.capacity = capacity;
+  settings.initial = initial;
+  if (initial == Initial::kProfile) settings.profile = {{4, 1, 0}, {7, 2, 5}};
+  return settings;
+}
+
+std::vector<float> random_logits(std::mt19937* random) {
+  std::vector<float> logits(kExperts);
+  for (float& logit : logits) logit = static_cast<float>((*random)() % 1000) / 100;
+  return logits;
+}
+
+// As the engine goes: a prompt through one layer after the other, then token by token; and as the
+// lab goes, token by token throughout.
+TEST(Selector, EngineAndLabDecideTheSame) {
+  for (const char* routing : {"exact", "max-rank:4,J=1", "cache-prior:0.5", "exact+drop-cold:0.9"})
+    for (const Initial initial : {Initial::kCold, Initial::kPrompt, Initial::kProfile})
+      for (const bool global : {false, true}) {
+        SCOPED_TRACE(std::string(routing) + ", initial " +
+                     std::to_string(static_cast<int>(initial)));
+        const SelectorSettings same = settings(routing, initial, global, global ? 7 : 3);
+        Selector engine(same);
+        RoutingRun lab(same);
+        std::mt19937 random(11);
+        for (int sequence = 0; sequence < 3; ++sequence) {
+          engine.reset();
+          lab.reset();
+          const int prompt = static_cast<int>(random() % 6);
+          std::vector<std::vector<float>> logits;
+          for (int i = 0; i < 2 * prompt; ++i) logits.push_back(random_logits(&random));
+          Selection selection;
+          std::vector<uint32_t> selected(2 * prompt * kTopK);
+          for (uint32_t layer = 0; layer < 2; ++layer)
+            for (int token = 0; token < prompt; ++token) {
+              const int at = 2 * token + static_cast<int>(layer);
+              engine.prompt(layer, logits[at].data(), &selection);
+              std::copy(selection.experts.begin(), selection.experts.end(),
+                        selected.begin() + at * kTopK);
+            }
+          if (prompt > 0) engine.replay(selected);
+          for (int i = 0; i < 2 * prompt; ++i)
+            lab.step(static_cast<uint32_t>(i % 2), logits[i].data(), /*prompt=*/true);
+          ASSERT_EQ(engine.cache().by_recency(), lab.cache().by_recency());
+          for (int i = 0; i < 40; ++i) {
+            const std::vector<float> one = random_logits(&random);
+            const auto layer = static_cast<uint32_t>(i % 2);
+            const Selector::Use use = engine.decode(layer, one.data(), &selection);
+            const RunStep step = lab.step(layer, one.data(), /*prompt=*/false);
+            ASSERT_EQ(selection.experts, step.selection.experts);
+            ASSERT_EQ(selection.dropped, step.selection.dropped);
+            ASSERT_EQ(use.uncached, step.uncached);
+            ASSERT_EQ(engine.cache().by_recency(), lab.cache().by_recency());
+          }
+        }
+      }
+}
+
+TEST(Selector, AnInitialCacheIsThereAfterEachReset) {
+  const float first[kExperts] = {9, 8};
+  Selection selection;
+  for (const auto& [initial, expected] :
+       {std::pair(Initial::kCold, 0u), {Initial::kPrompt, 0u}, {Initial::kProfile, 6u}}) {
+    Selector selector(settings("exact", initial, false, 3));
+    for (int sequence = 0; sequence < 2; ++sequence) {
+      EXPECT_EQ(selector.cache().size(), expected);
+      selector.decode(0, first, &selection);
+      selector.reset();
+    }
+  }
+  SelectorSettings warm = settings("exact", Initial::kWarm, false, 3);
+  warm.profile = {{4}, {}};
+  Selector selector(warm);
+  EXPECT_EQ(selector.cache().by_recency(), (std::vector<ExpertKey>{{0, 4}}));
+  selector.decode(0, first, &selection);
+  selector.reset();
+  EXPECT_EQ(selector.cache().by_recency(), (std::vector<ExpertKey>{{0, 4}, {0, 1}, {0, 0}}));
+  selector.forget_cached();
+  EXPECT_EQ(selector.cache().size(), 0u);
+}
+
+// The first prompt leaves a cold cache alone; one that comes after decoding does not.
+TEST(Selector, LaterPromptsGoThroughTheCache) {
+  const float logits[kExperts] = {9, 8};
+  const std::vector<uint32_t> selected = {5, 6, 5, 6};  // a token in two layers
+  Selection selection;
+  Selector selector(settings("exact", Initial::kCold, false, 3));
+  selector.replay(selected);
+  EXPECT_EQ(selector.cache().size(), 0u);
+  selector.replay(selected);
+  EXPECT_EQ(selector.cache().size(), 4u);
+  selector.reset();
+  selector.decode(0, logits, &selection);
+  selector.replay(selected);
+  EXPECT_EQ(selector.cache().by_recency(),
+            (std::vector<ExpertKey>{{0, 0}, {0, 6}, {0, 5}, {1, 6}, {1, 5}}));
+}
+
+TEST(Selector, TellsWhatWasCachedAndWhatLeaves) {
+  const float first[kExperts] = {9, 8}, second[kExperts] = {9, 0, 8};
+  Selection selection;
+  Selector selector(settings("exact", Initial::kCold, false, 2));
+  EXPECT_EQ(selector.decode(1, first, &selection).uncached, (std::vector<uint8_t>{1, 1}));
+  const Selector::Use use = selector.decode(1, second, &selection);
+  EXPECT_EQ(use.uncached, (std::vector<uint8_t>{0, 1}));
+  ASSERT_EQ(use.evicted.size(), 1u);
+  EXPECT_EQ(use.evicted[0], (ExpertKey{1, 1}));
+}
+
+TEST(Selector, APoolForAllLayersMayHoldAnyNumber) {
+  EXPECT_EQ(settings("exact", Initial::kCold, true, 7).capacity_per_layer(), 3.5);
+  Selector selector(settings("exact", Initial::kCold, true, 2 * kExperts));
+  EXPECT_ERROR(Selector{settings("exact", Initial::kCold, true, 2 * kExperts + 1)},
+               ErrorCode::kUsage, "larger than all 16");
+  EXPECT_ERROR(Selector{settings("exact", Initial::kCold, true, 1)}, ErrorCode::kBudget,
+               "does not hold the 2 of one token");
+}
+
+}  // namespace
+}  // namespace moe_mobile
