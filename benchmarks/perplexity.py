@@ -72,14 +72,14 @@ def engine_quality(
     """Scores every token but the first of each window with a bundle's experts streaming."""
     total, hits, uses, scored = 0.0, 0, 0, 0
     with Engine(bundle, cache, threads=threads) as engine:
-        quant = engine.info["model"]["quantization"]["experts"]
+        quant = engine.info.model.quantization.experts
         for index, part in enumerate(parts):
             values: NDArray[np.float32] = engine.nll(part)
             total += float(values.sum(dtype=np.float64))
             scored += len(values)
-            totals = engine.stats["totals"]
-            hits += totals["hits"]
-            uses += totals["hits"] + totals["misses"]
+            totals = engine.stats.totals
+            hits += totals.hits
+            uses += totals.hits + totals.misses
             if progress is not None:
                 progress(index + 1, len(parts))
     return Quality(quant, total / scored, scored, hits / uses if uses else None)

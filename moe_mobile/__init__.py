@@ -2,12 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run Mixture-of-Experts language models that do not fit in memory.
 
-The public API, loaded on first use so that importing the package (and ``moe-mobile --help``)
-does not import torch:
+>>> from moe_mobile import Engine, export_bundle
+>>> bundle = export_bundle("demo", "demo")
+>>> with Engine(bundle, cache="25%") as engine:
+...     for piece in engine.generate("Once upon a time", max_new_tokens=20):
+...         print(piece, end="", flush=True)
 
-* :func:`export_bundle` turns a Hugging Face checkpoint into a bundle of ExecuTorch programs;
-* :class:`Engine` runs a bundle, streaming its experts from disk through a bounded cache;
-* :mod:`moe_mobile.errors` holds the typed errors both of them raise.
+* :func:`export_bundle` turns a Hugging Face checkpoint into a bundle of ExecuTorch programs.
+* :class:`Engine` runs a bundle, streaming its experts from disk through a bounded cache.
+* :class:`CacheSettings`, :class:`RoutingSettings` and :class:`ReadingSettings` say how.
+* :class:`Generation`, :class:`GenerationResult`, :class:`Stats` and :class:`Info` are what an
+  engine returns.
+* :mod:`moe_mobile.errors` has the typed errors.
+
+Names are loaded on first use, so that importing the package does not import torch. docs/python.md
+shows more.
 """
 
 from __future__ import annotations
@@ -19,24 +28,49 @@ if TYPE_CHECKING:
     from moe_mobile import errors
     from moe_mobile.engine import Engine
     from moe_mobile.export import export_bundle
+    from moe_mobile.generation import Generation
+    from moe_mobile.results import GenerationResult, Info, Stats
+    from moe_mobile.settings import CacheSettings, ReadingSettings, RoutingSettings
 
 __version__ = "0.1.0"
 
-__all__ = ["Engine", "__version__", "errors", "export_bundle"]
+__all__ = [
+    "CacheSettings",
+    "Engine",
+    "Generation",
+    "GenerationResult",
+    "Info",
+    "ReadingSettings",
+    "RoutingSettings",
+    "Stats",
+    "__version__",
+    "errors",
+    "export_bundle",
+]
 
+# Where each name is; None: it is a module.
 _LAZY = {
-    "Engine": ("moe_mobile.engine", "Engine"),
-    "export_bundle": ("moe_mobile.export", "export_bundle"),
-    "errors": ("moe_mobile.errors", None),
+    "CacheSettings": "moe_mobile.settings",
+    "Engine": "moe_mobile.engine",
+    "Generation": "moe_mobile.generation",
+    "GenerationResult": "moe_mobile.results",
+    "Info": "moe_mobile.results",
+    "ReadingSettings": "moe_mobile.settings",
+    "RoutingSettings": "moe_mobile.settings",
+    "Stats": "moe_mobile.results",
+    "errors": None,
+    "export_bundle": "moe_mobile.export",
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module 'moe_mobile' has no attribute {name!r}")
-    module_name, attribute = _LAZY[name]
-    module = importlib.import_module(module_name)
-    value = module if attribute is None else getattr(module, attribute)
+    place = _LAZY[name]
+    if place is None:
+        value: object = importlib.import_module(f"moe_mobile.{name}")
+    else:
+        value = getattr(importlib.import_module(place), name)
     globals()[name] = value
     return value
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The C++ module (android_app/engine/src/main/cpp/python); moe_mobile/engine.py is its public face.
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 class Generator:
     def next(self) -> int | None: ...
     @property
-    def stop(self) -> str: ...
+    def stop(self) -> Literal["eos", "length", "context"]: ...
     @property
     def logits(self) -> NDArray[np.float32]: ...
 

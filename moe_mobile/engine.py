@@ -5,16 +5,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import operator
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack, cast, overload
 
 from moe_mobile.errors import UsageError
+from moe_mobile.generation import Ending, Generation
+from moe_mobile.results import Info, MemoryPlan, Stats, from_json
 from moe_mobile.settings import (
     CacheSettings,
     EngineSettings,
@@ -25,12 +28,14 @@ from moe_mobile.settings import (
     utf8,
     whole,
 )
+from moe_mobile.text.tokenizer import BundleText
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from moe_mobile import _native
+    from moe_mobile.text.chat import Message
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage ("verify", "wait" (for another process that prepares the bundle, in
@@ -38,12 +43,26 @@ seconds), "prepare", "slots", "load", "prefill"), steps done, and steps in all. 
 stops the work."""
 
 
+class GenerateKeywords(TypedDict, total=False):
+    """Options of :meth:`Engine.generate`."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+    ignore_eos: bool
+
+
 class Engine:
     """An open bundle that generates and scores, its experts streaming through a bounded cache.
 
-    Token ids go in and come out; tokenize with the bundle's ``tokenizer.json``. Calls from
-    several threads wait for each other; callbacks cannot use the engine they are called by. All
-    engines of one process share ExecuTorch's thread pool and must use the same number of threads.
+    Calls from several threads wait for each other; callbacks cannot use the engine they are called
+    by. All engines of one process share ExecuTorch's thread pool and must use the same number of
+    threads.
+
+    >>> with Engine("demo", cache="25%") as engine:
+    ...     for piece in engine.generate("Once upon a time", 20):
+    ...         print(piece, end="", flush=True)
 
     Args:
         bundle: folder of the bundle. One that was not prepared for this CPU is prepared now.
@@ -74,7 +93,7 @@ class Engine:
         threads: int | None = None,
         context: int | None = None,
         progress: Progress | None = None,
-        planned: Callable[[dict[str, Any]], None] | None = None,
+        planned: Callable[[MemoryPlan], None] | None = None,
         **keywords: Unpack[SettingKeywords],
     ) -> None:
         from moe_mobile import _native
@@ -86,36 +105,59 @@ class Engine:
             threads,
             context,
         ).with_values(keywords)
+        self._text = BundleText(bundle)
         self._lock = threading.Lock()
         self._user: int | None = None  # the thread that holds the lock
         self._generator: _native.Generator | None = None
         self._generation = 0
         self._progress = progress
+
+        def tell(plan: str) -> None:
+            if planned is not None:
+                planned(from_json(MemoryPlan, json.loads(plan)))
+
         self._engine: _native.Engine | None = _native.open(
             utf8("bundle", bundle),
             to_json(settings.as_request()),
             progress,
-            None if planned is None else lambda plan: planned(json.loads(plan)),
+            tell,
         )
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[Message],
+        max_new_tokens: int = ...,
+        **options: Unpack[GenerateKeywords],
+    ) -> Generation[str]: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int = ...,
+        **options: Unpack[GenerateKeywords],
+    ) -> Generation[int]: ...
 
     def generate(
         self,
-        token_ids: Sequence[int],
-        max_new_tokens: int,
+        prompt: str | Sequence[Message] | Sequence[int],
+        max_new_tokens: int = 128,
         *,
         temperature: float = 0.0,
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int = 0,
         ignore_eos: bool = False,
-    ) -> Iterator[int]:
+    ) -> Generation[str] | Generation[int]:
         """Continues a prompt, which starts a new conversation.
 
         The prompt is read before this returns; tokens are decoded as they are taken.
 
         Args:
-            token_ids: the prompt, at least one token.
-            max_new_tokens: at most so many tokens are given out.
+            prompt: a text; chat messages, each a mapping with a ``role`` and a ``content``, which
+                the model's chat template writes out; or token ids. At least one token.
+            max_new_tokens: the most tokens to generate.
             temperature: 0 takes the most probable token; else logits are divided by it.
             top_k: keep only so many of the most probable tokens; 0 keeps all.
             top_p: keep the smallest set of tokens whose probabilities add up to it.
@@ -123,7 +165,12 @@ class Engine:
             ignore_eos: go on after an end-of-sequence token.
 
         Returns:
-            An iterator of token ids; the end-of-sequence token is not among them.
+            An iterator: of text for a text and for messages, of token ids for token ids. The
+            end-of-sequence token is not among them. Its ``result()`` has everything at once.
+
+        Raises:
+            UsageError: an argument is wrong, or the bundle has no tokenizer or chat template.
+            BundleInvalidError: the tokenizer or the chat template is broken.
         """
         sampling = {
             "temperature": _finite("temperature", temperature),
@@ -131,13 +178,20 @@ class Engine:
             "top_p": _finite("top_p", top_p),
             "seed": whole("seed", seed),
         }
-        ids, count = _checked(token_ids), whole("max_new_tokens", max_new_tokens)
+        count = whole("max_new_tokens", max_new_tokens)
+        stream = None
+        if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], Mapping)):
+            ids = _checked(self._text.encode(cast("str | Sequence[Message]", prompt)))
+            stream = self._text.stream(ids)
+        else:
+            ids = _checked(cast(Sequence[int], prompt))
         with self._use() as engine:
             self._generation += 1
             self._generator = engine.generate(
                 ids, count, json.dumps(sampling), ignore_eos, self._progress
             )
-            return self._tokens(self._generation)
+            step = functools.partial(self._step, self._generation)
+        return Generation(len(ids), step, stream)
 
     def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits after each token, teacher-forced, one token at a time as decoding does.
@@ -161,22 +215,16 @@ class Engine:
             return engine.nll(ids)
 
     @property
-    def stats(self) -> dict[str, Any]:
-        """What happened since the last generate, score, nll or reset.
-
-        ``{"totals": {...}, "tokens": [...]}``: one entry for the prompt and one per token decoded,
-        with times in nanoseconds, hits, misses and bytes read (docs/runner.md lists them).
-        """
+    def stats(self) -> Stats:
+        """What happened since the last generate, score, nll or reset."""
         with self._use() as engine:
-            stats: dict[str, Any] = json.loads(engine.stats_json())
-        return stats
+            return from_json(Stats, json.loads(engine.stats_json()))
 
     @property
-    def info(self) -> dict[str, Any]:
+    def info(self) -> Info:
         """Resolved settings, memory plan, model facts and the bundle's hash."""
         with self._use() as engine:
-            info: dict[str, Any] = json.loads(engine.info_json())
-        return info
+            return from_json(Info, json.loads(engine.info_json()))
 
     def reset(self) -> None:
         """Forgets the conversation and the statistics; of the cache what ``initial_cache`` says."""
@@ -200,20 +248,19 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _tokens(self, generation: int) -> Iterator[int]:
-        """Holds no native object, so that close() gives all memory back."""
-        while True:
-            with self._use():
-                if self._generator is None or generation != self._generation:
-                    raise UsageError(
-                        "the engine has begun another conversation",
-                        remedy="Take all tokens of one generation before the next call, or open a "
-                        "second engine.",
-                    )
-                token = self._generator.next()
-            if token is None:
-                return
-            yield token
+    def _step(self, generation: int) -> int | Ending:
+        """The next token. Iterators hold no native object, so that close() frees all memory."""
+        with self._use() as engine:
+            if self._generator is None or generation != self._generation:
+                raise UsageError(
+                    "the engine has begun another conversation",
+                    remedy="Take all tokens of one generation before the next call, or open a "
+                    "second engine.",
+                )
+            token = self._generator.next()
+            if token is not None:
+                return token
+            return Ending(self._generator.stop, from_json(Stats, json.loads(engine.stats_json())))
 
     def _refuse_callbacks(self) -> None:
         """They would wait for themselves."""
@@ -243,7 +290,7 @@ def _checked(token_ids: Sequence[int]) -> list[int]:
         raise UsageError(
             f"a token id is no integer: {error}",
             setting="token_ids",
-            remedy="Give ids; text is tokenized with the bundle's tokenizer.json.",
+            remedy="Give a list of whole numbers.",
         ) from None
     if not ids:
         raise UsageError("there are no tokens", setting="token_ids", remedy="Give at least one.")

@@ -165,6 +165,12 @@ class EngineSettings:
         }
         return dataclasses.replace(self, **groups, **own)
 
+    @classmethod
+    def from_request(cls, values: Mapping[str, Any]) -> EngineSettings:
+        """The settings in an answer of the engine; names that are new here are ignored."""
+        known = {*_PLACES, "threads", "context"}
+        return cls().with_values({name: value for name, value in values.items() if name in known})
+
     def as_request(self) -> dict[str, Any]:
         """The ``settings`` of the runner's ``open`` request (docs/runner.md).
 

@@ -30,8 +30,11 @@ ROOMS = {
     "model": "base demo errors",
     "bundle": "base errors",
     "export": "base bundle errors model",
-    "settings": "base errors",
-    "engine": "base bundle errors settings",
+    "settings": "errors",
+    "results": "settings",
+    "text": "bundle errors",
+    "generation": "errors results text",
+    "engine": "errors generation results settings text",
     "answers": "base errors",
     "runner": "answers base errors settings",
     "runtime": "base errors runner",
@@ -43,10 +46,10 @@ ROOMS = {
     "report": "base bench device errors quality routing tune settings",
     "virtual_phone": "base device errors",
     "cli": "base bench bundle demo device engine errors export model quality report routing runner "
-    "runtime settings tune virtual_phone",
+    "runtime settings text tune virtual_phone",
     "__main__": "cli",
     # The package itself: names that are loaded on first use.
-    "": "engine errors export",
+    "": "engine errors export generation results settings",
 }
 
 # The harness sets a variable of its own when it is imported.

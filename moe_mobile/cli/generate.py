@@ -17,7 +17,6 @@ from moe_mobile.base.terminal import without_controls
 from moe_mobile.base.text import percent
 from moe_mobile.bench.results import phase_rates
 from moe_mobile.cli.commands import cli_command, group_of, option
-from moe_mobile.cli.detokenize import Detokenizer
 from moe_mobile.cli.options import (
     CacheOptions,
     ReadingOptions,
@@ -31,11 +30,12 @@ from moe_mobile.cli.options import (
 )
 from moe_mobile.cli.output import notes_of
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.prompt import TOKENIZER, load_tokenizer
 from moe_mobile.cli.source import PromptOptions, Text, prompt_options
 from moe_mobile.cli.tuned import settings_option
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
+from moe_mobile.text.detokenizer import Detokenizer
+from moe_mobile.text.tokenizer import TOKENIZER, load_tokenizer
 
 if TYPE_CHECKING:
     from moe_mobile.runner import Runner

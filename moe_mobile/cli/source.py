@@ -14,9 +14,10 @@ from click.core import ParameterSource
 
 from moe_mobile.cli.commands import group_of, option
 from moe_mobile.cli.options import names_of
-from moe_mobile.cli.prompt import TOKENIZER, load_tokenizer, parse_ids, read_text
+from moe_mobile.cli.prompt import parse_ids, read_text
 from moe_mobile.cli.writable import opened_path
 from moe_mobile.errors import CheckpointError, UsageError
+from moe_mobile.text.tokenizer import TOKENIZER, load_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from moe_mobile.cli.options import ReadingOptions, engine_settings
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.prompt import TOKENIZER
 from moe_mobile.cli.source import CheckpointOptions, Text, bundle_ids, checkpoint_ids, is_bundle
 from moe_mobile.demo import checkpoint_dir, heldout_text
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
+from moe_mobile.text.tokenizer import TOKENIZER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,12 +4,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from moe_mobile.demo import checkpoint_dir
 from moe_mobile.export import RandomWeights, export_bundle
 from tests.bundles import OnceMaker
+
+_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<{{ message.role }}>{{ message.content }}\n"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,3 +31,15 @@ def large_bundle(made_once: OnceMaker) -> Path:
     in 8da4w, and a shared expert four times as wide."""
     source = RandomWeights("Qwen1.5-MoE-A2.7B", layers=1, vocab_size=512)
     return made_once("qwen1.5-layer", lambda out: export_bundle(source, out, "8da4w"))
+
+
+@pytest.fixture(scope="session")
+def chat_bundle(made_once: OnceMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model with a chat template, as a checkpoint's folder brings it."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "chatty"
+    shutil.copytree(checkpoint_dir(), folder)
+    (folder / "chat_template.jinja").write_text(_TEMPLATE)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["bos_token"] = {"content": "The ", "special": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return made_once("chatty-8da4w", lambda out: export_bundle(folder, out, "8da4w"))

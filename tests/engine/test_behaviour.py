@@ -19,6 +19,7 @@ from moe_mobile import Engine
 from moe_mobile.bundle import inspect_bundle
 from moe_mobile.errors import BudgetError, BundleInvalidError, UnsupportedError, UsageError
 from moe_mobile.export import export_bundle
+from moe_mobile.results import MemoryPlan
 from tests.bundles import BundleMaker, DemoMaker
 from tests.oracles.logits import logits_of
 from tests.tiny import VOCAB, load_checkpoint, tiny_model, tiny_prompt
@@ -31,8 +32,8 @@ def tiny(bundle: BundleMaker) -> Path:
 
 def test_a_budget_below_one_token_cycle_is_refused(tiny: Path) -> None:
     with Engine(tiny, threads=1) as engine:
-        plan = engine.info["plan"]
-    assert plan["token_cycle_slots"] == 2 * 2
+        plan = engine.info.plan
+    assert plan.token_cycle_slots == 2 * 2
     short = f"{plan['token_cycle_slots'] * plan['slot_bytes'] - 1}B"
     with pytest.raises(BudgetError) as refusal:
         Engine(tiny, short, threads=1)
@@ -51,11 +52,11 @@ def test_below_one_cycle_nothing_hits_and_nothing_changes(tiny: Path, lanes: int
     with Engine(tiny, residency="resident", threads=1) as engine:
         expected = engine.score(ids)
         continuation = list(engine.generate(ids, 8, ignore_eos=True))
-        slot_bytes = engine.info["plan"]["slot_bytes"]
+        slot_bytes = engine.info.plan.slot_bytes
     cache = f"{2 * slot_bytes}B"
     with Engine(tiny, cache, lanes=lanes, threads=1, allow_below_cycle=True) as engine:
         assert np.array_equal(engine.score(ids).view(np.uint32), expected.view(np.uint32))
-        assert engine.stats["totals"]["hits"] == 0
+        assert engine.stats.totals.hits == 0
         assert list(engine.generate(ids, 8, ignore_eos=True)) == continuation
 
 
@@ -76,7 +77,7 @@ def test_a_prompt_can_be_stopped_between_batches(large_bundle: Path) -> None:
             engine.generate(ids, 4)
         # One layer, and two batches of at most 256 tokens.
         assert seen == [("prefill", 1, 2)]
-        assert engine.stats["tokens"] == []
+        assert engine.stats.tokens == ()
         engine._progress = None
         assert list(engine.generate(ids, 4, ignore_eos=True)) == expected
 
@@ -89,20 +90,20 @@ def test_the_plan_is_told_before_anything_is_loaded(tiny: Path) -> None:
         progress=lambda stage, done, total: events.append(stage),
         planned=events.append,
     ) as engine:
-        (at,) = [i for i, event in enumerate(events) if isinstance(event, dict)]
-        assert events[at] == engine.info["plan"]
+        (at,) = [i for i, event in enumerate(events) if isinstance(event, MemoryPlan)]
+        assert events[at] == engine.info.plan
         assert not {"load", "slots"} & set(map(str, events[:at]))
         assert {"load", "slots"} <= set(map(str, events[at:]))
 
 
 def test_programs_are_planned_with_what_they_are_read_into(tiny: Path) -> None:
     with Engine(tiny, threads=1, lanes=1) as engine:
-        slots = engine.info["plan"]
+        slots = engine.info.plan
     with Engine(tiny, threads=1, lanes=1, residency="programs") as engine:
-        programs = engine.info["plan"]
+        programs = engine.info.plan
     expert = inspect_bundle(tiny)["memory"]["expert_bytes"]
     # Two reads at once: of a token's top two, and of one lane's queue.
-    assert programs["arena_bytes"] == slots["arena_bytes"] + 2 * expert
+    assert programs.arena_bytes == slots.arena_bytes + 2 * expert
 
 
 def test_a_long_prompt_reads_each_expert_once(demo_bundle: DemoMaker) -> None:
@@ -110,9 +111,9 @@ def test_a_long_prompt_reads_each_expert_once(demo_bundle: DemoMaker) -> None:
     ids = [7 + 31 * i % 4000 for i in range(1000)]
     with Engine(demo_bundle("8da4w"), "25%", threads=1) as engine:
         engine.generate(ids, 1)
-        info, totals = engine.info, engine.stats["totals"]
-    experts = info["plan"]["num_experts"]
-    assert 0.9 * experts < totals["misses"] <= experts
+        info, totals = engine.info, engine.stats.totals
+    experts = info.plan.num_experts
+    assert 0.9 * experts < totals.misses <= experts
 
 
 def test_a_closed_engine_gives_no_more_tokens(tiny: Path) -> None:
@@ -136,7 +137,7 @@ def test_callbacks_cannot_use_their_engine(tiny: Path) -> None:
     with Engine(tiny, threads=1, progress=look) as engine:
         engine.generate(tiny_prompt(4), 1)
         assert seen
-        assert engine.stats["tokens"]
+        assert engine.stats.tokens
 
 
 def test_numbers_of_numpy_will_do(tiny: Path) -> None:
@@ -192,23 +193,23 @@ def test_an_expert_that_fits_no_slot_leaves_residency_programs(odd: int, tmp_pat
         Engine(made, residency="resident", threads=1)
     for residency in ("slots", "programs"):
         with Engine(made, residency=residency, threads=1) as engine:
-            assert engine.info["settings"]["residency"] == "programs"
-            assert len(engine.info["fallbacks"]) == (residency == "slots")
+            assert engine.info.settings.reading.residency == "programs"
+            assert len(engine.info.fallbacks) == (residency == "slots")
             largest = inspect_bundle(made)["memory"]["expert_bytes"]
-            assert engine.info["plan"]["slot_bytes"] >= largest
+            assert engine.info.plan.slot_bytes >= largest
             assert np.abs(engine.score(tiny_prompt(8)) - expected).max() < 1e-3
 
 
 def test_a_slot_file_left_by_a_killed_process_does_no_harm(tiny: Path) -> None:
     """Its process may have had this one's number, as in a container."""
     with Engine(tiny, threads=1) as engine:
-        store = Path(engine.info["settings"]["packed_dir"])
+        store = Path(engine.info.settings.reading.packed_dir)
     left = [store / f"moe-slot-{os.getpid()}-{number}.bin" for number in range(10_000)]
     try:
         for path in left:
             path.touch()
         with Engine(tiny, threads=1) as engine:
-            assert engine.info["fallbacks"] == []
+            assert engine.info.fallbacks == ()
     finally:
         for path in left:
             path.unlink(missing_ok=True)
@@ -299,7 +300,7 @@ def test_a_new_conversation_forgets_the_old_one(tiny: Path) -> None:
         next(abandoned)
         assert list(engine.generate(ids, 12, ignore_eos=True)) == expected
         engine.reset()
-        assert engine.stats["tokens"] == []
+        assert engine.stats.tokens == ()
         assert list(engine.generate(ids, 12, ignore_eos=True)) == expected
     with pytest.raises(UsageError, match="closed"):
         engine.score(ids)

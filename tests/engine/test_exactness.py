@@ -65,15 +65,15 @@ def runs(bundle: Path, tokens: list[int]) -> dict[tuple[str, str, int], Run]:
 def cycle_budget(bundle: Path) -> str:
     """The budget of exactly one token cycle."""
     with Engine(bundle, threads=1) as engine:
-        plan = engine.info["plan"]
-    assert plan["token_cycle_slots"] < 0.25 * plan["num_experts"]
+        plan = engine.info.plan
+    assert plan.token_cycle_slots < 0.25 * plan.num_experts
     return f"{plan['token_cycle_slots'] * plan['slot_bytes']}B"
 
 
 def run(bundle: Path, tokens: list[int], residency: str, cache: str, lanes: int) -> Run:
     with Engine(bundle, cache, residency=residency, lanes=lanes, threads=1) as engine:
-        assert engine.info["settings"]["residency"] == residency
-        assert engine.info["fallbacks"] == []
+        assert engine.info.settings.reading.residency == residency
+        assert engine.info.fallbacks == ()
         scored = engine.score(tokens[:SCORED])
         score_steps = steps(engine, "decode")
         generated = logits_after_prompt(engine, tokens[SCORED:], DECODED)
@@ -83,7 +83,7 @@ def run(bundle: Path, tokens: list[int], residency: str, cache: str, lanes: int)
 
 
 def steps(engine: Engine, phase: str) -> list[tuple[int, int]]:
-    return [(s["hits"], s["misses"]) for s in engine.stats["tokens"] if s["phase"] == phase]
+    return [(s.hits, s.misses) for s in engine.stats.tokens if s.phase == phase]
 
 
 def bits(values: Logits) -> NDArray[np.uint32]:
@@ -107,7 +107,7 @@ def test_logits_are_byte_identical(runs: dict[tuple[str, str, int], Run], part: 
 def test_the_runs_did_stream(runs: dict[tuple[str, str, int], Run], bundle: Path) -> None:
     """Otherwise identical logits would prove nothing."""
     with Engine(bundle, threads=1) as engine:
-        uses = engine.info["plan"]["token_cycle_slots"]
+        uses = engine.info.plan.token_cycle_slots
     for (residency, cache, _), run in runs.items():
         assert all(hits + misses == uses for hits, misses in run.score_steps)
         misses = [misses for _, misses in run.score_steps]

@@ -56,6 +56,6 @@ def test_prompt_longer_than_a_batch(checkpoint: CheckpointMaker, bundle: BundleM
     expected = logits_of(load_checkpoint(checkpoint("mixtral")), prompt)[-1]
     with Engine(bundle("mixtral", "fp32", 64), threads=1) as engine:
         actual = logits_after_prompt(engine, prompt, 1)[0]
-        ((_, count),) = [(step["phase"], step["count"]) for step in engine.stats["tokens"]]
+        ((_, count),) = [(step.phase, step.count) for step in engine.stats.tokens]
     assert count == 150
     assert np.abs(actual - expected).max() < TOLERANCE

@@ -50,8 +50,8 @@ def test_quantized_equals_torchao(
         expected = logits_of(oracle, IDS)
     with Engine(made, "50%", threads=1) as engine:
         actual = engine.score(IDS)
-        hits = [step["hits"] for step in engine.stats["tokens"]]
-        slots = engine.info["plan"]["slots"]
+        hits = [step.hits for step in engine.stats.tokens]
+        slots = engine.info.plan.slots
 
     errors = np.abs(actual - expected) / expected.std()
     cosines = (actual * expected).sum(1) / np.linalg.norm(actual, axis=1)

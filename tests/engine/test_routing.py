@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from moe_mobile import Engine
 from moe_mobile.demo import checkpoint_dir, heldout_text
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.errors import BudgetError, UsageError
+from moe_mobile.results import RoutingInfo, TokenStats, from_json
 from moe_mobile.routing import RoutingRun
 from moe_mobile.routing.profile import CacheProfile, write_profile
 from moe_mobile.routing.trace import Trace
@@ -61,10 +63,13 @@ def trace(bundle: Path, tokens: list[int]) -> Trace:
     return record_engine(LocalDevice(), bundle, tokens, settings={"threads": 1})
 
 
-def counted(result: dict[str, Any]) -> Counts:
+def counted(tokens: Iterable[TokenStats]) -> Counts:
     """[tokens, 4] of the tokens decoded: hits, misses that were read, dropped, changed."""
-    names = ("hits", "misses", "dropped", "slots_changed_by_routing")
-    rows = [[t[n] for n in names] for t in result["tokens"] if t["phase"] == "decode"]
+    rows = [
+        [t.hits, t.misses, t.dropped, t.slots_changed_by_routing]
+        for t in tokens
+        if t.phase == "decode"
+    ]
     return np.array(rows, np.int64)
 
 
@@ -81,7 +86,7 @@ def replayed(bundle: Path, trace: Trace, prompt: int = 0, **settings: Any) -> Co
             warmup=False,
             router_logits=logits,
         )
-    return counted(result["samples"][0])
+    return counted(from_json(tuple[TokenStats, ...], result["samples"][0]["tokens"]))
 
 
 def simulated(trace: Trace, capacity: int, prompt: int = 0, **settings: Any) -> Counts:
@@ -163,7 +168,7 @@ def test_without_replaying_the_counts_are_those_of_the_trace(
     """The model's own routers, the exact ones: what they say does not depend on the cache."""
     with Engine(bundle, "50%", pool="layer", initial_cache="cold", threads=1) as engine:
         engine.nll(tokens)
-        assert np.array_equal(counted(engine.stats), simulated(trace, 16, routing="exact"))
+        assert np.array_equal(counted(engine.stats.tokens), simulated(trace, 16, routing="exact"))
 
 
 def bits(values: Logits) -> NDArray[np.uint32]:
@@ -173,7 +178,11 @@ def bits(values: Logits) -> NDArray[np.uint32]:
 def logits_of(bundle: Path, tokens: list[int], **settings: Any) -> tuple[Logits, Logits, Counts]:
     with Engine(bundle, "25%", threads=1, **settings) as engine:
         scored = engine.score(tokens[:24])
-        return scored, logits_after_prompt(engine, tokens[24:56], 6), counted(engine.stats)
+        return (
+            scored,
+            logits_after_prompt(engine, tokens[24:56], 6),
+            counted(engine.stats.tokens),
+        )
 
 
 @pytest.mark.parametrize("routing", METHODS)
@@ -215,27 +224,24 @@ def test_a_cache_of_everything_leaves_nothing_to_prefer(bundle: Path, tokens: li
         info, scored = engine.info, engine.score(tokens[:24])
     with Engine(bundle, threads=1) as engine:
         assert np.array_equal(bits(scored), bits(engine.score(tokens[:24])))
-    assert info["settings"]["initial_cache"] == "warm"
+    assert info.settings.cache.initial == "warm"
 
 
 def test_info_tells_what_routing_came_to(bundle: Path) -> None:
     with Engine(bundle, threads=1, routing="cache-prior:auto") as engine:
         info = engine.info
-    assert info["routing"] == {
-        "requested": "cache-prior:auto", "resolved": "cache-prior:0.3,J=2", "note": "",
-        "lossy": True,
-    }  # fmt: skip
-    settings = info["settings"]
-    assert (settings["pool"], settings["initial_cache"]) == ("layer", "prompt")
-    assert info["plan"]["slots_per_layer"] == 16
-    assert "16 per layer" in info["plan"]["text"]
+    assert info.routing == RoutingInfo("cache-prior:auto", "cache-prior:0.3,J=2", "", lossy=True)
+    settings = info.settings
+    assert (settings.cache.pool, settings.cache.initial) == ("layer", "prompt")
+    assert info.plan.slots_per_layer == 16
+    assert "16 per layer" in info.plan.text
     with Engine(bundle, threads=1, routing="cache-prior:0.2,J=4") as engine:
         info = engine.info
-    assert info["routing"]["resolved"] == "exact"
-    settings = info["settings"]
-    assert (settings["pool"], settings["initial_cache"]) == ("global", "warm")
-    assert not info["routing"]["lossy"]
-    assert info["routing"]["note"]
+    assert info.routing.resolved == "exact"
+    settings = info.settings
+    assert (settings.cache.pool, settings.cache.initial) == ("global", "warm")
+    assert not info.routing.lossy
+    assert info.routing.note
 
 
 def test_the_command_line_takes_a_profile_of_the_model_only(bundle: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from moe_mobile.cli.detokenize import Detokenizer
+from moe_mobile.text.detokenizer import Detokenizer
 
 
 def _byte_level() -> Tokenizer:

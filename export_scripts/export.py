@@ -1,0 +1,58 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Exports a checkpoint of any supported family. What to choose depends on the model:
+
+a few large experts, everything in four bits (the default):
+    python export_scripts/export.py mistralai/Mixtral-8x7B-v0.1 out/mixtral
+a shared expert runs for every token and belongs to the dense part, which keeps eight bits:
+    python export_scripts/export.py Qwen/Qwen1.5-MoE-A2.7B out/qwen1.5-moe --dense 8da8w
+larger groups of weights that share a scale, for a smaller bundle:
+    python export_scripts/export.py Qwen/Qwen3-30B-A3B out/qwen3-moe --group-size 64
+small experts in eight bits, and a prompt in smaller batches, which takes less memory:
+    python export_scripts/export.py allenai/OLMoE-1B-7B-0924 out/olmoe \\
+        --experts 8da8w --max-batch 64
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from tqdm import tqdm
+
+from moe_mobile import export_bundle
+from moe_mobile.export import Progress
+
+
+def main() -> None:
+    formats = ("fp32", "8da8w", "8da4w")
+    parser = argparse.ArgumentParser(description="Export a Mixture-of-Experts checkpoint")
+    parser.add_argument("source", help="checkpoint folder, or a model id such as org/name")
+    parser.add_argument("out", help="the bundle's folder")
+    parser.add_argument("--experts", default="8da4w", choices=formats, help="format of experts")
+    parser.add_argument("--dense", choices=formats, help="format of everything else")
+    parser.add_argument("--group-size", type=int, default=32, choices=(32, 64, 128, 256))
+    parser.add_argument("--max-batch", type=int, help="prompt tokens per program call")
+    options = parser.parse_args()
+
+    with tqdm(unit="program") as bar:
+
+        def show(step: Progress) -> None:
+            bar.total = step.total
+            bar.set_postfix_str(step.what, refresh=False)
+            bar.update(step.done - bar.n)
+
+        bundle = export_bundle(
+            options.source,
+            options.out,
+            options.experts,
+            dense=options.dense,
+            head=options.dense,
+            group_size=options.group_size,
+            max_batch=options.max_batch,
+            progress=show,
+        )
+    print(f"written: {bundle}")
+
+
+if __name__ == "__main__":
+    main()

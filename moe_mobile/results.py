@@ -1,0 +1,267 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What an engine says about itself and its work, as :class:`Info`, :class:`Stats` and
+:class:`GenerationResult`.
+
+`moe_runner` sends the same members as JSON (docs/runner.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from moe_mobile.settings import EngineSettings
+
+__all__ = [
+    "GenerationResult",
+    "Info",
+    "MemoryPlan",
+    "ModelInfo",
+    "QuantizationInfo",
+    "RoutingInfo",
+    "Stats",
+    "TokenStats",
+    "TotalStats",
+    "from_json",
+]
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Uses:
+    """Times in nanoseconds of wall clock, and what was read.
+
+    Attributes:
+        total_ns: all of it; the other times are parts of it.
+        dense_ns: the layers' dense programs.
+        attention_ns: attention over the KV cache.
+        expert_ns: computing experts.
+        wait_ns: waiting for flash with nothing left to compute.
+        router_ns: choosing experts.
+        head_ns: the output head.
+        hits: experts that were in memory.
+        misses: experts that were read from flash.
+        dropped: experts that would have been read and were left out (``drop-cold``).
+        bytes_read: bytes read from flash.
+        bytes_wasted: of these, bytes that were never used.
+        slots_changed_by_routing: selections that differ from exact routing.
+    """
+
+    total_ns: int
+    dense_ns: int
+    attention_ns: int
+    expert_ns: int
+    wait_ns: int
+    router_ns: int
+    head_ns: int
+    hits: int
+    misses: int
+    dropped: int
+    bytes_read: int
+    bytes_wasted: int
+    slots_changed_by_routing: int
+
+
+@dataclass(frozen=True)
+class TokenStats(_Uses):
+    """What one decoded token took, or the whole prompt.
+
+    Attributes:
+        token: the token id that went through the model; the prompt's last.
+        phase: ``"prefill"`` for the prompt, or ``"decode"``.
+        count: tokens in this entry; 1 when decoding.
+    """
+
+    token: int
+    phase: str
+    count: int
+
+
+@dataclass(frozen=True)
+class TotalStats(_Uses):
+    """Sums over all entries, the prompt included.
+
+    Attributes:
+        tokens: tokens that went through the model.
+        hit_rate: hits / (hits + misses + dropped), 0 to 1; 0 without any.
+        p50_ns, p95_ns, p99_ns: percentiles (nearest rank) of ``total_ns`` over the decoded tokens
+            alone; 0 if there are none.
+    """
+
+    tokens: int
+    hit_rate: float
+    p50_ns: int
+    p95_ns: int
+    p99_ns: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What happened since the last generate, score, nll or reset.
+
+    Attributes:
+        totals: sums.
+        tokens: an entry for the prompt, and one for each token decoded.
+    """
+
+    totals: TotalStats
+    tokens: tuple[TokenStats, ...]
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The memory that an engine takes, planned before it takes any. Sizes in bytes.
+
+    Attributes:
+        experts_budget_bytes: what the setting of the cache comes to.
+        slots: experts that the cache holds.
+        slots_per_layer: the same for each layer; 0 if the pool is global.
+        slot_bytes: one expert in memory.
+        num_experts: experts of all layers.
+        dense_bytes: everything that is always in memory.
+        kv_bytes: the KV cache.
+        arena_bytes: working memory of programs and reads.
+        total_bytes: all of it.
+        token_cycle_slots: experts that one token uses (layers x top-k).
+        available_bytes: what the system had left when it was asked; 0 if unknown.
+        text: the plan for people.
+    """
+
+    experts_budget_bytes: int
+    slots: int
+    slots_per_layer: int
+    slot_bytes: int
+    num_experts: int
+    dense_bytes: int
+    kv_bytes: int
+    arena_bytes: int
+    total_bytes: int
+    token_cycle_slots: int
+    available_bytes: int
+    text: str
+
+
+@dataclass(frozen=True)
+class QuantizationInfo:
+    """Formats of the weights, such as ``8da4w``; ``group_size``: weights that share a scale."""
+
+    experts: str
+    dense: str
+    head: str
+    embedding: str
+    group_size: int
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Facts of the bundle's model.
+
+    Attributes:
+        num_layers: layers of all kinds.
+        context_length: the most positions that the model takes.
+        num_experts, top_k: of one layer with experts, and how many of them a token uses.
+        num_parameters: weights of the whole model.
+        eos_token_ids: tokens that end a text.
+    """
+
+    name: str
+    family: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    context_length: int
+    num_experts: int
+    top_k: int
+    num_parameters: int
+    eos_token_ids: tuple[int, ...]
+    quantization: QuantizationInfo
+
+
+@dataclass(frozen=True)
+class RoutingInfo:
+    """How experts are chosen.
+
+    Attributes:
+        requested: the setting.
+        resolved: what it came to, with ``auto`` and ``J`` settled; ``"exact"`` if it is off.
+        note: why it is off, else ``""``.
+        lossy: whether it may change the output.
+    """
+
+    requested: str
+    resolved: str
+    note: str
+    lossy: bool
+
+
+@dataclass(frozen=True)
+class Info:
+    """An open engine.
+
+    Attributes:
+        bundle_hash: SHA-256 of the bundle's manifest, which holds the hashes of all its files.
+        settings: as they came out, with ``auto`` settled.
+        direct_io: whether reads bypass the page cache.
+        threads: threads that compute.
+        fallbacks: what works otherwise than the settings ask, and why.
+        store_key: the CPU and the versions that the packed weights are for.
+        executorch, moe_mobile: versions.
+    """
+
+    bundle_hash: str
+    model: ModelInfo
+    plan: MemoryPlan
+    settings: EngineSettings
+    routing: RoutingInfo
+    direct_io: bool
+    threads: int
+    fallbacks: tuple[str, ...]
+    store_key: str
+    executorch: str
+    moe_mobile: str
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """A generation that ended.
+
+    Attributes:
+        text: the new text; None if the prompt was token ids.
+        token_ids: the new tokens, without the end-of-sequence token.
+        prompt_tokens: tokens of the prompt.
+        stop: why it ended: ``"eos"`` (the model's end-of-sequence token), ``"length"``
+            (``max_new_tokens``) or ``"context"`` (the KV cache is full).
+        stats: times and reads, the prompt's included.
+    """
+
+    text: str | None
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    stop: Literal["eos", "length", "context"]
+    stats: Stats
+
+
+def from_json(kind: type[Result], value: Any) -> Result:
+    """One of the classes above from the engine's JSON; members that it does not have are ignored.
+
+    Raises KeyError or TypeError if the value has another shape.
+    """
+    if kind is EngineSettings:
+        return typing.cast(Result, EngineSettings.from_request(value))
+    if dataclasses.is_dataclass(kind):
+        return kind(**{name: from_json(type_, value[name]) for name, type_ in _members(kind)})
+    if typing.get_origin(kind) is tuple:
+        (item, _) = typing.get_args(kind)
+        return typing.cast(Result, tuple(from_json(item, one) for one in value))
+    return typing.cast(Result, value)
+
+
+@functools.cache
+def _members(kind: type[Any]) -> list[tuple[str, Any]]:
+    types = typing.get_type_hints(kind)
+    return [(field.name, types[field.name]) for field in dataclasses.fields(kind)]

@@ -1,0 +1,266 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Chat messages written the way a model was trained to read them.
+
+Hugging Face checkpoints bring that format as a Jinja template. A template is a program, written
+by whoever made the checkpoint, so it runs in Jinja's sandbox: it sees plain data, reaches no
+Python internals and changes nothing. Loops and output are bounded. Memory within these bounds is
+not, and Ctrl-C stops a slow template.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Never
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from moe_mobile.errors import BundleInvalidError, MoeMobileError, UsageError
+from moe_mobile.text.files import read_files
+
+__all__ = ["ChatTemplate", "Message", "load_chat_template"]
+
+Message = Mapping[str, Any]
+"""``{"role": "user", "content": "..."}``, and further members that the model's template reads."""
+
+_TEMPLATE = "chat_template.jinja"
+_LEGACY = "chat_template.json"
+_CONFIG = "tokenizer_config.json"
+_SPECIAL = "special_tokens_map.json"
+_TOKENS = (
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+)  # fmt: skip
+_AGAIN = "Export again from a complete checkpoint"
+_MAX_OUTPUT = 1 << 24
+"""Characters: more than any context takes."""
+_MAX_STEPS = 1_000_000
+"""Numbers that all ``range`` of one rendering give; nested loops would take hours otherwise."""
+
+
+class _Raised(Exception):
+    """The template's own ``raise_exception``."""
+
+
+class _TooMuch(Exception):
+    pass
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """``{% generation %}...{% endgeneration %}`` marks the model's answers for training: its body
+    is written as it is."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node | list[jinja2.nodes.Node]:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body).set_lineno(line)
+
+
+class ChatTemplate:
+    """A model's chat format.
+
+    Args:
+        source: the template, in Jinja.
+        tokens: special tokens by name, such as ``bos_token``; the template may write them.
+        file: where it comes from, for errors.
+
+    Raises BundleInvalidError if it is not a template.
+    """
+
+    def __init__(self, source: str, tokens: Mapping[str, str], file: str) -> None:
+        self._file = file
+        self._tokens = dict(tokens)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_GenerationTag, jinja2.ext.loopcontrols],
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _raise
+        environment.globals["strftime_now"] = _now
+        try:
+            self._template = environment.from_string(source)
+        except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as error:
+            raise self._invalid("cannot be read", error) from error
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The conversation as text.
+
+        Args:
+            messages: each with a ``role`` and a ``content``; other members go to the template.
+            add_generation_prompt: end with what begins the model's answer.
+
+        Raises:
+            UsageError: messages are malformed, or not what this model's template takes.
+            BundleInvalidError: the template fails, or does what templates may not do.
+        """
+        plain = _plain(messages)
+        pieces: list[str] = []
+        length = 0
+        try:
+            for piece in self._template.generate(
+                **self._tokens,
+                messages=plain,
+                tools=None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                range=_Range(),
+            ):
+                pieces.append(piece)
+                length += len(piece)
+                if length > _MAX_OUTPUT:
+                    raise _TooMuch(f"it writes more than {_MAX_OUTPUT} characters")
+        except _Raised as error:
+            raise UsageError(
+                f"this model's chat template refuses the messages: {error}",
+                setting="messages",
+                remedy="Change their roles or their order",
+            ) from None
+        except SecurityError as error:
+            raise self._invalid("does what a template may not do", error) from error
+        except Exception as error:  # whatever a program can fail with
+            raise self._invalid("fails", error) from error
+        return "".join(pieces)
+
+    def _invalid(self, how: str, error: Exception) -> MoeMobileError:
+        words = " ".join(str(error).split())[:200] or type(error).__name__
+        return BundleInvalidError(
+            f"the chat template {how}: {words}",
+            file=self._file,
+            remedy="Give the prompt as text, or export again with another template",
+        )
+
+
+def load_chat_template(bundle: pathlib.Path) -> ChatTemplate:
+    """A bundle's chat template.
+
+    Raises UsageError if the model has none, BundleInvalidError for a broken one, and the bundle
+    reader's errors.
+    """
+    files = read_files(bundle, [_TEMPLATE, _LEGACY, _CONFIG, _SPECIAL])
+    config = _object(bundle, _CONFIG, files)
+    tokens = _special_tokens({**_object(bundle, _SPECIAL, files), **config})
+    for name, source in (
+        (_TEMPLATE, files[_TEMPLATE].decode("utf-8", "replace") if _TEMPLATE in files else None),
+        (_LEGACY, _object(bundle, _LEGACY, files).get("chat_template")),
+        (_CONFIG, config.get("chat_template")),
+    ):
+        if source is not None:
+            return ChatTemplate(_default(source, bundle / name), tokens, str(bundle / name))
+    raise UsageError(
+        "this model has no chat template",
+        file=bundle,
+        remedy="Give the prompt as text; models tuned for chat have a template",
+    )
+
+
+def _default(source: Any, file: pathlib.Path) -> str:
+    """The one to use where a file has several, as a list of names and templates."""
+    if isinstance(source, list):
+        named = {
+            entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)
+        }
+        source = named.get("default")
+    if not isinstance(source, str):
+        raise BundleInvalidError("has no default chat template", file=file, remedy=_AGAIN)
+    return source
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    for name in _TOKENS:
+        value = config.get(name)
+        if isinstance(value, dict):
+            value = value.get("content")
+        if isinstance(value, str):
+            found[name] = value
+    return found
+
+
+def _object(bundle: pathlib.Path, name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+    if name not in files:
+        return {}
+    try:
+        value = json.loads(files[name])
+    except (ValueError, RecursionError) as error:
+        raise BundleInvalidError(
+            f"is not valid JSON: {error}", file=bundle / name, remedy=_AGAIN
+        ) from error
+    if not isinstance(value, dict):
+        raise BundleInvalidError("must hold a JSON object", file=bundle / name, remedy=_AGAIN)
+    return value
+
+
+def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Copies that are JSON data: methods of richer objects are out of a template's reach."""
+    remedy = 'Write each message like {"role": "user", "content": "Hello"}'
+    if not messages:
+        raise UsageError("there are no messages", setting="messages", remedy=remedy)
+    plain = []
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise UsageError(
+                f"message {number} is not a mapping", setting="messages", remedy=remedy
+            )
+        for name in ("role", "content"):
+            if not isinstance(message.get(name), str):
+                raise UsageError(
+                    f"message {number} has no text {name!r}", setting="messages", remedy=remedy
+                )
+        try:
+            members = {name: value for name, value in message.items() if value is not None}
+            plain.append(json.loads(json.dumps(members)))
+        except (TypeError, ValueError, RecursionError):
+            raise UsageError(
+                f"message {number} is not JSON data", setting="messages", remedy=remedy
+            ) from None
+    return plain
+
+
+class _Range:
+    """``range`` for templates, with a limit for all calls of one rendering together."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_STEPS
+
+    def __call__(self, *bounds: int) -> range:
+        numbers = range(*bounds)
+        # One more for each call: an empty range takes time as well.
+        self._left -= len(numbers) + 1
+        if self._left < 0:
+            raise _TooMuch(f"it counts further than {_MAX_STEPS}")
+        return numbers
+
+
+def _raise(message: object) -> Never:
+    raise _Raised(str(message))
+
+
+def _now(form: str) -> str:
+    return datetime.datetime.now().strftime(form)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter escapes HTML."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )

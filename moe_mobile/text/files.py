@@ -1,0 +1,40 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face files in a bundle, checked against the hashes in its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from collections.abc import Sequence
+
+from moe_mobile.errors import BundleCorruptError, read_error
+
+__all__ = ["read_files"]
+
+
+def read_files(bundle: pathlib.Path, names: Sequence[str]) -> dict[str, bytes]:
+    """Contents of those of the files that the bundle has.
+
+    Raises the bundle reader's errors, IoError, and BundleCorruptError for other bytes than were
+    exported.
+    """
+    from moe_mobile.bundle import read_manifest
+
+    contents = {}
+    for file in read_manifest(bundle).files:
+        if file.path not in names:
+            continue
+        path = bundle / file.path
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise read_error(error, path) from error
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise BundleCorruptError(
+                "bytes differ from their SHA-256",
+                file=path,
+                remedy="Copy or export the bundle again",
+            )
+        contents[file.path] = data
+    return contents

@@ -1,0 +1,86 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle's tokenizer and chat template, each loaded when it is first needed."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from moe_mobile.errors import BundleInvalidError, UsageError
+from moe_mobile.text.detokenizer import Detokenizer
+from moe_mobile.text.files import read_files
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from moe_mobile.text.chat import ChatTemplate, Message
+
+__all__ = ["TOKENIZER", "BundleText", "load_tokenizer"]
+
+TOKENIZER = "tokenizer.json"
+"""Name of the tokenizer's file in a bundle or checkpoint."""
+
+
+def load_tokenizer(bundle: pathlib.Path) -> Tokenizer:
+    """A bundle's tokenizer. Raises UsageError without one, and the bundle reader's errors."""
+    path = bundle / TOKENIZER
+    data = read_files(bundle, [TOKENIZER]).get(TOKENIZER)
+    if data is None:
+        raise UsageError(
+            "this bundle has no tokenizer",
+            file=path,
+            remedy="Give token ids instead of text, or export again from a folder with "
+            "tokenizer.json",
+        )
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(data.decode())
+    except Exception as error:  # the library raises plain Exception
+        raise BundleInvalidError(
+            f"the tokenizer cannot be read: {error}",
+            file=path,
+            remedy="Export again from a complete checkpoint",
+        ) from error
+
+
+class BundleText:
+    """Turns prompts into token ids and new tokens into text, with what a bundle brings."""
+
+    def __init__(self, bundle: str | os.PathLike[str]) -> None:
+        # The working folder may change before the files are read.
+        self._bundle = pathlib.Path(bundle).absolute()
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Raises as :func:`load_tokenizer`."""
+        return load_tokenizer(self._bundle)
+
+    @functools.cached_property
+    def template(self) -> ChatTemplate:
+        """Raises as :func:`moe_mobile.text.chat.load_chat_template`."""
+        from moe_mobile.text.chat import load_chat_template
+
+        return load_chat_template(self._bundle)
+
+    def encode(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Token ids of a text, or of chat messages in the model's own format.
+
+        Raises what loading the files does, and UsageError for messages that are not as
+        :meth:`ChatTemplate.render` takes them.
+        """
+        if isinstance(prompt, str):
+            ids: list[int] = self.tokenizer.encode(prompt).ids
+        else:
+            # The template writes the special tokens itself.
+            text = self.template.render(prompt)
+            ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return list(ids)
+
+    def stream(self, prompt_ids: Sequence[int]) -> Detokenizer:
+        """For the tokens that follow a prompt."""
+        return Detokenizer(self.tokenizer, prompt_ids)

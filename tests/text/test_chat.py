@@ -1,0 +1,195 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Chat templates: the same text as transformers renders, and none that escapes its sandbox."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from moe_mobile.errors import BundleInvalidError, UsageError
+from moe_mobile.text.chat import ChatTemplate
+
+USER = {"role": "user", "content": " Why is the sky blue? "}
+TALK = [
+    {"role": "system", "content": "Answer <b>briefly</b>."},
+    USER,
+    {"role": "assistant", "content": "Räyleigh\nscattering."},
+    {"role": "user", "content": "More."},
+]
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+
+# In the manner of well-known models' own.
+CHAT_ML = """\
+{% for message in messages %}
+    {%- if loop.first and message.role != 'system' %}
+        {{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}
+    {%- endif %}
+    {{- '<|im_start|>' + message['role'] + '\\n' + message.content | trim + '<|im_end|>' + '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+MISTRAL = """\
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system = messages[0]['content'] %}
+    {%- set rest = messages[1:] %}
+{%- else %}
+    {%- set rest = messages %}
+{%- endif %}
+{{- bos_token }}
+{%- for message in rest %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('Conversation roles must alternate user/assistant') }}
+    {%- endif %}
+    {%- if message['role'] == 'user' %}
+        {{- ' [INST] ' + (system + '\\n\\n' if loop.first and system is defined else '') }}
+        {{- message['content'] + ' [/INST]' }}
+    {%- else %}
+        {{- ' ' + message['content'] + eos_token }}
+    {%- endif %}
+{%- endfor %}
+"""
+OLMOE = """\
+{{ bos_token }}{% for message in messages %}
+{% if message['role'] == 'system' %}
+{{ '<|system|>\\n' + message['content'] + '\\n' }}
+{% elif message['role'] == 'user' %}
+{{ '<|user|>\\n' + message['content'] + '\\n' }}
+{% elif message['role'] == 'assistant' %}
+{% generation %}{{ '<|assistant|>\\n' + message['content'] + eos_token + '\\n' }}{% endgeneration %}
+{% endif %}
+{% if loop.last and add_generation_prompt %}
+{{ '<|assistant|>\\n' }}
+{% endif %}
+{% endfor %}
+"""
+EVERYTHING = """\
+{% set ns = namespace(last=-1) %}
+{% macro shown(message) %}{{ message | tojson(indent=2) }}{% endmacro %}
+{% for i in range(messages | length) %}
+    {% if messages[i].role == 'assistant' %}{% continue %}{% endif %}
+    {% if i > 2 %}{% set ns.last = i %}{% break %}{% endif %}
+{{ shown(messages[i]) }}
+{% endfor %}
+{{ ns.last }} {{ tools is none }} {{ sep_token is defined }} {{ dict(a=1) | tojson }}
+{{ strftime_now('%Y') | length }} {{ messages | map(attribute='role') | join(',') }}
+"""
+TEMPLATES = {"chatml": CHAT_ML, "mistral": MISTRAL, "olmoe": OLMOE, "everything": EVERYTHING}
+
+
+def by_transformers(source: str, messages: list[dict[str, str]], prompt: bool) -> str:
+    from tokenizers import Tokenizer, models
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), **TOKENS)
+    text: str = tokenizer.apply_chat_template(
+        messages, chat_template=source, tokenize=False, add_generation_prompt=prompt
+    )
+    return text
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+@pytest.mark.parametrize("messages", [[USER], TALK, TALK[1:]], ids=["one", "system", "two"])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_messages_are_written_as_transformers_does(
+    name: str, messages: list[dict[str, str]], prompt: bool
+) -> None:
+    ours = ChatTemplate(TEMPLATES[name], TOKENS, name)
+    expected = by_transformers(TEMPLATES[name], messages, prompt)
+    assert ours.render(messages, add_generation_prompt=prompt) == expected
+    assert "blue?" in expected
+
+
+def test_what_the_template_refuses_is_the_users_error() -> None:
+    with pytest.raises(UsageError, match="refuses the messages: Conversation roles") as caught:
+        ChatTemplate(MISTRAL, TOKENS, "t").render([USER, USER])
+    assert caught.value.setting == "messages"
+
+
+@pytest.mark.parametrize(
+    ("messages", "cause"),
+    [
+        ([], "no messages"),
+        (["hello"], "message 0 is not a mapping"),
+        ([USER, {"role": "user"}], "message 1 has no text 'content'"),
+        ([{"content": "x"}], "message 0 has no text 'role'"),
+        ([{"role": "user", "content": ["x"]}], "has no text 'content'"),
+        ([{**USER, "more": object()}], "message 0 is not JSON data"),
+    ],
+)
+def test_malformed_messages_are_refused(messages: Any, cause: str) -> None:
+    with pytest.raises(UsageError, match=cause):
+        ChatTemplate(CHAT_ML, TOKENS, "t").render(messages)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages.__class__ }}{{ messages.__class__.__mro__ }}",
+        "{{ ''.__class__.__base__.__subclasses__() }}",
+        "{{ raise_exception.__globals__['__builtins__']['open']('/etc/hostname').read() }}",
+        "{{ range.__init__.__globals__ }}",
+        "{{ range._left }}{{ range.__call__.__func__.__globals__ }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ lipsum.__globals__['os'].environ }}",
+        "{{ ('{0.__class__.__init__.__globals__}').format(raise_exception) }}",
+        "{{ messages | map(attribute='__class__') | list }}{{ messages[0]['x'].y }}",
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update(role='x') }}",
+        "{{ messages[0].clear() }}",
+        "{% set x = namespace() %}{% set x.__class__ = 1 %}{{ x.__init__.__globals__ }}",
+        "{% include '/etc/hostname' %}",
+        "{% import 'os' as os %}{{ os.listdir('/') }}",
+        "{{ undefined_function() }}",
+        "{{ messages[0].content.missing.member }}",
+        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+        "{% for i in range(10 ** 12) %}{% endfor %}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{% for i in range(1000) %}{% for j in range(900) %}{{ 'x' * 99 }}{% endfor %}{% endfor %}",
+        "{{ 1 / 0 }}",
+        "{{ 'x' | no_such_filter }}",
+        "{% if %}",
+        "{% for x in messages %}",
+        "{{ " + "(" * 5000,
+        "{{ " + "-" * 100_000 + "1 }}",
+    ],
+)
+def test_hostile_templates_end_in_a_typed_error(source: str) -> None:
+    with pytest.raises(BundleInvalidError) as caught:
+        ChatTemplate(source, TOKENS, "chat_template.jinja").render([USER])
+    assert caught.value.file == "chat_template.jinja"
+    assert "chat template" in caught.value.cause
+    assert caught.value.remedy
+
+
+def test_internals_look_undefined() -> None:
+    source = "{{ raise_exception.__globals__ }}{{ messages.__class__ }}{{ range.__self__ }}"
+    assert ChatTemplate(source, TOKENS, "t").render([USER]) == ""
+
+
+def test_a_template_changes_nothing() -> None:
+    message: Mapping[str, Any] = {**USER, "list": [1]}
+    source = "{% set messages = [] %}{% set x = messages %}{{ bos_token }}"
+    template = ChatTemplate(source, TOKENS, "t")
+    assert template.render([message]) == template.render([message]) == "<s>"
+    assert message == {**USER, "list": [1]}
+    assert json.dumps(message)
+
+
+def test_it_sees_plain_data_only(tmp_path: Path) -> None:
+    class Text(str):
+        def write(self) -> str:
+            (tmp_path / "written").touch()
+            return "written"
+
+    source = "{{ messages[0].content.write() }}"
+    with pytest.raises(BundleInvalidError, match="fails"):
+        ChatTemplate(source, TOKENS, "t").render([{"role": "user", "content": Text("x")}])
+    assert not (tmp_path / "written").exists()
