@@ -58,12 +58,6 @@ class Subject(abc.ABC):
     def trace(self, ids: Sequence[int], progress: ProgressBar) -> Trace:
         """What the routers say about a text."""
 
-    def _processes(self, jobs: int) -> Workers:
-        from moe_mobile.quality.sweep import score_here
-        from moe_mobile.tune.processes import score_in_processes
-
-        return score_here(self.scorer) if jobs == 1 else score_in_processes(self.source, jobs)
-
 
 class BundleSubject(Subject):
     """A bundle. On a phone it is scored under one routing after another.
@@ -82,8 +76,6 @@ class BundleSubject(Subject):
     ) -> None:
         from moe_mobile.quality.engine import EngineScorer, EngineSource
 
-        # A job has a core, unless the user says otherwise.
-        self._threads = reading.threads
         self.settings = engine_settings(bundle, reading).as_request()
         self.engine = {name: self.settings[name] for name in _OF_BENCH if name in self.settings}
         self.bundle, self._device, self._progress = bundle, device, progress
@@ -92,6 +84,7 @@ class BundleSubject(Subject):
         self.device = open_device(device)
         self.place = self.device.serial
         self.scorer = EngineScorer(self.device, bundle, self.settings, progress=progress)
+        # A job has a core, unless the user says otherwise.
         shared = {"threads": 1} | self.settings
         self.source = EngineSource(self._path, None, tuple(sorted(shared.items())))
 
@@ -105,18 +98,17 @@ class BundleSubject(Subject):
         return bundle_ids(self.bundle, text)
 
     def workers(self, jobs: int | None, caches: Sequence[Cache]) -> Workers:
-        from moe_mobile.tune.memory import fitting_engines
-        from moe_mobile.tune.processes import cores
+        from moe_mobile.tune.memory import engines_at_a_time
+        from moe_mobile.tune.processes import local_workers
 
         if self._device is not None:
-            return self._processes(1)
+            jobs = 1
         if jobs is None:
-            largest = max(cache.capacity for cache in caches)
-            share = 100 * largest / self.scorer.model.experts
-            settings = self.settings | {"cache": f"{share:.12f}%", "pool": caches[0].pool}
-            fitting = fitting_engines(self.device, str(self.bundle), settings, self._progress)
-            jobs = min(fitting, max(1, cores() // (self._threads or 1)), len(caches))
-        return self._processes(jobs)
+            experts = self.scorer.model.experts
+            jobs = engines_at_a_time(
+                self.device, str(self.bundle), self.settings, caches, experts, self._progress
+            )
+        return local_workers(self.scorer, self.source, jobs)
 
     def trace(self, ids: Sequence[int], progress: ProgressBar) -> Trace:
         from moe_mobile.routing.trace_engine import record_engine
@@ -153,7 +145,9 @@ class CheckpointSubject(Subject):
         return checkpoint_ids(self._checkpoint, text or _own_text(self._name == _DEMO))
 
     def workers(self, jobs: int | None, caches: Sequence[Cache]) -> Workers:
-        return self._processes(jobs or 1)
+        from moe_mobile.tune.processes import local_workers
+
+        return local_workers(self.scorer, self.source, jobs or 1)
 
     def trace(self, ids: Sequence[int], progress: ProgressBar) -> Trace:
         from moe_mobile.routing.transformers_trace import record_transformers

@@ -1,23 +1,47 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How many engines fit into this machine's memory beside each other."""
+"""How many engines can score on this machine at a time."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moe_mobile.device.interface import Device
+from moe_mobile.quality.score import Cache
 from moe_mobile.runner import Progress
+from moe_mobile.tune.processes import cores
 
-__all__ = ["fitting_engines"]
+__all__ = ["engines_at_a_time", "fitting_engines"]
 
 _USABLE = 0.8  # of what is available; the rest is left to others
 
 
 class _PlannedError(Exception):
     """Ends an engine that was asked for its plan only."""
+
+
+def engines_at_a_time(
+    device: Device,
+    folder: str,
+    settings: Mapping[str, Any],
+    caches: Sequence[Cache],
+    experts: int,
+    progress: Progress | None = None,
+) -> int:
+    """At least 1: as many as fit into memory, each with a core, or the ``threads`` of ``settings``.
+
+    Args:
+        caches: what they score under, at most one at a time.
+        experts: per layer.
+
+    Raises as :func:`fitting_engines`.
+    """
+    share = 100 * max(cache.capacity for cache in caches) / experts
+    largest = {**settings, "cache": f"{share:.12f}%", "pool": caches[0].pool}
+    fitting = fitting_engines(device, folder, largest, progress)
+    return min(fitting, max(1, cores() // int(settings.get("threads", 1))), len(caches))
 
 
 def fitting_engines(
