@@ -13,7 +13,8 @@ from moe_mobile.text.detokenizer import Detokenizer
 
 __all__ = ["Ending", "Generation"]
 
-Piece = TypeVar("Piece", str, int)
+Piece = TypeVar("Piece")
+"""``str`` or ``int``."""
 
 
 class Ending(NamedTuple):

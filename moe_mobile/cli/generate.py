@@ -7,9 +7,9 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -35,10 +35,11 @@ from moe_mobile.cli.tuned import settings_option
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
 from moe_mobile.text.detokenizer import Detokenizer
-from moe_mobile.text.tokenizer import TOKENIZER, load_tokenizer
+from moe_mobile.text.tokenizer import TOKENIZER, BundleText
 
 if TYPE_CHECKING:
     from moe_mobile.runner import Runner
+    from moe_mobile.text.chat import Message
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,18 @@ class Sampling:
     'moe-mobile generate demo -p "Once upon a time"',
     "moe-mobile generate demo -f prompt.txt -n 200 --temperature 0.8 --top-p 0.95 --seed 7",
     'moe-mobile generate demo -p "Hello" --cache 25% --json',
+    'moe-mobile generate out/qwen3-moe --chat -p "Why is the sky blue?"',
     'moe-mobile generate demo -p "Hello" --cache 25% --routing cache-prior:auto',
     "moe-mobile generate demo --token-ids 5,17,9       # a bundle without a tokenizer",
 )
 @bundle_argument
 @settings_option
 @prompt_options
+@click.option(
+    "--chat",
+    is_flag=True,
+    help="The text is a user's message: write it as the model's chat template does.",
+)
 @group_of(Sampling, "sampling")
 @cache_options
 @reading_options
@@ -110,6 +117,7 @@ class Sampling:
 def command(
     bundle: pathlib.Path,
     prompt: PromptOptions,
+    chat: bool,
     sampling: Sampling,
     cached: CacheOptions,
     reading: ReadingOptions,
@@ -121,9 +129,18 @@ def command(
 
     One line of statistics follows on stderr.
     """
+    text: Text | Sequence[Message] = prompt.read()
+    if chat:
+        if not isinstance(text, str):
+            raise UsageError(
+                "a message is a text, not token ids",
+                setting="--chat",
+                remedy="Use --prompt or --file, or leave out --chat",
+            )
+        text = [{"role": "user", "content": text}]
     answer = run(
         bundle,
-        prompt.read(),
+        text,
         sampling,
         engine_settings(bundle, reading, cached).as_request(),
         device=device,
@@ -138,7 +155,7 @@ def command(
 
 def run(
     bundle: pathlib.Path,
-    prompt: Text,
+    prompt: Text | Sequence[Message],
     sampling: Sampling,
     settings: Mapping[str, Any],
     *,
@@ -150,25 +167,24 @@ def run(
 
     `settings` has the members of the runner's `open` request.
     """
-    tokenizer = None
-    if isinstance(prompt, str) or (bundle / TOKENIZER).is_file():
-        tokenizer = load_tokenizer(bundle)
-    if isinstance(prompt, str):
-        assert tokenizer is not None
-        prompt = list(tokenizer.encode(prompt).ids)
-    if not prompt:
+    text = BundleText(bundle)
+    is_text = isinstance(prompt, str) or any(isinstance(item, Mapping) for item in prompt)
+    ids = text.encode(cast("str | Sequence[Message]", prompt)) if is_text else prompt
+    if not ids:
         raise UsageError("the prompt is empty", remedy="Give at least one word")
+    # Token ids are shown as text too if the bundle can.
+    can = is_text or (bundle / TOKENIZER).is_file()
+    detokenizer = text.stream(cast(list[int], ids)) if can else None
     place = open_device(device)
     with ProgressBar() as progress:
         folder = place.place(bundle, progress)
-        detokenizer = None if tokenizer is None else Detokenizer(tokenizer, prompt)
         stream = _Stream(detokenizer, progress, show)
         with place.runner() as runner:
             info = _open(runner, folder, settings, progress, verbose)
             with stream:
                 result = runner.request(
                     "generate",
-                    token_ids=prompt,
+                    token_ids=ids,
                     **sampling.as_request(),
                     progress=progress,
                     on_token=stream.take,
@@ -180,9 +196,9 @@ def run(
         "device": place.serial,
         "settings": info["settings"],
         "routing": info["routing"],
-        "prompt_tokens": len(prompt),
+        "prompt_tokens": len(ids),
         "token_ids": stream.token_ids,
-        "text": None if tokenizer is None else "".join(stream.pieces),
+        "text": None if detokenizer is None else "".join(stream.pieces),
         "stop": result["stop"],
         "stats": result["stats"],
     }

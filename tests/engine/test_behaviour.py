@@ -34,7 +34,7 @@ def test_a_budget_below_one_token_cycle_is_refused(tiny: Path) -> None:
     with Engine(tiny, threads=1) as engine:
         plan = engine.info.plan
     assert plan.token_cycle_slots == 2 * 2
-    short = f"{plan['token_cycle_slots'] * plan['slot_bytes'] - 1}B"
+    short = f"{plan.token_cycle_slots * plan.slot_bytes - 1}B"
     with pytest.raises(BudgetError) as refusal:
         Engine(tiny, short, threads=1)
     assert refusal.value.code == "budget"
@@ -43,7 +43,7 @@ def test_a_budget_below_one_token_cycle_is_refused(tiny: Path) -> None:
     assert (refusal.value.file, refusal.value.setting) == (None, "cache")
     # Fewer than one layer needs at once cannot work at all.
     with pytest.raises(BudgetError):
-        Engine(tiny, f"{plan['slot_bytes']}B", threads=1, allow_below_cycle=True)
+        Engine(tiny, f"{plan.slot_bytes}B", threads=1, allow_below_cycle=True)
 
 
 @pytest.mark.parametrize("lanes", [1, 4])
@@ -203,7 +203,7 @@ def test_an_expert_that_fits_no_slot_leaves_residency_programs(odd: int, tmp_pat
 def test_a_slot_file_left_by_a_killed_process_does_no_harm(tiny: Path) -> None:
     """Its process may have had this one's number, as in a container."""
     with Engine(tiny, threads=1) as engine:
-        store = Path(engine.info.settings.reading.packed_dir)
+        store = Path(str(engine.info.settings.reading.packed_dir))
     left = [store / f"moe-slot-{os.getpid()}-{number}.bin" for number in range(10_000)]
     try:
         for path in left:
@@ -354,7 +354,7 @@ def test_token_ids_are_integers(tiny: Path) -> None:
             with pytest.raises(UsageError, match="no integer"):
                 engine.score(ids)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="not a whole number"):
-            list(engine.generate([1], 1.5))  # type: ignore[arg-type]
+            list(engine.generate([1], 1.5))  # type: ignore[call-overload]
 
 
 def test_sampling_needs_finite_numbers(tiny: Path) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import pytest
 
 from benchmarks.perplexity import (
-    QUANTS,
     WINDOW,
     Quality,
     engine_quality,
@@ -17,6 +16,7 @@ from benchmarks.perplexity import (
     transformers_quality,
     windows,
 )
+from moe_mobile.bundle.quantization import QUANTS
 from moe_mobile.demo import checkpoint_dir
 from tests.bundles import DemoMaker
 

@@ -67,7 +67,7 @@ def cycle_budget(bundle: Path) -> str:
     with Engine(bundle, threads=1) as engine:
         plan = engine.info.plan
     assert plan.token_cycle_slots < 0.25 * plan.num_experts
-    return f"{plan['token_cycle_slots'] * plan['slot_bytes']}B"
+    return f"{plan.token_cycle_slots * plan.slot_bytes}B"
 
 
 def run(bundle: Path, tokens: list[int], residency: str, cache: str, lanes: int) -> Run:

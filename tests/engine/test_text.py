@@ -116,9 +116,10 @@ def test_a_changed_template_is_noticed(chat_bundle: Path, tmp_path: Path) -> Non
 
 
 def test_an_empty_prompt_is_refused(engine: Engine) -> None:
-    for prompt in ("", [], np.array([], np.int64)):
+    prompts: list[Any] = ["", [], np.array([], np.int64)]
+    for prompt in prompts:
         with pytest.raises(UsageError, match="no tokens"):
-            engine.generate(prompt)  # type: ignore[call-overload]
+            engine.generate(prompt)
 
 
 def test_a_generation_that_was_overtaken_has_no_result(engine: Engine) -> None:
