@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from moe_mobile.results import TokenStats, TotalStats, members_of
+
 __all__ = ["is_answer", "is_error", "plan", "text", "token", "whole"]
 
 # A type, the members of an object, what all elements of an array are, one of several, or what
@@ -51,20 +53,14 @@ def _one_of(*texts: str) -> Callable[[object], bool]:
 
 _ERROR = ("code", "file", "setting", "cause", "remedy")
 _PLAN: Shape = {"text": str, "slots": int, "total_bytes": int}
-_TIMES = ("total_ns", "dense_ns", "attention_ns", "expert_ns", "wait_ns", "router_ns", "head_ns")
-_COUNTS = (
-    "hits", "misses", "dropped", "bytes_read", "bytes_wasted", "slots_changed_by_routing",
-)  # fmt: skip
-_USES: dict[str, Shape] = dict.fromkeys((*_TIMES, *_COUNTS), int)
 _TOKEN: Shape = {
-    "token": _token_id, "phase": _one_of("prefill", "decode"), "count": _positive, **_USES,
-}  # fmt: skip
-_TOTALS: Shape = {
-    "tokens": int,
-    "hit_rate": _share,
-    **dict.fromkeys(("p50_ns", "p95_ns", "p99_ns"), int),
-    **_USES,
+    **dict(members_of(TokenStats)),
+    "token": _token_id,
+    "phase": _one_of("prefill", "decode"),
+    "count": _positive,
 }
+_TOTALS: Shape = {**dict(members_of(TotalStats)), "hit_rate": _share}
+_TIMES = [name for name, _ in members_of(TokenStats) if name.endswith("_ns")]
 _STATS: Shape = {"totals": _TOTALS, "tokens": [_TOKEN]}
 _MEMORY = ("rss_anon", "rss_file", "rss", "peak_rss", "swap", "major_faults")
 _SAMPLE: Shape = {

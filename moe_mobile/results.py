@@ -27,6 +27,7 @@ __all__ = [
     "TokenStats",
     "TotalStats",
     "from_json",
+    "members_of",
 ]
 
 Result = TypeVar("Result")
@@ -254,7 +255,7 @@ def from_json(kind: type[Result], value: Any) -> Result:
     if kind is EngineSettings:
         return typing.cast(Result, EngineSettings.from_request(value))
     if dataclasses.is_dataclass(kind):
-        return kind(**{name: from_json(type_, value[name]) for name, type_ in _members(kind)})
+        return kind(**{name: from_json(type_, value[name]) for name, type_ in members_of(kind)})
     if typing.get_origin(kind) is tuple:
         (item, _) = typing.get_args(kind)
         return typing.cast(Result, tuple(from_json(item, one) for one in value))
@@ -262,6 +263,7 @@ def from_json(kind: type[Result], value: Any) -> Result:
 
 
 @functools.cache
-def _members(kind: type[Any]) -> list[tuple[str, Any]]:
+def members_of(kind: type[Any]) -> list[tuple[str, Any]]:
+    """Names and types of a class's members, those of its bases first."""
     types = typing.get_type_hints(kind)
     return [(field.name, types[field.name]) for field in dataclasses.fields(kind)]

@@ -35,7 +35,7 @@ ROOMS = {
     "text": "bundle errors",
     "generation": "errors results text",
     "engine": "errors generation results settings text",
-    "answers": "base errors",
+    "answers": "errors results",
     "runner": "answers base errors settings",
     "runtime": "base errors runner",
     "device": "base bundle errors runner runtime settings",
