@@ -16,7 +16,7 @@ from benchmarks.perplexity import heldout_tokens
 from moe_mobile.cli.quality import command
 from moe_mobile.demo import heldout_text
 from moe_mobile.errors import BudgetError, IoError, MoeMobileError, UsageError
-from moe_mobile.quality import score as quality
+from moe_mobile.quality import sweep
 from moe_mobile.quality.engine import EngineSource
 from moe_mobile.quality.score import Cache, measure_quality
 from moe_mobile.virtual_phone import VirtualPhone
@@ -110,7 +110,7 @@ def test_a_file_continues(
     ]
     assert isinstance(run(*arguments).exception, UsageError)
     scored = []
-    measure = quality.measure_quality
+    measure = sweep.measure_quality
 
     def counted(source: Any, ids: Any, cache: Cache, **options: Any) -> Any:
         scored.append(cache.routing)
@@ -118,7 +118,7 @@ def test_a_file_continues(
             raise IoError("the disk is gone", remedy="Find it.")
         return measure(source, ids, cache, **options)
 
-    monkeypatch.setattr(quality, "measure_quality", counted)
+    monkeypatch.setattr(sweep, "measure_quality", counted)
     more = "max-rank:8,cache-prior:0.1,max-rank:12"
     error = run(*arguments, "--resume", "--routing", more).exception
     assert isinstance(error, IoError)
@@ -142,9 +142,9 @@ def test_a_place_that_cannot_be_written_is_told_at_once(option: str, tmp_path: P
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", Path("/proc")):
         # Before the model is looked for.
-        error = run("nothing", "--token-ids", "5,6", option, folder / "x.svg").exception
+        error = run("nothing", "--token-ids", "5,6", option, folder / "x.html").exception
         assert isinstance(error, IoError)
-        assert error.file == str(folder / "x.svg")
+        assert error.file == str(folder / "x.html")
         assert error.remedy
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -153,13 +153,13 @@ def test_a_place_that_cannot_be_written_is_told_at_once(option: str, tmp_path: P
     ("source", "arguments", "setting", "kind"),
     [
         ("demo", "", None, UsageError),
-        ("demo", "--token-ids 5", "token_ids", UsageError),
-        ("demo", "--token-ids 5,4096", "token_ids", UsageError),
-        ("demo", "--token-ids 5,6 --routing best", "routing", UsageError),
+        ("demo", "--token-ids 5", "--token-ids", UsageError),
+        ("demo", "--token-ids 5,4096", "--token-ids", UsageError),
+        ("demo", "--token-ids 5,6 --routing best", "--routing", UsageError),
         ("demo", "--token-ids 5,6 --routing exact,,exact", "--routing", UsageError),
-        ("demo", "--token-ids 5,6 --eviction belady", "eviction", UsageError),
-        ("demo", "--token-ids 5,6 --capacity 33", "capacity", UsageError),
-        ("demo", "--token-ids 5,6 --capacity 3", "capacity", BudgetError),
+        ("demo", "--token-ids 5,6 --eviction belady", "--eviction", UsageError),
+        ("demo", "--token-ids 5,6 --capacity 33", "--capacity", UsageError),
+        ("demo", "--token-ids 5,6 --capacity 3", "--capacity", BudgetError),
         ("demo", "--token-ids 5,6 --capacity lots", "--capacity", UsageError),
         ("demo", "--token-ids 5,6 --resume", None, UsageError),
         ("demo", "--token-ids 5,6 -c 1025", "--context", UsageError),
