@@ -21,7 +21,7 @@ from moe_mobile.settings import EngineSettings
 if TYPE_CHECKING:
     from moe_mobile.device.select import Opened
     from moe_mobile.quality.file import QualityFile
-    from moe_mobile.routing.replay import Capacity
+    from moe_mobile.routing.capacity import Capacity
 
 __all__ = [
     "BUNDLE",
@@ -260,7 +260,7 @@ class LabOptions:
 
     def capacities(self) -> list[Capacity]:
         """Raises UsageError for what is no list of capacities."""
-        from moe_mobile.routing.replay import parse_capacity  # imports numpy
+        from moe_mobile.routing.capacity import parse_capacity  # imports numpy
 
         return [parse_capacity(part) for part in self.capacity.split(",")]
 

@@ -63,13 +63,13 @@ class Tuned:
 
         ``cache``: the one that was given. Raises UsageError where the file has nothing for it.
         """
-        from moe_mobile.tune.settings_file import cache_share
+        from moe_mobile.routing.capacity import percent_of
 
         try:
             chosen = self._file.pick(cache).settings
         except UsageError as error:
             raise UsageError(error.cause, file=self._path, remedy=error.remedy) from None
-        if cache is not None and cache_share(cache) != cache_share(chosen.cache):
+        if cache is not None and percent_of(cache) != percent_of(chosen.cache):
             click.echo(
                 f"note: {self._path} has nothing for a cache of {cache}: what it has for "
                 f"{chosen.cache} is used, whose quality was not measured here",
@@ -80,10 +80,9 @@ class Tuned:
 
     def _require_fit(self, settings: ChosenSettings, manifest: Manifest) -> None:
         """Raises UsageError where no engine would take it for this model."""
-        from moe_mobile.tune.settings_file import cache_share
+        from moe_mobile.routing.capacity import parse_capacity
 
-        experts = manifest.moe.num_experts
-        capacity = max(1, int(cache_share(settings.cache) * experts + 1e-6))
+        capacity = parse_capacity(settings.cache).of(manifest.moe.num_experts)
         try:
             require_routing(manifest, settings.routing, capacity)
         except (UsageError, BudgetError) as error:

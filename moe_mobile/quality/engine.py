@@ -25,6 +25,7 @@ from moe_mobile.quality.score import (
     SequenceScore,
     Stages,
 )
+from moe_mobile.routing.capacity import share_text
 from moe_mobile.routing.run import RoutingRun
 from moe_mobile.runner import Runner
 
@@ -122,8 +123,7 @@ class EngineScorer(Scorer):
             "pool": cache.pool,
             "eviction": cache.eviction,
             "initial_cache": "cold",
-            # Of many digits: the engine rounds to whole experts.
-            "cache": f"{100 * cache.capacity / experts:.12f}%",
+            "cache": share_text(cache.capacity, experts),
         }
         info = runner.request("open", bundle=folder, settings=settings, progress=self._progress)
         slots, wanted = info["plan"]["slots"], cache.capacity * layers

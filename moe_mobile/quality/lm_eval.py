@@ -17,7 +17,7 @@ from tqdm import tqdm
 from moe_mobile.base.routings import is_lossy
 from moe_mobile.errors import UnsupportedError, UsageError
 from moe_mobile.quality.transformers_routing import RoutedModel
-from moe_mobile.routing.replay import parse_capacity
+from moe_mobile.routing.capacity import parse_capacity
 from moe_mobile.routing.run import RoutingRun
 from moe_mobile.routing.transformers_model import (
     checked_context,

@@ -52,7 +52,7 @@ def run_settings(
         experts,
         numbers,
         whole("top_k", top_k),
-        whole("capacity", capacity),
+        whole("capacity", capacity, least=0),
         text("routing", routing),
         text("eviction", eviction),
         choice("pool", pool, ("layer", "global")) == "global",

@@ -6,49 +6,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 from moe_mobile.errors import BudgetError, UsageError, read_error
 from moe_mobile.routing.arguments import InitialCache
+from moe_mobile.routing.capacity import Capacity
 from moe_mobile.routing.counts import Counts
 from moe_mobile.routing.profile import CacheProfile
 from moe_mobile.routing.simulation import Simulation, simulate
 from moe_mobile.routing.trace import Trace, read_trace
 
-__all__ = ["Capacity", "Model", "Replay", "Row", "parse_capacity", "replay"]
+__all__ = ["Model", "Replay", "Row", "replay"]
 
 Progress = Callable[[str, int, int, str], object]
 """Called with what is done, how many of its tokens are, how many there are, and with what."""
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What a cache holds of each layer: a share of its experts, or a number of them."""
-
-    text: str
-    share: Fraction | None = None
-    number: int = 0
-
-    def of(self, experts: int) -> int:
-        """Whole experts per layer, rounded down: a budget is not exceeded."""
-        return self.number if self.share is None else int(self.share * experts)
-
-
-def parse_capacity(text: str) -> Capacity:
-    """``50%``, or a number of experts per layer. Raises UsageError."""
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(%?)", text.strip(), re.ASCII)
-    if match is not None and match[2] and 0 < Fraction(match[1]) <= 100:
-        return Capacity(text.strip(), share=Fraction(match[1]) / 100)
-    if match is not None and not match[2] and match[1].isdecimal() and int(match[1]) > 0:
-        return Capacity(text.strip(), number=int(match[1]))
-    raise UsageError(
-        f"invalid capacity {text!r}",
-        setting="capacity",
-        remedy="Give a share of the experts such as 50%, or a number of experts per layer",
-    )
 
 
 @dataclass(frozen=True)
@@ -327,7 +299,7 @@ def _checked_size(capacity: Capacity, model: Model) -> int:
         raise BudgetError(
             f"{capacity.text} of {model.experts} experts per layer are {size}, and one token uses "
             f"{model.top_k}"
-            if capacity.share is not None
+            if capacity.percent is not None
             else f"{size} experts per layer are fewer than the {model.top_k} that one token uses",
             setting="capacity",
             remedy=f"Give at least {model.top_k}, one token cycle ({model.token_cycle} experts in "

@@ -10,6 +10,7 @@ from typing import Any
 
 from moe_mobile.device.interface import Device
 from moe_mobile.quality.score import Cache
+from moe_mobile.routing.capacity import share_text
 from moe_mobile.runner import Progress
 from moe_mobile.tune.processes import cores
 
@@ -38,8 +39,8 @@ def engines_at_a_time(
 
     Raises as :func:`fitting_engines`.
     """
-    share = 100 * max(cache.capacity for cache in caches) / experts
-    largest = {**settings, "cache": f"{share:.12f}%", "pool": caches[0].pool}
+    share = share_text(max(cache.capacity for cache in caches), experts)
+    largest = {**settings, "cache": share, "pool": caches[0].pool}
     fitting = fitting_engines(device, folder, largest, progress)
     return min(fitting, max(1, cores() // int(settings.get("threads", 1))), len(caches))
 

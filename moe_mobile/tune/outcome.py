@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from moe_mobile.quality.score import ScoredModel, finite
+from moe_mobile.routing.capacity import share_text
 from moe_mobile.tune.choice import Candidate, Limit, choose, warnings
 from moe_mobile.tune.settings_file import Choice, ChosenSettings, Measured, SettingsFile
 
-__all__ = ["Outcome", "cache_share", "engine_settings", "text_hash"]
+__all__ = ["Outcome", "engine_settings", "text_hash"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Outcome:
 
     def share(self, capacity: int) -> str:
         """Of the experts, as ``--cache`` has it."""
-        return cache_share(capacity, self.model.experts)
+        return share_text(capacity, self.model.experts)
 
     def settings_file(self) -> SettingsFile:
         """For a bundle, which the model must be of."""
@@ -98,16 +99,11 @@ def text_hash(token_ids: Sequence[int]) -> str:
     return hashlib.sha256(np.array(token_ids, "<u4").tobytes()).hexdigest()
 
 
-def cache_share(capacity: int, experts: int) -> str:
-    """``--cache`` for so many experts of each layer: of many digits, where it is no whole share."""
-    return f"{100 * capacity / experts:.12f}".rstrip("0").rstrip(".") + "%"
-
-
 def engine_settings(candidate: Candidate) -> ChosenSettings:
     """What the engine is told to do the same."""
     row = candidate.row
     return ChosenSettings(
-        cache=cache_share(row.capacity, row.experts),
+        cache=share_text(row.capacity, row.experts),
         routing=row.routing,
         pool=row.pool,
         eviction=row.eviction,

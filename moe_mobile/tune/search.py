@@ -16,7 +16,7 @@ from moe_mobile.errors import BudgetError, UsageError
 from moe_mobile.quality.file import QualityFile
 from moe_mobile.quality.score import Cache, Progress, Quality, ScoredModel
 from moe_mobile.quality.sweep import Workers, caches, sweep
-from moe_mobile.routing.replay import Capacity
+from moe_mobile.routing.capacity import Capacity
 from moe_mobile.routing.trace import Trace
 from moe_mobile.tune.choice import Limit, candidates, with_speeds
 from moe_mobile.tune.grid import grid

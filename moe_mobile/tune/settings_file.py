@@ -18,17 +18,14 @@ from moe_mobile.base.command_line import command_line
 from moe_mobile.base.json_field import MAX_INTEGER, JsonField, parse_strict_json
 from moe_mobile.base.routings import is_lossy
 from moe_mobile.base.versioned_files import check_version, read_regular, write_regular
-from moe_mobile.errors import (
-    BundleInvalidError,
-    UsageError,
-)
+from moe_mobile.errors import BundleInvalidError, UsageError
+from moe_mobile.routing.capacity import percent_of
 
 __all__ = [
     "Choice",
     "ChosenSettings",
     "Measured",
     "SettingsFile",
-    "cache_share",
     "read_settings",
     "write_settings",
 ]
@@ -138,23 +135,17 @@ class SettingsFile:
         less there; None: the first. Raises UsageError where there is none."""
         if cache is None:
             return self.choices[0]
-        share = cache_share(cache)
-        fitting = [one for one in self.choices if cache_share(one.settings.cache) <= share]
+        wanted = percent_of(cache)
+        sizes = [(_percent(one.settings.cache), one) for one in self.choices]
+        fitting = [one for one in sizes if wanted is not None and one[0] <= _rounded(wanted)]
         if not fitting:
-            sizes = ", ".join(choice.settings.cache for choice in self.choices)
-            cause = "is smaller than that" if share >= 0 else "is no share of the experts"
+            listed = ", ".join(choice.settings.cache for choice in self.choices)
+            cause = "is not a share of the experts" if wanted is None else "is smaller than that"
             raise UsageError(
-                f"the settings are for caches of {sizes}, and {cache} {cause}",
+                f"the settings are for caches of {listed}, and {cache} {cause}",
                 remedy="Choose one of them with `cache`, or run `moe-mobile tune` for this one",
             )
-        return max(fitting, key=lambda one: cache_share(one.settings.cache))
-
-
-def cache_share(cache: str) -> float:
-    """The share of the experts that a cache such as ``50%`` holds; -1 where it is no share."""
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,20})?)%", cache.strip(), re.ASCII)
-    # Shares are written with twelve digits; two that differ less are the same.
-    return -1.0 if match is None else round(float(match[1]), 9) / 100
+        return max(fitting, key=lambda one: one[0])[1]
 
 
 def write_settings(path: str | os.PathLike[str], settings: SettingsFile) -> int:
@@ -222,7 +213,7 @@ def _parse(data: bytes, file: str) -> SettingsFile:
         if not 0 < len(choices) <= _MAX_CHOICES:
             root["choices"].fail(f"has {len(choices)} entries, not 1 to {_MAX_CHOICES}")
         made = tuple(map(_choice, choices))
-        if len({cache_share(choice.settings.cache) for choice in made}) < len(made):
+        if len({_percent(choice.settings.cache) for choice in made}) < len(made):
             root["choices"].fail("has two for one size of the cache")
         return SettingsFile(
             created_by=root["created_by"].text(_MAX_TEXT),
@@ -246,13 +237,25 @@ def _choice(field: JsonField) -> Choice:
         eviction=settings["eviction"].text(_MAX_TEXT),
         initial_cache=settings["initial_cache"].one_of(_INITIAL),
     )
-    if not 0 < cache_share(chosen.cache) <= 1:
-        settings["cache"].fail("is no share of the experts such as '50%'")
+    if percent_of(chosen.cache) is None:
+        settings["cache"].fail("is not a share of the experts such as '50%'")
     _check_engine_takes(chosen, settings)
     choice = Choice(chosen, _measured(field["measured"]))
     if field["lossy"].boolean() != choice.lossy:
         field["lossy"].fail(f"is not what the routing {chosen.routing!r} is")
     return choice
+
+
+def _percent(cache: str) -> float:
+    """What a choice's cache holds of each layer's experts."""
+    percent = percent_of(cache)
+    assert percent is not None  # _choice() refuses anything else
+    return _rounded(percent)
+
+
+def _rounded(percent: float) -> float:
+    """Shares are written with a dozen digits; two that differ less are the same."""
+    return round(percent, 9)
 
 
 def _check_engine_takes(chosen: ChosenSettings, field: JsonField) -> None:

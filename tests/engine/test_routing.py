@@ -20,6 +20,7 @@ from moe_mobile.device.local import LocalDevice
 from moe_mobile.errors import BudgetError, UsageError
 from moe_mobile.results import RoutingInfo, TokenStats, from_json
 from moe_mobile.routing import RoutingRun
+from moe_mobile.routing.capacity import parse_capacity
 from moe_mobile.routing.profile import CacheProfile, write_profile
 from moe_mobile.routing.trace import Trace
 from moe_mobile.routing.trace_engine import record_engine
@@ -263,6 +264,15 @@ def test_the_command_line_takes_a_profile_of_the_model_only(bundle: Path, tmp_pa
     error = failed(2, *run, "--initial-cache", "warmer")
     assert error["setting"] == "--initial-cache"
     assert "auto, warm, cold, prompt" in error["remedy"]
+
+
+@pytest.mark.parametrize("pool", ["global", "layer"])
+def test_a_share_of_the_cache_is_the_lab_s(bundle: Path, pool: str) -> None:
+    """33 % of 32 experts are 10 in each of 6 layers, whoever counts."""
+    capacity = parse_capacity("33%").of(32)
+    plan = Engine(bundle, cache="33%", pool=pool, threads=1).info["plan"]
+    assert plan["slots"] == 6 * capacity == 60
+    assert plan["slots_per_layer"] == (capacity if pool == "layer" else 0)
 
 
 def test_what_makes_no_sense_is_refused(bundle: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ from moe_mobile.cli import cli
 from moe_mobile.cli.simulate import command
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.errors import BudgetError, MoeMobileError, UsageError
+from moe_mobile.routing.capacity import Capacity, parse_capacity
 from moe_mobile.routing.flash import PROFILES, measure_flash, parse_flash
 from moe_mobile.routing.profile import CacheProfile, read_profile, write_profile
-from moe_mobile.routing.replay import Capacity, Model, Row, parse_capacity, replay
+from moe_mobile.routing.replay import Model, Row, replay
 from moe_mobile.routing.trace import Trace, write_trace
 from tests.bundle.samples import write_sample
 from tests.bundles import DemoMaker
@@ -208,15 +208,6 @@ def test_the_lru_cliff_is_where_it_is_said_to_be() -> None:
             hits[capacity] += sum(key in pool.by_use for key in keys)
             pool.access(keys)
     assert hits[4] == 0 < hits[5]
-
-
-def test_capacities() -> None:
-    assert parse_capacity("29%") == Capacity("29%", share=Fraction(29, 100))
-    assert parse_capacity("29%").of(100) == 29  # 28 with floating point
-    assert [parse_capacity(text).of(60) for text in ("33%", "12.5%", "100%", "7")] == [19, 7, 60, 7]
-    for text in ("", "0", "0%", "101%", "1.5", "-1", "half", "5 %", "\u0663"):
-        with pytest.raises(UsageError, match="invalid capacity"):
-            parse_capacity(text)
 
 
 def test_a_capacity_that_does_not_fit(near_choice: Path) -> None:

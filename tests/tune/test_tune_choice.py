@@ -27,7 +27,7 @@ from moe_mobile.tune.choice import (
     with_speeds,
 )
 from moe_mobile.tune.grid import default_grid, grid
-from moe_mobile.tune.outcome import Outcome, cache_share
+from moe_mobile.tune.outcome import Outcome
 from moe_mobile.tune.settings_file import SettingsFile, read_settings, write_settings
 from moe_mobile.tune.speed import contenders
 
@@ -220,14 +220,6 @@ def test_the_grid() -> None:
     ]
     with pytest.raises(UsageError, match="says already"):
         grid(8, 2, ["exact+drop-cold:1"], ["0.5"])
-
-
-@given(st.integers(1, 512), st.data())
-def test_a_share_is_so_many_experts(experts: int, data: Any) -> None:
-    capacity = data.draw(st.integers(1, experts))
-    text = cache_share(capacity, experts)
-    assert text.endswith("%")
-    assert round(float(text[:-1]) / 100 * experts, 9) == capacity
 
 
 def test_an_outcome_as_settings(tmp_path_factory: pytest.TempPathFactory) -> None:

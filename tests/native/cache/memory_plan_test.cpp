@@ -14,69 +14,10 @@ namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
 
-TEST(ParseBudget, KnowsItsForms) {
-  EXPECT_EQ(parse_budget("auto").kind, Budget::Kind::kAuto);
-  EXPECT_EQ(parse_budget("50%").kind, Budget::Kind::kPercent);
-  EXPECT_EQ(parse_budget("50%").percent, 50);
-  EXPECT_EQ(parse_budget("12.5%").percent, 12.5);
-  EXPECT_EQ(parse_budget("100%").percent, 100);
-  EXPECT_EQ(parse_budget("512MiB").kind, Budget::Kind::kBytes);
-  EXPECT_EQ(parse_budget("512MiB").bytes, 512 * kMiB);
-  EXPECT_EQ(parse_budget("1.5GiB").bytes, 1536 * kMiB);
-  EXPECT_EQ(parse_budget("64KiB").bytes, 65536u);
-  EXPECT_EQ(parse_budget("100MB").bytes, 100000000u);
-  EXPECT_EQ(parse_budget("200000000").bytes, 200000000u);
-  EXPECT_EQ(parse_budget("7B").bytes, 7u);
-  EXPECT_EQ(parse_budget("9007199254740993").bytes / 2, 9007199254740993u / 2);
-}
-
-TEST(ParseBudget, RefusesTheRest) {
-  for (const char* text : {"",
-                           "auto ",
-                           "Auto",
-                           "0",
-                           "0%",
-                           "101%",
-                           "-5MiB",
-                           "+5MiB",
-                           "5 MiB",
-                           "5mib",
-                           "MiB",
-                           "1e9",
-                           "1.2.3MiB",
-                           ".",
-                           "%",
-                           "nan",
-                           "inf",
-                           "0x10",
-                           "5%%",
-                           "5MiBx",
-                           "99999999999999999999",
-                           "9999999999TiB",
-                           "1,5GiB",
-                           "0.1B"}) {
-    EXPECT_ERROR(parse_budget(text), ErrorCode::kUsage, "invalid size");
-  }
-}
-
-TEST(ParseBudget, TakesItsTextBack) {
-  const char* const texts[] = {"auto", "50%", "12.5%", "33.3%", "12.34%", "1GiB", "512MiB", "3B"};
-  for (const char* text : texts) {
-    const Budget budget = parse_budget(text);
-    const Budget again = parse_budget(to_text(budget));
-    EXPECT_EQ(again.kind, budget.kind) << text;
-    EXPECT_EQ(again.bytes, budget.bytes) << text;
-    EXPECT_EQ(again.percent, budget.percent) << text;
-  }
-  for (const char* text : {"auto", "33.3%", "12.34%", "1GiB", "512MiB", "100000001"})
-    EXPECT_EQ(to_text(parse_budget(text)), text);
-  EXPECT_EQ(to_text(parse_budget("1.5GiB")), "1536MiB");
-}
-
 MemoryPlanInputs inputs() {
   MemoryPlanInputs in;
   in.slot_bytes = 5 * kMiB;
-  in.num_experts = 240;
+  in.experts = 60;
   in.moe_layers = 4;
   in.top_k = 4;
   in.dense_bytes = 100 * kMiB;
@@ -86,17 +27,22 @@ MemoryPlanInputs inputs() {
   return in;
 }
 
-TEST(MemoryPlan, PercentRoundsToTheNearestSlotCount) {
+TEST(MemoryPlan, AShareIsWholeExpertsOfEachLayer) {
   MemoryPlanInputs in = inputs();
   in.budget = parse_budget("50%");
   MemoryPlan plan = plan_memory(in);
   EXPECT_EQ(plan.slots, 120u);
+  EXPECT_EQ(plan.slots_per_layer, 0u);
   EXPECT_EQ(plan.token_cycle_slots, 16u);
+  EXPECT_EQ(plan.experts_budget_bytes, 120 * 5 * kMiB);
   EXPECT_EQ(plan.total_bytes, (120 * 5 + 150) * kMiB);
-  in.num_experts = 99;
-  EXPECT_EQ(plan_memory(in).slots, 50u);
+  in.experts = 25;
+  EXPECT_EQ(plan_memory(in).slots, 48u);
+  in.per_layer = true;
+  EXPECT_EQ(plan_memory(in).slots, 48u);
+  EXPECT_EQ(plan_memory(in).slots_per_layer, 12u);
   in.budget = parse_budget("100%");
-  EXPECT_EQ(plan_memory(in).slots, 99u);
+  EXPECT_EQ(plan_memory(in).slots, 100u);
 }
 
 TEST(MemoryPlan, BytesRoundDownAndStopAtAllExperts) {
@@ -159,7 +105,7 @@ TEST(MemoryPlan, KeepsItsPromisesForAnyNumbers) {
   for (int round = 0; round < 20000; ++round) {
     MemoryPlanInputs in;
     in.slot_bytes = any() | 1;
-    in.num_experts = any();
+    in.experts = static_cast<uint32_t>(any());
     in.moe_layers = static_cast<uint32_t>(any() % 5000);
     in.top_k = static_cast<uint32_t>(1 + any() % 64);
     in.dense_bytes = any();
@@ -170,12 +116,18 @@ TEST(MemoryPlan, KeepsItsPromisesForAnyNumbers) {
     in.budget.kind = static_cast<Budget::Kind>(random() % 3);
     in.budget.bytes = any();
     in.budget.percent = static_cast<double>(1 + random() % 100);
+    in.per_layer = random() % 2 == 0;
     try {
       const MemoryPlan plan = plan_memory(in);
       ++granted;
+      if (in.budget.kind == Budget::Kind::kPercent) {
+        ASSERT_EQ(plan.slots,
+                  uint64_t{experts_of_share(in.budget.percent, in.experts)} * in.moe_layers);
+      }
+      ASSERT_EQ(plan.slots_per_layer * in.moe_layers, in.per_layer ? plan.slots : 0);
       ASSERT_LE(plan.total_bytes, in.available_bytes);
-      ASSERT_LE(plan.slots, in.num_experts);
-      if (in.moe_layers > 0 && in.num_experts > 0) {
+      ASSERT_LE(plan.slots, plan.num_experts);
+      if (plan.num_experts > 0) {
         ASSERT_GE(plan.slots, in.top_k);
       }
       if (!in.allow_below_cycle) {

@@ -3,13 +3,10 @@
 #include "cache/memory_plan.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <limits>
-#include <optional>
 
 #include "base/error.h"
-#include "base/number.h"
 
 namespace moe_mobile {
 namespace {
@@ -25,59 +22,11 @@ uint64_t saturating_multiply(uint64_t a, uint64_t b) {
   throw Error(ErrorCode::kBudget, Setting{"cache"}, cause, remedy);
 }
 
-// A decimal number without sign or exponent at the start of `text`; `used` characters long.
-std::optional<double> leading_number(const std::string& text, size_t* used) {
-  size_t end = 0;
-  int points = 0, digits = 0;
-  for (; end < text.size(); ++end) {
-    if (text[end] == '.') {
-      ++points;
-    } else if (text[end] >= '0' && text[end] <= '9') {
-      ++digits;
-    } else {
-      break;
-    }
-  }
-  if (points > 1 || digits == 0 || digits > 20) return std::nullopt;
-  *used = end;
-  return parse_number(text.substr(0, end));
-}
-
-constexpr struct {
-  const char* name;
-  uint64_t bytes;
-} kUnits[] = {{"TiB", 1ull << 40},
-              {"GiB", 1ull << 30},
-              {"MiB", 1ull << 20},
-              {"KiB", 1ull << 10},
-              {"", 1},
-              {"B", 1},
-              {"kB", 1000},
-              {"KB", 1000},
-              {"MB", 1000000},
-              {"GB", 1000000000}};
-
-std::optional<double> unit_bytes(const std::string& unit) {
-  for (const auto& known : kUnits)
-    if (unit == known.name) return static_cast<double>(known.bytes);
-  return std::nullopt;
-}
-
-uint64_t experts_budget(const MemoryPlanInputs& in, uint64_t fixed) {
-  switch (in.budget.kind) {
-    case Budget::Kind::kBytes:
-      return in.budget.bytes;
-    case Budget::Kind::kPercent: {
-      const double slots =
-          std::round(static_cast<double>(in.num_experts) * in.budget.percent / 100);
-      return saturating_multiply(static_cast<uint64_t>(slots), in.slot_bytes);
-    }
-    case Budget::Kind::kAuto:
-      break;
-  }
-  // 15 % stay free for what else runs, and for what this plan does not see.
-  const uint64_t usable = in.available_bytes - in.available_bytes / 100 * 15;
-  return usable > fixed ? usable - fixed : 0;
+// A budget in bytes instead of `auto`: what is available less `fixed`. 15 % stay free for what else
+// runs, and for what this plan does not see.
+Budget automatic_budget(uint64_t available, uint64_t fixed) {
+  const uint64_t usable = available - available / 100 * 15;
+  return {Budget::Kind::kBytes, usable > fixed ? usable - fixed : 0, 0};
 }
 
 std::string experts_of(uint64_t slots, const MemoryPlan& plan) {
@@ -102,46 +51,10 @@ std::string format_bytes(uint64_t bytes) {
   return std::to_string(bytes) + " B";
 }
 
-Budget parse_budget(const std::string& text) {
-  Budget budget;
-  if (text == "auto") return budget;
-  size_t used = 0;
-  const std::optional<double> value = leading_number(text, &used);
-  const std::string unit = text.substr(std::min(used, text.size()));
-  if (value.has_value() && unit == "%" && *value > 0 && *value <= 100) {
-    budget.kind = Budget::Kind::kPercent;
-    budget.percent = *value;
-    return budget;
-  }
-  const std::optional<double> factor = unit_bytes(unit);
-  if (value.has_value() && factor.has_value() && *value * *factor >= 1 && *value * *factor < 1e18) {
-    budget.kind = Budget::Kind::kBytes;
-    budget.bytes = static_cast<uint64_t>(*value * *factor);
-    return budget;
-  }
-  throw Error(ErrorCode::kUsage, Setting{"cache"}, "invalid size " + in_quotes(text),
-              "Write auto, a share of the experts like 50%, or bytes like 512MiB or 1.5GiB");
-}
-
-std::string to_text(const Budget& budget) {
-  switch (budget.kind) {
-    case Budget::Kind::kAuto:
-      return "auto";
-    case Budget::Kind::kPercent:
-      return number_text(budget.percent) + "%";
-    case Budget::Kind::kBytes:
-      break;
-  }
-  for (const auto& unit : kUnits)
-    if (budget.bytes % unit.bytes == 0)
-      return std::to_string(budget.bytes / unit.bytes) + unit.name;
-  return std::to_string(budget.bytes);
-}
-
 MemoryPlan plan_memory(const MemoryPlanInputs& in) {
   MemoryPlan plan;
   plan.slot_bytes = in.slot_bytes;
-  plan.num_experts = in.moe_layers == 0 ? 0 : in.num_experts;
+  plan.num_experts = uint64_t{in.moe_layers} * in.experts;
   plan.dense_bytes = in.dense_bytes;
   plan.kv_bytes = in.kv_bytes;
   plan.arena_bytes = in.arena_bytes;
@@ -153,12 +66,16 @@ MemoryPlan plan_memory(const MemoryPlanInputs& in) {
     if (in.slot_bytes == 0) throw Error(ErrorCode::kUsage, "", "a slot of no bytes");
     plan.token_cycle_slots =
         std::min(static_cast<uint64_t>(in.moe_layers) * in.top_k, plan.num_experts);
-    plan.experts_budget_bytes = experts_budget(in, fixed);
-    plan.slots = std::min(plan.experts_budget_bytes / in.slot_bytes, plan.num_experts);
-    if (in.per_layer) {
-      plan.slots_per_layer = plan.slots / in.moe_layers;
-      plan.slots = plan.slots_per_layer * in.moe_layers;
-    }
+    const Budget budget = in.budget.kind == Budget::Kind::kAuto
+                              ? automatic_budget(in.available_bytes, fixed)
+                              : in.budget;
+    const CacheSlots slots =
+        cache_slots(budget, {in.moe_layers, in.experts, in.slot_bytes, in.per_layer});
+    plan.slots = slots.all;
+    plan.slots_per_layer = slots.per_layer;
+    plan.experts_budget_bytes = budget.kind == Budget::Kind::kBytes
+                                    ? budget.bytes
+                                    : saturating_multiply(plan.slots, in.slot_bytes);
   }
   plan.total_bytes = saturating_add(saturating_multiply(plan.slots, plan.slot_bytes), fixed);
 

@@ -5,21 +5,9 @@
 #include <cstdint>
 #include <string>
 
+#include "cache/budget.h"
+
 namespace moe_mobile {
-
-// How much memory the experts may take.
-struct Budget {
-  enum class Kind { kAuto, kBytes, kPercent };
-  Kind kind = Kind::kAuto;
-  uint64_t bytes = 0;  // kBytes
-  double percent = 0;  // kPercent, of all experts; above 0, at most 100
-};
-
-// "auto", "50%", "512MiB", "1.5GiB", "64KiB", "100MB" (powers of ten), "200000000" or "200000000B".
-// kUsage otherwise.
-Budget parse_budget(const std::string& text);
-// Parses to the same budget.
-std::string to_text(const Budget& budget);
 
 // Bytes this process could still take: MemAvailable, or what its cgroups leave, whichever is less.
 // The folders are parameters for tests.
@@ -29,7 +17,7 @@ uint64_t available_memory(const std::string& proc = "/proc",
 struct MemoryPlanInputs {
   Budget budget;
   uint64_t slot_bytes = 0;       // one expert's packed bytes
-  uint64_t num_experts = 0;      // of all layers together
+  uint32_t experts = 0;          // of each layer
   uint32_t moe_layers = 0;       // layers with experts
   uint32_t top_k = 0;            //
   uint64_t dense_bytes = 0;      // dense programs and head, packed

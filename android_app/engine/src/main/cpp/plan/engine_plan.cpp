@@ -83,7 +83,7 @@ MemoryPlan plan_memory_of(const EngineSettings& settings, const Manifest& manife
   if (settings.residency == Residency::kResident) inputs.budget = {Budget::Kind::kPercent, 0, 100};
   inputs.slot_bytes = store.slot_bytes;
   inputs.moe_layers = manifest.num_moe_layers();
-  inputs.num_experts = uint64_t{inputs.moe_layers} * manifest.moe.num_experts;
+  inputs.experts = manifest.moe.num_experts;
   inputs.top_k = manifest.moe.top_k;
   inputs.dense_bytes = store.dense_bytes;
   inputs.kv_bytes = AttentionMixer::state_bytes_for(manifest, settings.context);
@@ -92,7 +92,8 @@ MemoryPlan plan_memory_of(const EngineSettings& settings, const Manifest& manife
     // If experts are laid out differently, the store's slot may be the smallest.
     inputs.slot_bytes =
         std::max(inputs.slot_bytes, align_up(manifest.memory.expert_bytes, kBlobAlignment));
-    inputs.arena_bytes += staging_bytes(manifest, settings.lanes, inputs.num_experts);
+    inputs.arena_bytes +=
+        staging_bytes(manifest, settings.lanes, uint64_t{inputs.moe_layers} * inputs.experts);
   }
   inputs.available_bytes = available_bytes;
   inputs.allow_below_cycle = settings.allow_below_cycle;

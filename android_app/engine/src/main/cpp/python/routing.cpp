@@ -3,14 +3,18 @@
 #include "python/routing.h"
 
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "base/error.h"
+#include "cache/budget.h"
 #include "routing/simulator.h"
 #include "routing/top_k.h"
 
@@ -152,6 +156,15 @@ nb::object cached(const RoutingRun& run) {
 }  // namespace
 
 void bind_routing(nb::module_* module) {
+  module->def(
+      "percent_of",
+      [](const std::string& text) {
+        const Budget budget = parse_budget(text);
+        return budget.kind == Budget::Kind::kPercent ? std::optional(budget.percent) : std::nullopt;
+      },
+      "budget"_a, "Of each layer's experts; None: the budget is not a share.");
+  module->def("experts_of_share", &experts_of_share, "percent"_a, "experts"_a);
+  module->def("share_text", &share_text, "slots"_a, "experts"_a);
   nb::class_<SelectorSettings>(*module, "RunSettings")
       .def("__init__", &init_settings, "experts"_a, "layers"_a, "top_k"_a, "capacity"_a,
            "routing"_a, "eviction"_a, "global_pool"_a, "warm"_a, "profile"_a, "sigmoid"_a, "bias"_a,

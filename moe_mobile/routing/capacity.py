@@ -1,0 +1,67 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The size of a cache as people write it. The engine decides what a share of the experts is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moe_mobile.errors import UsageError
+
+__all__ = ["Capacity", "parse_capacity", "percent_of", "share_text"]
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a cache holds of each layer: a share of its experts, or a number of them.
+
+    Attributes:
+        text: as it was written.
+        percent: above 0, at most 100; None: ``number`` counts.
+        number: experts per layer.
+    """
+
+    text: str
+    percent: float | None = None
+    number: int = 0
+
+    def of(self, experts: int) -> int:
+        """Whole experts per layer of a model with so many in each. Shares are rounded down."""
+        from moe_mobile import _native
+
+        if self.percent is None:
+            return self.number
+        return _native.experts_of_share(self.percent, experts)
+
+
+def parse_capacity(text: str) -> Capacity:
+    """``50%``, or a number of experts per layer. Raises UsageError."""
+    text = text.strip()
+    if text.isascii() and text.isdecimal() and 0 < int(text) < 10**9:
+        return Capacity(text, number=int(text))
+    percent = percent_of(text)
+    if percent is not None:
+        return Capacity(text, percent)
+    raise UsageError(
+        f"invalid capacity {text!r}",
+        setting="capacity",
+        remedy="Give a share of the experts such as 50%, or a number of experts per layer",
+    )
+
+
+def percent_of(text: str) -> float | None:
+    """The percent of a share such as ``50%``; None if the text is anything else."""
+    from moe_mobile import _native
+
+    try:
+        # Other characters may not be UTF-8, which C++ gets.
+        return _native.percent_of(text.strip()) if text.isascii() else None
+    except UsageError:
+        return None
+
+
+def share_text(capacity: int, experts: int) -> str:
+    """The share that is so many of a layer's experts, as :func:`parse_capacity` reads it."""
+    from moe_mobile import _native
+
+    return _native.share_text(capacity, experts)
