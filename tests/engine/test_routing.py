@@ -270,9 +270,9 @@ def test_the_command_line_takes_a_profile_of_the_model_only(bundle: Path, tmp_pa
 def test_a_share_of_the_cache_is_the_lab_s(bundle: Path, pool: str) -> None:
     """33 % of 32 experts are 10 in each of 6 layers, whoever counts."""
     capacity = parse_capacity("33%").of(32)
-    plan = Engine(bundle, cache="33%", pool=pool, threads=1).info["plan"]
-    assert plan["slots"] == 6 * capacity == 60
-    assert plan["slots_per_layer"] == (capacity if pool == "layer" else 0)
+    plan = Engine(bundle, cache="33%", pool=pool, threads=1).info.plan
+    assert plan.slots == 6 * capacity == 60
+    assert plan.slots_per_layer == (capacity if pool == "layer" else 0)
 
 
 def test_what_makes_no_sense_is_refused(bundle: Path) -> None:

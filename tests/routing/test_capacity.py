@@ -33,6 +33,7 @@ def test_capacities() -> None:
 
 
 @given(st.integers(1, 65536), st.data())
+@settings(deadline=None)
 def test_a_share_is_so_many_experts(experts: int, data: st.DataObject) -> None:
     capacity = data.draw(st.integers(1, experts))
     assert parse_capacity(share_text(capacity, experts)).of(experts) == capacity
