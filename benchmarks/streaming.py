@@ -20,6 +20,7 @@ import pathlib
 import sys
 from typing import Any
 
+from moe_mobile.base.json_field import Json
 from moe_mobile.base.statistics import percentile
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.device.local import LocalDevice
@@ -33,8 +34,6 @@ MOST_MISS, LEAST_GAIN, LEAST_RESIDENT = 1.25, 20.0, 0.85
 ROUNDS = 5
 MISSES = 120
 NEW_TOKENS = 48
-
-Json = dict[str, Any]
 
 
 def median(values: list[float]) -> float:

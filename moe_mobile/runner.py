@@ -12,7 +12,6 @@ import collections
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import signal
@@ -26,6 +25,7 @@ from typing import IO, Any, Self
 
 from moe_mobile.answers import is_answer, is_error, plan, text, token, whole
 from moe_mobile.base.command_line import command_line
+from moe_mobile.base.json_field import parse_object
 from moe_mobile.base.terminal import all_without_controls
 from moe_mobile.errors import (
     BY_CODE,
@@ -271,10 +271,9 @@ class Runner:
             raise self._ended()
         shown = line[:200].decode(errors="replace").rstrip()
         try:
-            # JSON has no other numbers; who reads an answer that has them cannot write it again.
-            parsed = json.loads(line, parse_constant=_finite, parse_float=_finite)
-            event = all_without_controls(parsed)
-        except (ValueError, RecursionError):
+            # JSON has finite numbers only: an answer with others could not be written again.
+            event = all_without_controls(parse_object(line, finite=True))
+        except RecursionError:
             event = None
         if not isinstance(event, dict):
             raise self._broken(f"expected an event, got: {shown}")
@@ -326,13 +325,6 @@ class Runner:
         return RuntimeFailedError(
             cause, file=self.name, remedy="Run `moe-mobile verify BUNDLE` and `moe-mobile doctor`"
         )
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if not math.isfinite(value):
-        raise ValueError(number)
-    return value
 
 
 def _collect(stream: IO[bytes], lines: collections.deque[str]) -> None:

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Strict JSON: values that know their place, so that every complaint names it.
+"""Strict JSON: values that know their place, so that every error names it.
 
 The rules are those of the engine's reader; both refuse the same manifests.
 """
@@ -13,6 +13,9 @@ from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from moe_mobile.errors import BundleInvalidError, MoeMobileError, UnsupportedError
+
+Json = dict[str, Any]
+"""A JSON object."""
 
 MAX_INTEGER = 2**53
 MAX_MANIFEST_BYTES = 64 << 20
@@ -75,6 +78,26 @@ def parse_strict_json(data: bytes, file: str) -> Any:
         refuse(f"is nested deeper than {_MAX_DEPTH} levels")
     if values > _MAX_VALUES:
         refuse("holds too many values")
+    return value
+
+
+def parse_object(line: bytes, *, finite: bool = False) -> Json | None:
+    """The JSON object in ``line``, or None if it holds anything else.
+
+    ``finite``: also None if a number is infinite or NaN.
+    """
+    parse = _finite if finite else float
+    try:
+        item = json.loads(line, parse_float=parse, parse_constant=parse)
+    except (ValueError, RecursionError):
+        return None
+    return item if isinstance(item, dict) else None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
     return value
 
 

@@ -7,31 +7,31 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import os
 import pathlib
 import threading
-from typing import Any
 
+from moe_mobile.base.json_field import Json
 from moe_mobile.errors import UsageError, write_error
 
-__all__ = ["JsonLines", "parse_object", "refuse_content"]
-
-Json = dict[str, Any]
+__all__ = ["JsonLines", "refuse_content"]
 
 
 class JsonLines:
     """A file of JSON objects, one per line, that one process at a time writes.
 
-    ``found``: its lines. A last one without its end, as a writer leaves it that is killed, makes
-    place for the next; ``ends_foreign``: whether no writer can have left it whose lines begin with
-    ``begin``.
+    Attributes:
+        found: its whole lines. A last line that a killed writer left unfinished is overwritten.
+        ends_foreign: the unfinished line cannot come from this writer, whose lines begin with
+            ``begin``.
     """
 
     def __init__(self, path: pathlib.Path, begin: bytes = b"{") -> None:
-        """Makes the folder where there is none.
+        """Makes the folder if it is missing.
 
-        Raises UsageError where another process writes there, IoError where it cannot be.
+        Raises:
+            UsageError: another process writes the file.
+            IoError: it cannot be opened.
         """
         self._path = path
         self._lock = threading.Lock()
@@ -73,23 +73,6 @@ class JsonLines:
         """Let go of the file."""
         with self._lock:
             self._file.close()
-
-
-def parse_object(line: bytes, *, finite: bool = False) -> Json | None:
-    """The object on a line; None where it is none, or ``finite`` and has a number that is not."""
-    parse = _finite if finite else float
-    try:
-        item = json.loads(line, parse_float=parse, parse_constant=parse)
-    except (ValueError, RecursionError):
-        return None
-    return item if isinstance(item, dict) else None
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
 
 
 def refuse_content(path: pathlib.Path) -> None:

@@ -1,18 +1,30 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the lab's files have in common: how they are written and read, and their version."""
+"""Files of one JSON document: how they are written and read, and their version."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from moe_mobile.base.files import write_file
-from moe_mobile.base.json_field import MAX_INTEGER, JsonField
-from moe_mobile.errors import IoError, UnsupportedError, UsageError, read_error, write_error
+from moe_mobile.base.json_field import MAX_INTEGER, JsonField, parse_strict_json
+from moe_mobile.errors import (
+    BundleInvalidError,
+    IoError,
+    UnsupportedError,
+    UsageError,
+    read_error,
+    write_error,
+)
 
-__all__ = ["check_version", "read_regular", "write_regular"]
+__all__ = ["Format", "read_regular", "write_regular"]
+
+T = TypeVar("T")
 
 
 def write_regular(path: str | os.PathLike[str], data: bytes) -> int:
@@ -44,19 +56,44 @@ def read_regular(file: str, most: int, remedy: str) -> bytes:
         raise read_error(error, file) from error
 
 
-def check_version(
-    root: JsonField, member: str, known: int, file: str, *, missing: str, has: str, remedy: str
-) -> None:
-    """Asked before the other members: a newer version may have other ones.
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A JSON document of this project.
 
-    ``missing`` says what the file is without the member, ``has`` begins as in "the trace has".
-    Raises the field's error for what is no version, and UnsupportedError for another one.
+    Attributes:
+        mark: the member that holds the version.
+        version: the one that this build knows.
+        missing: the cause of the error if the member is missing.
+        name: as in "the trace has".
+        remedy: for a broken document.
+        newer: remedy for a document of another version.
     """
-    root.expect_object()
-    if not root.has(member):
-        root.fail(missing)
-    version = root[member].integer(0, MAX_INTEGER)
-    if version != known:
-        raise UnsupportedError(
-            f"{has} version {version}, this build knows {known}", file=file, remedy=remedy
-        )
+
+    mark: str
+    version: int
+    missing: str
+    name: str
+    remedy: str
+    newer: str
+
+    def parse(self, data: bytes, file: str, make: Callable[[JsonField], T]) -> T:
+        """What ``make`` makes of the document. The version is checked before anything else.
+
+        Raises:
+            UsageError: it is not such a document, or a broken one.
+            UnsupportedError: it has another version, or values that this build does not know.
+        """
+        try:
+            root = JsonField(parse_strict_json(data, file), "", file)
+            root.expect_object()
+            if not root.has(self.mark):
+                root.fail(self.missing)
+            version = root[self.mark].integer(0, MAX_INTEGER)
+            if version != self.version:
+                cause = f"{self.name} version {version}, this build knows {self.version}"
+                raise UnsupportedError(cause)
+            return make(root)
+        except (BundleInvalidError, UsageError) as error:
+            raise UsageError(error.cause, file=file, remedy=self.remedy) from error
+        except UnsupportedError as error:
+            raise UnsupportedError(error.cause, file=file, remedy=self.newer) from error

@@ -14,9 +14,10 @@ import datetime
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import moe_mobile
+from moe_mobile.base.json_field import Json
 from moe_mobile.bench import driver
 from moe_mobile.bench.build import build
 from moe_mobile.bench.driver import BundleFacts, Row, Settings
@@ -31,8 +32,6 @@ from moe_mobile.device.state import read_state
 from moe_mobile.errors import BudgetError, KilledError, MoeMobileError, RuntimeFailedError
 
 __all__ = ["measure", "run_test"]
-
-Json = dict[str, Any]
 
 _DEVICE_MEMBERS = (
     "serial", "kind", "model", "soc", "abi", "android_version", "ram_bytes", "page_size",

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from moe_mobile.base.json_field import Json
 from moe_mobile.base.routings import lossy_mark
 from moe_mobile.base.statistics import mean, percentile, sample_stddev
 from moe_mobile.bench.regime import agreed_charging
@@ -22,7 +23,6 @@ __all__ = ["SCHEMA_VERSION", "BenchResult", "BenchTest", "Rates", "phase_rates",
 SCHEMA_VERSION = 2
 """Grows where a member changes its meaning or goes; new members alone do not change it."""
 
-Json = dict[str, Any]
 _MIB = 1 << 20
 
 

@@ -11,18 +11,16 @@ import importlib.resources
 import json
 import pathlib
 import threading
-from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from moe_mobile.base.json_lines import JsonLines, parse_object, refuse_content
+from moe_mobile.base.json_field import Json, parse_object
+from moe_mobile.base.json_lines import JsonLines, refuse_content
 from moe_mobile.base.terminal import all_without_controls
 from moe_mobile.bench.results import SCHEMA_VERSION, BenchResult
 from moe_mobile.errors import RuntimeFailedError, UsageError
 
 __all__ = ["ResultFile", "TurnFile"]
-
-Json = dict[str, Any]
 
 # How lines begin that are written here.
 _ROW = b'{"build_commit":'

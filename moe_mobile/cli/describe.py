@@ -5,13 +5,11 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any
 
+from moe_mobile.base.json_field import Json
 from moe_mobile.base.text import count, size
 
 __all__ = ["packed_stores", "summary"]
-
-Json = dict[str, Any]
 
 
 def packed_stores(bundle: pathlib.Path, packed_dir: pathlib.Path | None) -> list[Json]:

@@ -17,21 +17,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from moe_mobile.base.files import HashingFile, sync_folder, write_file
+from moe_mobile.base.json_field import Json, parse_object
+from moe_mobile.base.json_lines import JsonLines
 from moe_mobile.bundle.manifest import MANIFEST_FILE
 from moe_mobile.errors import UsageError, write_error
 
 JOURNAL = "export-journal.jsonl"
 _BUNDLE = "bundle"
 _REPLACED = "replaced"
-Record = dict[str, Any]
+Record = Json
 
 
 class Workspace:
@@ -40,12 +40,19 @@ class Workspace:
     def __init__(self, partial: Path, key: str) -> None:
         self._partial = partial
         self._bundle = partial / _BUNDLE
-        self._journal = partial / JOURNAL
-        self._key = key
-        records = self._read_records()
-        self._records: dict[str, Record] = {} if records is None else records
-        if records is None:
+        begun = _begun_with(partial, key)
+        if not begun:
             self._start_anew()
+        self._journal = JsonLines(partial / JOURNAL)
+        self._records: dict[str, Record] = {}
+        if begun:
+            self._read_records()
+        else:
+            self._journal.append({"key": key})
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._journal.close()
 
     def finished(self, path: str) -> Record | None:
         """What :meth:`write` recorded for ``path``, if it is done."""
@@ -64,7 +71,7 @@ class Workspace:
 
         size, digest = write_file(self._bundle / path, wrapped)
         record = {"path": path, "bytes": size, "sha256": digest, **extra}
-        self._append(record)
+        self._journal.append(record)
         self._records[path] = record
         return record
 
@@ -81,44 +88,24 @@ class Workspace:
         except OSError as error:
             raise write_error(error, out) from error
 
-    def _append(self, record: Record) -> None:
-        try:
-            with open(self._journal, "a+b") as file:
-                if file.tell() > 0:
-                    file.seek(-1, os.SEEK_END)
-                    if file.read() != b"\n":
-                        file.write(b"\n")  # a kill cut the line before short
-                file.write(json.dumps(record).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise write_error(error, self._journal) from error
-
-    def _read_records(self) -> dict[str, Record] | None:
-        """The files that a run with the same inputs finished; None where there was none."""
-        lines = _journal_of(self._partial, self._key)
-        if lines is None:
-            return None
-        records: dict[str, Record] = {}
-        for line in lines:
-            # A kill may have cut the last line; what it would have recorded is done again.
-            with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
-                record = json.loads(line)
+    def _read_records(self) -> None:
+        """The files that a run with the same inputs finished. What is damaged is done again."""
+        for line in self._journal.found:
+            record = parse_object(line) or {}
+            with contextlib.suppress(KeyError, TypeError, OSError):
                 if (self._bundle / record["path"]).stat().st_size == record["bytes"]:
-                    records[record["path"]] = record
-        return records
+                    self._records[record["path"]] = record
 
     def _start_anew(self) -> None:
         try:
             # The journal goes first and comes last: it vouches for the rest.
-            self._journal.unlink(missing_ok=True)
+            (self._partial / JOURNAL).unlink(missing_ok=True)
             if self._bundle.exists():
                 shutil.rmtree(self._bundle)
             self._bundle.mkdir()
             sync_folder(self._partial)
         except OSError as error:
             raise write_error(error, self._partial) from error
-        self._append({"key": self._key})
 
 
 @contextlib.contextmanager
@@ -145,7 +132,8 @@ def open_workspace(out: Path, key: str, *, overwrite: bool) -> Iterator[Workspac
         except OSError as error:
             raise write_error(error, partial) from error
         check_target(out, overwrite=overwrite)
-        yield Workspace(partial, key)
+        with contextlib.closing(Workspace(partial, key)) as workspace:
+            yield workspace
 
 
 def refuse_early(out: Path, *, overwrite: bool) -> None:
@@ -213,19 +201,20 @@ def _same_folder(descriptor: int, path: Path) -> bool:
     return (ours.st_dev, ours.st_ino) == (current.st_dev, current.st_ino)
 
 
-def _journal_of(folder: Path, key: str) -> list[str] | None:
-    """The lines after the first of the folder's journal, if it was begun with this key."""
+def _begun_with(folder: Path, key: str) -> bool:
+    """Whether the folder's journal was begun with this key."""
     try:
-        lines = (folder / JOURNAL).read_text("utf-8").splitlines(keepends=True)
-        return lines[1:] if lines and json.loads(lines[0]) == {"key": key} else None
-    except (OSError, ValueError):
-        return None
+        with open(folder / JOURNAL, "rb") as file:
+            line = file.readline()
+        return line.endswith(b"\n") and parse_object(line) == {"key": key}
+    except OSError:
+        return False
 
 
 def _only_removal_is_left(partial: Path, out: Path, key: str) -> bool:
     """Whether a run with the same inputs was killed after it had renamed its bundle."""
     renamed = not (partial / _BUNDLE).exists() and (out / MANIFEST_FILE).is_file()
-    return renamed and _journal_of(partial, key) is not None
+    return renamed and _begun_with(partial, key)
 
 
 def _remove(partial: Path) -> None:

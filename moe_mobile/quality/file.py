@@ -16,12 +16,13 @@ import math
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
 import moe_mobile
-from moe_mobile.base.json_lines import JsonLines, parse_object, refuse_content
+from moe_mobile.base.json_field import Json, parse_object
+from moe_mobile.base.json_lines import JsonLines, refuse_content
 from moe_mobile.errors import UsageError
 from moe_mobile.quality.score import (
     BLOCK,
@@ -85,7 +86,7 @@ class QualityFile:
         """
         self._path = path
         self.scores: dict[str, Quality] = {}
-        self._origins: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._origins: dict[str, tuple[int, Json]] = {}
         if not resume:
             refuse_content(path)
         self._lines = JsonLines(path)
@@ -124,7 +125,7 @@ class QualityFile:
         self._lines.close()
 
     def _read(self, line: bytes, number: int) -> None:
-        row: dict[str, Any] | None = parse_object(line, finite=True)
+        row = parse_object(line, finite=True)
         if row is None or "quality_version" not in row:
             raise self._foreign(number)
         # Those of other versions stay in the file, and are not taken for this one's.
@@ -148,11 +149,11 @@ class _BrokenError(Exception):
     """Says what is wrong with a line."""
 
 
-def _named(model: ScoredModel) -> dict[str, Any]:
+def _named(model: ScoredModel) -> Json:
     return {"model": model.name, **{name: getattr(model, name) for name in _MODEL}}
 
 
-def _checked(row: dict[str, Any]) -> Quality:
+def _checked(row: Json) -> Quality:
     """The score of a line. Raises _BrokenError where a member is wrong, or members disagree."""
     _check_members(row)
     _check_counts(row)
@@ -167,7 +168,7 @@ def _checked(row: dict[str, Any]) -> Quality:
     return score
 
 
-def _check_members(row: dict[str, Any]) -> None:
+def _check_members(row: Json) -> None:
     for name in (*_TEXTS, *_SHOWN):
         if not isinstance(row.get(name), str):
             _refuse(f"its {name!r} is no text")
@@ -186,7 +187,7 @@ def _check_members(row: dict[str, Any]) -> None:
         _refuse("its 'blocks' are no list of log-likelihoods")
 
 
-def _check_counts(row: dict[str, Any]) -> None:
+def _check_counts(row: Json) -> None:
     if not row["top_k"] <= row["capacity"] <= row["experts"]:
         _refuse("its 'capacity' is not in top_k to experts")
     # Sequences are as long as the context, but for the last.

@@ -16,6 +16,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from moe_mobile.base.json_field import Json
+
 __all__ = [
     "Bar",
     "Figure",
@@ -31,8 +33,6 @@ __all__ = [
     "time_layout",
     "time_line",
 ]
-
-Json = dict[str, Any]
 
 _LINE = 16  # pixels of a line of text
 _BAR = 13

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from moe_mobile.base.json_field import Json
 from moe_mobile.device.state import THERMAL_STATUSES
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Figure, Key, band, plain, rule, short, time_layout, time_line
@@ -19,8 +20,6 @@ from moe_mobile.report.settings import device_name
 from moe_mobile.report.timeline import Span, spans
 
 __all__ = ["heat"]
-
-Json = dict[str, Any]
 
 _LINES = (
     ("cpu_c", "CPU", "solid", "@muted"),

@@ -7,15 +7,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from moe_mobile.base.json_field import Json
 from moe_mobile.base.routings import marked
 from moe_mobile.report.figure import Figure, Key, plain, rule, short, time_layout
 from moe_mobile.tune.choice import Candidate, Limit, front
 
 __all__ = ["loads_front", "speed_front", "told"]
-
-Json = dict[str, Any]
 
 # Of a series' points, and of its key.
 _MARKS = (

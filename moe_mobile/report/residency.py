@@ -7,19 +7,17 @@ from __future__ import annotations
 import itertools
 import string
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_mobile.base.json_field import Json
 from moe_mobile.base.routings import marked
 from moe_mobile.base.statistics import mean, percentile
 from moe_mobile.report.figure import Figure, Key, plain, short
 from moe_mobile.tune.residency import Residency
 
 __all__ = ["lifetimes", "over_time", "shares"]
-
-Json = dict[str, Any]
 
 _SCALE = [[0, "@paper"], [1, "@c0"]]
 _KEY = Key("@c0", "cached after 0 to 100 % of the tokens", "scale")

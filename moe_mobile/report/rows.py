@@ -11,11 +11,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from moe_mobile.base.json_field import Json
 from moe_mobile.base.statistics import LARGEST
 
 __all__ = ["Row", "finite", "items", "pick"]
-
-Json = dict[str, Any]
 
 
 def finite(value: Any) -> float | None:

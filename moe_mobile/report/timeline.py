@@ -8,13 +8,12 @@ import dataclasses
 import datetime
 from typing import Any
 
+from moe_mobile.base.json_field import Json
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Figure, Key, band, plain, rule, short, time_layout, time_line
 from moe_mobile.report.rows import finite, items
 
 __all__ = ["FEWEST_SAMPLES", "Span", "memory_over_time", "spans", "too_few_samples"]
-
-Json = dict[str, Any]
 
 _MIB = 1 << 20
 _MAX_SAMPLES = 1500

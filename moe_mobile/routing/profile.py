@@ -13,27 +13,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe_mobile.base.command_line import command_line
-from moe_mobile.base.json_field import (
-    MAX_MANIFEST_BYTES,
-    JsonField,
-    parse_strict_json,
-)
-from moe_mobile.base.versioned_files import check_version, read_regular, write_regular
-from moe_mobile.errors import (
-    BundleInvalidError,
-    UsageError,
-)
+from moe_mobile.base.json_field import MAX_MANIFEST_BYTES, JsonField
+from moe_mobile.base.versioned_files import Format, read_regular, write_regular
+from moe_mobile.errors import UsageError
 from moe_mobile.routing.simulation import simulate
 from moe_mobile.routing.trace import MAX_EXPERTS, MAX_LAYERS, MAX_TEXT, Trace
 
 __all__ = ["CacheProfile", "count_uses", "read_profile", "write_profile"]
 
-_VERSION = 1
 _MARK = "moe_mobile_cache_profile"
-"""The member that says what the file is; its value is the version."""
 _REMEDY = (
     f"Name a file that `{command_line('simulate', 'TRACE', save_profile='FILE')}` wrote, or record "
     "it again"
+)
+_FORMAT = Format(
+    mark=_MARK,
+    version=1,
+    missing=f"is no cache profile: it lacks the member {_MARK!r}",
+    name="the profile has",
+    remedy=_REMEDY,
+    newer="Record it again, or use the moe-mobile version that wrote it",
 )
 
 
@@ -131,9 +130,9 @@ def write_profile(path: str | os.PathLike[str], profile: CacheProfile) -> int:
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
     layers = {str(number): [int(e) for e in of] for number, of in profile.layers.items()}
-    members = {_MARK: _VERSION, "model": profile.model, "experts": profile.experts}
+    members = {_MARK: _FORMAT.version, "model": profile.model, "experts": profile.experts}
     data = (json.dumps({**members, "layers": layers}, ensure_ascii=False) + "\n").encode()
-    _parse(data, os.fspath(path))  # nothing is written that would not be read
+    _FORMAT.parse(data, os.fspath(path), _profile)  # nothing is written that would not be read
     return write_regular(path, data)
 
 
@@ -147,36 +146,21 @@ def read_profile(path: str | os.PathLike[str]) -> CacheProfile:
     """
     file = os.fspath(path)
     data = read_regular(file, MAX_MANIFEST_BYTES, _REMEDY)
-    return _parse(data, file)
+    return _FORMAT.parse(data, file, _profile)
 
 
-def _parse(data: bytes, file: str) -> CacheProfile:
-    try:
-        root = JsonField(parse_strict_json(data, file), "", file)
-        check_version(
-            root,
-            _MARK,
-            _VERSION,
-            file,
-            missing=f"is no cache profile: it lacks the member {_MARK!r}",
-            has="the profile has",
-            remedy="Record it again, or use the moe-mobile version that wrote it",
-        )
-        root.expect_members((_MARK, "model", "experts", "layers"))
-        model, experts = root["model"].text(MAX_TEXT), root["experts"].integer(1, MAX_EXPERTS)
-        layers = root["layers"]
-        layers.expect_object()
-        named = {}
-        for name in layers.value:
-            if re.fullmatch("0|[1-9][0-9]{0,4}", name) is None:
-                layers.fail(f"has the member {name[:20]!r}, which is no number of a layer")
-            items = layers[name].items()
-            named[int(name)] = tuple(item.integer(0, experts - 1) for item in items)
-        return CacheProfile(model, experts, dict(sorted(named.items())))
-    except BundleInvalidError as error:
-        raise UsageError(error.cause, file=file, remedy=_REMEDY) from error
-    except UsageError as error:
-        raise UsageError(error.cause, file=file, remedy=_REMEDY) from error
+def _profile(root: JsonField) -> CacheProfile:
+    root.expect_members((_MARK, "model", "experts", "layers"))
+    model, experts = root["model"].text(MAX_TEXT), root["experts"].integer(1, MAX_EXPERTS)
+    layers = root["layers"]
+    layers.expect_object()
+    named = {}
+    for name in layers.value:
+        if re.fullmatch("0|[1-9][0-9]{0,4}", name) is None:
+            layers.fail(f"has the member {name[:20]!r}, which is no number of a layer")
+        items = layers[name].items()
+        named[int(name)] = tuple(item.integer(0, experts - 1) for item in items)
+    return CacheProfile(model, experts, dict(sorted(named.items())))
 
 
 def _require(condition: bool, cause: str) -> None:

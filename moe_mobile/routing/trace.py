@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_mobile import __version__
-from moe_mobile.base.json_field import JsonField, parse_strict_json
-from moe_mobile.base.versioned_files import check_version, write_regular
+from moe_mobile.base.json_field import JsonField
+from moe_mobile.base.versioned_files import Format, write_regular
 from moe_mobile.errors import (
-    BundleInvalidError,
     IoError,
     UnsupportedError,
     UsageError,
@@ -48,7 +47,14 @@ MAX_SEQUENCES = 65536
 _MAX_HEADER = 1 << 20
 _MAX_FILE = 16 << 30
 _REMEDY = "Name a file that `moe-mobile trace` wrote, or record it again"
-_NEWER = "Record it again, or use the moe-mobile version that wrote the trace"
+_FORMAT = Format(
+    mark="version",
+    version=VERSION,
+    missing="lacks the member 'version'",
+    name="the trace has",
+    remedy=_REMEDY,
+    newer="Record it again, or use the moe-mobile version that wrote the trace",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,24 +235,10 @@ def _check_size(file: str) -> None:
 def _read_metadata(text: str | None, file: str) -> dict[str, Any]:
     if text is None:
         raise _broken("is no trace: the metadata are missing", file)
-    try:
-        return _members(JsonField(parse_strict_json(text.encode(), file), "", file), file)
-    except BundleInvalidError as error:
-        raise _broken(error.cause, file) from error
-    except UnsupportedError as error:
-        raise UnsupportedError(error.cause, file=file, remedy=_NEWER) from error
+    return _FORMAT.parse(text.encode(), file, _members)
 
 
-def _members(root: JsonField, file: str) -> dict[str, Any]:
-    check_version(
-        root,
-        "version",
-        VERSION,
-        file,
-        missing="lacks the member 'version'",
-        has="the trace has",
-        remedy=_NEWER,
-    )
+def _members(root: JsonField) -> dict[str, Any]:
     root.expect_members(_MEMBERS)
     texts = ("created_by", "model", "source_id", "precision")
     return {

@@ -15,10 +15,10 @@ from typing import Any
 
 from moe_mobile import __version__
 from moe_mobile.base.command_line import command_line
-from moe_mobile.base.json_field import MAX_INTEGER, JsonField, parse_strict_json
+from moe_mobile.base.json_field import MAX_INTEGER, JsonField
 from moe_mobile.base.routings import is_lossy
-from moe_mobile.base.versioned_files import check_version, read_regular, write_regular
-from moe_mobile.errors import BundleInvalidError, UsageError
+from moe_mobile.base.versioned_files import Format, read_regular, write_regular
+from moe_mobile.errors import UsageError
 from moe_mobile.routing.capacity import percent_of
 
 __all__ = [
@@ -30,13 +30,19 @@ __all__ = [
     "write_settings",
 ]
 
-_VERSION = 1
 _MARK = "moe_mobile_settings"
-"""The member that says what the file is; its value is the version."""
 _MAX_BYTES = 1 << 20
 _MAX_TEXT = 200
 _MAX_CHOICES = 64
 _REMEDY = f"Name a file that `{command_line('tune', 'BUNDLE', out='FILE')}` wrote, or make it again"
+_FORMAT = Format(
+    mark=_MARK,
+    version=1,
+    missing=f"holds no settings: it lacks the member {_MARK!r}",
+    name="the settings have",
+    remedy=_REMEDY,
+    newer="Make them again, or use the moe-mobile version that wrote them",
+)
 _POOLS = ("layer", "global")
 _INITIAL = ("auto", "warm", "cold", "prompt")
 
@@ -157,7 +163,7 @@ def write_settings(path: str | os.PathLike[str], settings: SettingsFile) -> int:
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
     data = _dump(settings)
-    _parse(data, os.fspath(path))  # nothing is written that would not be read
+    _FORMAT.parse(data, os.fspath(path), _settings)  # nothing is written that would not be read
     return write_regular(path, data)
 
 
@@ -173,7 +179,7 @@ def read_settings(path: str | os.PathLike[str]) -> SettingsFile:
     data = read_regular(file, _MAX_BYTES, _REMEDY)
     if len(data) > _MAX_BYTES:
         raise UsageError("is larger than 1 MiB", file=file, remedy=_REMEDY)
-    return _parse(data, file)
+    return _FORMAT.parse(data, file, _settings)
 
 
 def _dump(settings: SettingsFile) -> bytes:
@@ -186,7 +192,7 @@ def _dump(settings: SettingsFile) -> bytes:
         for choice in settings.choices
     ]
     members: dict[str, Any] = {
-        _MARK: _VERSION,
+        _MARK: _FORMAT.version,
         "created_by": settings.created_by,
         "model": settings.model,
         "bundle_hash": settings.bundle_hash,
@@ -196,34 +202,21 @@ def _dump(settings: SettingsFile) -> bytes:
     return (json.dumps(members, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "replace")
 
 
-def _parse(data: bytes, file: str) -> SettingsFile:
-    try:
-        root = JsonField(parse_strict_json(data, file), "", file)
-        check_version(
-            root,
-            _MARK,
-            _VERSION,
-            file,
-            missing=f"holds no settings: it lacks the member {_MARK!r}",
-            has="the settings have",
-            remedy="Make them again, or use the moe-mobile version that wrote them",
-        )
-        root.expect_members((_MARK, "created_by", "model", "bundle_hash", "limit", "choices"))
-        choices = root["choices"].items()
-        if not 0 < len(choices) <= _MAX_CHOICES:
-            root["choices"].fail(f"has {len(choices)} entries, not 1 to {_MAX_CHOICES}")
-        made = tuple(map(_choice, choices))
-        if len({_percent(choice.settings.cache) for choice in made}) < len(made):
-            root["choices"].fail("has two for one size of the cache")
-        return SettingsFile(
-            created_by=root["created_by"].text(_MAX_TEXT),
-            model=root["model"].text(_MAX_TEXT),
-            bundle_hash=_hash(root["bundle_hash"]),
-            limit=root["limit"].text(_MAX_TEXT),
-            choices=made,
-        )
-    except BundleInvalidError as error:
-        raise UsageError(error.cause, file=file, remedy=_REMEDY) from error
+def _settings(root: JsonField) -> SettingsFile:
+    root.expect_members((_MARK, "created_by", "model", "bundle_hash", "limit", "choices"))
+    choices = root["choices"].items()
+    if not 0 < len(choices) <= _MAX_CHOICES:
+        root["choices"].fail(f"has {len(choices)} entries, not 1 to {_MAX_CHOICES}")
+    made = tuple(map(_choice, choices))
+    if len({_percent(choice.settings.cache) for choice in made}) < len(made):
+        root["choices"].fail("has two for one size of the cache")
+    return SettingsFile(
+        created_by=root["created_by"].text(_MAX_TEXT),
+        model=root["model"].text(_MAX_TEXT),
+        bundle_hash=_hash(root["bundle_hash"]),
+        limit=root["limit"].text(_MAX_TEXT),
+        choices=made,
+    )
 
 
 def _choice(field: JsonField) -> Choice:

@@ -130,7 +130,7 @@ def test_refuses_broken_files(
     with pytest.raises(error) as caught:
         read_profile(path)
     assert caught.value.file == str(path)
-    assert "simulate --save-profile" in str(caught.value.remedy) or error is UnsupportedError
+    assert "simulate TRACE --save-profile" in str(caught.value.remedy) or error is UnsupportedError
 
 
 @pytest.mark.parametrize(
