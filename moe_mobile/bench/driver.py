@@ -118,9 +118,15 @@ def bundle_facts(bundle: pathlib.Path) -> BundleFacts:
         num_parameters=model["num_parameters"],
         max_batch=facts["max_batch"],
         context_length=model["context_length"],
-        backend=facts["delegate"]["name"].upper(),
+        backend=_backend(facts["delegate"]),
         bundle_hash=facts["hash"],
     )
+
+
+def _backend(delegate: dict[str, Any]) -> str:
+    """Such as ``XNNPACK``, or ``PORTABLE+XNNPACK`` if dense programs and experts differ."""
+    names = dict.fromkeys((*delegate["dense"], *delegate["experts"]))
+    return "+".join(names).upper()
 
 
 def grid(

@@ -20,6 +20,12 @@ MANIFEST_FILE = "bundle.json"
 MAX_NAME_BYTES = 200
 ALIGNMENT = 16384
 """Expert programs start at multiples of this: Android's larger page size, and O_DIRECT."""
+XNNPACK, PORTABLE = "xnnpack", "portable"
+DELEGATES = (XNNPACK, PORTABLE)
+"""What runs a program: the ExecuTorch delegate it was lowered for; ``portable`` is none, but
+ExecuTorch's own kernels."""
+PACKED_DELEGATE = XNNPACK
+"""The delegate whose packed weights ``prepare`` keeps."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Delegate:
+    """``name`` is that of every program that names none itself."""
+
     name: str
     executorch: str
 
@@ -82,6 +90,13 @@ class File:
     path: str
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class DenseProgram(File):
+    """A layer's dense program, or the head. ``delegate`` None (absent): the manifest's."""
+
+    delegate: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,10 +123,13 @@ class Program:
 
 @dataclass(frozen=True)
 class Shard:
+    """A layer's experts. ``delegate`` None (absent): the manifest's."""
+
     path: str
     bytes: int
     sha256: str
     programs: tuple[Program, ...]
+    delegate: str | None = None
 
     @property
     def file(self) -> File:
@@ -129,7 +147,7 @@ class Layer:
     """``experts`` is None (absent) where the layer's MLP is dense."""
 
     mixer: Mixer
-    dense: File
+    dense: DenseProgram
     experts: Shard | None
 
 
@@ -152,7 +170,7 @@ class Manifest:
     max_batch: int
     embedding: Embedding
     layers: tuple[Layer, ...]
-    head: File
+    head: DenseProgram
     files: tuple[File, ...]
     memory: Memory
     provenance: dict[str, Any]
@@ -161,6 +179,32 @@ class Manifest:
     def moe_layers(self) -> tuple[int, ...]:
         """Numbers of the layers with experts, ascending."""
         return tuple(i for i, layer in enumerate(self.layers) if layer.experts is not None)
+
+    def delegate_of(self, program: DenseProgram | Shard) -> str:
+        """The delegate of one of this manifest's dense programs or shards."""
+        return program.delegate or self.delegate.name
+
+    @property
+    def dense_programs(self) -> tuple[DenseProgram, ...]:
+        """The dense programs of the layers, then the head."""
+        return (*(layer.dense for layer in self.layers), self.head)
+
+    @property
+    def dense_delegates(self) -> tuple[str, ...]:
+        """Delegates of the dense programs and the head, each once, in the order of DELEGATES."""
+        used = {self.delegate_of(program) for program in self.dense_programs}
+        return tuple(name for name in DELEGATES if name in used)
+
+    @property
+    def expert_delegates(self) -> tuple[str, ...]:
+        """Delegates of the experts, likewise."""
+        used = {self.delegate_of(layer.experts) for layer in self.layers if layer.experts}
+        return tuple(name for name in DELEGATES if name in used)
+
+    @property
+    def packs_experts(self) -> bool:
+        """Whether ``prepare`` packs the experts: those of every layer must have that delegate."""
+        return self.expert_delegates == (PACKED_DELEGATE,)
 
     def all_files(self) -> Iterator[File]:
         """Every file of the bundle but ``bundle.json``."""

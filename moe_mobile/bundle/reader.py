@@ -150,7 +150,7 @@ class _Reader:
                 root["moe"]["router"]["bias"].fail(
                     "does not have an entry for each layer with experts"
                 )
-        head = self._file(root["head"], 1)
+        head = self._dense_program(root["head"])
         files = tuple(self._file(field, 0) for field in root["files"].items())
         return m.Manifest(
             model=model,
@@ -250,9 +250,7 @@ class _Reader:
 
     def _delegate(self, f: JsonField) -> m.Delegate:
         f.expect_members(("name", "executorch"))
-        return m.Delegate(
-            f["name"].one_of(("xnnpack",), UnsupportedError), f["executorch"].text(64)
-        )
+        return m.Delegate(_delegate_name(f["name"]), f["executorch"].text(64))
 
     def _embedding(self, f: JsonField, model: m.Model, quantization: m.Quantization) -> m.Embedding:
         f.expect_members((*_FILE_MEMBERS, "dtype", "row_bytes"))
@@ -283,12 +281,12 @@ class _Reader:
                 mixer["kind"].one_of(("attention",), UnsupportedError),
                 mixer["window"].integer(0, 2**32 - 1),
             ),
-            dense=self._file(f["dense"], 1),
+            dense=self._dense_program(f["dense"]),
             experts=self._shard(f["experts"], moe) if f.has("experts") else None,
         )
 
     def _shard(self, f: JsonField, moe: m.Moe) -> m.Shard:
-        f.expect_members((*_FILE_MEMBERS, "programs"))
+        f.expect_members((*_FILE_MEMBERS, "programs"), ("delegate",))
         file = self._file_members(f, 1)
         fields = f["programs"].items()
         if len(fields) != moe.num_experts:
@@ -308,7 +306,7 @@ class _Reader:
             programs.append(m.Program(offset, size, _sha256(field["sha256"])))
         if file.bytes != -(-end // m.ALIGNMENT) * m.ALIGNMENT:
             f["bytes"].fail(f"is not the end of the last program rounded up to {m.ALIGNMENT}")
-        return m.Shard(file.path, file.bytes, file.sha256, tuple(programs))
+        return m.Shard(file.path, file.bytes, file.sha256, tuple(programs), _program_delegate(f))
 
     def _memory(
         self,
@@ -327,6 +325,11 @@ class _Reader:
                 f[name].fail(f"is {stated}, the entries give {expected}")
         return facts
 
+    def _dense_program(self, f: JsonField) -> m.DenseProgram:
+        f.expect_members(_FILE_MEMBERS, ("delegate",))
+        file = self._file_members(f, 1)
+        return m.DenseProgram(file.path, file.bytes, file.sha256, _program_delegate(f))
+
     def _file(self, f: JsonField, minimum: int) -> m.File:
         f.expect_members(_FILE_MEMBERS)
         return self._file_members(f, minimum)
@@ -338,6 +341,21 @@ class _Reader:
             f["path"].fail(f"is listed twice: {path!r}")
         self._paths.add(path)
         return m.File(path, f["bytes"].integer(minimum, MAX_INTEGER), _sha256(f["sha256"]))
+
+
+def _program_delegate(f: JsonField) -> str | None:
+    return _delegate_name(f["delegate"]) if f.has("delegate") else None
+
+
+def _delegate_name(f: JsonField) -> str:
+    name = f.text(64)
+    if name not in m.DELEGATES:
+        f.fail(
+            f"is {name!r}, a delegate this build does not support "
+            f"(it supports {', '.join(m.DELEGATES)})",
+            UnsupportedError,
+        )
+    return name
 
 
 def _check_path(path: str, f: JsonField) -> None:

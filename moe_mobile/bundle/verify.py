@@ -124,7 +124,11 @@ def inspect_bundle(
         "moe": {**asdict(manifest.moe), "layers": moe_layers},
         "windows": sorted({layer.mixer.window for layer in manifest.layers}),
         "quantization": asdict(manifest.quantization),
-        "delegate": asdict(manifest.delegate),
+        "delegate": {
+            **asdict(manifest.delegate),
+            "dense": manifest.dense_delegates,
+            "experts": manifest.expert_delegates,
+        },
         "max_batch": manifest.max_batch,
         "memory": asdict(manifest.memory),
         "bytes": len(data) + sum(file.bytes for file in manifest.all_files()),

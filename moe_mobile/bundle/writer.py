@@ -15,9 +15,16 @@ from moe_mobile.bundle.manifest import FORMAT, VERSION, Manifest
 def to_json(manifest: Manifest) -> dict[str, Any]:
     """The manifest as the JSON object that ``bundle.json`` holds."""
     value: dict[str, Any] = dataclasses.asdict(manifest)
+    programs = [value["head"]]
     for layer in value["layers"]:
+        programs.append(layer["dense"])
         if layer["experts"] is None:
             del layer["experts"]
+        else:
+            programs.append(layer["experts"])
+    for program in programs:
+        if program["delegate"] is None:
+            del program["delegate"]
     router = value["moe"]["router"]
     for name, default in dataclasses.asdict(RouterSpec()).items():
         if name not in ("score", "renormalize") and router[name] == default:

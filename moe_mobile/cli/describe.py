@@ -64,7 +64,7 @@ def summary(facts: Json) -> str:
         (
             "programs",
             f"{experts} experts and {model['num_layers'] + 1} dense, for "
-            f"{facts['delegate']['name']} of ExecuTorch {facts['delegate']['executorch']}, "
+            f"{_delegates(facts['delegate'])} of ExecuTorch {facts['delegate']['executorch']}, "
             f"up to {facts['max_batch']} rows",
         ),
         (
@@ -87,3 +87,8 @@ def summary(facts: Json) -> str:
         if facts["consumed_shards"]:
             rows.append(("consumed", f"{facts['consumed_shards']} shards live in that store only"))
     return "\n".join(f"{name:<13} {text}" for name, text in rows)
+
+
+def _delegates(delegate: dict[str, Any]) -> str:
+    dense, experts = (", ".join(delegate[programs]) for programs in ("dense", "experts"))
+    return dense if dense == experts or not experts else f"{dense} (dense) and {experts} (experts)"

@@ -55,6 +55,8 @@ def export_bundle(
     embedding: str | None = None,
     group_size: int = 32,
     max_batch: int | None = None,
+    dense_delegate: str = m.XNNPACK,
+    expert_delegate: str = m.XNNPACK,
     name: str | None = None,
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
@@ -75,6 +77,10 @@ def export_bundle(
         embedding: ``fp32`` or ``int8``; by default ``int8`` unless ``quant`` is ``fp32``.
         group_size: columns per scale in ``8da4w``: 32, 64, 128 or 256.
         max_batch: largest number of rows per call of a program, by default 256.
+        dense_delegate: what runs the layers' dense programs and the head: ``xnnpack``, or
+            ``portable`` for ExecuTorch's own kernels, which take fp32 only and are much slower.
+        expert_delegate: the same for the experts. Without XNNPACK they cannot be streamed into
+            slots: the engine then loads a whole program per expert (residency ``programs``).
         name: the model's name in the bundle.
         overwrite: replace an existing bundle.
         progress: called before each program and once at the end.
@@ -96,6 +102,8 @@ def export_bundle(
         embedding=embedding,
         group_size=group_size,
         max_batch=max_batch,
+        dense_delegate=dense_delegate,
+        expert_delegate=expert_delegate,
     )
     _require_executorch()
     target = Path(out).absolute()
@@ -168,7 +176,7 @@ class _Export:
             **_file(record), dtype=dtype, row_bytes=embedding_row_bytes(dtype, hidden)
         )
 
-    def _layer(self, index: int) -> m.File:
+    def _layer(self, index: int) -> m.DenseProgram:
         shape = self._plan.layers[index]
 
         def fill(file: HashingFile) -> None:
@@ -178,7 +186,11 @@ class _Export:
                 file.write(piece)
 
         record = self._write(f"dense/layer-{index:02d}.pte", f"layer {index}", 1, fill)
-        return m.File(**_file(record))
+        return m.DenseProgram(**_file(record), delegate=self._own(shape.delegate))
+
+    def _own(self, delegate: str) -> str | None:
+        """What a program's entry says of its delegate: nothing if it is the manifest's."""
+        return None if delegate == self._options.expert_delegate else delegate
 
     def _experts(self, index: int) -> m.Shard:
         count = self._model.architecture.moe.num_experts
@@ -211,13 +223,14 @@ class _Export:
             digest.update(piece)
         return {"offset": offset, "bytes": file.bytes - offset, "sha256": digest.hexdigest()}
 
-    def _head(self) -> m.File:
+    def _head(self) -> m.DenseProgram:
         def fill(file: HashingFile) -> None:
             # Only one program has this shape: substituting would be of no use.
             weights = self._weights(self._model.tensors.head())
             file.write(lowering.lower(self._plan.head, weights))
 
-        return m.File(**_file(self._write("dense/head.pte", "head", 1, fill)))
+        record = self._write("dense/head.pte", "head", 1, fill)
+        return m.DenseProgram(**_file(record), delegate=self._own(self._plan.head.delegate))
 
     def _copy(self, name: str) -> m.File:
         content = self._model.files[name]
@@ -248,7 +261,7 @@ class _Export:
         self,
         embedding: m.Embedding,
         layers: tuple[m.Layer, ...],
-        head: m.File,
+        head: m.DenseProgram,
         files: tuple[m.File, ...],
     ) -> m.Manifest:
         a, options = self._model.architecture, self._options
@@ -287,7 +300,7 @@ class _Export:
                 embedding=options.embedding,
                 group_size=options.group_size,
             ),
-            delegate=m.Delegate("xnnpack", EXECUTORCH_VERSION),
+            delegate=m.Delegate(options.expert_delegate, EXECUTORCH_VERSION),
             max_batch=options.max_batch,
             embedding=embedding,
             layers=layers,

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Lowering a program through torch.export and ExecuTorch to XNNPACK: seconds per program."""
+"""Lowering a program through torch.export and ExecuTorch to its delegate: seconds per program."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+from moe_mobile.bundle.manifest import PORTABLE
 from moe_mobile.errors import RuntimeFailedError
 
 if TYPE_CHECKING:
@@ -27,10 +28,9 @@ def lower(shape: ProgramShape, weights: Mapping[str, torch.Tensor]) -> bytes:
     """The program of ``shape`` with these float32 parameters, as the bytes of a ``.pte`` file.
 
     Raises:
-        RuntimeFailedError: a method did not become exactly one XNNPACK call.
+        RuntimeFailedError: a method did not become exactly one call of its delegate.
     """
     with _quiet():
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
         modules = shape.build(weights)
@@ -39,12 +39,15 @@ def lower(shape: ProgramShape, weights: Mapping[str, torch.Tensor]) -> bytes:
         environments = [_shape_environment(program) for program in programs.values()]
         edge = to_edge_transform_and_lower(
             programs,
-            partitioner=[XnnpackPartitioner()],
-            compile_config=EdgeCompileConfig(_check_ir_validity=False),
+            partitioner=_partitioners(shape.delegate),
+            compile_config=EdgeCompileConfig(
+                _check_ir_validity=False, preserve_ops=_whole_operators(shape.delegate)
+            ),
         )
         del programs
-        for method in shape.methods():
-            _require_one_partition(edge.exported_program(method.name), method.name)
+        if shape.delegate != PORTABLE:
+            for method in shape.methods():
+                _require_one_partition(edge.exported_program(method.name), method.name)
         manager = edge.to_executorch()
         del edge
         data = bytes(manager.buffer)
@@ -55,6 +58,20 @@ def lower(shape: ProgramShape, weights: Mapping[str, torch.Tensor]) -> bytes:
                 environment.fake_tensor_cache.clear()
         gc.collect()
         return data
+
+
+def _partitioners(delegate: str) -> list[Any]:
+    if delegate == PORTABLE:
+        return []
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    return [XnnpackPartitioner()]
+
+
+def _whole_operators(delegate: str) -> list[torch._ops.OpOverload]:
+    """Operators to leave whole. A partitioner names its own. ExecuTorch's kernels would transpose
+    the weights in each call, did they get a linear layer in parts."""
+    return [torch.ops.aten.linear.default] if delegate == PORTABLE else []
 
 
 def _shape_environment(program: torch.export.ExportedProgram) -> Any:
@@ -81,7 +98,7 @@ def _require_one_partition(program: torch.export.ExportedProgram, method: str) -
     delegates = len([c for c in calls if "executorch_call_delegate" in c])
     if delegates != 1 or others:
         raise RuntimeFailedError(
-            f"method {method} became {delegates} XNNPACK calls and {len(others)} other operators "
+            f"method {method} became {delegates} delegate calls and {len(others)} other operators "
             f"({', '.join(others[:3])}) instead of exactly one call",
             remedy="This is a bug, or another version of ExecuTorch than this package expects",
         )

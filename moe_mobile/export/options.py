@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moe_mobile.bundle.manifest import DELEGATES, PORTABLE, XNNPACK
 from moe_mobile.bundle.quantization import EMBEDDINGS, GROUP_SIZES, QUANTS, Quant
 from moe_mobile.errors import UnsupportedError, UsageError
 from moe_mobile.export.quantization import Encoding
@@ -24,6 +25,8 @@ class Options:
     embedding: str
     group_size: int
     max_batch: int
+    dense_delegate: str
+    expert_delegate: str
 
     def encoding(self, quant: str) -> Encoding:
         kind = Quant(quant)
@@ -42,11 +45,14 @@ def resolve_options(
     embedding: str | None = None,
     group_size: int = 32,
     max_batch: int | None = None,
+    dense_delegate: str = XNNPACK,
+    expert_delegate: str = XNNPACK,
 ) -> Options:
     """Options with their defaults filled in; see ``export_bundle``.
 
     Raises:
-        UsageError: a value that is none of the known ones.
+        UsageError: an unknown value.
+        UnsupportedError: quantized programs for ExecuTorch's own kernels.
     """
     dense, head = dense or quant, head or quant
     embedding = embedding or ("fp32" if quant == Quant.FP32.value else "int8")
@@ -55,17 +61,38 @@ def resolve_options(
         ("dense", dense, QUANTS),
         ("head", head, QUANTS),
         ("embedding", embedding, EMBEDDINGS),
+        ("dense_delegate", dense_delegate, DELEGATES),
+        ("expert_delegate", expert_delegate, DELEGATES),
     ):
         if value not in known:
             raise UsageError(f"{name} must be one of {', '.join(known)}, not {value!r}")
     if group_size not in GROUP_SIZES:
         sizes = ", ".join(map(str, GROUP_SIZES))
         raise UsageError(f"group_size must be one of {sizes}, not {group_size!r}")
+    for name, value, delegate in (
+        ("quant", quant, expert_delegate),
+        ("dense", dense, dense_delegate),
+        ("head", head, dense_delegate),
+    ):
+        if delegate == PORTABLE and value != Quant.FP32.value:
+            raise UnsupportedError(
+                f"{name} is {value}, and programs for ExecuTorch's own kernels are made in fp32",
+                remedy=f"Use {name}=fp32, or the delegate {XNNPACK}",
+            )
     max_batch = DEFAULT_MAX_BATCH if max_batch is None else max_batch
     if type(max_batch) is not int or not 1 <= max_batch <= 4096:
         raise UsageError(f"max_batch must be 1..4096, not {max_batch!r}")
     grouped = Quant.INT4.value in (quant, dense, head)
-    return Options(quant, dense, head, embedding, group_size if grouped else 0, max_batch)
+    return Options(
+        experts=quant,
+        dense=dense,
+        head=head,
+        embedding=embedding,
+        group_size=group_size if grouped else 0,
+        max_batch=max_batch,
+        dense_delegate=dense_delegate,
+        expert_delegate=expert_delegate,
+    )
 
 
 def check_shape(shape: ProgramShape, what: str) -> None:

@@ -45,6 +45,7 @@ def make_plan(architecture: Architecture, options: Options) -> Plan:
             ),
             encoding=options.encoding(options.dense),
             max_rows=options.max_batch,
+            delegate=options.dense_delegate,
         )
 
     plan = Plan(
@@ -54,12 +55,14 @@ def make_plan(architecture: Architecture, options: Options) -> Plan:
             width=moe.intermediate_size,
             encoding=options.encoding(options.experts),
             max_rows=options.max_batch,
+            delegate=options.expert_delegate,
         ),
         head=HeadShape(
             hidden=architecture.hidden_size,
             vocab=architecture.vocab_size,
             epsilon=architecture.norm_epsilon,
             encoding=options.encoding(options.head),
+            delegate=options.dense_delegate,
         ),
     )
     for shape in dict.fromkeys(plan.layers):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from moe_mobile.bundle.manifest import XNNPACK
 from moe_mobile.export.quantization import Encoding
 from moe_mobile.export.rms_norm import RmsNorm
 from moe_mobile.export.shapes import Method, ProgramShape
@@ -28,6 +29,7 @@ class ExpertShape(ProgramShape):
     width: int
     encoding: Encoding
     max_rows: int
+    delegate: str = XNNPACK
 
     def methods(self) -> tuple[Method, ...]:
         def module() -> nn.Module:
@@ -76,6 +78,7 @@ class LayerShape(ProgramShape):
     mlp_width: int
     encoding: Encoding
     max_rows: int
+    delegate: str = XNNPACK
 
     def methods(self) -> tuple[Method, ...]:
         attention = self.heads * self.head_dim
@@ -179,6 +182,7 @@ class HeadShape(ProgramShape):
     vocab: int
     epsilon: float
     encoding: Encoding
+    delegate: str = XNNPACK
 
     def methods(self) -> tuple[Method, ...]:
         return (Method("forward", "", lambda: Head(self), (self.hidden,), 1),)

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all kinds of programs share: those of equal shape differ in their constants only.
 
-A shape knows its parameters (names, dimensions, encodings), its methods, and how to build them as
-PyTorch modules. Shapes are hashable: templates are kept by shape. ``programs.py`` has the shapes
-of a bundle.
+A shape knows its parameters (names, dimensions, encodings), its methods, the delegate it is lowered
+for, and how to build its methods as PyTorch modules. Shapes are hashable: templates are kept by
+shape. ``programs.py`` has the shapes of a bundle.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class ProgramShape:
     """Base of the shapes. Subclasses are frozen dataclasses."""
 
     encoding: Encoding
+    delegate: str
 
     def methods(self) -> tuple[Method, ...]:
         raise NotImplementedError

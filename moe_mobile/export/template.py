@@ -163,7 +163,7 @@ class _ProgramFile:
         self._data = data
         self._base: int = header.segment_base_offset
         self._segments: list[Any] = program.segments
-        self._named = {entry.key: entry.segment_index for entry in program.named_data}
+        self._named = {entry.key: entry.segment_index for entry in program.named_data or ()}
         named = set(self._named.values())
         # Keys stand in the program's own table and in the delegates' payloads.
         self._searched = [(0, header.program_size)] + [

@@ -25,20 +25,27 @@ def sample(seed: int) -> Sample:
         files[path] = content
         return m.File(path, len(content), hashlib.sha256(content).hexdigest())
 
+    def delegate() -> str | None:
+        return draw.choice((None, *m.DELEGATES))
+
+    def program(path: str) -> m.DenseProgram:
+        entry = file(path, draw.randbytes(draw.randint(1, 200)))
+        return m.DenseProgram(entry.path, entry.bytes, entry.sha256, delegate())
+
     vocab, hidden = draw.randint(1, 40), draw.randint(1, 30)
     experts = draw.randint(1, 5)
     quants = [draw.choice(QUANTS) for _ in range(3)]
     layers = []
     for index in range(draw.randint(1, 4)):
-        dense = file(f"dense/layer-{index:02d}.pte", draw.randbytes(draw.randint(1, 200)))
+        dense = program(f"dense/layer-{index:02d}.pte")
         shard = None
         if draw.random() < 0.7:
             content, programs = _shard(draw, experts)
             entry = file(f"experts/layer-{index:02d}.shard", content)
-            shard = m.Shard(entry.path, entry.bytes, entry.sha256, programs)
+            shard = m.Shard(entry.path, entry.bytes, entry.sha256, programs, delegate())
         window = draw.choice((0, 1, 4096, 2**32 - 1))
         layers.append(m.Layer(m.Mixer("attention", window), dense, shard))
-    head = file("dense/head.pte", draw.randbytes(draw.randint(1, 200)))
+    head = program("dense/head.pte")
     dtype = draw.choice(("fp32", "int8"))
     row = 4 * hidden if dtype == "fp32" else (hidden + 3) // 4 * 4 + 4
     table = file("embedding.bin", draw.randbytes(vocab * row))
@@ -78,7 +85,7 @@ def sample(seed: int) -> Sample:
             embedding=dtype,
             group_size=draw.choice((32, 64, 128, 256)) if "8da4w" in quants else 0,
         ),
-        delegate=m.Delegate("xnnpack", "1.5.1"),
+        delegate=m.Delegate(draw.choice(m.DELEGATES), "1.5.1"),
         max_batch=draw.randint(1, 4096),
         embedding=embedding,
         layers=tuple(layers),

@@ -123,6 +123,27 @@ def test_a_group_size_that_does_not_fit(
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
+        ({"quant": "8da4w", "expert_delegate": "portable"}, "quant is 8da4w"),
+        ({"quant": "8da4w", "dense_delegate": "portable"}, "dense is 8da4w"),
+        (
+            {"quant": "8da4w", "dense": "fp32", "head": "8da8w", "dense_delegate": "portable"},
+            "head is 8da8w",
+        ),
+    ],
+    ids=str,
+)
+def test_portable_programs_are_not_quantized(
+    options: dict[str, str], cause: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedError, match=cause) as caught:
+        export_bundle(tmp_path / "nothing", tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert "fp32" in (caught.value.remedy or "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
         ({"quant": "int4"}, "quant must be one of"),
         ({"dense": "q4"}, "dense must be one of"),
         ({"head": ""}, None),
@@ -130,6 +151,8 @@ def test_a_group_size_that_does_not_fit(
         ({"group_size": 48}, "group_size must be one of"),
         ({"max_batch": 0}, r"max_batch must be 1\.\.4096"),
         ({"max_batch": 4097}, r"max_batch must be 1\.\.4096"),
+        ({"dense_delegate": "qnn"}, "dense_delegate must be one of xnnpack, portable"),
+        ({"expert_delegate": ""}, "expert_delegate must be one of xnnpack, portable"),
     ],
     ids=str,
 )

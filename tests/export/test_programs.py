@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from moe_mobile.bundle import read_manifest
+from moe_mobile.bundle.manifest import PORTABLE
 from moe_mobile.bundle.quantization import Quant
 from moe_mobile.export.options import resolve_options
 from moe_mobile.export.plan import make_plan
@@ -36,6 +37,7 @@ class TorchaoShape(ProgramShape):
 
     def __init__(self, shape: ProgramShape) -> None:
         self._shape = shape
+        self.delegate = shape.delegate
 
     def methods(self) -> tuple[Method, ...]:
         return self._shape.methods()
@@ -163,6 +165,26 @@ def test_other_layers_are_substituted_too(changes: dict[str, object]) -> None:
     generator = torch.Generator().manual_seed(5)
     weights = {p.name: torch.randn(p.dims, generator=generator) for p in shape.parameters()}
     assert bytes(Programs(shape).make(weights)) == reference(shape, weights)
+
+
+@pytest.mark.parametrize("parameters", ["random", "untrained"])
+@pytest.mark.parametrize("program", ["layer", "expert"])
+def test_portable_programs_are_substituted_too(program: str, parameters: str) -> None:
+    shape: ProgramShape = (
+        layer_shape(Quant.FP32, delegate=PORTABLE)
+        if program == "layer"
+        else ExpertShape(64, 32, Encoding(Quant.FP32), max_rows=8, delegate=PORTABLE)
+    )
+    programs = Programs(shape)
+    generator = torch.Generator().manual_seed(5)
+    for seed in (1, 2):
+        weights = (
+            untrained(shape, seed)
+            if parameters == "untrained"
+            else {p.name: torch.randn(p.dims, generator=generator) for p in shape.parameters()}
+        )
+        assert bytes(programs.make(weights)) == reference(shape, weights)
+    assert programs.lowered == 1
 
 
 def test_expert_programs_of_one_shard_differ_only_in_their_constants(bundle: BundleMaker) -> None:

@@ -104,10 +104,14 @@ def bundle_package(bundle: pathlib.Path, settings: pathlib.Path | None = None) -
         layers={
             layer.experts.path: (f"layer-{index:02}.packed", layer.experts.bytes)
             for index, layer in enumerate(manifest.layers)
-            if layer.experts is not None
+            if layer.experts is not None and manifest.packs_experts
         },
-        methods_bytes=manifest.memory.dense_bytes,
-        stores=f"{manifest.delegate.name}-{EXECUTORCH_VERSION}-",
+        methods_bytes=sum(
+            program.bytes
+            for program in manifest.dense_programs
+            if manifest.delegate_of(program) == m.PACKED_DELEGATE
+        ),
+        stores=f"{m.PACKED_DELEGATE}-{EXECUTORCH_VERSION}-",
     )
 
 

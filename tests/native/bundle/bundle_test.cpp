@@ -47,7 +47,8 @@ TEST(Bundle, TellsAFlippedBitInEveryFile) {
   const Bundle bundle = Bundle::open(sample.path());
   const Manifest& m = bundle.manifest();
   for (const FileRef* file :
-       {&m.embedding.file, &m.head, &m.layers[1].dense, &m.files[0], &m.layers[0].experts->shard}) {
+       std::initializer_list<const FileRef*>{&m.embedding.file, &m.head, &m.layers[1].dense,
+                                             &m.files[0], &m.layers[0].experts->shard}) {
     flip_byte(bundle.path(*file), file->bytes / 2);
     EXPECT_ERROR(bundle.verify_file(*file), ErrorCode::kBundleCorrupt, bundle.path(*file));
     EXPECT_ERROR(bundle.read_verified(*file), ErrorCode::kBundleCorrupt, "SHA-256");

@@ -46,8 +46,8 @@ TEST(Manifest, ReadsEveryField) {
   EXPECT_EQ(m.quantization.head, "8da8w");
   EXPECT_EQ(m.quantization.embedding, "int8");
   EXPECT_EQ(m.quantization.group_size, 32u);
-  EXPECT_EQ(m.delegate_name, "xnnpack");
-  EXPECT_EQ(m.delegate_version, "1.5.1");
+  EXPECT_EQ(m.delegate, Delegate::kXnnpack);
+  EXPECT_EQ(m.executorch_version, "1.5.1");
   EXPECT_EQ(m.max_batch, 16u);
   EXPECT_EQ(m.embedding.file.path, "embedding.bin");
   EXPECT_EQ(m.embedding.file.bytes, 120u);
@@ -95,6 +95,21 @@ TEST(Manifest, ReadsRouters) {
   router["bias"].push_back({1, 2, 3, 4});
   EXPECT_ERROR(parse_manifest(sample.text(), "b"), ErrorCode::kBundleInvalid,
                "moe.router.bias does not have an entry for each layer with experts");
+}
+
+TEST(Manifest, ProgramsHaveADelegateOfTheirOwnOrTheManifests) {
+  SampleBundle sample;
+  sample.json()["delegate"]["name"] = "portable";
+  sample.json()["layers"][1]["dense"]["delegate"] = "xnnpack";
+  sample.json()["layers"][2]["experts"]["delegate"] = "xnnpack";
+  const Manifest m = parse_manifest(sample.text(), "bundle.json");
+  EXPECT_EQ(m.delegate, Delegate::kPortable);
+  EXPECT_EQ(m.layers[0].dense.delegate, Delegate::kPortable);
+  EXPECT_EQ(m.layers[0].experts->delegate, Delegate::kPortable);
+  EXPECT_EQ(m.layers[1].dense.delegate, Delegate::kXnnpack);
+  EXPECT_EQ(m.layers[2].dense.delegate, Delegate::kPortable);
+  EXPECT_EQ(m.layers[2].experts->delegate, Delegate::kXnnpack);
+  EXPECT_EQ(m.head.delegate, Delegate::kPortable);
 }
 
 // One change of a valid manifest, and the start of the cause it must give.
@@ -169,7 +184,12 @@ TEST(Manifest, RefusesEveryViolationByItsField) {
       {"/quantization/group_size", 0, "quantization.group_size is not 32"},
       {"/quantization/group_size", 48, "quantization.group_size is not 32"},
       {"/quantization/experts", "fp32", "quantization.group_size is not 0"},
-      {"/delegate/name", "qnn", "delegate.name is \"qnn\"", kUnsupported},
+      {"/delegate/name", "qnn", "delegate.name is \"qnn\", a delegate this build does not support",
+       kUnsupported},
+      {"/layers/0/dense/delegate", "qnn", "layers[0].dense.delegate is \"qnn\"", kUnsupported},
+      {"/layers/0/experts/delegate", 1, "layers[0].experts.delegate is not a string"},
+      {"/head/delegate", nullptr, "head.delegate is not a string"},
+      {"/embedding/delegate", "portable", "embedding has the unknown member \"delegate\""},
       {"/max_batch", 0, "max_batch is 0"},
       {"/embedding/bytes", 119, "embedding.bytes is not"},
       {"/embedding/row_bytes", 11, "embedding.row_bytes is not 12"},

@@ -135,6 +135,16 @@ TEST(EnginePlan, FallsBackToProgramsIfSlotsDoNotWork) {
   EXPECT_EQ(p.memory.slots, 12u);
 }
 
+TEST(EnginePlan, ExpertsThatAreNotPackedNeedNoSlotSize) {
+  StoreFacts facts = store();
+  facts.slot_bytes = 0;
+  facts.no_slots = Error(ErrorCode::kUnsupported, "bundle", "they have no packed weights");
+  const EnginePlan p = plan({}, facts);
+  EXPECT_EQ(p.settings.residency, Residency::kPrograms);
+  EXPECT_EQ(p.memory.slot_bytes, align_up(3 * kMiB, kBlobAlignment));
+  EXPECT_EQ(p.memory.slots, 12u);
+}
+
 TEST(EnginePlan, ChosenProgramsAreNoFallback) {
   StoreFacts facts = store();
   EngineSettings settings;

@@ -14,6 +14,7 @@ namespace {
 
 constexpr uint64_t kMaxInteger = 1ull << 53;
 constexpr uint32_t kMaxTokens = 1u << 24;
+constexpr Delegate kDelegates[] = {Delegate::kXnnpack, Delegate::kPortable};
 
 // Sums that stay within what the format can state.
 class Sum {
@@ -79,7 +80,7 @@ class Reader {
     read_embedding(root_["embedding"]);
     read_layers(root_["layers"]);
     check_bias_rows(root_["moe"]["router"]);
-    m_.head = read_file(root_["head"], 1);
+    m_.head = read_dense_program(root_["head"]);
     dense_bytes_.add(m_.head.bytes, root_["head"]);
     read_files(root_["files"]);
     read_memory(root_["memory"]);
@@ -212,8 +213,33 @@ class Reader {
 
   void read_delegate(const JsonField& f) {
     f.expect_members({"name", "executorch"});
-    m_.delegate_name = f["name"].one_of({"xnnpack"}, ErrorCode::kUnsupported);
-    m_.delegate_version = f["executorch"].text(64);
+    m_.delegate = read_delegate_name(f["name"]);
+    m_.executorch_version = f["executorch"].text(64);
+  }
+
+  static Delegate read_delegate_name(const JsonField& f) {
+    const std::string name = f.text(64);
+    for (const Delegate delegate : kDelegates)
+      if (name == delegate_name(delegate)) return delegate;
+    std::string supported;
+    for (const Delegate delegate : kDelegates)
+      supported += (supported.empty() ? "" : ", ") + std::string(delegate_name(delegate));
+    f.fail("is " + in_quotes(name) + ", a delegate this build does not support (it supports " +
+               supported + ")",
+           ErrorCode::kUnsupported);
+  }
+
+  // A program that names no delegate has the manifest's.
+  Delegate read_program_delegate(const JsonField& f) const {
+    return f.has("delegate") ? read_delegate_name(f["delegate"]) : m_.delegate;
+  }
+
+  DenseProgram read_dense_program(const JsonField& f) {
+    f.expect_members({"path", "bytes", "sha256"}, {"delegate"});
+    DenseProgram program;
+    static_cast<FileRef&>(program) = read_file_members(f, 1);
+    program.delegate = read_program_delegate(f);
+    return program;
   }
 
   void read_embedding(const JsonField& f) {
@@ -243,7 +269,7 @@ class Reader {
       mixer.expect_members({"kind", "window"});
       mixer["kind"].one_of({"attention"}, ErrorCode::kUnsupported);
       spec.window = mixer["window"].integer32(0, 0xffffffff);
-      spec.dense = read_file(layer["dense"], 1);
+      spec.dense = read_dense_program(layer["dense"]);
       dense_bytes_.add(spec.dense.bytes, layer["dense"]["bytes"]);
       if (layer.has("experts")) spec.experts = read_experts(layer["experts"]);
       m_.layers.push_back(std::move(spec));
@@ -251,9 +277,10 @@ class Reader {
   }
 
   LayerExperts read_experts(const JsonField& f) {
-    f.expect_members({"path", "bytes", "sha256", "programs"});
+    f.expect_members({"path", "bytes", "sha256", "programs"}, {"delegate"});
     LayerExperts experts;
     experts.shard = read_file_members(f, 1);
+    experts.delegate = read_program_delegate(f);
     const JsonField programs = f["programs"];
     if (programs.array_size() != m_.moe.num_experts) {
       programs.fail("does not have moe.num_experts entries");
@@ -339,6 +366,16 @@ class Reader {
 };
 
 }  // namespace
+
+const char* delegate_name(Delegate delegate) {
+  switch (delegate) {
+    case Delegate::kXnnpack:
+      return "xnnpack";
+    case Delegate::kPortable:
+      return "portable";
+  }
+  return "";  // not reached: the compiler checks that all are listed
+}
 
 uint32_t Manifest::num_moe_layers() const {
   return static_cast<uint32_t>(std::count_if(

@@ -20,6 +20,18 @@ struct FileRef {
   Sha256Digest sha256{};
 };
 
+// What runs a program: the ExecuTorch delegate it was lowered for. kPortable is none, but
+// ExecuTorch's own kernels.
+enum class Delegate { kXnnpack, kPortable };
+
+// Its name in bundle.json: "xnnpack", "portable".
+const char* delegate_name(Delegate delegate);
+
+// The file of a layer's dense program, or of the head.
+struct DenseProgram : FileRef {
+  Delegate delegate = Delegate::kXnnpack;
+};
+
 struct AttentionSpec {
   uint32_t num_heads = 0;
   uint32_t num_kv_heads = 0;
@@ -51,12 +63,13 @@ struct ExpertProgram {
 
 struct LayerExperts {
   FileRef shard;
+  Delegate delegate = Delegate::kXnnpack;
   std::vector<ExpertProgram> programs;  // one per expert
 };
 
 struct LayerSpec {
   uint32_t window = 0;  // 0: full attention
-  FileRef dense;
+  DenseProgram dense;
   std::optional<LayerExperts> experts;  // absent where the MLP is dense
 };
 
@@ -88,12 +101,12 @@ struct Manifest {
   AttentionSpec attention;
   MoeSpec moe;
   Quantization quantization;
-  std::string delegate_name;
-  std::string delegate_version;  // of ExecuTorch; the opener compares it
+  Delegate delegate = Delegate::kXnnpack;  // of programs that name none; each has its own already
+  std::string executorch_version;          // the opener compares it
   uint32_t max_batch = 0;
   EmbeddingSpec embedding;
   std::vector<LayerSpec> layers;
-  FileRef head;
+  DenseProgram head;
   std::vector<FileRef> files;
   MemoryFacts memory;
   std::string bundle_hash;  // SHA-256 of bundle.json, hexadecimal

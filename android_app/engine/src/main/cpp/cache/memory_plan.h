@@ -20,7 +20,7 @@ struct MemoryPlanInputs {
   uint32_t experts = 0;          // of each layer
   uint32_t moe_layers = 0;       // layers with experts
   uint32_t top_k = 0;            //
-  uint64_t dense_bytes = 0;      // dense programs and head, packed
+  uint64_t dense_bytes = 0;      // weights of the dense programs and the head
   uint64_t kv_bytes = 0;         //
   uint64_t arena_bytes = 0;      // planned memory, activations, buffers
   uint64_t available_bytes = 0;  // available_memory() before anything was loaded

@@ -80,6 +80,7 @@ StoreFacts read_store_facts(const Bundle& bundle, const EngineSettings& settings
   StoreFacts facts;
   facts.slot_bytes = store->slot_bytes();
   facts.dense_bytes = store->dense_bytes();
+  facts.no_slots = why_experts_are_not_packed(bundle);
   const Manifest& manifest = bundle.manifest();
   for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
     if (manifest.layers[layer].experts && !bundle.has_shard(layer)) facts.has_programs = false;

@@ -12,50 +12,65 @@ DensePrograms::DensePrograms(const Bundle& bundle, const PackedStore& store, Pla
                              const Progress& progress)
     : manifest_(bundle.manifest()),
       query_width_(manifest_.attention.num_heads * manifest_.attention.head_dim),
-      kv_width_(manifest_.attention.num_kv_heads * manifest_.attention.head_dim),
-      methods_(store.scratch_directory()) {
-  reserve_file_descriptors(2 * size_t{manifest_.num_layers} + 1);
-  const uint64_t total = uint64_t{manifest_.num_layers} + 1;
-  const auto load = [&](const FileRef& file, const std::vector<const char*>& names, size_t blob) {
-    const AlignedBuffer bytes = bundle.read_verified(file);
+      kv_width_(manifest_.attention.num_kv_heads * manifest_.attention.head_dim) {
+  const std::vector<DenseEntry> entries = dense_entries(manifest_);
+  std::map<Delegate, size_t> counts;
+  for (const DenseEntry& entry : entries)
+    if (entry.blob) counts[entry.program->delegate] += entry.methods.size();
+  for (const auto& [delegate, count] : counts)
+    packed_[delegate] =
+        backend_of(delegate).packed_weights()->make_methods(store.scratch_directory(), count);
+  for (const DenseEntry& entry : entries) {
+    const AlignedBuffer bytes = bundle.read_verified(*entry.program);
     programs_.push_back(
-        std::make_unique<LoadedProgram>(bytes.data(), bytes.size(), bundle.path(file)));
-    const size_t first = methods_.size();
-    for (size_t i = 0; i < names.size(); ++i) {
-      const AlignedBuffer tail = store.methods().read(blob + 2 * i + 1);
-      methods_.add(*programs_.back(), names[i], arena, {tail.data(), tail.size()});
+        std::make_unique<LoadedProgram>(bytes.data(), bytes.size(), bundle.path(*entry.program)));
+    if (entry.blob) {
+      load_packed(store, entry, arena);
+    } else {
+      for (const char* method : entry.methods) {
+        plain_.push_back(
+            backend_of(entry.program->delegate).load(*programs_.back(), method, arena));
+        methods_.push_back(plain_.back().get());
+      }
     }
     programs_.back()->release_weights();
-    methods_.detach();
-    for (size_t i = 0; i < names.size(); ++i) load_weights(store, first + i, blob + 2 * i);
-    progress("load", programs_.size(), total);
-  };
-  for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer)
-    load(manifest_.layers[layer].dense, {"qkv", "mix"},
-         method_weights_blob(manifest_, layer, /*mix=*/false));
-  load(manifest_.head, {"forward"}, head_weights_blob(manifest_));
+    progress("load", programs_.size(), entries.size());
+  }
 }
 
-void DensePrograms::load_weights(const PackedStore& store, size_t method, size_t blob) {
+void DensePrograms::load_packed(const PackedStore& store, const DenseEntry& entry,
+                                PlannedArena* arena) {
   const PackedFile& file = store.methods();
-  const PackedEntry& entry = file.entries()[blob];
-  const uint64_t padded = align_up(entry.length, kBlobAlignment);
-  if (padded != methods_.weight_capacity(method))
-    throw Error(ErrorCode::kBundleCorrupt, file.path(),
-                "blob " + std::to_string(blob) + " has another length than its index says",
-                kRepairPackedStore);
-  read_exactly(file.fd(), methods_.weights(method), padded, entry.offset, file.path());
-  if (crc32c(methods_.weights(method), entry.length) != entry.crc32c)
-    throw Error(ErrorCode::kBundleCorrupt, file.path(),
-                "blob " + std::to_string(blob) + " does not match its checksum",
-                kRepairPackedStore);
+  ExchangeableMethods& packed = *packed_.at(entry.program->delegate);
+  const size_t first = packed.size();
+  for (size_t i = 0; i < entry.methods.size(); ++i) {
+    const AlignedBuffer index = file.read(*entry.blob + 2 * i + 1);
+    packed.add(*programs_.back(), entry.methods[i], arena, {index.data(), index.size()});
+    methods_.push_back(&packed.method(first + i));
+  }
+  packed.detach();
+  for (size_t i = 0; i < entry.methods.size(); ++i) {
+    const size_t blob = *entry.blob + 2 * i;
+    const PackedEntry& weights = file.entries()[blob];
+    const uint64_t padded = align_up(weights.length, kBlobAlignment);
+    if (padded != packed.weight_capacity(first + i))
+      throw Error(ErrorCode::kBundleCorrupt, file.path(),
+                  "blob " + std::to_string(blob) + " has another length than its index says",
+                  kRepairPackedStore);
+    uint8_t* memory = packed.weights(first + i);
+    read_exactly(file.fd(), memory, padded, weights.offset, file.path());
+    if (crc32c(memory, weights.length) != weights.crc32c)
+      throw Error(ErrorCode::kBundleCorrupt, file.path(),
+                  "blob " + std::to_string(blob) + " does not match its checksum",
+                  kRepairPackedStore);
+  }
 }
 
 void DensePrograms::qkv(uint32_t layer, const float* x, uint32_t rows, float* q, float* k,
                         float* v) {
   const MatrixIn in[] = {{x, rows, manifest_.hidden_size}};
   const MatrixOut out[] = {{q, query_width_}, {k, kv_width_}, {v, kv_width_}};
-  methods_.method(2 * layer).run(in, out);
+  methods_[2 * layer]->run(in, out);
 }
 
 void DensePrograms::mix(uint32_t layer, const float* attention, const float* x, uint32_t rows,
@@ -65,13 +80,13 @@ void DensePrograms::mix(uint32_t layer, const float* attention, const float* x, 
                                {h, manifest_.hidden_size},
                                {logits, manifest_.moe.num_experts}};
   const size_t count = manifest_.layers[layer].experts ? 3 : 1;
-  methods_.method(2 * layer + 1).run(in, Span<const MatrixOut>(outputs, count));
+  methods_[2 * layer + 1]->run(in, Span<const MatrixOut>(outputs, count));
 }
 
 void DensePrograms::head(const float* x, float* logits) {
   const MatrixIn in[] = {{x, 1, manifest_.hidden_size}};
   const MatrixOut out[] = {{logits, manifest_.vocab_size}};
-  methods_.method(methods_.size() - 1).run(in, out);
+  methods_.back()->run(in, out);
 }
 
 }  // namespace moe_mobile

@@ -3,19 +3,21 @@
 
 #pragma once
 
+#include <map>
 #include <memory>
 #include <vector>
 
 #include "engine/packed_store.h"
 #include "engine/progress.h"
-#include "executorch/packed_methods.h"
+#include "executorch/backend.h"
 #include "executorch/program.h"
 
 namespace moe_mobile {
 
-// The programs that run for every token: qkv and mix of each layer, and the output head. Their
-// packed weights come from the store into anonymous memory, so that page reclaim cannot evict them
-// and the bundle's files are not mapped.
+// The programs that run for every token: qkv and mix of each layer, and the output head. Packed
+// weights come from the store; a program whose delegate has none is loaded plainly. Either way all
+// weights lie in anonymous memory, so that page reclaim cannot evict them and the bundle's files
+// are not mapped.
 class DensePrograms {
  public:
   // Checks every dense file's SHA-256 before ExecuTorch sees it.
@@ -33,13 +35,16 @@ class DensePrograms {
   void head(const float* x, float* logits);
 
  private:
-  void load_weights(const PackedStore& store, size_t method, size_t blob);
+  void load_packed(const PackedStore& store, const DenseEntry& entry, PlannedArena* arena);
 
   const Manifest& manifest_;
   uint32_t query_width_;
   uint32_t kv_width_;
   std::vector<std::unique_ptr<LoadedProgram>> programs_;
-  PackedMethods methods_;  // qkv and mix of layer 0, of layer 1, ..., head
+  // By delegate. They own the methods of packed programs, `plain_` those of the others.
+  std::map<Delegate, std::unique_ptr<ExchangeableMethods>> packed_;
+  std::vector<std::unique_ptr<Method>> plain_;
+  std::vector<Method*> methods_;  // qkv and mix of layer 0, of layer 1, ..., head
 };
 
 }  // namespace moe_mobile

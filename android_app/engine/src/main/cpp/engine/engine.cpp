@@ -16,7 +16,7 @@ namespace {
 
 Bundle open_bundle(const std::string& directory) {
   Bundle bundle = Bundle::open(directory);
-  const std::string& version = bundle.manifest().delegate_version;
+  const std::string& version = bundle.manifest().executorch_version;
   if (version != MOE_EXECUTORCH_VERSION)
     throw Error(ErrorCode::kUnsupported, directory + "/bundle.json",
                 "the bundle was lowered with ExecuTorch " + version +

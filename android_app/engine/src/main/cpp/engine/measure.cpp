@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 #include "engine/program_places.h"
-#include "executorch/method.h"
+#include "executorch/backend.h"
 #include "executorch/thread_pool.h"
 #include "metrics/stopwatch.h"
 
@@ -116,7 +116,8 @@ ProgramTimes time_program(const std::string& path, uint32_t iterations, uint32_t
   read_exactly(fd.get(), bytes.data(), bytes.size(), 0, path);
   const LoadedProgram program(bytes.data(), bytes.size(), path);
   PlannedArena arena;
-  Method method(program, "forward", &arena);
+  // A program that was not lowered for XNNPACK ignores its options.
+  const auto method = backend_of(Delegate::kXnnpack).load(program, "forward", &arena);
   const auto meta = program.program().method_meta("forward");
   std::vector<std::vector<float>> buffers;
   const auto columns_of =
@@ -140,7 +141,7 @@ ProgramTimes time_program(const std::string& path, uint32_t iterations, uint32_t
   std::vector<uint64_t> samples;
   for (uint32_t i = 0; i < kWarmUp + iterations; ++i) {
     Stopwatch watch;
-    method.run(inputs, outputs);
+    method->run(inputs, outputs);
     const uint64_t passed = watch.lap();
     if (i >= kWarmUp) samples.push_back(passed);
   }

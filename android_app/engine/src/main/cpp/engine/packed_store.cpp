@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <set>
+#include <utility>
 
 #include "base/error.h"
 #include "engine/store_key.h"
@@ -13,9 +15,8 @@
 namespace moe_mobile {
 namespace {
 
-constexpr size_t kFirstMethodBlob = 2;
-constexpr size_t kBlobsPerMethod = 2;
-constexpr size_t kMethodsPerLayer = 2;
+constexpr size_t kTemplateBlobs = 2;
+constexpr size_t kBlobsPerMethod = 2;  // weights, index
 
 }  // namespace
 
@@ -23,16 +24,45 @@ std::string packed_directory(const Bundle& bundle, const std::string& packed_dir
   return packed_dir.empty() ? bundle.directory() + "/.packed/" + packed_store_key() : packed_dir;
 }
 
-size_t method_weights_blob(const Manifest&, uint32_t layer, bool mix) {
-  return kFirstMethodBlob + kBlobsPerMethod * (kMethodsPerLayer * layer + (mix ? 1 : 0));
+std::vector<DenseEntry> dense_entries(const Manifest& manifest) {
+  std::vector<DenseEntry> entries;
+  size_t blob = packs_experts(manifest) ? kTemplateBlobs : 0;
+  const auto add = [&](const DenseProgram& program, std::vector<const char*> methods) {
+    DenseEntry entry{&program, std::move(methods), std::nullopt};
+    if (backend_of(program.delegate).packed_weights() != nullptr) {
+      entry.blob = blob;
+      blob += kBlobsPerMethod * entry.methods.size();
+    }
+    entries.push_back(std::move(entry));
+  };
+  for (const LayerSpec& layer : manifest.layers) add(layer.dense, {"qkv", "mix"});
+  add(manifest.head, {"forward"});
+  return entries;
 }
 
-size_t head_weights_blob(const Manifest& manifest) {
-  return method_weights_blob(manifest, manifest.num_layers, false);
+bool packs_experts(const Manifest& manifest) {
+  const Delegate delegate = manifest.layers[template_layer(manifest)].experts->delegate;
+  for (const LayerSpec& layer : manifest.layers)
+    if (layer.experts && layer.experts->delegate != delegate) return false;
+  return backend_of(delegate).packed_weights() != nullptr;
 }
 
-size_t num_method_blobs(const Manifest& manifest) {
-  return head_weights_blob(manifest) + kBlobsPerMethod;
+std::optional<Error> why_experts_are_not_packed(const Bundle& bundle) {
+  const Manifest& manifest = bundle.manifest();
+  if (packs_experts(manifest)) return std::nullopt;
+  std::set<std::string> delegates;
+  for (const LayerSpec& layer : manifest.layers)
+    if (layer.experts) delegates.insert(delegate_name(layer.experts->delegate));
+  return Error(ErrorCode::kUnsupported, bundle.directory(),
+               delegates.size() > 1 ? "layers have experts of different delegates, and slots hold "
+                                      "experts of one"
+                                    : "experts of the delegate " + *delegates.begin() +
+                                          " have no packed weights to put into slots",
+               "Set `residency` to programs for this bundle.");
+}
+
+const PackedWeights& packed_experts(const Manifest& manifest) {
+  return *backend_of(manifest.layers[template_layer(manifest)].experts->delegate).packed_weights();
 }
 
 std::string methods_file(const std::string& directory) { return directory + "/methods.packed"; }
@@ -51,16 +81,19 @@ uint32_t template_layer(const Manifest& manifest) {
 }
 
 std::vector<Sha256Digest> method_sources(const Manifest& manifest) {
-  const Sha256Digest expert = manifest.layers[template_layer(manifest)].experts->programs[0].sha256;
-  std::vector<Sha256Digest> sources(kFirstMethodBlob, expert);
-  for (const LayerSpec& layer : manifest.layers)
-    sources.insert(sources.end(), kBlobsPerMethod * kMethodsPerLayer, layer.dense.sha256);
-  sources.insert(sources.end(), kBlobsPerMethod, manifest.head.sha256);
+  std::vector<Sha256Digest> sources;
+  if (packs_experts(manifest))
+    sources.assign(kTemplateBlobs,
+                   manifest.layers[template_layer(manifest)].experts->programs[0].sha256);
+  for (const DenseEntry& entry : dense_entries(manifest))
+    if (entry.blob)
+      sources.insert(sources.end(), kBlobsPerMethod * entry.methods.size(), entry.program->sha256);
   return sources;
 }
 
 std::vector<Sha256Digest> layer_sources(const Manifest& manifest, uint32_t layer) {
   std::vector<Sha256Digest> sources;
+  if (!manifest.layers[layer].experts || !packs_experts(manifest)) return sources;
   for (const ExpertProgram& program : manifest.layers[layer].experts->programs)
     sources.push_back(program.sha256);
   return sources;
@@ -87,29 +120,33 @@ PackedStore::PackedStore(const Bundle& bundle, const std::string& directory, con
       scratch_directory_(options.scratch_dir.empty() || access(directory.c_str(), W_OK) == 0
                              ? directory
                              : options.scratch_dir),
-      methods_(
-          open_packed(methods_file(directory), method_sources(bundle.manifest()), options.direct)) {
+      layers_(bundle.manifest().num_layers) {
   const Manifest& manifest = bundle.manifest();
-  const AlignedBuffer tail = methods_.read(kTemplateTail);
-  template_layout_ = parse_packed_tail({tail.data(), tail.size()}, methods_.path());
-  for (size_t blob = kFirstMethodBlob; blob < num_method_blobs(manifest); blob += kBlobsPerMethod)
-    dense_bytes_ += align_up(methods_.entries()[blob].length, kBlobAlignment);
-  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
-    layers_.emplace_back();
-    if (!manifest.layers[layer].experts || !options.experts) continue;
+  const auto sources = method_sources(manifest);
+  if (!sources.empty()) methods_ = open_packed(methods_file(directory), sources, options.direct);
+  for (const DenseEntry& entry : dense_entries(manifest)) {
+    if (!entry.blob) dense_bytes_ += align_up(entry.program->bytes, kBlobAlignment);
+    for (size_t i = 0; entry.blob && i < entry.methods.size(); ++i) {
+      const size_t weights = *entry.blob + kBlobsPerMethod * i;
+      dense_bytes_ += align_up(methods_->entries()[weights].length, kBlobAlignment);
+    }
+  }
+  if (!packs_experts(manifest)) return;
+  const AlignedBuffer index = methods_->read(kTemplateIndex);
+  const uint64_t weight_bytes =
+      packed_experts(manifest).weight_bytes({index.data(), index.size()}, methods_->path());
+  slot_bytes_ = align_up(weight_bytes, kBlobAlignment);
+  for (uint32_t layer = 0; layer < manifest.num_layers && options.experts; ++layer) {
+    if (!manifest.layers[layer].experts) continue;
     const std::string path = layer_file(directory, layer);
-    layers_.back() = open_packed(path, layer_sources(manifest, layer), options.direct);
-    for (const PackedEntry& entry : layers_.back()->entries())
-      if (entry.length != template_layout_.weight_bytes)
+    layers_[layer] = open_packed(path, layer_sources(manifest, layer), options.direct);
+    for (const PackedEntry& entry : layers_[layer]->entries())
+      if (entry.length != weight_bytes)
         throw Error(ErrorCode::kBundleCorrupt, path,
                     "a blob of " + std::to_string(entry.length) + " bytes does not fit slots of " +
-                        std::to_string(template_layout_.weight_bytes),
+                        std::to_string(weight_bytes),
                     kRepairPackedStore);
   }
-}
-
-uint64_t PackedStore::slot_bytes() const {
-  return align_up(template_layout_.weight_bytes, kBlobAlignment);
 }
 
 bool PackedStore::direct() const {

@@ -8,31 +8,50 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "bundle/bundle.h"
 #include "bundle/packed_file.h"
-#include "executorch/packed_layout.h"
+#include "executorch/backend.h"
 
 namespace moe_mobile {
 
-// The packed store of a bundle: what `prepare` wrote for this CPU.
+// The packed store of a bundle: what `prepare` wrote for this CPU. It holds the packed weights of
+// those programs whose delegate has some (Backend::packed_weights):
 //
-//   methods.packed    the template's index and program (an expert; every slot runs it); then the
-//                     weights and the index of each method: of qkv and mix layer by layer, of the
-//                     head last
 //   layer-07.packed   the weights of that layer's experts, one blob per expert
+//   methods.packed    if the experts are packed: the index and the program of the template, the
+//                     expert whose program every slot runs; then for each method of each dense
+//                     program that is packed: its weights and its index
 //
-// Every entry names the bundle program it was made from by SHA-256, so a store of another bundle is
-// never taken.
+// Every blob names the bundle's program that it was made from by SHA-256, so a store of another
+// bundle is never taken. A file that would hold nothing does not exist.
 
-// Where it lies: `packed_dir`, or BUNDLE/.packed/<key> where that is empty.
+// Where it lies: `packed_dir`, or BUNDLE/.packed/<key> if that is empty.
 std::string packed_directory(const Bundle& bundle, const std::string& packed_dir);
 
-// Blobs of methods.packed. A method's index is the blob after its weights.
-constexpr size_t kTemplateTail = 0;
+// Blobs of methods.packed if the experts are packed.
+constexpr size_t kTemplateIndex = 0;
 constexpr size_t kTemplateProgram = 1;
-size_t method_weights_blob(const Manifest& manifest, uint32_t layer, bool mix);
-size_t head_weights_blob(const Manifest& manifest);
-size_t num_method_blobs(const Manifest& manifest);
+
+// A dense program and its methods.
+struct DenseEntry {
+  const DenseProgram* program = nullptr;
+  std::vector<const char*> methods;
+  // Where the first method's weights lie in methods.packed: its index is the next blob, then come
+  // the other methods. Empty if the program is not packed.
+  std::optional<size_t> blob;
+};
+
+// The dense programs of the layers, then the head. Valid as long as the manifest.
+std::vector<DenseEntry> dense_entries(const Manifest& manifest);
+
+// Whether the store holds the experts' packed weights: all layers' experts must be of one delegate
+// that has some. kUnsupported if the model has no experts.
+bool packs_experts(const Manifest& manifest);
+// Why not: a kUnsupported error. Empty if packs_experts().
+std::optional<Error> why_experts_are_not_packed(const Bundle& bundle);
+// REQUIRES: packs_experts().
+const PackedWeights& packed_experts(const Manifest& manifest);
 
 std::string methods_file(const std::string& directory);
 std::string layer_file(const std::string& directory, uint32_t layer);
@@ -40,7 +59,7 @@ std::string layer_file(const std::string& directory, uint32_t layer);
 // The first layer with experts: its expert 0 is the template. kUnsupported if the model has none.
 uint32_t template_layer(const Manifest& manifest);
 
-// What the blobs of each file must have been made from, in order.
+// What the blobs of each file must have been made from, in order. Empty: there is no such file.
 std::vector<Sha256Digest> method_sources(const Manifest& manifest);
 std::vector<Sha256Digest> layer_sources(const Manifest& manifest, uint32_t layer);
 
@@ -48,7 +67,7 @@ std::vector<Sha256Digest> layer_sources(const Manifest& manifest, uint32_t layer
 constexpr char kOtherPackedDir[] =
     "Choose another packed_dir for this bundle, or delete that one if nothing needs it.";
 
-// Opens a file of the store and checks that it belongs to this bundle. kBundleCorrupt where it does
+// Opens a file of the store and checks that it belongs to this bundle. kBundleCorrupt if it does
 // not.
 PackedFile open_packed(const std::string& path, const std::vector<Sha256Digest>& sources,
                        bool allow_direct);
@@ -56,21 +75,24 @@ PackedFile open_packed(const std::string& path, const std::vector<Sha256Digest>&
 class PackedStore {
  public:
   struct Options {
-    bool direct = true;       // O_DIRECT where the file system has it
-    bool experts = true;      // false: the dense methods alone are opened
-    std::string scratch_dir;  // for short-lived files where `directory` is not writable
+    bool direct = true;       // O_DIRECT if the file system has it
+    bool experts = true;      // false: only what dense programs need is opened
+    std::string scratch_dir;  // for short-lived files if `directory` is not writable
   };
-  // Opens all files. kBundleCorrupt for a damaged or foreign one, kIo for a missing one.
+  // Opens all files. kBundleCorrupt for a damaged or foreign one, kIo for a missing one. If the
+  // experts are not packed, options.experts changes nothing.
   PackedStore(const Bundle& bundle, const std::string& directory, const Options& options);
 
   const std::string& directory() const { return directory_; }
   const std::string& scratch_directory() const { return scratch_directory_; }
-  const PackedFile& methods() const { return methods_; }
+  // methods.packed. REQUIRES: some program of the bundle is packed.
+  const PackedFile& methods() const { return *methods_; }
+  // REQUIRES: options.experts, and the experts are packed.
   const PackedFile& layer(uint32_t layer) const { return *layers_.at(layer); }
-  const PackedLayout& template_layout() const { return template_layout_; }
-  // One expert's bytes in memory: its weights, padded to kBlobAlignment.
-  uint64_t slot_bytes() const;
-  // Packed bytes of all dense methods, likewise padded.
+  // One expert's packed bytes in a slot, padded to kBlobAlignment. 0 if experts are not packed.
+  uint64_t slot_bytes() const { return slot_bytes_; }
+  // Memory that the weights of all dense programs take: their packed bytes, likewise padded, or the
+  // whole program if it is not packed.
   uint64_t dense_bytes() const { return dense_bytes_; }
   // Whether all expert files are read with O_DIRECT.
   bool direct() const;
@@ -78,9 +100,9 @@ class PackedStore {
  private:
   std::string directory_;
   std::string scratch_directory_;
-  PackedFile methods_;
-  std::vector<std::optional<PackedFile>> layers_;  // empty where the MLP is dense
-  PackedLayout template_layout_;
+  std::optional<PackedFile> methods_;
+  std::vector<std::optional<PackedFile>> layers_;  // by layer; empty if its experts are not packed
+  uint64_t slot_bytes_ = 0;
   uint64_t dense_bytes_ = 0;
 };
 

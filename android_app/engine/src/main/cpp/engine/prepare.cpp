@@ -18,7 +18,7 @@
 #include "cache/memory_plan.h"
 #include "engine/packed_store.h"
 #include "engine/store_key.h"
-#include "executorch/packer.h"
+#include "executorch/backend.h"
 #include "executorch/program.h"
 
 namespace moe_mobile {
@@ -79,7 +79,7 @@ bool intact(const std::string& path, const std::vector<Sha256Digest>& sources,
 
 // A folder that the user named may hold the only copy of another bundle's weights.
 void require_own(const std::string& path, const std::vector<Sha256Digest>& sources) {
-  if (access(path.c_str(), F_OK) != 0) return;
+  if (sources.empty() || access(path.c_str(), F_OK) != 0) return;
   std::vector<PackedEntry> entries;
   try {
     entries = PackedFile::open(path, kAnyPackedKey, /*allow_direct=*/false).entries();
@@ -105,6 +105,19 @@ void require_space(const std::string& directory, uint64_t bytes) {
                 "Free some space, choose another `packed_dir`, or set `consume`.");
 }
 
+uint64_t packed_experts_of(const Manifest& manifest, const PrepareOptions& options) {
+  if (!options.experts || !packs_experts(manifest)) return 0;
+  return uint64_t{manifest.num_moe_layers()} * manifest.moe.num_experts;
+}
+
+// About what methods.packed will take.
+uint64_t packed_dense_bytes(const Manifest& manifest) {
+  uint64_t bytes = 0;
+  for (const DenseEntry& entry : dense_entries(manifest))
+    if (entry.blob) bytes += entry.program->bytes;
+  return bytes;
+}
+
 class Preparation {
  public:
   Preparation(const Bundle& bundle, const PrepareOptions& options, std::string directory,
@@ -115,21 +128,24 @@ class Preparation {
         directory_(std::move(directory)),
         scratch_(directory_ + "/" + kScratchName),
         progress_(progress) {
-    total_ = 2 * uint64_t{manifest_.num_layers} + 1 + experts();
+    total_ = num_dense_methods() + packed_experts_of(manifest_, options_);
   }
 
   void run(PrepareResult* result) {
     pack_methods();
     for (uint32_t layer = 0; layer < manifest_.num_layers && options_.experts; ++layer)
-      if (manifest_.layers[layer].experts) pack_layer(layer);
+      if (!layer_sources(manifest_, layer).empty()) pack_layer(layer);
     result->bytes_written = bytes_written_;
     result->already_prepared = bytes_written_ == 0;
-    result->experts = experts();
+    result->experts = packed_experts_of(manifest_, options_);
   }
 
  private:
-  uint64_t experts() const {
-    return options_.experts ? uint64_t{manifest_.num_moe_layers()} * manifest_.moe.num_experts : 0;
+  uint64_t num_dense_methods() const {
+    uint64_t count = 0;
+    for (const DenseEntry& entry : dense_entries(manifest_))
+      if (entry.blob) count += entry.methods.size();
+    return count;
   }
 
   void advance(uint64_t steps) {
@@ -137,58 +153,59 @@ class Preparation {
     progress_("prepare", done_, total_);
   }
 
-  PackedImage pack(const LoadedProgram& program, const char* method) {
-    return pack_method(program, method, &arena_, scratch_);
+  PackedImage pack_expert(const LoadedProgram& program) {
+    return packed_experts(manifest_).pack(program, "forward", &arena_, scratch_);
   }
 
-  // The template's layout: from the finished file if there is one, else by packing it.
+  // Finds the template's index too: in the finished file if there is one, else by packing it.
   void pack_methods() {
     const std::string path = methods_file(directory_);
     const auto sources = method_sources(manifest_);
+    if (sources.empty()) return;
+    const bool with_template = packs_experts(manifest_);
     if (intact(path, sources)) {
-      const AlignedBuffer tail = open_packed(path, sources, false).read(kTemplateTail);
-      template_ = parse_packed_tail({tail.data(), tail.size()}, path);
-      return advance(2 * uint64_t{manifest_.num_layers} + 1);
+      if (with_template) {
+        const AlignedBuffer index = open_packed(path, sources, false).read(kTemplateIndex);
+        template_index_.assign(index.data(), index.data() + index.size());
+      }
+      return advance(num_dense_methods());
     }
-    const uint32_t first = template_layer(manifest_);
-    require_source(first, path, sources);
+    if (with_template) require_source(template_layer(manifest_), path, sources);
     PackedFileWriter writer(path, packed_store_key());
-    append_template(&writer, first, sources[kTemplateTail]);
-    for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
-      const FileRef& dense = manifest_.layers[layer].dense;
-      const AlignedBuffer bytes = bundle_.read_verified(dense);
-      const LoadedProgram program(bytes.data(), bytes.size(), bundle_.path(dense));
-      append_method(&writer, program, "qkv", dense.sha256);
-      append_method(&writer, program, "mix", dense.sha256);
+    if (with_template) append_template(&writer, sources[kTemplateIndex]);
+    for (const DenseEntry& entry : dense_entries(manifest_)) {
+      if (!entry.blob) continue;
+      const AlignedBuffer bytes = bundle_.read_verified(*entry.program);
+      const LoadedProgram program(bytes.data(), bytes.size(), bundle_.path(*entry.program));
+      for (const char* method : entry.methods)
+        append_method(&writer, program, method, *entry.program);
     }
-    const AlignedBuffer bytes = bundle_.read_verified(manifest_.head);
-    const LoadedProgram head(bytes.data(), bytes.size(), bundle_.path(manifest_.head));
-    append_method(&writer, head, "forward", manifest_.head.sha256);
     writer.commit();
   }
 
-  // Where the shard is gone, a damaged file cannot be made anew: its own error says more than that
-  // of the shard.
+  // If the shard is gone, a damaged file cannot be made anew. Its own error then says more than
+  // that of the shard.
   void require_source(uint32_t layer, const std::string& path,
                       const std::vector<Sha256Digest>& sources) const {
     if (!bundle_.has_shard(layer) && access(path.c_str(), F_OK) == 0)
       open_packed(path, sources, /*allow_direct=*/false);
   }
 
-  void append_template(PackedFileWriter* writer, uint32_t layer, const Sha256Digest& source) {
+  void append_template(PackedFileWriter* writer, const Sha256Digest& source) {
+    const uint32_t layer = template_layer(manifest_);
     const AlignedBuffer bytes = bundle_.read_program(layer, 0);
     const LoadedProgram program(bytes.data(), bytes.size(), expert_name(layer, 0));
-    const PackedImage image = pack(program, "forward");
-    template_ = image.layout;
-    append(writer, image.tail.data(), image.tail.size(), source);
+    template_index_ = pack_expert(program).index;
+    append(writer, template_index_.data(), template_index_.size(), source);
     append(writer, bytes.data(), bytes.size(), source);
   }
 
   void append_method(PackedFileWriter* writer, const LoadedProgram& program, const char* method,
-                     const Sha256Digest& source) {
-    const PackedImage image = pack(program, method);
-    append(writer, image.weights.data(), image.weights.size(), source);
-    append(writer, image.tail.data(), image.tail.size(), source);
+                     const DenseProgram& dense) {
+    const PackedImage image =
+        backend_of(dense.delegate).packed_weights()->pack(program, method, &arena_, scratch_);
+    append(writer, image.weights.data(), image.weights.size(), dense.sha256);
+    append(writer, image.index.data(), image.index.size(), dense.sha256);
     advance(1);
   }
 
@@ -196,7 +213,7 @@ class Preparation {
     const LayerExperts& experts = *manifest_.layers[layer].experts;
     const std::string path = layer_file(directory_, layer);
     const auto sources = layer_sources(manifest_, layer);
-    // A shard may go only if what stands for it can be read.
+    // A shard may be deleted only if its packed file can be read.
     const bool goes = options_.consume && bundle_.has_shard(layer);
     if (intact(path, sources, goes ? Depth::kBlobs : Depth::kIndex)) {
       advance(experts.programs.size());
@@ -207,8 +224,8 @@ class Preparation {
     for (uint32_t expert = 0; expert < experts.programs.size(); ++expert) {
       const AlignedBuffer bytes = bundle_.read_program(layer, expert);
       const LoadedProgram program(bytes.data(), bytes.size(), expert_name(layer, expert));
-      const PackedImage image = pack(program, "forward");
-      if (!template_.fits(image.layout))
+      const PackedImage image = pack_expert(program);
+      if (!packed_experts(manifest_).same_layout(template_index_, image.index, program.name()))
         throw Error(
             ErrorCode::kUnsupported, program.name(),
             "its packed weights are laid out unlike those of the other experts (two equal weight "
@@ -245,7 +262,7 @@ class Preparation {
   std::string scratch_;
   const Progress& progress_;
   PlannedArena arena_;
-  PackedLayout template_;
+  std::vector<uint8_t> template_index_;
   uint64_t done_ = 0;
   uint64_t total_ = 0;
   uint64_t bytes_written_ = 0;
@@ -255,12 +272,13 @@ class Preparation {
 
 bool is_prepared(const Bundle& bundle, const std::string& directory, bool experts) {
   const Manifest& manifest = bundle.manifest();
-  if (!intact(methods_file(directory), method_sources(manifest))) return false;
-  for (uint32_t layer = 0; layer < manifest.num_layers && experts; ++layer)
-    if (manifest.layers[layer].experts &&
-        !intact(layer_file(directory, layer), layer_sources(manifest, layer)))
-      return false;
-  return true;
+  const auto ready = [](const std::string& path, const std::vector<Sha256Digest>& sources) {
+    return sources.empty() || intact(path, sources);
+  };
+  bool all = ready(methods_file(directory), method_sources(manifest));
+  for (uint32_t layer = 0; layer < manifest.num_layers && experts && all; ++layer)
+    all = ready(layer_file(directory, layer), layer_sources(manifest, layer));
+  return all;
 }
 
 PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
@@ -268,23 +286,25 @@ PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
   const Manifest& manifest = bundle.manifest();
   PrepareResult result;
   result.directory = packed_directory(bundle, options.packed_dir);
+  if (options.consume && !packs_experts(manifest))
+    throw Error(ErrorCode::kUnsupported, bundle.directory(),
+                "its experts have no packed weights, so the engine needs the shards",
+                "Leave out `consume`.");
   if (!options.consume && is_prepared(bundle, result.directory, options.experts)) {
     result.already_prepared = true;
-    if (options.experts)
-      result.experts = uint64_t{manifest.num_moe_layers()} * manifest.moe.num_experts;
+    result.experts = packed_experts_of(manifest, options);
     return result;
   }
   if (result.directory != packed_directory(bundle, "")) {
     require_own(methods_file(result.directory), method_sources(manifest));
     for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
-      if (manifest.layers[layer].experts)
-        require_own(layer_file(result.directory, layer), layer_sources(manifest, layer));
+      require_own(layer_file(result.directory, layer), layer_sources(manifest, layer));
   }
   make_directories(result.directory);
   const UniqueFd lock = lock_directory(result.directory, progress);
   uint64_t missing_bytes = 0;
   for (uint32_t layer = 0; layer < manifest.num_layers && options.experts; ++layer) {
-    if (!manifest.layers[layer].experts) continue;
+    if (layer_sources(manifest, layer).empty()) continue;
     const std::string path = layer_file(result.directory, layer);
     if (access(path.c_str(), F_OK) == 0) continue;
     const uint64_t shard = manifest.layers[layer].experts->shard.bytes;
@@ -292,7 +312,7 @@ PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
     missing_bytes = options.consume ? std::max(missing_bytes, shard) : missing_bytes + shard;
   }
   if (access(methods_file(result.directory).c_str(), F_OK) != 0)
-    missing_bytes += manifest.memory.dense_bytes;
+    missing_bytes += packed_dense_bytes(manifest);
   require_space(result.directory, missing_bytes);
   Preparation(bundle, options, result.directory, progress).run(&result);
   return result;

@@ -26,12 +26,13 @@ struct PrepareResult {
   bool already_prepared = false;
 };
 
-// Turns the bundle's programs into the packed store of this CPU. Every program's SHA-256 is checked
+// Turns the bundle's programs into the packed store of this CPU, those whose delegate has packed
+// weights: there may be none, then nothing is written. Every program's SHA-256 is checked
 // before ExecuTorch sees it. Files appear complete or not at all, so an interrupted run continues
 // at the layer it was in, and its result equals an uninterrupted one byte for byte. One process at
-// a time; others wait (kIo after an hour). Throws kDiskFull before writing where the space is known
-// to be too small, kReadOnly, kBundleCorrupt; kUsage where a folder other than the bundle's own
-// holds another bundle's weights.
+// a time; others wait (kIo after an hour). Throws kDiskFull before writing if the space is known to
+// be too small, kReadOnly, kBundleCorrupt; kUsage if a folder other than the bundle's own holds
+// another bundle's weights; kUnsupported for `consume` if the experts are not packed.
 PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
                       const Progress& progress);
 

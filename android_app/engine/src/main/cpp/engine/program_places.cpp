@@ -80,7 +80,8 @@ void ProgramPlaces::arrived(const ExpertKey& key, uint32_t place) {
                 name + " does not match its SHA-256", "Copy or export the bundle again.");
   checked_[index] = true;
   at.program = std::make_unique<LoadedProgram>(at.staging->data(), program.bytes, name);
-  at.method = std::make_unique<Method>(*at.program, "forward", arena_);
+  const Delegate delegate = manifest_.layers[key.layer].experts->delegate;
+  at.method = backend_of(delegate).load(*at.program, "forward", arena_);
   at.program->release_weights();
   idle_staging_.push_back(std::move(at.staging));
 }

@@ -8,16 +8,16 @@
 
 #include "bundle/bundle.h"
 #include "engine/expert_places.h"
-#include "executorch/method.h"
+#include "executorch/backend.h"
 
 namespace moe_mobile {
 
-// Places that load a whole program per expert: what delegates without exchangeable weights need,
-// and the baseline that slots are measured against. A miss is the same direct read, then ExecuTorch
-// loads the method and XNNPACK packs it.
+// Places that load a whole program per expert: what delegates without packed weights need, and the
+// baseline that slots are measured against. A miss is the same direct read, then ExecuTorch loads
+// the method (and XNNPACK packs its weights). Layers may have experts of different delegates.
 class ProgramPlaces : public ExpertPlaces {
  public:
-  // kIo where a shard is gone (prepare --consume).
+  // kIo if a shard is missing (prepare --consume deletes them).
   ProgramPlaces(const Bundle& bundle, uint32_t count, PlannedArena* arena, bool allow_direct);
 
   uint32_t count() const override { return static_cast<uint32_t>(places_.size()); }

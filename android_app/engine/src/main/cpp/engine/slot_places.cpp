@@ -8,7 +8,7 @@
 #include <cstring>
 
 #include "base/error.h"
-#include "executorch/method.h"
+#include "executorch/backend.h"
 
 namespace moe_mobile {
 namespace {
@@ -40,26 +40,23 @@ SlotPlaces::SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t 
     : store_(store),
       hidden_size_(bundle.manifest().hidden_size),
       num_experts_(bundle.manifest().moe.num_experts),
-      checked_(size_t{bundle.manifest().num_layers} * num_experts_, false),
-      slots_(store.scratch_directory()) {
+      checked_(size_t{bundle.manifest().num_layers} * num_experts_, false) {
   const uint32_t layer = template_layer(bundle.manifest());
+  const LayerExperts& experts = *bundle.manifest().layers[layer].experts;
   template_bytes_ = store.methods().read(kTemplateProgram);
-  const Sha256Digest& expected = bundle.manifest().layers[layer].experts->programs[0].sha256;
-  if (sha256(template_bytes_.data(), template_bytes_.size()) != expected)
+  if (sha256(template_bytes_.data(), template_bytes_.size()) != experts.programs[0].sha256)
     throw Error(ErrorCode::kBundleCorrupt, store.methods().path(),
                 "the template program does not match its SHA-256", kRepairPackedStore);
   template_ = std::make_unique<LoadedProgram>(template_bytes_.data(), template_bytes_.size(),
                                               "the experts' template");
-  std::vector<float> reference;
-  {
-    Method ordinary(*template_, "forward", arena);
-    reference = run_probe(&ordinary, hidden_size_);
-  }
-  reserve_file_descriptors(count);
-  const AlignedBuffer tail = store.methods().read(kTemplateTail);
+  const Backend& backend = backend_of(experts.delegate);
+  const std::vector<float> reference =
+      run_probe(backend.load(*template_, "forward", arena).get(), hidden_size_);
+  slots_ = backend.packed_weights()->make_methods(store.scratch_directory(), count);
+  const AlignedBuffer index = store.methods().read(kTemplateIndex);
   for (uint32_t slot = 0; slot < count; ++slot)
-    slots_.add(*template_, "forward", arena, {tail.data(), tail.size()});
-  slots_.detach();
+    slots_->add(*template_, "forward", arena, {index.data(), index.size()});
+  slots_->detach();
   probe(reference, store.layer(layer).read(0), progress);
   template_->release_weights();
   template_bytes_ = AlignedBuffer();
@@ -67,16 +64,16 @@ SlotPlaces::SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t 
 
 void SlotPlaces::probe(const std::vector<float>& reference, const AlignedBuffer& weights,
                        const Progress& progress) {
-  for (size_t slot = 0; slot < slots_.size(); ++slot) {
-    const bool deaf = same_bits(run_probe(&slots_.method(slot), hidden_size_), reference);
-    std::memcpy(slots_.weights(slot), weights.data(), weights.size());
-    if (deaf || !same_bits(run_probe(&slots_.method(slot), hidden_size_), reference))
+  for (size_t slot = 0; slot < slots_->size(); ++slot) {
+    const bool deaf = same_bits(run_probe(&slots_->method(slot), hidden_size_), reference);
+    std::memcpy(slots_->weights(slot), weights.data(), weights.size());
+    if (deaf || !same_bits(run_probe(&slots_->method(slot), hidden_size_), reference))
       throw Error(ErrorCode::kRuntime, store_.directory(),
                   "slot " + std::to_string(slot) +
                       (deaf ? " ignores the weights in its memory"
                             : " gives another output than the program it stands for"),
                   "Set `residency` to programs.");
-    progress("slots", slot + 1, slots_.size());
+    progress("slots", slot + 1, slots_->size());
   }
 }
 
@@ -87,7 +84,7 @@ ReadRequest SlotPlaces::read_request(const ExpertKey& key, uint32_t place) {
   request.fd = file.fd();
   request.offset = entry.offset;
   request.length = align_up(entry.length, kBlobAlignment);
-  request.destination = slots_.weights(place);
+  request.destination = slots_->weights(place);
   request.payload_bytes = entry.length;
   request.crc = entry.crc32c;
   request.check_crc = !checked_[size_t{key.layer} * num_experts_ + key.expert];
@@ -104,7 +101,7 @@ void SlotPlaces::arrived(const ExpertKey& key, uint32_t) {
 void SlotPlaces::run(uint32_t place, const float* x, uint32_t rows, float* y) {
   const MatrixIn in[] = {{x, rows, hidden_size_}};
   const MatrixOut out[] = {{y, hidden_size_}};
-  slots_.method(place).run(in, out);
+  slots_->method(place).run(in, out);
 }
 
 }  // namespace moe_mobile

@@ -27,6 +27,7 @@ VerifiedStore verify_store(const Bundle& bundle, const std::string& directory,
   VerifiedStore store;
   store.directory = directory;
   const auto check = [&](const std::string& path, const std::vector<Sha256Digest>& sources) {
+    if (sources.empty()) return;
     if (!exists(path)) {
       store.complete = false;
       return;
@@ -37,8 +38,7 @@ VerifiedStore verify_store(const Bundle& bundle, const std::string& directory,
   };
   check(methods_file(directory), method_sources(manifest));
   for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
-    if (manifest.layers[layer].experts)
-      check(layer_file(directory, layer), layer_sources(manifest, layer));
+    check(layer_file(directory, layer), layer_sources(manifest, layer));
     progress("verify packed store", layer + 1, manifest.num_layers);
   }
   return store;
@@ -51,6 +51,7 @@ VerifiedBundle verify_bundle(const Bundle& bundle, const std::string& packed_dir
   const Manifest& manifest = bundle.manifest();
   const std::string directory = packed_directory(bundle, packed_dir);
   const bool has_store = has_packed_files(manifest, directory);
+  const bool packed = packs_experts(manifest);
   std::vector<const FileRef*> files = {&manifest.embedding.file, &manifest.head};
   for (const FileRef& file : manifest.files) files.push_back(&file);
   for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
@@ -59,13 +60,13 @@ VerifiedBundle verify_bundle(const Bundle& bundle, const std::string& packed_dir
     const FileRef& shard = manifest.layers[layer].experts->shard;
     if (bundle.has_shard(layer)) {
       files.push_back(&shard);
-    } else if (!exists(layer_file(directory, layer))) {
+    } else if (!packed || !exists(layer_file(directory, layer))) {
       throw Error(ErrorCode::kBundleInvalid, bundle.path(shard),
                   "the shard is missing, and no packed file of this CPU stands for it",
                   "Copy or export the bundle again.");
     }
   }
-  if (!bundle.has_shard(template_layer(manifest)) && !exists(methods_file(directory)))
+  if (packed && !bundle.has_shard(template_layer(manifest)) && !exists(methods_file(directory)))
     throw Error(ErrorCode::kBundleInvalid, methods_file(directory),
                 "the packed file is missing, and so is a shard that it is made from",
                 "Copy or export the bundle again.");

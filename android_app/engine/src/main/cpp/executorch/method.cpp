@@ -3,9 +3,6 @@
 
 #include "executorch/method.h"
 
-#include <executorch/runtime/backend/backend_options_map.h>
-#include <executorch/runtime/backend/options.h>
-
 #include <cstring>
 
 #include "base/error.h"
@@ -20,11 +17,6 @@ using executorch::aten::TensorImpl;
 
 namespace {
 
-// XNNPACK's names for its load-time options, and one workspace for all methods: they run one at a
-// time.
-constexpr char kBackend[] = "XnnpackBackend";
-constexpr int kGlobalWorkspace = 2;
-
 [[noreturn]] void fail(const std::string& label, const std::string& action, et::Error error) {
   const std::string log = take_executorch_errors();
   throw Error(ErrorCode::kRuntime, label,
@@ -37,20 +29,11 @@ constexpr int kGlobalWorkspace = 2;
 }  // namespace
 
 Method::Method(const LoadedProgram& program, const char* name, PlannedArena* arena,
-               const std::string& packed_path)
+               const et::LoadBackendOptionsMap* options)
     : label_(program.name() + ":" + name) {
-  if (packed_path.size() > kMaxPackedPath)
-    throw Error(ErrorCode::kUsage, packed_path, "this path is too long for XNNPACK",
-                "Choose a shorter packed_dir.");
   memory_ = std::make_unique<et::MemoryManager>(
       &method_allocator_, arena->fit(program.planned_sizes(name)), &temporary_allocator_);
-  et::BackendOptions<3> options;
-  (void)options.set_option("workspace_sharing_mode", kGlobalWorkspace);
-  (void)options.set_option("weight_cache_enabled", !packed_path.empty());
-  if (!packed_path.empty()) (void)options.set_option("packed_cache_path", packed_path.c_str());
-  et::LoadBackendOptionsMap map;
-  (void)map.set_options(kBackend, options.view());
-  auto method = program.program().load_method(name, memory_.get(), nullptr, nullptr, &map);
+  auto method = program.program().load_method(name, memory_.get(), nullptr, nullptr, options);
   if (!method.ok()) fail(label_, "load the method", method.error());
   method_.emplace(std::move(method.get()));
 }

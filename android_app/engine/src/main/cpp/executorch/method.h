@@ -4,6 +4,7 @@
 #pragma once
 
 #include <executorch/extension/memory_allocator/malloc_memory_allocator.h>
+#include <executorch/runtime/backend/backend_options_map.h>
 #include <executorch/runtime/executor/memory_manager.h>
 #include <executorch/runtime/executor/method.h>
 
@@ -35,11 +36,11 @@ struct MatrixOut {
 // arena must not run at the same time.
 class Method {
  public:
-  // Loads with XNNPACK. `packed_path` empty: XNNPACK packs into memory of its own. Else it keeps
-  // the packed weights in that file, or takes them from it. The path holds at most kMaxPackedPath
-  // bytes.
+  // `options` are for the delegate that the program was lowered for, needed in this call only; a
+  // program without one has none (nullptr). Backend::load() knows them. kRuntime if ExecuTorch
+  // refuses the method.
   Method(const LoadedProgram& program, const char* name, PlannedArena* arena,
-         const std::string& packed_path = "");
+         const executorch::runtime::LoadBackendOptionsMap* options);
   ~Method();
   Method(const Method&) = delete;
   Method& operator=(const Method&) = delete;
@@ -47,8 +48,6 @@ class Method {
   // Runs the method. All inputs have the same number of rows; outputs get as many. kRuntime if
   // ExecuTorch fails or a shape differs.
   void run(Span<const MatrixIn> inputs, Span<const MatrixOut> outputs);
-
-  static constexpr size_t kMaxPackedPath = 240;
 
  private:
   std::string label_;

@@ -19,8 +19,8 @@ namespace moe_mobile {
 
 // What the packed store of a bundle says about the bundle's programs on this machine.
 struct StoreFacts {
-  uint64_t slot_bytes = 0;   // one expert's packed weights
-  uint64_t dense_bytes = 0;  // all dense programs' packed weights
+  uint64_t slot_bytes = 0;   // one expert's packed weights; 0 if experts are not packed
+  uint64_t dense_bytes = 0;  // what all dense programs' weights take in memory
   bool has_programs = true;  // every expert's program is there (prepare --consume deletes them)
   std::optional<Error> no_slots;  // why experts cannot run in slots, once that is known
 };

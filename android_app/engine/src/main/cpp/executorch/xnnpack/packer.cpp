@@ -1,7 +1,7 @@
 // Copyright the moe-mobile authors.
 // SPDX-License-Identifier: Apache-2.0
 
-#include "executorch/packer.h"
+#include "executorch/xnnpack/packer.h"
 
 #include <fcntl.h>
 #include <sys/statvfs.h>
@@ -9,7 +9,8 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "executorch/method.h"
+#include "executorch/xnnpack/packed_layout.h"
+#include "executorch/xnnpack/xnnpack_backend.h"
 
 namespace moe_mobile {
 namespace {
@@ -47,9 +48,7 @@ PackedImage pack_method(const LoadedProgram& program, const char* method, Planne
                         const std::string& scratch_path) {
   RemovedAtEnd scratch(scratch_path);
   require_space(scratch_path, program.size());
-  {
-    Method load_once(program, method, arena, scratch_path);
-  }
+  load_with_xnnpack(program, method, arena, scratch_path).reset();
   UniqueFd fd = open_read(scratch_path);
   const uint64_t size = file_size(fd.get(), scratch_path);
   if (size < kPackedFooterBytes)
@@ -62,9 +61,9 @@ PackedImage pack_method(const LoadedProgram& program, const char* method, Planne
   PackedImage image;
   image.weights = AlignedBuffer(index);
   read_exactly(fd.get(), image.weights.data(), index, 0, scratch_path);
-  image.tail.resize(size - index);
-  read_exactly(fd.get(), image.tail.data(), image.tail.size(), index, scratch_path);
-  image.layout = parse_packed_tail(image.tail, scratch_path);
+  image.index.resize(size - index);
+  read_exactly(fd.get(), image.index.data(), image.index.size(), index, scratch_path);
+  (void)parse_packed_index(image.index, scratch_path);  // throws if it is not what we know
   return image;
 }
 

@@ -12,9 +12,9 @@
 namespace moe_mobile {
 
 // What XNNPACK's packed weights file says about itself (backends/xnnpack/runtime/XNNWeightsCache in
-// ExecuTorch 1.5): packed tensors at page-aligned offsets, then an index, then a 20-byte footer.
-// Little endian:
-//   index entry: u32 name length, name, u64 offset, u64 size, u32 seed
+// ExecuTorch 1.5): packed tensors at page-aligned offsets, then entries that describe them, then a
+// 20-byte footer. Entries and footer together are the index of PackedImage. Little endian:
+//   entry:       u32 name length, name, u64 offset, u64 size, u32 seed
 //   footer:      u64 index offset, u32 entry count, u32 magic, u32 version
 struct PackedTensor {
   std::string name;
@@ -24,22 +24,21 @@ struct PackedTensor {
 };
 
 struct PackedLayout {
-  uint64_t weight_bytes = 0;          // everything before the index
+  uint64_t weight_bytes = 0;          // everything before the entries
   std::vector<PackedTensor> tensors;  // by offset
 
   // Whether packed weights of `other` can lie under a method that was loaded with this layout.
   bool fits(const PackedLayout& other) const;
 };
 
-// Reads the layout from a whole file, or from its index and footer alone (`tail`, what follows the
-// weights). kBundleCorrupt, naming `file`, for anything else.
-PackedLayout parse_packed_tail(Span<const uint8_t> tail, const std::string& file);
+// Reads the layout from an index. kBundleCorrupt, naming `file`, for anything else.
+PackedLayout parse_packed_index(Span<const uint8_t> index, const std::string& file);
 
 // Where the index starts in a packed file of `size` bytes whose last 20 bytes are `footer`.
 uint64_t packed_index_offset(Span<const uint8_t> footer, uint64_t size, const std::string& file);
 
-// The same index and footer for a file whose index starts at `offset`.
-std::vector<uint8_t> moved_packed_tail(Span<const uint8_t> tail, uint64_t offset);
+// The same index for a file in which it starts at `offset`.
+std::vector<uint8_t> moved_packed_index(Span<const uint8_t> index, uint64_t offset);
 
 constexpr size_t kPackedFooterBytes = 20;
 

@@ -1,7 +1,7 @@
 // Copyright the moe-mobile authors.
 // SPDX-License-Identifier: Apache-2.0
 
-#include "executorch/packed_methods.h"
+#include "executorch/xnnpack/packed_methods.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -20,6 +20,8 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "executorch/xnnpack/packed_layout.h"
+#include "executorch/xnnpack/xnnpack_backend.h"
 
 namespace moe_mobile {
 namespace {
@@ -30,8 +32,7 @@ std::string next_file_name() {
   return "moe-slot-" + std::to_string(getpid()) + "-" + std::to_string(counter++) + ".bin";
 }
 
-// A name may be taken by a process that was killed and had the same number (in a container each
-// has).
+// A killed process may have left a file of the same name: in a container, process numbers repeat.
 UniqueFd create_slot_file(const std::string& directory, std::string* path) {
   while (true) {
     *path = directory + "/" + next_file_name();
@@ -42,7 +43,7 @@ UniqueFd create_slot_file(const std::string& directory, std::string* path) {
   }
 }
 
-// Slot files live for moments; a process that was killed in one leaves some behind.
+// Slot files live for moments, but a process that is killed then leaves some behind.
 void remove_stale_files(const std::string& directory) {
   DIR* folder = opendir(directory.c_str());
   if (folder == nullptr) throw_errno(directory, "read the folder");
@@ -55,7 +56,7 @@ void remove_stale_files(const std::string& directory) {
   closedir(folder);
 }
 
-// Zero where /proc is not to be read.
+// Zero if /proc cannot be read.
 size_t open_file_descriptors() {
   DIR* folder = opendir("/proc/self/fd");
   if (folder == nullptr) return 0;
@@ -92,9 +93,27 @@ std::unordered_map<std::string, Mapping> slot_mappings() {
   return found;
 }
 
+void reserve_file_descriptors(size_t methods) {
+  constexpr rlim_t kSpare = 64;  // for what the host opens later
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) throw_errno("RLIMIT_NOFILE", "read the limit");
+  const rlim_t wanted = static_cast<rlim_t>(methods + open_file_descriptors()) + kSpare;
+  if (limit.rlim_cur >= wanted) return;
+  if (limit.rlim_max != RLIM_INFINITY && limit.rlim_max < wanted)
+    throw Error(ErrorCode::kBudget, Setting{"RLIMIT_NOFILE"},
+                std::to_string(methods) +
+                    " slots need as many open files, and this process may open " +
+                    std::to_string(limit.rlim_max),
+                "Raise the hard limit (ulimit -Hn), or give a smaller cache budget.");
+  limit.rlim_cur = wanted;
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) throw_errno("RLIMIT_NOFILE", "raise the limit");
+}
+
 }  // namespace
 
-PackedMethods::PackedMethods(std::string directory) : directory_(std::move(directory)) {
+PackedMethods::PackedMethods(std::string directory, size_t count)
+    : directory_(std::move(directory)) {
+  reserve_file_descriptors(count);
   remove_stale_files(directory_);
 }
 
@@ -106,13 +125,13 @@ void PackedMethods::remove_files() {
 }
 
 size_t PackedMethods::add(const LoadedProgram& program, const char* method, PlannedArena* arena,
-                          Span<const uint8_t> tail) {
-  const PackedLayout layout = parse_packed_tail(tail, program.name());
+                          Span<const uint8_t> index) {
+  const PackedLayout layout = parse_packed_index(index, program.name());
   Entry entry;
   // The index moves to a blob boundary, so that a whole padded blob fits before it.
   entry.capacity = align_up(layout.weight_bytes, kBlobAlignment);
-  entry.file_bytes = entry.capacity + tail.size();
-  const std::vector<uint8_t> moved = moved_packed_tail(tail, entry.capacity);
+  entry.file_bytes = entry.capacity + index.size();
+  const std::vector<uint8_t> moved = moved_packed_index(index, entry.capacity);
   methods_.push_back(std::move(entry));
   Entry& added = methods_.back();
   {
@@ -122,7 +141,7 @@ size_t PackedMethods::add(const LoadedProgram& program, const char* method, Plan
       throw_errno(added.path, "write the file");
     write_all(fd.get(), moved.data(), moved.size(), added.path);
   }
-  added.method = std::make_unique<Method>(program, method, arena, added.path);
+  added.method = load_with_xnnpack(program, method, arena, added.path);
   return methods_.size() - 1;
 }
 
@@ -144,8 +163,8 @@ void PackedMethods::detach() {
              0) == MAP_FAILED)
       throw Error(ErrorCode::kBudget, entry.path, "there is no memory for the slot",
                   "Give a smaller cache budget.");
-    // Huge pages make direct reads and the kernels' streaming through the weights cheaper. Only a
-    // wish.
+    // Huge pages make direct reads and the kernels' streaming through the weights cheaper. The
+    // system may refuse.
     (void)madvise(at, expected, MADV_HUGEPAGE);
     entry.weights = static_cast<uint8_t*>(at);
     // XNNPACK keeps the file open; without this its blocks would stay allocated.
@@ -153,22 +172,6 @@ void PackedMethods::detach() {
       throw_errno(entry.path, "remove the file");
     entry.path.clear();
   }
-}
-
-void reserve_file_descriptors(size_t methods) {
-  constexpr rlim_t kSpare = 64;  // for what the host opens later
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) throw_errno("RLIMIT_NOFILE", "read the limit");
-  const rlim_t wanted = static_cast<rlim_t>(methods + open_file_descriptors()) + kSpare;
-  if (limit.rlim_cur >= wanted) return;
-  if (limit.rlim_max != RLIM_INFINITY && limit.rlim_max < wanted)
-    throw Error(ErrorCode::kBudget, Setting{"RLIMIT_NOFILE"},
-                std::to_string(methods) +
-                    " slots need as many open files, and this process may open " +
-                    std::to_string(limit.rlim_max),
-                "Raise the hard limit (ulimit -Hn), or give a smaller cache budget.");
-  limit.rlim_cur = wanted;
-  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) throw_errno("RLIMIT_NOFILE", "raise the limit");
 }
 
 }  // namespace moe_mobile

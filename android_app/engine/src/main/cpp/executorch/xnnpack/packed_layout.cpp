@@ -1,7 +1,7 @@
 // Copyright the moe-mobile authors.
 // SPDX-License-Identifier: Apache-2.0
 
-#include "executorch/packed_layout.h"
+#include "executorch/xnnpack/packed_layout.h"
 
 #include <algorithm>
 #include <cstring>
@@ -43,13 +43,13 @@ uint64_t packed_index_offset(Span<const uint8_t> footer, uint64_t size, const st
   return offset;
 }
 
-PackedLayout parse_packed_tail(Span<const uint8_t> tail, const std::string& file) {
-  if (tail.size() < kPackedFooterBytes) corrupt(file, "too short");
-  const uint8_t* footer = tail.end() - kPackedFooterBytes;
+PackedLayout parse_packed_index(Span<const uint8_t> index, const std::string& file) {
+  if (index.size() < kPackedFooterBytes) corrupt(file, "too short");
+  const uint8_t* footer = index.end() - kPackedFooterBytes;
   PackedLayout layout;
   layout.weight_bytes = read_little_endian<uint64_t>(footer);
   const auto count = read_little_endian<uint32_t>(footer + 8);
-  const uint8_t* cursor = tail.data();
+  const uint8_t* cursor = index.data();
   for (uint32_t i = 0; i < count; ++i) {
     if (footer - cursor < 4) corrupt(file, "the index is truncated");
     const auto name_bytes = read_little_endian<uint32_t>(cursor);
@@ -73,8 +73,8 @@ PackedLayout parse_packed_tail(Span<const uint8_t> tail, const std::string& file
   return layout;
 }
 
-std::vector<uint8_t> moved_packed_tail(Span<const uint8_t> tail, uint64_t offset) {
-  std::vector<uint8_t> moved(tail.begin(), tail.end());
+std::vector<uint8_t> moved_packed_index(Span<const uint8_t> index, uint64_t offset) {
+  std::vector<uint8_t> moved(index.begin(), index.end());
   std::memcpy(moved.data() + moved.size() - kPackedFooterBytes, &offset, sizeof(offset));
   return moved;
 }
