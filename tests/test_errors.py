@@ -67,7 +67,7 @@ def test_system_errors_have_what_oserror_has() -> None:
     missing = read_error(FileNotFoundError(errno.ENOENT, "No such file"), "a/file")
     assert isinstance(missing, errors.IoError)
     assert missing.errno == errno.ENOENT
-    assert errors.IoError("is no regular file").errno is None
+    assert errors.IoError("is not a regular file").errno is None
 
 
 @pytest.mark.parametrize("kind", [errors.IoError, errors.DeviceError])

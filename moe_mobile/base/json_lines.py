@@ -37,7 +37,7 @@ class JsonLines:
         self._lock = threading.Lock()
         try:
             if path.exists() and not path.is_file():  # opening it might wait, reading never end
-                raise UsageError("is no regular file", file=path, remedy="Name another one")
+                raise UsageError("is not a regular file", file=path, remedy="Name another one")
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             self._file = open(descriptor, "r+b")  # noqa: SIM115

@@ -33,13 +33,13 @@ def write_regular(path: str | os.PathLike[str], data: bytes) -> int:
     Returns its bytes.
 
     Raises:
-        UsageError: there is something that is no regular file.
+        UsageError: there is something that is not a regular file.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
     target = Path(os.path.realpath(path))
     try:
         if target.exists() and not target.is_file():
-            raise UsageError("is no regular file", file=path, remedy="Name another one")
+            raise UsageError("is not a regular file", file=path, remedy="Name another one")
     except OSError as error:
         raise write_error(error, path) from error
     return write_file(target, lambda file: file.write(data))[0]
@@ -49,7 +49,7 @@ def read_regular(file: str, most: int, remedy: str) -> bytes:
     """A file's bytes, one more than ``most`` at most. Raises IoError, also for a pipe or device."""
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):
-            raise IoError("is no regular file", file=file, remedy=remedy)
+            raise IoError("is not a regular file", file=file, remedy=remedy)
         with open(file, "rb") as opened:
             return opened.read(most + 1)
     except OSError as error:

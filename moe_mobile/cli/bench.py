@@ -87,14 +87,14 @@ class _Tests:
         help="Numbers of tokens to decode; 0: none.",
     )
     prompt_gen: tuple[str, ...] = option(
-        "-pg", metavar="P,N", multiple=True, help="Both in one test: -pg 512,128."
+        "-pg", metavar="P,N", multiple=True, help="A prompt and decoding in one test: -pg 512,128."
     )
     router_trace: pathlib.Path | None = option(
         "--router-trace",
         type=click.Path(path_type=pathlib.Path),
         metavar="FILE",
-        help="Let this trace stand for what the routers say (see trace): for weights that are "
-        "random.",
+        help="Take router logits from this trace (see trace) instead of the routers, for random "
+        "weights.",
     )
     repetitions: int = option(
         "-r",
@@ -117,14 +117,13 @@ class _Tests:
         type=click.IntRange(0),
         default=0,
         show_default=True,
-        help="Of the random tokens, read and decoded; repetition r, from 0, has those of seed + r. "
-        "Up to 32 bits.",
+        help="Seed of the random tokens, up to 32 bits; repetition r, from 0, uses seed + r.",
     )
     interleave: bool = option(
         "--interleave",
         is_flag=True,
-        help="A repetition of each row, then of each in reverse order, and so on: heat and time "
-        "of day meet all rows alike. Opens the bundle anew for each.",
+        help="Run one repetition of each row, then one of each in reverse order, and so on, so "
+        "that heat and time of day affect all rows alike. Opens the bundle anew for each.",
     )
 
     def tests(self) -> list[BenchTest]:
@@ -272,8 +271,8 @@ class _Phone:
         default="auto",
         metavar="C|off",
         show_default=True,
-        help="Before each repetition wait until skin and battery are at most this warm, and the "
-        f"CPU at most {CPU_ABOVE_C:g} more; auto: {_COOL_C:g} on phones.",
+        help="Before each repetition wait until skin and battery are at most this warm, the "
+        "CPU at most {CPU_ABOVE_C:g} more; auto: {_COOL_C:g} on phones.",
     )
     cool_timeout: float = option(
         "--cool-timeout",
@@ -281,7 +280,7 @@ class _Phone:
         default=_COOL_SECONDS,
         metavar="S",
         show_default=True,
-        help="Seconds to wait at most; the repetition is measured all the same, and flagged.",
+        help="Seconds to wait at most; then the repetition is measured anyway, and flagged.",
     )
 
     def gate(self) -> Gate | None:
@@ -292,7 +291,7 @@ class _Phone:
         match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*°?C?", self.cool_to, re.ASCII | re.IGNORECASE)
         if match is None:
             raise UsageError(
-                f"--cool-to {self.cool_to}: no temperature",
+                f"--cool-to {self.cool_to}: not a temperature",
                 remedy="Write degrees Celsius like 40, or off",
             )
         return Gate(float(match[1]), self.cool_timeout)
@@ -305,9 +304,9 @@ class _Output:
     output: str | None = option(
         "-o", "--output", type=click.Choice(FORMATS), help="How to print rows.  [default: md]"
     )
-    as_json: bool = option("--json", is_flag=True, help="The same as -o json; errors as JSON too.")
+    as_json: bool = option("--json", is_flag=True, help="The same as -o json, with errors as JSON.")
     tokens: bool = option(
-        "--tokens", is_flag=True, help="With json and jsonl: the parts of every token too."
+        "--tokens", is_flag=True, help="With json and jsonl: add the parts of every token."
     )
     plot: pathlib.Path | None = option(
         "--plot",
@@ -358,7 +357,7 @@ def command(
 ) -> int:
     """Measure a bundle as llama-bench measures a model, and how its experts stream.
 
-    All tokens are random, as llama-bench has them. Values separated by commas multiply into a
+    All tokens are random, as in llama-bench. Values separated by commas multiply into a
     grid; every row runs in a fresh process. On phones, what is missing there is sent first.
     docs/measuring-on-phones.md says how to get numbers that others can trust.
     """

@@ -36,23 +36,24 @@ _POLL_S = 0.2
 class _Wish:
     """What is sent, and what happens before and after."""
 
-    prepare: bool = option("--prepare", is_flag=True, help="Pack the weights there right after.")
+    prepare: bool = option("--prepare", is_flag=True, help="Then pack the weights on the phone.")
     consume: bool = option(
         "--consume",
         is_flag=True,
-        help="Prepare, and delete each shard of experts there once it is packed.",
+        help="Prepare, and delete each shard of experts on the phone once it is packed.",
     )
     replace: bool = option(
-        "--replace", is_flag=True, help="Delete other bundles there first, to make room."
+        "--replace", is_flag=True, help="First delete other bundles on the phone, to make room."
     )
     prune: bool = option(
-        "--prune", is_flag=True, help="Delete other bundles, engines, packed weights afterwards."
+        "--prune", is_flag=True, help="Afterwards delete other bundles, engines and packed weights."
     )
     settings: pathlib.Path | None = option(
         "--settings",
         type=click.Path(path_type=pathlib.Path),
         metavar="FILE",
-        help="Send along what `tune` chose for this bundle, for programs on the phone.",
+        help="Also send these settings, which `tune` wrote for this bundle, for programs on the "
+        "phone.",
     )
 
 
@@ -84,8 +85,8 @@ def command(
 ) -> int:
     """Send a bundle and the engine to phones, and verify every byte there.
 
-    Files are known by their SHA-256: what a phone has is not sent again, and what was cut goes on
-    where it stopped. Other bundles stay usable meanwhile.
+    Files are identified by their SHA-256: what a phone already has is not sent again, and an
+    interrupted file continues where it stopped. Other bundles stay usable.
     """
     if wish.settings is not None:
         Tuned(wish.settings, bundle)  # raises for one that is not for it

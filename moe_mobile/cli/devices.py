@@ -31,7 +31,7 @@ from moe_mobile.errors import MoeMobileError, UsageError
 @click.option("--connect", metavar="HOST:PORT", help="Connect to a phone over Wi-Fi first.")
 @json_option
 def command(bundle: pathlib.Path | None, connect: str | None, as_json: bool) -> None:
-    """List the devices that adb has, with what decides whether and how a model runs on them.
+    """List the devices that adb knows, with the facts that decide how well a model runs on them.
 
     A bundle fits if the device has room for it and its packed weights, and memory for the dense
     weights and one token's experts.
@@ -41,7 +41,7 @@ def command(bundle: pathlib.Path | None, connect: str | None, as_json: bool) -> 
     if connect is not None:
         if not is_network_serial(connect):
             raise UsageError(
-                f"{connect!r} is no HOST:PORT",
+                f"{connect!r} is not HOST:PORT",
                 setting="--connect",
                 remedy="The phone's settings show the port, beside `Wireless debugging`; after "
                 "`adb tcpip 5555` it is 5555",

@@ -31,7 +31,7 @@ _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 )
 @json_option
 def command(folder: pathlib.Path, as_json: bool) -> None:
-    """Check that this machine can export and run bundles, and say what to do where it cannot.
+    """Check that this machine can export and run bundles, and say what to do if it cannot.
 
     Exits with 3 if a check fails; warnings do not count.
     """

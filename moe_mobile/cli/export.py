@@ -73,16 +73,20 @@ class _Precision:
         type=click.Choice(QUANTS),
         default="8da4w",
         show_default=True,
-        help="Of the experts, and of what --dense and --head leave open.",
+        help="Quantization of the experts, and the default of --dense and --head.",
     )
     dense: str | None = option(
-        "--dense", type=click.Choice(QUANTS), help="Of attention, dense and shared MLPs."
+        "--dense",
+        type=click.Choice(QUANTS),
+        help="Quantization of attention, dense and shared MLPs.",
     )
-    head: str | None = option("--head", type=click.Choice(QUANTS), help="Of the output head.")
+    head: str | None = option(
+        "--head", type=click.Choice(QUANTS), help="Quantization of the output head."
+    )
     embedding: str | None = option(
         "--embedding",
         type=click.Choice(EMBEDDINGS),
-        help="Of the embedding.  [default: int8, or fp32 with --quant fp32]",
+        help="Quantization of the embedding.  [default: int8, or fp32 with --quant fp32]",
     )
     group_size: str = option(
         "--group-size",

@@ -80,10 +80,10 @@ class Sampling:
         type=click.IntRange(0),
         default=0,
         show_default=True,
-        help="Of the sampling: the same seed gives the same tokens.",
+        help="Seed of the sampling: the same seed gives the same tokens.",
     )
     ignore_eos: bool = option(
-        "--ignore-eos", is_flag=True, help="Go on after the end-of-text token."
+        "--ignore-eos", is_flag=True, help="Continue after the end-of-text token."
     )
 
     def as_request(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Sampling:
 @click.option(
     "--chat",
     is_flag=True,
-    help="The text is a user's message: write it as the model's chat template does.",
+    help="Treat the text as a user's message, and write it with the model's chat template.",
 )
 @group_of(Sampling, "sampling")
 @cache_options

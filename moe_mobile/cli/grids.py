@@ -70,7 +70,7 @@ def threads(text: str) -> int | None:
 def residency(text: str) -> str:
     """One of RESIDENCIES."""
     if text not in RESIDENCIES:
-        raise ValueError(f"{text!r} is none of {', '.join(RESIDENCIES)}")
+        raise ValueError(f"{text!r} is not one of {', '.join(RESIDENCIES)}")
     return text
 
 

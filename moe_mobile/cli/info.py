@@ -43,8 +43,8 @@ def command(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Open a bundle as `generate` would, and show the memory plan, the settings that came of the
-    options, and how it reads. `moe-mobile inspect` describes a bundle without opening it.
+    """Open a bundle as `generate` would, and show the memory plan, the resolved settings, and how
+    experts are read. `moe-mobile inspect` describes a bundle without opening it.
     """
     place = open_device(device)
     with ProgressBar() as progress:

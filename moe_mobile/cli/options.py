@@ -275,10 +275,11 @@ class RowsOptions:
     rows: pathlib.Path | None = option(
         "--out",
         type=OUTPUT,
-        help="Keep rows in this file of JSON lines too: each is on disk before the next is made.",
+        help="Also keep rows in this file of JSON lines; each is on disk before the next one "
+        "starts.",
     )
     resume: bool = option(
-        "--resume", is_flag=True, help="Continue --out: make only the rows that are missing."
+        "--resume", is_flag=True, help="Continue --out: measure only the rows that are missing."
     )
 
     def check(self) -> None:

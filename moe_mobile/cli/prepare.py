@@ -44,9 +44,9 @@ def command(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Pack a bundle's weights as the CPU wants them that runs it, so that a miss is one read.
+    """Pack a bundle's weights in the layout of the CPU that runs it, so that a miss is one read.
 
-    Opening a bundle does the same when it is needed. Interrupted runs continue where they were.
+    Opening a bundle does this too, if it is needed. An interrupted run continues where it stopped.
     """
     place = open_device(device)
     with ProgressBar() as progress:

@@ -91,12 +91,12 @@ def command(
     plot: pathlib.Path | None,
     as_json: bool,
 ) -> None:
-    """Score a text under routings that know the cache: what they cost, and what they save.
+    """Score a text under routings that know the cache: the quality they cost, the reads they save.
 
-    BUNDLE is a bundle's folder, and scored by the engine. MODEL is what `export` takes: a folder
-    with a Hugging Face checkpoint, a Hugging Face model id, or the word demo; transformers scores
-    it. The text is cut into sequences of --context tokens. Each begins with an empty cache, and is
-    decoded whole: perplexities are those of decoding token by token with the live cache.
+    BUNDLE is a bundle's folder; the engine scores it. MODEL is what `export` takes: a folder with a
+    Hugging Face checkpoint, a Hugging Face model id, or the word demo; transformers scores it. The
+    text is cut into sequences of --context tokens. Each starts with an empty cache, and all of it
+    is decoded: perplexities are those of decoding token by token with the live cache.
     """
     kept.check()
     read = {"--file": text.path, "BUNDLE|MODEL": source_path(source)}

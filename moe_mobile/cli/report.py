@@ -37,9 +37,9 @@ _OTHERS = (".csv", ".json", ".jsonl", ".md", ".pdf", ".png", ".svg", ".txt")
     type=click.Path(dir_okay=False),
     default="report.html",
     show_default=True,
-    help="The page to write; replaces an earlier page, and no other file.",
+    help="The page to write; an earlier page is replaced, any other file is not.",
 )
-@click.option("--title", help="Of the page.  [default: the names of the files]")
+@click.option("--title", help="Title of the page.  [default: the names of the files]")
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 @json_option
 def command(
@@ -53,7 +53,7 @@ def command(
     memory, temperature, energy, and comparisons of rows that were measured in the same way.
 
     Reads JSON lines and JSON; - is standard input. Rows with every token (`bench --out`, or
-    --tokens) show the most. With --json nothing is written.
+    --tokens) show the most. With --json no page is written.
     """
     from moe_mobile.report.page import make_page, summary
 
@@ -89,7 +89,7 @@ def check_page(output: pathlib.Path, option: str) -> None:
                 start = file.read(4096)
             if start and b'<meta name="generator" content="moe-mobile report">' not in start:
                 raise UsageError(
-                    "holds something else than a page",
+                    "holds something other than a page",
                     file=output,
                     remedy=f"Name another file with {option}, or remove it",
                 )

@@ -41,9 +41,9 @@ def command() -> None:
 )
 @json_option
 def build(target: str, as_json: bool) -> None:
-    """Build the runtime of this version, unless it is there already.
+    """Build the runtime of this version, unless it exists already.
 
-    MOE_MOBILE_RUNTIME_DIR names another folder than ~/.cache/moe-mobile/runtime.
+    It is kept in ~/.cache/moe-mobile/runtime, or in the folder MOE_MOBILE_RUNTIME_DIR.
     """
     with ProgressBar() as progress:
         runtime = build_runtime(target, progress=progress)

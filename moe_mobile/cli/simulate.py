@@ -91,20 +91,20 @@ class _Timing:
     """What times are predicted from."""
 
     expert_bytes: int | None = option(
-        "--expert-bytes", type=SIZE, metavar="SIZE", help="What a load reads."
+        "--expert-bytes", type=SIZE, metavar="SIZE", help="Bytes that a load reads."
     )
     bundle: pathlib.Path | None = option(
         "--bundle",
         type=BUNDLE,
-        help="Take that from this bundle's manifest; it must be the model's.",
+        help="Take that from this bundle's manifest; the bundle must be of the traces' model.",
     )
     flash: tuple[str, ...] = option(
         "--flash",
         multiple=True,
         metavar="NAME|MBPS",
-        help="Predict the time for experts with ufs3.1, ufs4.0, MB/s of flash or of flash/DRAM, "
-        "or measured, by the engine with --bundle; may be given several times.  "
-        "[default: both, if the size of an expert is known]",
+        help="Predict the time for experts with this flash: ufs3.1, ufs4.0, MB/s of flash or of "
+        "flash/DRAM, or measured (by the engine, with --bundle). May be given several times.  "
+        "[default: ufs3.1 and ufs4.0, if the size of an expert is known]",
     )
 
     @property
@@ -115,12 +115,14 @@ class _Timing:
         """Raises UsageError for options that contradict or need each other."""
         if self.expert_bytes is not None and self.bundle is not None:
             raise UsageError(
-                "both say how large an expert is",
+                "both give the size of an expert",
                 setting="--expert-bytes, --bundle",
                 remedy="Give one of them",
             )
         if self.expert_bytes == 0:
-            raise UsageError("no expert is empty", setting="--expert-bytes", remedy="Give its size")
+            raise UsageError(
+                "an expert's size must be above 0", setting="--expert-bytes", remedy="Give its size"
+            )
         if self.flash and self.expert_bytes is None and self.bundle is None:
             raise UsageError(
                 "how long a read takes depends on an expert's size",
@@ -129,11 +131,11 @@ class _Timing:
             )
         if self.measured and self.bundle is None:
             raise UsageError(
-                "there is nothing to measure with", setting="--flash", remedy="Add --bundle BUNDLE"
+                "measuring needs a bundle", setting="--flash", remedy="Add --bundle BUNDLE"
             )
         if device is not None and not self.measured:
             raise UsageError(
-                "replays run on this machine; only --flash measured asks a phone",
+                "replays run on this machine; only --flash measured uses a phone",
                 setting="--device",
                 remedy="Add --flash measured, or leave --device out",
             )
@@ -168,14 +170,14 @@ class _Timing:
     "--save-profile",
     type=OUTPUT,
     metavar="FILE",
-    help="Write the experts of each layer by their use, for --initial-cache; a file that is there "
-    "is replaced.",
+    help="Write a profile, the experts of each layer by their use, for --initial-cache; an "
+    "existing file is replaced.",
 )
 @click.option(
     "--csv",
     "csv_file",
     type=OUTPUT,
-    help="Write the rows to this file too; one that is there is replaced.",
+    help="Also write the rows to this file; an existing one is replaced.",
 )
 @json_option
 def command(
@@ -187,16 +189,16 @@ def command(
     csv_file: pathlib.Path | None,
     as_json: bool,
 ) -> None:
-    """Replay traces through routing and expert caches: what hits, what is read, for how long.
+    """Replay traces through routings and expert caches, and count hits and reads.
 
-    TRACE is what `moe-mobile trace` wrote; several must be of one model, and are added up. What it
-    marks as a prompt is routed exactly and not counted. The rest of every sequence is decoded by
-    the engine's own code, from the initial cache.
+    TRACE is a file that `moe-mobile trace` wrote. Several must be of one model, and are added up.
+    What a trace marks as a prompt is routed exactly and not counted. The rest of every sequence is
+    decoded by the engine's own code, from the initial cache.
 
-    Predicted milliseconds per token are of the experts alone: what is read / the flash's bandwidth,
-    then what is used / the DRAM's. Requests' latency, computing and the dense layers are not in
-    them, and nothing overlaps. Rows marked lossy change what the model computes; what that costs is
-    not in here.
+    Predicted milliseconds per token are those of the experts alone: bytes read / the flash's
+    bandwidth, then bytes used / the DRAM's. They leave out the latency of requests, computing and
+    the dense layers, and assume that nothing overlaps. Rows marked lossy change what the model
+    computes; what that costs is not shown.
     """
     timing.check(device)
     inputs = {"TRACE": traces, "--initial-cache": lab.file, "--bundle": timing.bundle}
@@ -297,7 +299,7 @@ def _check_bundle(bundle: pathlib.Path, manifest: Manifest, model: Model) -> Non
     routed = (manifest.moe_layers, manifest.moe.num_experts, manifest.moe.top_k)
     if routed != (model.layers, model.experts, model.top_k):
         raise UsageError(
-            f"is no bundle of the traces' model, {model.name}",
+            f"is not a bundle of the traces' model, {model.name}",
             file=bundle,
             remedy="Name the model's bundle, or give --expert-bytes",
         )
@@ -355,8 +357,8 @@ def _notes(found: Replay) -> list[str]:
         said.append(
             f"the LRU cliff: one token uses {cycle} of {every} experts ({percent(cycle / every)}). "
             f"A global LRU of up to {never} ({percent(never / every)}) never hits with exact "
-            f"routing, for each token's other layers use {never} between two uses of a layer; "
-            f"below {cycle} it can hit a token's best experts only. Such caches are refused here."
+            f"routing, because each token's other layers use {never} between two uses of a layer; "
+            f"below {cycle} it can hit only a token's best experts. Such caches are refused here."
         )
     return said
 

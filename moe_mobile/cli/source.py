@@ -98,7 +98,7 @@ class TextOptions(PromptOptions):
         "--token-ids", help="The text as token ids, separated by commas."
     )
     tokens: int | None = option(
-        "-n", "--tokens", type=click.IntRange(1), help="Only the first so many."
+        "-n", "--tokens", type=click.IntRange(1), help="Use only this many tokens from the start."
     )
 
 
@@ -111,12 +111,12 @@ class CheckpointOptions:
         type=click.Choice(("float32", "bfloat16")),
         default="float32",
         show_default=True,
-        help="Of MODEL: what it computes with.",
+        help="For MODEL: the type to compute in.",
     )
     torch_device: str | None = option(
         "--torch-device",
         metavar="NAME",
-        help="Of MODEL: PyTorch's name for where it runs.  [default: cuda, or else cpu]",
+        help="For MODEL: PyTorch's name of the device to run on.  [default: cuda, or else cpu]",
     )
 
 

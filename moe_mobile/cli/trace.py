@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     "--out",
     type=click.Path(path_type=pathlib.Path),
     required=True,
-    help="The file to write; one that is there is replaced.",
+    help="The file to write; an existing one is replaced.",
 )
 @text_options
 @click.option(
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Mark so many tokens at the beginning of each sequence as a prompt, which replays route "
+    help="Mark this many tokens at the start of each sequence as a prompt, which replays route "
     "exactly.",
 )
 @cache_options
@@ -82,9 +82,9 @@ def command(
 ) -> None:
     """Record the router logits of every token of a text, for `simulate` and other replays.
 
-    BUNDLE is a bundle's folder, and recorded from by the engine. MODEL is what `export` takes: a
-    folder with a Hugging Face checkpoint, a Hugging Face model id, or the word demo; transformers
-    records from it. A text longer than --context makes several sequences, each without a past.
+    BUNDLE is a bundle's folder; the engine records it. MODEL is what `export` takes: a folder with
+    a Hugging Face checkpoint, a Hugging Face model id, or the word demo; transformers records it. A
+    text longer than --context becomes several sequences, each without a past.
     """
     refuse_others(source, CacheOptions, ReadingOptions, but=("context",))
     inputs = {

@@ -58,7 +58,7 @@ class _Search(LabOptions):
         default="+1%",
         show_default=True,
         metavar="LIMIT",
-        help="The most that perplexity may be: +1% more than exact routing's, or a number.",
+        help="Limit of the perplexity: +1% more than exact routing's, or a number.",
     )
     capacity: str = option(
         "--cache",
@@ -78,17 +78,19 @@ class _Search(LabOptions):
     drop_cold: str | None = option(
         "--drop-cold",
         metavar="F,...",
-        help="Try all of them a second time with each +drop-cold:F.",
+        help="Also try all of them with each +drop-cold:F.",
     )
     measure_speed: bool = option(
         "--measure-speed",
         is_flag=True,
-        help="Measure tokens per second of what is left, in turns, and let that decide.",
+        help="Measure tokens per second of the best accepted settings, in turns, and let that "
+        "decide.",
     )
     jobs: int | None = option(
         "--jobs",
         type=click.IntRange(1),
-        help="Settings to score at a time.  [default: a core each, as many as fit into memory]",
+        help="Settings to score at the same "
+        "time.  [default: one per core, as many as fit into memory]",
     )
     ray: str | None = option(
         "--ray",
@@ -134,7 +136,7 @@ class _Written:
         help="Write the choice to this file, for --settings of other commands.",
     )
     report: pathlib.Path | None = option(
-        "--report", type=OUTPUT, help="Write a page about all of it."
+        "--report", type=OUTPUT, help="Write a page about the search."
     )
 
 
@@ -167,14 +169,14 @@ def command(
     written: _Written,
     as_json: bool,
 ) -> None:
-    """Find the routing that reads least within a limit of quality.
+    """Find the routing that reads least within a quality limit.
 
     A text is scored under exact routing and many others, token by token with the live cache. Of
     those that are surely within the limit, the one that reads the fewest experts is chosen, for
-    each size of the cache. What the text is too short to decide is not chosen.
+    each size of the cache. A routing that the text is too short to judge is not chosen.
 
-    BUNDLE is a bundle's folder; of the text, its first 8192 tokens are scored without --tokens.
-    MODEL is a checkpoint, as `quality` takes it: then there are no settings to write.
+    BUNDLE is a bundle's folder. Without --tokens the first 8192 tokens of the text are scored.
+    MODEL is a checkpoint, as for `quality`; there are no settings to write for it.
     """
     _check(source, text, search, device, kept, written)
     # They import numpy: only now, so that --help and wrong options answer at once.
@@ -261,7 +263,9 @@ def _check(
     kept.check()
     if search.ray is not None:
         if device is not None:
-            raise UsageError("a phone is no part of a Ray cluster", remedy="Use --ray or --device")
+            raise UsageError(
+                "a phone cannot be part of a Ray cluster", remedy="Use --ray or --device"
+            )
         from moe_mobile.tune.ray_cluster import check_ray
 
         check_ray()

@@ -33,8 +33,8 @@ settings_file_option = click.option(
     "settings_file",
     type=click.Path(path_type=pathlib.Path),
     metavar="FILE",
-    help="Take --cache, --routing, --pool, --eviction and --initial-cache from what `tune` "
-    "wrote, where they are not given here.",
+    help="Take --cache, --routing, --pool, --eviction and --initial-cache from a file that `tune` "
+    "wrote, unless they are given here.",
 )
 
 

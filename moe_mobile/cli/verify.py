@@ -37,7 +37,7 @@ from moe_mobile.errors import BundleCorruptError
 def command(
     bundle: pathlib.Path, packed_dir: pathlib.Path | None, device: str | None, as_json: bool
 ) -> None:
-    """Read every byte of a bundle, and of its packed weights where it is prepared.
+    """Read every byte of a bundle, and of its packed weights if it is prepared.
 
     Files must match the SHA-256 in bundle.json, packed weights their checksums.
     """

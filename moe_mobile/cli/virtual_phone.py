@@ -16,10 +16,10 @@ from moe_mobile.errors import DeviceError, UsageError
 
 @click.group(cls=Group, no_args_is_help=True)
 def command() -> None:
-    """Run phones that are none: adb devices in a sandbox of this machine.
+    """Run virtual phones: adb devices in a sandbox on this machine.
 
     adb and everything above it work with them unmodified. They can be short of memory, of space, of
-    bandwidth to flash and to adb, and misbehave on demand, which real phones do when nobody looks.
+    bandwidth to flash and to adb, and misbehave on demand, as real phones sometimes do.
     """
 
 
@@ -31,13 +31,15 @@ def command() -> None:
         "moe-mobile virtual-phone start --link-mbps 40   # as over USB 2",
     )
 )
-@click.option("--name", help="What to call it.  [default: phone1, phone2, ...]")
+@click.option("--name", help="Its name.  [default: phone1, phone2, ...]")
 @click.option(
     "--abi",
     type=click.Choice(("x86_64", "arm64-v8a")),
     help="Its instruction set; arm64-v8a runs through qemu-user.  [default: this machine's]",
 )
-@click.option("--ram", type=SIZE, help="Memory for its processes; more is killed.")
+@click.option(
+    "--ram", type=SIZE, help="Memory for its processes; if they take more, one is killed."
+)
 @click.option("--flash-mbps", type=click.IntRange(1), help="MB/s that its flash reads and writes.")
 @click.option("--flash-size", type=SIZE, help="Size of /data.")
 @click.option(
@@ -85,11 +87,11 @@ def start(
 @click.option("--all", "all_of_them", is_flag=True, help="Stop every phone.")
 @json_option
 def stop(phone: str | None, all_of_them: bool, as_json: bool) -> None:
-    """Stop the phone of that name or serial; its files are gone."""
+    """Stop the phone with that name or serial, and delete its files."""
     from moe_mobile.virtual_phone import find, phones
 
     if (phone is None) != all_of_them:
-        raise UsageError("name one phone or say --all", setting="phone")
+        raise UsageError("name one phone or give --all", setting="phone")
     chosen = phones() if phone is None else [find(phone)]
     for one in chosen:
         one.stop()
@@ -103,7 +105,7 @@ def stop(phone: str | None, all_of_them: bool, as_json: bool) -> None:
 @command.command("list", epilog=examples("moe-mobile virtual-phone list --json"))
 @json_option
 def list_phones(as_json: bool) -> None:
-    """List running phones, with the bytes that went over their wire."""
+    """List running phones, with the bytes that went over their connection."""
     from moe_mobile.virtual_phone import phones
 
     rows = []
@@ -147,24 +149,26 @@ def list_phones(as_json: bool) -> None:
 )
 @click.argument("phone")
 @click.option(
-    "--drop-after-received", type=SIZE, help="Cut the connection after so many bytes; 0: never."
+    "--drop-after-received", type=SIZE, help="Cut the connection after this many bytes; 0: never."
 )
 @click.option("--drop-after-sent", type=SIZE, help="The same, for bytes the phone sends.")
 @click.option("--drop-again", is_flag=True, default=None, help="Cut every time, not only once.")
 @click.option("--unauthorized/--authorized", default=None, help="Refuse every key.")
 @click.option("--offline/--online", default=None, help="Accept connections and stay silent.")
 @click.option("--full/--not-full", default=None, help="Leave no free byte in /data.")
-@click.option("--reboot", type=float, metavar="SECONDS", help="Go away for so long.")
+@click.option("--reboot", type=float, metavar="SECONDS", help="Be gone for this long.")
 @click.option(
     "--thermal-status", type=int, help="0 (none) to 6 (shutdown); clocks and temperatures follow."
 )
 @click.option("--battery-level", type=int, help="Percent.")
 @click.option("--battery-temperature", type=float, help="Degrees Celsius.")
 @click.option("--charging/--not-charging", default=None, help="Plug the charger in or out.")
-@click.option("--kill", metavar="NAME", help="Kill that process for lack of memory.")
+@click.option(
+    "--kill", metavar="NAME", help="Kill the process of this name, as if for lack of memory."
+)
 @json_option
 def misbehave(phone: str, as_json: bool, **changes: Any) -> None:
-    """Have a phone behave as bad as real ones do, now and until told otherwise."""
+    """Make a phone misbehave as real ones do, until this is changed again."""
     from moe_mobile.virtual_phone import Misbehaviour, find
 
     how = Misbehaviour(**changes)

@@ -22,12 +22,12 @@ __all__ = ["check_outputs", "check_replaceable", "check_writable", "opened_path"
 
 
 def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
-    """Fail where the file could not be written; None is no file.
+    """Fail if the file could not be written; None is no file.
 
-    Its folder is made where there is none. ``replaced``: it is written under another name and then
+    Its folder is created if needed. ``replaced``: it is written under another name and then
     renamed. Else it is opened where it is.
 
-    Raises DiskFullError, ReadOnlyError or IoError, and UsageError for a pipe or device where the
+    Raises DiskFullError, ReadOnlyError or IoError, and UsageError for a pipe or device if the
     file is not replaced.
     """
     if path is None:
@@ -36,7 +36,7 @@ def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
     try:
         if target.exists() and not target.is_file():
             if not replaced and not target.is_dir():
-                raise UsageError("is no regular file", file=path, remedy="Name another one")
+                raise UsageError("is not a regular file", file=path, remedy="Name another one")
             return  # a pipe would wait for its reader, and a device may act
         if target.exists() and not replaced:
             with open(target, "ab"):
@@ -45,7 +45,7 @@ def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         if not folder.is_dir():
-            what = "is no folder" if folder.exists() else "does not exist"
+            what = "is not a folder" if folder.exists() else "does not exist"
             raise IoError(
                 f"not writable: {folder} {what}", file=path, remedy="Name a file in another folder"
             )
@@ -65,13 +65,13 @@ def _same_file(one: pathlib.Path, other: pathlib.Path) -> bool:
 def check_replaceable(path: pathlib.Path | None) -> None:
     """As :func:`check_writable` with ``replaced``, for what is written as a regular file only.
 
-    Raises UsageError too, where there is a folder, pipe or device.
+    Raises UsageError too, if there is a folder, pipe or device.
     """
     if path is None:
         return
     with contextlib.suppress(OSError):  # check_writable says why
         if path.exists() and not path.is_file():
-            raise UsageError("is no regular file", file=path, remedy="Name another one")
+            raise UsageError("is not a regular file", file=path, remedy="Name another one")
     check_writable(path, replaced=True)
 
 
@@ -79,7 +79,7 @@ def check_outputs(
     outputs: Mapping[str, pathlib.Path | None],
     inputs: Mapping[str, pathlib.Path | Sequence[pathlib.Path] | None],
 ) -> None:
-    """Fail where an output would replace another one, an input, or a file in an input's folder.
+    """Fail if an output would replace another one, an input, or a file in an input's folder.
 
     Both are options, or arguments, with what they name; None is nothing.
 

@@ -125,7 +125,7 @@ def write_profile(path: str | os.PathLike[str], profile: CacheProfile) -> int:
     """Write a profile, whole or not at all: temporary name, fsync, rename. Returns its bytes.
 
     Raises:
-        UsageError: there is something at ``path`` that is no regular file, or the model's name is
+        UsageError: there is something at ``path`` that is not a regular file, or the model's name is
             too long or not printable.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """

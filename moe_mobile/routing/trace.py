@@ -169,7 +169,7 @@ def write_trace(path: str | os.PathLike[str], trace: Trace) -> int:
     """Write a trace, whole or not at all: temporary name, fsync, rename. Returns its bytes.
 
     Raises:
-        UsageError: there is something at ``path`` that is no regular file, or a text in the trace
+        UsageError: there is something at ``path`` that is not a regular file, or a text in the trace
             is too long or not printable.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
@@ -223,7 +223,7 @@ def _check_size(file: str) -> None:
     """Refuses what would block, or fill memory, before it is known to be a trace."""
     status = os.stat(file)
     if not stat.S_ISREG(status.st_mode):
-        raise IoError("is no regular file", file=file, remedy=_REMEDY)
+        raise IoError("is not a regular file", file=file, remedy=_REMEDY)
     if status.st_size > _MAX_FILE:
         raise _broken(f"is larger than {_MAX_FILE >> 30} GiB", file)
     with open(file, "rb") as opened:

@@ -158,7 +158,7 @@ def write_settings(path: str | os.PathLike[str], settings: SettingsFile) -> int:
     """Write settings, whole or not at all: temporary name, fsync, rename. Returns the bytes.
 
     Raises:
-        UsageError: there is something at ``path`` that is no regular file, or a value would not
+        UsageError: there is something at ``path`` that is not a regular file, or a value would not
             be read again.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """

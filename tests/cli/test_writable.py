@@ -81,7 +81,7 @@ def test_what_is_replaced_is_a_regular_file(tmp_path: Path) -> None:
     check_replaceable(tmp_path / "new" / "folder" / "file")
     assert list(tmp_path.iterdir()) == []
     for path in (tmp_path, Path("/dev/null")):
-        with pytest.raises(UsageError, match="is no regular file"):
+        with pytest.raises(UsageError, match="is not a regular file"):
             check_replaceable(path)
     with pytest.raises(MoeMobileError) as caught:
         check_replaceable(Path("/proc/x.st"))

@@ -195,5 +195,5 @@ def test_rows_go_to_a_file_of_their_own(text: Path, tmp_path: Path) -> None:
         assert "the same file" in result.exception.cause
     result = run("demo", "-f", text, "--out", "/dev/full")
     assert isinstance(result.exception, UsageError)
-    assert "no regular file" in result.exception.cause
+    assert "not a regular file" in result.exception.cause
     assert not picture.exists()

@@ -48,7 +48,7 @@ def test_only_a_page_is_replaced(tmp_path: pathlib.Path) -> None:
     command = [*COMMAND, "report", str(path), "-o"]
     result = subprocess.run([*command, str(other)], capture_output=True, text=True, timeout=60)
     assert (result.returncode, other.read_text()) == (2, before)
-    assert "holds something else than a page" in result.stderr
+    assert "holds something other than a page" in result.stderr
     page = tmp_path / "page.html"
     page.touch()
     ok("report", path, "-o", page)

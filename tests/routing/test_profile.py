@@ -61,7 +61,7 @@ def test_comes_back_as_it_was_written(tmp_path: Path) -> None:
     write_profile(link, CacheProfile("other", 2, {0: (1,)}))
     assert link.is_symlink()
     assert read_profile(path).model == "other"
-    with pytest.raises(UsageError, match="no regular file"):
+    with pytest.raises(UsageError, match="not a regular file"):
         write_profile(tmp_path, PROFILE)
     with pytest.raises(UsageError, match="control character"):
         write_profile(tmp_path / "new", CacheProfile("a\nb", 2, {0: (1,)}))

@@ -284,7 +284,7 @@ def test_routings_after_commas_are_several(near_choice: Path) -> None:
         (["--expert-bytes", "1", "--bundle", "b"], 2, "--expert-bytes, --bundle", "both"),
         (["--flash", "measured", "--expert-bytes", "1"], 2, "--flash", "nothing to measure"),
         (["--device", "any"], 2, "--device", "only --flash measured"),
-        (["--expert-bytes", "0"], 2, "--expert-bytes", "no expert is empty"),
+        (["--expert-bytes", "0"], 2, "--expert-bytes", "an expert's size must be above 0"),
         (["--capacity", "50%,"], 2, "--capacity", "invalid capacity"),
         (["--capacity", "1"], 9, "--capacity", "fewer than the 2"),
         (["--capacity", "2", "--routing", "magic"], 2, "--routing", "is no routing method"),

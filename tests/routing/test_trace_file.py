@@ -160,7 +160,7 @@ def test_what_cannot_be_written_leaves_what_is_there(tmp_path: Path) -> None:
             write_trace(path, example(model=bad))
         assert caught.value.file == str(path)
     assert path.read_bytes() == before
-    with pytest.raises(UsageError, match="no regular file"):
+    with pytest.raises(UsageError, match="not a regular file"):
         write_trace(tmp_path, example())
 
 

@@ -64,7 +64,7 @@ def test_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_what_would_not_be_read_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no regular file"):
+    with pytest.raises(UsageError, match="not a regular file"):
         write_settings(tmp_path, FILE)
     for wrong in (
         dataclasses.replace(FILE, model="a\nb"),
