@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCORES = ("softmax", "sigmoid")
+SCORES = ("softmax", "sigmoid", "relu")
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class RouterSpec:
     Attributes:
         score: ``softmax`` sorts logits and weighs with their softmax over all experts;
             ``sigmoid`` (DeepSeek-V3, arXiv 2412.19437) sorts sigmoids plus ``bias`` and weighs
-            with the sigmoids.
+            with the sigmoids; ``relu`` (ReMoE, arXiv 2412.14711) sorts logits and weighs with
+            those above 0, so a token has at most ``top_k`` experts, possibly none.
         renormalize: divide the selected weights by their sum + ``epsilon``.
         scale: factor of all weights, after renormalising.
         epsilon: see ``renormalize``.
@@ -34,3 +35,8 @@ class RouterSpec:
     groups: int = 1
     top_groups: int = 1
     bias: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def may_select_fewer(self) -> bool:
+        """Whether a token may have fewer than ``top_k`` experts."""
+        return self.score == "relu"

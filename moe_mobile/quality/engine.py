@@ -92,6 +92,7 @@ class EngineScorer(Scorer):
             layers=manifest.moe_layers,
             experts=manifest.moe.num_experts,
             top_k=manifest.moe.top_k,
+            router=manifest.moe.router,
         )
 
     @functools.cached_property
@@ -153,7 +154,8 @@ def _score(
         if values.shape != (tokens - 1,):
             raise ValueError(f"{values.size} values")
         slots = tokens * len(model.layers) * model.top_k
-        if hits + loads + dropped != slots or changed > slots:
+        used = hits + loads + dropped
+        if used > slots or (used < slots and not model.router.may_select_fewer) or changed > slots:
             raise ValueError(f"its counts are not those of {slots} slots")
     except (KeyError, TypeError, ValueError) as error:
         raise RuntimeFailedError(

@@ -200,8 +200,9 @@ def _check_counts(row: Json) -> None:
     if len(row["blocks"]) != sum(count * -(-(length - 1) // BLOCK) for count, length in lengths):
         _refuse("its 'blocks' are not as many as its predictions make")
     slots = row["tokens"] * row["layers"] * row["top_k"]
-    if row["hits"] + row["misses"] != slots:
-        _refuse("its 'hits' and 'misses' are not all slots")
+    # Relu routers may use fewer.
+    if row["hits"] + row["misses"] > slots:
+        _refuse("its 'hits' and 'misses' are more than its slots")
     if row["dropped"] > row["misses"]:
         _refuse("its 'dropped' are more than its misses")
     if row["changed"] > slots:

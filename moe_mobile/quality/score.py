@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.counts import Counts
 from moe_mobile.routing.run import RoutingRun
@@ -88,6 +89,7 @@ class ScoredModel:
         vocab_size: number of tokens it knows; ``context``: positions of a sequence.
         layers: the model's number of each MoE layer, ascending.
         experts, top_k: of each layer, and how many of them a token uses.
+        router: how they are selected.
     """
 
     name: str
@@ -100,6 +102,7 @@ class ScoredModel:
     layers: tuple[int, ...]
     experts: int
     top_k: int
+    router: RouterSpec = RouterSpec()
 
 
 @dataclass(frozen=True, eq=False)

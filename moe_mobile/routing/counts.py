@@ -19,7 +19,8 @@ class Counts:
         routing: as it came out, with ``auto`` and ``J`` settled; ``requested`` is what was given.
         note: why the method is off, else "".
         eviction, pool, capacity: of the cache; ``capacity`` in experts per layer.
-        layers, experts, top_k: of the model. A token uses layers x top_k slots.
+        layers, experts, top_k: of the model. A token uses layers x top_k slots, of relu
+            routers at most.
         tokens: that were decoded.
         hits: slots that found their expert in the cache.
         misses: slots that did not; ``dropped``: of them, those that were not read (drop-cold).
@@ -57,7 +58,7 @@ class Counts:
 
     @property
     def hit_rate(self) -> float:
-        return self.hits / self.slots
+        return 1 - self.misses / max(1, self.slots)
 
     @property
     def loads_per_token_layer(self) -> float:
@@ -65,8 +66,8 @@ class Counts:
 
     @property
     def changed_share(self) -> float:
-        return self.changed / self.slots
+        return self.changed / max(1, self.slots)
 
     @property
     def dropped_share(self) -> float:
-        return self.dropped / self.slots
+        return self.dropped / max(1, self.slots)

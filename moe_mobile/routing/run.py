@@ -24,7 +24,7 @@ class Routed(NamedTuple):
 
     Attributes:
         selected: int32 [tokens, top_k], the experts in rank order: best first by what the model
-            sorts, whatever the cache made of it.
+            sorts, whatever the cache made of it; -1 where a relu router selects fewer.
         missed: bool, same shape: not in the cache when the token came to the layer.
         dropped: bool, same shape: missed, and not read either (``drop-cold``): its weight is 0, and
             the others' grow so that their sum stays what it was.
@@ -40,7 +40,7 @@ class RunTotals:
     """Counts over all decoded tokens since the object was made, whatever was reset since.
 
     Attributes:
-        slots: top_k for each token and layer.
+        slots: top_k for each token and layer; of relu routers those with an expert.
         misses, loads, changed, evictions: as in :class:`Simulation`.
         lifetime_tokens: tokens from load to eviction, summed over all evictions.
     """

@@ -20,12 +20,13 @@ __all__ = ["Simulation", "simulate"]
 class Simulation:
     """What :func:`simulate` decided, per slot and in all.
 
-    A slot is one of the ``top_k`` places of a token in a layer; a token-layer has ``top_k``. The
-    arrays are of all tokens, everything that is counted of the decoded ones only.
+    A slot is a place of a token in a layer that has an expert: ``top_k`` for each token and layer,
+    of relu routers at most. The arrays are of all tokens, everything that is counted of the decoded
+    ones only.
 
     Attributes:
         selected: int32 [tokens, layers, top_k], the experts in rank order: best first by what the
-            model sorts, whatever the cache made of it.
+            model sorts, whatever the cache made of it; -1 where a relu router selects fewer.
         missed: bool, same shape: not in the cache when the token came to the layer.
         dropped: bool, same shape: missed, and not read either (``drop-cold``).
         routing: the routing as it came out, with ``auto`` and ``J`` settled; ``"exact"`` where the
@@ -38,7 +39,7 @@ class Simulation:
         changed: slots whose expert exact routing would not have selected.
         evictions: experts that left the cache.
         lifetime_tokens: tokens from load to eviction, summed over all evictions.
-        hit_rate: hits per slot.
+        hit_rate: hits per slot; 1 if there is no slot.
         loads_per_token_layer: loads per token and layer.
         changed_share: changed per slot.
         mean_lifetime: mean number of tokens from an expert's load to its eviction, over all
@@ -158,6 +159,7 @@ def simulate(
         )
     result = _native.simulate(checked, lengths, prompt, settings)
     slots = result["slots"]
+    decoded = sum(max(0, length - prompt) for length in lengths)
     evictions = result["evictions"]
     return Simulation(
         selected=result["selected"],
@@ -165,16 +167,16 @@ def simulate(
         dropped=result["dropped"],
         routing=result["routing"],
         note=result["note"],
-        decoded_tokens=slots // (depth * top_k),
+        decoded_tokens=decoded,
         hits=slots - result["misses"],
         misses=result["misses"],
         loads=result["loads"],
         changed=result["changed"],
         evictions=evictions,
         lifetime_tokens=result["lifetime_tokens"],
-        hit_rate=1 - result["misses"] / slots,
-        loads_per_token_layer=result["loads"] * top_k / slots,
-        changed_share=result["changed"] / slots,
+        hit_rate=1 - result["misses"] / max(1, slots),
+        loads_per_token_layer=result["loads"] / (decoded * depth),
+        changed_share=result["changed"] / max(1, slots),
         mean_lifetime=result["lifetime_tokens"] / evictions if evictions else None,
     )
 

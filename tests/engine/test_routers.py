@@ -35,6 +35,9 @@ BIAS = tuple(
 ROUTERS = {
     "softmax": RouterSpec("softmax", renormalize=True),
     "softmax-groups": RouterSpec("softmax", groups=4, top_groups=2, scale=1.5),
+    "relu": RouterSpec("relu", scale=0.5),
+    # Two experts are eligible, and often only one of them has a logit above 0.
+    "relu-groups": RouterSpec("relu", groups=4, top_groups=1),
     "sigmoid": RouterSpec("sigmoid"),
     "sigmoid-bias": RouterSpec("sigmoid", renormalize=True, epsilon=1e-6, bias=BIAS),
     "sigmoid-groups": RouterSpec(

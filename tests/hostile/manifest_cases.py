@@ -192,6 +192,7 @@ MANIFEST: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "router-top-groups-of-one": (INVALID, _router(top_groups=2)),
     "router-groups-too-small": (INVALID, _router(groups=8, top_groups=1)),
     "router-bias-of-softmax": (INVALID, _router(bias=[[0.0] * 8] * 2)),
+    "router-bias-of-relu": (INVALID, _router(score="relu", bias=[[0.0] * 8] * 2)),
     "router-bias-too-short": (INVALID, _router(score="sigmoid", bias=[[0.0] * 7] * 2)),
     "router-bias-of-one-layer": (INVALID, _router(score="sigmoid", bias=[[0.0] * 8])),
     "router-bias-empty": (INVALID, _router(score="sigmoid", bias=[])),

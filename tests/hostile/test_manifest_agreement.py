@@ -59,6 +59,8 @@ ROUTERS = (
     RouterSpec("sigmoid", True, scale=2.5, epsilon=1e-20, groups=4, top_groups=2),
     RouterSpec("sigmoid", bias=((-0.5, 0.0, 1e-3, 2, 0.1, 0.2, 0.3, 0.4),) * 2),
     RouterSpec("softmax", groups=2, top_groups=1),
+    RouterSpec("relu"),
+    RouterSpec("relu", True, scale=2.5, epsilon=1e-6, groups=4, top_groups=2),
 )
 
 

@@ -41,7 +41,8 @@ def route(moe: dict[str, Any], row: int, logits: Tensor) -> tuple[Tensor, Tensor
     """
     router, top_k = moe["router"], moe["top_k"]
     sigmoid = router["score"] == "sigmoid"
-    scores = logits.sigmoid() if sigmoid else logits.softmax(-1)
+    kinds = {"sigmoid": Tensor.sigmoid, "relu": Tensor.relu}
+    scores = kinds.get(router["score"], lambda x: x.softmax(-1))(logits)
     z = scores + torch.tensor(router["bias"][row]) if "bias" in router else scores
     runs = z.view(len(z), router.get("groups", 1), -1)
     worth = runs.topk(min(2, runs.shape[-1]) if sigmoid else 1, dim=-1).values.sum(-1)

@@ -86,6 +86,47 @@ TEST(RouterScores, ExpertsOfOtherGroupsAreNeverSelected) {
   }
 }
 
+RouterSpec relu_spec(uint32_t num_experts, uint32_t top_k) {
+  RouterSpec spec = sigmoid_spec(num_experts, top_k);
+  spec.scoring = Scoring::kRelu;
+  return spec;
+}
+
+TEST(RouterScores, ReluSelectsWhatIsAboveZero) {
+  const RouterSpec spec = relu_spec(5, 3);
+  const Selection two = exact(spec, {0.5f, -1, 0, 2, -3});
+  EXPECT_EQ(two.experts, (Indices{3, 0}));
+  EXPECT_EQ(two.weights, (std::vector<float>{2, 0.5f}));
+  EXPECT_EQ(two.dropped.size(), 2u);
+  EXPECT_EQ(exact(spec, {4, 3, 2, 1, 5}).experts, (Indices{4, 0, 1}));
+  const Selection none = exact(spec, {0, -1, -0.f, -2, -3});
+  EXPECT_TRUE(none.experts.empty());
+  EXPECT_TRUE(none.weights.empty());
+}
+
+TEST(RouterScores, MethodsChooseAmongWhatReluAllows) {
+  const RouterSpec spec = relu_spec(6, 2);
+  const std::vector<uint8_t> cached = {1, 1, 0, 1, 0, 0};
+  for (const char* routing : {"exact", "max-rank:6,J=1", "cumulative:1,J=1", "cache-prior:100,J=1",
+                              "cache-prior:100,J=0", "exact+drop-cold:1"}) {
+    Router router(spec, parse_routing(routing), 1, 4);
+    const auto decode = [&](const std::vector<float>& logits) {
+      Selection out;
+      router.decode(0, logits.data(), cached.data(), &out);
+      return out;
+    };
+    EXPECT_TRUE(decode({-1, -1, 0, -2, -1, -1}).experts.empty()) << routing;
+    EXPECT_EQ(decode({-1, -1, 3, -2, -1, -1}).experts, (Indices{2})) << routing;
+    const bool lossy = std::string(routing).find("exact") != 0;
+    // Of three with a logit above 0, the last is cached and the second not.
+    const Selection three = decode({1, -1, 3, -2, 2, -1});
+    EXPECT_EQ(three.experts[0], 2u) << routing;
+    EXPECT_EQ(three.experts[1], lossy ? 0u : 4u) << routing;
+    EXPECT_EQ(three.changed, lossy ? 1u : 0u) << routing;
+    EXPECT_EQ(three.weights[1] == 0, three.dropped[1] != 0) << routing;
+  }
+}
+
 TEST(RouterScores, RefusesWhatMakesNoSense) {
   const auto refused = [](const RouterSpec& spec) {
     return testing::error_of([&] { check_router(spec, 1); }).setting();

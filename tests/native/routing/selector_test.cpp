@@ -6,6 +6,7 @@
 
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/expect_error.h"
@@ -34,7 +35,7 @@ SelectorSettings settings(const char* routing, Initial initial, bool global, uin
 
 std::vector<float> random_logits(std::mt19937* random) {
   std::vector<float> logits(kExperts);
-  for (float& logit : logits) logit = static_cast<float>((*random)() % 1000) / 100;
+  for (float& logit : logits) logit = static_cast<float>((*random)() % 1000) / 100 - 8;
   return logits;
 }
 
@@ -43,10 +44,16 @@ std::vector<float> random_logits(std::mt19937* random) {
 TEST(Selector, EngineAndLabDecideTheSame) {
   for (const char* routing : {"exact", "max-rank:4,J=1", "cache-prior:0.5", "exact+drop-cold:0.9"})
     for (const Initial initial : {Initial::kCold, Initial::kPrompt, Initial::kProfile})
-      for (const bool global : {false, true}) {
+      for (const auto& [scoring, global] : {std::pair(Scoring::kSoftmax, false),
+                                            {Scoring::kSoftmax, true},
+                                            {Scoring::kSigmoid, false},
+                                            {Scoring::kRelu, false},
+                                            {Scoring::kRelu, true}}) {
         SCOPED_TRACE(std::string(routing) + ", initial " +
-                     std::to_string(static_cast<int>(initial)));
-        const SelectorSettings same = settings(routing, initial, global, global ? 7 : 3);
+                     std::to_string(static_cast<int>(initial)) + ", scoring " +
+                     std::to_string(static_cast<int>(scoring)));
+        SelectorSettings same = settings(routing, initial, global, global ? 7 : 3);
+        same.router.scoring = scoring;
         Selector engine(same);
         RoutingRun lab(same);
         std::mt19937 random(11);
@@ -57,7 +64,7 @@ TEST(Selector, EngineAndLabDecideTheSame) {
           std::vector<std::vector<float>> logits;
           for (int i = 0; i < 2 * prompt; ++i) logits.push_back(random_logits(&random));
           Selection selection;
-          std::vector<uint32_t> selected(2 * prompt * kTopK);
+          std::vector<uint32_t> selected(2 * prompt * kTopK, Selection::kNone);
           for (uint32_t layer = 0; layer < 2; ++layer)
             for (int token = 0; token < prompt; ++token) {
               const int at = 2 * token + static_cast<int>(layer);

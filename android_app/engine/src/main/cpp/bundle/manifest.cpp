@@ -144,8 +144,8 @@ class Reader {
     const JsonField router = f["router"];
     router.expect_members({"score", "renormalize"},
                           {"scale", "epsilon", "groups", "top_groups", "bias"});
-    m_.moe.scoring =
-        parse_scoring(router["score"].one_of({"softmax", "sigmoid"}, ErrorCode::kUnsupported));
+    m_.moe.scoring = parse_scoring(
+        router["score"].one_of({"softmax", "sigmoid", "relu"}, ErrorCode::kUnsupported));
     m_.moe.renormalize = router["renormalize"].boolean();
     if (router.has("scale")) m_.moe.scale = read_between(router["scale"], 1e-6, 1e6);
     if (router.has("epsilon")) {

@@ -144,7 +144,7 @@ void Decoder::add_experts(uint32_t rows, float* x) {
   const size_t hidden = manifest_.hidden_size;
   const size_t top_k = manifest_.moe.top_k;
   for (size_t row = 0; row < rows; ++row, x += hidden) {
-    for (size_t rank = 0; rank < top_k; ++rank) {
+    for (size_t rank = 0; rank < selections_[row].experts.size(); ++rank) {
       if (selections_[row].dropped[rank] != 0) continue;
       const float* y = outputs_.data() + output_rows_[row * top_k + rank] * hidden;
       const float weight = selections_[row].weights[rank];
@@ -155,7 +155,7 @@ void Decoder::add_experts(uint32_t rows, float* x) {
 
 void Decoder::decode_experts(uint32_t layer, TokenMetrics* metrics) {
   jobs_.clear();
-  for (uint32_t rank = 0; rank < manifest_.moe.top_k; ++rank) {
+  for (uint32_t rank = 0; rank < selections_[0].experts.size(); ++rank) {
     output_rows_[rank] = rank;
     if (selections_[0].dropped[rank] != 0) {
       ++metrics->dropped;
@@ -183,7 +183,7 @@ void Decoder::prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, b
   std::vector<uint32_t> uses(manifest_.moe.num_experts, 0);
   std::vector<uint64_t> last_use(manifest_.moe.num_experts, 0);
   for (uint32_t row = 0; row < rows; ++row)
-    for (uint32_t rank = 0; rank < top_k; ++rank) {
+    for (uint32_t rank = 0; rank < selections_[row].experts.size(); ++rank) {
       const uint32_t expert = selections_[row].experts[rank];
       ++uses[expert];
       last_use[expert] = uint64_t{row} * top_k + (top_k - rank);
@@ -207,7 +207,7 @@ void Decoder::prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, b
     first += uses[expert];
   }
   for (uint32_t row = 0; row < rows; ++row)
-    for (uint32_t rank = 0; rank < top_k; ++rank) {
+    for (uint32_t rank = 0; rank < selections_[row].experts.size(); ++rank) {
       const uint32_t at = next_row[selections_[row].experts[rank]]++;
       output_rows_[row * top_k + rank] = at;
       std::memcpy(gathered_.data() + at * hidden, h_.data() + row * hidden, hidden * sizeof(float));
@@ -227,7 +227,7 @@ TokenMetrics Decoder::prefill(Span<const uint32_t> tokens, const Progress& progr
   const size_t hidden = manifest_.hidden_size;
   std::vector<float> x(tokens.size() * hidden);
   embedding_.rows(tokens, x.data());
-  history_.assign(tokens.size() * moe_layers_.size() * manifest_.moe.top_k, 0);
+  history_.assign(tokens.size() * moe_layers_.size() * manifest_.moe.top_k, Selection::kNone);
   experts_->begin_prompt(cached());
   try {
     prefill_layers(tokens.size(), x.data(), &metrics, progress);

@@ -132,11 +132,9 @@ nb::tuple route(RoutingRun* run, uint32_t layer, const LayerLogits& logits, bool
   Slots<uint8_t> uncached(tokens * top_k), dropped(tokens * top_k);
   for (size_t token = 0; token < tokens; ++token) {
     const RunStep step = run->step(layer, logits.data() + token * experts, prompt);
-    for (size_t rank = 0; rank < top_k; ++rank) {
-      selected.data()[token * top_k + rank] = static_cast<int32_t>(step.selection.experts[rank]);
-      uncached.data()[token * top_k + rank] = step.uncached[rank];
-      dropped.data()[token * top_k + rank] = step.selection.dropped[rank];
-    }
+    const size_t at = token * top_k;
+    write_slots(step, static_cast<uint32_t>(top_k),
+                {selected.data() + at, uncached.data() + at, dropped.data() + at});
   }
   return nb::make_tuple(selected.to_numpy<int32_t>({tokens, top_k}),
                         uncached.to_numpy<bool>({tokens, top_k}),

@@ -13,9 +13,9 @@ namespace moe_mobile {
 struct Ranking {
   uint32_t layer = 0;
   uint32_t num_experts = 0;
-  uint32_t top_k = 0;
-  const float* z = nullptr;        // what the model sorts; -infinity: not eligible
-  const float* scores = nullptr;   // the sigmoids without bias; null: softmax, z are the logits
+  uint32_t top_k = 0;        // to select: the router's, or all that are eligible if those are fewer
+  const float* z = nullptr;  // what the model sorts; -infinity: not eligible
+  const float* scores = nullptr;   // the experts' gates; null: the softmax of z
   const uint32_t* best = nullptr;  // the top_k first of z in order: exact routing
   bool limited = false;            // some experts are not eligible
 };
@@ -26,7 +26,8 @@ class RoutingMethod {
  public:
   virtual ~RoutingMethod() = default;
   virtual void reset() {}
-  // Sees each token of each layer that is not exact, prompt included, before choose().
+  // Sees each token of each layer that is not exact, prompt included, before choose(). Neither is
+  // called for a token without eligible experts.
   virtual void observe(const Ranking&) {}
   // Writes top_k distinct eligible experts to `chosen`, in any order. `cached` has a byte per
   // expert of the layer, 1 where it is in the cache.

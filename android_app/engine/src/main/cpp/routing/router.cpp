@@ -40,7 +40,7 @@ void Router::reset() {
 
 Ranking Router::rank(uint32_t layer, const float* logits, Selection* out) {
   const Ranking ranking = scores_.rank(layer, logits);
-  if (method_ && layer >= routing_.options.first) method_->observe(ranking);
+  if (method_ && layer >= routing_.options.first && ranking.top_k > 0) method_->observe(ranking);
   out->experts.assign(ranking.best, ranking.best + ranking.top_k);
   out->dropped.assign(ranking.top_k, 0);
   out->changed = 0;
@@ -55,7 +55,7 @@ void Router::prefill(uint32_t layer, const float* logits, Selection* out) {
 
 void Router::decide(uint32_t layer, const float* logits, const uint8_t* cached, Selection* out) {
   ranking_ = rank(layer, logits, out);
-  if (layer < routing_.options.first) return;
+  if (layer < routing_.options.first || ranking_.top_k == 0) return;
   if (method_) {
     std::vector<uint32_t>& experts = out->experts;
     method_->choose(ranking_, cached, experts.data());

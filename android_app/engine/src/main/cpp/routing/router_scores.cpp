@@ -53,7 +53,8 @@ void require_finite(const float* logits, uint32_t n) {
 Scoring parse_scoring(const std::string& name) {
   if (name == "softmax") return Scoring::kSoftmax;
   if (name == "sigmoid") return Scoring::kSigmoid;
-  refuse("score", in_quotes(name) + " is unknown", "Possible are: softmax, sigmoid.");
+  if (name == "relu") return Scoring::kRelu;
+  refuse("score", in_quotes(name) + " is unknown", "Possible are: softmax, sigmoid, relu.");
 }
 
 void check_router(const RouterSpec& spec, uint32_t num_layers) {
@@ -90,7 +91,7 @@ void check_router(const RouterSpec& spec, uint32_t num_layers) {
 }
 
 RouterScores::RouterScores(const RouterSpec& spec) : spec_(spec), best_(spec.top_k) {
-  if (spec.scoring == Scoring::kSigmoid || spec.top_groups < spec.groups)
+  if (spec.scoring != Scoring::kSoftmax || spec.top_groups < spec.groups)
     z_.resize(spec.num_experts);
   if (spec.scoring == Scoring::kSigmoid) scores_.resize(spec.num_experts);
   group_scores_.resize(spec.groups);
@@ -103,7 +104,8 @@ Ranking RouterScores::rank(uint32_t layer, const float* logits) {
   ranking.layer = layer;
   ranking.num_experts = n;
   ranking.top_k = spec_.top_k;
-  ranking.limited = spec_.top_groups < spec_.groups;
+  const bool in_groups = spec_.top_groups < spec_.groups;
+  ranking.limited = in_groups || spec_.scoring == Scoring::kRelu;
   if (spec_.scoring == Scoring::kSigmoid) {
     const float* bias = spec_.bias.empty() ? nullptr : spec_.bias.data() + size_t{layer} * n;
     for (uint32_t e = 0; e < n; ++e) {
@@ -114,7 +116,16 @@ Ranking RouterScores::rank(uint32_t layer, const float* logits) {
   } else if (ranking.limited) {
     std::copy(logits, logits + n, z_.begin());
   }
-  if (ranking.limited) limit_to_groups();
+  if (in_groups) limit_to_groups();
+  if (spec_.scoring == Scoring::kRelu) {
+    uint32_t positive = 0;
+    for (float& z : z_) {
+      positive += z > 0 ? 1 : 0;
+      if (!(z > 0)) z = -std::numeric_limits<float>::infinity();
+    }
+    ranking.top_k = std::min(ranking.top_k, positive);
+    ranking.scores = logits;  // of those that are eligible
+  }
   ranking.z = z_.empty() ? logits : z_.data();
   top_k(ranking.z, n, spec_.top_k, best_.data());
   ranking.best = best_.data();

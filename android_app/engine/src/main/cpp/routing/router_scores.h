@@ -10,8 +10,12 @@
 
 namespace moe_mobile {
 
-// The experts of one token in one layer, in rank order: best first.
+// The experts of one token in one layer, in rank order: best first. top_k of them, or fewer if the
+// router has fewer that are eligible (relu); possibly none.
 struct Selection {
+  // Stands for the ranks that a token does not use, where arrays have top_k of each.
+  static constexpr uint32_t kNone = UINT32_MAX;
+
   std::vector<uint32_t> experts;
   std::vector<float> weights;
   std::vector<uint8_t> dropped;  // per rank; 1: not to be read, its weight is 0

@@ -11,6 +11,8 @@ namespace moe_mobile {
 enum class Scoring {
   kSoftmax,  // sorts logits, weighs with their softmax
   kSigmoid,  // sorts sigmoids plus a bias, weighs with the sigmoids (DeepSeek-V3, arXiv 2412.19437)
+  kRelu,  // sorts logits, weighs with max(logit, 0); only logits above 0 are eligible, so a token
+          // has 0 to top_k experts (ReMoE, arXiv 2412.14711)
 };
 
 // How the routers of a model select and weigh; docs/bundle-format.md has the formulas.
@@ -22,7 +24,7 @@ struct RouterSpec {
   float epsilon = 0;
   float scale = 1;  // of all weights, after renormalising
   // Experts come in `groups` equal runs; only those of the best `top_groups` are eligible.
-  // A group is as good as its best expert (softmax) or the sum of its two best (sigmoid).
+  // A group is as good as its best expert (softmax, relu) or the sum of its two best (sigmoid).
   uint32_t groups = 1;
   uint32_t top_groups = 1;
   std::vector<float> bias;  // [layers, experts], for sorting sigmoids only; empty: none

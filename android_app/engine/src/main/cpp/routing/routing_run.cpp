@@ -53,16 +53,18 @@ RunStep RoutingRun::step(uint32_t layer, const float* logits, bool prompt, const
   } else {
     selector_.decide(layer, logits, &selection_);
     totals_.changed += selection_.changed;
-    totals_.slots += uncached_.size();
+    totals_.slots += selection_.experts.size();
   }
+  const size_t ranks = selection_.experts.size();
+  if (ranks < uncached_.size()) std::fill(uncached_.begin(), uncached_.end(), 0);
   if (next_use != nullptr)
-    for (size_t rank = 0; rank < uncached_.size(); ++rank)
+    for (size_t rank = 0; rank < ranks; ++rank)
       selector_.set_next_use(layer, selection_.experts[rank], next_use[rank]);
   if (!prompt || selector_.prompt_is_cached()) {
     use(layer, !prompt);
   } else {
     const uint8_t* cached = cache().cached(layer);
-    for (size_t rank = 0; rank < uncached_.size(); ++rank)
+    for (size_t rank = 0; rank < ranks; ++rank)
       uncached_[rank] = cached[selection_.experts[rank]] ^ 1;
   }
   return {selection_, uncached_};
@@ -76,7 +78,7 @@ void RoutingRun::use(uint32_t layer, bool counts) {
       totals_.lifetime_tokens += now - loaded_at_[key.layer * experts + key.expert];
     totals_.evictions += use.evicted.size();
   }
-  for (size_t rank = 0; rank < uncached_.size(); ++rank) {
+  for (size_t rank = 0; rank < selection_.experts.size(); ++rank) {
     uncached_[rank] = use.uncached[rank];
     const bool dropped = selection_.dropped[rank] != 0;
     if (counts) {

@@ -11,7 +11,7 @@ namespace moe_mobile {
 
 // Of decoding, in all sequences.
 struct RunTotals {
-  uint64_t slots = 0;     // token-layers x top_k
+  uint64_t slots = 0;     // selected experts, of all token-layers: top_k each, of relu at most
   uint64_t uncached = 0;  // selected, and not in the cache before
   uint64_t dropped = 0;
   uint64_t changed = 0;  // selections that differ from exact routing
@@ -22,7 +22,7 @@ struct RunTotals {
 // A token in a layer. Valid until the next one.
 struct RunStep {
   const Selection& selection;            // without weights
-  const std::vector<uint8_t>& uncached;  // per rank; 1: not in the cache before
+  const std::vector<uint8_t>& uncached;  // top_k; 1: this rank was not in the cache before
 };
 
 // The engine's selector without its model, and what it did: takes the router logits of one sequence

@@ -65,6 +65,12 @@ SelectorSettings checked(const SelectorSettings& settings) {
   return settings;
 }
 
+// A token's experts of one layer, without the ranks that it does not use.
+Span<const uint32_t> used_ranks(const uint32_t* selected, size_t top_k) {
+  return {selected,
+          static_cast<size_t>(std::find(selected, selected + top_k, Selection::kNone) - selected)};
+}
+
 // `first` counts the model's layers, the router those with experts.
 RoutingOptions with_own_layers(RoutingOptions options, const std::vector<uint32_t>& layers) {
   options.first = static_cast<uint32_t>(
@@ -110,7 +116,7 @@ void Selector::replay(Span<const uint32_t> selected) {
   if (begun_ || prompt_is_cached())
     for (size_t at = 0; at + layers * top_k <= selected.size();)
       for (uint32_t layer = 0; layer < layers; ++layer, at += top_k)
-        cache_.access(layer, {selected.data() + at, top_k}, scratch_.data());
+        cache_.access(layer, used_ranks(selected.data() + at, top_k), scratch_.data());
   begun_ = true;
 }
 
@@ -123,7 +129,9 @@ Selector::Use Selector::decode(uint32_t layer, const float* logits, Selection* o
 Selector::Use Selector::use(uint32_t layer, const Selection& selection) {
   const uint8_t* cached = cache_.cached(layer);
   uint32_t kept = 0;
-  for (size_t rank = 0; rank < uncached_.size(); ++rank) {
+  const size_t ranks = selection.experts.size();
+  if (ranks < uncached_.size()) std::fill(uncached_.begin(), uncached_.end(), 0);
+  for (size_t rank = 0; rank < ranks; ++rank) {
     const uint32_t expert = selection.experts[rank];
     uncached_[rank] = cached[expert] ^ 1;
     if (selection.dropped[rank] == 0) kept_[kept++] = expert;

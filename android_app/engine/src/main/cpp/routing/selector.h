@@ -43,7 +43,7 @@ class Selector {
   // What using the cache changed. Valid until the next use.
   struct Use {
     Span<const ExpertKey> evicted;         // in that order
-    const std::vector<uint8_t>& uncached;  // per rank; 1: not in the cache before
+    const std::vector<uint8_t>& uncached;  // top_k; 1: this rank was not in the cache before
   };
 
   // kUsage or kBudget naming the setting that makes no sense.
@@ -62,9 +62,9 @@ class Selector {
   void prompt(uint32_t layer, const float* logits, Selection* out) {
     router_.prefill(layer, logits, out);
   }
-  // After all layers of a prompt: what it selected, [tokens, layers, top_k] in rank order, goes
-  // through the cache token by token, as if decoded. A sequence's first prompt does so only if
-  // prompt_is_cached().
+  // After all layers of a prompt: what it selected, [tokens, layers, top_k] in rank order and with
+  // Selection::kNone at the end, goes through the cache token by token, as if decoded. A sequence's
+  // first prompt does so only if prompt_is_cached().
   void replay(Span<const uint32_t> selected);
   // Whether a sequence's first prompt goes through the cache.
   bool prompt_is_cached() const {

@@ -73,11 +73,7 @@ class Simulator {
       next_use = next_use_.data() + ((token - foreseen_) * layers_ + layer) * top_k_;
     const RunStep result = run_.step(layer, row(token, layer), token < decoded, next_use);
     const uint64_t slot = (token * layers_ + layer) * top_k_;
-    for (uint32_t rank = 0; rank < top_k_; ++rank) {
-      out_.selected[slot + rank] = static_cast<int32_t>(result.selection.experts[rank]);
-      out_.uncached[slot + rank] = result.uncached[rank];
-      out_.dropped[slot + rank] = result.selection.dropped[rank];
-    }
+    write_slots(result, top_k_, {out_.selected + slot, out_.uncached + slot, out_.dropped + slot});
   }
 
   // When each exactly selected expert of a sequence is used next, for Belady. Nothing of a prompt
@@ -94,7 +90,7 @@ class Simulator {
       pause();
       const auto layer = static_cast<uint32_t>(at % layers_);
       const Ranking ranking = scores.rank(layer, row(foreseen_ + at / layers_, layer));
-      for (uint32_t rank = 0; rank < top_k_; ++rank) {
+      for (uint32_t rank = 0; rank < ranking.top_k; ++rank) {
         double& when = next[size_t{layer} * experts_ + ranking.best[rank]];
         next_use_[at * top_k_ + rank] = when;
         when = at < prompt ? never : static_cast<double>(at);
@@ -119,6 +115,19 @@ class Simulator {
 };
 
 }  // namespace
+
+void write_slots(const RunStep& step, uint32_t top_k, const SimulatedSlots& out) {
+  const auto used = static_cast<uint32_t>(step.selection.experts.size());
+  for (uint32_t rank = 0; rank < used; ++rank) {
+    out.selected[rank] = static_cast<int32_t>(step.selection.experts[rank]);
+    out.uncached[rank] = step.uncached[rank];
+    out.dropped[rank] = step.selection.dropped[rank];
+  }
+  if (used == top_k) return;
+  std::fill(out.selected + used, out.selected + top_k, -1);
+  std::fill(out.uncached + used, out.uncached + top_k, uint8_t{0});
+  std::fill(out.dropped + used, out.dropped + top_k, uint8_t{0});
+}
 
 SimulatedTotals simulate(const Simulation& simulation, const SimulatedSlots& slots,
                          const std::function<void()>& between) {

@@ -19,12 +19,16 @@ struct Simulation {
   SelectorSettings run;
 };
 
-// Per slot, [tokens, layers, top_k] in rank order; the caller's memory.
+// Per slot, [tokens, layers, top_k] in rank order; the caller's memory. Ranks that a token does not
+// use are -1, 0 and 0.
 struct SimulatedSlots {
   int32_t* selected = nullptr;
   uint8_t* uncached = nullptr;  // not in the cache before
   uint8_t* dropped = nullptr;   // uncached, and for that not read
 };
+
+// Writes a step's slots, top_k of each.
+void write_slots(const RunStep& step, uint32_t top_k, const SimulatedSlots& out);
 
 struct SimulatedTotals {
   RunTotals decoded;

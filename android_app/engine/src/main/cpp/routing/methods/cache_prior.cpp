@@ -48,6 +48,7 @@ class CachePrior : public RoutingMethod {
       chosen[rank] = ranking.best[rank];
       boosted_[rank] = z[chosen[rank]] + boost[cached[chosen[rank]]];
     }
+    if (k <= guaranteed_) return;
     const auto worst = [&] {
       uint32_t at = guaranteed_;
       for (uint32_t rank = guaranteed_ + 1; rank < k; ++rank)
