@@ -41,22 +41,31 @@ def percent_of(budget: str) -> float | None: ...
 def experts_of_share(percent: float, experts: int) -> int: ...
 def share_text(slots: int, experts: int) -> str: ...
 
-class RunSettings:
+class RouterSpec:
     def __init__(
         self,
         experts: int,
-        layers: Sequence[int],
         top_k: int,
+        score: str,
+        renormalize: bool,
+        scale: float,
+        epsilon: float,
+        groups: int,
+        top_groups: int,
+        bias: Sequence[float],
+    ) -> None: ...
+
+class RunSettings:
+    def __init__(
+        self,
+        router: RouterSpec,
+        layers: Sequence[int],
         capacity: int,
         routing: str,
         eviction: str,
         global_pool: bool,
         warm: bool,
         profile: Sequence[Sequence[int]],
-        sigmoid: bool,
-        bias: Sequence[float],
-        groups: int,
-        top_groups: int,
     ) -> None: ...
 
 class RoutingRun:

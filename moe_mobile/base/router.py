@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moe_mobile.errors import UsageError
+
 SCORES = ("softmax", "sigmoid", "relu")
 
 
@@ -36,7 +38,25 @@ class RouterSpec:
     top_groups: int = 1
     bias: tuple[tuple[float, ...], ...] = ()
 
+    def __post_init__(self) -> None:
+        # As they come back from a file, which numpy's numbers and arrays do not go into.
+        object.__setattr__(self, "renormalize", bool(self.renormalize))
+        object.__setattr__(self, "bias", tuple(tuple(map(float, row)) for row in self.bias))
+
+    def check_bias(self, layers: int, experts: int) -> None:
+        """Raises UsageError unless the bias, if there is one, is of so many layers and experts."""
+        if self.bias and (len(self.bias) != layers or {len(row) for row in self.bias} != {experts}):
+            raise UsageError(
+                f"the bias does not have {layers} rows of {experts} numbers",
+                setting="bias",
+                remedy="Give one number per layer with experts and expert",
+            )
+
     @property
     def may_select_fewer(self) -> bool:
         """Whether a token may have fewer than ``top_k`` experts."""
         return self.score == "relu"
+
+
+SOFTMAX = RouterSpec()
+"""Plain softmax routers."""

@@ -72,8 +72,8 @@ def parse_manifest(data: bytes, file: str = m.MANIFEST_FILE) -> m.Manifest:
     return _Reader(JsonField(parse_strict_json(data, file), "", file)).read()
 
 
-def _router(f: JsonField, experts: int, top_k: int) -> RouterSpec:
-    """The bias's rows are counted once the layers are known."""
+def parse_router(f: JsonField, experts: int, top_k: int) -> RouterSpec:
+    """``moe.router``, in a bundle or a trace. The caller counts the rows of the bias."""
     f.expect_members(("score", "renormalize"), ("scale", "epsilon", "groups", "top_groups", "bias"))
     score = f["score"].one_of(SCORES, UnsupportedError)
     renormalize = f["renormalize"].boolean()
@@ -227,7 +227,7 @@ class _Reader:
             num_experts=experts,
             top_k=top_k,
             intermediate_size=f["intermediate_size"].integer(1, _TOKENS),
-            router=_router(f["router"], experts, top_k),
+            router=parse_router(f["router"], experts, top_k),
         )
 
     def _quantization(self, f: JsonField, attention: m.Attention) -> m.Quantization:

@@ -8,7 +8,7 @@ import dataclasses
 import json
 from typing import Any
 
-from moe_mobile.base.router import RouterSpec
+from moe_mobile.base.router import SOFTMAX, RouterSpec
 from moe_mobile.bundle.manifest import FORMAT, VERSION, Manifest
 
 
@@ -25,11 +25,17 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
     for program in programs:
         if program["delegate"] is None:
             del program["delegate"]
-    router = value["moe"]["router"]
-    for name, default in dataclasses.asdict(RouterSpec()).items():
-        if name not in ("score", "renormalize") and router[name] == default:
-            del router[name]
+    value["moe"]["router"] = router_to_json(manifest.moe.router)
     return {"format": FORMAT, "version": VERSION, **value}
+
+
+def router_to_json(router: RouterSpec) -> dict[str, Any]:
+    """``moe.router``: the members that differ from their defaults, and those without one."""
+    value = dataclasses.asdict(router)
+    for name, default in dataclasses.asdict(SOFTMAX).items():
+        if name not in ("score", "renormalize") and value[name] == default:
+            del value[name]
+    return value
 
 
 def to_bytes(manifest: Manifest) -> bytes:

@@ -105,6 +105,7 @@ def require_routing(manifest: Manifest, routing: str, capacity: int) -> None:
             top_k=manifest.moe.top_k,
             capacity=capacity,
             routing=routing,
+            router=manifest.moe.router,
         )
 
 

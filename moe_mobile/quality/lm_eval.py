@@ -100,6 +100,7 @@ class MoeMobileLM(TemplateLM):  # type: ignore[misc, unused-ignore]
             routing="".join([routing, *(f",{name}={value}" for name, value in options.items())]),
             eviction=eviction,
             pool=pool,
+            router=moe.router,
             initial_cache="prompt" if prompt == "exact" else "cold",
         )
         # The harness says cuda:0 wherever its user says nothing.

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_mobile.base.router import RouterSpec
+from moe_mobile.base.router import SOFTMAX, RouterSpec
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.counts import Counts
 from moe_mobile.routing.run import RoutingRun
@@ -102,7 +102,7 @@ class ScoredModel:
     layers: tuple[int, ...]
     experts: int
     top_k: int
-    router: RouterSpec = RouterSpec()
+    router: RouterSpec = SOFTMAX
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,6 +321,7 @@ def open_run(model: ScoredModel, cache: Cache) -> RoutingRun:
         routing=cache.routing,
         eviction=cache.eviction,
         pool=cache.pool,
+        router=model.router,
     )
 
 

@@ -79,6 +79,7 @@ class TransformersScorer(Scorer):
             layers=checkpoint.layers,
             experts=architecture.moe.num_experts,
             top_k=architecture.moe.top_k,
+            router=architecture.moe.router,
         )
 
     @functools.cached_property

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.trace import MAX_EXPERTS, MAX_LAYERS
 
@@ -34,10 +35,7 @@ def run_settings(
     eviction: str,
     pool: str,
     initial_cache: InitialCache,
-    scoring: str,
-    bias: NDArray[np.float32] | None,
-    groups: int,
-    top_groups: int,
+    router: RouterSpec,
 ) -> _native.RunSettings:
     """For C++. Raises UsageError where one of them is no such thing at all."""
     from moe_mobile import _native
@@ -49,19 +47,14 @@ def run_settings(
     if is_text:
         choice("initial_cache", initial_cache, ("cold", "prompt"))
     return _native.RunSettings(
-        experts,
+        _router(router, experts, len(numbers), whole("top_k", top_k)),
         numbers,
-        whole("top_k", top_k),
         whole("capacity", capacity, least=0),
         text("routing", routing),
         text("eviction", eviction),
         choice("pool", pool, ("layer", "global")) == "global",
         initial_cache == "prompt" if is_text else False,
         [] if isinstance(initial_cache, str) else _profile(initial_cache),
-        choice("scoring", scoring, ("softmax", "sigmoid")) == "sigmoid",
-        _bias(bias, len(numbers), experts),
-        whole("groups", groups),
-        whole("top_groups", top_groups),
     )
 
 
@@ -150,14 +143,25 @@ def _profile(profile: Sequence[Sequence[int]]) -> list[list[int]]:
     return layers
 
 
-def _bias(bias: NDArray[np.float32] | None, layers: int, experts: int) -> list[float]:
-    if bias is None:
-        return []
-    remedy = "Give a numpy array of float32, [experts] or [layers, experts]"
-    if not isinstance(bias, np.ndarray) or bias.dtype != np.float32:
-        kind = getattr(bias, "dtype", type(bias).__name__)
-        raise UsageError(f"it is {kind}", setting="bias", remedy=remedy)
-    if bias.shape not in ((experts,), (layers, experts)):
-        raise UsageError(f"its shape is {bias.shape}", setting="bias", remedy=remedy)
-    flat: list[float] = np.broadcast_to(bias, (layers, experts)).ravel().tolist()
-    return flat
+def _router(router: RouterSpec, experts: int, layers: int, top_k: int) -> _native.RouterSpec:
+    """C++ checks the values. Raises UsageError if the bias is not one of these layers."""
+    from moe_mobile import _native
+
+    if not isinstance(router, RouterSpec):
+        raise UsageError(
+            f"a {type(router).__name__} is not a RouterSpec",
+            setting="router",
+            remedy="Give the bundle's (`read_manifest(bundle).moe.router`), or make one",
+        )
+    router.check_bias(layers, experts)
+    return _native.RouterSpec(
+        experts,
+        top_k,
+        text("score", router.score),
+        bool(router.renormalize),
+        router.scale,
+        router.epsilon,
+        whole("groups", router.groups),
+        whole("top_groups", router.top_groups),
+        [float(number) for row in router.bias for number in row],
+    )

@@ -111,7 +111,7 @@ def count_uses(traces: Sequence[Callable[[], Trace]]) -> CacheProfile:
             uses = np.zeros((layers, experts), np.int64)
         for span in trace.spans():
             logits = trace.router_logits[span]
-            chosen = simulate(logits, trace.top_k, experts, "exact", scoring=trace.scoring).selected
+            chosen = simulate(logits, trace.top_k, experts, "exact", router=trace.router).selected
             for layer in range(layers):
                 uses[layer] += np.bincount(chosen[:, layer].ravel(), minlength=experts)
     if uses is None:

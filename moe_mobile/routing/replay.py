@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from moe_mobile.base.router import SOFTMAX, RouterSpec
 from moe_mobile.errors import BudgetError, UsageError, read_error
 from moe_mobile.routing.arguments import InitialCache
 from moe_mobile.routing.capacity import Capacity
@@ -31,7 +32,7 @@ class Model:
     layers: tuple[int, ...]
     experts: int
     top_k: int
-    scoring: str
+    router: RouterSpec = SOFTMAX
 
     @property
     def token_cycle(self) -> int:
@@ -183,7 +184,7 @@ def replay(
 
 def _model(trace: Trace) -> Model:
     experts = trace.router_logits.shape[2]
-    return Model(trace.model, trace.layers, experts, trace.top_k, trace.scoring)
+    return Model(trace.model, trace.layers, experts, trace.top_k, trace.router)
 
 
 def _origin(trace: Trace) -> dict[str, object]:
@@ -193,8 +194,7 @@ def _origin(trace: Trace) -> dict[str, object]:
         "layers": trace.layers,
         "number of experts": trace.router_logits.shape[2],
         "top_k": trace.top_k,
-        "renormalize": trace.renormalize,
-        "scoring": trace.scoring,
+        **dataclasses.asdict(trace.router),
         "source": trace.source,
         "source_id": trace.source_id,
         "precision": trace.precision,
@@ -254,7 +254,7 @@ def _simulate(
         prompt_tokens=prompt_tokens,
         initial_cache=initial,
         layers=trace.layers,
-        scoring=trace.scoring,
+        router=trace.router,
     )
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_mobile.base.router import SOFTMAX, RouterSpec
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.arguments import InitialCache, checked_logits, listed, run_settings, whole
 from moe_mobile.routing.trace import MAX_LAYERS
@@ -67,8 +68,8 @@ class RoutingRun:
         experts: of each layer.
         layers: their number, or the model's numbers of those that have experts, ascending.
             ``first=N`` counts in the latter; :meth:`route` always counts from 0 without gaps.
-        top_k, capacity, routing, eviction, pool, scoring, bias, groups, top_groups: as
-            :func:`simulate` takes them, without ``belady``.
+        top_k, capacity, routing, eviction, pool, router: as :func:`simulate` takes them, without
+            ``belady``.
         initial_cache: what is cached when decoding begins: ``cold``, nothing; ``prompt``, what the
             prompt left, which began with nothing; or for each layer a list of experts, most used
             first, of which ``capacity`` are. A prompt goes through the cache with ``prompt`` only.
@@ -96,10 +97,7 @@ class RoutingRun:
         eviction: str = "lru",
         pool: str = "layer",
         initial_cache: InitialCache = "cold",
-        scoring: str = "softmax",
-        bias: NDArray[np.float32] | None = None,
-        groups: int = 1,
-        top_groups: int = 1,
+        router: RouterSpec = SOFTMAX,
     ) -> None:
         from moe_mobile import _native
 
@@ -119,10 +117,7 @@ class RoutingRun:
             eviction=eviction,
             pool=pool,
             initial_cache=initial_cache,
-            scoring=scoring,
-            bias=bias,
-            groups=groups,
-            top_groups=top_groups,
+            router=router,
         )
         self._native = _native.RoutingRun(settings)
         self.experts = int(experts)
@@ -136,7 +131,7 @@ class RoutingRun:
         Args:
             layer: from 0 to ``layers`` - 1.
             logits: float32 [tokens, experts], none empty, all finite: the router's outputs before
-                softmax or sigmoid and without selection bias.
+                softmax, sigmoid or relu and without selection bias.
             prompt: they are of the prompt, not decoded.
 
         Raises:

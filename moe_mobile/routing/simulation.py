@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_mobile.base.router import SOFTMAX, RouterSpec
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.arguments import InitialCache, checked_logits, listed, run_settings, whole
 
@@ -76,10 +77,7 @@ def simulate(
     prompt_tokens: int = 0,
     initial_cache: InitialCache = "cold",
     layers: Iterable[int] | None = None,
-    scoring: str = "softmax",
-    bias: NDArray[np.float32] | None = None,
-    groups: int = 1,
-    top_groups: int = 1,
+    router: RouterSpec = SOFTMAX,
 ) -> Simulation:
     """Replay a trace of router logits, and say what hit and what missed.
 
@@ -90,7 +88,7 @@ def simulate(
 
     Args:
         logits: float32 [tokens, layers, experts], none empty, all finite: the routers' outputs
-            before softmax or sigmoid and without selection bias.
+            before softmax, sigmoid or relu and without selection bias.
         top_k: experts selected per token and layer.
         capacity: experts that the cache holds per layer, from ``top_k`` to all.
         routing: ``exact``, ``max-rank:M``, ``cumulative:P``, ``cache-prior:LAMBDA`` or
@@ -111,10 +109,7 @@ def simulate(
             with ``prompt`` only, otherwise it leaves it alone.
         layers: the model's number of each layer, ascending, in which ``first=N`` counts; without it
             0, 1, 2 ...
-        scoring: ``softmax``, or ``sigmoid`` for routers in DeepSeek-V3's style.
-        bias: float32 [experts] or [layers, experts], added to sigmoids for selection only.
-        groups: number of equal groups of experts, of which ...
-        top_groups: ... so many are eligible for a token.
+        router: how the model selects and weighs; its bias has a row for each layer of ``logits``.
 
     Returns:
         The decisions and their totals. The same input gives the same output.
@@ -144,10 +139,7 @@ def simulate(
         eviction=eviction,
         pool=pool,
         initial_cache=initial_cache,
-        scoring=scoring,
-        bias=bias,
-        groups=groups,
-        top_groups=top_groups,
+        router=router,
     )
     lengths = _lengths(sequences, tokens)
     prompt = whole("prompt_tokens", prompt_tokens, least=0)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.errors import UsageError
 from moe_mobile.model.presets import RandomWeights, preset_config
 from moe_mobile.routing.trace import Trace, check_prompt
@@ -140,7 +141,7 @@ def synthetic_trace(
         prompt_tokens=prompt_tokens,
         layers=tuple(range(depth)),
         top_k=top_k,
-        renormalize=renormalize,
+        router=RouterSpec(renormalize=renormalize),
         model=f"{model.name} (synthetic)",
         source="synthetic",
         source_id=f"{model.name}, persistence {model.persistence}, seed {seed}",

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 
 from moe_mobile import __version__
 from moe_mobile.base.json_field import JsonField
+from moe_mobile.base.router import SCORES, SOFTMAX, RouterSpec
 from moe_mobile.base.versioned_files import Format, write_regular
+from moe_mobile.bundle.reader import parse_router
+from moe_mobile.bundle.writer import router_to_json
 from moe_mobile.errors import (
     IoError,
     UnsupportedError,
@@ -33,7 +36,6 @@ METADATA = "moe_mobile_trace"
 """The one key of the safetensors metadata: several would be written in random order."""
 
 SOURCES = ("engine", "transformers", "synthetic")
-_SCORINGS = ("softmax",)
 _MEMBERS = (
     "version", "created_by", "model", "source", "source_id", "precision", "layers", "top_k",
     "renormalize", "scoring", "sequences", "prompt_tokens",
@@ -67,7 +69,8 @@ class Trace:
         sequences: number of tokens of each; each was computed without those before it.
         prompt_tokens: so many at the beginning of each sequence are a prompt, the rest is decoded.
         layers: the model's number of each MoE layer, ascending.
-        top_k, renormalize, scoring: how the model routes.
+        top_k: experts of each token and layer.
+        router: how the model selects and weighs them.
         model: its name.
         source: one of :data:`SOURCES`.
         source_id: the bundle's hash, or what the checkpoint is called.
@@ -82,13 +85,12 @@ class Trace:
     sequences: tuple[int, ...]
     layers: tuple[int, ...]
     top_k: int
-    renormalize: bool
     model: str
     source: str
     source_id: str
     precision: str
     prompt_tokens: int = 0
-    scoring: str = "softmax"
+    router: RouterSpec = SOFTMAX
     created_by: str = f"moe-mobile {__version__}"
 
     def __post_init__(self) -> None:
@@ -98,7 +100,6 @@ class Trace:
             object.__setattr__(self, name, listed)
         for name in ("top_k", "prompt_tokens"):
             object.__setattr__(self, name, _whole(name, getattr(self, name)))
-        object.__setattr__(self, "renormalize", bool(self.renormalize))
         logits, ids = self.router_logits, self.token_ids
         _require(logits.dtype == np.float32, f"router_logits are {logits.dtype}, not float32")
         _require(ids.dtype == np.uint32, f"token_ids are {ids.dtype}, not uint32")
@@ -124,7 +125,8 @@ class Trace:
             0 <= self.prompt_tokens <= _MAX_TOKENS, f"{self.prompt_tokens} prompt_tokens are none"
         )
         _require(self.source in SOURCES, f"the source {self.source!r} is unknown")
-        _require(self.scoring in _SCORINGS, f"the scoring {self.scoring!r} is unknown")
+        _require(self.router.score in SCORES, f"the score {self.router.score!r} is unknown")
+        self.router.check_bias(layers, experts)
         # The sum of float32 values stays finite in double, unless one of them is not.
         with np.errstate(invalid="ignore"):
             total = float(logits.sum(dtype=np.float64))
@@ -169,23 +171,29 @@ def write_trace(path: str | os.PathLike[str], trace: Trace) -> int:
     """Write a trace, whole or not at all: temporary name, fsync, rename. Returns its bytes.
 
     Raises:
-        UsageError: there is something at ``path`` that is not a regular file, or a text in the trace
+        UsageError: there is something at ``path`` that is not a regular file, or a text of the trace
             is too long or not printable.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
     from safetensors.numpy import save
 
+    router = router_to_json(trace.router)
     metadata = {
         "version": VERSION,
-        **{name: getattr(trace, name) for name in _MEMBERS if name != "version"},
+        **{name: getattr(trace, name) for name in _MEMBERS if hasattr(trace, name)},
+        "scoring": trace.router.score,
+        "renormalize": trace.router.renormalize,
     }
+    if len(router) > 2:
+        metadata["router"] = router
     # What is saved is their memory, as it lies.
     tensors = {
         "router_logits": np.ascontiguousarray(trace.router_logits, "<f4"),
         "token_ids": np.ascontiguousarray(trace.token_ids, "<u4"),
     }
     text = json.dumps(metadata, separators=(",", ":"))
-    _read_metadata(text, os.fspath(path))  # nothing is written that would not be read
+    # Nothing is written that would not be read.
+    _read_metadata(text, trace.router_logits.shape, os.fspath(path))
     data = save(tensors, {METADATA: text})
     return write_regular(path, data)
 
@@ -204,8 +212,10 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
     try:
         _check_size(file)
         with safe_open(file, framework="numpy") as opened:
-            members = _read_metadata((opened.metadata() or {}).get(METADATA), file)
-            types = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            shape = slices["router_logits"].get_shape() if "router_logits" in slices else ()
+            members = _read_metadata((opened.metadata() or {}).get(METADATA), shape, file)
+            types = {name: tensor.get_dtype() for name, tensor in slices.items()}
             if types != {"router_logits": "F32", "token_ids": "U32"}:
                 listed = ", ".join(f"{name} ({kind})" for name, kind in sorted(types.items()))
                 raise _broken(f"holds the tensors {listed or 'none'}"[:MAX_TEXT], file)
@@ -232,25 +242,38 @@ def _check_size(file: str) -> None:
         raise _broken("is no trace, or its header is larger than 1 MiB", file)
 
 
-def _read_metadata(text: str | None, file: str) -> dict[str, Any]:
+def _read_metadata(text: str | None, shape: Sequence[int], file: str) -> dict[str, Any]:
+    """``shape``: of the logits, whose last dimension is the experts."""
     if text is None:
         raise _broken("is no trace: the metadata are missing", file)
-    return _FORMAT.parse(text.encode(), file, _members)
+    experts = shape[-1] if shape else 1
+    return _FORMAT.parse(text.encode(), file, lambda root: _members(root, experts))
 
 
-def _members(root: JsonField) -> dict[str, Any]:
-    root.expect_members(_MEMBERS)
+def _members(root: JsonField, experts: int) -> dict[str, Any]:
+    root.expect_members(_MEMBERS, ("router",))
     texts = ("created_by", "model", "source_id", "precision")
     return {
         **{name: root[name].text(MAX_TEXT) for name in texts},
         "source": root["source"].one_of(SOURCES),
-        "scoring": root["scoring"].one_of(_SCORINGS, UnsupportedError),
         "layers": tuple(item.integer(0, MAX_LAYERS - 1) for item in root["layers"].items()),
         "top_k": root["top_k"].integer(1, MAX_EXPERTS),
-        "renormalize": root["renormalize"].boolean(),
+        "router": _router(root, experts),
         "sequences": tuple(item.integer(1, _MAX_TOKENS) for item in root["sequences"].items()),
         "prompt_tokens": root["prompt_tokens"].integer(0, _MAX_TOKENS),
     }
+
+
+def _router(root: JsonField, experts: int) -> RouterSpec:
+    plain = RouterSpec(
+        root["scoring"].one_of(SCORES, UnsupportedError), root["renormalize"].boolean()
+    )
+    if not root.has("router"):
+        return plain
+    router = parse_router(root["router"], experts, root["top_k"].integer(1, MAX_EXPERTS))
+    if (router.score, router.renormalize) != (plain.score, plain.renormalize):
+        root["router"].fail("does not agree with 'scoring' and 'renormalize'")
+    return router
 
 
 def _whole(name: str, number: Any) -> int:

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_mobile.base.router import RouterSpec
 from moe_mobile.bundle import read_manifest
 from moe_mobile.device.interface import Device
-from moe_mobile.errors import RuntimeFailedError, UnsupportedError
+from moe_mobile.errors import RuntimeFailedError
 from moe_mobile.routing.trace import Trace, check_prompt, check_tokens, split
 from moe_mobile.runner import Progress, Runner
 
@@ -44,11 +43,9 @@ def record_engine(
         progress: also called with the stage "trace", and tokens.
 
     Raises UsageError for token ids the model does not have and for prompts that are all there is,
-    UnsupportedError for sigmoid routers and for groups of experts, and what opening a bundle
-    raises.
+    and what opening a bundle raises.
     """
     manifest = read_manifest(bundle)
-    _require_plain_softmax(manifest.moe.router, bundle)
     check_tokens(token_ids, manifest.model.vocab_size)
     layers = manifest.moe_layers
     experts = manifest.moe.num_experts
@@ -74,24 +71,13 @@ def record_engine(
         sequences=sequences,
         layers=layers,
         top_k=manifest.moe.top_k,
-        renormalize=manifest.moe.router.renormalize,
+        router=manifest.moe.router,
         model=manifest.model.name,
         source="engine",
         source_id=info["bundle_hash"],
         precision=manifest.quantization.experts,
         prompt_tokens=prompt_tokens,
     )
-
-
-def _require_plain_softmax(router: RouterSpec, bundle: Path) -> None:
-    """A trace does not say how other routers select, so a replay would decide wrongly."""
-    if router.score != "softmax" or router.groups > 1:
-        kind = router.score + (f" in {router.groups} groups" if router.groups > 1 else "")
-        raise UnsupportedError(
-            f"the routers score by {kind}, and a trace can only describe plain softmax routers",
-            file=bundle,
-            remedy="Record a trace of a model with softmax routers and no groups",
-        )
 
 
 class _Steps:

@@ -76,7 +76,7 @@ def record_transformers(
         sequences=sequences,
         layers=layers,
         top_k=moe.top_k,
-        renormalize=moe.router.renormalize,
+        router=moe.router,
         model=architecture.name,
         source="transformers",
         source_id=checkpoint.model.label,

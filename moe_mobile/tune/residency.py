@@ -61,7 +61,7 @@ def residency(trace: Trace, cache: Cache) -> Residency:
         routing=cache.routing,
         eviction=cache.eviction,
         pool=cache.pool,
-        scoring=trace.scoring,
+        router=trace.router,
     )
     cached = np.zeros((tokens, layers, experts), np.bool_)
     lifetimes: list[int] = []

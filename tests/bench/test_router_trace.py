@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.bench.router_trace import open_router_trace
 from moe_mobile.bundle import Manifest
 from moe_mobile.errors import UsageError
@@ -34,7 +35,7 @@ def write(path: Path, manifest: Manifest, **changes: Any) -> Path:
         "sequences": (3,),
         "layers": tuple(range(50, 50 + shape[1])),  # other numbers than the bundle's
         "top_k": manifest.moe.top_k,
-        "renormalize": True,
+        "router": RouterSpec(renormalize=True),
         "model": "another",
         "source": "synthetic",
         "source_id": "another s=0.5",

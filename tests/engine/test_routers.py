@@ -16,13 +16,14 @@ from moe_mobile.base.router import RouterSpec
 from moe_mobile.bundle import read_manifest
 from moe_mobile.bundle.writer import to_bytes
 from moe_mobile.device.local import LocalDevice
-from moe_mobile.errors import UnsupportedError
+from moe_mobile.routing.trace import read_trace, write_trace
 from moe_mobile.routing.trace_engine import record_engine
 from tests.bundles import BundleMaker
+from tests.engine.agreement import replayed, simulated
 from tests.engine.native import logits_after_prompt
 from tests.oracles.interpreter import Interpreter
 from tests.oracles.logits import Logits
-from tests.tiny import EXPERTS, tiny_prompt
+from tests.tiny import EXPERTS, TOP_K, tiny_prompt
 
 PROMPT, DECODED = 24, 8
 TOLERANCE = 1e-3
@@ -45,6 +46,14 @@ ROUTERS = {
     ),
 }
 
+METHODS = (
+    "exact",
+    "max-rank:6,J=1",
+    "cumulative:0.95,J=1",
+    "cache-prior:1,J=1",
+    "exact+drop-cold:1",
+)
+
 
 @pytest.fixture(params=ROUTERS)
 def routed(request: pytest.FixtureRequest, bundle: BundleMaker, tmp_path: Path) -> Path:
@@ -64,7 +73,7 @@ def routed(request: pytest.FixtureRequest, bundle: BundleMaker, tmp_path: Path) 
 def logits_of(bundle: Path, cache: str, residency: str = "slots") -> tuple[Logits, Logits]:
     """After each token decoded alone, and after a prompt computed in a batch."""
     prompt = tiny_prompt(PROMPT)
-    with Engine(bundle, cache, residency, threads=1, allow_below_cycle=True) as engine:
+    with Engine(bundle, cache, residency=residency, threads=1, allow_below_cycle=True) as engine:
         return engine.score(prompt), logits_after_prompt(engine, prompt, DECODED)
 
 
@@ -86,15 +95,26 @@ def test_budgets_and_residencies_change_no_bit(routed: Path) -> None:
         assert np.array_equal(again[1].view(np.uint32), generated.view(np.uint32))
 
 
-def test_a_trace_refuses_what_it_cannot_describe(routed: Path) -> None:
-    router = read_manifest(routed).moe.router
-    prompt = tiny_prompt(PROMPT)
-    if router.score == "softmax" and router.groups == 1:
-        trace = record_engine(LocalDevice(), routed, prompt, settings={"threads": 1})
-        assert len(trace.router_logits) == PROMPT
-        return
-    with pytest.raises(UnsupportedError, match="can only describe plain softmax"):
-        record_engine(LocalDevice(), routed, prompt, settings={"threads": 1})
+@pytest.mark.parametrize("method", METHODS)
+def test_engine_and_lab_decide_alike(routed: Path, method: str, tmp_path: Path) -> None:
+    """Token by token, over what the model's routers say, from a trace in a file."""
+    recorded = record_engine(LocalDevice(), routed, tiny_prompt(96), settings={"threads": 1})
+    # For relu these are tokens without experts.
+    recorded.router_logits[80:] -= recorded.router_logits[80:].max()
+    write_trace(tmp_path / "trace", recorded)
+    trace = read_trace(tmp_path / "trace")
+    assert trace.router == read_manifest(routed).moe.router
+    settings = {"routing": method, "initial_cache": "cold"}
+    ours = replayed(routed, trace, 16, cache="50%", pool="layer", **settings)
+    assert np.array_equal(ours, simulated(trace, EXPERTS // 2, 16, **settings))
+    used = ours[:, :3].sum(1)
+    if trace.router.may_select_fewer:
+        assert (used[-16:] == 0).all()
+        assert len(set(used.tolist())) > 2
+    else:
+        assert (used == 2 * TOP_K).all()
+    eligible = EXPERTS // trace.router.groups * trace.router.top_groups
+    assert ours[:, 3].any() == (not method.startswith("exact") and eligible > TOP_K)
 
 
 def test_the_kinds_differ(bundle: BundleMaker) -> None:

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,14 @@ from moe_mobile import Engine
 from moe_mobile.demo import checkpoint_dir, heldout_text
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.errors import BudgetError, UsageError
-from moe_mobile.results import RoutingInfo, TokenStats, from_json
-from moe_mobile.routing import RoutingRun
+from moe_mobile.results import RoutingInfo
 from moe_mobile.routing.capacity import parse_capacity
 from moe_mobile.routing.profile import CacheProfile, write_profile
 from moe_mobile.routing.trace import Trace
 from moe_mobile.routing.trace_engine import record_engine
 from tests.bundles import DemoMaker
 from tests.cli.program import failed, ok_json
+from tests.engine.agreement import Counts, counted, replayed, simulated
 from tests.engine.native import logits_after_prompt
 from tests.oracles.logits import Logits
 
@@ -39,8 +37,6 @@ METHODS = (
 )
 TOKENS, PROMPT = 160, 60
 PROFILE = {str(layer): [*range(31, 10, -1)] for layer in range(6)}
-
-Counts = NDArray[np.int64]
 
 
 @pytest.fixture(scope="module")
@@ -62,59 +58,6 @@ def tokens() -> list[int]:
 def trace(bundle: Path, tokens: list[int]) -> Trace:
     """What the routers say of it: routed exactly."""
     return record_engine(LocalDevice(), bundle, tokens, settings={"threads": 1})
-
-
-def counted(tokens: Iterable[TokenStats]) -> Counts:
-    """[tokens, 4] of the tokens decoded: hits, misses that were read, dropped, changed."""
-    rows = [
-        [t.hits, t.misses, t.dropped, t.slots_changed_by_routing]
-        for t in tokens
-        if t.phase == "decode"
-    ]
-    return np.array(rows, np.int64)
-
-
-def replayed(bundle: Path, trace: Trace, prompt: int = 0, **settings: Any) -> Counts:
-    """The engine's counts, with the trace's logits in place of what its routers say."""
-    logits = base64.b64encode(trace.router_logits.tobytes()).decode()
-    with LocalDevice().runner() as runner:
-        runner.request("open", bundle=str(bundle), settings={"threads": 1} | settings)
-        result = runner.request(
-            "bench",
-            n_prompt=prompt,
-            n_gen=len(trace.router_logits) - prompt,
-            repetitions=1,
-            warmup=False,
-            router_logits=logits,
-        )
-    return counted(from_json(tuple[TokenStats, ...], result["samples"][0]["tokens"]))
-
-
-def simulated(trace: Trace, capacity: int, prompt: int = 0, **settings: Any) -> Counts:
-    """The same by the lab, which routes token by token and has no engine around it."""
-    _, layers, experts = trace.router_logits.shape
-    run = RoutingRun(
-        experts=experts, layers=layers, top_k=trace.top_k, capacity=capacity, **settings
-    )
-    exact = RoutingRun(experts=experts, layers=layers, top_k=trace.top_k, capacity=experts)
-    rows = []
-    for token, logits in enumerate(trace.router_logits):
-        row = np.zeros(4, np.int64)
-        for layer in range(layers):
-            line = logits[layer : layer + 1]
-            routed = run.route(layer, line, prompt=token < prompt)
-            (plain,) = exact.route(layer, line).selected
-            row += np.array(
-                [
-                    np.count_nonzero(~routed.missed),
-                    np.count_nonzero(routed.missed & ~routed.dropped),
-                    np.count_nonzero(routed.dropped),
-                    len(set(routed.selected[0].tolist()) - set(plain.tolist())),
-                ]
-            )
-        if token >= prompt:
-            rows.append(row)
-    return np.stack(rows)
 
 
 @pytest.mark.parametrize("routing", METHODS)

@@ -39,6 +39,7 @@ class RouterModel:
     bias: NDArray[np.float32] | None = None  # [layers, experts]
     groups: int = 1
     top_groups: int = 1
+    relu: bool = False
 
     def scores(self, logits: NDArray[np.float32], layer: int) -> Scores:
         experts = len(logits)
@@ -54,7 +55,11 @@ class RouterModel:
             worth = [sorted_by[group].max() for group in members]
         by_worth = sorted(range(self.groups), key=lambda group: (-worth[group], group))
         eligible = [int(e) for group in sorted(by_worth[: self.top_groups]) for e in members[group]]
+        if self.relu:
+            eligible = [expert for expert in eligible if logits[expert] > 0]
         z = {expert: float(sorted_by[expert]) for expert in eligible}
+        if self.relu:
+            return Scores(z, z)
         if self.sigmoid:
             return Scores(z, {expert: float(sigmoids[expert]) for expert in eligible})
         largest = max(z.values())
@@ -99,10 +104,10 @@ def cache_prior(
 
 
 def cold_experts(
-    scores: Scores, ranked: list[int], cached: set[int], fraction: float, sigmoid: bool
+    scores: Scores, ranked: list[int], cached: set[int], fraction: float, softmax: bool
 ) -> list[bool]:
     """Which ranks drop-cold:F drops: not the best, not cached, less than F / k of the mass."""
-    if sigmoid:
+    if not softmax:
         mass = [scores.mass[expert] for expert in ranked]
     else:
         # Ratios of softmax do not depend on what is taken from all logits.
@@ -177,6 +182,8 @@ class Setup:
 
 @dataclass
 class Replay:
+    """[tokens, layers, top_k]; -1 and False where a relu router selects fewer."""
+
     selected: NDArray[np.int32]
     missed: NDArray[np.bool_]
     dropped: NDArray[np.bool_]
@@ -189,7 +196,7 @@ def replay(logits: NDArray[np.float32], setup: Setup) -> Replay:
     """Every token of [tokens, layers, experts]; counts are of decoding only."""
     tokens, layers, _ = logits.shape
     shape = (tokens, layers, setup.top_k)
-    out = Replay(np.zeros(shape, np.int32), np.zeros(shape, bool), np.zeros(shape, bool))
+    out = Replay(np.full(shape, -1, np.int32), np.zeros(shape, bool), np.zeros(shape, bool))
     begin = 0
     for length in setup.sequences or (tokens,):
         part = slice(begin, begin + length)
@@ -233,20 +240,20 @@ def _replay_sequence(logits: NDArray[np.float32], setup: Setup, out: Replay, beg
         for layer in range(layers):
             here, pool = scores[token][layer], pools[layer]
             cached = {expert for at, expert in pool.by_use if at == layer}
-            ranges[layer].append(max(here.z.values()) - min(here.z.values()))
+            if here.z:
+                ranges[layer].append(max(here.z.values()) - min(here.z.values()))
             ranked = exact[token][layer]
-            dropped = [False] * setup.top_k
-            if numbers[layer] >= setup.first and not prompt:
+            dropped = [False] * len(ranked)
+            if ranked and numbers[layer] >= setup.first and not prompt:
                 chosen = _choose(here, cached, setup, ranges[layer])
                 ranked = [expert for expert in here.order if expert in chosen]
                 if setup.drop_cold > 0:
-                    dropped = cold_experts(
-                        here, ranked, cached, setup.drop_cold, setup.router.sigmoid
-                    )
-            at = begin + token
-            out.selected[at, layer] = ranked
-            out.missed[at, layer] = [expert not in cached for expert in ranked]
-            out.dropped[at, layer] = dropped
+                    softmax = not (setup.router.sigmoid or setup.router.relu)
+                    dropped = cold_experts(here, ranked, cached, setup.drop_cold, softmax)
+            at, used = begin + token, slice(len(ranked))
+            out.selected[at, layer, used] = ranked
+            out.missed[at, layer, used] = [expert not in cached for expert in ranked]
+            out.dropped[at, layer, used] = dropped
             if prompt and setup.initial != "prompt":
                 continue
             kept = [(layer, e) for e, gone in zip(ranked, dropped, strict=True) if not gone]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.errors import IoError, MoeMobileError, UnsupportedError, UsageError
 from moe_mobile.routing import simulate
 from moe_mobile.routing.profile import CacheProfile, count_uses, read_profile, write_profile
@@ -27,7 +28,7 @@ def a_trace(seed: int, tokens: int, **changes: Any) -> Trace:
         "sequences": (tokens,),
         "layers": (0, 2, 3),
         "top_k": 2,
-        "renormalize": True,
+        "router": RouterSpec(renormalize=True),
         "model": "tiny",
         "source": "engine",
         "source_id": "ab",

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.cli import cli
 from moe_mobile.cli.simulate import command
 from moe_mobile.device.local import LocalDevice
@@ -38,7 +39,7 @@ def write(path: Path, logits: NDArray[np.float32], top_k: int, **changes: Any) -
         "sequences": (tokens,),
         "layers": tuple(range(layers)),
         "top_k": top_k,
-        "renormalize": True,
+        "router": RouterSpec(renormalize=True),
         "model": "tiny",
         "source": "engine",
         "source_id": "ab" * 32,
@@ -106,7 +107,8 @@ def test_traces_of_one_model_are_added_up(two_sequences: Path, tmp_path: Path) -
         ("model", {"model": "small"}),
         ("layers", {"layers": (1,)}),
         ("top_k", {"top_k": 1}),
-        ("renormalize", {"renormalize": False}),
+        ("renormalize", {"router": RouterSpec()}),
+        ("score", {"router": RouterSpec("relu", renormalize=True)}),
         ("source", {"source": "transformers"}),
         ("source_id", {"source_id": "cd" * 32}),
         ("precision", {"precision": "8da4w"}),
@@ -197,7 +199,7 @@ def test_a_lossy_routing_is_marked_and_saves_loads(near_choice: Path) -> None:
 
 def test_the_lru_cliff_is_where_it_is_said_to_be() -> None:
     """An LRU of its own, below the sizes that the simulator takes."""
-    model = Model("m", (0, 1, 2), experts=4, top_k=2, scoring="softmax")
+    model = Model("m", (0, 1, 2), experts=4, top_k=2)
     assert (model.token_cycle, model.never_hits) == (6, 4)
     random = np.random.default_rng(0)
     hits = dict.fromkeys((model.never_hits, model.never_hits + 1), 0)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.errors import BudgetError, MoeMobileError, UsageError
 from moe_mobile.routing import RoutingRun, simulate
 
@@ -87,7 +88,8 @@ def test_one_pool_goes_token_by_token(logits: NDArray[np.float32], initial: Any)
 
 def test_sigmoid_routers_and_numbers_of_layers(logits: NDArray[np.float32]) -> None:
     bias = np.random.default_rng(4).standard_normal((LAYERS, EXPERTS), dtype=np.float32)
-    router: dict[str, Any] = {"scoring": "sigmoid", "bias": bias, "groups": 4, "top_groups": 2}
+    rows = tuple(tuple(row) for row in bias.tolist())
+    router: dict[str, Any] = {"router": RouterSpec("sigmoid", groups=4, top_groups=2, bias=rows)}
     cache: dict[str, Any] = {"routing": "cache-prior:0.5,first=2", "layers": (1, 2, 7)}
     expected = simulate(logits, TOP_K, CAPACITY, **router, **cache)
     run = made(**router, **cache)

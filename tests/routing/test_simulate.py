@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks import simulator_speed as speed
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.errors import BudgetError, MoeMobileError, UsageError
 from moe_mobile.routing import Simulation, simulate
 from tests.oracles.routing import RouterModel, Setup, replay
@@ -37,14 +38,24 @@ def _random_logits(rng: np.random.Generator, shape: tuple[int, int, int]) -> Flo
 
 
 def _random_router(rng: np.random.Generator, layers: int, experts: int) -> RouterModel:
-    sigmoid = bool(rng.integers(4) == 0)
+    kind = rng.integers(6)
+    sigmoid, relu = bool(kind == 0), bool(kind == 1)
     bias = None
     if sigmoid and rng.integers(2):
         bias = rng.standard_normal((layers, experts), dtype=np.float32)
     groups = int(rng.choice([g for g in range(1, experts + 1) if experts % g == 0]))
     if rng.integers(4):
         groups = 1
-    return RouterModel(sigmoid, bias, groups, int(rng.integers(1, groups + 1)))
+    return RouterModel(sigmoid, bias, groups, int(rng.integers(1, groups + 1)), relu)
+
+
+def _spec(router: RouterModel) -> RouterSpec:
+    return RouterSpec(
+        "sigmoid" if router.sigmoid else "relu" if router.relu else "softmax",
+        groups=router.groups,
+        top_groups=router.top_groups,
+        bias=() if router.bias is None else tuple(map(tuple, router.bias.tolist())),
+    )
 
 
 def _random_sequences(rng: np.random.Generator, tokens: int) -> tuple[int, ...]:
@@ -111,10 +122,7 @@ def _simulate(logits: Floats, setup: Setup) -> Simulation:
         prompt_tokens=setup.prompt_tokens,
         initial_cache=setup.initial,
         layers=setup.numbers or None,
-        scoring="sigmoid" if setup.router.sigmoid else "softmax",
-        bias=setup.router.bias,
-        groups=setup.router.groups,
-        top_groups=setup.router.top_groups,
+        router=_spec(setup.router),
     )
 
 
@@ -131,6 +139,10 @@ def test_decides_as_the_oracles_do(chunk: int) -> None:
         np.testing.assert_array_equal(got.dropped, expected.dropped, str(setup))
         decoded = sum(max(0, n - setup.prompt_tokens) for n in setup.sequences)
         assert got.decoded_tokens == decoded
+        assert got.misses + got.hits == sum(
+            int((expected.selected[end - n + min(n, setup.prompt_tokens) : end] >= 0).sum())
+            for n, end in zip(setup.sequences, np.cumsum(setup.sequences), strict=True)
+        )
         assert got.changed == expected.changed
         assert got.evictions == len(expected.lifetimes)
         if expected.lifetimes:
@@ -227,10 +239,16 @@ GOOD = np.zeros((2, 3, 4), np.float32)
         ("eviction", {"eviction": "fifo"}, UsageError),
         ("eviction", {"eviction": "belady", "routing": "max-rank:3,J=1"}, UsageError),
         ("pool", {"pool": "both"}, UsageError),
-        ("scoring", {"scoring": "tanh"}, UsageError),
-        ("bias", {"bias": np.zeros(4, np.float32)}, UsageError),
-        ("bias", {"bias": [0, 0, 0, 0], "scoring": "sigmoid"}, UsageError),
-        ("bias", {"bias": np.zeros(3, np.float32), "scoring": "sigmoid"}, UsageError),
+        ("score", {"router": RouterSpec("tanh")}, UsageError),
+        ("score", {"router": RouterSpec(None)}, UsageError),  # type: ignore[arg-type]
+        ("router", {"router": "softmax"}, UsageError),
+        ("bias", {"router": RouterSpec(bias=((0.0,) * 4,))}, UsageError),
+        ("bias", {"router": RouterSpec("relu", bias=((0.0,) * 4,))}, UsageError),
+        ("bias", {"router": RouterSpec("sigmoid", bias=((0.0,) * 3,))}, UsageError),
+        ("bias", {"router": RouterSpec("sigmoid", bias=((0.0,) * 4,) * 2)}, UsageError),
+        ("bias", {"router": RouterSpec("sigmoid", bias=((math.nan,) * 4,))}, UsageError),
+        ("scale", {"router": RouterSpec(scale=0)}, UsageError),
+        ("epsilon", {"router": RouterSpec(epsilon=-1)}, UsageError),
         ("sequences", {"sequences": [1]}, UsageError),
         ("sequences", {"sequences": [0, 2]}, UsageError),
         ("prompt_tokens", {"prompt_tokens": 2}, UsageError),
@@ -246,8 +264,9 @@ GOOD = np.zeros((2, 3, 4), np.float32)
         ("layers", {"layers": (0.0,)}, UsageError),
         ("sequences", {"sequences": 2}, UsageError),
         ("sequences", {"sequences": (x for x in (1,))}, UsageError),
-        ("groups", {"groups": 3}, UsageError),
-        ("top_groups", {"groups": 4, "top_groups": 1}, UsageError),
+        ("groups", {"router": RouterSpec(groups=3)}, UsageError),
+        ("groups", {"router": RouterSpec(groups=1.5)}, UsageError),  # type: ignore[arg-type]
+        ("top_groups", {"router": RouterSpec(groups=4)}, UsageError),
     ],
 )
 def test_refuses_what_makes_no_sense(

@@ -83,14 +83,14 @@ def test_the_command(
     trace = read_trace(path)
     assert trace.router_logits.shape == (12, 3, 128)
     assert (trace.sequences, trace.prompt_tokens, trace.layers) == ((6, 6), 2, (0, 1, 2))
-    assert (trace.top_k, trace.renormalize, trace.source) == (8, True, "synthetic")
+    assert (trace.top_k, trace.router.renormalize, trace.source) == (8, True, "synthetic")
     assert trace.source_id == "Qwen3-30B-A3B, persistence 0.65, seed 0"
     same = synthetic_trace(MODELS["Qwen3-30B-A3B"], [6, 6], layers=3)
     np.testing.assert_array_equal(same.router_logits, trace.router_logits)
     assert run("Qwen1.5-MoE-A2.7B", "-o", path, "--tokens", 1) == 0
     trace = read_trace(path)
     assert trace.router_logits.shape == (1, 24, 60)
-    assert (trace.top_k, trace.renormalize) == (4, False)
+    assert (trace.top_k, trace.router.renormalize) == (4, False)
     capsys.readouterr()
     before = path.read_bytes()
     for wrong, setting in (

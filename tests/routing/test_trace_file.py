@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.errors import IoError, MoeMobileError, UnsupportedError, UsageError
 from moe_mobile.routing.trace import (
     METADATA,
@@ -30,7 +31,7 @@ from moe_mobile.routing.trace import (
     write_trace,
 )
 
-SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+SAME_FOLDER = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def example(**changes: Any) -> Trace:
@@ -42,13 +43,30 @@ def example(**changes: Any) -> Trace:
         "sequences": (3, 2),
         "layers": (1, 3),
         "top_k": 2,
-        "renormalize": True,
+        "router": RouterSpec(renormalize=True),
         "model": "tiny",
         "source": "engine",
         "source_id": "ab" * 32,
         "precision": "8da4w",
     }
     return Trace(**members | changes)
+
+
+@st.composite
+def routers(draw: st.DrawFn, layers: int, experts: int) -> RouterSpec:
+    score, renormalize = draw(st.sampled_from(["softmax", "sigmoid", "relu"])), draw(st.booleans())
+    numbers = st.floats(-2, 2, width=32)
+    row = st.lists(numbers, min_size=experts, max_size=experts).map(tuple)
+    bias = st.lists(row, min_size=layers, max_size=layers).map(tuple)
+    return RouterSpec(
+        score,
+        renormalize,
+        scale=draw(st.sampled_from([1.0, 2.5])),
+        epsilon=draw(st.sampled_from([0.0, 1e-20])) if renormalize else 0.0,
+        groups=experts,
+        top_groups=experts,
+        bias=draw(st.sampled_from([()]) | bias) if score == "sigmoid" else (),
+    )
 
 
 @st.composite
@@ -66,7 +84,7 @@ def traces(draw: st.DrawFn) -> Trace:
         sequences=tuple(sequences),
         layers=tuple(sorted(layers)),
         top_k=draw(st.integers(1, experts)),
-        renormalize=draw(st.booleans()),
+        router=draw(routers(len(layers), experts)),
         source=draw(st.sampled_from(["engine", "transformers"])),
         prompt_tokens=draw(st.integers(0, 9)),
         model=draw(st.sampled_from(["m", "Modell ä", "x" * 200])),
@@ -127,12 +145,13 @@ def test_arrays_are_written_whatever_their_layout(layout: str, tmp_path: Path) -
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    numpys: Any = np.bool_(True)
     numpy = {
         "sequences": np.array([3, 2]),
         "layers": np.array([1, 3], np.uint8),
         "top_k": np.int64(2),
         "prompt_tokens": np.int32(1),
-        "renormalize": np.bool_(True),
+        "router": RouterSpec(renormalize=numpys),
     }
     for name, changes in (("a", numpy), ("b", {"prompt_tokens": 1})):
         write_trace(tmp_path / name, example(**changes))
@@ -184,7 +203,9 @@ def test_what_cannot_be_written_leaves_what_is_there(tmp_path: Path) -> None:
         ({"top_k": 0}, "top_k"),
         ({"prompt_tokens": -1}, "prompt_tokens"),
         ({"source": "guess"}, "source"),
-        ({"scoring": "sigmoid"}, "scoring"),
+        ({"router": RouterSpec("tanh")}, "score"),
+        ({"router": RouterSpec("sigmoid", bias=((0.0,) * 4,))}, "bias"),
+        ({"router": RouterSpec("sigmoid", bias=((0.0,) * 3,) * 2)}, "bias"),
         ({"top_k": 2.0}, "top_k: 2.0 is no whole number"),
         ({"sequences": (3, 2.0)}, "sequences: 2.0 is no whole number"),
         ({"router_logits": np.zeros((5, 2, 4), ">f4")}, "not float32"),
@@ -213,7 +234,11 @@ def write_raw(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], Non
     ("members", "cause", "kind"),
     [
         ({"version": 2}, "version 2", UnsupportedError),
-        ({"scoring": "sigmoid"}, "sigmoid", UnsupportedError),
+        ({"scoring": "tanh"}, "tanh", UnsupportedError),
+        ({"router": {"score": "relu", "renormalize": True}}, "does not agree", UsageError),
+        ({"router": {"score": "softmax"}}, "renormalize", UsageError),
+        ({"router": {"score": "softmax", "renormalize": True, "groups": 3}}, "groups", UsageError),
+        ({"router": 1}, "router", UsageError),
         ({"version": True}, "version", UsageError),
         ({"layers": [1, "3"]}, r"layers\[1\]", UsageError),
         ({"layers": [1, 4096]}, "4096", UsageError),

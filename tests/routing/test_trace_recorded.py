@@ -62,7 +62,7 @@ def test_the_engine_records_what_transformers_does(
         assert trace.sequences == (24, 16)
         assert trace.layers == ((1,) if "dense" in name else (0, 1))
         assert trace.token_ids.tolist() == ids
-        assert trace.renormalize == (name == "mixtral")
+        assert trace.router.renormalize == (name == "mixtral")
     # The second sequence has no past.
     alone = engine_trace(bundle(name, "fp32"), ids[24:])
     assert np.array_equal(alone.router_logits, engine.router_logits[24:])

@@ -45,19 +45,28 @@ class Slots {
   std::unique_ptr<Stored[]> memory_;
 };
 
+void init_router(RouterSpec* self, uint32_t experts, uint32_t top_k, const std::string& score,
+                 bool renormalize, float scale, float epsilon, uint32_t groups, uint32_t top_groups,
+                 std::vector<float> bias) {
+  RouterSpec spec;
+  spec.num_experts = experts;
+  spec.top_k = top_k;
+  spec.scoring = parse_scoring(score);
+  spec.renormalize = renormalize;
+  spec.scale = scale;
+  spec.epsilon = epsilon;
+  spec.groups = groups;
+  spec.top_groups = top_groups;
+  spec.bias = std::move(bias);
+  new (self) RouterSpec(std::move(spec));
+}
+
 // `capacity` is per layer.
-void init_settings(SelectorSettings* self, uint32_t experts, std::vector<uint32_t> layers,
-                   uint32_t top_k, uint32_t capacity, const std::string& routing,
-                   const std::string& eviction, bool global_pool, bool warm,
-                   std::vector<std::vector<uint32_t>> profile, bool sigmoid,
-                   std::vector<float> bias, uint32_t groups, uint32_t top_groups) {
+void init_settings(SelectorSettings* self, const RouterSpec& router, std::vector<uint32_t> layers,
+                   uint32_t capacity, const std::string& routing, const std::string& eviction,
+                   bool global_pool, bool warm, std::vector<std::vector<uint32_t>> profile) {
   SelectorSettings settings;
-  settings.router.num_experts = experts;
-  settings.router.top_k = top_k;
-  settings.router.scoring = sigmoid ? Scoring::kSigmoid : Scoring::kSoftmax;
-  settings.router.bias = std::move(bias);
-  settings.router.groups = groups;
-  settings.router.top_groups = top_groups;
+  settings.router = router;
   settings.routing = parse_routing(routing);
   settings.global = global_pool;
   const uint64_t pool = uint64_t{capacity} * (global_pool ? layers.size() : 1);
@@ -163,10 +172,12 @@ void bind_routing(nb::module_* module) {
       "budget"_a, "Of each layer's experts; None: the budget is not a share.");
   module->def("experts_of_share", &experts_of_share, "percent"_a, "experts"_a);
   module->def("share_text", &share_text, "slots"_a, "experts"_a);
+  nb::class_<RouterSpec>(*module, "RouterSpec")
+      .def("__init__", &init_router, "experts"_a, "top_k"_a, "score"_a, "renormalize"_a, "scale"_a,
+           "epsilon"_a, "groups"_a, "top_groups"_a, "bias"_a);
   nb::class_<SelectorSettings>(*module, "RunSettings")
-      .def("__init__", &init_settings, "experts"_a, "layers"_a, "top_k"_a, "capacity"_a,
-           "routing"_a, "eviction"_a, "global_pool"_a, "warm"_a, "profile"_a, "sigmoid"_a, "bias"_a,
-           "groups"_a, "top_groups"_a);
+      .def("__init__", &init_settings, "router"_a, "layers"_a, "capacity"_a, "routing"_a,
+           "eviction"_a, "global_pool"_a, "warm"_a, "profile"_a);
   nb::class_<RoutingRun>(*module, "RoutingRun")
       .def(nb::init<const SelectorSettings&>(), "settings"_a)
       .def("route", &route, "layer"_a, "logits"_a, "prompt"_a)
