@@ -171,8 +171,8 @@ def write_trace(path: str | os.PathLike[str], trace: Trace) -> int:
     """Write a trace, whole or not at all: temporary name, fsync, rename. Returns its bytes.
 
     Raises:
-        UsageError: there is something at ``path`` that is not a regular file, or a text of the trace
-            is too long or not printable.
+        UsageError: there is something at ``path`` that is not a regular file, or a text is too long
+            or not printable.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
     from safetensors.numpy import save
