@@ -288,7 +288,7 @@ def _checked(token_ids: Sequence[int]) -> list[int]:
         ids = [operator.index(token) for token in token_ids]
     except TypeError as error:
         raise UsageError(
-            f"a token id is no integer: {error}",
+            f"a token id is not an integer: {error}",
             setting="token_ids",
             remedy="Give a list of whole numbers.",
         ) from None

@@ -320,7 +320,7 @@ class Runner:
             return KilledError(
                 cause,
                 file=self.name,
-                remedy="Mostly for lack of memory: try a smaller `cache` or `context`",
+                remedy="Probably for lack of memory: try a smaller `cache` or `context`",
             )
         return RuntimeFailedError(
             cause, file=self.name, remedy="Run `moe-mobile verify BUNDLE` and `moe-mobile doctor`"
@@ -355,7 +355,7 @@ def _typed_error(value: dict[str, Any], launch: Launch | None) -> MoeMobileError
     kind = BY_CODE.get(value.get("code") or "", RuntimeFailedError)
     file, remedy = value.get("file") or None, value.get("remedy") or None
     if launch is not None and kind is BundleCorruptError:
-        remedy = f"`{command_line('verify', 'BUNDLE', device=launch.place)}` says how to mend it"
+        remedy = f"`{command_line('verify', 'BUNDLE', device=launch.place)}` says how to repair it"
     return kind(
         value.get("cause") or "unknown error",
         file=file if file is None or launch is None else f"{file} on {launch.place}",

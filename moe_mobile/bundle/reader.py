@@ -54,12 +54,14 @@ def read_manifest_bytes(bundle: Path) -> bytes:
         raise BundleInvalidError("is not a regular file", file=path, remedy=_AGAIN)
     if not bundle.exists():
         raise BundleInvalidError(
-            "no bundle: there is no such folder", file=bundle, remedy=_NO_BUNDLE
+            "not a bundle: there is no such folder", file=bundle, remedy=_NO_BUNDLE
         )
     if not bundle.is_dir():
-        raise BundleInvalidError("no bundle: it is not a folder", file=bundle, remedy=_NO_BUNDLE)
+        raise BundleInvalidError("not a bundle: it is not a folder", file=bundle, remedy=_NO_BUNDLE)
     if not path.is_file():
-        raise BundleInvalidError("no bundle: bundle.json is missing", file=path, remedy=_NO_BUNDLE)
+        raise BundleInvalidError(
+            "not a bundle: bundle.json is missing", file=path, remedy=_NO_BUNDLE
+        )
     try:
         with open(path, "rb") as file:
             return file.read(MAX_MANIFEST_BYTES + 1)
@@ -131,7 +133,7 @@ class _Reader:
         root.expect_object()
         # Format and version first: a newer version may have other members.
         if not root.has("format") or not root.has("version"):
-            root.fail("lacks 'format' or 'version': it is no bundle manifest")
+            root.fail("has no 'format' or 'version': it is not a bundle manifest")
         root["format"].one_of([m.FORMAT])
         version = root["version"].integer(0, MAX_INTEGER)
         if version != m.VERSION:
@@ -368,7 +370,7 @@ def _check_path(path: str, f: JsonField) -> None:
         if not _COMPONENT.fullmatch(component):
             f.fail(f"has a character outside [A-Za-z0-9._-]: {path!r}")
     if components[0] == ".packed":
-        f.fail("lies in .packed, which is no part of a bundle")
+        f.fail("lies in .packed, which is not part of a bundle")
     if path == m.MANIFEST_FILE:
         f.fail(f"lists {m.MANIFEST_FILE} itself")
 

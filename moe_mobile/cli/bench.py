@@ -272,7 +272,7 @@ class _Phone:
         metavar="C|off",
         show_default=True,
         help="Before each repetition wait until skin and battery are at most this warm, the "
-        "CPU at most {CPU_ABOVE_C:g} more; auto: {_COOL_C:g} on phones.",
+        f"CPU at most {CPU_ABOVE_C:g} more; auto: {_COOL_C:g} on phones.",
     )
     cool_timeout: float = option(
         "--cool-timeout",

@@ -89,6 +89,6 @@ def summary(facts: Json) -> str:
     return "\n".join(f"{name:<13} {text}" for name, text in rows)
 
 
-def _delegates(delegate: dict[str, Any]) -> str:
+def _delegates(delegate: Json) -> str:
     dense, experts = (", ".join(delegate[programs]) for programs in ("dense", "experts"))
     return dense if dense == experts or not experts else f"{dense} (dense) and {experts} (experts)"

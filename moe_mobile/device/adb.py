@@ -81,7 +81,9 @@ class AdbDevice(Device):
             ) from None
         except ConnectionAbortedError:
             raise DeviceError(
-                "a script printed without end", setting=self.serial, remedy="Is it a sane phone?"
+                "a script does not stop printing",
+                setting=self.serial,
+                remedy="Check that the phone works normally",
             ) from None
         except OSError:
             raise self._lost() from None
@@ -143,11 +145,11 @@ class AdbDevice(Device):
             gone = file if layer else file.rpartition("/")[0]
             self.shell(f"rm -rf {shlex.quote(gone)}")
             again = command_line("deploy", bundle, device=self.serial, prepare=True)
-            remedy = f"`{again}` packs it anew"
+            remedy = f"`{again}` packs it again"
         else:
             self._deployer.distrust(folder, file.removeprefix(f"{phone_root()}/{folder}/"))
             again = command_line("deploy", bundle, device=self.serial)
-            remedy = f"`{again}` mends what is damaged there"
+            remedy = f"`{again}` repairs it"
         return BundleCorruptError(damaged.cause, file=damaged.file, remedy=remedy)
 
     def deploy(
@@ -258,7 +260,7 @@ class AdbDevice(Device):
             return KilledError(
                 f"the device killed the engine to get memory back; the device says: {kill}"
                 if kill
-                else "the engine was killed on the device, mostly for lack of memory",
+                else "the engine was killed on the device, probably for lack of memory",
                 file=name,
                 remedy="Give a smaller `cache` or `context`, or close apps on the device",
             )
@@ -269,7 +271,7 @@ class AdbDevice(Device):
             return RuntimeFailedError(
                 f"the engine cannot run on this device: {last_words or 'it cannot be executed'}",
                 file=name,
-                remedy="Run this again: an engine that is damaged there is sent anew",
+                remedy="Run this again: a damaged engine is sent again",
             )
         if code == 255 and not last_words:
             return self._lost()

@@ -60,11 +60,11 @@ def adb_program() -> str:
     except adbutils.AdbError as error:
         raise DeviceError(
             f"no usable adb: {error}",
-            remedy="Install Android's platform-tools, or set ADBUTILS_ADB_PATH to an adb",
+            remedy="Install Android's platform-tools, or set ADBUTILS_ADB_PATH to the path of adb",
         ) from None
     if not os.access(path, os.X_OK):
         raise DeviceError(
-            "no usable adb: this file cannot be run",
+            "no usable adb: this file is not executable",
             file=path,
             remedy="ADBUTILS_ADB_PATH names it: correct or unset that variable",
         )
@@ -161,7 +161,9 @@ class AdbServer:
                 if state != _READY:
                     raise unusable(serial, state) from None
                 raise DeviceError(
-                    f"it refused a shell: {error}", setting=serial, remedy="Is it an Android phone?"
+                    f"it refused to start a shell: {error}",
+                    setting=serial,
+                    remedy="Is it an Android phone?",
                 ) from None
             except OSError:
                 connection.conn.close()
@@ -199,8 +201,8 @@ class AdbServer:
             raise DeviceError(
                 f"no adb server answers at {place}: {error.strerror or 'it is silent'}",
                 setting=_HOST,
-                remedy="Start one there that others may reach (`adb -a nodaemon server start`), "
-                "or unset that variable",
+                remedy="Start one there that other machines can reach (`adb -a nodaemon server "
+                "start`), or unset that variable",
             ) from None
 
     @contextlib.contextmanager
@@ -219,7 +221,7 @@ class AdbServer:
             if error.errno != errno.ENOEXEC:
                 raise _failed(error) from None
             raise DeviceError(
-                "no usable adb: this file is no program of this machine",
+                "no usable adb: this file is not a program for this machine",
                 file=adb_program(),
                 remedy="ADBUTILS_ADB_PATH or PATH names it: correct that variable",
             ) from None
@@ -227,8 +229,8 @@ class AdbServer:
             raise _failed(error) from None
         except ValueError:  # lengths that are no number, text that is not UTF-8
             raise DeviceError(
-                "what answers on adb's port is no adb server",
-                remedy="Correct ANDROID_ADB_SERVER_PORT, or end what has that port",
+                "the program that answers on adb's port is not an adb server",
+                remedy="Correct ANDROID_ADB_SERVER_PORT, or stop the program that uses that port",
             ) from None
 
 
@@ -236,7 +238,7 @@ def _no_host(host: str) -> DeviceError:
     try:
         socket.getaddrinfo(host.strip("[]"), None, socket.AF_INET6)
     except (OSError, UnicodeError):
-        cause, remedy = f"there is no host {host!r}", "Correct or unset that variable"
+        cause, remedy = f"unknown host {host!r}", "Correct or unset that variable"
     else:  # adbutils connects over IPv4 alone
         cause = f"{host!r} has IPv6 addresses only, which are not supported"
         remedy = "Give an IPv4 address, or unset that variable for a server on this machine"
@@ -259,7 +261,10 @@ def _restart(then: str) -> str:
 def unusable(serial: str, state: str | None) -> DeviceError:
     """The error of a device in a state other than ``device`` (None: adb does not know it)."""
     cause, remedy = {
-        None: ("no such device is connected", "`moe-mobile devices` lists those that are"),
+        None: (
+            "no such device is connected",
+            "`moe-mobile devices` lists the connected ones",
+        ),
         "unauthorized": (
             "this device has not authorised this computer",
             "Unlock it and accept the dialog `Allow USB debugging?`; replug it if none appears",
@@ -274,6 +279,6 @@ def unusable(serial: str, state: str | None) -> DeviceError:
         ),
     }.get(
         state.partition(" (")[0] if state is not None else None,
-        (f"this device is in state {state!r}", "Boot it into Android, with USB debugging on"),
+        (f"this device is in the state {state!r}", "Boot it into Android, with USB debugging on"),
     )
     return DeviceError(cause, setting=serial, remedy=remedy)

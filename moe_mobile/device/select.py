@@ -29,7 +29,7 @@ def open_device(serial: str | None) -> Device:
     UsageError where the serial is empty.
     """
     if serial == "":
-        raise UsageError("it names no device", setting="device", remedy="Give adb's serial")
+        raise UsageError("the serial is empty", setting="device", remedy="Give adb's serial")
     if serial is None:
         from moe_mobile.device.local import LocalDevice
 

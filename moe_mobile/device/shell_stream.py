@@ -113,13 +113,13 @@ class ShellStream:
                 if count:
                     parts[0] = parts[0][count:]
             else:
-                raise TimeoutError("the device takes nothing")
+                raise TimeoutError("the device accepts no data")
         return self.exit_code is None
 
     def _read_frame(self) -> None:
         kind, length = _HEADER.unpack(self._receive(_HEADER.size))
         if len(self.stdout) + len(self.stderr) + length > _MOST_OUTPUT:
-            raise ConnectionAbortedError("the command prints without end")
+            raise ConnectionAbortedError("the command does not stop printing")
         data = self._receive(length)
         if kind == _STDOUT:
             self.stdout += data

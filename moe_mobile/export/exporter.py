@@ -354,7 +354,7 @@ def _require_executorch() -> None:
         if version.split("+")[0] == EXECUTORCH_VERSION:
             return
         raise UnsupportedError(
-            f"ExecuTorch {version} is installed, programs are made for {EXECUTORCH_VERSION}",
+            f"ExecuTorch {version} is installed, but programs are made for {EXECUTORCH_VERSION}",
             remedy=f"Install executorch=={EXECUTORCH_VERSION}",
         )
     raise UnsupportedError(

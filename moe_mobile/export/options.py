@@ -103,7 +103,7 @@ def check_shape(shape: ProgramShape, what: str) -> None:
             smaller = [size for size in GROUP_SIZES if parameter.dims[1] % size == 0]
             other = f"group_size={smaller[-1]} or " if smaller else ""
             raise UnsupportedError(
-                f"{what}: {parameter.name} has {parameter.dims[1]} columns, no multiple of the "
+                f"{what}: {parameter.name} has {parameter.dims[1]} columns, not a multiple of the "
                 f"group size {group}",
                 remedy=f"Use {other}quantization 8da8w or fp32 for it",
             )

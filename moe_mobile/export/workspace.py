@@ -139,7 +139,7 @@ def open_workspace(out: Path, key: str, *, overwrite: bool) -> Iterator[Workspac
 def refuse_early(out: Path, *, overwrite: bool) -> None:
     """Raises the UsageError of :func:`open_workspace` where it can be foreseen, before any work."""
     if not out.name:
-        raise UsageError("is no place for a bundle", file=out, remedy="Name a new folder")
+        raise UsageError("cannot hold a bundle", file=out, remedy="Name a new folder")
     if out.exists():
         with contextlib.suppress(OSError):
             _partial_of(out).rmdir()  # empty: a run was killed in its very last step
@@ -158,7 +158,7 @@ def _locked_folder(partial: Path, out: Path) -> Iterator[None]:
         names = {entry.name for entry in partial.iterdir()}
         if names - {JOURNAL, _BUNDLE, _REPLACED}:
             raise UsageError(
-                "exists and is no unfinished export", file=partial, remedy="Move it away"
+                "exists and is not an unfinished export", file=partial, remedy="Move it away"
             )
         descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -185,10 +185,12 @@ def check_target(out: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise UsageError("already exists", file=out, remedy="Choose another name, or overwrite it")
     if out.is_symlink() or not out.is_dir():
-        raise UsageError("is no folder and is not overwritten", file=out)
+        raise UsageError("is not a folder and is not overwritten", file=out)
     if any(out.iterdir()) and not (out / MANIFEST_FILE).is_file():
         raise UsageError(
-            "holds other files than a bundle and is not overwritten", file=out, remedy="Move it"
+            "holds files that do not belong to a bundle, and is not overwritten",
+            file=out,
+            remedy="Move it",
         )
 
 

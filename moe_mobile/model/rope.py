@@ -71,7 +71,7 @@ def read_rope(view: ConfigView, head_dim: int) -> Rope:
             f"rope_parameters give no frequencies: {error!r}", file=view.file
         ) from error
     if len(frequencies) != head_dim // 2:
-        raise UnsupportedError("rotating a part of a head is not supported", file=view.file)
+        raise UnsupportedError("rotating only part of a head is not supported", file=view.file)
     if not all(math.isfinite(f) and f > 0 for f in frequencies) or not math.isfinite(amplitude):
         raise CheckpointError("rope_parameters give frequencies out of range", file=view.file)
     return Rope(tuple(frequencies), amplitude)

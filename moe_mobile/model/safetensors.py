@@ -114,7 +114,7 @@ class SafetensorsStore:
             raise CheckpointError(f"tensor {ref.name} is missing", file=self._some_file())
         if stored.shape != ref.shape:
             raise CheckpointError(
-                f"tensor {ref.name} has shape {list(stored.shape)}, config.json asks for "
+                f"tensor {ref.name} has shape {list(stored.shape)}, but config.json asks for "
                 f"{list(ref.shape)}",
                 file=stored.file,
             )
@@ -202,12 +202,12 @@ def _check_cover(path: Path, spans: list[tuple[int, int, str]], size: int) -> No
     at = 0
     for begin, end, name in sorted(spans):
         if begin != at:
-            what = "overlaps another" if begin < at else "lies behind bytes of no tensor"
+            what = "overlaps another" if begin < at else "follows bytes that belong to no tensor"
             raise CheckpointError(f"tensor {name} {what}", file=path, remedy=_AGAIN)
         at = end
     if at != size:
         raise CheckpointError(
-            f"{size - at} bytes behind the last tensor belong to none", file=path, remedy=_AGAIN
+            f"{size - at} bytes after the last tensor belong to no tensor", file=path, remedy=_AGAIN
         )
 
 

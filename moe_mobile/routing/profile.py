@@ -125,8 +125,8 @@ def write_profile(path: str | os.PathLike[str], profile: CacheProfile) -> int:
     """Write a profile, whole or not at all: temporary name, fsync, rename. Returns its bytes.
 
     Raises:
-        UsageError: there is something at ``path`` that is not a regular file, or the model's name is
-            too long or not printable.
+        UsageError: there is something at ``path`` that is not a regular file, or the model's name
+            is too long or not printable.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
     layers = {str(number): [int(e) for e in of] for number, of in profile.layers.items()}

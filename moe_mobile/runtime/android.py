@@ -42,18 +42,18 @@ def find_ndk() -> Path:
         folder = Path(value).absolute()
         if not (folder / _TOOLCHAIN).is_file():
             raise UnsupportedError(
-                f"names no Android NDK: {folder / _TOOLCHAIN} is missing",
+                f"does not name an Android NDK: {folder / _TOOLCHAIN} is missing",
                 setting=variable,
                 remedy="Name the folder that holds the NDK's source.properties",
             )
         return folder
     first, *others = NDK_VARIABLES
     raise UnsupportedError(
-        "building for Android's own C library needs an Android NDK, and nothing names one",
+        "building for Android's own C library needs an Android NDK, and no variable names one",
         setting=first,
-        remedy=f"Set {first} (or {', or '.join(others)}) to its folder, or run "
-        f"`{command_line('runtime build', target='linux-arm64')}`: it needs none, and what it "
-        "builds runs on phones too",
+        remedy=f"Set {first} (or {', or '.join(others)}) to its folder. Or run "
+        f"`{command_line('runtime build', target='linux-arm64')}`: it needs no NDK, and its "
+        "result runs on phones too",
     )
 
 
@@ -62,8 +62,8 @@ def find_executorch() -> Path:
     value = os.environ.get(EXECUTORCH_VARIABLE)
     if not value:
         raise UnsupportedError(
-            f"building for Android needs ExecuTorch {EXECUTORCH_VERSION} built for it, and nothing "
-            "names that",
+            f"building for Android needs ExecuTorch {EXECUTORCH_VERSION} built for it, and no "
+            "variable names that build",
             setting=EXECUTORCH_VARIABLE,
             remedy=f"Set it to the folder that ExecuTorch's build was installed to; {_PAGE} says "
             "how to build it",
@@ -71,7 +71,7 @@ def find_executorch() -> Path:
     folder = Path(value).absolute()
     if not (folder / _PACKAGE).is_file():
         raise UnsupportedError(
-            f"names no installed ExecuTorch build: {folder / _PACKAGE} is missing",
+            f"does not name an installed ExecuTorch build: {folder / _PACKAGE} is missing",
             setting=EXECUTORCH_VARIABLE,
             remedy=f"Name the CMAKE_INSTALL_PREFIX of that build, after its install; see {_PAGE}",
         )

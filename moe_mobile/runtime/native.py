@@ -66,7 +66,7 @@ def gather() -> Gathering:
     """
     if platform.machine() != "x86_64":
         raise UnsupportedError(
-            f"the runtime for x86_64 is gathered on an x86-64 machine; this one is "
+            "the runtime for x86_64 can be made only on an x86-64 machine; this one is "
             f"{platform.machine()}",
             setting="target",
         )
@@ -74,14 +74,14 @@ def gather() -> Gathering:
     elf = read_elf(runner)
     if elf.machine != "x86_64":
         raise UnsupportedError(
-            f"is made for {elf.machine}, and the runtime for x86_64 is made of it",
+            f"is made for {elf.machine}, but the runtime for x86_64 is built from it",
             file=runner,
-            remedy=f"Install the package with its engine again; unset {RUNNER_VARIABLE} where that "
-            "names it",
+            remedy=f"Install the package with its engine again; unset {RUNNER_VARIABLE} if it "
+            "names that file",
         )
     interpreter = elf.interpreter
     if interpreter is None:
-        raise UnsupportedError("is no dynamically linked program", file=runner)
+        raise UnsupportedError("is not a dynamically linked program", file=runner)
     loader = Path(interpreter).name
     sources = {
         "moe_runner": runner,

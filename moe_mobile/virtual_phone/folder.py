@@ -103,7 +103,7 @@ class PhoneFolder:
         try:
             received, sent = struct.unpack("<QQ", (self.path / "counters").read_bytes())
         except (OSError, struct.error) as error:
-            raise DeviceError(f"the virtual phone {self.name} went away") from error
+            raise DeviceError(f"the virtual phone {self.name} has ended") from error
         return received, sent
 
     def _lock(self, kind: int) -> int:
@@ -139,7 +139,7 @@ class PhoneFolder:
         finally:
             os.close(folder)
         if not isinstance(answer, dict):
-            raise DeviceError(f"the virtual phone {self.name} went away")
+            raise DeviceError(f"the virtual phone {self.name} has ended")
         if "error" in answer:
             problem = answer["error"]
             raise from_code(
@@ -191,7 +191,7 @@ def claim(name: str | None) -> tuple[PhoneFolder, int]:
                 number += 1
                 continue
             raise UsageError(
-                f"there is a virtual phone {name} already",
+                f"there is already a virtual phone {name}",
                 setting="name",
                 remedy=f"Choose another name, or moe-mobile virtual-phone stop {name}",
             ) from None

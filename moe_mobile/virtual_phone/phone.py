@@ -146,7 +146,7 @@ def find(name: str) -> VirtualPhone:
         if name in (phone.name, phone.serial):
             return phone
     names = ", ".join(phone.name for phone in running) or "none runs"
-    raise UsageError(f"no virtual phone is called {name!r}", remedy=f"Running: {names}")
+    raise UsageError(f"there is no virtual phone called {name!r}", remedy=f"Running: {names}")
 
 
 def _launch(folder: PhoneFolder, lock: int, prefix: list[str], suffix: list[str]) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _launch(folder: PhoneFolder, lock: int, prefix: list[str], suffix: list[str]
             line = process.stdout.readline()
         if not line:  # and by now its folder may be gone
             said = os.pread(log.fileno(), 1 << 16, 0).decode(errors="replace").splitlines()
-            raise DeviceError(f"the virtual phone's server died at once: {' '.join(said[-1:])}")
+            raise DeviceError(f"the virtual phone's server ended at once: {' '.join(said[-1:])}")
     answer = json.loads(line)
     assert isinstance(answer, dict)
     return answer

@@ -55,7 +55,7 @@ def unshare_all(ask_for_users: Callable[[], bool], qemu: str | None) -> None:
         _map_user(SHELL_ID, user, group)
     except OSError as error:
         raise UnsupportedError(
-            f"this machine does not let us make user namespaces: {error.strerror}",
+            f"this machine does not allow user namespaces: {error.strerror}",
             remedy="Allow them (sysctl user.max_user_namespaces, "
             "kernel.apparmor_restrict_unprivileged_userns=0; in a container --privileged)",
         ) from error
@@ -143,7 +143,7 @@ def _start_init(adopt: Callable[[int], None]) -> socket.socket:
     if not pids or b"ready" not in answers:
         problem = next(a for a in answers if not a.isdigit()).decode()
         raise UnsupportedError(
-            f"this machine does not let a phone have its own /proc: {problem}",
+            f"this machine does not allow a phone its own /proc: {problem}",
             remedy="In a container, run it with --privileged",
         )
     adopt(pids[0])
@@ -198,7 +198,7 @@ def _register_arm64(qemu: str) -> None:
         if any(Path("/proc/sys/fs/binfmt_misc").glob("qemu-aarch64*")):
             return  # registered for the whole machine, which is as good
         raise UnsupportedError(
-            f"this kernel does not run arm64 programs for a phone alone: {error.strerror}",
+            f"this kernel cannot run arm64 programs for one phone only: {error.strerror}",
             setting="abi",
             remedy="Linux 6.7 can; else apt-get install qemu-user-static binfmt-support, which "
             "registers them for the whole machine",

@@ -216,7 +216,7 @@ class Server:
         self._lasting |= {name: value for name, value in changes.items() if name not in lasting}
         if "kill" in changes and not self._memory.kill(changes["kill"]):
             raise DeviceError(
-                f"no process of the phone is called {changes['kill']!r}",
+                f"the phone has no process called {changes['kill']!r}",
                 setting="kill",
                 remedy="`adb shell ps` lists them",
             )

@@ -77,7 +77,7 @@ def build_root(root: Path, properties: dict[str, str], *, arm64: bool) -> None:
 
 def _which(program: str) -> Path:
     found = shutil.which(program)
-    assert found is not None, f"{program} was there a moment ago"
+    assert found is not None, f"{program} has just disappeared"
     return Path(found).resolve()
 
 

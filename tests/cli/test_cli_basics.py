@@ -146,7 +146,7 @@ def test_a_folder_that_is_no_bundle(command: str, tmp_path: pathlib.Path) -> Non
 def test_a_folder_that_is_missing(command: list[str], tmp_path: pathlib.Path) -> None:
     error = failed(4, command[0], tmp_path / "nope", *command[1:])
     assert (error["code"], error["file"]) == ("bundle_invalid", str(tmp_path / "nope"))
-    assert error["cause"] == "no bundle: there is no such folder"
+    assert error["cause"] == "not a bundle: there is no such folder"
     assert "moe-mobile export" in error["remedy"]
 
 
@@ -173,7 +173,7 @@ def test_a_folder_that_is_missing(command: list[str], tmp_path: pathlib.Path) ->
         (["bench", "b", "--lanes", "0"], "too small"),
         (["bench", "b", "--lanes", "2,99"], "1 to 16"),
         (["bench", "b", "--cache", "50%,half"], "invalid size"),
-        (["bench", "b", "--residency", "flash"], "none of slots"),
+        (["bench", "b", "--residency", "flash"], "not one of slots"),
         (["bench", "b", "-pg", "512"], "two numbers"),
         (["bench", "b", "-o", "md"], "contradict"),
         (["bench", "b", "--plot", "x.txt"], "plots are written as"),
@@ -289,7 +289,7 @@ def test_an_error_is_told_where_stdout_is_full_too() -> None:
             text=True,
         )
     assert result.returncode == 4
-    assert result.stderr.startswith("error: no bundle: there is no such folder\n")
+    assert result.stderr.startswith("error: not a bundle: there is no such folder\n")
     assert "Traceback" not in result.stderr
     assert "Exception ignored" not in result.stderr
 

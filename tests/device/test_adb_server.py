@@ -93,7 +93,10 @@ def test_all_commands_use_the_server_of_that_host(
 
 def test_no_server_of_that_host(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
     one = phone()
-    for host, told in (("nosuchhost.invalid", "no host"), (ELSEWHERE, "no adb server answers")):
+    for host, told in (
+        ("nosuchhost.invalid", "unknown host"),
+        (ELSEWHERE, "no adb server answers"),
+    ):
         port = free_port()
         environment = {"ANDROID_ADB_SERVER_HOST": host, "ANDROID_ADB_SERVER_PORT": str(port)}
         for arguments in (("devices",), ("info", tiny_bundle, "-s", one.serial)):

@@ -100,7 +100,7 @@ def test_who_slept_notices_that_its_lock_has_lapsed(
             slept.append(done)
             asleep()
 
-    with pytest.raises(IoError, match="was silent for so long") as caught:
+    with pytest.raises(IoError, match="was inactive for so long") as caught:
         device.deploy(large_bundle, progress=nap)
     assert caught.value.remedy is not None
     assert caught.value.remedy.startswith("Run it again")
@@ -116,12 +116,12 @@ def test_who_slept_notices_that_its_lock_has_lapsed(
             asleep()
             if other:
                 stack.enter_context(device_of(one)._deployer.deploying())
-            with pytest.raises(IoError, match="was silent for so long"):
+            with pytest.raises(IoError, match="was inactive for so long"):
                 deployer._remote.run("rm -rf bundles")
     with device.exclusive():
         device.check_exclusive()
         asleep()
-        with pytest.raises(IoError, match="was silent for so long"):
+        with pytest.raises(IoError, match="was inactive for so long"):
             device.check_exclusive()
     device.check_exclusive()
     assert device.deploy(tiny_bundle).was_complete

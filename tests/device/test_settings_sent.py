@@ -81,7 +81,7 @@ def test_a_name_that_is_taken(
     path = tmp_path / "chosen.json"
     write_settings(path, FILE)
     monkeypatch.setattr("moe_mobile.device.deploy.package.SETTINGS", "config.json")
-    with pytest.raises(UsageError, match="a file of its own"):
+    with pytest.raises(UsageError, match="already has a file called"):
         bundle_package(tiny_bundle, path)
 
 

@@ -96,7 +96,7 @@ def test_an_empty_serial_is_no_phone_that_failed(
     monkeypatch: pytest.MonkeyPatch, named: list[str]
 ) -> None:
     monkeypatch.setattr(AdbServer, "states", lambda server: {})
-    with pytest.raises(errors.UsageError, match="names no device"):
+    with pytest.raises(errors.UsageError, match="serial is empty"):
         open_devices(named, every=False, otherwise=None)
 
 

@@ -351,7 +351,7 @@ def test_token_ids_are_integers(tiny: Path) -> None:
         expected = engine.score([1, 2])
         assert np.array_equal(engine.score(np.array([1, 2])), expected)  # type: ignore[arg-type]
         for ids in ([1.5], ["1"], [None]):
-            with pytest.raises(UsageError, match="no integer"):
+            with pytest.raises(UsageError, match="not an integer"):
                 engine.score(ids)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="not a whole number"):
             list(engine.generate([1], 1.5))  # type: ignore[call-overload]

@@ -231,9 +231,9 @@ def test_targets_that_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(bundle)
     for target, overwrite, cause in (
         (bundle, False, "already exists"),
-        (other, True, "holds other files"),
-        (file, True, "is no folder"),
-        (tmp_path / "link", True, "is no folder"),
+        (other, True, "holds files that do not belong"),
+        (file, True, "is not a folder"),
+        (tmp_path / "link", True, "is not a folder"),
     ):
         with pytest.raises(UsageError, match=cause):
             export(target, overwrite=overwrite)
@@ -244,7 +244,7 @@ def test_targets_that_are_not_overwritten(tmp_path: Path) -> None:
 def test_a_folder_in_the_way_of_the_partial_one_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "thesis.tex").write_text("mine")
-    with pytest.raises(UsageError, match="no unfinished export"):
+    with pytest.raises(UsageError, match="not an unfinished export"):
         export(tmp_path / "out")
     assert (tmp_path / "out.partial" / "thesis.tex").read_text() == "mine"
 

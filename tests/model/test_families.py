@@ -129,8 +129,8 @@ def test_what_single_adapters_refuse(family: str, changes: dict[str, Any], cause
     ("changes", "cause"),
     [
         ({"hidden_size": 0}, "hidden_size must be an integer"),
-        ({"hidden_size": 66}, "hidden_size 66 is no multiple"),
-        ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads"),
+        ({"hidden_size": 66}, "hidden_size 66 is not a multiple"),
+        ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads"),
         ({"num_experts_per_tok": 9}, r"num_experts_per_tok must be an integer in 1\.\.8"),
         ({"rms_norm_eps": -1.0}, "rms_norm_eps must be positive"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps"),

@@ -84,7 +84,7 @@ def test_tensors_cover_the_file_without_overlap(tmp_path: Path) -> None:
     path = write(tmp_path)
     intact = path.read_bytes()
     path.write_bytes(intact + b"junk")
-    with pytest.raises(CheckpointError, match="4 bytes behind the last tensor"):
+    with pytest.raises(CheckpointError, match="4 bytes after the last tensor"):
         SafetensorsStore(tmp_path)
     path.write_bytes(intact)
     edit_header(path, lambda h: h.update(twin=h["matrix"]))

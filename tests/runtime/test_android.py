@@ -101,7 +101,7 @@ def test_the_first_variable_that_is_set_names_the_ndk(
     assert find_ndk() == tmp_path / NDK_VARIABLES[1]
     # A wrong one is not passed over: it would hide what the user meant.
     monkeypatch.setenv(NDK_VARIABLES[0], str(tmp_path))
-    with pytest.raises(UnsupportedError, match="names no Android NDK") as caught:
+    with pytest.raises(UnsupportedError, match="does not name an Android NDK") as caught:
         find_ndk()
     assert caught.value.setting == NDK_VARIABLES[0]
 

@@ -182,7 +182,7 @@ def test_folders_that_nobody_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not held.runs()
     assert not folders()[-1].runs()
     os.close(claim("empty")[1])
-    with pytest.raises(UsageError, match="there is a virtual phone not_ours already"):
+    with pytest.raises(UsageError, match="there is already a virtual phone not_ours"):
         claim("not_ours")
 
 

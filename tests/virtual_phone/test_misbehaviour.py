@@ -185,5 +185,5 @@ def test_nonsense_is_refused() -> None:
 
 def test_names_are_unique(phone: StartPhone) -> None:
     phone(name="one")
-    with pytest.raises(UsageError, match="there is a virtual phone one"):
+    with pytest.raises(UsageError, match="there is already a virtual phone one"):
         start(PhoneSettings(name="one"))

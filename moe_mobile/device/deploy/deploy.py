@@ -160,7 +160,7 @@ class Deployer:
                 return
             if found & damaged:
                 raise BundleCorruptError(
-                    "the device has other bytes than were sent, twice",
+                    "the bytes on the device differ from those sent, twice in a row",
                     file=f"{phone_root()}/{min(found & damaged)} on {self._remote.serial}",
                     remedy="Its flash or the cable may be failing; try another port",
                 )
@@ -174,7 +174,7 @@ class Deployer:
                 f"{needed // MIB} MiB more are needed{packed}, and "
                 f"{there.free_bytes // MIB} MiB are free",
                 file=f"{phone_root()} on {self._remote.serial}",
-                remedy="Free some space there; `replace` gives up old deployments first, `consume` "
+                remedy="Free some space there; `replace` deletes old deployments first, `consume` "
                 "deletes each shard once it is packed",
             )
 

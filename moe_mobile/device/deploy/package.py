@@ -90,7 +90,7 @@ def bundle_package(bundle: pathlib.Path, settings: pathlib.Path | None = None) -
     if settings is not None:
         if any(file.path == SETTINGS for file in files):
             raise UsageError(
-                f"the bundle has a file of its own called {SETTINGS}",
+                f"the bundle already has a file called {SETTINGS}",
                 file=bundle,
                 remedy="Deploy it without `settings`",
             )

@@ -35,7 +35,7 @@ LAPSED = 76
 """Exit code of scripts whose lock is not theirs any more."""
 
 _STALL_SECONDS = 60.0
-_AGAIN = "Reconnect the device and run the same command again: it goes on where it was"
+_AGAIN = "Reconnect the device and run the same command again: it continues where it stopped"
 
 
 def send_files(
@@ -145,7 +145,7 @@ def _parts(send: Send) -> Iterator[memoryview]:
                     raise IoError(
                         "became shorter while it was sent",
                         file=send.file.source,
-                        remedy="Deploy again when nothing writes there",
+                        remedy="Deploy again when nothing else writes to it",
                     )
                 yield buffer[:count]
                 left -= count
@@ -158,16 +158,16 @@ def device_error(serial: str, path: str, stderr: str, exit_code: int) -> IoError
     place = f"{path} on {serial}"
     if exit_code == LAPSED:
         return IoError(
-            "this command was silent for so long that another may be at work there",
+            "this command was inactive for so long that another one may be using the device",
             file=place,
-            remedy="Run it again: it goes on where it was",
+            remedy="Run it again: it continues where it stopped",
         )
     told = stderr.strip().splitlines()[-1] if stderr.strip() else f"exit code {exit_code}"
     if "No space left" in told or "quota" in told.lower():
         return DiskFullError(
             "no space left on the device",
             file=place,
-            remedy="Free some space there, or give up old deployments with "
+            remedy="Free some space there, or delete old deployments with "
             f"`{command_line('deploy', 'BUNDLE', replace=True)}`",
         )
     if "Read-only" in told or "Permission denied" in told:

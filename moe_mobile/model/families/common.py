@@ -76,13 +76,13 @@ def read_attention(
     kv_heads = view.integer("num_key_value_heads", maximum=4096)
     if heads % kv_heads:
         raise CheckpointError(
-            f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}",
+            f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}",
             file=view.file,
         )
     if view.get("head_dim") is None:
         if hidden % heads:
             raise CheckpointError(
-                f"hidden_size {hidden} is no multiple of num_attention_heads {heads}",
+                f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}",
                 file=view.file,
             )
         view.config.head_dim = hidden // heads

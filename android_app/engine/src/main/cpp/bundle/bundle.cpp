@@ -87,14 +87,15 @@ Bundle Bundle::open(const std::string& directory) {
   struct stat status;
   if (::stat(directory.c_str(), &status) != 0) {
     if (errno != ENOENT) throw_errno(directory, "open the bundle");
-    throw Error(ErrorCode::kBundleInvalid, directory, "no bundle: there is no such folder",
+    throw Error(ErrorCode::kBundleInvalid, directory, "not a bundle: there is no such folder",
                 kNoBundle);
   }
   if (!S_ISDIR(status.st_mode)) {
-    throw Error(ErrorCode::kBundleInvalid, directory, "no bundle: it is not a folder", kNoBundle);
+    throw Error(ErrorCode::kBundleInvalid, directory, "not a bundle: it is not a folder",
+                kNoBundle);
   }
   if (::lstat(manifest_path.c_str(), &status) != 0 && errno == ENOENT) {
-    throw Error(ErrorCode::kBundleInvalid, manifest_path, "no bundle: bundle.json is missing",
+    throw Error(ErrorCode::kBundleInvalid, manifest_path, "not a bundle: bundle.json is missing",
                 kNoBundle);
   }
   bundle.manifest_ = parse_manifest(read_text(manifest_path, kMaxManifestBytes), manifest_path);

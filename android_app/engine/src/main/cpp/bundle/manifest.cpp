@@ -44,7 +44,7 @@ void check_path(const std::string& path, const JsonField& field) {
       if (!allowed) field.fail("has a character outside [A-Za-z0-9._-]: " + in_quotes(path));
     }
     if (start == 0 && component == ".packed")
-      field.fail("lies in .packed, which is no part of a bundle");
+      field.fail("lies in .packed, which is not part of a bundle");
     if (end == path.size()) break;
     start = end + 1;
   }
@@ -59,7 +59,7 @@ class Reader {
     root_.expect_object();
     // Format and version first: a newer version may have other members.
     if (!root_.has("format") || !root_.has("version")) {
-      root_.fail("lacks \"format\" or \"version\": it is no bundle manifest");
+      root_.fail("has no \"format\" or \"version\": it is not a bundle manifest");
     }
     root_["format"].one_of({"moe-mobile-bundle"});
     const uint64_t version = root_["version"].integer(0, kMaxInteger);
