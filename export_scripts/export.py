@@ -20,7 +20,6 @@ import argparse
 from tqdm import tqdm
 
 from moe_mobile import export_bundle
-from moe_mobile.export import Progress
 
 
 def main() -> None:
@@ -36,10 +35,10 @@ def main() -> None:
 
     with tqdm(unit="program") as bar:
 
-        def show(step: Progress) -> None:
-            bar.total = step.total
-            bar.set_postfix_str(step.what, refresh=False)
-            bar.update(step.done - bar.n)
+        def show(stage: str, done: int, total: int, detail: str = "") -> None:
+            bar.total = total
+            bar.set_postfix_str(detail, refresh=False)
+            bar.update(done - bar.n)
 
         bundle = export_bundle(
             options.source,

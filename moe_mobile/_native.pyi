@@ -7,6 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_mobile.base.progress import Progress
+
 class Generator:
     def next(self) -> int | None: ...
     @property
@@ -21,7 +23,7 @@ class Engine:
         max_new_tokens: int,
         sampling_json: str,
         ignore_eos: bool,
-        progress: Callable[[str, int, int], None] | None,
+        progress: Progress | None,
     ) -> Generator: ...
     def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]: ...
     def nll(self, token_ids: Sequence[int]) -> NDArray[np.float32]: ...
@@ -32,7 +34,7 @@ class Engine:
 def open(
     bundle: str,
     settings_json: str,
-    progress: Callable[[str, int, int], None] | None,
+    progress: Progress | None,
     planned: Callable[[str], None] | None,
 ) -> Engine: ...
 def check_settings(settings_json: str) -> None: ...

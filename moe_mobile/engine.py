@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TypedDict, Unpack, cast, overload
 
+from moe_mobile.base.progress import Progress
 from moe_mobile.errors import UsageError
 from moe_mobile.generation import Ending, Generation
 from moe_mobile.results import Info, MemoryPlan, Stats, from_json
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from moe_mobile import _native
     from moe_mobile.text.chat import Message
 
-Progress = Callable[[str, int, int], None]
 """Called with a stage ("verify", "wait" (for another process that prepares the bundle, in
 seconds), "prepare", "slots", "load", "prefill"), steps done, and steps in all. What it raises
 stops the work."""

@@ -26,6 +26,7 @@ from typing import IO, Any, Self
 from moe_mobile.answers import is_answer, is_error, plan, text, token, whole
 from moe_mobile.base.command_line import command_line
 from moe_mobile.base.json_field import parse_object
+from moe_mobile.base.progress import Progress
 from moe_mobile.base.terminal import all_without_controls
 from moe_mobile.errors import (
     BY_CODE,
@@ -37,9 +38,8 @@ from moe_mobile.errors import (
     RuntimeFailedError,
 )
 
-__all__ = ["Launch", "Progress", "Runner", "find_runner"]
+__all__ = ["Launch", "Runner", "find_runner"]
 
-Progress = Callable[[str, int, int], None]
 """Called with a stage (docs/runner.md lists them), steps done, steps in all."""
 
 RUNNER_VARIABLE = "MOE_MOBILE_RUNNER"

@@ -34,7 +34,7 @@ ROOMS = {
     "results": "settings",
     "text": "bundle errors",
     "generation": "errors results text",
-    "engine": "errors generation results settings text",
+    "engine": "base errors generation results settings text",
     "answers": "errors results",
     "runner": "answers base errors settings",
     "runtime": "base errors runner",

@@ -9,12 +9,13 @@ import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 
+from moe_mobile.base.progress import Progress
 from moe_mobile.bench.driver import BundleFacts, Protocol, Row, row_name, varied
 from moe_mobile.bench.gate import Gate
 from moe_mobile.bench.measure import measure
 from moe_mobile.bench.results import BenchResult
 from moe_mobile.bench.store import ResultFile
-from moe_mobile.bench.target import BenchProgress, Target, open_target
+from moe_mobile.bench.target import Target, open_target
 from moe_mobile.device.interface import Device
 from moe_mobile.device.state import read_state
 from moe_mobile.errors import MoeMobileError, RuntimeFailedError, UsageError
@@ -66,12 +67,12 @@ class Fleet:
         self._several = False
         self.failed: list[MoeMobileError] = []
 
-    def run(self, device: Device, progress: BenchProgress) -> None:
+    def run(self, device: Device, progress: Progress) -> None:
         """The plan on one device. Raises IoError where another command measures there."""
         with device.exclusive():
             self._run(device, progress)
 
-    def _run(self, device: Device, progress: BenchProgress) -> None:
+    def _run(self, device: Device, progress: Progress) -> None:
         plan = self._plan
         target = open_target(
             device,
@@ -121,7 +122,7 @@ class Fleet:
             type(error)(cause, file=error.file, setting=error.setting, remedy=error.remedy)
         )
 
-    def run_all(self, devices: Sequence[Device], progress: BenchProgress) -> list[MoeMobileError]:
+    def run_all(self, devices: Sequence[Device], progress: Progress) -> list[MoeMobileError]:
         """The plan on all devices at once; one that fails does not stop the others.
 
         Returns the errors. An interruption ends what runs everywhere.

@@ -18,6 +18,7 @@ from typing import Self
 
 import moe_mobile
 from moe_mobile.base.json_field import Json
+from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bench import driver
 from moe_mobile.bench.build import build
 from moe_mobile.bench.driver import BundleFacts, Row, Settings
@@ -26,7 +27,7 @@ from moe_mobile.bench.gate import pass_gate
 from moe_mobile.bench.results import BenchResult, BenchTest, summarize
 from moe_mobile.bench.sampler import Sampler
 from moe_mobile.bench.store import TurnFile
-from moe_mobile.bench.target import BenchProgress, Target, open_target, regime_of, silent
+from moe_mobile.bench.target import Target, open_target, regime_of
 from moe_mobile.device.interface import Device
 from moe_mobile.device.state import read_state
 from moe_mobile.errors import BudgetError, KilledError, MoeMobileError, RuntimeFailedError
@@ -47,7 +48,7 @@ def measure(
     target: Target,
     rows: Sequence[Row],
     protocol: driver.Protocol,
-    progress: BenchProgress = silent,
+    progress: Progress = silent,
     turns: TurnFile | None = None,
     failed: Failed | None = None,
 ) -> Iterator[BenchResult]:
@@ -142,7 +143,7 @@ def run_test(
     repetitions: int = 5,
     warmup: int = 1,
     seed: int = 0,
-    progress: BenchProgress = silent,
+    progress: Progress = silent,
 ) -> BenchResult:
     """One row without a gate, on this machine by default."""
     if device is None:
@@ -160,7 +161,7 @@ class _Counter:
     """Tells progress in repetitions of all rows."""
 
     total: int
-    progress: BenchProgress
+    progress: Progress
     done: int = 0
 
     def step(self, detail: str) -> None:

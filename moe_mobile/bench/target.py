@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from typing import Any, Protocol
+from typing import Any
 
 import moe_mobile
+from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bench import driver
 from moe_mobile.bench.affinity import Affinity, choose
 from moe_mobile.bench.build import build
@@ -16,17 +17,7 @@ from moe_mobile.bench.driver import BundleFacts, Row
 from moe_mobile.bench.regime import regime
 from moe_mobile.device.interface import Device, DeviceFacts
 
-__all__ = ["BenchProgress", "Target", "open_target", "regime_of", "silent"]
-
-
-class BenchProgress(Protocol):
-    """Gets the progress: a stage, steps done, steps in all, and what is being done."""
-
-    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None: ...
-
-
-def silent(stage: str, done: int, total: int, detail: str = "") -> None:
-    pass
+__all__ = ["Target", "open_target", "regime_of"]
 
 
 @dataclasses.dataclass
@@ -87,7 +78,7 @@ def open_target(
     *,
     affinity: str = "big",
     packed_dir: str | None = None,
-    progress: BenchProgress = silent,
+    progress: Progress = silent,
 ) -> Target:
     """Bring to a device what it lacks, and pack the weights, so that no row is charged for it.
 

@@ -4,11 +4,10 @@
 
 from moe_mobile.bundle.manifest import Manifest
 from moe_mobile.bundle.reader import parse_manifest, read_manifest
-from moe_mobile.bundle.verify import VerifyProgress, inspect_bundle, verify_bundle
+from moe_mobile.bundle.verify import inspect_bundle, verify_bundle
 
 __all__ = [
     "Manifest",
-    "VerifyProgress",
     "inspect_bundle",
     "parse_manifest",
     "read_manifest",

@@ -7,11 +7,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle.reader import parse_manifest, read_manifest_bytes
 from moe_mobile.errors import BundleCorruptError, BundleInvalidError, read_error
@@ -21,15 +21,13 @@ _CHUNK = 4 << 20
 _AGAIN = "Copy or export the bundle again"
 _CONSUMED = f"{_AGAIN}, or name the `packed_dir` for which it was deleted"
 
-VerifyProgress = Callable[[int, int, str], None]
-"""Called with bytes done, bytes in all, and the file being read."""
 
-
-def verify_bundle(path: str | os.PathLike[str], progress: VerifyProgress | None = None) -> str:
+def verify_bundle(path: str | os.PathLike[str], progress: Progress = silent) -> str:
     """Reads every byte of a bundle and compares it with the manifest.
 
     Checks the manifest, that every file is a regular file of its length, the SHA-256 of each file
-    and of each expert's program, and that the gaps between programs are zero.
+    and of each expert's program, and that the gaps between programs are zero. ``progress`` counts
+    bytes in the stage "verify"; its detail is the file.
 
     Returns:
         The bundle hash (SHA-256 of ``bundle.json``).
@@ -47,12 +45,10 @@ def verify_bundle(path: str | os.PathLike[str], progress: VerifyProgress | None 
     shards = {s.experts.path: s.experts for s in manifest.layers if s.experts is not None}
     done, total = 0, sum(file.bytes for file in files)
     for file in files:
-        if progress is not None:
-            progress(done, total, file.path)
+        progress("verify", done, total, file.path)
         _verify_file(bundle, file, shards.get(file.path), done, total, progress)
         done += file.bytes
-    if progress is not None:
-        progress(total, total, "")
+    progress("verify", total, total)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -144,7 +140,7 @@ def _verify_file(
     shard: m.Shard | None,
     done: int,
     total: int,
-    progress: VerifyProgress | None,
+    progress: Progress,
 ) -> None:
     path = bundle / file.path
     digest, position = hashlib.sha256(), 0
@@ -153,8 +149,7 @@ def _verify_file(
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
                 position += len(chunk)
-                if progress is not None:
-                    progress(done + position, total, file.path)
+                progress("verify", done + position, total, file.path)
             if digest.hexdigest() != file.sha256:
                 raise BundleCorruptError(
                     "bytes differ from their SHA-256", file=path, remedy=_AGAIN

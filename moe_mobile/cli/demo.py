@@ -221,7 +221,7 @@ def _comparison(misses: dict[str, Any], rows: list[BenchResult]) -> str:
 def _export(source: SourceLike, bundle: pathlib.Path, show: bool) -> dict[str, Any]:
     """The bundle's facts; it is exported unless it is there and was made of this source."""
     from moe_mobile.bundle import inspect_bundle
-    from moe_mobile.export import Progress, export_bundle
+    from moe_mobile.export import export_bundle
 
     if (bundle / "bundle.json").is_file():
         try:
@@ -233,11 +233,7 @@ def _export(source: SourceLike, bundle: pathlib.Path, show: bool) -> dict[str, A
                 click.echo(f"{bundle} is there from an earlier run")
             return facts
     began = time.monotonic()
-    with ProgressBar() as bar:
-
-        def progress(step: Progress) -> None:
-            bar("export", step.done, step.total, step.what)
-
+    with ProgressBar() as progress:
         export_bundle(source, bundle, "8da4w", overwrite=True, progress=progress)
     if show:
         click.echo(f"exported in {time.monotonic() - began:.0f} s")

@@ -18,7 +18,7 @@ from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.errors import UsageError
 
 if TYPE_CHECKING:
-    from moe_mobile.export import Progress, RandomWeights
+    from moe_mobile.export import RandomWeights
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,7 @@ def command(
     from moe_mobile.bundle import inspect_bundle
     from moe_mobile.export import export_bundle
 
-    with ProgressBar() as bar:
-
-        def progress(step: Progress) -> None:
-            bar("export", step.done, step.total, step.what)
-
+    with ProgressBar() as progress:
         bundle = export_bundle(
             source,
             out,

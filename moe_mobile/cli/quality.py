@@ -117,8 +117,8 @@ def command(
         sizes = [capacity.of(scorer.model.experts) for capacity in capacities]
         wanted = caches(scorer.model, routings, sizes, pool=lab.pool, eviction=lab.eviction)
 
-        def report(done: int, total: int) -> None:
-            progress("score", done, total, f"{len(wanted)} settings")
+        def report(stage: str, done: int, total: int, detail: str = "") -> None:
+            progress(stage, done, total, f"{len(wanted)} settings")
 
         with kept.running() as files:
             rows = sweep(

@@ -202,8 +202,8 @@ def command(
             eviction=search.eviction,
         )
 
-        def report(done: int, total: int) -> None:
-            progress("score", done, total, f"{len(tried)} settings")
+        def report(stage: str, done: int, total: int, detail: str = "") -> None:
+            progress(stage, done, total, f"{len(tried)} settings")
 
         with kept.running() as files:
             file, speeds = kept.open_scores(files), None

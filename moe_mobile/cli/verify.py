@@ -59,8 +59,8 @@ def command(
 def _files(bundle: pathlib.Path, progress: ProgressBar) -> dict[str, Any]:
     from moe_mobile.bundle import inspect_bundle, verify_bundle
 
-    def report(done: int, total: int, file: str) -> None:
-        progress("verify", done >> 20, total >> 20, file)
+    def report(stage: str, done: int, total: int, detail: str = "") -> None:
+        progress(stage, done >> 20, total >> 20, detail)
 
     digest = verify_bundle(bundle, report)
     facts = inspect_bundle(bundle)

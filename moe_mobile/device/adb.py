@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from moe_mobile.base.command_line import command_line
+from moe_mobile.base.progress import Progress
 from moe_mobile.device.adb_server import AdbServer, adb_command, unusable
 from moe_mobile.device.deploy.deploy import Deployed, Deployer
 from moe_mobile.device.deploy.inventory import Inventory, phone_root
@@ -36,7 +37,7 @@ from moe_mobile.errors import (
     UnsupportedError,
     UsageError,
 )
-from moe_mobile.runner import Launch, Progress, Runner
+from moe_mobile.runner import Launch, Runner
 from moe_mobile.runtime import Runtime, find_runtime
 
 __all__ = ["AdbDevice"]

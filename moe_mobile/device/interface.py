@@ -14,8 +14,9 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from moe_mobile.base.progress import Progress
 from moe_mobile.errors import BundleCorruptError, CancelledError, MoeMobileError
-from moe_mobile.runner import Progress, Runner
+from moe_mobile.runner import Runner
 
 __all__ = ["Cluster", "Device", "DeviceFacts", "ShellResult"]
 

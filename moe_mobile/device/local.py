@@ -9,11 +9,12 @@ import pathlib
 import subprocess
 from collections.abc import Sequence
 
+from moe_mobile.base.progress import Progress
 from moe_mobile.device.facts import facts_script, parse_facts
 from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
 from moe_mobile.device.script_output import decoded
 from moe_mobile.errors import BundleCorruptError, DeviceError, MoeMobileError, UsageError
-from moe_mobile.runner import Progress, Runner
+from moe_mobile.runner import Runner
 
 __all__ = ["LocalDevice"]
 

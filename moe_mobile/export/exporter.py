@@ -10,13 +10,14 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from moe_mobile.base.files import HashingFile
 from moe_mobile.base.json_field import JsonField
+from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle.quantization import embedding_row_bytes
 from moe_mobile.bundle.writer import to_bytes
@@ -33,18 +34,6 @@ from moe_mobile.model.names import TensorRef
 from moe_mobile.model.source import OpenModel, SourceLike, open_model
 
 
-@dataclass(frozen=True)
-class Progress:
-    """``done`` of ``total`` programs (and the embedding) are made; ``what`` is being made."""
-
-    done: int
-    total: int
-    what: str
-
-
-ProgressCallback = Callable[[Progress], None]
-
-
 def export_bundle(
     source: SourceLike,
     out: str | os.PathLike[str],
@@ -59,7 +48,7 @@ def export_bundle(
     expert_delegate: str = m.XNNPACK,
     name: str | None = None,
     overwrite: bool = False,
-    progress: ProgressCallback | None = None,
+    progress: Progress = silent,
 ) -> Path:
     """Exports a Mixture-of-Experts model into a bundle of ExecuTorch programs.
 
@@ -83,7 +72,8 @@ def export_bundle(
             slots: the engine then loads a whole program per expert (residency ``programs``).
         name: the model's name in the bundle.
         overwrite: replace an existing bundle.
-        progress: called before each program and once at the end.
+        progress: called before each program and once at the end, with the stage "export". It
+            counts programs and the embedding; its detail is what is being made.
 
     Returns:
         The bundle's path.
@@ -132,7 +122,7 @@ class _Export:
         options: Options,
         plan: Plan,
         workspace: Workspace,
-        progress: ProgressCallback | None,
+        progress: Progress,
     ) -> None:
         self._model = model
         self._options = options
@@ -254,8 +244,7 @@ class _Export:
         return self._model.store.read(ref)
 
     def _report(self, what: str) -> None:
-        if self._progress is not None:
-            self._progress(Progress(self._done, self._total, what))
+        self._progress("export", self._done, self._total, what)
 
     def _manifest(
         self,

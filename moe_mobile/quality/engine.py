@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bundle import inspect_bundle, read_manifest
 from moe_mobile.device.interface import Device
 from moe_mobile.device.select import open_device
@@ -23,7 +24,6 @@ from moe_mobile.quality.score import (
     Scorer,
     ScoreSequence,
     SequenceScore,
-    Stages,
 )
 from moe_mobile.routing.capacity import share_text
 from moe_mobile.routing.run import RoutingRun
@@ -48,7 +48,7 @@ class EngineSource:
     device: str | None = None
     settings: tuple[tuple[str, str | int | bool], ...] = ()
 
-    def open(self, progress: Stages | None = None) -> EngineScorer:
+    def open(self, progress: Progress = silent) -> EngineScorer:
         """Raises what opening a bundle and a device does."""
         return EngineScorer(
             open_device(self.device), Path(self.bundle), dict(self.settings), progress=progress
@@ -67,7 +67,7 @@ class EngineScorer(Scorer):
         bundle: Path,
         settings: dict[str, Any],
         *,
-        progress: Stages | None = None,
+        progress: Progress = silent,
     ) -> None:
         """``settings``: see :class:`EngineSource`."""
         if settings.get("residency") == "resident":
@@ -105,12 +105,8 @@ class EngineScorer(Scorer):
         with self._device.runner() as runner:
             self._open(runner, folder, cache, run)
 
-            def score(token_ids: Sequence[int], progress: Callable[[int], None]) -> SequenceScore:
-                answer = runner.request(
-                    "score",
-                    token_ids=list(token_ids),
-                    progress=lambda stage, done, total: progress(done),
-                )
+            def score(token_ids: Sequence[int], progress: Progress) -> SequenceScore:
+                answer = runner.request("score", token_ids=list(token_ids), progress=progress)
                 return _score(runner, answer, len(token_ids), self.model)
 
             yield score

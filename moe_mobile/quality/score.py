@@ -14,7 +14,7 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,24 +22,22 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_mobile.base.progress import Progress, part_of, silent
 from moe_mobile.base.router import SOFTMAX, RouterSpec
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.counts import Counts
 from moe_mobile.routing.run import RoutingRun
 from moe_mobile.routing.trace import check_tokens, split
-from moe_mobile.runner import Progress as Stages
 
 __all__ = [
     "BLOCK",
     "Cache",
-    "Progress",
     "Quality",
     "QualitySource",
     "ScoreSequence",
     "ScoredModel",
     "Scorer",
     "SequenceScore",
-    "Stages",
     "finite",
     "measure_quality",
     "open_run",
@@ -53,7 +51,6 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-Progress = Callable[[int, int], None]
 """Called with the tokens that are scored, and their number in all."""
 
 
@@ -225,18 +222,16 @@ class Scorer(abc.ABC):
 
 
 class ScoreSequence(Protocol):
-    """Scores a sequence from an empty cache; ``progress`` gets its tokens that are done."""
+    """Scores a sequence from an empty cache; ``progress`` counts its tokens."""
 
-    def __call__(
-        self, token_ids: Sequence[int], progress: Callable[[int], None]
-    ) -> SequenceScore: ...
+    def __call__(self, token_ids: Sequence[int], progress: Progress) -> SequenceScore: ...
 
 
 class QualitySource(Protocol):
     """A model and where it runs: immutable, and cheap to send to another process."""
 
-    def open(self, progress: Stages | None = None) -> Scorer:
-        """The source, ready to score. ``progress`` is told of stages."""
+    def open(self, progress: Progress = silent) -> Scorer:
+        """The source, ready to score. ``progress`` gets the stages of that."""
         ...
 
     def __hash__(self) -> int: ...
@@ -253,7 +248,7 @@ def measure_quality(
     token_ids: Sequence[int],
     cache: Cache,
     *,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Quality:
     """Score a text under one routing and cache.
 
@@ -271,23 +266,13 @@ def measure_quality(
     scorer = source if isinstance(source, Scorer) else opened(source)
     sequences = sequences_of(token_ids, scorer.model)
     total = sum(map(len, sequences))
-    report = progress or (lambda done, total: None)
     row, scoring = scorer.begin(cache)
     with scoring as score:
         for sequence in sequences:
-            row = row.plus(score(sequence, _Steps(report, row.tokens, total)))
-            report(row.tokens, total)
+            end = row.tokens + len(sequence)
+            row = row.plus(score(sequence, part_of(progress, "score", row.tokens, end, total)))
+            progress("score", row.tokens, total)
     return row
-
-
-class _Steps:
-    """Turns the tokens of a sequence that are done into those of the text."""
-
-    def __init__(self, report: Progress, before: int, total: int) -> None:
-        self._report, self._before, self._total = report, before, total
-
-    def __call__(self, done: int) -> None:
-        self._report(self._before + done, self._total)
 
 
 def sequences_of(token_ids: Sequence[int], model: ScoredModel) -> list[list[int]]:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from moe_mobile.base.progress import Progress, part_of, silent
 from moe_mobile.errors import RuntimeFailedError
 from moe_mobile.quality.file import QualityFile, score_key
 from moe_mobile.quality.score import (
     Cache,
-    Progress,
     Quality,
     ScoredModel,
     Scorer,
@@ -50,17 +50,13 @@ def score_here(scorer: Scorer) -> Workers:
     def score(
         token_ids: Sequence[int], wanted: Sequence[Cache], progress: Progress
     ) -> Generator[Scored]:
-        done, total = 0, 0
-
-        def report(now: int, of: int) -> None:
-            progress(done + now, of * len(wanted))
-
+        tokens = sum(map(len, sequences_of(token_ids, scorer.model)))
         for index, cache in enumerate(wanted):
-            row = measure_quality(scorer, token_ids, cache, progress=report)
-            done += row.tokens
-            total = row.tokens * len(wanted)
-            progress(done, total)
-            yield Scored(index, scorer.model, row)
+            steps = (index * tokens, (index + 1) * tokens, len(wanted) * tokens)
+            report = part_of(progress, "score", *steps)
+            yield Scored(
+                index, scorer.model, measure_quality(scorer, token_ids, cache, progress=report)
+            )
 
     return score
 
@@ -90,7 +86,7 @@ def sweep(
     workers: Workers,
     *,
     file: QualityFile | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     check: Callable[[Quality], object] | None = None,
 ) -> list[Quality]:
     """A row for each cache, in their order.
@@ -116,8 +112,7 @@ def sweep(
             check(row)
     left = [index for index in range(len(wanted)) if index not in rows]
     if left:
-        report = progress or (lambda done, total: None)
-        found = workers(token_ids, [wanted[index] for index in left], report)
+        found = workers(token_ids, [wanted[index] for index in left], progress)
         # Closed at once where something here fails: workers are to end then.
         with contextlib.closing(found):
             for scored in found:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from moe_mobile.base.progress import Progress, silent
 from moe_mobile.routing.run import RoutingRun
 from moe_mobile.routing.transformers_model import find_routers
 
@@ -67,22 +68,20 @@ class RoutedModel:
         token_ids: Sequence[int],
         *,
         prompt: int = 0,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress = silent,
     ) -> torch.Tensor:
         """The sequence's next tokens; their hidden states [tokens, hidden size] before the head.
 
         ``prompt``: so many first ones are of the prompt, and routed exactly.
         """
         if not self._shared:
-            report = progress or (lambda done: None)
             layers = len(self._routers)
-            self._done = lambda index: report(len(token_ids) * (index + 1) // layers)
+            self._done = lambda index: progress("score", index + 1, layers)
             return self._together(token_ids, prompt)
         rows = []
         for at, token in enumerate(token_ids):
             rows.append(self._together([token], int(at < prompt)))
-            if progress is not None:
-                progress(at + 1)
+            progress("score", at + 1, len(token_ids))
         return torch.cat(rows)
 
     def log_probabilities(self, hidden: torch.Tensor, token_ids: Sequence[int]) -> torch.Tensor:

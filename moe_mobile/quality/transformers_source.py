@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from moe_mobile.base.progress import Progress, silent
 from moe_mobile.quality.score import (
     Cache,
     ScoredModel,
     Scorer,
     ScoreSequence,
     SequenceScore,
-    Stages,
 )
 from moe_mobile.quality.transformers_routing import RoutedModel
 from moe_mobile.routing.run import RoutingRun
@@ -52,7 +52,7 @@ class TransformersSource:
     context: int | None = None
     stepwise: bool = False
 
-    def open(self, progress: Stages | None = None) -> TransformersScorer:
+    def open(self, progress: Progress = silent) -> TransformersScorer:
         """Raises what opening a checkpoint does, UsageError; BudgetError at the first score."""
         return TransformersScorer(open_checkpoint(self.checkpoint), self, progress)
 
@@ -61,7 +61,7 @@ class TransformersScorer(Scorer):
     """A checked checkpoint, whose model is loaded when it is scored first."""
 
     def __init__(
-        self, checkpoint: Checkpoint, source: TransformersSource, progress: Stages | None = None
+        self, checkpoint: Checkpoint, source: TransformersSource, progress: Progress = silent
     ) -> None:
         """``source``: how to load the checkpoint; errors as :meth:`TransformersSource.open`."""
         architecture = checkpoint.model.architecture
@@ -84,8 +84,7 @@ class TransformersScorer(Scorer):
 
     @functools.cached_property
     def _loaded(self) -> Any:
-        if self._progress is not None:
-            self._progress("load", 0, 1)
+        self._progress("load", 0, 1)
         with memory_errors(self._checkpoint):
             return load_model(self._checkpoint, self._source.dtype, self._device, head=True)
 
@@ -99,7 +98,7 @@ class TransformersScorer(Scorer):
             shared=self._source.stepwise or cache.pool == "global",
         )
 
-        def score(token_ids: Sequence[int], progress: Callable[[int], None]) -> SequenceScore:
+        def score(token_ids: Sequence[int], progress: Progress) -> SequenceScore:
             before = run.totals()
             with memory_errors(self._checkpoint), routed.sequence(keep=False):
                 hidden = routed.forward(token_ids, progress=progress)

@@ -9,9 +9,9 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+from moe_mobile.base.progress import Progress
 from moe_mobile.device.interface import Device
 from moe_mobile.errors import UsageError
-from moe_mobile.runner import Progress
 
 __all__ = ["PROFILES", "Flash", "measure_flash", "parse_flash"]
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from moe_mobile.base.progress import Progress, silent
 from moe_mobile.base.router import SOFTMAX, RouterSpec
 from moe_mobile.errors import BudgetError, UsageError, read_error
 from moe_mobile.routing.arguments import InitialCache
@@ -20,7 +21,6 @@ from moe_mobile.routing.trace import Trace, read_trace
 
 __all__ = ["Model", "Replay", "Row", "replay"]
 
-Progress = Callable[[str, int, int, str], object]
 """Called with what is done, how many of its tokens are, how many there are, and with what."""
 
 
@@ -113,7 +113,7 @@ def replay(
     initial_cache: str | CacheProfile = "cold",
     belady: bool = False,
     check: Callable[[Model], object] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Replay:
     """Replay every sequence of the traces through each routing at each capacity.
 
@@ -172,8 +172,7 @@ def replay(
         trace = read_trace(path)
         for i in range(len(rows)):
             for span in trace.spans():
-                if progress is not None:
-                    progress("replaying", done, total, "tokens")
+                progress("replaying", done, total, "tokens")
                 row, length = rows[i], span.stop - span.start
                 if length > trace.prompt_tokens:
                     result = _simulate(trace, span, row, initial, trace.prompt_tokens)

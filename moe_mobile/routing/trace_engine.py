@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_mobile.base.progress import Progress, part_of, silent
 from moe_mobile.bundle import read_manifest
 from moe_mobile.device.interface import Device
 from moe_mobile.errors import RuntimeFailedError
 from moe_mobile.routing.trace import Trace, check_prompt, check_tokens, split
-from moe_mobile.runner import Progress, Runner
+from moe_mobile.runner import Runner
 
 __all__ = ["record_engine"]
 
@@ -32,7 +33,7 @@ def record_engine(
     *,
     settings: Mapping[str, Any],
     prompt_tokens: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Trace:
     """The router logits of these tokens, in sequences as long as the engine's context.
 
@@ -61,7 +62,7 @@ def record_engine(
             for at in range(begin, begin + length, part):
                 end = min(at + part, begin + length)
                 shape = (len(layers), end - at, experts)
-                steps = None if progress is None else _Steps(progress, at, end, len(token_ids))
+                steps = part_of(progress, "trace", at, end, len(token_ids))
                 rows = _request(runner, list(token_ids[at:end]), at > begin, shape, steps)
                 logits[at:end] = rows.transpose(1, 0, 2)
             begin += length
@@ -80,15 +81,7 @@ def record_engine(
     )
 
 
-class _Steps:
-    """Turns the engine's progress in one part into tokens of the whole."""
-
-    def __init__(self, progress: Progress, begin: int, end: int, total: int) -> None:
-        self._progress, self._begin, self._end, self._total = progress, begin, end, total
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        tokens = self._begin + (self._end - self._begin) * done // total
-        self._progress("trace", tokens, self._total)
+from moe_mobile.base.progress import silent
 
 
 def _request(
@@ -96,7 +89,7 @@ def _request(
     token_ids: list[int],
     continues: bool,
     shape: tuple[int, int, int],
-    progress: Progress | None,
+    progress: Progress,
 ) -> NDArray[np.float32]:
     answer = runner.request("trace", token_ids=token_ids, continues=continues, progress=progress)
     try:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from moe_mobile.base.progress import Progress, silent
 from moe_mobile.routing.trace import Trace, check_prompt, check_tokens, split
 from moe_mobile.routing.transformers_model import (
     Checkpoint,
@@ -21,7 +22,6 @@ from moe_mobile.routing.transformers_model import (
     load_model,
     memory_errors,
 )
-from moe_mobile.runner import Progress
 
 __all__ = ["record_transformers"]
 
@@ -34,7 +34,7 @@ def record_transformers(
     dtype: str = "float32",
     torch_device: str | None = None,
     prompt_tokens: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Trace:
     """The router logits of these tokens, in sequences of ``context`` tokens.
 
@@ -57,19 +57,18 @@ def record_transformers(
     logits = np.empty((len(token_ids), len(layers), moe.num_experts), np.float32)
     sequences = split(len(token_ids), context)
     check_prompt(prompt_tokens, sequences)
-    report = progress or (lambda stage, done, total: None)
-    report("load", 0, 1)
+    progress("load", 0, 1)
     with memory_errors(checkpoint):
         model = load_model(checkpoint, dtype, find_device(torch_device), head=False)
         begin = 0
         with _recorded(model, layers) as rows:
             for length in sequences:
-                report("trace", begin, len(token_ids))
+                progress("trace", begin, len(token_ids))
                 _run(model, token_ids[begin : begin + length])
                 for index, layer in enumerate(layers):
                     logits[begin : begin + length, index] = rows[layer]
                 begin += length
-    report("trace", len(token_ids), len(token_ids))
+    progress("trace", len(token_ids), len(token_ids))
     return Trace(
         router_logits=logits,
         token_ids=np.array(token_ids, np.uint32),

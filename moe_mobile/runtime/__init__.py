@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from moe_mobile.base.progress import Progress, silent
 from moe_mobile.errors import MoeMobileError, UnsupportedError
 from moe_mobile.runtime.android import build_android
 from moe_mobile.runtime.cross import build_arm64
 from moe_mobile.runtime.cross import recipe as arm64_recipe
 from moe_mobile.runtime.folder import (
     ROOT_VARIABLE,
-    Progress,
     Runtime,
     build_command,
     read_runtime,
@@ -74,7 +74,7 @@ def find_runtime(abi: str) -> Runtime:
     )
 
 
-def build_runtime(target: str, *, progress: Progress | None = None) -> Runtime:
+def build_runtime(target: str, *, progress: Progress = silent) -> Runtime:
     """The runtime of this installation for ``target``, built unless it is there already.
 
     Raises UnsupportedError for an unknown target and where a tool is missing, IoError (or
@@ -84,9 +84,9 @@ def build_runtime(target: str, *, progress: Progress | None = None) -> Runtime:
     if target == "linux-x86_64":
         return assemble_native()
     if target == "linux-arm64":
-        return build_arm64(progress or _silent)
+        return build_arm64(progress)
     if target == "android-arm64":
-        return build_android(progress or _silent)
+        return build_android(progress)
     raise UnsupportedError(
         f"unknown target {target}", setting="target", remedy=f"Known are {', '.join(TARGETS)}"
     )
@@ -100,7 +100,3 @@ def current_folders() -> set[Path]:
             recipe = recipe_of()
             folders.add(target_folder(recipe.target) / recipe.key)
     return folders
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    pass

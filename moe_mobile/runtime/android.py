@@ -10,9 +10,10 @@ from pathlib import Path
 
 import moe_mobile
 from moe_mobile.base.command_line import command_line
+from moe_mobile.base.progress import Progress
 from moe_mobile.errors import UnsupportedError
 from moe_mobile.runtime.cmake import build
-from moe_mobile.runtime.folder import Progress, Recipe, Runtime, place_files, publish, sum_line
+from moe_mobile.runtime.folder import Recipe, Runtime, place_files, publish, sum_line
 from moe_mobile.runtime.notice import notice
 from moe_mobile.runtime.sources import find_sources, sources_digest
 from moe_mobile.runtime.wheel import EXECUTORCH_VERSION

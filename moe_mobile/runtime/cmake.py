@@ -14,8 +14,8 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from moe_mobile.base.progress import Progress
 from moe_mobile.errors import RuntimeFailedError, UnsupportedError
-from moe_mobile.runtime.folder import Progress
 from moe_mobile.runtime.sources import find_sources
 
 __all__ = ["build", "find_tool"]

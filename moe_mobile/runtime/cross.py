@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import moe_mobile
+from moe_mobile.base.progress import Progress
 from moe_mobile.errors import RuntimeFailedError, UnsupportedError
 from moe_mobile.runtime.cmake import build, find_tool
 from moe_mobile.runtime.elf import read_elf
-from moe_mobile.runtime.folder import Progress, Recipe, Runtime, place_files, publish
+from moe_mobile.runtime.folder import Recipe, Runtime, place_files, publish
 from moe_mobile.runtime.notice import notice
 from moe_mobile.runtime.sources import find_sources, sources_digest
 from moe_mobile.runtime.wheel import EXECUTORCH_VERSION, WHEEL_SHA256, fetch_wheel, unpack_wheel

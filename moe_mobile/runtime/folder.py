@@ -27,7 +27,6 @@ from moe_mobile.runtime.elf import machine_of
 
 __all__ = [
     "ROOT_VARIABLE",
-    "Progress",
     "Recipe",
     "Runtime",
     "build_command",
@@ -42,7 +41,6 @@ __all__ = [
 ROOT_VARIABLE = "MOE_MOBILE_RUNTIME_DIR"
 """Environment variable that names another folder for runtimes."""
 
-Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done, steps in all."""
 
 _MANIFEST = "runtime.json"

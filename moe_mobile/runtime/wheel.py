@@ -12,8 +12,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+from moe_mobile.base.progress import Progress
 from moe_mobile.errors import IoError, UnsupportedError
-from moe_mobile.runtime.folder import Progress, target_folder
+from moe_mobile.runtime.folder import target_folder
 
 __all__ = ["EXECUTORCH_VERSION", "WHEEL_SHA256", "fetch_wheel", "unpack_wheel"]
 

@@ -8,10 +8,10 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from moe_mobile.base.progress import Progress
 from moe_mobile.device.interface import Device
 from moe_mobile.quality.score import Cache
 from moe_mobile.routing.capacity import share_text
-from moe_mobile.runner import Progress
 from moe_mobile.tune.processes import cores
 
 __all__ = ["engines_at_a_time", "fitting_engines"]

@@ -14,10 +14,10 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from moe_mobile.base.progress import Progress
 from moe_mobile.errors import CancelledError, KilledError
 from moe_mobile.quality.score import (
     Cache,
-    Progress,
     QualitySource,
     Scorer,
     measure_quality,
@@ -69,7 +69,7 @@ def score_in_processes(source: QualitySource, jobs: int) -> Workers:
                 done, waiting = concurrent.futures.wait(
                     waiting, _POLL_S, concurrent.futures.FIRST_COMPLETED
                 )
-                progress(min(scored.value, total), total)
+                progress("score", min(scored.value, total), total)
                 yield from (future.result() for future in done)
         except BrokenProcessPool:
             raise KilledError(
@@ -113,7 +113,7 @@ def _end_with(parent: Any) -> None:
 def _score(source: QualitySource, token_ids: Sequence[int], cache: Cache, index: int) -> Scored:
     last = 0
 
-    def report(done: int, total: int) -> None:
+    def report(stage: str, done: int, total: int, detail: str = "") -> None:
         nonlocal last
         if _stop.is_set():
             raise CancelledError("stopped by the user")

@@ -15,10 +15,10 @@ import socket
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
+from moe_mobile.base.progress import Progress
 from moe_mobile.errors import KilledError, MoeMobileError, RuntimeFailedError, UnsupportedError
 from moe_mobile.quality.score import (
     Cache,
-    Progress,
     QualitySource,
     measure_quality,
     opened,
@@ -87,7 +87,7 @@ def _run(
             for reference in ready:
                 yield _result(ray, reference)
             done += len(ready)
-            progress(done * len(token_ids), len(wanted) * len(token_ids))
+            progress("score", done * len(token_ids), len(wanted) * len(token_ids))
     finally:
         for reference in running:
             # What still runs is not wanted any more; the cluster may be gone by now.

@@ -8,13 +8,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bench.driver import BundleFacts
 from moe_mobile.bench.store import ResultFile
-from moe_mobile.bench.target import BenchProgress
 from moe_mobile.device.interface import Device
 from moe_mobile.errors import BudgetError, UsageError
 from moe_mobile.quality.file import QualityFile
-from moe_mobile.quality.score import Cache, Progress, Quality, ScoredModel
+from moe_mobile.quality.score import Cache, Quality, ScoredModel
 from moe_mobile.quality.sweep import Workers, caches, sweep
 from moe_mobile.routing.capacity import Capacity
 from moe_mobile.routing.trace import Trace
@@ -65,7 +65,7 @@ def search(
     workers: Workers,
     *,
     file: QualityFile | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Outcome:
     """Score a text under everything that is tried, and judge it. Args and errors of :func:`sweep`.
 
@@ -88,7 +88,7 @@ def with_measured_speeds(
     *,
     engine: Mapping[str, Any],
     file: ResultFile | None = None,
-    progress: BenchProgress,
+    progress: Progress,
 ) -> Outcome:
     """The outcome, with speeds of what could be chosen.
 

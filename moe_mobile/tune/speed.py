@@ -14,12 +14,13 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from moe_mobile.base.progress import Progress
 from moe_mobile.bench.driver import BundleFacts, Protocol, Row, Settings, check_fits
 from moe_mobile.bench.measure import measure
 from moe_mobile.bench.results import BenchTest
 from moe_mobile.bench.router_trace import RouterTrace
 from moe_mobile.bench.store import ResultFile
-from moe_mobile.bench.target import BenchProgress, open_target
+from moe_mobile.bench.target import open_target
 from moe_mobile.device.interface import Device
 from moe_mobile.quality.score import Cache
 from moe_mobile.routing.profile import count_uses
@@ -53,7 +54,7 @@ def measure_speeds(
     *,
     engine: Mapping[str, Any],
     file: ResultFile | None = None,
-    progress: BenchProgress,
+    progress: Progress,
 ) -> dict[Cache, list[float]]:
     """Tokens per second of each repetition; the n-th of all candidates were measured in turns.
 

@@ -38,7 +38,12 @@ def bundle(tmp_path: Path) -> tuple[Path, Manifest]:
 def test_a_whole_bundle(bundle: tuple[Path, Manifest]) -> None:
     path, manifest = bundle
     steps: list[tuple[int, int, str]] = []
-    digest = verify_bundle(path, lambda *step: steps.append(step))
+
+    def note(stage: str, done: int, total: int, detail: str = "") -> None:
+        assert stage == "verify"
+        steps.append((done, total, detail))
+
+    digest = verify_bundle(path, note)
     assert digest == hashlib.sha256((path / "bundle.json").read_bytes()).hexdigest()
     total = sum(file.bytes for file in manifest.all_files())
     assert [done for done, _, _ in steps] == sorted(done for done, _, _ in steps)

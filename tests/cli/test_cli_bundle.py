@@ -107,7 +107,7 @@ def test_who_prepares_second_waits_for_the_first(copy_bundle: MakeBundle) -> Non
         fcntl.flock(lock, fcntl.LOCK_EX)
         stages: list[str] = []
 
-        def watch(stage: str, done: int, total: int) -> None:
+        def watch(stage: str, done: int, total: int, detail: str = "") -> None:
             stages.append(stage)
             if stages.count("wait") == 2:
                 fcntl.flock(lock, fcntl.LOCK_UN)

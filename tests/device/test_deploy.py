@@ -240,7 +240,7 @@ def test_twenty_cuts(
     device = device_of(one)
     cuts = 0
 
-    def cut(stage: str, done: int, total: int) -> None:
+    def cut(stage: str, done: int, total: int, detail: str = "") -> None:
         nonlocal cuts
         if cuts < 10 and done % 3 == 2:
             cuts += 1
@@ -276,7 +276,7 @@ def test_a_device_that_fills_up_meanwhile(
     device.deploy(tiny_bundle)
     sent = 0
 
-    def fill(stage: str, done: int, total: int) -> None:
+    def fill(stage: str, done: int, total: int, detail: str = "") -> None:
         nonlocal sent
         sent = done
         if done == 10:

@@ -95,7 +95,7 @@ def test_who_slept_notices_that_its_lock_has_lapsed(
     device.deploy(tiny_bundle)
     slept: list[int] = []
 
-    def nap(stage: str, done: int, total: int) -> None:
+    def nap(stage: str, done: int, total: int, detail: str = "") -> None:
         if done > 20 and not slept:
             slept.append(done)
             asleep()

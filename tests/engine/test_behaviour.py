@@ -65,7 +65,7 @@ def test_a_prompt_can_be_stopped_between_batches(large_bundle: Path) -> None:
     ids = tiny_prompt(300)
     seen: list[tuple[str, int, int]] = []
 
-    def stop_after_one(stage: str, done: int, total: int) -> None:
+    def stop_after_one(stage: str, done: int, total: int, detail: str = "") -> None:
         if stage == "prefill":
             seen.append((stage, done, total))
             raise KeyboardInterrupt
@@ -87,7 +87,7 @@ def test_the_plan_is_told_before_anything_is_loaded(tiny: Path) -> None:
     with Engine(
         tiny,
         threads=1,
-        progress=lambda stage, done, total: events.append(stage),
+        progress=lambda stage, *_: events.append(stage),
         planned=events.append,
     ) as engine:
         (at,) = [i for i, event in enumerate(events) if isinstance(event, MemoryPlan)]
@@ -128,7 +128,7 @@ def test_callbacks_cannot_use_their_engine(tiny: Path) -> None:
     """They would wait for themselves."""
     seen: list[str] = []
 
-    def look(stage: str, done: int, total: int) -> None:
+    def look(stage: str, done: int, total: int, detail: str = "") -> None:
         if stage == "prefill":
             with pytest.raises(UsageError, match="its own callback"):
                 engine.stats  # noqa: B018

@@ -21,7 +21,7 @@ from moe_mobile.errors import (
     UnsupportedError,
     UsageError,
 )
-from moe_mobile.export import Progress, RandomWeights, export_bundle
+from moe_mobile.export import RandomWeights, export_bundle
 from moe_mobile.export.embedding import encode_rows
 from tests.bundles import BundleMaker, CheckpointMaker
 from tests.files import contents
@@ -178,13 +178,16 @@ def test_existing_bundles_are_overwritten_on_demand_only(
 
 
 def test_progress_counts_up_to_the_total(checkpoint: CheckpointMaker, tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    export_bundle(checkpoint("mixtral"), tmp_path / "out", "fp32", progress=seen.append)
-    done = [step.done for step in seen]
+    seen: list[tuple[str, int, int, str]] = []
+    export_bundle(
+        checkpoint("mixtral"), tmp_path / "out", "fp32", progress=lambda *step: seen.append(step)
+    )
+    done = [step[1] for step in seen]
     assert done == sorted(done)
-    assert {step.total for step in seen} == {2 + 2 + 2 * EXPERTS}
-    assert seen[-1] == Progress(seen[-1].total, seen[-1].total, "done")
-    assert "layer 1, expert 7" in [step.what for step in seen]
+    total = 2 + 2 + 2 * EXPERTS
+    assert {step[2] for step in seen} == {total}
+    assert seen[-1] == ("export", total, total, "done")
+    assert "layer 1, expert 7" in [step[3] for step in seen]
 
 
 @pytest.mark.parametrize("stop", [0, 3, 12, 19])
@@ -193,27 +196,27 @@ def test_an_interrupted_export_continues(
 ) -> None:
     out = tmp_path / "out"
 
-    def interrupt(step: Progress) -> None:
-        if step.done >= stop:
+    def interrupt(stage: str, done: int, total: int, detail: str = "") -> None:
+        if done >= stop:
             raise KeyboardInterrupt
 
     with pytest.raises(CancelledError) as caught:
         export_bundle(checkpoint("mixtral"), out, "fp32", progress=interrupt)
     assert caught.value.exit_code == 130
     assert not out.exists()
-    steps: list[Progress] = []
-    export_bundle(checkpoint("mixtral"), out, "fp32", progress=steps.append)
+    made: list[str] = []
+    export_bundle(checkpoint("mixtral"), out, "fp32", progress=lambda *step: made.append(step[-1]))
     assert contents(out) == contents(bundle("mixtral", "fp32"))
     # What was finished is not made again.
-    assert any("layer 0, expert" in step.what for step in steps) == (stop < 10)
+    assert any("layer 0, expert" in detail for detail in made) == (stop < 10)
 
 
 def test_a_changed_checkpoint_is_not_continued(tmp_path: Path, bundle: BundleMaker) -> None:
     source, out = tmp_path / "checkpoint", tmp_path / "out"
     write_checkpoint(source, "mixtral", seed=3)
 
-    def interrupt(step: Progress) -> None:
-        if step.what == "layer 1":
+    def interrupt(stage: str, done: int, total: int, detail: str = "") -> None:
+        if detail == "layer 1":
             raise KeyboardInterrupt
 
     with pytest.raises(CancelledError):

@@ -8,7 +8,7 @@ import contextlib
 import json
 import math
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from benchmarks.perplexity import heldout_tokens, transformers_quality, windows
+from moe_mobile.base.progress import Progress
 from moe_mobile.demo import checkpoint_dir
 from moe_mobile.errors import BudgetError, MoeMobileError, RuntimeFailedError, UsageError
 from moe_mobile.quality.engine import EngineSource
@@ -61,9 +62,9 @@ class ToyScorer(Scorer):
 
     @contextlib.contextmanager
     def _scoring(self, cache: Cache, run: RoutingRun) -> Iterator[ScoreSequence]:
-        def score(token_ids: Sequence[int], progress: Callable[[int], None]) -> SequenceScore:
+        def score(token_ids: Sequence[int], progress: Progress) -> SequenceScore:
             self.sequences.append(list(token_ids))
-            progress(len(token_ids))
+            progress("score", len(token_ids), len(token_ids))
             tokens = len(token_ids)
             values = np.full(tokens - 1, -math.log(2) - self.surprise)
             values[::2] += 0.1
@@ -75,9 +76,12 @@ class ToyScorer(Scorer):
 
 def test_a_row_says_what_was_scored() -> None:
     scorer = ToyScorer()
-    steps: list[tuple[int, int]] = []
+    steps: list[tuple[int, ...]] = []
     row = measure_quality(
-        scorer, range(1, 252), Cache("cache-prior:auto", 4), progress=lambda *at: steps.append(at)
+        scorer,
+        range(1, 252),
+        Cache("cache-prior:auto", 4),
+        progress=lambda *at: steps.append(at[1:3]),
     )
     assert scorer.sequences == [[*range(1, 101)], [*range(101, 201)], [*range(201, 252)]]
     assert steps[-1] == (251, 251)

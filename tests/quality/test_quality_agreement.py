@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from moe_mobile.base.progress import silent
 from moe_mobile.quality.engine import EngineSource
 from moe_mobile.quality.score import Cache, Scorer, SequenceScore
 from moe_mobile.quality.transformers_source import TransformersSource
@@ -55,7 +56,7 @@ def scored(scorer: Scorer, cache: Cache, ids: Sequence[int] = IDS) -> Scored:
     """The text in two sequences."""
     _, scoring = scorer.begin(cache)
     with scoring as score:
-        parts = [score(part, lambda done: None) for part in (ids[:CONTEXT], ids[CONTEXT:])]
+        parts = [score(part, silent) for part in (ids[:CONTEXT], ids[CONTEXT:])]
     values = np.concatenate([part.log_probabilities for part in parts])
     return Scored(values, [counts(part) for part in parts])
 

@@ -110,13 +110,12 @@ def test_a_file_continues(
     ]
     assert isinstance(run(*arguments).exception, UsageError)
     scored = []
-    measure = sweep.measure_quality
 
     def counted(source: Any, ids: Any, cache: Cache, **options: Any) -> Any:
         scored.append(cache.routing)
         if cache.routing == "max-rank:12":
             raise IoError("the disk is gone", remedy="Find it.")
-        return measure(source, ids, cache, **options)
+        return measure_quality(source, ids, cache, **options)
 
     monkeypatch.setattr(sweep, "measure_quality", counted)
     more = "max-rank:8,cache-prior:0.1,max-rank:12"

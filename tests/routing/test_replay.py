@@ -79,7 +79,7 @@ def test_hits_loads_and_lifetimes_worked_out_by_hand(two_sequences: Path) -> Non
         [two_sequences],
         ["exact"],
         capacities("50%,3"),
-        progress=lambda _, done, total, __: calls.append((done, total)),
+        progress=lambda _, done, total, __="": calls.append((done, total)),
     )
     assert (found.sequences, found.tokens, found.prompt_tokens) == (2, 5, 0)
     two, three = found.rows

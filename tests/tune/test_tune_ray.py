@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from moe_mobile.base.progress import silent
 from moe_mobile.errors import KilledError, UnsupportedError, UsageError
 from moe_mobile.quality.engine import EngineSource
 from moe_mobile.quality.score import Cache
@@ -58,10 +59,10 @@ def test_errors_are_those_of_the_work(cluster: str, tiny: Path) -> None:
         source = EngineSource(str(tiny), None, (("threads", 1),))
         workers = score_on_ray(source, "auto", None)
         with pytest.raises(UsageError, match="token 5000 is outside"):
-            list(workers([1, 5000], [Cache("exact", 4)], lambda done, total: None))
+            list(workers([1, 5000], [Cache("exact", 4)], silent))
         dying = score_on_ray(_Dying(), "auto", None)  # type: ignore[arg-type]
         with pytest.raises(KilledError, match="a worker ended"):
-            list(dying([1, 2], [Cache("exact", 4)], lambda done, total: None))
+            list(dying([1, 2], [Cache("exact", 4)], silent))
     finally:
         ray.shutdown()
 

@@ -10,12 +10,12 @@ import shlex
 import threading
 from collections.abc import Callable
 
+from moe_mobile.base.progress import Progress
 from moe_mobile.device.deploy.inventory import phone_root
 from moe_mobile.device.deploy.package import Package, Wanted
 from moe_mobile.device.deploy.plan import Copy, Plan, Send
 from moe_mobile.device.deploy.remote import MIB, Remote
 from moe_mobile.device.deploy.transfer import send_files
-from moe_mobile.runner import Progress
 
 __all__ = ["Attempt", "Deployed", "Digest", "parent"]
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
+from moe_mobile.base.progress import Progress
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.attempt import Attempt, Deployed, Digest, parent
 from moe_mobile.device.deploy.inventory import (
@@ -37,7 +38,6 @@ from moe_mobile.errors import (
     DiskFullError,
     MoeMobileError,
 )
-from moe_mobile.runner import Progress
 
 __all__ = ["Deployed", "Deployer", "Digest"]
 

@@ -1,0 +1,32 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The one kind of progress callback."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Progress", "part_of", "silent"]
+
+
+class Progress(Protocol):
+    """Called now and then during long work. What it raises stops the work.
+
+    ``stage``: one word or two, such as "load"; ``done`` of ``total`` steps of that stage are done;
+    ``detail``: what is being done, for people.
+    """
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "", /) -> None: ...
+
+
+def silent(stage: str, done: int, total: int, detail: str = "") -> None:
+    """Reports nothing."""
+
+
+def part_of(progress: Progress, stage: str, begin: int, end: int, total: int) -> Progress:
+    """Reports a part, whatever its stage and steps, as steps ``begin`` to ``end`` of ``stage``."""
+
+    def report(_: str, done: int, of: int, detail: str = "") -> None:
+        progress(stage, begin + (end - begin) * done // of, total, detail)
+
+    return report
