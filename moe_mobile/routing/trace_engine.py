@@ -81,9 +81,6 @@ def record_engine(
     )
 
 
-from moe_mobile.base.progress import silent
-
-
 def _request(
     runner: Runner,
     token_ids: list[int],
