@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_mobile.base.progress import Progress, silent
 from moe_mobile.base.text import table
 from moe_mobile.bench.build import build, executorch_version
 from moe_mobile.bundle.quantization import QUANTS
@@ -67,7 +68,7 @@ def engine_quality(
     *,
     cache: str = "50%",
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Quality:
     """Scores every token but the first of each window with a bundle's experts streaming."""
     total, hits, uses, scored = 0.0, 0, 0, 0
@@ -80,8 +81,7 @@ def engine_quality(
             totals = engine.stats.totals
             hits += totals.hits
             uses += totals.hits + totals.misses
-            if progress is not None:
-                progress(index + 1, len(parts))
+            progress("score", index + 1, len(parts))
     return Quality(quant, total / scored, scored, hits / uses if uses else None)
 
 

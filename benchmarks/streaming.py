@@ -18,7 +18,6 @@ import argparse
 import json
 import pathlib
 import sys
-from typing import Any
 
 from moe_mobile.base.json_field import Json
 from moe_mobile.base.statistics import percentile
@@ -53,7 +52,7 @@ def prepare_inputs(
     bundle = folder / f"qwen1.5-moe-4-layers-{weights}"
     program = folder / f"single-program-{weights}.pte"
     if not bundle.exists():
-        export_bundle(source, bundle, progress=lambda p: progress("export", p.done, p.total))
+        export_bundle(source, bundle, progress=progress)
     if not program.exists():
         from benchmarks.single_program import write_single_program
         from moe_mobile.export.options import resolve_options
