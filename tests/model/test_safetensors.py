@@ -88,13 +88,13 @@ def test_tensors_cover_the_file_without_overlap(tmp_path: Path) -> None:
         SafetensorsStore(tmp_path)
     path.write_bytes(intact)
     edit_header(path, lambda h: h.update(twin=h["matrix"]))
-    with pytest.raises(CheckpointError, match=r"overlaps another|belong to none") as caught:
+    with pytest.raises(CheckpointError, match=r"overlaps another|belong to no tensor") as caught:
         SafetensorsStore(tmp_path)
     assert caught.value.file == str(path)
     assert caught.value.remedy
     path.write_bytes(intact)
     edit_header(path, lambda h: h.pop("matrix"))
-    with pytest.raises(CheckpointError, match=r"bytes of no tensor|belong to none"):
+    with pytest.raises(CheckpointError, match="belong to no tensor"):
         SafetensorsStore(tmp_path)
 
 
