@@ -54,7 +54,7 @@ TEST(Manifest, ReadsEveryField) {
   EXPECT_TRUE(m.embedding.int8);
   EXPECT_EQ(m.embedding.row_bytes, 12u);
   ASSERT_EQ(m.layers.size(), 3u);
-  EXPECT_EQ(m.layers[2].window, 8u);
+  EXPECT_EQ(m.layers[2].mixer.window, 8u);
   EXPECT_EQ(m.layers[1].dense.path, "dense/layer-01.pte");
   EXPECT_FALSE(m.layers[1].experts.has_value());
   EXPECT_EQ(m.layers[0].experts->programs.size(), 4u);

@@ -20,28 +20,26 @@ inline void attend(const AttentionCall& call, uint32_t position, const float* q,
 }
 
 // A random KV cache with queries for every position, and the attention by definition, in double.
+// Its shape has a row for each position.
 class AttentionCase {
  public:
   AttentionCase(const KvShape& shape, uint32_t group, unsigned seed)
       : shape_(shape), heads_(shape.num_kv_heads * group), cache_(new KvCache(shape)) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
-    const size_t rows = shape.context;
+    const size_t rows = shape.rows;
     q.resize(rows * heads_ * shape.head_dim);
     for (float& x : q) x = 2 * normal(random);
-    for (uint32_t layer = 0; layer < shape.num_layers; ++layer) {
-      k_.emplace_back(rows * shape.num_kv_heads * shape.head_dim);
-      v_.emplace_back(k_.back().size());
-      for (float& x : k_.back()) x = normal(random);
-      for (float& x : v_.back()) x = normal(random);
-      cache_->append(layer, 0, shape.context, k_.back().data(), v_.back().data());
-    }
+    k.resize(rows * shape.num_kv_heads * shape.head_dim);
+    v.resize(k.size());
+    for (float& x : k) x = normal(random);
+    for (float& x : v) x = normal(random);
+    cache_->append(0, shape.rows, k.data(), v.data());
   }
 
-  AttentionCall call(uint32_t layer, uint32_t window) const {
+  AttentionCall call(uint32_t window) const {
     AttentionCall call;
     call.cache = cache_.get();
-    call.layer = layer;
     call.num_heads = heads_;
     call.scale = 1 / std::sqrt(static_cast<float>(shape_.head_dim));
     call.window = window;
@@ -50,7 +48,7 @@ class AttentionCase {
 
   size_t row_size() const { return static_cast<size_t>(heads_) * shape_.head_dim; }
 
-  std::vector<double> expected(uint32_t layer, uint32_t position, uint32_t window) const {
+  std::vector<double> expected(uint32_t position, uint32_t window) const {
     const uint32_t dim = shape_.head_dim, group = heads_ / shape_.num_kv_heads;
     std::vector<double> out(row_size());
     for (uint32_t h = 0; h < heads_; ++h) {
@@ -62,22 +60,23 @@ class AttentionCase {
         double score = 0;
         for (uint32_t d = 0; d < dim; ++d) {
           score += static_cast<double>(q[position * row_size() + h * dim + d]) *
-                   stored(k_[layer], t, h / group, d);
+                   stored(k, t, h / group, d);
         }
-        weights.push_back(std::exp(score * call(layer, 0).scale));
+        weights.push_back(std::exp(score * call(0).scale));
         positions.push_back(t);
         total += weights.back();
       }
       for (size_t i = 0; i < weights.size(); ++i) {
         for (uint32_t d = 0; d < dim; ++d) {
-          out[h * dim + d] += weights[i] / total * stored(v_[layer], positions[i], h / group, d);
+          out[h * dim + d] += weights[i] / total * stored(v, positions[i], h / group, d);
         }
       }
     }
     return out;
   }
 
-  std::vector<float> q;  // [context, heads x head_dim]
+  std::vector<float> q;     // [rows, heads x head_dim]
+  std::vector<float> k, v;  // [rows, kv heads x head_dim]
 
  private:
   double stored(const std::vector<float>& rows, uint32_t t, uint32_t kv_head, uint32_t d) const {
@@ -89,18 +88,6 @@ class AttentionCase {
   KvShape shape_;
   uint32_t heads_;
   std::unique_ptr<KvCache> cache_;
-  std::vector<std::vector<float>> k_, v_;
 };
-
-inline KvShape kv_shape(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, uint32_t context,
-                        bool float32) {
-  KvShape shape;
-  shape.num_layers = layers;
-  shape.num_kv_heads = kv_heads;
-  shape.head_dim = head_dim;
-  shape.context = context;
-  shape.float32 = float32;
-  return shape;
-}
 
 }  // namespace moe_mobile::testing

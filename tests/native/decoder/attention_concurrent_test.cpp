@@ -25,16 +25,15 @@ ParallelFor threads_for(size_t threads) {
 
 TEST(AttentionThreads, NeverChangeTheResult) {
   for (const uint32_t group : {1u, 3u, 6u}) {
-    testing::AttentionCase sample(testing::kv_shape(1, 3, 40, 130, false), group, group);
+    testing::AttentionCase sample(KvShape{3, 40, 130, false}, group, group);
     const size_t row = sample.row_size();
     std::vector<float> serial(130 * row);
-    attend_batch(sample.call(0, 0), 0, 130, sample.q.data(), serial.data());
+    attend_batch(sample.call(0), 0, 130, sample.q.data(), serial.data());
     for (const size_t threads : {2, 3, 8, 31}) {
       std::vector<float> parallel(serial.size());
-      attend_batch(sample.call(0, 0), 0, 130, sample.q.data(), parallel.data(),
-                   threads_for(threads));
+      attend_batch(sample.call(0), 0, 130, sample.q.data(), parallel.data(), threads_for(threads));
       ASSERT_EQ(std::memcmp(serial.data(), parallel.data(), 4 * serial.size()), 0);
-      testing::attend(sample.call(0, 0), 129, &sample.q[129 * row], parallel.data(),
+      testing::attend(sample.call(0), 129, &sample.q[129 * row], parallel.data(),
                       threads_for(threads));
       ASSERT_EQ(std::memcmp(&serial[129 * row], parallel.data(), 4 * row), 0);
     }

@@ -27,6 +27,7 @@ Manifest model() {
   m.moe.intermediate_size = 64;
   m.max_batch = 16;
   m.layers.resize(m.num_layers);
+  for (LayerSpec& layer : m.layers) layer.mixer = m.attention;
   for (uint32_t layer = 1; layer < m.num_layers; ++layer) {
     m.layers[layer].experts.emplace();
     m.layers[layer].experts->programs.resize(m.moe.num_experts);

@@ -268,7 +268,8 @@ class Reader {
       const JsonField mixer = layer["mixer"];
       mixer.expect_members({"kind", "window"});
       mixer["kind"].one_of({"attention"}, ErrorCode::kUnsupported);
-      spec.window = mixer["window"].integer32(0, 0xffffffff);
+      spec.mixer = m_.attention;
+      spec.mixer.window = mixer["window"].integer32(0, 0xffffffff);
       spec.dense = read_dense_program(layer["dense"]);
       dense_bytes_.add(spec.dense.bytes, layer["dense"]["bytes"]);
       if (layer.has("experts")) spec.experts = read_experts(layer["experts"]);

@@ -32,6 +32,7 @@ struct DenseProgram : FileRef {
   Delegate delegate = Delegate::kXnnpack;
 };
 
+// A layer's attention: the manifest's `attention`, and the layer's own window.
 struct AttentionSpec {
   uint32_t num_heads = 0;
   uint32_t num_kv_heads = 0;
@@ -40,6 +41,7 @@ struct AttentionSpec {
   std::vector<double> inverse_frequencies;
   double amplitude = 1;
   bool kv_float32 = false;
+  uint32_t window = 0;  // 0: full attention
 };
 
 // The bias of the routers has a row per layer with experts.
@@ -68,7 +70,7 @@ struct LayerExperts {
 };
 
 struct LayerSpec {
-  uint32_t window = 0;  // 0: full attention
+  AttentionSpec mixer;
   DenseProgram dense;
   std::optional<LayerExperts> experts;  // absent where the MLP is dense
 };

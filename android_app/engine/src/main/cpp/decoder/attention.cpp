@@ -28,14 +28,21 @@ constexpr uint64_t kWorthThreads = 1u << 17;
 
 void check(const AttentionCall& call, uint32_t first, uint32_t count) {
   const KvShape& shape = call.cache->shape();
-  if (call.layer >= shape.num_layers || call.num_heads == 0 ||
-      call.num_heads % shape.num_kv_heads != 0 || count > shape.context ||
-      first > shape.context - count) {
+  const uint64_t end = static_cast<uint64_t>(first) + count;
+  const bool wraps = end > shape.rows;
+  const bool held = !wraps || (call.window != 0 && shape.rows % detail::kTileBlock == 0 &&
+                               static_cast<uint64_t>(call.window) - 1 + count <= shape.rows);
+  if (!held || call.num_heads == 0 || call.num_heads % shape.num_kv_heads != 0) {
     throw Error(ErrorCode::kUsage, "", "the attention does not fit the KV cache's shape");
   }
 }
 
 }  // namespace
+
+uint64_t ring_rows(uint32_t window, uint32_t max_batch) {
+  const uint64_t rows = static_cast<uint64_t>(window) - 1 + max_batch;
+  return (rows + detail::kTileBlock - 1) / detail::kTileBlock * detail::kTileBlock;
+}
 
 void attend_batch(const AttentionCall& call, uint32_t first, uint32_t count, const float* q,
                   float* out, const ParallelFor& parallel) {
@@ -70,10 +77,11 @@ void attend_batch(const AttentionCall& call, uint32_t first, uint32_t count, con
       }
       const uint32_t position = first + row;
       tile.q = scaled;
-      tile.keys = cache.keys(call.layer, kv_head);
-      tile.values = cache.values(call.layer, kv_head);
+      tile.keys = cache.keys(kv_head);
+      tile.values = cache.values(kv_head);
       tile.end = position + 1;
       tile.begin = call.window == 0 || call.window >= tile.end ? 0 : tile.end - call.window;
+      tile.rows = cache.shape().rows;
       tile.stride = stride;
       tile.out = result;
       attend_one(tile);

@@ -9,19 +9,24 @@
 
 namespace moe_mobile {
 
-// Softmax attention of queries over one layer of the KV cache, with grouped query heads.
+// Softmax attention of queries over the KV cache of one layer, with grouped query heads.
 struct AttentionCall {
   const KvCache* cache = nullptr;
-  uint32_t layer = 0;
   uint32_t num_heads = 0;  // a multiple of the cache's num_kv_heads
   float scale = 1;         // multiplies the scores
-  uint32_t window =
-      0;  // 0: all positions up to the query's own; w: that one and the w - 1 before it
+  // 0: a query sees all positions up to its own. w: its own and the w - 1 before it.
+  uint32_t window = 0;
 };
 
+// Rows of a KV cache in which `window` positions and a batch of `max_batch` fit together. Where the
+// cache wraps around, a block of positions that the kernels take in one go must not be cut in two.
+uint64_t ring_rows(uint32_t window, uint32_t max_batch);
+
 // `count` queries at positions first, first + 1, ...: q and out are [count, num_heads x head_dim],
-// q rotated. All positions up to the last query's must be in the cache. A query's result is the
-// same to the bit for any number of queries beside it, and of threads.
+// q rotated. Everything that the queries see must be in the cache. A query's result has the same
+// bits for any number of queries in the call, of threads, and of rows in the cache.
+//
+// Throws kUsage if the cache does not hold what the queries see, or its heads do not fit.
 void attend_batch(const AttentionCall& call, uint32_t first, uint32_t count, const float* q,
                   float* out, const ParallelFor& parallel = serial_for);
 

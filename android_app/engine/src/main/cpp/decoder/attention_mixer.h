@@ -2,39 +2,47 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "bundle/manifest.h"
-#include "decoder/attention.h"
 #include "decoder/kv_cache.h"
 #include "decoder/mixer.h"
 #include "decoder/rope.h"
 
 namespace moe_mobile {
 
-// Rotation, KV cache and softmax attention of all layers of a bundle.
+// Softmax attention over the layer's own KV cache. Inputs: q [n, num_heads x head_dim], k and v
+// [n, num_kv_heads x head_dim], not yet rotated. Output: [n, num_heads x head_dim].
+//
+// A layer with a sliding window keeps the positions that its window and one batch need, so its
+// state does not grow with the context.
 class AttentionMixer : public Mixer {
  public:
-  // `context` positions, at most the manifest's context_length (kUsage beyond).
-  AttentionMixer(const Manifest& manifest, uint32_t context);
+  // `context`: largest number of positions. `max_batch`: largest number of rows of run().
+  static MixerFacts facts_for(const AttentionSpec& spec, uint32_t context, uint32_t max_batch);
 
-  // Bytes of state, before building it.
-  static uint64_t state_bytes_for(const Manifest& manifest, uint32_t context);
+  // `rope` holds the rotations of each step's positions; layers with equal frequencies share it.
+  AttentionMixer(const AttentionSpec& spec, uint32_t context, uint32_t max_batch,
+                 std::shared_ptr<const Rope> rope);
 
-  uint64_t state_bytes() const override { return cache_.bytes(); }
-  void clear() override { cache_.clear(); }
-  void begin(uint32_t first, uint32_t count) override;
-  void run(uint32_t layer, float* q, float* k, const float* v, float* out,
+  void clear() override;
+  void mark(uint32_t first, uint32_t count) override;
+  void rewind() override;
+  void run(uint32_t first, uint32_t count, float* const* inputs, float* const* outputs,
            const ParallelFor& parallel) override;
 
  private:
   uint32_t num_heads_;
   float scale_;
-  std::vector<uint32_t> windows_;
-  Rope rope_;
+  uint32_t window_;
+  uint32_t context_;
+  std::shared_ptr<const Rope> rope_;
   KvCache cache_;
-  uint32_t first_ = 0;
-  uint32_t count_ = 0;
+  // What the step may overwrite though the positions before it still need it.
+  uint32_t saved_first_ = 0;
+  uint32_t saved_count_ = 0;
+  std::vector<uint8_t> saved_;
 };
 
 }  // namespace moe_mobile

@@ -9,15 +9,16 @@ namespace moe_mobile::detail {
 // Query heads that share keys and are computed together.
 constexpr uint32_t kTileHeads = 4;
 // Positions per step of the online softmax. Steps begin at multiples of it whatever the query, so
-// that a query's sums have one order, in prefill and decode alike.
+// that a query's sums have one order: in prefill and decode, in full and in wrapped caches.
 constexpr uint32_t kTileBlock = 64;
 
 // The heads of one tile, for one query.
 struct AttentionTile {
   const float* q = nullptr;      // [heads, stride], scaled; zero beyond head_dim
   uint32_t heads = 0;            // 1 .. kTileHeads
-  const void* keys = nullptr;    // [position, stride] from position 0
+  const void* keys = nullptr;    // [rows, stride]: position p lies in row p % rows
   const void* values = nullptr;  // the same
+  uint32_t rows = 0;             // at least end, or a multiple of kTileBlock
   uint32_t begin = 0;            // first position seen
   uint32_t end = 0;              // one beyond the last; above begin
   uint32_t stride = 0;           // a multiple of 8

@@ -182,7 +182,7 @@ MOE_TILE_TARGET void attend_heads(const AttentionTile& tile) {
   for (uint32_t begin = tile.begin; begin < tile.end;) {
     const uint32_t next = (begin / kTileBlock + 1) * kTileBlock;
     const uint32_t count = (next < tile.end ? next : tile.end) - begin;
-    const size_t first = static_cast<size_t>(begin) * stride;
+    const size_t first = static_cast<size_t>(begin % tile.rows) * stride;
     score_block<Heads>(tile.q, keys + first, count, stride, scores);
     MOE_UNROLL
     for (int h = 0; h < Heads; ++h) {

@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -26,10 +27,8 @@ uint64_t element_bytes(const KvShape& shape) { return shape.float32 ? 4 : 2; }
 
 uint64_t KvCache::bytes_for(const KvShape& shape) {
   constexpr auto kMax = static_cast<unsigned __int128>(std::numeric_limits<int64_t>::max());
-  // Each factor is below 2^33: one product of three fits 128 bits, the rest is checked step by
-  // step.
-  auto bytes = static_cast<unsigned __int128>(shape.num_layers) * 2 * shape.num_kv_heads;
-  bytes *= shape.context;
+  // Each factor is below 2^33: a product of three fits in 128 bits, the last is checked first.
+  auto bytes = static_cast<unsigned __int128>(2) * shape.num_kv_heads * shape.rows;
   if (bytes <= kMax) bytes *= stride_of(shape) * element_bytes(shape);
   if (bytes > kMax) {
     throw Error(ErrorCode::kBudget, Setting{"context"},
@@ -55,30 +54,26 @@ KvCache::KvCache(const KvShape& shape)
 
 KvCache::~KvCache() { ::munmap(data_, bytes_); }
 
-uint8_t* KvCache::at(uint32_t layer, uint32_t which, uint32_t kv_head) const {
-  const uint64_t head_bytes =
-      static_cast<uint64_t>(shape_.context) * stride_ * element_bytes(shape_);
-  const uint64_t index = (static_cast<uint64_t>(layer) * 2 + which) * shape_.num_kv_heads + kv_head;
-  return data_ + index * head_bytes;
+uint8_t* KvCache::at(uint32_t which, uint32_t kv_head) const {
+  const uint64_t head_bytes = static_cast<uint64_t>(shape_.rows) * stride_ * element_bytes(shape_);
+  return data_ + (static_cast<uint64_t>(which) * shape_.num_kv_heads + kv_head) * head_bytes;
 }
 
-void KvCache::append(uint32_t layer, uint32_t first, uint32_t count, const float* k,
-                     const float* v) {
-  if (layer >= shape_.num_layers || count > shape_.context || first > shape_.context - count) {
-    throw Error(ErrorCode::kUsage, Setting{"context"},
-                "position " + std::to_string(static_cast<uint64_t>(first) + count) +
-                    " is beyond the KV cache's context of " + std::to_string(shape_.context),
-                "Raise the context or shorten the prompt");
+void KvCache::append(uint32_t first, uint32_t count, const float* k, const float* v) {
+  if (count > shape_.rows) {
+    throw Error(ErrorCode::kUsage, "",
+                std::to_string(count) + " positions do not fit in a KV cache of " +
+                    std::to_string(shape_.rows));
   }
   const float* sources[] = {k, v};
   for (uint32_t which = 0; which < 2; ++which) {
     for (uint32_t head = 0; head < shape_.num_kv_heads; ++head) {
-      uint8_t* rows = at(layer, which, head);
+      uint8_t* rows = at(which, head);
       for (uint32_t i = 0; i < count; ++i) {
         const float* source =
             sources[which] +
             (static_cast<size_t>(i) * shape_.num_kv_heads + head) * shape_.head_dim;
-        const size_t element = (static_cast<size_t>(first) + i) * stride_;
+        const size_t element = static_cast<size_t>((first + i) % shape_.rows) * stride_;
         if (shape_.float32) {
           std::memcpy(rows + 4 * element, source, 4 * static_cast<size_t>(shape_.head_dim));
         } else {
@@ -87,6 +82,33 @@ void KvCache::append(uint32_t layer, uint32_t first, uint32_t count, const float
       }
     }
   }
+}
+
+template <typename Visit>
+void KvCache::for_each_piece(uint32_t first, uint32_t count, const Visit& visit) const {
+  const uint64_t one = static_cast<uint64_t>(stride_) * element_bytes(shape_);
+  const uint32_t begin = first % shape_.rows;
+  const uint32_t before_end = std::min(count, shape_.rows - begin);
+  for (uint32_t which = 0; which < 2; ++which) {
+    for (uint32_t head = 0; head < shape_.num_kv_heads; ++head) {
+      visit(at(which, head) + begin * one, before_end * one);
+      visit(at(which, head), (count - before_end) * one);
+    }
+  }
+}
+
+void KvCache::save(uint32_t first, uint32_t count, uint8_t* saved) const {
+  for_each_piece(first, count, [&saved](const uint8_t* piece, uint64_t length) {
+    std::memcpy(saved, piece, length);
+    saved += length;
+  });
+}
+
+void KvCache::restore(uint32_t first, uint32_t count, const uint8_t* saved) {
+  for_each_piece(first, count, [&saved](uint8_t* piece, uint64_t length) {
+    std::memcpy(piece, saved, length);
+    saved += length;
+  });
 }
 
 void KvCache::clear() { ::madvise(data_, bytes_, MADV_DONTNEED); }

@@ -3,26 +3,50 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "base/parallel_for.h"
 
 namespace moe_mobile {
 
-// What mixes positions between a layer's `qkv` and `mix` programs. Attention is one; others have
-// other states.
+// What is known of a layer's mixer before it is built. Widths are columns of float32 matrices.
+struct MixerFacts {
+  std::vector<uint32_t> input_widths;   // of the outputs of the layer's `qkv` program
+  std::vector<uint32_t> output_widths;  // of the inputs of its `mix` program, apart from x
+  uint64_t state_bytes = 0;             // at full context
+};
+
+// The only part of a layer in which positions meet: it runs between the layer's `qkv` and `mix`
+// programs and keeps what later positions need. Each layer has a mixer of its own. make_mixer() in
+// mixers.h builds it from the manifest's entry.
+//
+// A step is a prompt or one token. It runs as mark(), then run() for one batch after the other. If
+// the step fails, rewind() forgets it.
 class Mixer {
  public:
+  explicit Mixer(MixerFacts facts) : facts_(std::move(facts)) {}
+  Mixer(const Mixer&) = delete;
+  Mixer& operator=(const Mixer&) = delete;
   virtual ~Mixer() = default;
-  // Bytes of state at full context.
-  virtual uint64_t state_bytes() const = 0;
+
+  const MixerFacts& facts() const { return facts_; }
+
   // Forgets all positions.
   virtual void clear() = 0;
-  // Called once per batch of positions first .. first + count - 1, before run() of any layer.
-  virtual void begin(uint32_t first, uint32_t count) = 0;
-  // Appends the batch begun to a layer's state and runs it: q [count, num_heads x head_dim], k and
-  // v [count, num_kv_heads x head_dim], out [count, num_heads x head_dim]. q and k may be changed.
-  virtual void run(uint32_t layer, float* q, float* k, const float* v, float* out,
+  // Begins a step of `count` positions from `first` on, and keeps what rewind() needs.
+  // REQUIRES: `first` is the number of positions seen since clear().
+  virtual void mark(uint32_t first, uint32_t count) = 0;
+  // Goes back to the state of the last mark().
+  virtual void rewind() = 0;
+  // Adds positions first .. first + count - 1 to the state and mixes them. inputs[i] is
+  // [count, input_widths[i]] and may be changed; outputs[i] is [count, output_widths[i]].
+  // REQUIRES: batches of a step come in order, without gaps, none larger than max_batch.
+  virtual void run(uint32_t first, uint32_t count, float* const* inputs, float* const* outputs,
                    const ParallelFor& parallel) = 0;
+
+ private:
+  MixerFacts facts_;
 };
 
 }  // namespace moe_mobile

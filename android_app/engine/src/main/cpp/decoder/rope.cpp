@@ -3,6 +3,7 @@
 #include "decoder/rope.h"
 
 #include <cmath>
+#include <string>
 #include <utility>
 
 #include "base/error.h"
@@ -19,7 +20,6 @@ Rope::Rope(std::vector<double> inverse_frequencies, double amplitude, uint32_t h
 }
 
 void Rope::prepare(uint32_t first, uint32_t count) {
-  if (first == first_ && count == count_) return;
   first_ = first;
   count_ = count;
   const size_t pairs = inverse_frequencies_.size();
@@ -34,10 +34,13 @@ void Rope::prepare(uint32_t first, uint32_t count) {
   }
 }
 
-void Rope::apply(float* heads, uint32_t num_heads, uint32_t row) const {
+void Rope::apply(float* heads, uint32_t num_heads, uint32_t position) const {
   const size_t pairs = inverse_frequencies_.size();
   if (pairs == 0) return;
-  if (row >= count_) throw Error(ErrorCode::kUsage, "", "that position was not prepared");
+  if (position < first_ || position - first_ >= count_)
+    throw Error(ErrorCode::kUsage, "",
+                "position " + std::to_string(position) + " was not prepared");
+  const uint32_t row = position - first_;
   const float* cosines = &cosines_[row * pairs];
   const float* sines = &sines_[row * pairs];
   for (uint32_t head = 0; head < num_heads; ++head) {

@@ -10,6 +10,19 @@
 #include "metrics/stopwatch.h"
 
 namespace moe_mobile {
+namespace {
+
+// Where the matrices [rows, width] begin that lie in `data` one after the other.
+std::vector<float*> matrices(const std::vector<uint32_t>& widths, size_t rows, float* data) {
+  std::vector<float*> begins;
+  for (const uint32_t width : widths) {
+    begins.push_back(data);
+    data += rows * width;
+  }
+  return begins;
+}
+
+}  // namespace
 
 Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
                  std::unique_ptr<ExpertStream> experts, Selector selector, uint32_t context,
@@ -20,7 +33,7 @@ Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
       selector_(std::move(selector)),
       embedding_(bundle.path(manifest_.embedding.file), manifest_.embedding, manifest_.vocab_size,
                  manifest_.hidden_size),
-      mixer_(manifest_, context),
+      mixers_(manifest_, context),
       parallel_(std::move(parallel)),
       context_(context) {
   for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer)
@@ -28,13 +41,15 @@ Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
   // plan_engine() counts what is allocated here.
   const size_t batch = manifest_.max_batch;
   const size_t hidden = manifest_.hidden_size;
-  const size_t queries = size_t{manifest_.attention.num_heads} * manifest_.attention.head_dim;
-  const size_t keys = size_t{manifest_.attention.num_kv_heads} * manifest_.attention.head_dim;
+  const MixerColumns columns = widest_mixer(manifest_);
   x_.resize(hidden);
-  q_.resize(batch * queries);
-  k_.resize(batch * keys);
-  v_.resize(batch * keys);
-  attention_.resize(batch * queries);
+  mixer_inputs_.resize(batch * columns.inputs);
+  mixer_outputs_.resize(batch * columns.outputs);
+  for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
+    const MixerFacts& facts = mixers_[layer].facts();
+    inputs_of_.push_back(matrices(facts.input_widths, batch, mixer_inputs_.data()));
+    outputs_of_.push_back(matrices(facts.output_widths, batch, mixer_outputs_.data()));
+  }
   h_.resize(batch * hidden);
   router_logits_.resize(batch * manifest_.moe.num_experts);
   outputs_.resize(batch * manifest_.moe.top_k * hidden);
@@ -53,7 +68,7 @@ std::vector<ExpertKey> Decoder::cached() const {
 void Decoder::load_cached(const Progress& progress) { experts_->load(cached(), progress); }
 
 void Decoder::clear() {
-  mixer_.clear();
+  mixers_.clear();
   selector_.reset();
   position_ = 0;
   // Other initial caches leave memory to the prompt, which may find some of its experts there.
@@ -95,13 +110,15 @@ void Decoder::require_room(size_t tokens) const {
                           std::to_string(manifest_.context_length) + ").");
 }
 
-void Decoder::attend(uint32_t layer, uint32_t rows, float* x, TokenMetrics* metrics) {
+void Decoder::mix(uint32_t layer, uint32_t first, uint32_t rows, float* x, TokenMetrics* metrics) {
   Stopwatch watch;
-  dense_->qkv(layer, x, rows, q_.data(), k_.data(), v_.data());
+  float* const* inputs = inputs_of_[layer].data();
+  float* const* outputs = outputs_of_[layer].data();
+  dense_->qkv(layer, x, rows, inputs);
   metrics->dense_ns += watch.lap();
-  mixer_.run(layer, q_.data(), k_.data(), v_.data(), attention_.data(), parallel_);
+  mixers_[layer].run(first, rows, inputs, outputs, parallel_);
   metrics->attention_ns += watch.lap();
-  dense_->mix(layer, attention_.data(), x, rows, x, h_.data(), router_logits_.data());
+  dense_->mix(layer, outputs, x, rows, x, h_.data(), router_logits_.data());
   metrics->dense_ns += watch.lap();
 }
 
@@ -228,10 +245,12 @@ TokenMetrics Decoder::prefill(Span<const uint32_t> tokens, const Progress& progr
   std::vector<float> x(tokens.size() * hidden);
   embedding_.rows(tokens, x.data());
   history_.assign(tokens.size() * moe_layers_.size() * manifest_.moe.top_k, Selection::kNone);
+  mixers_.begin(position_, static_cast<uint32_t>(tokens.size()));
   experts_->begin_prompt(cached());
   try {
     prefill_layers(tokens.size(), x.data(), &metrics, progress);
   } catch (...) {
+    mixers_.rewind();
     // Within a conversation the averages of routing keep what they saw of the prompt.
     if (position_ == 0) selector_.reset();
     experts_->retain(cached());
@@ -255,10 +274,10 @@ void Decoder::prefill_layers(size_t rows, float* x, TokenMetrics* metrics,
     for (size_t first = 0; first < rows; first += most) {
       const auto batch = static_cast<uint32_t>(std::min(most, rows - first));
       float* batch_x = x + first * manifest_.hidden_size;
-      mixer_.begin(position_ + static_cast<uint32_t>(first), batch);
-      attend(layer, batch, batch_x, metrics);
+      const uint32_t position = position_ + static_cast<uint32_t>(first);
+      mix(layer, position, batch, batch_x, metrics);
       if (manifest_.layers[layer].experts) {
-        route(layer, position_ + static_cast<uint32_t>(first), batch, Phase::kPrefill, metrics);
+        route(layer, position, batch, Phase::kPrefill, metrics);
         prefill_experts(layer, batch, first, first + batch == rows, batch_x, metrics);
       }
       progress("prefill", ++done, total);
@@ -272,12 +291,17 @@ TokenMetrics Decoder::decode(uint32_t token) {
   TokenMetrics metrics;
   metrics.token = token;
   embedding_.rows(Span<const uint32_t>(&token, 1), x_.data());
-  mixer_.begin(position_, 1);
-  for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
-    attend(layer, 1, x_.data(), &metrics);
-    if (!manifest_.layers[layer].experts) continue;
-    route(layer, position_, 1, Phase::kDecode, &metrics);
-    decode_experts(layer, &metrics);
+  mixers_.begin(position_, 1);
+  try {
+    for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
+      mix(layer, position_, 1, x_.data(), &metrics);
+      if (!manifest_.layers[layer].experts) continue;
+      route(layer, position_, 1, Phase::kDecode, &metrics);
+      decode_experts(layer, &metrics);
+    }
+  } catch (...) {
+    mixers_.rewind();
+    throw;
   }
   ++position_;
   metrics.total_ns = watch.lap();

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "bundle/bundle.h"
-#include "decoder/attention_mixer.h"
 #include "decoder/embedding.h"
+#include "decoder/mixers.h"
 #include "engine/dense_programs.h"
 #include "engine/expert_stream.h"
 #include "engine/progress.h"
@@ -55,8 +55,9 @@ class Decoder {
  private:
   void require_room(size_t tokens) const;
   void prefill_layers(size_t rows, float* x, TokenMetrics* metrics, const Progress& progress);
-  // Of one layer, for `rows` rows of x [rows, hidden] whose positions the mixer was told.
-  void attend(uint32_t layer, uint32_t rows, float* x, TokenMetrics* metrics);
+  // Runs one layer's dense programs and mixer for positions first .. first + rows - 1, x
+  // [rows, hidden].
+  void mix(uint32_t layer, uint32_t first, uint32_t rows, float* x, TokenMetrics* metrics);
   enum class Phase { kPrefill, kDecode };
   // Fills selections_ from router_logits_.
   void route(uint32_t layer, uint32_t first_position, uint32_t rows, Phase phase,
@@ -81,15 +82,18 @@ class Decoder {
   std::unique_ptr<ExpertStream> experts_;
   Selector selector_;
   EmbeddingTable embedding_;
-  AttentionMixer mixer_;
+  Mixers mixers_;
   ParallelFor parallel_;
   uint32_t context_;
   uint32_t position_ = 0;
 
   std::vector<uint32_t> moe_layers_;
   std::vector<float> x_;  // [hidden]: the last token's
+  // What goes into a layer's mixer and comes out of it, and where each matrix begins, by layer.
+  std::vector<float> mixer_inputs_, mixer_outputs_;
+  std::vector<std::vector<float*>> inputs_of_, outputs_of_;
   // [max_batch, ...]
-  std::vector<float> q_, k_, v_, attention_, h_, router_logits_;
+  std::vector<float> h_, router_logits_;
   // [max_batch, top_k, hidden]: by token and rank, or by expert in a prompt
   std::vector<float> outputs_;
   std::vector<float> gathered_;  // [max_batch x top_k, hidden]: a prompt's rows by expert

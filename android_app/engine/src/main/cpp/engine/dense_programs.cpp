@@ -5,14 +5,15 @@
 
 #include "base/crc32c.h"
 #include "base/error.h"
+#include "decoder/mixers.h"
 
 namespace moe_mobile {
 
 DensePrograms::DensePrograms(const Bundle& bundle, const PackedStore& store, PlannedArena* arena,
                              const Progress& progress)
-    : manifest_(bundle.manifest()),
-      query_width_(manifest_.attention.num_heads * manifest_.attention.head_dim),
-      kv_width_(manifest_.attention.num_kv_heads * manifest_.attention.head_dim) {
+    : manifest_(bundle.manifest()) {
+  for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer)
+    mixers_.push_back(mixer_facts(manifest_, layer, manifest_.context_length));
   const std::vector<DenseEntry> entries = dense_entries(manifest_);
   std::map<Delegate, size_t> counts;
   for (const DenseEntry& entry : entries)
@@ -66,21 +67,25 @@ void DensePrograms::load_packed(const PackedStore& store, const DenseEntry& entr
   }
 }
 
-void DensePrograms::qkv(uint32_t layer, const float* x, uint32_t rows, float* q, float* k,
-                        float* v) {
+void DensePrograms::qkv(uint32_t layer, const float* x, uint32_t rows, float* const* inputs) {
   const MatrixIn in[] = {{x, rows, manifest_.hidden_size}};
-  const MatrixOut out[] = {{q, query_width_}, {k, kv_width_}, {v, kv_width_}};
-  methods_[2 * layer]->run(in, out);
+  out_.clear();
+  for (const uint32_t width : mixers_[layer].input_widths)
+    out_.push_back({inputs[out_.size()], width});
+  methods_[2 * layer]->run(in, out_);
 }
 
-void DensePrograms::mix(uint32_t layer, const float* attention, const float* x, uint32_t rows,
+void DensePrograms::mix(uint32_t layer, const float* const* mixed, const float* x, uint32_t rows,
                         float* out, float* h, float* logits) {
-  const MatrixIn in[] = {{attention, rows, query_width_}, {x, rows, manifest_.hidden_size}};
+  in_.clear();
+  for (const uint32_t width : mixers_[layer].output_widths)
+    in_.push_back({mixed[in_.size()], rows, width});
+  in_.push_back({x, rows, manifest_.hidden_size});
   const MatrixOut outputs[] = {{out, manifest_.hidden_size},
                                {h, manifest_.hidden_size},
                                {logits, manifest_.moe.num_experts}};
   const size_t count = manifest_.layers[layer].experts ? 3 : 1;
-  methods_[2 * layer + 1]->run(in, Span<const MatrixOut>(outputs, count));
+  methods_[2 * layer + 1]->run(in_, Span<const MatrixOut>(outputs, count));
 }
 
 void DensePrograms::head(const float* x, float* logits) {

@@ -7,9 +7,11 @@
 #include <memory>
 #include <vector>
 
+#include "decoder/mixer.h"
 #include "engine/packed_store.h"
 #include "engine/progress.h"
 #include "executorch/backend.h"
+#include "executorch/method.h"
 #include "executorch/program.h"
 
 namespace moe_mobile {
@@ -24,12 +26,12 @@ class DensePrograms {
   DensePrograms(const Bundle& bundle, const PackedStore& store, PlannedArena* arena,
                 const Progress& progress);
 
-  // x [rows, hidden] -> q [rows, heads x head_dim], k and v [rows, kv heads x head_dim].
-  void qkv(uint32_t layer, const float* x, uint32_t rows, float* q, float* k, float* v);
-  // attention [rows, heads x head_dim], x [rows, hidden] -> out [rows, hidden]; in a layer with
-  // experts also h [rows, hidden] and logits [rows, experts], else both are left alone. out may be
-  // x.
-  void mix(uint32_t layer, const float* attention, const float* x, uint32_t rows, float* out,
+  // x [rows, hidden] -> what the layer's mixer takes: inputs[i] is [rows, its input_widths[i]].
+  void qkv(uint32_t layer, const float* x, uint32_t rows, float* const* inputs);
+  // What the mixer gives, mixed[i] [rows, its output_widths[i]], and x [rows, hidden] -> out
+  // [rows, hidden]; in a layer with experts also h [rows, hidden] and logits [rows, experts], else
+  // both are left alone. out may be x.
+  void mix(uint32_t layer, const float* const* mixed, const float* x, uint32_t rows, float* out,
            float* h, float* logits);
   // x [1, hidden] -> logits [1, vocab].
   void head(const float* x, float* logits);
@@ -38,8 +40,9 @@ class DensePrograms {
   void load_packed(const PackedStore& store, const DenseEntry& entry, PlannedArena* arena);
 
   const Manifest& manifest_;
-  uint32_t query_width_;
-  uint32_t kv_width_;
+  std::vector<MixerFacts> mixers_;  // by layer
+  std::vector<MatrixIn> in_;        // of the call that runs
+  std::vector<MatrixOut> out_;
   std::vector<std::unique_ptr<LoadedProgram>> programs_;
   // By delegate. They own the methods of packed programs, `plain_` those of the others.
   std::map<Delegate, std::unique_ptr<ExchangeableMethods>> packed_;

@@ -7,31 +7,32 @@
 #include <utility>
 
 #include "base/file.h"
-#include "decoder/attention_mixer.h"
+#include "decoder/mixers.h"
 
 namespace moe_mobile {
 namespace {
 
-// What the decoder allocates, apart from the KV cache: at most, for a prompt that fills the
+// What the decoder allocates, apart from its mixers' states: at most, for a prompt that fills the
 // context.
 uint64_t buffer_bytes(const Manifest& manifest, uint32_t context) {
   const uint64_t hidden = manifest.hidden_size;
-  const uint64_t queries = uint64_t{manifest.attention.num_heads} * manifest.attention.head_dim;
-  const uint64_t keys = uint64_t{manifest.attention.num_kv_heads} * manifest.attention.head_dim;
-  const uint64_t row =
-      hidden + 2 * queries + 2 * keys + manifest.moe.num_experts + 2 * manifest.moe.top_k * hidden;
+  const MixerColumns mixer = widest_mixer(manifest);
+  const uint64_t row = hidden + mixer.inputs + mixer.outputs + manifest.moe.num_experts +
+                       2 * manifest.moe.top_k * hidden;
   return sizeof(float) *
              (manifest.max_batch * row + (uint64_t{context} + 1) * hidden + manifest.vocab_size) +
-         sizeof(uint32_t) * uint64_t{context} * manifest.num_moe_layers() * manifest.moe.top_k;
+         sizeof(uint32_t) * uint64_t{context} * manifest.num_moe_layers() * manifest.moe.top_k +
+         Mixers::rope_bytes(manifest, context);
 }
 
 // What XNNPACK and ExecuTorch allocate apart from the weights: each method's planned inputs and
 // outputs, and one shared workspace, which holds about as much again for the largest batch.
 uint64_t activation_bytes(const Manifest& manifest) {
-  const uint64_t heads = uint64_t{manifest.attention.num_heads} * manifest.attention.head_dim;
   const uint64_t hidden = manifest.hidden_size;
+  const MixerColumns mixer = widest_mixer(manifest);
   const uint64_t widest = std::max<uint64_t>(
-      {heads * 3 + hidden, 3 * hidden + heads + 3 * uint64_t{manifest.dense_intermediate_size},
+      {2 * mixer.inputs + hidden,
+       3 * hidden + mixer.outputs + 3 * uint64_t{manifest.dense_intermediate_size},
        3 * uint64_t{manifest.moe.intermediate_size} + 2 * hidden});
   return 2 * sizeof(float) * (manifest.max_batch * widest + manifest.vocab_size);
 }
@@ -86,7 +87,7 @@ MemoryPlan plan_memory_of(const EngineSettings& settings, const Manifest& manife
   inputs.experts = manifest.moe.num_experts;
   inputs.top_k = manifest.moe.top_k;
   inputs.dense_bytes = store.dense_bytes;
-  inputs.kv_bytes = AttentionMixer::state_bytes_for(manifest, settings.context);
+  inputs.kv_bytes = Mixers::state_bytes(manifest, settings.context);
   inputs.arena_bytes = buffer_bytes(manifest, settings.context) + activation_bytes(manifest);
   if (settings.residency == Residency::kPrograms) {
     // If experts are laid out differently, the store's slot may be the smallest.
