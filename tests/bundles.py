@@ -34,6 +34,8 @@ CASES = {
     "qwen2_moe": Case("qwen2_moe"),
     "qwen3_moe": Case("qwen3_moe"),
     "olmoe": Case("olmoe"),
+    # Short convolutions in three of four layers, one of them with a dense MLP.
+    "lfm2_moe": Case("lfm2_moe"),
     # Nine query heads on three key-value heads, of a width that is no power of two.
     "mixtral-odd-heads": Case(
         "mixtral",

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe")
+FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "lfm2_moe")
 VOCAB, HIDDEN, EXPERTS, TOP_K, WIDTH, CONTEXT = 160, 64, 8, 2, 32, 256
 
 _COMMON: dict[str, Any] = {
@@ -46,6 +46,18 @@ _OWN: dict[str, dict[str, Any]] = {
         "clip_qkv": 1.5,
         "norm_topk_prob": False,
     },
+    # Layers of each kind, and a dense one.
+    "lfm2_moe": {
+        "intermediate_size": 96,
+        "moe_intermediate_size": WIDTH,
+        "num_experts": EXPERTS,
+        "num_hidden_layers": 4,
+        "layer_types": ["conv", "conv", "full_attention", "conv"],
+        "num_dense_layers": 1,
+        "norm_eps": 1e-5,
+        "routed_scaling_factor": 1.5,
+        "tie_word_embeddings": True,
+    },
 }
 
 
@@ -58,8 +70,12 @@ def tiny_config(family: str, **changes: Any) -> Any:
         "qwen2_moe": transformers.Qwen2MoeConfig,
         "qwen3_moe": transformers.Qwen3MoeConfig,
         "olmoe": transformers.OlmoeConfig,
+        "lfm2_moe": transformers.Lfm2MoeConfig,
     }
-    return classes[family](**{**_COMMON, **_OWN[family], **changes})
+    options = {**_COMMON, **_OWN[family], **changes}
+    if "norm_eps" in options:
+        del options["rms_norm_eps"]
+    return classes[family](**options)
 
 
 def tiny_model(family: str, *, seed: int = 0, **changes: Any) -> Any:
@@ -81,6 +97,9 @@ def tiny_model(family: str, *, seed: int = 0, **changes: Any) -> Any:
                 parameter.copy_(0.3 * noise)
             else:
                 parameter.copy_(1.0 + 0.2 * noise)
+        for name, buffer in sorted(model.named_buffers()):
+            if name.endswith("expert_bias"):  # what only selects
+                buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
     return model
 
 

@@ -137,9 +137,28 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Mixer:
-    kind: str
+class AttentionMixer:
+    """Attention of one layer. What is None is as the manifest's ``attention`` has it."""
+
     window: int
+    num_heads: int | None = None
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    scale: float | None = None
+    rope: Rope | None = None
+    kind: str = "attention"
+
+
+@dataclass(frozen=True)
+class ConvolutionMixer:
+    """A short causal convolution over positions, ``kernel`` taps for each of ``width`` columns."""
+
+    kernel: int
+    width: int
+    kind: str = "convolution"
+
+
+Mixer = AttentionMixer | ConvolutionMixer
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from moe_mobile.base.json_field import (
     MAX_INTEGER,
@@ -145,7 +146,7 @@ class _Reader:
         moe = self._moe(root["moe"])
         quantization = self._quantization(root["quantization"], attention)
         embedding = self._embedding(root["embedding"], model, quantization)
-        layers = self._layers(root["layers"], model, moe)
+        layers = self._layers(root["layers"], model, attention, moe)
         if root["moe"]["router"].has("bias"):
             rows = sum(layer.experts is not None for layer in layers)
             if len(moe.router.bias) != rows:
@@ -200,26 +201,8 @@ class _Reader:
 
     def _attention(self, f: JsonField) -> m.Attention:
         f.expect_members(("num_heads", "num_kv_heads", "head_dim", "scale", "rope", "kv_dtype"))
-        heads, kv_heads = f["num_heads"].integer(1, 4096), f["num_kv_heads"].integer(1, 4096)
-        if heads % kv_heads:
-            f["num_heads"].fail("is not a multiple of attention.num_kv_heads")
-        head_dim = f["head_dim"].integer(1, 4096)
-        scale = f["scale"].number()
-        if scale <= 0:
-            f["scale"].fail("is not positive")
-        rope = f["rope"]
-        rope.expect_members(("inverse_frequencies", "amplitude"))
-        frequencies = tuple(item.number() for item in rope["inverse_frequencies"].items())
-        if 2 * len(frequencies) > head_dim:
-            rope["inverse_frequencies"].fail("rotates more elements than attention.head_dim")
-        return m.Attention(
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            head_dim=head_dim,
-            scale=scale,
-            rope=m.Rope(frequencies, rope["amplitude"].number()),
-            kv_dtype=f["kv_dtype"].one_of(("float16", "float32")),
-        )
+        kv_dtype = f["kv_dtype"].one_of(("float16", "float32"))
+        return m.Attention(**_heads(f, None), kv_dtype=kv_dtype)
 
     def _moe(self, f: JsonField) -> m.Moe:
         f.expect_members(("num_experts", "top_k", "intermediate_size", "router"))
@@ -268,21 +251,18 @@ class _Reader:
             f["bytes"].fail("is not model.vocab_size x row_bytes")
         return m.Embedding(file.path, file.bytes, file.sha256, dtype, row_bytes)
 
-    def _layers(self, f: JsonField, model: m.Model, moe: m.Moe) -> tuple[m.Layer, ...]:
+    def _layers(
+        self, f: JsonField, model: m.Model, attention: m.Attention, moe: m.Moe
+    ) -> tuple[m.Layer, ...]:
         fields = f.items()
         if len(fields) != model.num_layers:
             f.fail("does not have model.num_layers entries")
-        return tuple(self._layer(field, moe) for field in fields)
+        return tuple(self._layer(field, attention, moe) for field in fields)
 
-    def _layer(self, f: JsonField, moe: m.Moe) -> m.Layer:
+    def _layer(self, f: JsonField, attention: m.Attention, moe: m.Moe) -> m.Layer:
         f.expect_members(("mixer", "dense"), ("experts",))
-        mixer = f["mixer"]
-        mixer.expect_members(("kind", "window"))
         return m.Layer(
-            mixer=m.Mixer(
-                mixer["kind"].one_of(("attention",), UnsupportedError),
-                mixer["window"].integer(0, 2**32 - 1),
-            ),
+            mixer=_mixer(f["mixer"], attention),
             dense=self._dense_program(f["dense"]),
             experts=self._shard(f["experts"], moe) if f.has("experts") else None,
         )
@@ -358,6 +338,49 @@ def _delegate_name(f: JsonField) -> str:
             UnsupportedError,
         )
     return name
+
+
+def _heads(f: JsonField, common: m.Attention | None) -> dict[str, Any]:
+    """The members of attention that ``f`` states, checked together with the ``common`` ones."""
+    stated: dict[str, Any] = {
+        name: f[name].integer(1, 4096)
+        for name in ("num_heads", "num_kv_heads", "head_dim")
+        if f.has(name)
+    }
+
+    def whole(name: str) -> Any:
+        return stated[name] if name in stated else getattr(common, name)
+
+    if whole("num_heads") % whole("num_kv_heads"):
+        if "num_heads" in stated:
+            f["num_heads"].fail("is not a multiple of num_kv_heads")
+        f["num_kv_heads"].fail("is not a divisor of num_heads")
+    if f.has("scale"):
+        stated["scale"] = f["scale"].number()
+        if stated["scale"] <= 0:
+            f["scale"].fail("is not positive")
+    if f.has("rope"):
+        rope = f["rope"]
+        rope.expect_members(("inverse_frequencies", "amplitude"))
+        frequencies = tuple(item.number() for item in rope["inverse_frequencies"].items())
+        stated["rope"] = m.Rope(frequencies, rope["amplitude"].number())
+    if 2 * len(whole("rope").inverse_frequencies) > whole("head_dim"):
+        if "rope" in stated:
+            f["rope"]["inverse_frequencies"].fail("rotates more elements than head_dim")
+        f["head_dim"].fail("is less than the elements that are rotated")
+    return stated
+
+
+def _mixer(f: JsonField, attention: m.Attention) -> m.Mixer:
+    f.expect_object()
+    if not f.has("kind"):
+        f.fail("lacks the member 'kind'")
+    if f["kind"].one_of(("attention", "convolution"), UnsupportedError) == "convolution":
+        f.expect_members(("kind", "kernel", "width"))
+        return m.ConvolutionMixer(f["kernel"].integer(2, 16), f["width"].integer(1, 2**20))
+    f.expect_members(("kind", "window"), ("num_heads", "num_kv_heads", "head_dim", "scale", "rope"))
+    window = f["window"].integer(0, 2**32 - 1)
+    return m.AttentionMixer(window, **_heads(f, attention))
 
 
 def _check_path(path: str, f: JsonField) -> None:

@@ -111,6 +111,8 @@ def inspect_bundle(
     store = bundle / ".packed" if packed_dir is None else Path(packed_dir)
     consumed = check_files(bundle, manifest, shards_may_be_gone=store.is_dir())
     moe_layers = len(manifest.moe_layers)
+    mixers = [layer.mixer for layer in manifest.layers]
+    attention = [mixer for mixer in mixers if isinstance(mixer, m.AttentionMixer)]
     return {
         "path": str(bundle),
         "hash": hashlib.sha256(data).hexdigest(),
@@ -118,7 +120,9 @@ def inspect_bundle(
         "model": asdict(manifest.model),
         "attention": {k: v for k, v in asdict(manifest.attention).items() if k != "rope"},
         "moe": {**asdict(manifest.moe), "layers": moe_layers},
-        "windows": sorted({layer.mixer.window for layer in manifest.layers}),
+        "windows": sorted({mixer.window for mixer in attention}),
+        "convolutions": len(manifest.layers) - len(attention),
+        "kv_bytes_per_token": sum(_kv_bytes(mixer, manifest.attention) for mixer in attention),
         "quantization": asdict(manifest.quantization),
         "delegate": {
             **asdict(manifest.delegate),
@@ -132,6 +136,13 @@ def inspect_bundle(
         "num_files": 1 + sum(1 for _ in manifest.all_files()),
         "provenance": manifest.provenance,
     }
+
+
+def _kv_bytes(mixer: m.AttentionMixer, common: m.Attention) -> int:
+    """Bytes of one position's keys and values in one layer."""
+    heads = mixer.num_kv_heads or common.num_kv_heads
+    width = mixer.head_dim or common.head_dim
+    return 2 * heads * width * (2 if common.kv_dtype == "float16" else 4)
 
 
 def _verify_file(

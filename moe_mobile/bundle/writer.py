@@ -22,6 +22,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
             del layer["experts"]
         else:
             programs.append(layer["experts"])
+        layer["mixer"] = {k: v for k, v in layer["mixer"].items() if v is not None}
     for program in programs:
         if program["delegate"] is None:
             del program["delegate"]

@@ -32,8 +32,7 @@ def summary(facts: Json) -> str:
     attention, quantization = facts["attention"], facts["quantization"]
     experts = moe["layers"] * moe["num_experts"]
     group = quantization["group_size"]
-    kv_bytes = 2 if attention["kv_dtype"] == "float16" else 4
-    kv = 2 * attention["num_kv_heads"] * attention["head_dim"] * kv_bytes * model["num_layers"]
+    kv = facts["kv_bytes_per_token"]
     least = memory["dense_bytes"] + memory["token_cycle_bytes"]
     windows = [str(window) for window in facts["windows"] if window]
     rows = [
@@ -42,7 +41,8 @@ def summary(facts: Json) -> str:
         (
             "layers",
             f"{model['num_layers']}, of which {moe['layers']} with {moe['num_experts']} experts, "
-            f"{moe['top_k']} used per token",
+            f"{moe['top_k']} used per token"
+            + (f"; {facts['convolutions']} with a convolution" if facts["convolutions"] else ""),
         ),
         (
             "dimensions",

@@ -30,6 +30,7 @@ from moe_mobile.export.plan import Plan, make_plan
 from moe_mobile.export.shapes import ProgramShape
 from moe_mobile.export.template import Programs
 from moe_mobile.export.workspace import Record, Workspace, open_workspace, refuse_early
+from moe_mobile.model.architecture import Attention, Convolution, Rope
 from moe_mobile.model.names import TensorRef
 from moe_mobile.model.source import OpenModel, SourceLike, open_model
 
@@ -141,8 +142,8 @@ class _Export:
         for index, spec in enumerate(self._model.architecture.layers):
             dense = self._layer(index)
             experts = self._experts(index) if spec.is_moe else None
-            layers.append(m.Layer(m.Mixer("attention", spec.window), dense, experts))
-        # The largest program of all: nothing else of size is held beside it.
+            layers.append(m.Layer(self._mixer(spec.mixer), dense, experts))
+        # The largest program of all: nothing else of size is held with it.
         self._programs.clear()
         head = self._head()
         files = tuple(self._copy(name) for name in sorted(self._model.files))
@@ -181,6 +182,18 @@ class _Export:
     def _own(self, delegate: str) -> str | None:
         """What a program's entry says of its delegate: nothing if it is the manifest's."""
         return None if delegate == self._options.expert_delegate else delegate
+
+    def _mixer(self, mixer: Attention | Convolution) -> m.Mixer:
+        if isinstance(mixer, Convolution):
+            return m.ConvolutionMixer(mixer.kernel, self._model.architecture.hidden_size)
+        common = self._model.architecture.attention
+        own = {
+            name: getattr(mixer, name)
+            for name in ("num_heads", "num_kv_heads", "head_dim", "scale")
+            if getattr(mixer, name) != getattr(common, name)
+        }
+        rope = None if mixer.rope == common.rope else _rope(mixer.rope)
+        return m.AttentionMixer(mixer.window, rope=rope, **own)
 
     def _experts(self, index: int) -> m.Shard:
         count = self._model.architecture.moe.num_experts
@@ -273,7 +286,7 @@ class _Export:
                 num_kv_heads=attention.num_kv_heads,
                 head_dim=attention.head_dim,
                 scale=attention.scale,
-                rope=m.Rope(attention.rope.inverse_frequencies, attention.rope.amplitude),
+                rope=_rope(attention.rope),
                 kv_dtype=options.kv_dtype,
             ),
             moe=m.Moe(
@@ -316,6 +329,10 @@ def _check_name(name: object) -> None:
             setting="name",
             remedy="Give the model another name",
         ) from None
+
+
+def _rope(rope: Rope) -> m.Rope:
+    return m.Rope(rope.inverse_frequencies, rope.amplitude)
 
 
 def _file(record: Record) -> Record:

@@ -89,7 +89,10 @@ def _trace(module: torch.nn.Module, method: Method) -> torch.export.ExportedProg
     if method.max_rows == 1:
         return torch.export.export(module, inputs)
     dim = torch.export.Dim("n", min=1, max=method.max_rows)
-    return torch.export.export(module, inputs, dynamic_shapes=tuple({0: dim} for _ in inputs))
+    shapes = torch.export.ShapesCollection()  # by tensor: a module may take any number (*inputs)
+    for tensor in inputs:
+        shapes[tensor] = {0: dim}
+    return torch.export.export(module, inputs, dynamic_shapes=shapes)
 
 
 def _require_one_partition(program: torch.export.ExportedProgram, method: str) -> None:

@@ -7,15 +7,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moe_mobile.export.options import Options, check_shape
-from moe_mobile.export.programs import ExpertShape, HeadShape, LayerShape
-from moe_mobile.model.architecture import Architecture
+from moe_mobile.export.programs import ConvolutionLayerShape, ExpertShape, HeadShape, LayerShape
+from moe_mobile.model.architecture import Architecture, Convolution, Layer
 
 
 @dataclass(frozen=True)
 class Plan:
     """``layers[i]`` is the shape of layer i's dense program."""
 
-    layers: tuple[LayerShape, ...]
+    layers: tuple[LayerShape | ConvolutionLayerShape, ...]
     expert: ExpertShape
     head: HeadShape
 
@@ -26,30 +26,44 @@ def make_plan(architecture: Architecture, options: Options) -> Plan:
     Raises:
         UnsupportedError: dimensions that the chosen quantization cannot store.
     """
-    attention, moe = architecture.attention, architecture.moe
+    moe = architecture.moe
 
-    def layer(is_moe: bool) -> LayerShape:
+    def layer(spec: Layer) -> LayerShape | ConvolutionLayerShape:
+        experts = moe.num_experts if spec.is_moe else 0
+        mlp_width = (
+            moe.shared_intermediate_size if spec.is_moe else architecture.dense_intermediate_size
+        )
+        encoding = options.encoding(options.dense)
+        if isinstance(spec.mixer, Convolution):
+            return ConvolutionLayerShape(
+                hidden=architecture.hidden_size,
+                kernel=spec.mixer.kernel,
+                epsilon=architecture.norm_epsilon,
+                experts=experts,
+                mlp_width=mlp_width,
+                encoding=encoding,
+                max_rows=options.max_batch,
+                delegate=options.dense_delegate,
+            )
         return LayerShape(
             hidden=architecture.hidden_size,
-            heads=attention.num_heads,
-            kv_heads=attention.num_kv_heads,
-            head_dim=attention.head_dim,
+            heads=spec.mixer.num_heads,
+            kv_heads=spec.mixer.num_kv_heads,
+            head_dim=spec.mixer.head_dim,
             epsilon=architecture.norm_epsilon,
-            qk_norm=attention.qk_norm.value,
-            qkv_bias=attention.qkv_bias,
-            output_bias=attention.output_bias,
-            clip=attention.clip,
-            experts=moe.num_experts if is_moe else 0,
-            mlp_width=(
-                moe.shared_intermediate_size if is_moe else architecture.dense_intermediate_size
-            ),
-            encoding=options.encoding(options.dense),
+            qk_norm=spec.mixer.qk_norm.value,
+            qkv_bias=spec.mixer.qkv_bias,
+            output_bias=spec.mixer.output_bias,
+            clip=spec.mixer.clip,
+            experts=experts,
+            mlp_width=mlp_width,
+            encoding=encoding,
             max_rows=options.max_batch,
             delegate=options.dense_delegate,
         )
 
     plan = Plan(
-        layers=tuple(layer(spec.is_moe) for spec in architecture.layers),
+        layers=tuple(layer(spec) for spec in architecture.layers),
         expert=ExpertShape(
             hidden=architecture.hidden_size,
             width=moe.intermediate_size,

@@ -59,7 +59,7 @@ def _swiglu(module: SwiGlu | Mix, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LayerShape(ProgramShape):
-    """A layer's program. ``qk_norm`` is none, head or projection.
+    """The program of a layer with attention. ``qk_norm`` is none, head or projection.
 
     ``experts`` 0: a dense layer whose MLP is ``mlp_width`` wide; else ``mlp_width`` is that of the
     shared expert, 0 where there is none.
@@ -97,6 +97,33 @@ class LayerShape(ProgramShape):
         elif self.qk_norm == "projection":
             widths |= {self.heads * self.head_dim, self.kv_heads * self.head_dim}
         return widths
+
+
+@dataclass(frozen=True)
+class ConvolutionLayerShape(ProgramShape):
+    """The program of a layer with a short convolution; ``experts``, ``mlp_width`` as above."""
+
+    hidden: int
+    kernel: int
+    epsilon: float
+    experts: int
+    mlp_width: int
+    encoding: Encoding
+    max_rows: int
+    delegate: str = XNNPACK
+
+    def methods(self) -> tuple[Method, ...]:
+        mixed = (self.hidden,) * (self.kernel + 2)
+        return (
+            Method("qkv", "qkv.", lambda: ConvolutionIn(self), (self.hidden,), self.max_rows),
+            Method("mix", "mix.", lambda: ConvolutionMix(self), mixed, self.max_rows),
+        )
+
+    def float_linears(self) -> frozenset[str]:
+        return frozenset({"mix.router", "mix.switch"})
+
+    def norm_widths(self) -> set[int]:
+        return {self.hidden}
 
 
 class Qkv(nn.Module):
@@ -139,14 +166,17 @@ class Qkv(nn.Module):
 class Mix(nn.Module):
     """Output projection, residual, norm, and what follows in the layer outside its experts.
 
-    Inputs: attention output a [n, heads x head_dim], x [n, H]. A MoE layer gives x' (with the
+    Inputs: the mixer's output a [n, heads x head_dim], x [n, H]. A MoE layer gives x' (with the
     shared expert's part), the experts' input, and router logits; a dense layer gives x' alone.
     """
 
-    def __init__(self, shape: LayerShape) -> None:
+    def __init__(self, shape: LayerShape | ConvolutionLayerShape) -> None:
         super().__init__()
         self.shape = shape
-        self.o = nn.Linear(shape.heads * shape.head_dim, shape.hidden, bias=shape.output_bias)
+        if isinstance(shape, LayerShape):
+            self.o = nn.Linear(shape.heads * shape.head_dim, shape.hidden, bias=shape.output_bias)
+        else:
+            self.o = nn.Linear(shape.hidden, shape.hidden, bias=False)
         self.norm = RmsNorm(shape.hidden, shape.epsilon)
         if shape.experts:
             self.router = nn.Linear(shape.hidden, shape.experts, bias=False)
@@ -172,6 +202,43 @@ class Mix(nn.Module):
         elif self.shape.mlp_width:
             x = x + _swiglu(self, h) * torch.sigmoid(self.switch(h))
         return x, h
+
+
+class ConvolutionIn(nn.Module):
+    """Input norm and projections: [n, H] -> what is convolved u = b x, and the gate c, [n, H]."""
+
+    def __init__(self, shape: ConvolutionLayerShape) -> None:
+        super().__init__()
+        self.norm = RmsNorm(shape.hidden, shape.epsilon)
+        self.b = nn.Linear(shape.hidden, shape.hidden, bias=False)
+        self.c = nn.Linear(shape.hidden, shape.hidden, bias=False)
+        self.x = nn.Linear(shape.hidden, shape.hidden, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.norm(x)
+        return self.b(h) * self.x(h), self.c(h)
+
+
+class ConvolutionMix(Mix):
+    """The convolution's taps and gate, then what :class:`Mix` does.
+
+    Inputs: u of the ``kernel`` - 1 positions before, oldest first, u of the position itself, the
+    gate c, and x, all [n, H]. A tap is a vector of its own, because XNNPACK multiplies by a row of
+    constants as it does for norms, and takes no convolution over a dynamic number of rows.
+    """
+
+    def __init__(self, shape: ConvolutionLayerShape) -> None:
+        super().__init__(shape)
+        self.kernel = shape.kernel
+        for i in range(shape.kernel):
+            setattr(self, f"tap_{i}", nn.Parameter(torch.empty(shape.hidden)))
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        *columns, gate, x = inputs
+        total = columns[0] * self.tap_0
+        for i in range(1, self.kernel):
+            total = total + columns[i] * getattr(self, f"tap_{i}")
+        return super().forward(total * gate, x)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ these, or refuses. Nothing here knows about files or weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from moe_mobile.base.router import RouterSpec
@@ -35,7 +35,11 @@ class Rope:
 
 @dataclass(frozen=True)
 class Attention:
-    """Grouped-query attention. ``scale`` multiplies the scores; ``clip`` bounds |q|, |k|, |v|."""
+    """Grouped-query attention, a layer's mixer.
+
+    ``scale`` multiplies the scores; ``clip`` bounds |q|, |k|, |v|. ``window`` 0 sees everything
+    before; w sees itself and the w - 1 positions before it.
+    """
 
     num_heads: int
     num_kv_heads: int
@@ -46,6 +50,7 @@ class Attention:
     qkv_bias: bool = False
     output_bias: bool = False
     clip: float | None = None
+    window: int = 0
 
     @property
     def query_width(self) -> int:
@@ -54,6 +59,17 @@ class Attention:
     @property
     def kv_width(self) -> int:
         return self.num_kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A gated short causal convolution over positions, a layer's mixer, as LFM2 has it.
+
+    With b, c and x projections of the layer's normed input, each ``hidden_size`` wide, it gives
+    the projection of c times the convolution of b x: ``kernel`` taps for each column.
+    """
+
+    kernel: int
 
 
 @dataclass(frozen=True)
@@ -74,10 +90,10 @@ class Moe:
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer. ``window`` 0 is full attention; w sees itself and w - 1 before it."""
+    """One decoder layer: what mixes its positions, and whether its MLP has experts."""
 
     is_moe: bool
-    window: int = 0
+    mixer: Attention | Convolution
 
 
 @dataclass(frozen=True)
@@ -94,6 +110,12 @@ class Architecture:
     tied_embedding: bool
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
-    attention: Attention
     moe: Moe
     layers: tuple[Layer, ...]
+
+    @property
+    def attention(self) -> Attention:
+        """That of the first layer which has attention, without its window."""
+        mixers = (layer.mixer for layer in self.layers)
+        first = next(mixer for mixer in mixers if isinstance(mixer, Attention))
+        return replace(first, window=0)

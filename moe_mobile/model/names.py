@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass, replace
 
-from moe_mobile.model.architecture import Architecture, QkNorm
+from moe_mobile.model.architecture import Architecture, Attention, Convolution, QkNorm
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,22 @@ class TensorRef:
         shape: the shape the whole stored tensor must have.
         index: where not None, element ``index`` of the first dimension is meant.
         rows: where not None, rows ``rows[0]:rows[1]`` (of that element) are meant.
+        column: where not None, element ``column`` of the last dimension, without dimensions of one:
+            [h, 1, k] becomes [h].
     """
 
     name: str
     shape: tuple[int, ...]
     index: int | None = None
     rows: tuple[int, int] | None = None
+    column: int | None = None
 
     @property
     def part_shape(self) -> tuple[int, ...]:
         """Shape of the part that is meant."""
         shape = self.shape if self.index is None else self.shape[1:]
+        if self.column is not None:
+            return tuple(size for size in shape[:-1] if size != 1)
         return shape if self.rows is None else (self.rows[1] - self.rows[0], *shape[1:])
 
     def slice_rows(self, begin: int, end: int) -> TensorRef:
@@ -62,6 +67,9 @@ class TensorNames:
     output: str = "self_attn.o_proj"
     query_norm: str = "self_attn.q_norm.weight"
     key_norm: str = "self_attn.k_norm.weight"
+    convolution_in: str = "conv.in_proj.weight"
+    convolution_taps: str = "conv.conv.weight"
+    convolution_out: str = "conv.out_proj.weight"
     post_norm: str = "post_attention_layernorm.weight"
     router: tuple[str, ...] = ("mlp.gate.weight",)
     router_bias: str = "mlp.gate.e_score_correction_bias"
@@ -111,9 +119,16 @@ class ModelTensors:
     def layer(self, index: int) -> dict[str, TensorRef]:
         """Parameters of a layer's program, ``qkv.`` and ``mix.`` methods together."""
         prefix = self._names.layer.format(layer=index)
-        refs = self._qkv(prefix)
-        refs |= self._output(prefix)
-        refs |= self._moe_mix(prefix) if self._a.layers[index].is_moe else self._dense_mix(prefix)
+        layer, hidden = self._a.layers[index], (self._a.hidden_size,)
+        refs = {
+            "qkv.norm.weight": TensorRef(prefix + self._names.input_norm, hidden),
+            "mix.norm.weight": TensorRef(prefix + self._names.post_norm, hidden),
+        }
+        if isinstance(layer.mixer, Convolution):
+            refs |= self._convolution(prefix, layer.mixer)
+        else:
+            refs |= self._attention(prefix, layer.mixer)
+        refs |= self._moe_mix(prefix) if layer.is_moe else self._dense_mix(prefix)
         return refs
 
     def expert(self, layer: int, expert: int) -> dict[str, TensorRef]:
@@ -166,9 +181,9 @@ class ModelTensors:
                 total += one * self._a.moe.num_experts
         return total
 
-    def _qkv(self, prefix: str) -> dict[str, TensorRef]:
-        attention, hidden, names = self._a.attention, self._a.hidden_size, self._names
-        refs = {"qkv.norm.weight": TensorRef(prefix + names.input_norm, (hidden,))}
+    def _attention(self, prefix: str, attention: Attention) -> dict[str, TensorRef]:
+        hidden, names = self._a.hidden_size, self._names
+        refs = {}
         widths = {
             "q": (names.query, attention.query_width),
             "k": (names.key, attention.kv_width),
@@ -184,18 +199,25 @@ class ModelTensors:
             key = attention.head_dim if per_head else attention.kv_width
             refs["qkv.q_norm.weight"] = TensorRef(prefix + names.query_norm, (query,))
             refs["qkv.k_norm.weight"] = TensorRef(prefix + names.key_norm, (key,))
-        return refs
-
-    def _output(self, prefix: str) -> dict[str, TensorRef]:
-        attention, hidden, names = self._a.attention, self._a.hidden_size, self._names
-        refs = {
-            "mix.o.weight": TensorRef(
-                f"{prefix}{names.output}.weight", (hidden, attention.query_width)
-            ),
-            "mix.norm.weight": TensorRef(prefix + names.post_norm, (hidden,)),
-        }
+        refs["mix.o.weight"] = TensorRef(
+            f"{prefix}{names.output}.weight", (hidden, attention.query_width)
+        )
         if attention.output_bias:
             refs["mix.o.bias"] = TensorRef(f"{prefix}{names.output}.bias", (hidden,))
+        return refs
+
+    def _convolution(self, prefix: str, convolution: Convolution) -> dict[str, TensorRef]:
+        hidden, names, kernel = self._a.hidden_size, self._names, convolution.kernel
+        # The checkpoint stacks the three projections.
+        stacked = TensorRef(prefix + names.convolution_in, (3 * hidden, hidden))
+        refs = {
+            f"qkv.{ours}.weight": stacked.slice_rows(i * hidden, (i + 1) * hidden)
+            for i, ours in enumerate(("b", "c", "x"))
+        }
+        taps = TensorRef(prefix + names.convolution_taps, (hidden, 1, kernel))
+        for i in range(kernel):
+            refs[f"mix.tap_{i}"] = replace(taps, column=i)
+        refs["mix.o.weight"] = TensorRef(prefix + names.convolution_out, (hidden, hidden))
         return refs
 
     def _moe_mix(self, prefix: str) -> dict[str, TensorRef]:

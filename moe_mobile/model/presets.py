@@ -135,6 +135,33 @@ _DEEPSEEK_V2_LITE = {
     "bos_token_id": 100000,
     "eos_token_id": 100001,
 }
+_LFM2_8B = {
+    "model_type": "lfm2_moe",
+    "vocab_size": 65536,
+    "hidden_size": 2048,
+    "intermediate_size": 7168,
+    "num_hidden_layers": 24,
+    "layer_types": [
+        "full_attention" if layer in (2, 6, 10, 14, 18, 21) else "conv" for layer in range(24)
+    ],
+    "conv_L_cache": 3,
+    "conv_bias": False,
+    "num_dense_layers": 2,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_experts": 32,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 1792,
+    "norm_topk_prob": True,
+    "use_expert_bias": True,
+    "routed_scaling_factor": 1.0,
+    "max_position_embeddings": 128000,
+    "norm_eps": 1e-5,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": 7,
+}
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
@@ -152,6 +179,11 @@ PRESETS: dict[str, Preset] = {
             "26 MoE layers x 64 experts of 2048x1408, top-6, and a shared expert: only the "
             "experts' shape of that model, in a Qwen2-MoE; its latent attention is not supported",
             _DEEPSEEK_V2_LITE,
+        ),
+        Preset(
+            "LFM2-8B-A1B",
+            "22 MoE layers x 32 experts of 2048x1792, top-4; convolutions in 18 of 24 layers",
+            _LFM2_8B,
         ),
     )
 }
@@ -177,6 +209,8 @@ def preset_config(source: RandomWeights) -> JsonObject:
         config["num_hidden_layers"] = source.layers
         if config.get("mlp_only_layers") and source.layers == 1:
             config["mlp_only_layers"] = []
+        if "layer_types" in config:
+            _fit_layer_types(config, source.layers)
     if source.vocab_size is not None:
         if source.vocab_size < 1:
             raise UsageError(f"vocab_size must be at least 1, not {source.vocab_size}")
@@ -184,3 +218,12 @@ def preset_config(source: RandomWeights) -> JsonObject:
         for special in ("bos_token_id", "eos_token_id"):
             config[special] = None
     return config
+
+
+def _fit_layer_types(config: JsonObject, layers: int) -> None:
+    """Keeps the pattern of mixers; at least one layer has attention, and one has experts."""
+    types = (config["layer_types"] * layers)[:layers]
+    if "full_attention" not in types:
+        types[-1] = "full_attention"
+    config["layer_types"] = types
+    config["num_dense_layers"] = min(config["num_dense_layers"], layers - 1)

@@ -10,6 +10,7 @@ are bytes of a counter-based generator times a scale: much faster than normal de
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import torch
@@ -56,6 +57,10 @@ class RandomStore:
             values = self._bytes(ref.name, 0, ref.shape[0]).to(torch.float32)
             values = values * (_NORM_SPREAD / 128)
             return values if ref.name.endswith("bias") else values + 1.0
+        if ref.column is not None:
+            count = math.prod(ref.part_shape)
+            values = self._bytes(ref.name, ref.column, count).to(torch.float32)
+            return values.mul_(_DEVIATION / 73.9 / ref.shape[-1] ** 0.5).reshape(ref.part_shape)
         rows = ref.rows or (0, ref.shape[-2])
         columns = ref.shape[-1]
         parts = []

@@ -7,13 +7,14 @@ from __future__ import annotations
 from moe_mobile.errors import CheckpointError, UnsupportedError
 from moe_mobile.model.architecture import Architecture
 from moe_mobile.model.families.common import Family, Source
+from moe_mobile.model.families.lfm2_moe import LFM2_MOE
 from moe_mobile.model.families.mixtral import MIXTRAL
 from moe_mobile.model.families.olmoe import OLMOE
 from moe_mobile.model.families.qwen2_moe import QWEN2_MOE
 from moe_mobile.model.families.qwen3_moe import QWEN3_MOE
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (MIXTRAL, QWEN2_MOE, QWEN3_MOE, OLMOE)
+    family.model_type: family for family in (MIXTRAL, QWEN2_MOE, QWEN3_MOE, OLMOE, LFM2_MOE)
 }
 """Rows of the registry by ``model_type``."""
 

@@ -93,7 +93,7 @@ class SafetensorsStore:
                 file=stored.file,
                 remedy="Only F32, F16 and BF16 weights can be exported",
             )
-        shape = ref.part_shape
+        shape = ref.part_shape if ref.column is None else ref.shape
         begin, elements = 0, 1
         for size in shape:
             elements *= size
@@ -104,6 +104,8 @@ class SafetensorsStore:
         item = dtype.itemsize
         data = _read_exactly(stored.file, stored.begin + begin * item, elements * item, ref.name)
         tensor = torch.frombuffer(data, dtype=dtype).reshape(shape).to(torch.float32)
+        if ref.column is not None:
+            tensor = tensor[..., ref.column].reshape(ref.part_shape).contiguous()
         if not bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
             raise CheckpointError(f"tensor {ref.name} holds NaN or infinity", file=stored.file)
         return tensor

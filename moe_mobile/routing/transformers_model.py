@@ -52,11 +52,20 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     """A folder, a Hugging Face id or "demo"; errors as :func:`moe_mobile.model.source.open_model`.
 
     All tensors are there with the right shapes: transformers would make up those that are not.
+    UnsupportedError for routers that do not score by softmax: their bias and weights are not known
+    here.
     """
     from moe_mobile.demo import checkpoint_dir
 
     location = os.fspath(source)
     model = open_model(location)
+    score = model.architecture.moe.router.score
+    if score != "softmax":
+        raise UnsupportedError(
+            f"the routers score by {score}; in transformers only softmax routers are supported",
+            file=location,
+            remedy="Export the model and use the bundle: the engine runs every kind of router",
+        )
     return Checkpoint(str(checkpoint_dir()) if location == "demo" else location, model)
 
 

@@ -43,8 +43,7 @@ def sample(seed: int) -> Sample:
             content, programs = _shard(draw, experts)
             entry = file(f"experts/layer-{index:02d}.shard", content)
             shard = m.Shard(entry.path, entry.bytes, entry.sha256, programs, delegate())
-        window = draw.choice((0, 1, 4096, 2**32 - 1))
-        layers.append(m.Layer(m.Mixer("attention", window), dense, shard))
+        layers.append(m.Layer(_mixer(draw), dense, shard))
     head = program("dense/head.pte")
     dtype = draw.choice(("fp32", "int8"))
     row = 4 * hidden if dtype == "fp32" else (hidden + 3) // 4 * 4 + 4
@@ -113,6 +112,24 @@ def _router(draw: Random, layers: list[m.Layer], experts: int, top_k: int) -> Ro
         bias=tuple(tuple(draw.uniform(-1, 1) for _ in range(experts)) for _ in rows)
         if has_bias
         else (),
+    )
+
+
+def _mixer(draw: Random) -> m.Mixer:
+    kind = draw.randrange(3)
+    if kind == 0:
+        return m.ConvolutionMixer(draw.randint(2, 16), draw.randint(1, 2**20))
+    window = draw.choice((0, 1, 4096, 2**32 - 1))
+    if kind == 1:
+        return m.AttentionMixer(window)
+    kv_heads = draw.randint(1, 4)
+    return m.AttentionMixer(
+        window,
+        num_heads=kv_heads * draw.randint(1, 4),
+        num_kv_heads=kv_heads,
+        head_dim=draw.randint(64, 128),
+        scale=draw.choice((None, 0.5)),
+        rope=draw.choice((None, m.Rope((1.0, 0.5), 1.0))),
     )
 
 

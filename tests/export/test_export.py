@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle import read_manifest, verify_bundle
 from moe_mobile.bundle.quantization import embedding_row_bytes
 from moe_mobile.errors import (
@@ -43,7 +44,9 @@ def test_a_bundle_is_whole(family: str, checkpoint: CheckpointMaker, bundle: Bun
     verify_bundle(path)
     manifest = read_manifest(path)
     assert {file.path for file in manifest.all_files()} | {"bundle.json"} == set(contents(path))
-    parameters = load_checkpoint(checkpoint(family)).parameters()  # a tied head counts once
+    model = load_checkpoint(checkpoint(family))  # a tied head counts once
+    biases = [b for name, b in model.named_buffers() if name.endswith("expert_bias")]
+    parameters = [*model.parameters(), *biases]
     assert manifest.model.num_parameters == sum(p.numel() for p in parameters)
     assert manifest.model.family == family
     assert (manifest.model.bos_token_id, manifest.model.eos_token_ids) == (1, (2,))
@@ -52,7 +55,7 @@ def test_a_bundle_is_whole(family: str, checkpoint: CheckpointMaker, bundle: Bun
     assert manifest.quantization.group_size == 0
     assert manifest.max_batch == 256
     memory = manifest.memory
-    assert memory.token_cycle_bytes == 2 * TOP_K * memory.expert_bytes
+    assert memory.token_cycle_bytes == len(manifest.moe_layers) * TOP_K * memory.expert_bytes
     for name in ("config.json", "generation_config.json"):
         assert (path / name).read_bytes() == (checkpoint(family) / name).read_bytes()
 
@@ -61,13 +64,21 @@ def test_renormalisation_and_windows_reach_the_manifest(bundle: BundleMaker) -> 
     found = {}
     for family in FAMILIES:
         manifest = read_manifest(bundle(family, "fp32"))
-        windows = tuple(layer.mixer.window for layer in manifest.layers)
+        mixers = [layer.mixer for layer in manifest.layers]
+        assert all(
+            isinstance(mixer, m.ConvolutionMixer) or mixer.head_dim is None for mixer in mixers
+        )
+        windows = tuple(
+            mixer.window if isinstance(mixer, m.AttentionMixer) else "convolution"
+            for mixer in mixers
+        )
         found[family] = (manifest.moe.router.renormalize, windows)
     assert found == {
         "mixtral": (True, (12, 12)),
         "qwen2_moe": (False, (0, 0)),
         "qwen3_moe": (True, (0, 0)),
         "olmoe": (False, (0, 0)),
+        "lfm2_moe": (True, ("convolution", "convolution", 0, "convolution")),
     }
 
 

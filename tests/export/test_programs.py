@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from moe_mobile.bundle import read_manifest
-from moe_mobile.bundle.manifest import PORTABLE
+from moe_mobile.bundle.manifest import PORTABLE, XNNPACK
 from moe_mobile.bundle.quantization import Quant
 from moe_mobile.export.options import resolve_options
 from moe_mobile.export.plan import make_plan
-from moe_mobile.export.programs import ExpertShape, LayerShape
+from moe_mobile.export.programs import ConvolutionLayerShape, ExpertShape, LayerShape
 from moe_mobile.export.quantization import Encoding
 from moe_mobile.export.shapes import Method, ProgramShape
 from moe_mobile.export.template import Programs, random_weights
@@ -185,6 +185,25 @@ def test_portable_programs_are_substituted_too(program: str, parameters: str) ->
         )
         assert bytes(programs.make(weights)) == reference(shape, weights)
     assert programs.lowered == 1
+
+
+@pytest.mark.parametrize(
+    ("quant", "delegate"), [(Quant.FP32, XNNPACK), (Quant.INT4, XNNPACK), (Quant.FP32, PORTABLE)]
+)
+def test_convolution_layers_are_substituted_too(quant: Quant, delegate: str) -> None:
+    shape = ConvolutionLayerShape(
+        hidden=64,
+        kernel=4,
+        epsilon=1e-6,
+        experts=0,
+        mlp_width=96,
+        encoding=Encoding(quant, 32 if quant is Quant.INT4 else 0),
+        max_rows=16,
+        delegate=delegate,
+    )
+    generator = torch.Generator().manual_seed(5)
+    weights = {p.name: torch.randn(p.dims, generator=generator) for p in shape.parameters()}
+    assert bytes(Programs(shape).make(weights)) == reference(shape, weights)
 
 
 def test_expert_programs_of_one_shard_differ_only_in_their_constants(bundle: BundleMaker) -> None:

@@ -22,6 +22,7 @@ OPTIONS: dict[str, tuple[list[str], tuple[str, str]]] = {
     "qwen2_moe": (["--experts", "8da4w", "--dense", "fp32"], ("8da4w", "fp32")),
     "qwen3_moe": (["--experts", "fp32", "--group-size", "64"], ("fp32", "fp32")),
     "olmoe": (["--experts", "fp32", "--max-batch", "64"], ("fp32", "fp32")),
+    "lfm2_moe": (["--experts", "fp32"], ("fp32", "fp32")),
 }
 
 

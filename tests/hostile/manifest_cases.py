@@ -200,6 +200,36 @@ MANIFEST: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "router-bias-too-large": (INVALID, _router(score="sigmoid", bias=[[1e39] * 8] * 2)),
     "router-bias-flat": (INVALID, _router(score="sigmoid", bias=[0.0] * 16)),
     "router-bias-null": (INVALID, _router(score="sigmoid", bias=None)),
+    "no-kind-of-mixer": (INVALID, _set("layers.0.mixer", {"window": 0})),
+    "mixer-of-another-type": (INVALID, _set("layers.0.mixer", [])),
+    "no-window": (INVALID, _set("layers.0.mixer", {"kind": "attention"})),
+    "own-heads-that-do-not-fit": (INVALID, _set("layers.0.mixer.num_kv_heads", 3)),
+    "own-heads-of-zero": (INVALID, _set("layers.0.mixer.num_kv_heads", 0)),
+    "own-head-dim-below-the-rotation": (INVALID, _set("layers.0.mixer.head_dim", 1)),
+    "own-scale-not-positive": (INVALID, _set("layers.0.mixer.scale", -1)),
+    "own-rope-too-long": (
+        INVALID,
+        _set(
+            "layers.0.mixer.rope", {"inverse_frequencies": [1.0] * 999, "amplitude": 1.0}
+        ),
+    ),
+    "own-kv-dtype": (INVALID, _set("layers.0.mixer.kv_dtype", "float16")),
+    "convolution-without-width": (
+        INVALID,
+        _set("layers.0.mixer", {"kind": "convolution", "kernel": 3}),
+    ),
+    "convolution-of-one-tap": (
+        INVALID,
+        _set("layers.0.mixer", {"kind": "convolution", "kernel": 1, "width": 8}),
+    ),
+    "convolution-too-long": (
+        INVALID,
+        _set("layers.0.mixer", {"kind": "convolution", "kernel": 17, "width": 8}),
+    ),
+    "convolution-with-a-window": (
+        INVALID,
+        _set("layers.0.mixer", {"kind": "convolution", "kernel": 3, "width": 8, "window": 0}),
+    ),
     "group-size-odd": (INVALID, _set("quantization.group_size", 33)),
     "control-character": (INVALID, _set("model.name", "a\x07b")),
     "name-endless": (INVALID, _set("model.name", "x" * 100_000)),

@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.errors import CheckpointError, MoeMobileError, UnsupportedError, UsageError
-from moe_mobile.model.architecture import Architecture, Layer, QkNorm
+from moe_mobile.model.architecture import Architecture, Convolution, QkNorm
 from moe_mobile.model.families.common import Source
 from moe_mobile.model.presets import PRESETS, RandomWeights, preset_config
 from moe_mobile.model.registry import FAMILIES, describe
@@ -48,7 +50,8 @@ def test_the_registry_is_complete() -> None:
 
 def test_what_the_adapters_make_of_tiny_configurations() -> None:
     mixtral = architecture("mixtral")
-    assert mixtral.layers == (Layer(True, 12),) * 2
+    assert [layer.is_moe for layer in mixtral.layers] == [True, True]
+    assert [layer.mixer for layer in mixtral.layers] == [replace(mixtral.attention, window=12)] * 2
     assert mixtral.moe.router.renormalize
     qwen2 = architecture("qwen2_moe")
     assert qwen2.attention.qkv_bias
@@ -61,6 +64,18 @@ def test_what_the_adapters_make_of_tiny_configurations() -> None:
     olmoe = architecture("olmoe")
     assert olmoe.attention.qk_norm is QkNorm.PROJECTION
     assert olmoe.attention.clip == 1.5
+    lfm2 = architecture("lfm2_moe")
+    assert [layer.is_moe for layer in lfm2.layers] == [False, True, True, True]
+    attention = lfm2.layers[2].mixer
+    assert [layer.mixer for layer in lfm2.layers] == [
+        *[Convolution(3)] * 2,
+        attention,
+        Convolution(3),
+    ]
+    assert lfm2.attention.qk_norm is QkNorm.HEAD
+    assert lfm2.moe.router == RouterSpec("sigmoid", True, scale=1.5, epsilon=1e-6)
+    assert lfm2.moe.router_bias
+    assert lfm2.tied_embedding
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
@@ -117,6 +132,11 @@ def test_what_all_adapters_refuse(family: str, changes: dict[str, Any], cause: s
         ("qwen2_moe", {"clip_qkv": 8.0}, "unknown option 'clip_qkv'"),
         ("mixtral", {"attention_bias": True}, "unknown option 'attention_bias'"),
         ("olmoe", {"head_dim": 32}, "must equal hidden_size"),
+        ("lfm2_moe", {"conv_bias": True}, "conv_bias = True is not supported"),
+        ("lfm2_moe", {"layer_types": ["conv"] * 4}, "no layer has attention"),
+        ("lfm2_moe", {"layer_types": ["conv"] * 3 + ["chunked_attention"]}, "unknown kind"),
+        ("lfm2_moe", {"num_dense_layers": 4}, "no layer has experts"),
+        ("lfm2_moe", {"rms_norm_eps": 1e-5}, "unknown option 'rms_norm_eps'"),
         ("olmoe", {"sliding_window": 16}, "unknown option 'sliding_window'"),
     ],
 )
@@ -153,7 +173,10 @@ def test_configurations_that_contradict_themselves(changes: dict[str, Any], caus
 
 
 def test_unknown_architectures() -> None:
-    with pytest.raises(UnsupportedError, match="model_type 'llama' is not supported, only mixtral"):
+    known = ", ".join(sorted(FAMILIES))
+    with pytest.raises(
+        UnsupportedError, match=f"model_type 'llama' is not supported, only {known}"
+    ):
         describe(Source({"model_type": "llama"}, "config.json", "x"))
     with pytest.raises(CheckpointError, match="model_type is missing"):
         describe(Source({}, "config.json", "x"))
@@ -219,8 +242,19 @@ def test_presets_are_accepted(name: str) -> None:
         "Qwen3-30B-A3B": 30.5e9,
         "Mixtral-8x7B": 46.7e9,
         "DeepSeek-V2-Lite": 15.7e9,
+        "LFM2-8B-A1B": 8.34e9,
     }[name]
     assert whole.tensors.num_parameters() == pytest.approx(expected, rel=0.06)
+
+
+def test_a_preset_of_few_layers_has_attention_and_experts() -> None:
+    def kinds(layers: int) -> list[tuple[bool, bool]]:
+        architecture = open_model(RandomWeights("LFM2-8B-A1B", layers=layers)).architecture
+        return [(isinstance(x.mixer, Convolution), x.is_moe) for x in architecture.layers]
+
+    assert kinds(1) == [(False, True)]
+    assert kinds(2) == [(True, False), (False, True)]
+    assert kinds(4) == [(True, False), (True, False), (False, True), (True, True)]
 
 
 def test_presets_that_do_not_exist() -> None:

@@ -95,10 +95,13 @@ class Interpreter:
         return [Program(shard[p["offset"] :][: p["bytes"]]) for p in entry["programs"]]
 
     def _layer(self, index: int, x: Tensor) -> Tensor:
-        window = self.manifest["layers"][index]["mixer"]["window"]
-        q, k, v = self._dense[index]("qkv", x)
-        attended = self._attention(q, k, v, window)
-        mixed = self._dense[index]("mix", attended, x)
+        mixer = self.manifest["layers"][index]["mixer"]
+        inputs = self._dense[index]("qkv", x)
+        if mixer["kind"] == "convolution":
+            between = _columns_before(*inputs, mixer["kernel"])
+        else:
+            between = [self._attention(*inputs, {**self.manifest["attention"], **mixer})]
+        mixed = self._dense[index]("mix", *between, x)
         if not self._experts[index]:
             return mixed[0]
         out, h, router = mixed
@@ -111,12 +114,12 @@ class Interpreter:
                 out.index_add_(0, rows, y * weights[rows, ranks, None])
         return out
 
-    def _attention(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-        spec = self.manifest["attention"]
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, spec: dict[str, Any]) -> Tensor:
+        window = spec["window"]
         heads, kv_heads, width = spec["num_heads"], spec["num_kv_heads"], spec["head_dim"]
         count, group = len(q), heads // kv_heads
-        q = self._rotate(q.view(count, heads, width))
-        k = self._rotate(k.view(count, kv_heads, width)).repeat_interleave(group, 1)
+        q = _rotate(q.view(count, heads, width), spec["rope"])
+        k = _rotate(k.view(count, kv_heads, width), spec["rope"]).repeat_interleave(group, 1)
         v = v.view(count, kv_heads, width).repeat_interleave(group, 1)
         scores = torch.einsum("qhd,khd->hqk", q, k) * spec["scale"]
         distance = torch.arange(count)[:, None] - torch.arange(count)[None]
@@ -124,13 +127,19 @@ class Interpreter:
         weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
         return torch.einsum("hqk,khd->qhd", weights, v).reshape(count, heads * width)
 
-    def _rotate(self, x: Tensor) -> Tensor:
-        rope = self.manifest["attention"]["rope"]
-        half = len(rope["inverse_frequencies"])
-        positions = torch.arange(len(x), dtype=torch.float32)
-        angles = positions[:, None] * torch.tensor(rope["inverse_frequencies"])
-        sine = (angles.sin() * rope["amplitude"])[:, None]
-        cosine = (angles.cos() * rope["amplitude"])[:, None]
-        first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-        rotated = (first * cosine - second * sine, second * cosine + first * sine, rest)
-        return torch.cat(rotated, dim=-1)
+
+def _rotate(x: Tensor, rope: dict[str, Any]) -> Tensor:
+    half = len(rope["inverse_frequencies"])
+    positions = torch.arange(len(x), dtype=torch.float32)
+    angles = positions[:, None] * torch.tensor(rope["inverse_frequencies"])
+    sine = (angles.sin() * rope["amplitude"])[:, None]
+    cosine = (angles.cos() * rope["amplitude"])[:, None]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    rotated = (first * cosine - second * sine, second * cosine + first * sine, rest)
+    return torch.cat(rotated, dim=-1)
+
+
+def _columns_before(u: Tensor, gate: Tensor, kernel: int) -> list[Tensor]:
+    """u of kernel - 1 positions before, ..., of the position itself, and the gate."""
+    padded = torch.cat([torch.zeros(kernel - 1, u.shape[1]), u])
+    return [*(padded[i : i + len(u)] for i in range(kernel)), gate]

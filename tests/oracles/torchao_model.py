@@ -123,9 +123,10 @@ def torchao_model(checkpoint: Path, quant: str, embedding: Tensor) -> TorchaoMod
     model.model.embed_tokens.weight = nn.Parameter(embedding)
     found = []
     for layer in model.model.layers:
-        if hasattr(layer.mlp, "experts"):
-            layer.mlp.experts = LinearExperts(layer.mlp.experts)
-            found.append(layer.mlp.experts)
+        block = layer.mlp if hasattr(layer, "mlp") else layer.feed_forward
+        if hasattr(block, "experts"):
+            block.experts = LinearExperts(block.experts)
+            found.append(block.experts)
     quantize_linears(model, quant, keep=FLOAT_LAYERS)
     return TorchaoModel(model, quant, found)
 

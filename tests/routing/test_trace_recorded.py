@@ -19,7 +19,7 @@ from benchmarks.perplexity import heldout_tokens
 from moe_mobile.cli.trace import command
 from moe_mobile.demo import heldout_text
 from moe_mobile.device.local import LocalDevice
-from moe_mobile.errors import MoeMobileError, RuntimeFailedError, UsageError
+from moe_mobile.errors import MoeMobileError, RuntimeFailedError, UnsupportedError, UsageError
 from moe_mobile.routing import trace_engine
 from moe_mobile.routing.trace import Trace, read_trace
 from moe_mobile.routing.trace_engine import record_engine
@@ -224,3 +224,10 @@ def test_transformers_refuses_what_the_model_does_not_have(
     assert coarse.precision == "bfloat16"
     # 8 bits of mantissa: the lower half of each float32 is zero.
     assert not (coarse.router_logits.view(np.uint32) & 0xFFFF).any()
+
+
+def test_checkpoints_with_other_routers_are_refused(
+    checkpoint: CheckpointMaker,
+) -> None:
+    with pytest.raises(UnsupportedError, match=r"score by sigmoid"):
+        open_checkpoint(checkpoint("lfm2_moe"))

@@ -70,6 +70,7 @@ def read_attention(
     qkv_bias: bool = False,
     output_bias: bool = False,
     clip: float | None = None,
+    window: int = 0,
 ) -> Attention:
     """Attention with ``head_dim`` defaulting to ``hidden_size / num_attention_heads``."""
     hidden, heads = view.integer("hidden_size"), view.integer("num_attention_heads", maximum=4096)
@@ -97,6 +98,7 @@ def read_attention(
         qkv_bias=qkv_bias,
         output_bias=output_bias,
         clip=clip,
+        window=window,
     )
 
 
@@ -138,7 +140,6 @@ def build(
     source: Source,
     view: ConfigView,
     *,
-    attention: Attention,
     moe: Moe,
     layers: list[Layer],
 ) -> Architecture:
@@ -146,6 +147,8 @@ def build(
     view.require("hidden_act", "silu", "swish")
     vocab = view.integer("vocab_size")
     epsilon = view.number("rms_norm_eps")
+    if not any(isinstance(layer.mixer, Attention) for layer in layers):
+        raise UnsupportedError("no layer has attention", file=source.file)
     return Architecture(
         family=source.raw["model_type"],
         name=source.name,
@@ -157,7 +160,6 @@ def build(
         tied_embedding=view.boolean("tie_word_embeddings"),
         bos_token_id=_optional_token(view, "bos_token_id", vocab),
         eos_token_ids=_tokens(view, "eos_token_id", vocab),
-        attention=attention,
         moe=moe,
         layers=tuple(layers),
     )

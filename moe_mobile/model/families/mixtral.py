@@ -29,11 +29,10 @@ def _describe(source: Source) -> Architecture:
         "MixtralConfig",
         COMMON_MEMBERS.union(_MEMBERS),
     )
-    layer = Layer(is_moe=True, window=read_window(view))
+    layer = Layer(is_moe=True, mixer=read_attention(view, window=read_window(view)))
     return build(
         source,
         view,
-        attention=read_attention(view),
         moe=read_moe(view, "num_local_experts", "intermediate_size", renormalize=True),
         layers=[layer] * view.integer("num_hidden_layers", maximum=4096),
     )

@@ -52,11 +52,11 @@ def _describe(source: Source) -> Architecture:
     return build(
         source,
         view,
-        attention=attention,
         moe=read_moe(
             view, "num_experts", "intermediate_size", renormalize=view.boolean("norm_topk_prob")
         ),
-        layers=[Layer(is_moe=True)] * view.integer("num_hidden_layers", maximum=4096),
+        layers=[Layer(is_moe=True, mixer=attention)]
+        * view.integer("num_hidden_layers", maximum=4096),
     )
 
 

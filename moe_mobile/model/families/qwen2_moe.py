@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from moe_mobile.errors import CheckpointError, UnsupportedError
 from moe_mobile.model.architecture import Architecture, Layer
 from moe_mobile.model.config import ConfigView
@@ -42,10 +44,10 @@ def _describe(source: Source) -> Architecture:
         "Qwen2MoeConfig",
         COMMON_MEMBERS.union(_MEMBERS),
     )
+    attention = read_attention(view, qkv_bias=view.boolean("qkv_bias"))
     return build(
         source,
         view,
-        attention=read_attention(view, qkv_bias=view.boolean("qkv_bias")),
         moe=read_moe(
             view,
             "num_experts",
@@ -54,7 +56,7 @@ def _describe(source: Source) -> Architecture:
             shared_width=view.integer("shared_expert_intermediate_size"),
         ),
         layers=[
-            Layer(sparse, window)
+            Layer(sparse, replace(attention, window=window))
             for sparse, window in zip(sparse_layers(view), _windows(view), strict=True)
         ],
     )

@@ -43,18 +43,19 @@ def _describe(source: Source) -> Architecture:
         COMMON_MEMBERS.union(_MEMBERS),
     )
     bias = view.boolean("attention_bias")
-    window = read_window(view)
+    attention = read_attention(
+        view, qk_norm=QkNorm.HEAD, qkv_bias=bias, output_bias=bias, window=read_window(view)
+    )
     return build(
         source,
         view,
-        attention=read_attention(view, qk_norm=QkNorm.HEAD, qkv_bias=bias, output_bias=bias),
         moe=read_moe(
             view,
             "num_experts",
             "moe_intermediate_size",
             renormalize=view.boolean("norm_topk_prob"),
         ),
-        layers=[Layer(sparse, window) for sparse in sparse_layers(view)],
+        layers=[Layer(sparse, attention) for sparse in sparse_layers(view)],
     )
 
 

@@ -54,7 +54,7 @@ TEST(Manifest, ReadsEveryField) {
   EXPECT_TRUE(m.embedding.int8);
   EXPECT_EQ(m.embedding.row_bytes, 12u);
   ASSERT_EQ(m.layers.size(), 3u);
-  EXPECT_EQ(m.layers[2].mixer.window, 8u);
+  EXPECT_EQ(std::get<AttentionSpec>(m.layers[2].mixer).window, 8u);
   EXPECT_EQ(m.layers[1].dense.path, "dense/layer-01.pte");
   EXPECT_FALSE(m.layers[1].experts.has_value());
   EXPECT_EQ(m.layers[0].experts->programs.size(), 4u);
@@ -110,6 +110,36 @@ TEST(Manifest, ProgramsHaveADelegateOfTheirOwnOrTheManifests) {
   EXPECT_EQ(m.layers[2].dense.delegate, Delegate::kPortable);
   EXPECT_EQ(m.layers[2].experts->delegate, Delegate::kXnnpack);
   EXPECT_EQ(m.head.delegate, Delegate::kPortable);
+}
+
+TEST(Manifest, LayersHaveMixersOfTheirOwn) {
+  SampleBundle sample;
+  json& layers = sample.json()["layers"];
+  layers[0]["mixer"] = {{"kind", "convolution"}, {"kernel", 3}, {"width", 7}};
+  layers[1]["mixer"] = {{"kind", "attention"},
+                        {"window", 5},
+                        {"num_heads", 6},
+                        {"num_kv_heads", 3},
+                        {"head_dim", 8},
+                        {"scale", 0.25},
+                        {"rope", {{"inverse_frequencies", {0.5, 0.25, 0.125}}, {"amplitude", 2}}}};
+  const Manifest m = parse_manifest(sample.text(), "bundle.json");
+  const auto& convolution = std::get<ConvolutionSpec>(m.layers[0].mixer);
+  EXPECT_EQ(convolution.kernel, 3u);
+  EXPECT_EQ(convolution.width, 7u);
+  const auto& own = std::get<AttentionSpec>(m.layers[1].mixer);
+  EXPECT_EQ(own.window, 5u);
+  EXPECT_EQ(own.num_heads, 6u);
+  EXPECT_EQ(own.num_kv_heads, 3u);
+  EXPECT_EQ(own.head_dim, 8u);
+  EXPECT_EQ(own.scale, 0.25);
+  EXPECT_EQ(own.inverse_frequencies, (std::vector<double>{0.5, 0.25, 0.125}));
+  EXPECT_EQ(own.amplitude, 2.0);
+  EXPECT_EQ(own.kv_float32, m.attention.kv_float32);
+  const auto& common = std::get<AttentionSpec>(m.layers[2].mixer);
+  EXPECT_EQ(common.num_heads, m.attention.num_heads);
+  EXPECT_EQ(common.head_dim, m.attention.head_dim);
+  EXPECT_EQ(common.inverse_frequencies, m.attention.inverse_frequencies);
 }
 
 // One change of a valid manifest, and the start of the cause it must give.
@@ -195,6 +225,33 @@ TEST(Manifest, RefusesEveryViolationByItsField) {
       {"/embedding/row_bytes", 11, "embedding.row_bytes is not 12"},
       {"/layers/0/mixer/kind", "mamba", "layers[0].mixer.kind is", kUnsupported},
       {"/layers/0/mixer/window", 1ull << 32, "layers[0].mixer.window is"},
+      {"/layers/0/mixer/kind", kRemove, "layers[0].mixer lacks \"kind\""},
+      {"/layers/0/mixer", 5, "layers[0].mixer is not an object"},
+      {"/layers/0/mixer/kernel", 3, "layers[0].mixer has the unknown member \"kernel\""},
+      {"/layers/0/mixer/num_heads", 3, "layers[0].mixer.num_heads is not a multiple"},
+      {"/layers/0/mixer/num_kv_heads", 3, "layers[0].mixer.num_kv_heads is not a divisor"},
+      {"/layers/0/mixer/num_kv_heads", 0, "layers[0].mixer.num_kv_heads is 0"},
+      {"/layers/0/mixer/head_dim", 3, "layers[0].mixer.head_dim is less than"},
+      {"/layers/0/mixer/scale", 0, "layers[0].mixer.scale is not positive"},
+      {"/layers/0/mixer/rope",
+       {{"inverse_frequencies", {1, 1, 1}}, {"amplitude", 1}},
+       "layers[0].mixer.rope.inverse_frequencies rotates more"},
+      {"/layers/0/mixer/kv_dtype", "float16", "layers[0].mixer has the unknown"},
+      {"/layers/0/mixer",
+       {{"kind", "convolution"}, {"kernel", 3}, {"width", 0}},
+       "layers[0].mixer.width is 0"},
+      {"/layers/0/mixer",
+       {{"kind", "convolution"}, {"kernel", 1}, {"width", 6}},
+       "layers[0].mixer.kernel is 1, not in 2..16"},
+      {"/layers/0/mixer",
+       {{"kind", "convolution"}, {"kernel", 17}, {"width", 6}},
+       "layers[0].mixer.kernel is 17"},
+      {"/layers/0/mixer",
+       {{"kind", "convolution"}, {"kernel", 3}},
+       "layers[0].mixer lacks the member \"width\""},
+      {"/layers/0/mixer",
+       {{"kind", "convolution"}, {"kernel", 3}, {"width", 6}, {"window", 0}},
+       "layers[0].mixer has the unknown member \"window\""},
       {"/layers/1/experts", nullptr, "layers[1].experts is not an object"},
       {"/layers/0/dense/bytes", 0, "layers[0].dense.bytes is 0"},
       {"/layers/0/dense/sha256", std::string(64, 'A'), "layers[0].dense.sha256 is not 64"},

@@ -29,12 +29,12 @@ AttentionSpec attention(uint32_t heads, uint32_t kv_heads, uint32_t head_dim, ui
   return spec;
 }
 
-Manifest manifest(std::vector<AttentionSpec> layers, uint32_t max_batch) {
+Manifest manifest(std::vector<MixerSpec> layers, uint32_t max_batch) {
   Manifest m;
   m.num_layers = static_cast<uint32_t>(layers.size());
   m.context_length = kContext;
   m.max_batch = max_batch;
-  for (AttentionSpec& spec : layers) {
+  for (MixerSpec& spec : layers) {
     m.layers.emplace_back();
     m.layers.back().mixer = std::move(spec);
   }
@@ -128,7 +128,7 @@ std::vector<double> attend_by_definition(const AttentionSpec& spec, const LayerC
 TEST(Mixers, EveryLayerHasItsOwnShape) {
   const std::vector<AttentionSpec> specs{attention(4, 2, 6, 0), attention(6, 1, 8, 5),
                                          attention(2, 2, 20, 70)};
-  const Manifest m = manifest(specs, 32);
+  const Manifest m = manifest({specs.begin(), specs.end()}, 32);
   EXPECT_EQ(mixer_facts(m, 0, kContext).input_widths, (std::vector<uint32_t>{24, 12, 12}));
   EXPECT_EQ(mixer_facts(m, 1, kContext).input_widths, (std::vector<uint32_t>{48, 8, 8}));
   EXPECT_EQ(mixer_facts(m, 2, kContext).output_widths, (std::vector<uint32_t>{40}));
@@ -189,7 +189,8 @@ TEST(Mixers, WrappedCachesEqualFullOnes) {
 
 // A step that fails leaves no trace, wherever it stops.
 TEST(Mixers, ARewindForgetsTheStep) {
-  const Manifest m = manifest({attention(2, 1, 8, 0), attention(2, 1, 8, 40)}, 16);
+  const Manifest m =
+      manifest({attention(2, 1, 8, 0), attention(2, 1, 8, 40), ConvolutionSpec{3, 10}}, 16);
   std::mt19937 random(9);
   Mixers undisturbed(m, kContext), disturbed(m, kContext);
   std::vector<LayerCase> a = cases(m), b = a;
@@ -203,7 +204,7 @@ TEST(Mixers, ARewindForgetsTheStep) {
     std::vector<LayerCase> others = b;
     for (LayerCase& layer : others)
       for (auto& input : layer.inputs) std::fill(input.begin(), input.end(), 0.7f);
-    for (uint32_t layer = 0; layer < 1 + random() % 2; ++layer)
+    for (uint32_t layer = 0; layer < 1 + random() % 3; ++layer)
       for (uint32_t done = 0; done < failing; done += 16)
         others[layer].run(disturbed[layer], first + done, std::min(16u, failing - done));
     disturbed.rewind();
@@ -214,7 +215,8 @@ TEST(Mixers, ARewindForgetsTheStep) {
 }
 
 TEST(Mixers, ClearForgetsEverything) {
-  const Manifest m = manifest({attention(2, 1, 8, 0), attention(2, 1, 8, 40)}, 16);
+  const Manifest m =
+      manifest({attention(2, 1, 8, 0), attention(2, 1, 8, 40), ConvolutionSpec{3, 10}}, 16);
   Mixers mixers(m, kContext);
   std::vector<LayerCase> layers = cases(m), again = layers;
   step(mixers, layers, 0, 300, 16);
@@ -223,12 +225,47 @@ TEST(Mixers, ClearForgetsEverything) {
   EXPECT_TRUE(same_bits(layers, again));
 }
 
+// What the outputs hold, read off the inputs directly.
+TEST(Mixers, AConvolutionHandsOverTheColumnsBefore) {
+  for (const uint32_t kernel : {2u, 3u, 4u, 16u}) {
+    const Manifest m = manifest({ConvolutionSpec{kernel, 5}}, 32);
+    const MixerFacts facts = mixer_facts(m, 0, kContext);
+    EXPECT_EQ(facts.input_widths, (std::vector<uint32_t>{5, 5}));
+    EXPECT_EQ(facts.output_widths, std::vector<uint32_t>(kernel + 1, 5));
+    // Rows of the last positions, and as many to return to; whatever the context.
+    EXPECT_EQ(facts.state_bytes, 2u * 4 * (kernel - 1) * 5);
+    EXPECT_EQ(Mixers::state_bytes(m, 1), facts.state_bytes);
+    EXPECT_EQ(Mixers::rope_bytes(m, kContext), 0u);
+    Mixers mixers(m, kContext);
+    std::mt19937 random(kernel);
+    for (int conversation = 0; conversation < 2; ++conversation, mixers.clear()) {
+      std::vector<LayerCase> layers = cases(m);
+      for (uint32_t first = 0; first < kContext;) {
+        const uint32_t count = std::min<uint32_t>(
+            random() % 2 == 0 ? 1 : 1 + static_cast<uint32_t>(random() % 60), kContext - first);
+        step(mixers, layers, first, count, 1 + static_cast<uint32_t>(random() % 20));
+        first += count;
+      }
+      for (uint32_t p = 0; p < kContext; ++p)
+        for (uint32_t column = 0; column < 5; ++column) {
+          for (uint32_t i = 0; i < kernel; ++i) {
+            const uint32_t before = kernel - 1 - i;
+            const float u = before > p ? 0 : layers[0].inputs[0][(p - before) * 5 + column];
+            ASSERT_EQ(layers[0].outputs[i][p * 5 + column], u);
+          }
+          ASSERT_EQ(layers[0].outputs[kernel][p * 5 + column], layers[0].inputs[1][p * 5 + column]);
+        }
+    }
+  }
+}
+
 TEST(Mixers, LayersShareRotations) {
   std::vector<AttentionSpec> specs{attention(2, 1, 8, 0), attention(4, 2, 8, 3),
                                    attention(2, 1, 8, 0)};
   specs[2].inverse_frequencies = {0.5};
   // Two tables: of two frequencies, and of one.
-  EXPECT_EQ(Mixers::rope_bytes(manifest(specs, 16), 100), 100u * (2 + 1) * 2 * 4);
+  EXPECT_EQ(Mixers::rope_bytes(manifest({specs.begin(), specs.end()}, 16), 100),
+            100u * (2 + 1) * 2 * 4);
 }
 
 TEST(Mixers, CheckTheirContext) {
@@ -244,7 +281,7 @@ TEST(Mixers, CheckTheirContext) {
 
 TEST(Mixers, AbsurdSizesAreErrors) {
   AttentionSpec spec = attention(4096, 4096, 4096, 0);
-  Manifest m = manifest(std::vector<AttentionSpec>(4096, spec), 16);
+  Manifest m = manifest(std::vector<MixerSpec>(4096, spec), 16);
   m.context_length = 1u << 24;
   EXPECT_ERROR(Mixers::state_bytes(m, 1u << 24), ErrorCode::kBudget, "larger than any memory");
 }

@@ -115,25 +115,34 @@ class Reader {
 
   void read_attention(const JsonField& f) {
     f.expect_members({"num_heads", "num_kv_heads", "head_dim", "scale", "rope", "kv_dtype"});
-    AttentionSpec& a = m_.attention;
-    a.num_heads = f["num_heads"].integer32(1, 4096);
-    a.num_kv_heads = f["num_kv_heads"].integer32(1, 4096);
-    a.head_dim = f["head_dim"].integer32(1, 4096);
-    if (a.num_heads % a.num_kv_heads != 0) {
-      f["num_heads"].fail("is not a multiple of attention.num_kv_heads");
+    read_heads(f, &m_.attention);
+    m_.attention.kv_float32 = f["kv_dtype"].one_of({"float16", "float32"}) == "float32";
+  }
+
+  // Reads those members that are there into `a`, and checks that all of `a` fits together.
+  static void read_heads(const JsonField& f, AttentionSpec* a) {
+    if (f.has("num_heads")) a->num_heads = f["num_heads"].integer32(1, 4096);
+    if (f.has("num_kv_heads")) a->num_kv_heads = f["num_kv_heads"].integer32(1, 4096);
+    if (f.has("head_dim")) a->head_dim = f["head_dim"].integer32(1, 4096);
+    if (a->num_heads % a->num_kv_heads != 0)
+      f.has("num_heads") ? f["num_heads"].fail("is not a multiple of num_kv_heads")
+                         : f["num_kv_heads"].fail("is not a divisor of num_heads");
+    if (f.has("scale")) {
+      a->scale = f["scale"].number();
+      if (a->scale <= 0) f["scale"].fail("is not positive");
     }
-    a.scale = f["scale"].number();
-    if (a.scale <= 0) f["scale"].fail("is not positive");
-    const JsonField rope = f["rope"];
-    rope.expect_members({"inverse_frequencies", "amplitude"});
-    const JsonField frequencies = rope["inverse_frequencies"];
-    const size_t pairs = frequencies.array_size();
-    if (2 * pairs > a.head_dim) frequencies.fail("rotates more elements than attention.head_dim");
-    for (size_t i = 0; i < pairs; ++i) {
-      a.inverse_frequencies.push_back(frequencies.at(i).number());
+    if (f.has("rope")) {
+      const JsonField rope = f["rope"];
+      rope.expect_members({"inverse_frequencies", "amplitude"});
+      const JsonField frequencies = rope["inverse_frequencies"];
+      a->inverse_frequencies.clear();
+      for (size_t i = 0; i < frequencies.array_size(); ++i)
+        a->inverse_frequencies.push_back(frequencies.at(i).number());
+      a->amplitude = rope["amplitude"].number();
     }
-    a.amplitude = rope["amplitude"].number();
-    a.kv_float32 = f["kv_dtype"].one_of({"float16", "float32"}) == "float32";
+    if (2 * a->inverse_frequencies.size() > a->head_dim)
+      f.has("rope") ? f["rope"]["inverse_frequencies"].fail("rotates more elements than head_dim")
+                    : f["head_dim"].fail("is less than the elements that are rotated");
   }
 
   void read_moe(const JsonField& f) {
@@ -265,16 +274,27 @@ class Reader {
       const JsonField layer = f.at(i);
       layer.expect_members({"mixer", "dense"}, {"experts"});
       LayerSpec spec;
-      const JsonField mixer = layer["mixer"];
-      mixer.expect_members({"kind", "window"});
-      mixer["kind"].one_of({"attention"}, ErrorCode::kUnsupported);
-      spec.mixer = m_.attention;
-      spec.mixer.window = mixer["window"].integer32(0, 0xffffffff);
+      spec.mixer = read_mixer(layer["mixer"]);
       spec.dense = read_dense_program(layer["dense"]);
       dense_bytes_.add(spec.dense.bytes, layer["dense"]["bytes"]);
       if (layer.has("experts")) spec.experts = read_experts(layer["experts"]);
       m_.layers.push_back(std::move(spec));
     }
+  }
+
+  MixerSpec read_mixer(const JsonField& f) {
+    f.expect_object();
+    if (!f.has("kind")) f.fail("lacks \"kind\"");
+    if (f["kind"].one_of({"attention", "convolution"}, ErrorCode::kUnsupported) == "convolution") {
+      f.expect_members({"kind", "kernel", "width"});
+      return ConvolutionSpec{f["kernel"].integer32(2, 16), f["width"].integer32(1, 1u << 20)};
+    }
+    f.expect_members({"kind", "window"},
+                     {"num_heads", "num_kv_heads", "head_dim", "scale", "rope"});
+    AttentionSpec spec = m_.attention;
+    spec.window = f["window"].integer32(0, 0xffffffff);
+    read_heads(f, &spec);
+    return spec;
   }
 
   LayerExperts read_experts(const JsonField& f) {

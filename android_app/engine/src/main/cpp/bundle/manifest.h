@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "base/sha256.h"
@@ -32,7 +33,7 @@ struct DenseProgram : FileRef {
   Delegate delegate = Delegate::kXnnpack;
 };
 
-// A layer's attention: the manifest's `attention`, and the layer's own window.
+// A layer's attention: the manifest's `attention`, with what the layer states of its own.
 struct AttentionSpec {
   uint32_t num_heads = 0;
   uint32_t num_kv_heads = 0;
@@ -43,6 +44,14 @@ struct AttentionSpec {
   bool kv_float32 = false;
   uint32_t window = 0;  // 0: full attention
 };
+
+// A short causal convolution over positions, each column by itself.
+struct ConvolutionSpec {
+  uint32_t kernel = 0;  // positions that an output sees: its own and the kernel - 1 before it
+  uint32_t width = 0;   // columns
+};
+
+using MixerSpec = std::variant<AttentionSpec, ConvolutionSpec>;
 
 // The bias of the routers has a row per layer with experts.
 struct MoeSpec : RouterSpec {
@@ -70,7 +79,7 @@ struct LayerExperts {
 };
 
 struct LayerSpec {
-  AttentionSpec mixer;
+  MixerSpec mixer;
   DenseProgram dense;
   std::optional<LayerExperts> experts;  // absent where the MLP is dense
 };
@@ -100,7 +109,7 @@ struct Manifest {
   std::vector<uint32_t> eos_token_ids;  // ascending
   uint64_t num_parameters = 0;
   uint32_t dense_intermediate_size = 0;  // of the widest MLP in a dense program; 0: none has one
-  AttentionSpec attention;
+  AttentionSpec attention;               // for layers that state nothing else; window 0
   MoeSpec moe;
   Quantization quantization;
   Delegate delegate = Delegate::kXnnpack;  // of programs that name none; each has its own already

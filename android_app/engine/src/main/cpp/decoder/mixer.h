@@ -18,8 +18,8 @@ struct MixerFacts {
 };
 
 // The only part of a layer in which positions meet: it runs between the layer's `qkv` and `mix`
-// programs and keeps what later positions need. Each layer has a mixer of its own. make_mixer() in
-// mixers.h builds it from the manifest's entry.
+// programs and keeps what later positions need. Each layer has a mixer of its own, which
+// Mixers (mixers.h) makes from the manifest's entry.
 //
 // A step is a prompt or one token. It runs as mark(), then run() for one batch after the other. If
 // the step fails, rewind() forgets it.

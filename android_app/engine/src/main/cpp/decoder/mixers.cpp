@@ -6,9 +6,11 @@
 #include <limits>
 #include <numeric>
 #include <string>
+#include <variant>
 
 #include "base/error.h"
 #include "decoder/attention_mixer.h"
+#include "decoder/convolution_mixer.h"
 
 namespace moe_mobile {
 namespace {
@@ -31,8 +33,8 @@ bool same_rope(const AttentionSpec& a, const AttentionSpec& b) {
 std::vector<const AttentionSpec*> distinct_ropes(const Manifest& manifest) {
   std::vector<const AttentionSpec*> distinct;
   for (const LayerSpec& layer : manifest.layers) {
-    const AttentionSpec* spec = &layer.mixer;
-    bool known = false;
+    const auto* spec = std::get_if<AttentionSpec>(&layer.mixer);
+    bool known = spec == nullptr;
     for (const AttentionSpec* other : distinct) known = known || same_rope(*spec, *other);
     if (!known) distinct.push_back(spec);
   }
@@ -42,7 +44,10 @@ std::vector<const AttentionSpec*> distinct_ropes(const Manifest& manifest) {
 }  // namespace
 
 MixerFacts mixer_facts(const Manifest& manifest, uint32_t layer, uint32_t context) {
-  return AttentionMixer::facts_for(manifest.layers[layer].mixer, context, manifest.max_batch);
+  const MixerSpec& mixer = manifest.layers[layer].mixer;
+  if (const auto* spec = std::get_if<ConvolutionSpec>(&mixer))
+    return ConvolutionMixer::facts_for(*spec);
+  return AttentionMixer::facts_for(std::get<AttentionSpec>(mixer), context, manifest.max_batch);
 }
 
 MixerColumns widest_mixer(const Manifest& manifest) {
@@ -66,10 +71,15 @@ Mixers::Mixers(const Manifest& manifest, uint32_t context) {
     ropes_.push_back(
         std::make_shared<Rope>(spec->inverse_frequencies, spec->amplitude, spec->head_dim));
   for (const LayerSpec& layer : manifest.layers) {
+    if (const auto* spec = std::get_if<ConvolutionSpec>(&layer.mixer)) {
+      layers_.push_back(std::make_unique<ConvolutionMixer>(*spec));
+      continue;
+    }
+    const auto& spec = std::get<AttentionSpec>(layer.mixer);
     size_t rope = 0;
-    while (!same_rope(layer.mixer, *distinct[rope])) ++rope;
+    while (!same_rope(spec, *distinct[rope])) ++rope;
     layers_.push_back(
-        std::make_unique<AttentionMixer>(layer.mixer, context, manifest.max_batch, ropes_[rope]));
+        std::make_unique<AttentionMixer>(spec, context, manifest.max_batch, ropes_[rope]));
   }
 }
 

@@ -1,0 +1,85 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Layers with mixers of their own: sliding windows in rings, and short convolutions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from moe_mobile import Engine
+from tests.bundles import BundleMaker, CheckpointMaker
+from tests.engine.native import logits_after_prompt
+from tests.oracles.logits import Logits, logits_of
+from tests.tiny import CONTEXT, load_checkpoint, tiny_prompt
+
+PROMPT, DECODED = 150, 8
+
+# Rows per call: a window of 12 and a batch fit in a ring of 64 positions, which a prompt of 150
+# passes twice.
+MAX_BATCH = 16
+
+
+@pytest.mark.parametrize("case", ["mixtral", "lfm2_moe"])
+def test_budgets_change_no_bit(case: str, checkpoint: CheckpointMaker, bundle: BundleMaker) -> None:
+    path, prompt = bundle(case, "fp32", MAX_BATCH), tiny_prompt(PROMPT)
+    found: dict[tuple[str, str], Logits] = {}
+    for residency, cache in [
+        ("slots", "25%"), ("slots", "50%"), ("slots", "100%"), ("programs", "50%"),
+        ("resident", "100%"),
+    ]:  # fmt: skip
+        with Engine(path, cache, residency=residency, threads=1) as engine:
+            found[residency, cache] = logits_after_prompt(engine, prompt, DECODED)
+    reference = found["resident", "100%"]
+    for key, logits in found.items():
+        assert np.array_equal(logits, reference), key
+    expected = logits_of(load_checkpoint(checkpoint(case)), prompt)[-1]
+    assert np.abs(reference[0] - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("case", ["mixtral", "lfm2_moe"])
+def test_batches_of_a_prompt_change_no_state(case: str, bundle: BundleMaker) -> None:
+    """Token by token, in batches of 16, and all at once. Kernels for many rows may sum in another
+    order, but a state that a batch left wrong would be far off."""
+    prompt = tiny_prompt(PROMPT)
+    with Engine(bundle(case, "fp32", MAX_BATCH), threads=1) as engine:
+        scored = engine.score(prompt)[-1]
+        batched = logits_after_prompt(engine, prompt, DECODED)
+    with Engine(bundle(case, "fp32"), threads=1) as engine:
+        whole = logits_after_prompt(engine, prompt, DECODED)
+    assert np.abs(scored - batched[0]).max() < 1e-4
+    assert np.abs(whole - batched).max() < 1e-4
+
+
+@pytest.mark.parametrize("case", ["mixtral", "lfm2_moe"])
+def test_a_stopped_prompt_leaves_no_state(case: str, bundle: BundleMaker) -> None:
+    prompt = tiny_prompt(PROMPT)
+    with Engine(bundle(case, "fp32", MAX_BATCH), threads=1) as engine:
+        expected = logits_after_prompt(engine, prompt, DECODED)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "prefill" and done > total // 2:
+            raise KeyboardInterrupt
+
+    with Engine(bundle(case, "fp32", MAX_BATCH), threads=1, progress=stop) as engine:
+        with pytest.raises(KeyboardInterrupt):
+            engine.generate(tiny_prompt(PROMPT + 7)[7:], 1)
+        engine._progress = None
+        assert np.array_equal(logits_after_prompt(engine, prompt, DECODED), expected)
+
+
+def test_the_plan_counts_every_layers_state(bundle: BundleMaker) -> None:
+    def kv_bytes(case: str, max_batch: int, context: int) -> int:
+        with Engine(bundle(case, "fp32", max_batch), threads=1, context=context) as engine:
+            found: int = engine.info["plan"]["kv_bytes"]
+        return found
+
+    # One layer with attention, two heads of 16 floats for keys and values; three convolutions,
+    # two rows of 64 floats and their copies.
+    position, convolutions = 2 * 2 * 16 * 4, 3 * 2 * 2 * 64 * 4
+    for context in (128, CONTEXT):
+        assert kv_bytes("lfm2_moe", MAX_BATCH, context) == context * position + convolutions
+        # Two layers with a window of 12: 64 positions in a ring, and 11 to return to.
+        assert kv_bytes("mixtral", MAX_BATCH, context) == 2 * (64 + 11) * position
+    # A batch of 256 needs more than the context.
+    assert kv_bytes("mixtral", 256, CONTEXT) == 2 * CONTEXT * position
