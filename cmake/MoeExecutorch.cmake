@@ -17,7 +17,7 @@ if(NOT MOE_EXECUTORCH_DIR)
 endif()
 
 add_library(moe_executorch INTERFACE)
-target_compile_definitions(moe_executorch INTERFACE MOE_EXECUTORCH_VERSION="1.5.1")
+target_compile_definitions(moe_executorch INTERFACE MOE_EXECUTORCH_VERSION="${MOE_EXECUTORCH_VERSION}")
 # ExecuTorch's macros name their file: the same in every build, wherever ExecuTorch lies.
 target_compile_options(moe_executorch INTERFACE
   "-fmacro-prefix-map=${MOE_EXECUTORCH_DIR}=executorch")
@@ -32,12 +32,12 @@ if(ANDROID)
   foreach(component IN LISTS _moe_components)
     if(NOT TARGET ${component})
       message(FATAL_ERROR "${MOE_EXECUTORCH_DIR} was built without ${component}: build ExecuTorch "
-        "1.5.1 with its options for XNNPACK and the optimized kernels on.")
+        "${MOE_EXECUTORCH_VERSION} with its options for XNNPACK and the optimized kernels on.")
     endif()
   endforeach()
 else()
   set(_moe_components runtime backend_xnnpack kernels_optimized threadpool)
-  find_package(executorch 1.5.1 EXACT REQUIRED COMPONENTS ${_moe_components}
+  find_package(executorch ${MOE_EXECUTORCH_VERSION} EXACT REQUIRED COMPONENTS ${_moe_components}
     PATHS "${MOE_EXECUTORCH_DIR}/share/cmake" NO_DEFAULT_PATH)
   list(TRANSFORM _moe_components PREPEND "executorch::")
   # The imported targets put the absolute path of this machine's site-packages into every consumer's

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 import moe_mobile
+from moe_mobile.base.pins import pinned
 from tests.includes import included
 
+_CODE = {".py", ".cpp", ".h", ".cmake", ".txt", ".json", ".kt", ".kts", ".sh"}
 ROOT = Path(__file__).resolve().parent.parent
 ENGINE = ROOT / "android_app/engine/src/main/cpp"
 HEADER = ("Copyright the moe-mobile authors.", "SPDX-License-Identifier: Apache-2.0")
@@ -129,6 +131,26 @@ def test_pages_that_are_pointed_to_exist() -> None:
 def test_version_is_stated_once_for_all() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert moe_mobile.__version__ == pyproject["project"]["version"]
+
+
+def test_pinned_versions_are_stated_once() -> None:
+    """In pyproject.toml: CMake reads them there, Python from the package's metadata."""
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    required = pyproject["project"]["dependencies"]
+    pins = dict(line.split("==") for line in required if "==" in line)
+    assert {*pins} == {"torch", "executorch", "torchao"}
+    assert {name: pinned(name) for name in pins} == pins
+    assert f"executorch=={pins['executorch']}" in pyproject["build-system"]["requires"]
+    paths = [ROOT / "CMakeLists.txt", ROOT / "Makefile", ROOT / "CMakePresets.json"]
+    for folder in ("moe_mobile", "cmake", "android_app", "benchmarks", "export_scripts"):
+        paths += [path for path in (ROOT / folder).rglob("*") if path.suffix in _CODE]
+    again = [
+        f"{path.relative_to(ROOT)}: {version}"
+        for path in paths
+        for version in pins.values()
+        if re.search(rf"(?<![0-9.]){re.escape(version)}(?![0-9.]*[0-9])", path.read_text("utf-8"))
+    ]
+    assert again == []
 
 
 def test_core_rooms_do_not_include_what_depends_on_executorch() -> None:

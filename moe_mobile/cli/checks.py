@@ -19,16 +19,17 @@ import tempfile
 from collections.abc import Iterator
 from typing import Literal
 
+from moe_mobile.base.pins import pinned
 from moe_mobile.base.text import size
 from moe_mobile.errors import MoeMobileError
 from moe_mobile.runner import find_runner
 
-__all__ = ["PINS", "Check", "run_checks"]
+__all__ = ["PINNED", "Check", "run_checks"]
 
 Status = Literal["ok", "warn", "fail"]
 
-PINS = {"torch": "2.13.0", "executorch": "1.5.1", "torchao": "0.18.0"}
-"""Versions this package is built and tested with; pyproject.toml requires the same."""
+PINNED = ("torch", "executorch", "torchao")
+"""Packages of which this one needs one version."""
 
 _REINSTALL = "Install the package again: `make venv` in a checkout, else `pip install`"
 _GIB = 1 << 30
@@ -49,8 +50,8 @@ class Check:
 def run_checks(folder: pathlib.Path) -> Iterator[Check]:
     """All checks; those of the disk concern the file system of `folder`."""
     yield Check("python", "ok", platform.python_version())  # pip refuses too old ones
-    for package, version in PINS.items():
-        yield _package(package, version)
+    for package in PINNED:
+        yield _package(package, pinned(package))
     yield _native_module()
     yield _runner()
     yield _cpu(pathlib.Path("/proc/cpuinfo"))
@@ -65,7 +66,7 @@ def _package(name: str, wanted: str) -> Check:
         found = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return Check(name, "fail", "not installed", f"pip install {name}=={wanted}")
-    # "2.13.0+cpu" is another build of the same version.
+    # "1.2.3+cpu" is another build of version 1.2.3.
     if found.partition("+")[0] == wanted:
         return Check(name, "ok", found)
     remedy = f"pip install {name}=={wanted}, then install moe-mobile again"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.statistics import percentile
 from moe_mobile.base.text import percent, size, table
 from moe_mobile.bench.driver import Settings, bundle_facts
@@ -244,7 +245,6 @@ def _is_current(source: SourceLike, bundle: pathlib.Path, facts: dict[str, Any])
     """Whether this version made the bundle, of the source as it is now."""
     from moe_mobile import __version__
     from moe_mobile.demo import checkpoint_dir
-    from moe_mobile.export.lowering import EXECUTORCH_VERSION
     from moe_mobile.model.source import open_model
 
     provenance = facts["provenance"]
@@ -252,7 +252,7 @@ def _is_current(source: SourceLike, bundle: pathlib.Path, facts: dict[str, Any])
     return bool(
         provenance.get("source") == open_model(source).label
         and provenance.get("moe_mobile") == __version__
-        and facts["delegate"]["executorch"] == EXECUTORCH_VERSION
+        and facts["delegate"]["executorch"] == executorch_version()
         and (source != "demo" or (bundle / "bundle.json").stat().st_mtime > newest)
     )
 

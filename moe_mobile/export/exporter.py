@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -17,6 +16,7 @@ import torch
 
 from moe_mobile.base.files import HashingFile
 from moe_mobile.base.json_field import JsonField
+from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle.quantization import embedding_row_bytes
@@ -24,7 +24,6 @@ from moe_mobile.bundle.writer import to_bytes
 from moe_mobile.errors import BundleInvalidError, CancelledError, UnsupportedError, UsageError
 from moe_mobile.export import lowering
 from moe_mobile.export.embedding import ROWS_AT_ONCE, encode_rows
-from moe_mobile.export.lowering import EXECUTORCH_VERSION
 from moe_mobile.export.options import Options, resolve_options
 from moe_mobile.export.plan import Plan, make_plan
 from moe_mobile.export.shapes import ProgramShape
@@ -302,7 +301,7 @@ class _Export:
                 embedding=options.embedding,
                 group_size=options.group_size,
             ),
-            delegate=m.Delegate(options.expert_delegate, EXECUTORCH_VERSION),
+            delegate=m.Delegate(options.expert_delegate, executorch_version()),
             max_batch=options.max_batch,
             embedding=embedding,
             layers=layers,
@@ -350,19 +349,19 @@ def _versions() -> dict[str, str]:
 
 
 def _key(model: OpenModel, options: Options) -> str:
-    inputs = [model.fingerprint(), asdict(options), _versions(), EXECUTORCH_VERSION]
+    inputs = [model.fingerprint(), asdict(options), _versions(), executorch_version()]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def _require_executorch() -> None:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        version = importlib.metadata.version("executorch")
-        if version.split("+")[0] == EXECUTORCH_VERSION:
+    """Programs are packed as one version of ExecuTorch packs them."""
+    needed = executorch_version()
+    try:
+        found = importlib.metadata.version("executorch")
+    except importlib.metadata.PackageNotFoundError:
+        cause = "ExecuTorch is not installed"
+    else:
+        if found.split("+")[0] == needed:
             return
-        raise UnsupportedError(
-            f"ExecuTorch {version} is installed, but programs are made for {EXECUTORCH_VERSION}",
-            remedy=f"Install executorch=={EXECUTORCH_VERSION}",
-        )
-    raise UnsupportedError(
-        "ExecuTorch is not installed", remedy=f"Install executorch=={EXECUTORCH_VERSION}"
-    )
+        cause = f"ExecuTorch {found} is installed, but programs are made for {needed}"
+    raise UnsupportedError(cause, remedy=f"Install executorch=={needed}")

@@ -20,9 +20,6 @@ from moe_mobile.errors import RuntimeFailedError
 if TYPE_CHECKING:
     from moe_mobile.export.shapes import Method, ProgramShape
 
-EXECUTORCH_VERSION = "1.5.1"
-"""The version whose packing of constants this package reproduces."""
-
 
 def lower(shape: ProgramShape, weights: Mapping[str, torch.Tensor]) -> bytes:
     """The program of ``shape`` with these float32 parameters, as the bytes of a ``.pte`` file.

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import moe_mobile
 from moe_mobile.base.command_line import command_line
+from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.progress import Progress
 from moe_mobile.errors import UnsupportedError
 from moe_mobile.runtime.cmake import build
 from moe_mobile.runtime.folder import Recipe, Runtime, place_files, publish, sum_line
 from moe_mobile.runtime.notice import notice
 from moe_mobile.runtime.sources import find_sources, sources_digest
-from moe_mobile.runtime.wheel import EXECUTORCH_VERSION
 
 __all__ = ["EXECUTORCH_VARIABLE", "NDK_VARIABLES", "build_android", "find_executorch", "find_ndk"]
 
@@ -63,7 +63,7 @@ def find_executorch() -> Path:
     value = os.environ.get(EXECUTORCH_VARIABLE)
     if not value:
         raise UnsupportedError(
-            f"building for Android needs ExecuTorch {EXECUTORCH_VERSION} built for it, and no "
+            f"building for Android needs ExecuTorch {executorch_version()} built for it, and no "
             "variable names that build",
             setting=EXECUTORCH_VARIABLE,
             remedy=f"Set it to the folder that ExecuTorch's build was installed to; {_PAGE} says "
@@ -114,7 +114,7 @@ def _recipe(ndk: Path, executorch: Path) -> Recipe:
         target=TARGET,
         abi="arm64-v8a",
         version=moe_mobile.__version__,
-        executorch=EXECUTORCH_VERSION,
+        executorch=executorch_version(),
         key=whole.hexdigest()[:16],
         loader="",
     )

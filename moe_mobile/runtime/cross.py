@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import moe_mobile
+from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.progress import Progress
 from moe_mobile.errors import RuntimeFailedError, UnsupportedError
 from moe_mobile.runtime.cmake import build, find_tool
@@ -18,7 +19,7 @@ from moe_mobile.runtime.elf import read_elf
 from moe_mobile.runtime.folder import Recipe, Runtime, place_files, publish
 from moe_mobile.runtime.notice import notice
 from moe_mobile.runtime.sources import find_sources, sources_digest
-from moe_mobile.runtime.wheel import EXECUTORCH_VERSION, WHEEL_SHA256, fetch_wheel, unpack_wheel
+from moe_mobile.runtime.wheel import WHEEL_SHA256, fetch_wheel, unpack_wheel
 
 __all__ = ["build_arm64", "recipe"]
 
@@ -35,7 +36,7 @@ def recipe() -> Recipe:
         target=TARGET,
         abi="arm64-v8a",
         version=moe_mobile.__version__,
-        executorch=EXECUTORCH_VERSION,
+        executorch=executorch_version(),
         key=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
         loader=_LOADER,
     )

@@ -12,16 +12,16 @@ import sys
 import zipfile
 from pathlib import Path
 
+from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.progress import Progress
 from moe_mobile.errors import IoError, UnsupportedError
 from moe_mobile.runtime.folder import target_folder
 
-__all__ = ["EXECUTORCH_VERSION", "WHEEL_SHA256", "fetch_wheel", "unpack_wheel"]
+__all__ = ["WHEEL_SHA256", "fetch_wheel", "unpack_wheel"]
 
-EXECUTORCH_VERSION = "1.5.1"
-
-# One wheel for all, whichever Python runs this: equal inputs give equal runtimes.
-_WHEEL = f"executorch-{EXECUTORCH_VERSION}-cp311-cp311-manylinux_2_28_aarch64.whl"
+# One wheel for all, whichever Python runs this: equal inputs give equal runtimes. The hash is of
+# the pinned version's; a new version needs the new hash.
+_WHEEL = "executorch-{}-cp311-cp311-manylinux_2_28_aarch64.whl"
 WHEEL_SHA256 = "8ee02348a3ea80ddf770822911ebf78da616b73afce0fbaaa79f23311c88c66a"
 
 _PIP_ARGUMENTS = (
@@ -49,13 +49,15 @@ def fetch_wheel(scratch: Path, progress: Progress) -> Path:
 
     Raises IoError where it cannot be had, UnsupportedError where there is neither pip nor uv.
     """
-    cached = target_folder("wheels") / _WHEEL
+    version = executorch_version()
+    wheel = _WHEEL.format(version)
+    cached = target_folder("wheels") / wheel
     if cached.is_file() and _sha256(cached) == WHEEL_SHA256:
         return cached
     progress("downloading ExecuTorch for arm64", 0, 1)
     requirements = scratch / "requirements.txt"
     requirements.write_text(
-        f"executorch=={EXECUTORCH_VERSION} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8"
+        f"executorch=={version} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8"
     )
     command = [*_pip(), "download", *_PIP_ARGUMENTS]
     result = subprocess.run(
@@ -64,12 +66,12 @@ def fetch_wheel(scratch: Path, progress: Progress) -> Path:
         text=True,
         errors="replace",
     )
-    downloaded = scratch / _WHEEL
+    downloaded = scratch / wheel
     if result.returncode != 0 or not downloaded.is_file():
         tail = "\n".join(f"    {line}" for line in result.stderr.strip().splitlines()[-6:])
         raise IoError(
-            f"executorch {EXECUTORCH_VERSION} for arm64 could not be downloaded; pip says:\n{tail}",
-            file=_WHEEL,
+            f"executorch {version} for arm64 could not be downloaded; pip says:\n{tail}",
+            file=wheel,
             remedy="Check the connection and pip's index settings, or download that file with "
             f"another machine and put it into {cached.parent}",
         )

@@ -8,12 +8,12 @@ import dataclasses
 import hashlib
 import pathlib
 
+from moe_mobile.base.pins import executorch_version
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle.reader import parse_manifest, read_manifest_bytes
 from moe_mobile.bundle.verify import check_files
 from moe_mobile.errors import UsageError, read_error
 from moe_mobile.runtime import Runtime
-from moe_mobile.runtime.wheel import EXECUTORCH_VERSION
 
 __all__ = ["SETTINGS", "Package", "Wanted", "bundle_package", "runtime_package"]
 
@@ -111,7 +111,7 @@ def bundle_package(bundle: pathlib.Path, settings: pathlib.Path | None = None) -
             for program in manifest.dense_programs
             if manifest.delegate_of(program) == m.PACKED_DELEGATE
         ),
-        stores=f"{m.PACKED_DELEGATE}-{EXECUTORCH_VERSION}-",
+        stores=f"{m.PACKED_DELEGATE}-{executorch_version()}-",
     )
 
 
