@@ -59,7 +59,7 @@ _CLOSE_SECONDS = 5.0
 def find_runner() -> pathlib.Path:
     """Path of ``moe_runner``: ``$MOE_MOBILE_RUNNER``, else the one installed with this package.
 
-    Raises RuntimeFailedError where there is none.
+    Raises RuntimeFailedError if there is none.
     """
     override = os.environ.get(RUNNER_VARIABLE)
     if override:

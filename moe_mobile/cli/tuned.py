@@ -41,7 +41,7 @@ settings_file_option = click.option(
 class Tuned:
     """What a file of settings says of a bundle.
 
-    Raises what reading the file and the bundle does, and UsageError where the one is not for the
+    Raises what reading the file and the bundle does, and UsageError if the one is not for the
     other.
     """
 
@@ -61,7 +61,7 @@ class Tuned:
     def values(self, cache: str | None) -> dict[str, str]:
         """Of the running command's options that were not given, by their names.
 
-        ``cache``: the one that was given. Raises UsageError where the file has nothing for it.
+        ``cache``: the one that was given. Raises UsageError if the file has nothing for it.
         """
         from moe_mobile.routing.capacity import percent_of
 
@@ -79,7 +79,7 @@ class Tuned:
         return {name: value for name, value in values.items() if is_default(name)}
 
     def _require_fit(self, settings: ChosenSettings, manifest: Manifest) -> None:
-        """Raises UsageError where no engine would take it for this model."""
+        """Raises UsageError if no engine would take it for this model."""
         from moe_mobile.routing.capacity import parse_capacity
 
         capacity = parse_capacity(settings.cache).of(manifest.moe.num_experts)
@@ -94,7 +94,7 @@ class Tuned:
 
 
 def require_routing(manifest: Manifest, routing: str, capacity: int) -> None:
-    """Raises UsageError or BudgetError where the model has too few experts for the routing, or the
+    """Raises UsageError or BudgetError if the model has too few experts for the routing, or the
     cache of so many for each layer too little room."""
     from moe_mobile.routing import RoutingRun
 

@@ -101,7 +101,7 @@ class AdbDevice(Device):
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Meanwhile no other command deploys to it or measures on it. Raises IoError where one
+        """Meanwhile no other command deploys to it or measures on it. Raises IoError if one
         does."""
         with self._deployer.deploying(), self.exclusive():
             yield
@@ -228,7 +228,7 @@ class AdbDevice(Device):
         return [folder for folder in folders if folder not in kept]
 
     def _sha256sum(self, path: str) -> str:
-        """Without the engine, to bring which this is needed; "" where it fails."""
+        """Without the engine, to bring which this is needed; "" if it fails."""
         return self.shell(f"sha256sum {shlex.quote(path)}").stdout.partition(" ")[0]
 
     def _command(self, script: str) -> list[str]:

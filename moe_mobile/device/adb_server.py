@@ -53,7 +53,7 @@ def _adbutils() -> ModuleType:
 
 
 def adb_program() -> str:
-    """adb of the PATH, else the one inside adbutils. Raises DeviceError where neither runs."""
+    """adb of the PATH, else the one inside adbutils. Raises DeviceError if neither runs."""
     adbutils = _adbutils()
     try:
         path: str = adbutils.adb_path()

@@ -81,7 +81,7 @@ def parse_facts(text: str, *, serial: str, kind: str) -> DeviceFacts:
 
 
 def _processor(cpuinfo: str) -> str:
-    """Its name; "" where the kernel gives none, as for most arm64."""
+    """Its name; "" if the kernel gives none, as for most arm64."""
     for name in ("Hardware", "model name"):
         match = re.search(rf"^{name}[ \t]*:[ \t]*(\S.*)$", cpuinfo, re.MULTILINE)
         if match:

@@ -23,7 +23,7 @@ __all__ = ["Cluster", "Device", "DeviceFacts", "ShellResult"]
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Cores of one kind. ``max_khz``: their highest clock, None where the kernel does not say."""
+    """Cores of one kind. ``max_khz``: their highest clock, None if the kernel does not say."""
 
     cpus: tuple[int, ...]
     max_khz: int | None
@@ -94,7 +94,7 @@ class Device(abc.ABC):
     def runner(self, *, cpus: Sequence[int] | None = None) -> Runner:
         """A new ``moe_runner`` process, kept to these cores; sends the program where it lacks.
 
-        Raises UnsupportedError where there is no engine for the device's ABI, CancelledError after
+        Raises UnsupportedError if there is no engine for the device's ABI, CancelledError after
         :meth:`abort`.
         """
         runner = self._start_runner(cpus)
@@ -109,7 +109,7 @@ class Device(abc.ABC):
     def exclusive(self) -> Iterator[None]:
         """Meanwhile no other command measures on this phone; this machine is left to its user.
 
-        Raises IoError where one does.
+        Raises IoError if one does.
         """
         yield
 
@@ -149,14 +149,14 @@ class Device(abc.ABC):
     def place(self, bundle: pathlib.Path, progress: Progress | None = None) -> str:
         """The bundle's folder on the device, after sending what it lacks.
 
-        Raises DiskFullError where it does not fit, and the bundle reader's errors.
+        Raises DiskFullError if it does not fit, and the bundle reader's errors.
         """
 
     @abc.abstractmethod
     def locate(self, bundle: pathlib.Path) -> str:
         """The bundle's folder on the device, as it is; nothing is sent.
 
-        Raises UsageError where it was never sent, and the bundle reader's errors.
+        Raises UsageError if it was never sent, and the bundle reader's errors.
         """
 
     @abc.abstractmethod

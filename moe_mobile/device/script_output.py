@@ -45,7 +45,7 @@ def kibibytes(text: str, name: str) -> int | None:
 
 
 def free_bytes(df: str) -> int:
-    """What `df -k` says is available on the last file system it lists; 0 where it does not say."""
+    """What `df -k` says is available on the last file system it lists; 0 if it does not say."""
     # The name of the file system may push the numbers to a line of their own.
     numbers = _FREE.findall(df)
     return int(numbers[-1][2]) * 1024 if numbers else 0

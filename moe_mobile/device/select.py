@@ -25,8 +25,8 @@ _CONNECT = (
 def open_device(serial: str | None) -> Device:
     """The device of that serial; this machine for None.
 
-    Raises DeviceError where it is not there or not usable, or where :data:`ANY` is not one,
-    UsageError where the serial is empty.
+    Raises DeviceError if it is not there or not usable, or if :data:`ANY` is not one,
+    UsageError if the serial is empty.
     """
     if serial == "":
         raise UsageError("the serial is empty", setting="device", remedy="Give adb's serial")
@@ -68,8 +68,8 @@ def open_devices(serials: Iterable[str], *, every: bool, otherwise: str | None) 
     Of several, one that cannot be used does not keep the others from it. Where none that was named
     can be used, there are no devices and an error of each, for the caller to tell.
 
-    Raises UsageError where both were given or a serial is empty, DeviceError where adb does not
-    work, where a single device cannot be used, or where ``every`` finds none that is ready.
+    Raises UsageError if both were given or a serial is empty, DeviceError if adb does not
+    work, if a single device cannot be used, or if ``every`` finds none that is ready.
     """
     named = list(dict.fromkeys(serials))
     if every and named:
@@ -99,7 +99,7 @@ def open_devices(serials: Iterable[str], *, every: bool, otherwise: str | None) 
 
 
 def _all_devices() -> Opened:
-    """Every device that adb has. Raises DeviceError where none is ready."""
+    """Every device that adb has. Raises DeviceError if none is ready."""
     from moe_mobile.device.adb import AdbDevice
     from moe_mobile.device.adb_server import AdbServer, unusable
 

@@ -58,7 +58,7 @@ class ShellStream:
         self._send([memoryview(_HEADER.pack(_CLOSE_STDIN, 0))])
 
     def read_line(self) -> str:
-        """The first line of what the command writes, without its end; "" where it ends before."""
+        """The first line of what the command writes, without its end; "" if it ends before."""
         while b"\n" not in self.stdout and self.exit_code is None:
             self._read_frame()
         return self.stdout.partition(b"\n")[0].decode(errors="replace")
@@ -66,7 +66,7 @@ class ShellStream:
     def wait(self, seconds: float | None = None) -> int:
         """Read what the command writes until it ends; its exit code, 128 + n for signal n.
 
-        Raises TimeoutError where that takes longer than ``seconds``.
+        Raises TimeoutError if that takes longer than ``seconds``.
         """
         self._deadline = None if seconds is None else time.monotonic() + seconds
         while self.exit_code is None:

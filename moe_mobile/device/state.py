@@ -122,7 +122,7 @@ class DeviceState:
 
 
 def read_state(device: Device) -> DeviceState:
-    """One reading, by one script. Raises DeviceError where the device is lost."""
+    """One reading, by one script. Raises DeviceError if the device is lost."""
     return parse_state(device.shell(_SCRIPT, timeout=30).stdout)
 
 

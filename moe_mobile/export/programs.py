@@ -62,7 +62,7 @@ class LayerShape(ProgramShape):
     """The program of a layer with attention. ``qk_norm`` is none, head or projection.
 
     ``experts`` 0: a dense layer whose MLP is ``mlp_width`` wide; else ``mlp_width`` is that of the
-    shared expert, 0 where there is none.
+    shared expert, 0 if there is none.
     """
 
     hidden: int

@@ -110,7 +110,7 @@ class Workspace:
 
 @contextlib.contextmanager
 def open_workspace(out: Path, key: str, *, overwrite: bool) -> Iterator[Workspace | None]:
-    """The locked ``OUT.partial``; None where a killed run had only to remove it: ``out`` is done.
+    """The locked ``OUT.partial``; None if a killed run had only to remove it: ``out`` is done.
 
     Raises:
         UsageError: ``out`` exists, is no bundle, or is being written by another process.

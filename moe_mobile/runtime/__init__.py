@@ -45,8 +45,8 @@ def find_runtime(abi: str) -> Runtime:
 
     That of x86_64 is gathered on the spot where needed, in well under a second.
 
-    Raises UnsupportedError for another ABI, and where the runtime for arm64 was never built or is
-    of another version; BundleCorruptError where its files were changed. The remedy is in each.
+    Raises UnsupportedError for another ABI, and if the runtime for arm64 was never built or is
+    of another version; BundleCorruptError if its files were changed. The remedy is in each.
     """
     if abi == "x86_64":
         return assemble_native()
@@ -77,9 +77,9 @@ def find_runtime(abi: str) -> Runtime:
 def build_runtime(target: str, *, progress: Progress = silent) -> Runtime:
     """The runtime of this installation for ``target``, built unless it is there already.
 
-    Raises UnsupportedError for an unknown target and where a tool is missing, IoError (or
-    ReadOnlyError, DiskFullError) where ExecuTorch cannot be downloaded or a folder not be written,
-    RuntimeFailedError where the compiler fails.
+    Raises UnsupportedError for an unknown target and if a tool is missing, IoError (or
+    ReadOnlyError, DiskFullError) if ExecuTorch cannot be downloaded or a folder not be written,
+    RuntimeFailedError if the compiler fails.
     """
     if target == "linux-x86_64":
         return assemble_native()

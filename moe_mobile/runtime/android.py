@@ -35,7 +35,7 @@ _PACKAGE = Path("lib/cmake/ExecuTorch/executorch-config.cmake")
 
 
 def find_ndk() -> Path:
-    """Folder of the NDK. Raises UnsupportedError where no variable names one."""
+    """Folder of the NDK. Raises UnsupportedError if no variable names one."""
     for variable in NDK_VARIABLES:
         value = os.environ.get(variable)
         if not value:
@@ -59,7 +59,7 @@ def find_ndk() -> Path:
 
 
 def find_executorch() -> Path:
-    """Folder of the installed ExecuTorch build. Raises UnsupportedError where there is none."""
+    """Folder of the installed ExecuTorch build. Raises UnsupportedError if there is none."""
     value = os.environ.get(EXECUTORCH_VARIABLE)
     if not value:
         raise UnsupportedError(
@@ -82,8 +82,8 @@ def find_executorch() -> Path:
 def build_android(progress: Progress) -> Runtime:
     """The engine for Android's own C library, built unless it is there already.
 
-    Raises UnsupportedError where the NDK, ExecuTorch's build, CMake or ninja is missing, IoError
-    where the folder cannot be written, RuntimeFailedError where compiling fails.
+    Raises UnsupportedError if the NDK, ExecuTorch's build, CMake or ninja is missing, IoError
+    if the folder cannot be written, RuntimeFailedError if compiling fails.
     """
     ndk, executorch = find_ndk(), find_executorch()
 

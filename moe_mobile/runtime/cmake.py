@@ -36,7 +36,7 @@ _FOREIGN = {
 def find_tool(name: str) -> str:
     """Path of ``cmake`` or ``ninja``: this Python environment's, else the one on PATH.
 
-    Raises UnsupportedError where there is none, or only a CMake that is too old.
+    Raises UnsupportedError if there is none, or only a CMake that is too old.
     """
     remedy = f"Install it: `{sys.executable} -m pip install cmake ninja`"
     path = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
@@ -67,8 +67,8 @@ def build(
 ) -> Path:
     """Build ``moe_runner`` in ``folder`` with a preset of CMakePresets.json; returns the program.
 
-    ``definitions`` and ``environment`` add to the preset's. Raises UnsupportedError where CMake or
-    ninja is missing, RuntimeFailedError with the last lines of their output where the build fails.
+    ``definitions`` and ``environment`` add to the preset's. Raises UnsupportedError if CMake or
+    ninja is missing, RuntimeFailedError with the last lines of their output if the build fails.
     """
     cmake, ninja = find_tool("cmake"), find_tool("ninja")
     extra = {"CMAKE_MAKE_PROGRAM": ninja, "Python_EXECUTABLE": sys.executable, **definitions}

@@ -45,8 +45,8 @@ def recipe() -> Recipe:
 def build_arm64(progress: Progress) -> Runtime:
     """The arm64 runtime of this installation, built unless it is there already.
 
-    Raises UnsupportedError where the cross compiler, CMake or ninja is missing, IoError where
-    ExecuTorch cannot be downloaded or the folder not be written, RuntimeFailedError where
+    Raises UnsupportedError if the cross compiler, CMake or ninja is missing, IoError if
+    ExecuTorch cannot be downloaded or the folder not be written, RuntimeFailedError if
     compiling fails.
     """
 

@@ -42,9 +42,9 @@ class Elf:
 
 
 def machine_of(path: Path) -> str | None:
-    """The instruction set of an ELF file, as in :class:`Elf`; None where it is no such file.
+    """The instruction set of an ELF file, as in :class:`Elf`; None if it is no such file.
 
-    Raises OSError where it cannot be read.
+    Raises OSError if it cannot be read.
     """
     with path.open("rb") as file:
         start = file.read(_MACHINE_END)
@@ -57,7 +57,7 @@ def machine_of(path: Path) -> str | None:
 def read_elf(path: str | os.PathLike[str]) -> Elf:
     """Read a 64-bit little-endian ELF file.
 
-    Raises IoError where it cannot be read, UnsupportedError where it is no such file.
+    Raises IoError if it cannot be read, UnsupportedError if it is no such file.
     """
     try:
         data = Path(path).read_bytes()

@@ -58,7 +58,7 @@ class Recipe:
         version: of moe-mobile.
         executorch: version of ExecuTorch.
         key: digest of all that decides the content; the name of its folder.
-        loader: the glibc loader that starts ``moe_runner``, "" where the phone's own does.
+        loader: the glibc loader that starts ``moe_runner``, "" if the phone's own does.
     """
 
     target: str
@@ -116,8 +116,8 @@ def target_folder(target: str) -> Path:
 def read_runtime(folder: Path) -> Runtime:
     """Read a finished runtime and check every byte of it.
 
-    Raises BundleCorruptError where it is not what was built, UnsupportedError where that is another
-    runtime than its place says or is made of programs for another machine, IoError where it cannot
+    Raises BundleCorruptError if it is not what was built, UnsupportedError if that is another
+    runtime than its place says or is made of programs for another machine, IoError if it cannot
     be read.
     """
     manifest = folder / _MANIFEST
@@ -188,7 +188,7 @@ def publish(recipe: Recipe, fill: Callable[[Path, Path], None]) -> Runtime:
     Only when it returns does the runtime appear, in one step; otherwise nothing is left. Several
     processes may call this at once: one makes it, the others wait and take it.
 
-    Raises ReadOnlyError, DiskFullError or IoError where the folder cannot be written, and what
+    Raises ReadOnlyError, DiskFullError or IoError if the folder cannot be written, and what
     ``fill`` raises.
     """
     place = target_folder(recipe.target)

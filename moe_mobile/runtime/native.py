@@ -48,7 +48,7 @@ class Gathering:
 def assemble_native() -> Runtime:
     """The runtime of the engine that is installed now, gathered unless it is there already.
 
-    Raises what :func:`gather` does, and IoError where the folder cannot be written.
+    Raises what :func:`gather` does, and IoError if the folder cannot be written.
     """
     gathering = gather()
 
@@ -61,7 +61,7 @@ def assemble_native() -> Runtime:
 def gather() -> Gathering:
     """What the runtime of the engine that is installed now is made of.
 
-    Raises UnsupportedError on another kind of machine, RuntimeFailedError where the engine is not
+    Raises UnsupportedError on another kind of machine, RuntimeFailedError if the engine is not
     installed or lacks a library.
     """
     if platform.machine() != "x86_64":

@@ -18,7 +18,7 @@ _SUFFIXES = {".h", ".cpp", ".cmake", ".txt"}
 def find_sources() -> Path:
     """The folder with the CMakeLists.txt that builds the engine.
 
-    Raises UnsupportedError where this installation has none.
+    Raises UnsupportedError if this installation has none.
     """
     here = Path(__file__).resolve().parent
     for root in (here.parent.parent, here / "sources"):

@@ -51,7 +51,7 @@ class Connection:
     """Runs in a thread of its own, each service in another.
 
     Args:
-        service: what serves a stream of that kind, None where nothing does.
+        service: what serves a stream of that kind, None if nothing does.
         room: is taken for every service that runs, on all connections; where there is no room left
             streams are refused.
     """

@@ -202,7 +202,7 @@ def claim(name: str | None) -> tuple[PhoneFolder, int]:
 
 
 def _take(path: Path) -> int | None:
-    """Make and take the lock of a new folder; None where it was swept away before we had it."""
+    """Make and take the lock of a new folder; None if it was swept away before we had it."""
     try:
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:

@@ -107,7 +107,7 @@ class Group:
 
 
 def group_1(name: str, *, memory: bool, flash: bool) -> Group | None:
-    """A new group of version 1 beside this process's others; None where there are none."""
+    """A new group of version 1 beside this process's others; None if there are none."""
     wanted = [*(["memory"] if memory else []), *(["blkio"] if flash else [])]
     folders = {}
     try:
@@ -126,7 +126,7 @@ def group_1(name: str, *, memory: bool, flash: bool) -> Group | None:
 
 
 def group_2(name: str, *, memory: bool, flash: bool) -> Group | None:
-    """A new group of version 2; None where the controllers are not to be had here.
+    """A new group of version 2; None if the controllers are not to be had here.
 
     A group that holds processes cannot share controllers out, so as root it is made at the top.
     """
@@ -168,7 +168,7 @@ def own_group_2(name: str, *, memory: bool, flash: bool) -> Group | None:
 
 
 def block_device(folder: Path) -> tuple[int, int] | None:
-    """Number of the whole disk that a folder lies on; None where there is none (tmpfs, overlay)."""
+    """Number of the whole disk that a folder lies on; None if there is none (tmpfs, overlay)."""
     device = os.stat(folder).st_dev
     node = Path("/sys/dev/block") / f"{os.major(device)}:{os.minor(device)}"
     if not node.exists():

@@ -113,7 +113,7 @@ def _memory_group(make: _Maker, name: str, limit: int, *, flash: bool) -> groups
 def _flash_group(
     memory: groups.Group | None, name: str, device: tuple[int, int], rate: int
 ) -> groups.Group | None:
-    """The group that limits flash, the one for memory or another; None where none can."""
+    """The group that limits flash, the one for memory or another; None if none can."""
     if memory is not None and memory.has_flash:
         return memory if _limit_flash(memory, device, rate) else None
     # A process is in one group of version 2 only.

@@ -29,7 +29,7 @@ def unshare_all(ask_for_users: Callable[[], bool], qemu: str | None) -> None:
     """Leave all namespaces but that of process ids; the working folder is the phone's root.
 
     Args:
-        ask_for_users: has a process outside call `map_users`; False where that failed.
+        ask_for_users: has a process outside call `map_users`; False if that failed.
         qemu: path of the emulator that arm64 programs are to be run by.
 
     Raises:

@@ -36,7 +36,7 @@ class Storage:
 
     Attributes:
         kind: "image" (ext4 on a loop device), "tmpfs" or "folder".
-        size: bytes; None where it is the machine's own file system.
+        size: bytes; None if it is the machine's own file system.
     """
 
     kind: str

@@ -57,7 +57,7 @@ class Lock:
             return self._stream.has_ended()
 
     def beat(self) -> None:
-        """Be heard of. Raises OSError or ValueError where the connection has ended."""
+        """Be heard of. Raises OSError or ValueError if the connection has ended."""
         with self._reading:
             self._stream.write(b"\n")
 
@@ -67,7 +67,7 @@ def lock(server: AdbServer, serial: str, name: str, busy: str, wait_s: float) ->
     """Hold the lock of that name, waited for so long; it ends with this process or connection.
 
     Raises IoError saying ``busy`` where another command has it, DeviceError, and ReadOnlyError or
-    DiskFullError where the device lets nobody make our folders.
+    DiskFullError if the device lets nobody make our folders.
     """
     mark = secrets.token_hex(8)
     stream, marked = _take(server, serial, name, busy, wait_s, mark)

@@ -132,7 +132,7 @@ def sparse_layers(view: ConfigView) -> list[bool]:
 
 
 def read_window(view: ConfigView) -> int:
-    """``sliding_window``: 0 where it is null."""
+    """``sliding_window``: 0 if it is null."""
     return 0 if view.get("sliding_window") is None else view.integer("sliding_window")
 
 
