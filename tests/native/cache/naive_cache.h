@@ -46,6 +46,11 @@ class NaiveCache {
     return outcome;
   }
 
+  void resize(size_t capacity) {
+    capacity_ = capacity;
+    while (order_.size() > capacity_) order_.pop_front();
+  }
+
   // Least recent first.
   Keys by_recency() const { return Keys(order_.begin(), order_.end()); }
   size_t capacity() const { return capacity_; }

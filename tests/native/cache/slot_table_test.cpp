@@ -119,5 +119,24 @@ TEST(SlotTable, EqualsTheNaiveModel) {
   }
 }
 
+TEST(SlotTable, ResizesAndUsesWhatItGaveBackBeforeNewSlots) {
+  SlotTable table(3);
+  const ExpertKey a{0, 1, 0}, b{0, 2, 0}, c{1, 1, 0}, d{1, 2, 0};
+  table.assign(a);
+  table.assign(b);
+  table.release(a);
+  EXPECT_EQ(table.resize(1), (std::vector<uint32_t>{0, 2}));
+  EXPECT_EQ(table.free_slots(), 0u);
+  EXPECT_ERROR(table.assign(c), ErrorCode::kRuntime, "finds no free slot");
+  EXPECT_EQ(table.resize(4), std::vector<uint32_t>());
+  EXPECT_EQ(table.free_slots(), 3u);
+  EXPECT_EQ(table.assign(c), 2u);
+  EXPECT_EQ(table.assign(a), 0u);
+  EXPECT_EQ(table.slots().size(), 3u);
+  EXPECT_EQ(table.assign(d), 3u);  // a new one
+  EXPECT_EQ(table.find(d), 3u);
+  EXPECT_EQ(table.free_slots(), 0u);
+}
+
 }  // namespace
 }  // namespace moe_mobile

@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <random>
+#include <thread>
 
 #include "base/error.h"
 #include "base/expect_error.h"
@@ -13,6 +15,7 @@
 #include "base/temporary_folder.h"
 #include "cache/logical_cache.h"
 #include "cache/naive_cache.h"
+#include "engine/call_gate.h"
 #include "engine/expert_stream.h"
 
 namespace moe_mobile {
@@ -42,13 +45,14 @@ std::string file_content(size_t blob_bytes = kBlobAlignment) {
 
 class FakePlaces : public ExpertPlaces {
  public:
-  enum class Step { kReadRequest, kArrived, kRun };
+  enum class Step { kReadRequest, kArrived, kRun, kAdd };
 
   FakePlaces(uint32_t count, const std::string& path, size_t blob_bytes)
       : path_(path), fd_(open_read(path)), blob_bytes_(blob_bytes) {
     for (uint32_t i = 0; i < count; ++i) {
       buffers_.emplace_back(blob_bytes);
       ready_.push_back(false);
+      given_back_.push_back(false);
     }
   }
   // Throws in that step, once, after `calls` more that succeed.
@@ -62,12 +66,30 @@ class FakePlaces : public ExpertPlaces {
   const std::vector<ExpertKey>& requested() const { return requested_; }
   const std::vector<ExpertKey>& arrived() const { return arrived_; }
 
+  // Places whose memory was given back and that hold nothing new.
+  uint32_t given_back() const {
+    return static_cast<uint32_t>(std::count(given_back_.begin(), given_back_.end(), true));
+  }
+
   uint32_t count() const override { return static_cast<uint32_t>(buffers_.size()); }
+  void add(uint32_t most) override {
+    EXPECT_GE(most, 1u);
+    may_fail(Step::kAdd);
+    buffers_.emplace_back(blob_bytes_);
+    ready_.push_back(false);
+    given_back_.push_back(false);
+  }
+  void give_back(uint32_t place) override {
+    std::memset(buffers_.at(place).data(), 0, blob_bytes_);
+    ready_.at(place) = false;
+    given_back_.at(place) = true;
+  }
   ReadRequest read_request(const ExpertKey& key, uint32_t place) override {
     EXPECT_LT(place, count());
     may_fail(Step::kReadRequest);
     requested_.push_back(key);
     ready_.at(place) = false;
+    given_back_.at(place) = false;
     ReadRequest request;
     request.fd = fd_.get();
     request.offset = (key.layer * kExperts + key.expert) * blob_bytes_;
@@ -102,7 +124,7 @@ class FakePlaces : public ExpertPlaces {
   size_t blob_bytes_;
   std::vector<ExpertKey> requested_, arrived_;
   std::vector<AlignedBuffer> buffers_;
-  std::vector<bool> ready_;
+  std::vector<bool> ready_, given_back_;
   Step failing_ = Step::kRun;
   uint32_t calls_left_ = 0;
   bool armed_ = false;
@@ -117,7 +139,7 @@ class Bench {
   // Places for all layers together, or for each; and `spare` ones that the cache does not use.
   Bench(uint32_t places, unsigned lanes, bool overlap, bool global = true, uint32_t spare = 0,
         size_t blob_bytes = kBlobAlignment)
-      : naive_(global ? 1 : kLayers, NaiveCache(places)) {
+      : naive_(global ? 1 : kLayers, NaiveCache(places)), spare_(spare), map_({0, 1, 2}, kExperts) {
     path_ = folder_.file("experts");
     testing::write_file(path_, file_content(blob_bytes));
     LogicalCacheOptions cache;
@@ -130,6 +152,7 @@ class Bench {
     options.lanes = lanes;
     options.moe_layers = kLayers;
     options.overlap = overlap;
+    options.shown = &map_;
     auto fakes =
         std::make_unique<FakePlaces>(places * (global ? 1 : kLayers) + spare, path_, blob_bytes);
     places_ = fakes.get();
@@ -221,6 +244,14 @@ class Bench {
     }
   }
 
+  // `capacity` of each pool.
+  void resize(uint32_t capacity) {
+    for (NaiveCache& pool : naive_) pool.resize(capacity);
+    cache_->resize(capacity);
+    stream_->resize(capacity * static_cast<uint32_t>(naive_.size()) + spare_, cache_->by_recency());
+  }
+
+  const ResidencyMap& map() const { return map_; }
   const std::string& path() const { return path_; }
   uint32_t hits() const { return hits_; }
   uint32_t misses() const { return misses_; }
@@ -254,6 +285,8 @@ class Bench {
   std::string path_;
   std::vector<NaiveCache> naive_;  // a pool each
   std::unique_ptr<LogicalCache> cache_;
+  const uint32_t spare_;
+  ResidencyMap map_;
   FakePlaces* places_;
   std::unique_ptr<ExpertStream> stream_;
   uint32_t hits_ = 0, misses_ = 0;
@@ -537,6 +570,131 @@ TEST(ExpertStream, HoldsAllThatFits) {
   for (const Slot& slot : bench.stream().residency()) EXPECT_EQ(slot.state, SlotState::kReady);
   bench.stream().retain({});
   for (const Slot& slot : bench.stream().residency()) EXPECT_EQ(slot.state, SlotState::kFree);
+}
+
+// What other threads see is what the table says.
+void expect_shown(Bench* bench) {
+  const ResidencySnapshot shown = bench->map().snapshot();
+  std::vector<ExpertState> expected(kLayers * kExperts, ExpertState::kAbsent);
+  for (const Slot& slot : bench->stream().residency())
+    if (slot.state != SlotState::kFree)
+      expected[slot.key.layer * kExperts + slot.key.expert] =
+          slot.state == SlotState::kReady ? ExpertState::kReady : ExpertState::kOnItsWay;
+  EXPECT_EQ(shown.states, expected);
+  uint64_t hits = 0, misses = 0;
+  for (const uint64_t count : shown.hits) hits += count;
+  for (const uint64_t count : shown.misses) misses += count;
+  EXPECT_EQ(hits, bench->hits());
+  EXPECT_EQ(misses, bench->misses());
+}
+
+TEST(ExpertStream, AnyResizesGiveTheOutputsAndTheCacheOfTokenByTokenRouting) {
+  for (uint32_t seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    std::mt19937 random(seed);
+    const bool global = seed % 3 != 0;
+    const uint32_t most = global ? kLayers * kExperts : kExperts;
+    const auto any = [&] { return kTopK + static_cast<uint32_t>(random() % (most - kTopK + 1)); };
+    Bench bench(any(), 1 + random() % 3, random() % 2 == 0, global, seed % 2);
+    for (int step = 0; step < 40; ++step) {
+      const uint32_t capacity = any();
+      bench.resize(capacity);
+      // What keeps memory is within the new limit from now on.
+      const uint32_t limit = capacity * (global ? 1 : kLayers) + seed % 2;
+      EXPECT_LE(bench.places().count() - bench.places().given_back(), limit);
+      if (random() % 5 == 0) bench.stream().prefetch(std::vector<ExpertKey>{key(1, 2), key(2, 2)});
+      if (random() % 4 == 0) {
+        bench.prefill(&random, 1 + random() % 9, 1 + random() % 5);
+      } else {
+        bench.decode_one(&random, random() % kLayers);
+      }
+      EXPECT_LE(bench.places().count() - bench.places().given_back(), limit);
+    }
+    bench.end_prompt();
+    bench.decode(&random);
+    expect_shown(&bench);
+  }
+}
+
+TEST(ExpertStream, ShrinkingGivesMemoryBackAtOnceAndGrowingTakesItLater) {
+  Bench bench(12, 2, true);
+  const std::vector<std::vector<uint32_t>> best(kLayers, std::vector<uint32_t>{0, 1, 2, 3});
+  bench.fill(best, ignore_progress);
+  bench.resize(5);
+  EXPECT_EQ(bench.places().given_back(), 7u);
+  EXPECT_EQ(bench.cache().size(), 5u);
+  expect_shown(&bench);
+  bench.resize(18);
+  EXPECT_EQ(bench.places().given_back(), 7u);  // until they are used
+  EXPECT_EQ(bench.places().count(), 12u);
+  bench.fill(std::vector<std::vector<uint32_t>>(kLayers, {0, 1, 2, 3, 4, 5}), ignore_progress);
+  EXPECT_EQ(bench.places().given_back(), 0u);
+  EXPECT_EQ(bench.places().count(), 18u);
+  expect_shown(&bench);
+}
+
+TEST(ExpertStream, APlaceThatCannotBeAddedLeavesItUsable) {
+  Bench bench(2, 2, true);
+  bench.run_jobs(0, {0, 1}, 1, Phase::kDecode);
+  bench.resize(4);
+  bench.places().fail_in(FakePlaces::Step::kAdd, 0);
+  EXPECT_ERROR(bench.run_jobs(1, {0, 1}, 1, Phase::kDecode), ErrorCode::kRuntime, "told to fail");
+  bench.run_jobs(1, {0, 1}, 1, Phase::kDecode);
+  bench.run_jobs(0, {0, 1}, 1, Phase::kDecode);
+  EXPECT_EQ(bench.places().count(), 4u);
+}
+
+TEST(ExpertStream, APromptGoesOnWithFewerAndMorePlaces) {
+  for (uint32_t seed = 0; seed < 20; ++seed) {
+    std::mt19937 random(seed);
+    Bench bench(8, 2, true);
+    bench.begin_prompt();
+    for (uint32_t layer = 0; layer < kLayers; ++layer)
+      for (const Phase phase : {Phase::kBatch, Phase::kBatch, Phase::kLastBatch}) {
+        std::vector<uint32_t> experts = {0, 1, 2, 3, 4, 5};
+        std::shuffle(experts.begin(), experts.end(), random);
+        experts.resize(1 + random() % kExperts);
+        bench.run_jobs(layer, experts, 2, phase);
+        bench.resize(kTopK + random() % 12);
+      }
+    bench.end_prompt();
+    bench.decode(&random);
+  }
+}
+
+// What Engine does: one thread decodes, others resize and look.
+TEST(ExpertStream, OtherThreadsResizeAndLook) {
+  Bench bench(6, 2, true);
+  CallGate gate;
+  std::atomic<bool> ended{false};
+  std::thread resizing([&] {
+    std::mt19937 random(3);
+    while (!ended) {
+      const uint32_t capacity = kTopK + static_cast<uint32_t>(random() % 16);
+      gate.post([&bench, capacity] { bench.resize(capacity); });
+      std::this_thread::yield();
+    }
+  });
+  std::thread looking([&] {
+    while (!ended) {
+      const ResidencySnapshot shown = bench.map().snapshot();
+      EXPECT_EQ(shown.states.size(), size_t{kLayers * kExperts});
+      std::this_thread::yield();
+    }
+  });
+  std::mt19937 random(4);
+  for (int token = 0; token < 300; ++token) {
+    const CallGate::Call call(&gate);
+    for (uint32_t layer = 0; layer < kLayers; ++layer) {
+      bench.decode_one(&random, layer);
+      gate.pass();
+    }
+  }
+  ended = true;
+  resizing.join();
+  looking.join();
+  bench.decode(&random);
+  expect_shown(&bench);
 }
 
 }  // namespace

@@ -133,5 +133,17 @@ TEST(PrefillPlan, AnyPlanCanBeFollowed) {
   }
 }
 
+TEST(PrefillPlan, FewerPlacesGiveUpPassedThenStaleThenKept) {
+  PrefillPlan plan(6, 2);
+  plan.begin(keys(1, {8, 9}));
+  plan.next(keys(0, {0, 1, 2, 3}), true);  // 0 passed, 8 and 9 of layer 1 stale, 1 to 3 kept
+  EXPECT_EQ(plan.resize(3), keys(0, {0}) + keys(1, {8, 9}));
+  EXPECT_EQ(plan.resize(3), Keys());
+  EXPECT_EQ(plan.next(keys(1, {0}), false).given_up, keys(0, {1}));
+  EXPECT_EQ(plan.resize(1), keys(0, {2, 3}));
+  EXPECT_EQ(plan.resize(6), Keys());
+  EXPECT_EQ(plan.next(keys(1, {1, 2, 3, 4}), true).given_up, Keys());
+}
+
 }  // namespace
 }  // namespace moe_mobile

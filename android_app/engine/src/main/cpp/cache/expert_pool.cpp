@@ -13,6 +13,14 @@ namespace {
 // Counters below it are 0: the processor is slow at numbers near the smallest.
 constexpr double kForgotten = 1e-300;
 
+void require_capacity(uint32_t capacity, uint32_t experts) {
+  if (capacity > experts)
+    throw Error(ErrorCode::kUsage, Setting{"capacity"},
+                "a cache for " + std::to_string(capacity) + " of " + std::to_string(experts) +
+                    " experts is larger than all of them",
+                "Give at most the number of experts.");
+}
+
 }  // namespace
 
 ExpertPool::ExpertPool(uint32_t experts, uint32_t capacity, const EvictionOptions& eviction)
@@ -24,11 +32,7 @@ ExpertPool::ExpertPool(uint32_t experts, uint32_t capacity, const EvictionOption
       older_(experts + 1, experts),
       newer_(experts + 1, experts),
       merit_(eviction.kind == EvictionOptions::Kind::kLru ? 0 : experts, 0.0) {
-  if (capacity > experts)
-    throw Error(ErrorCode::kUsage, Setting{"capacity"},
-                "a cache for " + std::to_string(capacity) + " of " + std::to_string(experts) +
-                    " experts is larger than all of them",
-                "Give at most the number of experts.");
+  require_capacity(capacity, experts);
   evicted_.reserve(capacity);
 }
 
@@ -51,14 +55,7 @@ Span<const uint32_t> ExpertPool::access(Span<const uint32_t> chosen, uint8_t* un
   }
 
   // Room is made before anything is touched: the order of use before this access decides.
-  evicted_.clear();
-  while (size_ + added > capacity_) {
-    const uint32_t expert = victim();
-    unlink(expert);
-    cached_[expert] = 0;
-    --size_;
-    evicted_.push_back(expert);
-  }
+  make_room(added);
 
   for (size_t rank = chosen.size(); rank-- > 0;) {
     const uint32_t expert = chosen[rank];
@@ -73,6 +70,26 @@ Span<const uint32_t> ExpertPool::access(Span<const uint32_t> chosen, uint8_t* un
   size_ += added;
   if (eviction_.kind == EvictionOptions::Kind::kLfu) count_uses(chosen);
   return evicted_;
+}
+
+Span<const uint32_t> ExpertPool::resize(uint32_t capacity) {
+  require_capacity(capacity, experts_);
+  capacity_ = capacity;
+  ++accesses_;  // nothing is being used: whatever the last access chose may leave
+  make_room(0);
+  evicted_.reserve(capacity);
+  return evicted_;
+}
+
+void ExpertPool::make_room(uint32_t added) {
+  evicted_.clear();
+  while (size_ + added > capacity_) {
+    const uint32_t expert = victim();
+    unlink(expert);
+    cached_[expert] = 0;
+    --size_;
+    evicted_.push_back(expert);
+  }
 }
 
 uint32_t ExpertPool::victim() const {

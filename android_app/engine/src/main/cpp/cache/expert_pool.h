@@ -22,6 +22,9 @@ class ExpertPool {
   // was evicted, in that order; valid until the next access. kBudget if more are chosen than fit,
   // kUsage if one is chosen twice or does not exist; neither changes the contents.
   Span<const uint32_t> access(Span<const uint32_t> chosen, uint8_t* uncached);
+  // Holds at most `capacity` experts from now on. Returns what was evicted for that, as access()
+  // does. kUsage if the capacity is above the number of experts.
+  Span<const uint32_t> resize(uint32_t capacity);
   // For Belady: when the expert is used next after the coming access, as any rising number.
   void set_next_use(uint32_t expert, double when) { merit_[expert] = -when; }
 
@@ -34,6 +37,8 @@ class ExpertPool {
 
  private:
   uint32_t victim() const;
+  // Evicts until `added` more fit.
+  void make_room(uint32_t added);
   void count_uses(Span<const uint32_t> chosen);
   void unlink(uint32_t expert);
 

@@ -19,6 +19,11 @@ Span<const ExpertKey> LogicalCache::access(uint32_t layer, Span<const uint32_t> 
   return evicted_;
 }
 
+void LogicalCache::resize(uint32_t capacity) {
+  for (ExpertPool& pool : pools_) pool.resize(capacity);
+  options_.capacity = capacity;
+}
+
 void LogicalCache::set_next_use(uint32_t layer, uint32_t expert, double when) {
   pool(layer).set_next_use(base(layer) + expert, when);
 }

@@ -30,6 +30,9 @@ class LogicalCache {
   // Uses the experts that a layer selected for one token, as ExpertPool::access() does, errors
   // included. Returns what was evicted, valid until the next access.
   Span<const ExpertKey> access(uint32_t layer, Span<const uint32_t> chosen, uint8_t* uncached);
+  // Each pool holds at most `capacity` experts from now on; those that no longer fit are evicted.
+  // kUsage if that is more than a pool's experts; then nothing changes.
+  void resize(uint32_t capacity);
   // For Belady, as ExpertPool::set_next_use().
   void set_next_use(uint32_t layer, uint32_t expert, double when);
 
@@ -52,7 +55,7 @@ class LogicalCache {
   // Of an expert as its pool counts it; `layer` is its layer where pools are per layer.
   ExpertKey key(uint32_t layer, uint32_t expert) const;
 
-  const LogicalCacheOptions options_;
+  LogicalCacheOptions options_;
   std::vector<ExpertPool> pools_;
   std::vector<uint32_t> chosen_;  // as the pool counts them
   std::vector<ExpertKey> evicted_;

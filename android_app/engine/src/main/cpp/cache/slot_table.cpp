@@ -18,9 +18,29 @@ namespace {
 
 }  // namespace
 
-SlotTable::SlotTable(uint32_t slots) : slots_(slots) {
+SlotTable::SlotTable(uint32_t slots, ResidencyMap* shown)
+    : limit_(slots), shown_(shown), slots_(slots) {
   free_.reserve(slots);
   for (uint32_t slot = slots; slot-- > 0;) free_.push_back(slot);  // slot 0 is taken first
+}
+
+std::vector<uint32_t> SlotTable::resize(uint32_t slots) {
+  limit_ = slots;
+  std::vector<uint32_t> given_back;
+  while (used() + free_.size() > limit_) {
+    given_back.push_back(free_.back());
+    free_.pop_back();
+  }
+  spare_.insert(spare_.end(), given_back.begin(), given_back.end());
+  return given_back;
+}
+
+void SlotTable::set(uint32_t slot, SlotState state) {
+  slots_[slot].state = state;
+  if (shown_ == nullptr) return;
+  shown_->set(slots_[slot].key, state == SlotState::kFree      ? ExpertState::kAbsent
+                                : state == SlotState::kReading ? ExpertState::kOnItsWay
+                                                               : ExpertState::kReady);
 }
 
 std::optional<uint32_t> SlotTable::find(const ExpertKey& key) const {
@@ -30,11 +50,17 @@ std::optional<uint32_t> SlotTable::find(const ExpertKey& key) const {
 }
 
 uint32_t SlotTable::assign(const ExpertKey& key) {
-  if (free_.empty()) fail(key, "finds no free slot");
-  const uint32_t slot = free_.back();
+  if (free_slots() == 0) fail(key, "finds no free slot");
+  std::vector<uint32_t>& from = free_.empty() ? spare_ : free_;
+  const uint32_t slot = from.empty() ? static_cast<uint32_t>(slots_.size()) : from.back();
   if (!slots_of_.emplace(key, slot).second) fail(key, "has a slot already");
-  free_.pop_back();
-  slots_[slot] = {key, SlotState::kReading};
+  if (from.empty()) {
+    slots_.emplace_back();
+  } else {
+    from.pop_back();
+  }
+  slots_[slot].key = key;
+  set(slot, SlotState::kReading);
   return slot;
 }
 
@@ -43,7 +69,7 @@ uint32_t SlotTable::release(const ExpertKey& key) {
   if (found == slots_of_.end()) fail(key, "has no slot");
   const uint32_t slot = found->second;
   slots_of_.erase(found);
-  slots_[slot].state = SlotState::kFree;
+  set(slot, SlotState::kFree);
   free_.push_back(slot);
   return slot;
 }

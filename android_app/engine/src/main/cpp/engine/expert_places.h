@@ -17,6 +17,11 @@ class ExpertPlaces {
  public:
   virtual ~ExpertPlaces() = default;
   virtual uint32_t count() const = 0;
+  // Adds at least one place, at most `most`. Their memory is taken when they are first used.
+  // kRuntime if they cannot run experts; kBudget if memory or open files do not suffice.
+  virtual void add(uint32_t most) = 0;
+  // Gives the memory of a place back to the system; its expert is gone.
+  virtual void give_back(uint32_t place) = 0;
   // The read that brings the expert into the place. Its tag is the caller's to set.
   virtual ReadRequest read_request(const ExpertKey& key, uint32_t place) = 0;
   // After that read succeeded, before run().

@@ -15,7 +15,7 @@ namespace moe_mobile {
 ExpertStream::ExpertStream(std::unique_ptr<ExpertPlaces> places, const Options& options)
     : places_(std::move(places)),
       options_(options),
-      table_(places_->count()),
+      table_(places_->count(), options.shown),
       state_(places_->count()),
       plan_(places_->count(), options.moe_layers),
       lanes_(options.lanes) {}
@@ -39,6 +39,30 @@ void ExpertStream::submit(const ExpertKey& key, uint32_t place, ReadPriority pri
   lanes_.submit(request, priority);
 }
 
+uint32_t ExpertStream::assign(const ExpertKey& key) {
+  const uint32_t place = table_.assign(key);
+  if (place >= state_.size()) state_.resize(place + 1);
+  if (place < places_->count()) return place;
+  try {
+    places_->add(table_.free_slots() + 1);
+  } catch (...) {
+    table_.release(key);
+    throw;
+  }
+  return place;
+}
+
+void ExpertStream::resize(uint32_t places, Span<const ExpertKey> cached) {
+  end_speculation();
+  if (in_prompt_) {
+    for (const ExpertKey& key : plan_.resize(places)) table_.release(key);
+  } else {
+    if (places < table_.used() + table_.free_slots()) table_.reconcile(cached);
+    plan_.resize(places);
+  }
+  for (const uint32_t place : table_.resize(places)) places_->give_back(place);
+}
+
 void ExpertStream::demand(const ExpertKey& key, size_t job, TokenMetrics* metrics) {
   if (table_.free_slots() == 0) {
     Stopwatch watch;
@@ -47,7 +71,7 @@ void ExpertStream::demand(const ExpertKey& key, size_t job, TokenMetrics* metric
       take(lanes_.wait());  // predictions hold the rest, and all of them are being read
     metrics->wait_ns += watch.lap();
   }
-  const uint32_t place = table_.assign(key);
+  const uint32_t place = assign(key);
   state_[place] = {Reason::kDemanded, 0, job};
   submit(key, place, ReadPriority::kDemanded);
   ++metrics->misses;
@@ -162,6 +186,8 @@ void ExpertStream::decode_jobs(Span<const ExpertJob> jobs, Span<const ExpertKey>
   }
   for (const size_t rank : missing_) demand(jobs[rank].expert, rank, metrics);
   reading += missing_.size();
+  if (options_.shown != nullptr && !jobs.empty())
+    options_.shown->count(jobs[0].expert.layer, jobs.size() - reading, reading);
 
   if (!options_.overlap)
     for (; reading > 0; --reading) {
@@ -212,6 +238,8 @@ void ExpertStream::prefill_jobs(Span<const ExpertJob> jobs, bool last_of_layer,
   for (size_t job = 0; job < jobs.size(); ++job)
     (table_.find(experts[job]) ? hits : misses).push_back(job);
   metrics->hits += static_cast<uint32_t>(hits.size());
+  if (options_.shown != nullptr && !jobs.empty())
+    options_.shown->count(jobs[0].expert.layer, hits.size(), misses.size());
 
   const size_t reads_ahead = 2 * lanes_.lanes();
   size_t next_miss = 0;
@@ -292,7 +320,7 @@ size_t ExpertStream::prefetch(Span<const ExpertKey> keys) {
         if (!drop_speculative(older)) return accepted;
         --older;
       }
-      place = table_.assign(key);
+      place = assign(key);
       state_[*place] = {};
       try {
         submit(key, *place, ReadPriority::kSpeculative);

@@ -11,6 +11,7 @@
 #include "base/span.h"
 #include "cache/expert_key.h"
 #include "cache/read_lanes.h"
+#include "cache/residency_map.h"
 #include "cache/slot_table.h"
 #include "engine/expert_places.h"
 #include "engine/prefill_plan.h"
@@ -44,10 +45,17 @@ class ExpertStream {
     uint32_t moe_layers = 1;  // layers that have experts
     // Decode runs what is in memory while the rest is read. Off only to measure what that gains.
     bool overlap = true;
+    // Where other threads see what is in memory. Null: nowhere.
+    ResidencyMap* shown = nullptr;
   };
   ExpertStream(std::unique_ptr<ExpertPlaces> places, const Options& options);
 
   ExpertPlaces& places() { return *places_; }
+  // At most `places` hold an expert from now on. If that is fewer, all leaves that is not `cached`,
+  // or in a prompt what it can spare; the memory goes back to the system at once.
+  // More places take memory only when they are first used. Prefetching ends.
+  // REQUIRES: no more than `places` are cached; between two calls.
+  void resize(uint32_t places, Span<const ExpertKey> cached);
   // Which expert is in which place, or on its way there.
   Span<const Slot> residency() const { return table_.slots(); }
 
@@ -100,6 +108,8 @@ class ExpertStream {
   void read_missing(Span<const ExpertKey> keys, const Progress& progress);
   void run(const ExpertJob& job, uint32_t place, TokenMetrics* metrics);
 
+  // Binds a place to the expert. Adds places if all that there are are taken.
+  uint32_t assign(const ExpertKey& key);
   // Starts a demanded read. Makes room for it if no place is free.
   void demand(const ExpertKey& key, size_t job, TokenMetrics* metrics);
   void submit(const ExpertKey& key, uint32_t place, ReadPriority priority);

@@ -34,8 +34,23 @@ class Room {
 
 }  // namespace
 
-PrefillPlan::PrefillPlan(size_t places, size_t moe_layers)
-    : places_(places), share_(std::max<size_t>(1, places / moe_layers)) {}
+PrefillPlan::PrefillPlan(size_t places, size_t moe_layers) : moe_layers_(moe_layers) {
+  resize(places);
+}
+
+std::vector<ExpertKey> PrefillPlan::resize(size_t places) {
+  places_ = places;
+  share_ = std::max<size_t>(1, places / moe_layers_);
+  std::vector<ExpertKey> given_up;
+  for (std::vector<ExpertKey>& keys : classes_) {
+    const size_t excess = in_memory_.size() - std::min(in_memory_.size(), places_);
+    const auto end = keys.begin() + static_cast<ptrdiff_t>(std::min(keys.size(), excess));
+    for (auto key = keys.begin(); key != end; ++key) in_memory_.erase(*key);
+    given_up.insert(given_up.end(), keys.begin(), end);
+    keys.erase(keys.begin(), end);
+  }
+  return given_up;
+}
 
 void PrefillPlan::begin(Span<const ExpertKey> in_memory) {
   for (std::vector<ExpertKey>& keys : classes_) keys.clear();

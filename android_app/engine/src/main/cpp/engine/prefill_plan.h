@@ -50,6 +50,9 @@ class PrefillPlan {
   // REQUIRES: places > 0, moe_layers > 0.
   PrefillPlan(size_t places, size_t moe_layers);
 
+  // Memory holds `places` experts from now on. Returns the experts that are given up for that.
+  // REQUIRES: places > 0; between two batches.
+  std::vector<ExpertKey> resize(size_t places);
   // A prompt begins. `in_memory`: all that is there, the least recent first.
   void begin(Span<const ExpertKey> in_memory);
 
@@ -66,8 +69,9 @@ class PrefillPlan {
   enum Class { kPassed, kStale, kKept, kCurrent };
   static constexpr size_t kClasses = 4;
 
-  const size_t places_;
-  const size_t share_;  // of a layer
+  const size_t moe_layers_;
+  size_t places_;
+  size_t share_;  // of a layer
   std::unordered_set<ExpertKey> in_memory_;
   std::array<std::vector<ExpertKey>, kClasses> classes_;
 };

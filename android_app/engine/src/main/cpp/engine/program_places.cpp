@@ -45,6 +45,11 @@ bool ProgramPlaces::direct() const {
   return true;
 }
 
+void ProgramPlaces::give_back(uint32_t place) {
+  places_[place] = {};
+  idle_staging_.clear();
+}
+
 ReadRequest ProgramPlaces::read_request(const ExpertKey& key, uint32_t place) {
   Place& at = places_[place];
   at.method.reset();

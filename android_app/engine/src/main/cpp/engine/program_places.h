@@ -21,6 +21,8 @@ class ProgramPlaces : public ExpertPlaces {
   ProgramPlaces(const Bundle& bundle, uint32_t count, PlannedArena* arena, bool allow_direct);
 
   uint32_t count() const override { return static_cast<uint32_t>(places_.size()); }
+  void add(uint32_t) override { places_.emplace_back(); }
+  void give_back(uint32_t place) override;
   ReadRequest read_request(const ExpertKey& key, uint32_t place) override;
   // Loads the method; the bytes are checked against their SHA-256 on an expert's first read.
   void arrived(const ExpertKey& key, uint32_t place) override;

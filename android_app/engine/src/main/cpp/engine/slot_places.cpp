@@ -13,6 +13,10 @@
 namespace moe_mobile {
 namespace {
 
+// Slots that are added together when the budget grows: they share one read of the template and of
+// the process's memory map, about 20 ms, and a token waits for them.
+constexpr uint32_t kSlotsAtOnce = 16;
+
 std::vector<float> probe_input(uint32_t hidden_size) {
   std::vector<float> x(hidden_size);
   for (uint32_t i = 0; i < hidden_size; ++i)
@@ -38,43 +42,68 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 SlotPlaces::SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t count,
                        PlannedArena* arena, const Progress& progress)
     : store_(store),
+      arena_(arena),
+      template_layer_(template_layer(bundle.manifest())),
+      template_experts_(*bundle.manifest().layers[template_layer_].experts),
       hidden_size_(bundle.manifest().hidden_size),
       num_experts_(bundle.manifest().moe.num_experts),
       checked_(size_t{bundle.manifest().num_layers} * num_experts_, false) {
-  const uint32_t layer = template_layer(bundle.manifest());
-  const LayerExperts& experts = *bundle.manifest().layers[layer].experts;
-  template_bytes_ = store.methods().read(kTemplateProgram);
-  if (sha256(template_bytes_.data(), template_bytes_.size()) != experts.programs[0].sha256)
-    throw Error(ErrorCode::kBundleCorrupt, store.methods().path(),
-                "the template program does not match its SHA-256", kRepairPackedStore);
-  template_ = std::make_unique<LoadedProgram>(template_bytes_.data(), template_bytes_.size(),
-                                              "the experts' template");
-  const Backend& backend = backend_of(experts.delegate);
-  const std::vector<float> reference =
-      run_probe(backend.load(*template_, "forward", arena).get(), hidden_size_);
-  slots_ = backend.packed_weights()->make_methods(store.scratch_directory(), count);
-  const AlignedBuffer index = store.methods().read(kTemplateIndex);
-  for (uint32_t slot = 0; slot < count; ++slot)
-    slots_->add(*template_, "forward", arena, {index.data(), index.size()});
-  slots_->detach();
-  probe(reference, store.layer(layer).read(0), progress);
+  const AlignedBuffer bytes = read_template();
+  template_ = std::make_unique<LoadedProgram>(bytes.data(), bytes.size(), "the experts' template");
+  const Backend& backend = backend_of(template_experts_.delegate);
+  reference_ = run_probe(backend.load(*template_, "forward", arena).get(), hidden_size_);
+  add_group(count, progress);
   template_->release_weights();
-  template_bytes_ = AlignedBuffer();
 }
 
-void SlotPlaces::probe(const std::vector<float>& reference, const AlignedBuffer& weights,
-                       const Progress& progress) {
-  for (size_t slot = 0; slot < slots_->size(); ++slot) {
-    const bool deaf = same_bits(run_probe(&slots_->method(slot), hidden_size_), reference);
-    std::memcpy(slots_->weights(slot), weights.data(), weights.size());
-    if (deaf || !same_bits(run_probe(&slots_->method(slot), hidden_size_), reference))
+AlignedBuffer SlotPlaces::read_template() const {
+  AlignedBuffer bytes = store_.methods().read(kTemplateProgram);
+  if (sha256(bytes.data(), bytes.size()) != template_experts_.programs[0].sha256)
+    throw Error(ErrorCode::kBundleCorrupt, store_.methods().path(),
+                "the template program does not match its SHA-256", kRepairPackedStore);
+  return bytes;
+}
+
+void SlotPlaces::add_group(uint32_t count, const Progress& progress) {
+  const PackedWeights& packed = *backend_of(template_experts_.delegate).packed_weights();
+  auto group = packed.make_methods(store_.scratch_directory(), count);
+  const AlignedBuffer index = store_.methods().read(kTemplateIndex);
+  for (uint32_t i = 0; i < count; ++i)
+    group->add(*template_, "forward", arena_, {index.data(), index.size()});
+  group->detach();
+
+  const AlignedBuffer weights = store_.layer(template_layer_).read(0);
+  for (uint32_t i = 0; i < count; ++i) {
+    const bool deaf = same_bits(run_probe(&group->method(i), hidden_size_), reference_);
+    std::memcpy(group->weights(i), weights.data(), weights.size());
+    if (deaf || !same_bits(run_probe(&group->method(i), hidden_size_), reference_))
       throw Error(ErrorCode::kRuntime, store_.directory(),
-                  "slot " + std::to_string(slot) +
+                  "slot " + std::to_string(slots_.size() + i) +
                       (deaf ? " ignores the weights in its memory"
                             : " gives another output than the program it stands for"),
-                  "Set `residency` to programs.");
-    progress("slots", slot + 1, slots_->size());
+                  "Use --residency programs.");
+    progress("slots", i + 1, count);
   }
+  for (uint32_t i = 0; i < count; ++i) slots_.push_back({group.get(), i});
+  groups_.push_back(std::move(group));
+}
+
+void SlotPlaces::add(uint32_t most) {
+  const size_t first = slots_.size();
+  const AlignedBuffer bytes = read_template();
+  template_->restore_weights(bytes.data());
+  try {
+    add_group(std::min(most, kSlotsAtOnce), ignore_progress);
+  } catch (...) {
+    template_->release_weights();
+    throw;
+  }
+  template_->release_weights();
+  for (size_t slot = first; slot < slots_.size(); ++slot) give_back(static_cast<uint32_t>(slot));
+}
+
+void SlotPlaces::give_back(uint32_t place) {
+  slots_[place].group->release_weights(slots_[place].number);
 }
 
 ReadRequest SlotPlaces::read_request(const ExpertKey& key, uint32_t place) {
@@ -84,7 +113,7 @@ ReadRequest SlotPlaces::read_request(const ExpertKey& key, uint32_t place) {
   request.fd = file.fd();
   request.offset = entry.offset;
   request.length = align_up(entry.length, kBlobAlignment);
-  request.destination = slots_->weights(place);
+  request.destination = slots_[place].weights();
   request.payload_bytes = entry.length;
   request.crc = entry.crc32c;
   request.check_crc = !checked_[size_t{key.layer} * num_experts_ + key.expert];
@@ -101,7 +130,7 @@ void SlotPlaces::arrived(const ExpertKey& key, uint32_t) {
 void SlotPlaces::run(uint32_t place, const float* x, uint32_t rows, float* y) {
   const MatrixIn in[] = {{x, rows, hidden_size_}};
   const MatrixOut out[] = {{y, hidden_size_}};
-  slots_->method(place).run(in, out);
+  slots_[place].method().run(in, out);
 }
 
 }  // namespace moe_mobile

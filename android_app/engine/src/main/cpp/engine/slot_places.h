@@ -24,24 +24,39 @@ class SlotPlaces : public ExpertPlaces {
   SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t count, PlannedArena* arena,
              const Progress& progress);
 
-  uint32_t count() const override { return static_cast<uint32_t>(slots_->size()); }
+  uint32_t count() const override { return static_cast<uint32_t>(slots_.size()); }
+  void add(uint32_t most) override;
+  void give_back(uint32_t place) override;
   ReadRequest read_request(const ExpertKey& key, uint32_t place) override;
   void arrived(const ExpertKey& key, uint32_t place) override;
   void run(uint32_t place, const float* x, uint32_t rows, float* y) override;
 
  private:
-  // `reference`: the output of the ordinary load. `weights`: the template's.
-  void probe(const std::vector<float>& reference, const AlignedBuffer& weights,
-             const Progress& progress);
+  struct Slot {
+    ExchangeableMethods* group;
+    size_t number;  // in the group
+
+    Method& method() const { return group->method(number); }
+    uint8_t* weights() const { return group->weights(number); }
+  };
+
+  // The template program, from the packed store.
+  AlignedBuffer read_template() const;
+  // Makes and probes a group of slots. REQUIRES: the template has its weights.
+  void add_group(uint32_t count, const Progress& progress);
 
   const PackedStore& store_;
+  PlannedArena* const arena_;
+  const uint32_t template_layer_;
+  const LayerExperts& template_experts_;
   uint32_t hidden_size_;
   uint32_t num_experts_;
   // By layer and expert: whether this process saw the blob's CRC match.
   std::vector<bool> checked_;
-  AlignedBuffer template_bytes_;
   std::unique_ptr<LoadedProgram> template_;
-  std::unique_ptr<ExchangeableMethods> slots_;
+  std::vector<float> reference_;  // the output of the ordinary load
+  std::vector<std::unique_ptr<ExchangeableMethods>> groups_;  // made together
+  std::vector<Slot> slots_;
 };
 
 }  // namespace moe_mobile

@@ -47,6 +47,8 @@ class ExchangeableMethods {
   // kBlobAlignment. REQUIRES: detach() was called since the method was added.
   virtual uint8_t* weights(size_t number) = 0;
   virtual uint64_t weight_capacity(size_t number) const = 0;
+  // Gives that memory back to the system: it is zero until weights are written there again.
+  virtual void release_weights(size_t number) = 0;
 };
 
 class PackedWeights {

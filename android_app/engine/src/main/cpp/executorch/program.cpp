@@ -59,6 +59,7 @@ class LoadedProgram::Loader : public et::DataLoader {
 
   void set_parsed() { parsed_ = true; }
   void release() { bytes_ = nullptr; }
+  void restore(const void* bytes) { bytes_ = static_cast<const uint8_t*>(bytes); }
 
  private:
   const uint8_t* bytes_;
@@ -100,5 +101,7 @@ std::vector<size_t> LoadedProgram::planned_sizes(const char* method) const {
 }
 
 void LoadedProgram::release_weights() { loader_->release(); }
+
+void LoadedProgram::restore_weights(const void* bytes) { loader_->restore(bytes); }
 
 }  // namespace moe_mobile

@@ -54,6 +54,8 @@ class LoadedProgram {
   std::vector<size_t> planned_sizes(const char* method) const;
   // From now on methods can run, but no more be loaded.
   void release_weights();
+  // Methods can be loaded again. `bytes` are those of the constructor.
+  void restore_weights(const void* bytes);
 
  private:
   class Loader;

@@ -40,17 +40,10 @@ LogicalCacheOptions cache_options(const SelectorSettings& settings) {
   return options;
 }
 
-SelectorSettings checked(const SelectorSettings& settings) {
-  const std::vector<uint32_t>& layers = settings.layers;
-  if (layers.empty() ||
-      std::adjacent_find(layers.begin(), layers.end(),
-                         [](uint32_t a, uint32_t b) { return a >= b; }) != layers.end())
-    refuse("layers", "the numbers of the layers are not ascending",
-           "Give the numbers of the model's layers with experts.");
-  const auto num_layers = static_cast<uint32_t>(layers.size());
-  check_router(settings.router, num_layers);
+void check_capacity(const SelectorSettings& settings) {
   const uint32_t top_k = settings.router.top_k;
-  const uint64_t all = uint64_t{settings.router.num_experts} * (settings.global ? num_layers : 1);
+  const uint64_t all =
+      uint64_t{settings.router.num_experts} * (settings.global ? settings.layers.size() : 1);
   const std::string cache = "a cache for " + std::to_string(settings.capacity) +
                             (settings.global ? " experts" : " experts per layer");
   if (settings.capacity < top_k)
@@ -60,6 +53,18 @@ SelectorSettings checked(const SelectorSettings& settings) {
   if (settings.capacity > all)
     refuse("capacity", cache + " is larger than all " + std::to_string(all) + " of them",
            "Give at most the number of experts.");
+}
+
+SelectorSettings checked(const SelectorSettings& settings) {
+  const std::vector<uint32_t>& layers = settings.layers;
+  if (layers.empty() ||
+      std::adjacent_find(layers.begin(), layers.end(),
+                         [](uint32_t a, uint32_t b) { return a >= b; }) != layers.end())
+    refuse("layers", "the numbers of the layers are not ascending",
+           "Give the numbers of the model's layers with experts.");
+  const auto num_layers = static_cast<uint32_t>(layers.size());
+  check_router(settings.router, num_layers);
+  check_capacity(settings);
   if (settings.initial == SelectorSettings::Initial::kProfile || !settings.profile.empty())
     check_profile(settings);
   return settings;
@@ -108,6 +113,14 @@ void Selector::reset() {
     case SelectorSettings::Initial::kWarm:
       break;
   }
+}
+
+void Selector::resize(uint32_t capacity) {
+  SelectorSettings resized = settings_;
+  resized.capacity = capacity;
+  check_capacity(resized);
+  cache_.resize(capacity);
+  settings_.capacity = capacity;
 }
 
 void Selector::replay(Span<const uint32_t> selected) {

@@ -87,11 +87,16 @@ class Selector {
     cache_.set_next_use(layer, expert, when);
   }
 
+  // The cache's pools hold `capacity` experts each from now on. What no longer fits is evicted, as
+  // the eviction decides; what the method remembers stays. kBudget or kUsage, as the constructor;
+  // then nothing changes.
+  void resize(uint32_t capacity);
+
   // Empties the cache; what the method remembers stays.
   void forget_cached() { cache_.clear(); }
 
  private:
-  const SelectorSettings settings_;
+  SelectorSettings settings_;
   const ResolvedRouting routing_;
   Router router_;
   LogicalCache cache_;

@@ -174,4 +174,9 @@ void PackedMethods::detach() {
   }
 }
 
+void PackedMethods::release_weights(size_t number) {
+  // Cannot fail for memory that detach() mapped.
+  (void)madvise(methods_[number].weights, methods_[number].capacity, MADV_DONTNEED);
+}
+
 }  // namespace moe_mobile

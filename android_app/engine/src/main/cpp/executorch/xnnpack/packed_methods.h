@@ -35,6 +35,7 @@ class PackedMethods : public ExchangeableMethods {
   Method& method(size_t number) override { return *methods_[number].method; }
   uint8_t* weights(size_t number) override { return methods_[number].weights; }
   uint64_t weight_capacity(size_t number) const override { return methods_[number].capacity; }
+  void release_weights(size_t number) override;
 
  private:
   struct Entry {

@@ -1,0 +1,54 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "cache/expert_key.h"
+
+namespace moe_mobile {
+
+enum class ExpertState : uint8_t {
+  kAbsent,
+  kOnItsWay,  // it is being read
+  kReady,     // it can run
+};
+
+// What is in memory, and what was found there so far.
+struct ResidencySnapshot {
+  std::vector<uint32_t> layers;     // [L] the model's numbers of the layers with experts, ascending
+  uint32_t num_experts = 0;         // E, of each of them
+  std::vector<ExpertState> states;  // [L, E]
+  std::vector<uint8_t> variants;    // [L, E] the precision that is there; 0 if absent
+  std::vector<uint64_t> hits, misses;  // [L] since the engine was opened
+};
+
+// The same while it changes. One thread writes; any thread takes snapshots, without a lock, so
+// they cost the writer nothing. Each entry of a snapshot is true at some moment during the call,
+// which need not be the same for all.
+class ResidencyMap {
+ public:
+  static constexpr uint32_t kVariants = 8;  // of one expert, at most
+
+  // `layers`: the model's numbers of those with experts, ascending.
+  ResidencyMap(std::vector<uint32_t> layers, uint32_t num_experts);
+
+  // REQUIRES: the layer has experts, `key` is one of them, and its variant is below kVariants.
+  void set(const ExpertKey& key, ExpertState state);
+  void count(uint32_t layer, uint64_t hits, uint64_t misses);
+
+  ResidencySnapshot snapshot() const;
+
+ private:
+  size_t row(uint32_t layer) const { return rows_[layer]; }
+
+  const std::vector<uint32_t> layers_;
+  const uint32_t num_experts_;
+  std::vector<size_t> rows_;                          // by the model's number of a layer
+  std::vector<std::atomic<uint16_t>> states_;         // [L, E], two bits for each variant
+  std::vector<std::atomic<uint64_t>> hits_, misses_;  // [L]
+};
+
+}  // namespace moe_mobile

@@ -1,0 +1,48 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/call_gate.h"
+
+#include <utility>
+
+namespace moe_mobile {
+
+void CallGate::post(Change change) {
+  const MutexLock lock(&mutex_);
+  if (in_call_) {
+    change_ = std::move(change);
+    waits_.store(true, std::memory_order_relaxed);
+  } else {
+    change();  // a call that begins meanwhile waits
+  }
+}
+
+void CallGate::begin() {
+  const MutexLock lock(&mutex_);
+  in_call_ = true;
+}
+
+void CallGate::end() {
+  for (;;) {
+    {
+      const MutexLock lock(&mutex_);
+      if (!change_) {
+        in_call_ = false;
+        return;
+      }
+    }
+    make_change();
+  }
+}
+
+// The lock is not held meanwhile: post() never waits for a call.
+void CallGate::make_change() {
+  Change change;
+  {
+    const MutexLock lock(&mutex_);
+    change = std::exchange(change_, nullptr);
+    waits_.store(false, std::memory_order_relaxed);
+  }
+  if (change) change();
+}
+
+}  // namespace moe_mobile

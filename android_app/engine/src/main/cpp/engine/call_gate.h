@@ -1,0 +1,51 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <functional>
+
+#include "base/mutex.h"
+
+namespace moe_mobile {
+
+// Lets any thread change an object that one thread at a time works with. The change is made at
+// once if no call runs; else by the thread of that call, when it comes to a point where the object
+// may change, or at its end.
+class CallGate {
+ public:
+  // REQUIRES: it does not throw, and does not use the gate.
+  using Change = std::function<void()>;
+
+  // A call runs while it lives. REQUIRES: calls of one gate do not overlap.
+  class Call {
+   public:
+    explicit Call(CallGate* gate) : gate_(gate) { gate_->begin(); }
+    ~Call() { gate_->end(); }
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+
+   private:
+    CallGate* const gate_;
+  };
+
+  // From any thread, also from a call. Never waits for a call. A change that still waits is
+  // replaced.
+  void post(Change change) EXCLUDES(mutex_);
+  // For the thread of the call: makes the change that waits, if any.
+  void pass() EXCLUDES(mutex_) {
+    if (waits_.load(std::memory_order_relaxed)) make_change();
+  }
+
+ private:
+  void begin() EXCLUDES(mutex_);
+  void end() EXCLUDES(mutex_);
+  void make_change() EXCLUDES(mutex_);
+
+  Mutex mutex_;
+  bool in_call_ GUARDED_BY(mutex_) = false;
+  Change change_ GUARDED_BY(mutex_);
+  std::atomic<bool> waits_{false};  // whether there is a change_; only a hint without the lock
+};
+
+}  // namespace moe_mobile
