@@ -33,7 +33,8 @@ class Replay {
   Engine* engine_;
 };
 
-BenchSample run_once(Engine* engine, Span<const uint32_t> prompt, Span<const uint32_t> tokens) {
+BenchSample run_once(Engine* engine, Span<const uint32_t> prompt, Span<const uint32_t> tokens,
+                     const Cancellation& cancellation) {
   engine->reset();
   BenchSample sample;
   sample.cache_fill = engine->cache_fill();
@@ -50,6 +51,7 @@ BenchSample run_once(Engine* engine, Span<const uint32_t> prompt, Span<const uin
     engine->logits();
     sample.itl_ns.push_back(watch.lap());
     sample.gen_ns += sample.itl_ns.back();
+    cancellation.check();
   }
   sample.steps = engine->stats().steps;
   sample.memory = read_process_memory();
@@ -59,7 +61,7 @@ BenchSample run_once(Engine* engine, Span<const uint32_t> prompt, Span<const uin
 }  // namespace
 
 std::vector<BenchSample> run_bench(Engine* engine, const BenchRequest& request,
-                                   const Progress& progress) {
+                                   const Cancellation& cancellation, const Progress& progress) {
   if (request.n_prompt == 0 && request.n_gen == 0)
     throw Error(ErrorCode::kUsage, Setting{"n_prompt"}, "n_prompt and n_gen are both 0",
                 "Give one of them.");
@@ -84,7 +86,8 @@ std::vector<BenchSample> run_bench(Engine* engine, const BenchRequest& request,
   for (uint32_t repetition = first; repetition <= request.repetitions; ++repetition) {
     const std::vector<uint32_t> prompt = draw(request.n_prompt);
     const std::vector<uint32_t> tokens = draw(request.n_gen);
-    BenchSample sample = run_once(engine, prompt, tokens);
+    cancellation.check();
+    BenchSample sample = run_once(engine, prompt, tokens, cancellation);
     if (repetition > 0) samples.push_back(std::move(sample));
     progress("bench", repetition + 1 - first, request.repetitions + 1 - first);
   }

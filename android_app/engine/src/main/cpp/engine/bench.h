@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "engine/cancellation.h"
 #include "engine/engine.h"
 #include "metrics/process_memory.h"
 
@@ -35,8 +36,8 @@ struct BenchSample {
 
 // llama-bench's measurement: a prompt of random tokens, then n_gen tokens decoded, each also
 // random, so that no sampling is timed. The warm-up repetition is not reported. kUsage for a
-// request that does not suit the engine.
+// request that does not suit the engine, kCancelled once `cancellation` says so.
 std::vector<BenchSample> run_bench(Engine* engine, const BenchRequest& request,
-                                   const Progress& progress);
+                                   const Cancellation& cancellation, const Progress& progress);
 
 }  // namespace moe_mobile

@@ -49,6 +49,13 @@ std::unique_ptr<ExpertPlaces> make_places(const EnginePlan& plan, const Bundle& 
   }
 }
 
+std::vector<uint32_t> moe_layers(const Manifest& manifest) {
+  std::vector<uint32_t> layers;
+  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
+    if (manifest.layers[layer].experts) layers.push_back(layer);
+  return layers;
+}
+
 // The selector counts layers without those that have no experts.
 SelectorSettings selector_settings(const EnginePlan& plan, const Manifest& manifest) {
   SelectorSettings selector;
@@ -64,11 +71,8 @@ SelectorSettings selector_settings(const EnginePlan& plan, const Manifest& manif
                      : initial == InitialCache::kProfile ? Initial::kProfile
                                                          : Initial::kWarm;
   const auto& profile = selector.initial == Initial::kProfile ? plan.profile : plan.preload;
-  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
-    if (!manifest.layers[layer].experts) continue;
-    selector.layers.push_back(layer);
-    selector.profile.push_back(profile[layer]);
-  }
+  selector.layers = moe_layers(manifest);
+  for (const uint32_t layer : selector.layers) selector.profile.push_back(profile[layer]);
   return selector;
 }
 
@@ -103,11 +107,14 @@ EngineParts build(const EnginePlan& plan, const Bundle& bundle, std::unique_ptr<
   EngineParts parts;
   parts.store = std::move(store);
   parts.arena = std::make_unique<PlannedArena>();
+  parts.residency = std::make_unique<ResidencyMap>(moe_layers(bundle.manifest()),
+                                                   bundle.manifest().moe.num_experts);
   auto dense = std::make_unique<DensePrograms>(bundle, *parts.store, parts.arena.get(), progress);
   ExpertStream::Options options;
   options.lanes = plan.settings.lanes;
   options.moe_layers = bundle.manifest().num_moe_layers();
   options.overlap = plan.settings.overlap;
+  options.shown = parts.residency.get();
   auto experts =
       std::make_unique<ExpertStream>(make_places(plan, bundle, &parts, progress), options);
   parts.decoder = std::make_unique<Decoder>(bundle, std::move(dense), std::move(experts),

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/parallel_for.h"
 #include "bundle/bundle.h"
+#include "cache/residency_map.h"
 #include "engine/decoder.h"
 #include "engine/packed_store.h"
 #include "engine/progress.h"
@@ -34,6 +35,7 @@ std::unique_ptr<PackedStore> open_store(const EnginePlan& plan, const Bundle& bu
 struct EngineParts {
   std::unique_ptr<PackedStore> store;
   std::unique_ptr<PlannedArena> arena;
+  std::unique_ptr<ResidencyMap> residency;
   std::unique_ptr<Decoder> decoder;
   bool direct_io = false;  // whether all experts are read with O_DIRECT
 };

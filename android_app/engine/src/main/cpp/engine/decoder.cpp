@@ -76,6 +76,11 @@ void Decoder::clear() {
     experts_->retain(cached());
 }
 
+void Decoder::resize(uint32_t capacity, uint32_t places) {
+  selector_.resize(capacity);
+  experts_->resize(places, cached());
+}
+
 void Decoder::forget_experts() {
   selector_.forget_cached();
   experts_->retain({});

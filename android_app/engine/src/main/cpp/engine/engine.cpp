@@ -2,10 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/engine.h"
 
+#include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include "base/error.h"
+#include "base/heap.h"
+#include "base/mutex.h"
 #include "engine/build.h"
+#include "engine/call_gate.h"
+#include "engine/cancellation.h"
 #include "engine/measure.h"
 #include "engine/store_key.h"
 #include "executorch/thread_pool.h"
@@ -62,44 +68,86 @@ class EngineImpl final : public Engine {
   void replay_router(Span<const float> logits) override;
   double cache_fill() const override;
   MissCosts measure_misses(uint32_t count, uint32_t seed) override;
+  void cancel() override { ++cancels_; }
+  uint64_t cancels() const override { return cancels_; }
+  void resize(const Budget& budget) override EXCLUDES(plan_mutex_);
+  ResidencySnapshot residency() const override { return parts_.residency->snapshot(); }
 
  private:
   Decoder& decoder() const { return *parts_.decoder; }
+  // prefill() within a call.
+  void append_prompt(Span<const uint32_t> tokens, const Progress& progress);
+  // Memory that the experts of another budget could take, with all that this engine has now.
+  uint64_t available_to_plan() const REQUIRES(plan_mutex_);
 
   const Bundle bundle_;
   const ModelInfo model_;
   const ThreadPoolLease threads_;
-  EnginePlan plan_;
+  StoreFacts facts_;
+  mutable Mutex plan_mutex_;
+  EngineSettings settings_ GUARDED_BY(plan_mutex_);  // as the host gave them
+  EnginePlan plan_ GUARDED_BY(plan_mutex_);
   EngineParts parts_;
   std::vector<Step> steps_;
   uint64_t conversation_ = 0;
+  std::atomic<uint64_t> cancels_{0};
+  mutable CallGate gate_;  // to the selector and the experts
 };
 
 EngineImpl::EngineImpl(const std::string& directory, EngineSettings settings,
                        const Progress& progress, const Planned& planned)
     : bundle_(open_bundle(directory)),
       model_(model_info(bundle_.manifest())),
-      threads_(settings.threads) {
+      threads_(settings.threads),
+      settings_(std::move(settings)) {
   const uint64_t available = available_memory();
-  settings.threads = threads_.threads();
-  settings.packed_dir = packed_directory(bundle_, settings.packed_dir);
+  settings_.threads = threads_.threads();
+  settings_.packed_dir = packed_directory(bundle_, settings_.packed_dir);
   // Wrong settings are reported before the bundle is prepared, which may take long.
-  resolve_settings(settings, bundle_.manifest());
-  StoreFacts facts = read_store_facts(bundle_, settings, progress);
+  resolve_settings(settings_, bundle_.manifest());
+  facts_ = read_store_facts(bundle_, settings_, progress);
   for (;;) {
     try {
-      plan_ = plan_engine(settings, bundle_.manifest(), facts, available);
+      plan_ = plan_engine(settings_, bundle_.manifest(), facts_, available);
       auto store = open_store(plan_, bundle_, progress);
       planned(plan_.memory);
       parts_ = build(plan_, bundle_, std::move(store), threads_.parallel_for(), progress);
       return;
     } catch (const SlotsUnusable& cause) {
-      facts.no_slots = cause;  // the next plan has none, so this happens once
+      facts_.no_slots = cause;  // the next plan has none, so this happens once
     }
   }
 }
 
+uint64_t EngineImpl::available_to_plan() const {
+  const MemoryPlan& memory = plan_.memory;
+  const std::vector<ExpertState> states = parts_.residency->snapshot().states;
+  const auto held = static_cast<uint64_t>(
+      states.size() - std::count(states.begin(), states.end(), ExpertState::kAbsent));
+  return available_memory() + memory.dense_bytes + memory.kv_bytes + memory.arena_bytes +
+         held * memory.slot_bytes;
+}
+
+void EngineImpl::resize(const Budget& budget) {
+  const MutexLock lock(&plan_mutex_);
+  if (plan_.settings.residency == Residency::kResident)
+    throw Error(ErrorCode::kUsage, Setting{"cache"},
+                "with residency resident all experts stay in memory",
+                "Open the bundle with residency slots.");
+  EngineSettings settings = settings_;
+  settings.cache = budget;
+  EnginePlan plan = plan_engine(settings, bundle_.manifest(), facts_, available_to_plan());
+  settings_ = std::move(settings);
+  plan_ = std::move(plan);
+  gate_.post(
+      [this, capacity = plan_.cache.capacity, places = static_cast<uint32_t>(plan_.memory.slots)] {
+        decoder().resize(capacity, places);
+        return_free_heap();
+      });
+}
+
 EngineInfo EngineImpl::info() const {
+  const MutexLock lock(&plan_mutex_);
   EngineInfo info;
   info.bundle_hash = bundle_.manifest().bundle_hash;
   info.model = model_;
@@ -116,19 +164,35 @@ EngineInfo EngineImpl::info() const {
 }
 
 void EngineImpl::reset() {
+  const CallGate::Call call(&gate_);
   decoder().clear();
   steps_.clear();
   ++conversation_;
 }
 
 void EngineImpl::prefill(Span<const uint32_t> tokens, const Progress& progress) {
-  const TokenMetrics metrics = decoder().prefill(tokens, progress);
+  const CallGate::Call call(&gate_);
+  append_prompt(tokens, progress);
+}
+
+void EngineImpl::append_prompt(Span<const uint32_t> tokens, const Progress& progress) {
+  const Cancellation cancellation(this);
+  const TokenMetrics metrics =
+      decoder().prefill(tokens, [&](const char* stage, uint64_t done, uint64_t total) {
+        cancellation.check();
+        gate_.pass();
+        progress(stage, done, total);
+      });
   steps_.push_back({true, static_cast<uint32_t>(tokens.size()), metrics});
 }
 
-void EngineImpl::decode(uint32_t token) { steps_.push_back({false, 1, decoder().decode(token)}); }
+void EngineImpl::decode(uint32_t token) {
+  const CallGate::Call call(&gate_);
+  steps_.push_back({false, 1, decoder().decode(token)});
+}
 
 const float* EngineImpl::logits() {
+  const CallGate::Call call(&gate_);
   if (steps_.empty())
     throw Error(ErrorCode::kUsage, Setting{"token_ids"}, "there are no tokens",
                 "Give at least one.");
@@ -156,13 +220,14 @@ Stats EngineImpl::stats() const {
 }
 
 std::vector<float> EngineImpl::trace(Span<const uint32_t> tokens, const Progress& progress) {
+  const CallGate::Call call(&gate_);
   std::vector<float> logits;
   struct Recording {
     Decoder& decoder;
     ~Recording() { decoder.record_router(nullptr); }
   } recording{decoder()};
   recording.decoder.record_router(&logits);
-  prefill(tokens, progress);
+  append_prompt(tokens, progress);
   return logits;
 }
 
@@ -171,17 +236,25 @@ void EngineImpl::replay_router(Span<const float> logits) {
 }
 
 double EngineImpl::cache_fill() const {
-  const uint32_t pools = plan_.cache.global ? 1 : model_.num_moe_layers;
-  const double capacity = static_cast<double>(plan_.cache.capacity) * pools;
-  return capacity == 0 ? 1 : decoder().selector().cache().size() / capacity;
+  const CallGate::Call call(&gate_);
+  const LogicalCache& cache = decoder().selector().cache();
+  const uint32_t pools = cache.options().global ? 1 : cache.options().layers;
+  const double capacity = static_cast<double>(cache.options().capacity) * pools;
+  return capacity == 0 ? 1 : cache.size() / capacity;
 }
 
 MissCosts EngineImpl::measure_misses(uint32_t count, uint32_t seed) {
-  if (plan_.settings.residency == Residency::kPrograms)
-    throw Error(ErrorCode::kUsage, Setting{"residency"}, "there are no slots to measure",
-                "Open the bundle with residency slots.");
+  {
+    const MutexLock lock(&plan_mutex_);
+    if (plan_.settings.residency == Residency::kPrograms)
+      throw Error(ErrorCode::kUsage, Setting{"residency"}, "there are no slots to measure",
+                  "Open the bundle with residency slots.");
+  }
+  const CallGate::Call call(&gate_);
+  const Cancellation cancellation(this);
   decoder().forget_experts();  // it overwrites the first slot
-  return moe_mobile::measure_misses(bundle_, &decoder().experts(), count, seed);
+  return moe_mobile::measure_misses(bundle_, &decoder().experts(), count, seed,
+                                    [&](const char*, uint64_t, uint64_t) { cancellation.check(); });
 }
 
 }  // namespace

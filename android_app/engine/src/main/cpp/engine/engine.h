@@ -11,6 +11,7 @@
 #include "base/span.h"
 #include "bundle/manifest.h"
 #include "cache/memory_plan.h"
+#include "cache/residency_map.h"
 #include "engine/progress.h"
 #include "metrics/token_metrics.h"
 #include "plan/settings.h"
@@ -80,9 +81,10 @@ struct MissCosts {
 // An open bundle, ready to run: what moe_runner, the Python module, the app and the tests use. It
 // reads no environment variable and prints nothing. All failures are moe_mobile::Error.
 //
-// Thread rule: calls to one engine never overlap, but may come from different threads. Engines of
-// one process are independent of each other, except that they share one pool of threads and must
-// agree on its size.
+// Thread rule: calls to one engine never overlap, but may come from different threads. Only info(),
+// cancel(), cancels(), resize() and residency() may be called by any thread at any time, also while
+// another call runs and from its callbacks; they never wait for it. Engines of one process are
+// independent of each other, except that they share one pool of threads and must agree on its size.
 class Engine {
  public:
   // Gets the plan after preparing, before its memory is taken. Comes again if the engine has to
@@ -118,6 +120,25 @@ class Engine {
   // REQUIRES: a token was appended since the last reset (kUsage).
   virtual const float* logits() = 0;
   virtual Stats stats() const = 0;
+
+  // From any thread, see the thread rule.
+
+  // Stops what runs: a prompt before its next batch in a layer, and, with the token that is being
+  // decoded, what a Generator, score(), run_bench() or measure_misses() are doing. They throw
+  // kCancelled. The conversation goes on with what was appended before: nothing of the prompt, all
+  // tokens decoded. Does nothing if nothing runs.
+  virtual void cancel() = 0;
+  // Counts cancel()s, so that work of several calls notices one between two of them.
+  virtual uint64_t cancels() const = 0;
+  // Gives the experts another budget. What no longer fits leaves by the cache's eviction, and its
+  // memory goes back to the system: at once if no call runs, else after the token that is being
+  // decoded, or after the batch of the prompt. A larger budget takes memory as experts come in.
+  // With exact routing the output stays the same to the bit. info() shows the new plan.
+  // kBudget as open(), where what this engine has counts as available, and kUsage if all experts
+  // stay in memory (residency `resident`); then nothing changes.
+  virtual void resize(const Budget& budget) = 0;
+  // Costs the running call nothing: ask ten times a second, or more.
+  virtual ResidencySnapshot residency() const = 0;
 
   // For measurements and for the routing lab.
 

@@ -57,6 +57,25 @@ void to_json(nlohmann::json& json, const MemoryPlan& plan) {
           {"text", describe(plan)}};
 }
 
+void to_json(nlohmann::json& json, const ResidencySnapshot& snapshot) {
+  // A digit for each expert: much shorter than an array.
+  json = {{"layers", snapshot.layers},
+          {"states", nlohmann::json::array()},
+          {"variants", nlohmann::json::array()},
+          {"hits", snapshot.hits},
+          {"misses", snapshot.misses}};
+  for (size_t layer = 0; layer < snapshot.layers.size(); ++layer) {
+    std::string states, variants;
+    for (size_t expert = 0; expert < snapshot.num_experts; ++expert) {
+      const size_t at = layer * snapshot.num_experts + expert;
+      states += static_cast<char>('0' + static_cast<int>(snapshot.states[at]));
+      variants += static_cast<char>('0' + snapshot.variants[at]);
+    }
+    json["states"].push_back(states);
+    json["variants"].push_back(variants);
+  }
+}
+
 void to_json(nlohmann::json& json, const Step& step) {
   json = step.metrics;
   json["phase"] = step.prefill ? "prefill" : "decode";

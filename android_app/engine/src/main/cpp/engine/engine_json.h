@@ -15,6 +15,7 @@ namespace moe_mobile {
 // nlohmann::json: `nlohmann::json j = engine->info();`.
 void to_json(nlohmann::json& json, const EngineInfo& info);
 void to_json(nlohmann::json& json, const MemoryPlan& plan);
+void to_json(nlohmann::json& json, const ResidencySnapshot& snapshot);
 void to_json(nlohmann::json& json, const Step& step);
 void to_json(nlohmann::json& json, const Stats& stats);
 void to_json(nlohmann::json& json, const BenchSample& sample);

@@ -21,6 +21,7 @@ Generator::Generator(Engine* engine, Span<const uint32_t> prompt, uint32_t max_n
                      const SamplingSettings& sampling, bool ignore_eos, const Progress& progress)
     : engine_(engine),
       conversation_(engine->conversation()),
+      cancellation_(engine),
       sampler_(sampling, engine->model().vocab_size),
       remaining_(max_new_tokens),
       ignore_eos_(ignore_eos) {
@@ -32,6 +33,7 @@ std::optional<uint32_t> Generator::next() {
   if (conversation_ != engine_->conversation())
     throw Error(ErrorCode::kUsage, "", "the engine has begun another conversation",
                 "Take all tokens of one generation before the next call, or open a second engine.");
+  cancellation_.check();
   if (previous_) {
     if (engine_->position() == engine_->context()) {
       stop_ = "context";
@@ -39,6 +41,7 @@ std::optional<uint32_t> Generator::next() {
       return std::nullopt;
     }
     engine_->decode(*previous_);
+    cancellation_.check();
   }
   logits_ = engine_->logits();
   const uint32_t token = sampler_.sample(logits_);
@@ -54,6 +57,7 @@ std::optional<uint32_t> Generator::next() {
 
 void score(Engine* engine, Span<const uint32_t> tokens,
            const std::function<void(size_t index, const float* logits)>& row) {
+  const Cancellation cancellation(engine);
   const uint32_t vocab_size = engine->model().vocab_size;
   for (uint32_t token : tokens)
     if (token >= vocab_size)
@@ -68,6 +72,7 @@ void score(Engine* engine, Span<const uint32_t> tokens,
                 "Score fewer, or open the engine with a larger context.");
   for (size_t i = 0; i < tokens.size(); ++i) {
     engine->decode(tokens[i]);
+    cancellation.check();
     row(i, engine->logits());
   }
 }

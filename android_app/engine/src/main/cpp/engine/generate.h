@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "decoder/sampler.h"
+#include "engine/cancellation.h"
 #include "engine/engine.h"
 
 namespace moe_mobile {
@@ -21,7 +22,8 @@ class Generator {
             const SamplingSettings& sampling, bool ignore_eos, const Progress& progress);
 
   // The next token, or nothing at the end. An end-of-sequence token ends the generation and is not
-  // given out. kUsage once the engine was reset: another conversation has begun.
+  // given out. kUsage once the engine was reset: another conversation has begun. kCancelled once
+  // the engine's work was cancelled: the generation is over.
   std::optional<uint32_t> next();
   // Why it ended; valid once next() gave nothing.
   const char* stop() const { return stop_; }
@@ -33,6 +35,7 @@ class Generator {
  private:
   Engine* engine_;
   uint64_t conversation_;
+  Cancellation cancellation_;
   Sampler sampler_;
   uint32_t remaining_;
   bool ignore_eos_;
@@ -43,7 +46,8 @@ class Generator {
 };
 
 // Teacher forcing, one token at a time as decoding does: calls `row` with the logits [vocab] that
-// follow each token. All ids are checked first (kUsage).
+// follow each token. All ids are checked first (kUsage). kCancelled after the token at which the
+// engine's work was cancelled.
 void score(Engine* engine, Span<const uint32_t> tokens,
            const std::function<void(size_t index, const float* logits)>& row);
 

@@ -28,8 +28,8 @@ void require_samples(const char* name, uint32_t count) {
 
 }  // namespace
 
-MissCosts measure_misses(const Bundle& bundle, ExpertStream* stream, uint32_t count,
-                         uint32_t seed) {
+MissCosts measure_misses(const Bundle& bundle, ExpertStream* stream, uint32_t count, uint32_t seed,
+                         const Progress& progress) {
   require_samples("count", count);
   const Manifest& manifest = bundle.manifest();
   std::vector<ExpertKey> experts;
@@ -104,6 +104,7 @@ MissCosts measure_misses(const Bundle& bundle, ExpertStream* stream, uint32_t co
     costs.program_read_ns.push_back(watch.lap());
     programs.arrived(key, 0);
     costs.program_load_ns.push_back(watch.lap());
+    progress("misses", i + 1, count);
   }
   return costs;
 }

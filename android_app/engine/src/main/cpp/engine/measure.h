@@ -12,9 +12,11 @@
 
 namespace moe_mobile {
 
-// Engine::measure_misses(). What is compared is measured in turns, in one run.
+// Engine::measure_misses(). What is compared is measured in turns, in one run. `progress` is called
+// after each miss; what it throws ends the measurement.
 // REQUIRES: the places of `stream` are slots.
-MissCosts measure_misses(const Bundle& bundle, ExpertStream* stream, uint32_t count, uint32_t seed);
+MissCosts measure_misses(const Bundle& bundle, ExpertStream* stream, uint32_t count, uint32_t seed,
+                         const Progress& progress);
 
 struct ProgramTimes {
   std::vector<uint64_t> samples_ns;

@@ -59,10 +59,26 @@ Engine::Planned to_planned(nb::object callback) {
   };
 }
 
-FloatArray to_numpy(std::vector<float> values, std::initializer_list<size_t> shape) {
-  auto* owned = new std::vector<float>(std::move(values));
-  nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
-  return FloatArray(owned->data(), shape, owner);
+template <typename T>
+nb::ndarray<nb::numpy, T> to_numpy(std::vector<T> values, std::initializer_list<size_t> shape) {
+  auto* owned = new std::vector<T>(std::move(values));
+  nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return nb::ndarray<nb::numpy, T>(owned->data(), shape, owner);
+}
+
+// The arrays of a snapshot, as moe_mobile.engine.Residency names them.
+nb::dict to_dict(const ResidencySnapshot& snapshot) {
+  const size_t layers = snapshot.layers.size();
+  const std::initializer_list<size_t> table = {layers, snapshot.num_experts};
+  std::vector<uint8_t> states;
+  for (const ExpertState state : snapshot.states) states.push_back(static_cast<uint8_t>(state));
+  nb::dict arrays;
+  arrays["layers"] = to_numpy(snapshot.layers, {layers});
+  arrays["states"] = to_numpy(std::move(states), table);
+  arrays["variants"] = to_numpy(snapshot.variants, table);
+  arrays["hits"] = to_numpy(snapshot.hits, {layers});
+  arrays["misses"] = to_numpy(snapshot.misses, {layers});
+  return arrays;
 }
 
 nlohmann::json parse_json(const std::string& text) {
@@ -145,7 +161,13 @@ NB_MODULE(_native, module) {
       .def("nll", &nll_all, "token_ids"_a)
       .def("stats_json", [](const Engine& engine) { return nlohmann::json(engine.stats()).dump(); })
       .def("info_json", [](const Engine& engine) { return nlohmann::json(engine.info()).dump(); })
-      .def("reset", &Engine::reset);
+      .def("reset", &Engine::reset, nb::call_guard<nb::gil_scoped_release>())
+      .def("cancel", &Engine::cancel)
+      .def(
+          "resize",
+          [](Engine& engine, const std::string& budget) { engine.resize(parse_budget(budget)); },
+          "cache"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def("residency", [](const Engine& engine) { return to_dict(engine.residency()); });
 
   module.def(
       "open",

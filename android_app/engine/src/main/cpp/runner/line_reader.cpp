@@ -7,8 +7,10 @@
 
 namespace moe_mobile {
 
-LineReader::LineReader(std::istream& stream, std::function<void(bool busy)> ended)
-    : thread_([this, &stream, ended = std::move(ended)] { read(stream, ended); }) {}
+LineReader::LineReader(std::istream& stream, AtOnce at_once, std::function<void(bool busy)> ended)
+    : thread_([this, &stream, at_once = std::move(at_once), ended = std::move(ended)] {
+        read(stream, at_once, ended);
+      }) {}
 
 LineReader::~LineReader() { thread_.join(); }
 
@@ -23,8 +25,10 @@ std::optional<std::string> LineReader::next() {
   return line;
 }
 
-void LineReader::read(std::istream& stream, const std::function<void(bool busy)>& ended) {
+void LineReader::read(std::istream& stream, const AtOnce& at_once,
+                      const std::function<void(bool busy)>& ended) {
   for (std::string line; std::getline(stream, line);) {
+    if (at_once(line)) continue;
     const std::lock_guard lock(mutex_);
     lines_.push_back(std::move(line));
     changed_.notify_one();

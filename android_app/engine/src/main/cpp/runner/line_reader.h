@@ -18,9 +18,12 @@ namespace moe_mobile {
 // the last line is being worked on.
 class LineReader {
  public:
-  // `ended` is called on that thread at the end of the stream, with whether a line that next() gave
-  // is still being worked on or waits for it.
-  LineReader(std::istream& stream, std::function<void(bool busy)> ended);
+  using AtOnce = std::function<bool(const std::string& line)>;
+
+  // Each line goes to `at_once` first, on the reading thread: a line for which that gives true is
+  // done with, and next() does not give it. `ended` is called on that thread at the end of the
+  // stream, with whether a line that next() gave is still being worked on or waits for it.
+  LineReader(std::istream& stream, AtOnce at_once, std::function<void(bool busy)> ended);
   ~LineReader();
   LineReader(const LineReader&) = delete;
   LineReader& operator=(const LineReader&) = delete;
@@ -29,7 +32,8 @@ class LineReader {
   std::optional<std::string> next();
 
  private:
-  void read(std::istream& stream, const std::function<void(bool busy)>& ended);
+  void read(std::istream& stream, const AtOnce& at_once,
+            const std::function<void(bool busy)>& ended);
 
   std::mutex mutex_;
   std::condition_variable changed_;

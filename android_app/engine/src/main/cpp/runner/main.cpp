@@ -6,8 +6,11 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <iostream>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -28,7 +31,9 @@ int main(int argc, char** argv) {
   std::ios::sync_with_stdio(false);
   // Reading would flush cout, on the reader's thread and in the middle of an event.
   std::cin.tie(nullptr);
-  moe_mobile::Session session([](const json& event) {
+  std::mutex output;
+  moe_mobile::Session session([&output](const json& event) {
+    const std::lock_guard lock(output);
     // Causes quote file names, which need not be UTF-8.
     std::cout << event.dump(-1, ' ', false, json::error_handler_t::replace) << '\n' << std::flush;
     // Work nobody can hear of is in vain.
@@ -38,16 +43,24 @@ int main(int argc, char** argv) {
   if (attached) {
     std::cout << json{{"event", "start"}, {"pid", getpid()}}.dump() << '\n' << std::flush;
   }
+  std::atomic<int> exit_code{0};  // the first error's
+  const auto ended_with = [&exit_code](int code) {
+    int none = 0;
+    exit_code.compare_exchange_strong(none, code);
+  };
+  const auto at_once = [&](const std::string& line) {
+    if (line.empty()) return true;
+    const json request = json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const std::optional<int> code = session.handle_at_once(request);
+    if (code) ended_with(*code);
+    return code.has_value();
+  };
   // Whoever started an attached runner is gone when its input ends. A phone would go on computing.
-  moe_mobile::LineReader input(std::cin, [attached](bool busy) {
+  moe_mobile::LineReader input(std::cin, at_once, [attached](bool busy) {
     if (attached && busy) std::_Exit(moe_mobile::exit_code(ErrorCode::kCancelled));
   });
-  int exit_code = 0;
   while (const std::optional<std::string> line = input.next()) {
-    if (line->empty()) continue;
-    const json request = json::parse(*line, nullptr, /*allow_exceptions=*/false);
-    const int code = session.handle(request);
-    if (exit_code == 0) exit_code = code;
+    ended_with(session.handle(json::parse(*line, nullptr, /*allow_exceptions=*/false)));
   }
   return exit_code;
 }

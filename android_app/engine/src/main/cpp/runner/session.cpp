@@ -36,34 +36,97 @@ std::string system_scratch() {
   return std::filesystem::temp_directory_path(none).string();
 }
 
+// Only a plain value: a deeply nested one would be written back recursively.
+json id_of(const json& request) {
+  const bool has_id = request.is_object() && request.contains("id");
+  return has_id && request["id"].is_primitive() ? request["id"] : json();
+}
+
+[[noreturn]] void no_bundle() {
+  throw Error(ErrorCode::kUsage, Setting{"command"}, "no bundle is open",
+              "Send an open request first.");
+}
+
 }  // namespace
 
 Session::Session(Emit emit) : emit_(std::move(emit)) {}
 
 int Session::handle(const json& request) {
-  // Only a plain value: a deeply nested one would be written back recursively.
-  const bool has_id = request.is_object() && request.contains("id");
-  id_ = has_id && request["id"].is_primitive() ? request["id"] : json();
+  ++current_;
+  id_ = id_of(request);
+  const int code = answer(id_, [&] {
+    check_cancelled();
+    return run(required_string(request, "command"), request);
+  });
+  ++finished_;
+  return code;
+}
+
+std::optional<int> Session::handle_at_once(const json& request) {
+  const bool named = request.is_object() && request.contains("command");
+  const json command = named ? request["command"] : json();
+  if (command != "cancel" && command != "resize" && command != "residency") {
+    ++received_;
+    return std::nullopt;
+  }
+  return answer(id_of(request), [&] {
+    if (command == "resize") require_known(request, {"cache"});
+    if (command == "resize") return resize(request);
+    require_known(request, {});
+    return command == "cancel" ? cancel() : residency();
+  });
+}
+
+int Session::answer(const json& id, const std::function<json()>& run) {
   try {
-    json result = run(required_string(request, "command"), request);
-    result["id"] = id_;
+    json result = run();
+    result["id"] = id;
     result["event"] = "result";
     emit_(result);
     return 0;
   } catch (const Error& error) {
-    emit_(error_event(id_, error));
+    emit_(error_event(id, error));
     return exit_code(error.code());
   } catch (const std::bad_alloc&) {
     const Error error(ErrorCode::kBudget, "", "an allocation of memory failed",
                       "Give a smaller cache budget or context.");
-    emit_(error_event(id_, error));
+    emit_(error_event(id, error));
     return exit_code(error.code());
   } catch (const std::exception& failure) {
     const Error error(ErrorCode::kRuntime, "", failure.what(),
                       "This is a defect of moe-mobile; please report it.");
-    emit_(error_event(id_, error));
+    emit_(error_event(id, error));
     return exit_code(error.code());
   }
+}
+
+// First the requests are marked, then the engine is stopped: handle() looks at the mark after it
+// began to listen to the engine, so it notices one of them.
+json Session::cancel() {
+  const uint64_t received = received_;
+  const uint64_t running = received - finished_;
+  cancelled_ = received;
+  const MutexLock lock(&open_mutex_);
+  if (open_engine_ != nullptr) open_engine_->cancel();
+  return {{"cancelled", running}};
+}
+
+json Session::resize(const json& request) {
+  const Budget budget = parse_budget(required_string(request, "cache"));
+  const MutexLock lock(&open_mutex_);
+  if (open_engine_ == nullptr) no_bundle();
+  open_engine_->resize(budget);
+  return {{"plan", open_engine_->info().plan}};
+}
+
+json Session::residency() {
+  const MutexLock lock(&open_mutex_);
+  if (open_engine_ == nullptr) no_bundle();
+  return open_engine_->residency();
+}
+
+void Session::check_cancelled() const {
+  if (current_ <= cancelled_) throw Error(ErrorCode::kCancelled, "", "the request was cancelled");
 }
 
 json Session::run(const std::string& command, const json& request) {
@@ -103,6 +166,7 @@ json Session::run(const std::string& command, const json& request) {
   if (found == commands.end()) {
     std::string names;
     for (const auto& [name, unused] : commands) names += (names.empty() ? "" : ", ") + name;
+    names += ", cancel, resize, residency";
     throw Error(ErrorCode::kUsage, Setting{"command"}, "'" + command + "' is not a command",
                 "Use one of " + names + ".");
   }
@@ -111,14 +175,13 @@ json Session::run(const std::string& command, const json& request) {
 }
 
 Engine& Session::engine() {
-  if (!engine_)
-    throw Error(ErrorCode::kUsage, Setting{"command"}, "no bundle is open",
-                "Send an open request first.");
+  if (!engine_) no_bundle();
   return *engine_;
 }
 
 Progress Session::progress() {
   return [this](const char* stage, uint64_t done, uint64_t total) {
+    check_cancelled();
     emit_({{"id", id_}, {"event", "progress"}, {"stage", stage}, {"done", done}, {"total", total}});
   };
 }
@@ -165,11 +228,19 @@ json Session::open(const json& request) {
   EngineSettings settings =
       parse_settings(request.contains("settings") ? request["settings"] : json::object());
   if (settings.scratch_dir.empty()) settings.scratch_dir = system_scratch();
+  {
+    const MutexLock lock(&open_mutex_);
+    open_engine_ = nullptr;
+  }
   engine_.reset();  // its memory must be gone before the next one is planned
   Stopwatch watch;
   engine_ = Engine::open(bundle, settings, progress(), [this](const MemoryPlan& plan) {
     emit_({{"id", id_}, {"event", "plan"}, {"plan", plan}});
   });
+  {
+    const MutexLock lock(&open_mutex_);
+    open_engine_ = engine_.get();
+  }
   json result = info();
   result["load_ms"] = static_cast<double>(watch.lap()) / 1e6;
   return result;
@@ -184,6 +255,7 @@ json Session::generate(const json& request) {
       optional_bool(request, "ignore_eos", false), progress());
   json tokens = json::array();
   while (const auto token = generator.next()) {
+    check_cancelled();
     tokens.push_back(*token);
     emit_({{"id", id_}, {"event", "token"}, {"token", *token}});
   }
@@ -195,6 +267,7 @@ json Session::score(const json& request) {
   engine().reset();
   json values = json::array();
   moe_mobile::score(&engine(), tokens, [&](size_t index, const float* logits) {
+    check_cancelled();
     if (index + 1 < tokens.size())
       values.push_back(log_probability(logits, engine().model().vocab_size, tokens[index + 1]));
     if (index % 16 == 15) progress()("score", index + 1, tokens.size());
@@ -216,7 +289,9 @@ json Session::bench(const json& request) {
   bench.warmup = optional_bool(request, "warmup", true);
   bench.seed = optional_uint(request, "seed", 0);
   bench.router_logits = optional_floats(request, "router_logits");
-  return {{"samples", run_bench(&engine(), bench, progress())}};
+  const Cancellation cancellation(&engine());
+  check_cancelled();
+  return {{"samples", run_bench(&engine(), bench, cancellation, progress())}};
 }
 
 }  // namespace moe_mobile

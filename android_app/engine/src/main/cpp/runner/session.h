@@ -3,28 +3,38 @@
 
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
+#include "base/mutex.h"
 #include "engine/engine.h"
 
 namespace moe_mobile {
 
 // The commands of moe_runner over one engine. Speaks JSON objects; the process around it does the
 // lines.
+//
+// Thread rule: one thread calls handle(), another one handle_at_once(), at any time.
 class Session {
  public:
   using Emit = std::function<void(const nlohmann::json& event)>;
 
   // `emit` gets every event of a request: any number of "progress" and "token", then one "result"
-  // or "error".
+  // or "error". Both threads call it.
   explicit Session(Emit emit);
 
   // Handles one request object. Returns the exit code of its error, or 0.
   int handle(const nlohmann::json& request);
+  // Handles `cancel`, `resize` and `residency`, also while handle() runs, and returns as handle()
+  // does. Other requests are only counted, for handle(): none is returned.
+  std::optional<int> handle_at_once(const nlohmann::json& request);
 
  private:
+  // Emits what `run` gives as the result of the request with this id, or the error that it throws.
+  int answer(const nlohmann::json& id, const std::function<nlohmann::json()>& run);
   nlohmann::json run(const std::string& command, const nlohmann::json& request);
   nlohmann::json prepare(const nlohmann::json& request);
   nlohmann::json verify(const nlohmann::json& request);
@@ -36,12 +46,25 @@ class Session {
   nlohmann::json trace(const nlohmann::json& request);
   nlohmann::json bench(const nlohmann::json& request);
 
+  nlohmann::json cancel();
+  nlohmann::json resize(const nlohmann::json& request);
+  nlohmann::json residency();
+
   Engine& engine();
+  // kCancelled if a `cancel` came after the request that is being handled.
+  void check_cancelled() const;
   Progress progress();
 
   Emit emit_;
   nlohmann::json id_;
   std::unique_ptr<Engine> engine_;
+  Mutex open_mutex_;
+  Engine* open_engine_ GUARDED_BY(open_mutex_) = nullptr;  // engine_, while it is complete
+  // Requests that handle() gets are counted from 1, in order.
+  uint64_t current_ = 0;  // of handle()'s thread: the one that it works on
+  std::atomic<uint64_t> received_{0};
+  std::atomic<uint64_t> finished_{0};
+  std::atomic<uint64_t> cancelled_{0};  // all up to this one are cancelled
 };
 
 }  // namespace moe_mobile
