@@ -11,8 +11,8 @@
 * :func:`export_bundle` turns a Hugging Face checkpoint into a bundle of ExecuTorch programs.
 * :class:`Engine` runs a bundle, streaming its experts from disk through a bounded cache.
 * :class:`CacheSettings`, :class:`RoutingSettings` and :class:`ReadingSettings` say how.
-* :class:`Generation`, :class:`GenerationResult`, :class:`Stats` and :class:`Info` are what an
-  engine returns.
+* :class:`Generation`, :class:`GenerationResult`, :class:`Stats`, :class:`Info` and
+  :class:`Residency` are what an engine returns.
 * :mod:`moe_mobile.errors` has the typed errors.
 
 Names are loaded on first use, so that importing the package does not import torch. docs/python.md
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from moe_mobile.engine import Engine
     from moe_mobile.export import export_bundle
     from moe_mobile.generation import Generation
-    from moe_mobile.results import GenerationResult, Info, Stats
+    from moe_mobile.results import GenerationResult, Info, Residency, Stats
     from moe_mobile.settings import CacheSettings, ReadingSettings, RoutingSettings
 
 __version__ = "0.1.0"
@@ -41,6 +41,7 @@ __all__ = [
     "GenerationResult",
     "Info",
     "ReadingSettings",
+    "Residency",
     "RoutingSettings",
     "Stats",
     "__version__",
@@ -56,6 +57,7 @@ _LAZY = {
     "GenerationResult": "moe_mobile.results",
     "Info": "moe_mobile.results",
     "ReadingSettings": "moe_mobile.settings",
+    "Residency": "moe_mobile.results",
     "RoutingSettings": "moe_mobile.settings",
     "Stats": "moe_mobile.results",
     "errors": None,

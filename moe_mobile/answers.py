@@ -47,6 +47,10 @@ def _log_probability(value: object) -> bool:
     return _LEAST_LOG <= value <= _ROUNDING
 
 
+def _digits(value: object) -> bool:
+    return isinstance(value, str) and value.isascii() and (value.isdigit() or not value)
+
+
 def _one_of(*texts: str) -> Callable[[object], bool]:
     return lambda value: isinstance(value, str) and value in texts
 
@@ -98,6 +102,11 @@ _RESULTS: dict[str, Shape] = {
     "score": {"log_probabilities": [_log_probability], "stats": _STATS},
     "trace": {"router_logits": str},
     "bench": {"samples": [_SAMPLE]},
+    "cancel": {"cancelled": int},
+    "resize": {"plan": _PLAN},
+    "residency": {
+        "layers": [int], "states": [_digits], "variants": [_digits], "hits": [int], "misses": [int],
+    },
     "measure_misses": {name: [_positive] for name in _MISS_TIMES},
     "time_program": {"samples_ns": [_positive], "threads": int},
 }  # fmt: skip
@@ -108,6 +117,10 @@ def is_answer(result: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
     command = str(request["command"])
     if not _fits(result, _RESULTS.get(command, dict)):
         return False
+    if command == "residency":
+        rows = {len(result[name]) for name in ("layers", "states", "variants", "hits", "misses")}
+        experts = {len(row) for row in (*result["states"], *result["variants"])}
+        return len(rows) == 1 and len(experts) <= 1
     if command == "digest":
         return len(result["files"]) == len(request["paths"])
     if command == "score":

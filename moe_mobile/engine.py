@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack, cast, overload
 from moe_mobile.base.progress import Progress
 from moe_mobile.errors import UsageError
 from moe_mobile.generation import Ending, Generation
-from moe_mobile.results import Info, MemoryPlan, Stats, from_json
+from moe_mobile.results import Info, MemoryPlan, Residency, Stats, from_json
 from moe_mobile.settings import (
     CacheSettings,
     EngineSettings,
@@ -56,9 +56,10 @@ class GenerateKeywords(TypedDict, total=False):
 class Engine:
     """An open bundle that generates and scores, its experts streaming through a bounded cache.
 
-    Calls from several threads wait for each other; callbacks cannot use the engine they are called
-    by. All engines of one process share ExecuTorch's thread pool and must use the same number of
-    threads.
+    Calls from several threads wait for each other, except :meth:`cancel`, :meth:`resize` and
+    :meth:`residency`, which work at once while another call runs. Callbacks can use these three of
+    the engine that they are called by, and nothing else. All engines of one process share
+    ExecuTorch's thread pool and must use the same number of threads.
 
     >>> with Engine("demo", cache="25%") as engine:
     ...     for piece in engine.generate("Once upon a time", 20):
@@ -231,6 +232,37 @@ class Engine:
         with self._use() as engine:
             engine.reset()
 
+    def cancel(self) -> None:
+        """Stops what runs, from any thread: it raises CancelledError.
+
+        A prompt stops before its next batch in a layer, everything else after the token that is
+        being decoded. A generation whose next token was not asked for yet is over, too. The engine
+        can be used as before. Does nothing if nothing runs.
+        """
+        engine = self._engine  # close() may come at any time
+        if engine is not None:
+            engine.cancel()
+
+    def resize(self, cache: str) -> None:
+        """Gives the experts another budget, from any thread, while the engine is open.
+
+        What no longer fits leaves by the cache's eviction, and its memory goes back to the system:
+        at once, or after the token that is being decoded (of a prompt: the batch). A larger budget
+        takes memory as experts come in. With exact routing the output stays the same to the bit.
+
+        Args:
+            cache: as for opening, such as ``"512MiB"``, ``"25%"`` or ``"auto"``.
+
+        Raises:
+            BudgetError: it is too small, or more than there is. Nothing has changed.
+            UsageError: it is not a size, or the residency is ``resident``. Nothing has changed.
+        """
+        self._opened().resize(utf8("cache", cache))
+
+    def residency(self) -> Residency:
+        """Which experts are in memory, from any thread; it costs a running call nothing."""
+        return Residency(**self._opened().residency())
+
     def close(self) -> None:
         """Gives the memory back. Neither the engine nor its iterators can be used afterwards."""
         self._refuse_callbacks()
@@ -262,6 +294,13 @@ class Engine:
                 return token
             return Ending(self._generator.stop, from_json(Stats, json.loads(engine.stats_json())))
 
+    def _opened(self) -> _native.Engine:
+        """The native engine, for calls that any thread may make at any time."""
+        engine = self._engine
+        if engine is None:
+            raise UsageError("the engine is closed", remedy="Open a new one.")
+        return engine
+
     def _refuse_callbacks(self) -> None:
         """They would wait for themselves."""
         if self._user == threading.get_ident():
@@ -276,9 +315,7 @@ class Engine:
         with self._lock:
             self._user = threading.get_ident()
             try:
-                if self._engine is None:
-                    raise UsageError("the engine is closed", remedy="Open a new one.")
-                yield self._engine
+                yield self._opened()
             finally:
                 self._user = None
 

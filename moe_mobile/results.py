@@ -12,9 +12,13 @@ import dataclasses
 import functools
 import typing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from moe_mobile.settings import EngineSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "GenerationResult",
@@ -22,6 +26,7 @@ __all__ = [
     "MemoryPlan",
     "ModelInfo",
     "QuantizationInfo",
+    "Residency",
     "RoutingInfo",
     "Stats",
     "TokenStats",
@@ -225,6 +230,48 @@ class Info:
     store_key: str
     executorch: str
     moe_mobile: str
+
+
+@dataclass(frozen=True, eq=False)
+class Residency:
+    """Which experts are in memory, and what was found there since the engine was opened.
+
+    L counts the layers with experts, E the experts of one layer. Each entry is true at some moment
+    of the call, while a token that is decoded goes on changing them.
+
+    Attributes:
+        layers: uint32 [L], the model's numbers of the layers.
+        states: uint8 [L, E]: 0 absent, 1 on its way, 2 ready to run.
+        variants: uint8 [L, E]: which precision of the expert is there; 0 if it is absent.
+        hits: uint64 [L], experts that were in memory when they were needed.
+        misses: uint64 [L], experts that were read then.
+    """
+
+    layers: NDArray[np.uint32]
+    states: NDArray[np.uint8]
+    variants: NDArray[np.uint8]
+    hits: NDArray[np.uint64]
+    misses: NDArray[np.uint64]
+
+    @classmethod
+    def from_json(cls, value: Any) -> Residency:
+        """From what the runner sends: a digit for each expert, a text for each layer.
+
+        Raises ValueError, KeyError or TypeError if the value has another shape.
+        """
+        import numpy as np
+
+        def digits(rows: list[str]) -> NDArray[np.uint8]:
+            table = [[int(digit) for digit in row] for row in rows]
+            return np.array(table, np.uint8).reshape(len(rows), -1 if rows else 0)
+
+        return cls(
+            layers=np.array(value["layers"], np.uint32),
+            states=digits(value["states"]),
+            variants=digits(value["variants"]),
+            hits=np.array(value["hits"], np.uint64),
+            misses=np.array(value["misses"], np.uint64),
+        )
 
 
 @dataclass(frozen=True)

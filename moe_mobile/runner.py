@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -37,6 +38,7 @@ from moe_mobile.errors import (
     MoeMobileError,
     RuntimeFailedError,
 )
+from moe_mobile.results import Residency
 
 __all__ = ["Launch", "Runner", "find_runner"]
 
@@ -113,7 +115,9 @@ class Runner:
     """One ``moe_runner`` process; use it as a context manager, or call :meth:`close`.
 
     ``program`` is the path of one on this machine, by default :func:`find_runner`'s, or says how
-    to start one elsewhere. Not for use from several threads at once. After an error that says the
+    to start one elsewhere. One thread at a time makes requests; :meth:`cancel`,
+    :meth:`resize` and :meth:`residency` may come from any thread, also while another one waits for
+    its answer, and from its callbacks. After an error that says the
     process ended, the object is closed.
     """
 
@@ -129,7 +133,12 @@ class Runner:
         else:
             self.name = os.fspath(program) if program is not None else str(find_runner())
             command = [self.name, "--attached"]
-        self._next_id = 1
+        self._ids = itertools.count(1)
+        self._sending = threading.Lock()
+        # Whoever waits for an event reads for all: events wait here for the thread they are for.
+        self._turn = threading.Condition()
+        self._reading = False
+        self._waiting: dict[int, collections.deque[dict[str, Any]]] = {}
         self._pid_there: int | None = None
         self._last_words: collections.deque[str] = collections.deque(maxlen=_STDERR_LINES)
         try:
@@ -179,12 +188,13 @@ class Runner:
         RuntimeFailedError if it ends or breaks the protocol. An exception from a callback (or
         Ctrl-C) ends the process: its answer would be taken for the next request's.
         """
-        request_id = self._next_id
-        self._next_id += 1
+        request_id = next(self._ids)
         message = {"id": request_id, "command": command}
         message |= {name: value for name, value in members.items() if value is not None}
-        self._send(message)
+        with self._turn:
+            self._waiting[request_id] = collections.deque()
         try:
+            self._send(message)
             while True:
                 event = self._receive(request_id)
                 kind = event.get("event")
@@ -211,6 +221,28 @@ class Runner:
         except BaseException:
             self.kill()
             raise
+        finally:
+            with self._turn:
+                del self._waiting[request_id]
+
+    def cancel(self) -> int:
+        """Stop all requests that wait for an answer: they raise CancelledError.
+
+        `generate`, `score` and `bench` stop after the token that is being decoded, a prompt after
+        its batch, everything else when it next reports progress. Returns how many there were.
+        """
+        return int(self.request("cancel")["cancelled"])
+
+    def resize(self, cache: str) -> dict[str, Any]:
+        """Give the open bundle's experts another budget, such as ``"25%"``; see Engine.resize.
+
+        Returns the new memory plan. Raises BudgetError or UsageError; then nothing has changed.
+        """
+        return plan(self.request("resize", cache=cache)["plan"])
+
+    def residency(self) -> Residency:
+        """Which of the open bundle's experts are in memory."""
+        return Residency.from_json(self.request("residency"))
 
     def close(self) -> None:
         """End the process: politely by closing its input, after a few seconds by force."""
@@ -246,27 +278,51 @@ class Runner:
         if stdin is None or stdin.closed:
             raise RuntimeFailedError("the runner is closed", file=self.name)
         try:
-            stdin.write(json.dumps(message).encode() + b"\n")
-            stdin.flush()
+            with self._sending:
+                stdin.write(json.dumps(message).encode() + b"\n")
+                stdin.flush()
         except BrokenPipeError:
             raise self._ended() from None
         except OSError as error:
             raise IoError(f"writing to moe_runner failed: {error.strerror}") from error
 
     def _receive(self, request_id: int) -> dict[str, Any]:
-        event, line = self._read_event()
-        if event.get("event") == "start" and self._pid_there is None:
-            pid = event.get("pid")
-            self._pid_there = pid if isinstance(pid, int) else -1
-            event, line = self._read_event()
-        if event.get("id") != request_id:
-            raise self._broken(f"expected an event for request {request_id}, got: {line}")
-        return event
+        events = self._waiting[request_id]
+        while True:
+            with self._turn:
+                while not events and self._reading:
+                    self._turn.wait()
+                if events:
+                    return events.popleft()
+                self._reading = True
+            try:
+                event, line = self._read_event()
+                if event.get("event") == "start" and self._pid_there is None:
+                    pid = event.get("pid")
+                    self._pid_there = pid if isinstance(pid, int) else -1
+                elif not self._hand_over(event):
+                    raise self._broken(f"expected an event for request {request_id}, got: {line}")
+            finally:
+                with self._turn:
+                    self._reading = False
+                    self._turn.notify_all()
+
+    def _hand_over(self, event: dict[str, Any]) -> bool:
+        """Gives an event to the request it is for; false if there is none."""
+        number = event.get("id")
+        with self._turn:
+            events = self._waiting.get(number) if isinstance(number, int) else None
+            if events is not None:
+                events.append(event)
+        return events is not None
 
     def _read_event(self) -> tuple[dict[str, Any], str]:
         """An event, whose texts may be shown, and how its line begins."""
         assert self._process.stdout is not None
-        line = self._process.stdout.readline(_MOST_LINE)
+        try:
+            line = self._process.stdout.readline(_MOST_LINE)
+        except ValueError:  # another thread closed it
+            raise RuntimeFailedError("the runner is closed", file=self.name) from None
         if not line.endswith(b"\n") and len(line) < _MOST_LINE:
             raise self._ended()
         shown = line[:200].decode(errors="replace").rstrip()

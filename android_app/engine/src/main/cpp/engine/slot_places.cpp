@@ -81,7 +81,7 @@ void SlotPlaces::add_group(uint32_t count, const Progress& progress) {
                   "slot " + std::to_string(slots_.size() + i) +
                       (deaf ? " ignores the weights in its memory"
                             : " gives another output than the program it stands for"),
-                  "Use --residency programs.");
+                  "Set `residency` to programs.");
     progress("slots", i + 1, count);
   }
   for (uint32_t i = 0; i < count; ++i) slots_.push_back({group.get(), i});

@@ -54,7 +54,7 @@ class SlotPlaces : public ExpertPlaces {
   // By layer and expert: whether this process saw the blob's CRC match.
   std::vector<bool> checked_;
   std::unique_ptr<LoadedProgram> template_;
-  std::vector<float> reference_;  // the output of the ordinary load
+  std::vector<float> reference_;                              // the output of the ordinary load
   std::vector<std::unique_ptr<ExchangeableMethods>> groups_;  // made together
   std::vector<Slot> slots_;
 };
