@@ -59,7 +59,7 @@ def open_router_trace(
 
     Raises:
         UsageError: it has other numbers of layers, experts or experts per token, or fewer tokens
-            than ``positions``, those of the longest test; or it is no trace.
+            than ``positions``, those of the longest test; or it is not a trace.
         UnsupportedError, IoError: as :func:`moe_mobile.routing.trace.read_trace`.
     """
     trace = read_trace(path)

@@ -95,7 +95,7 @@ class ResultFile:
 
     def _foreign(self, line: int) -> UsageError:
         return UsageError(
-            f"line {line} is no row of results",
+            f"line {line} is not a row of results",
             file=self.path,
             remedy="Only rows that `bench` wrote can be continued: name another file",
         )

@@ -139,9 +139,9 @@ class QualityFile:
 
     def _foreign(self, line: int, why: str = "") -> UsageError:
         return UsageError(
-            f"line {line} is no score" + (f": {why}" if why else ""),
+            f"line {line} is not a score" + (f": {why}" if why else ""),
             file=self._path,
-            remedy="Name another file, or delete that line: what it lacks is scored again",
+            remedy="Name another file, or delete that line: what is missing is scored again",
         )
 
 
@@ -171,7 +171,7 @@ def _checked(row: Json) -> Quality:
 def _check_members(row: Json) -> None:
     for name in (*_TEXTS, *_SHOWN):
         if not isinstance(row.get(name), str):
-            _refuse(f"its {name!r} is no text")
+            _refuse(f"its {name!r} is not a text")
         if name in _SHOWN and not row[name].isprintable():
             _refuse(f"its {name!r} is not printable")
     if row["pool"] not in ("layer", "global"):
@@ -179,12 +179,12 @@ def _check_members(row: Json) -> None:
     for name in (*_COUNTS, *_SIZES):
         value = row.get(name)
         if type(value) is not int or not (name in _SIZES) <= value <= _MOST:
-            _refuse(f"its {name!r} is no number that it can be")
+            _refuse(f"its {name!r} is not a valid number")
     blocks = row.get("blocks")
     if not isinstance(blocks, list) or not all(
         type(block) in (int, float) and -_ROUNDING <= block <= _LARGEST for block in blocks
     ):
-        _refuse("its 'blocks' are no list of log-likelihoods")
+        _refuse("its 'blocks' are not a list of log-likelihoods")
 
 
 def _check_counts(row: Json) -> None:
@@ -215,7 +215,7 @@ def _check_routing(name: str, routing: str) -> None:
     try:
         _native.check_settings(json.dumps({"routing": routing}))
     except UsageError as error:
-        _refuse(f"its {name!r} is no routing: {error.cause}")
+        _refuse(f"its {name!r} is not a routing: {error.cause}")
 
 
 def _same(found: object, value: object) -> bool:

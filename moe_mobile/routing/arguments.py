@@ -62,7 +62,9 @@ def checked_logits(logits: NDArray[np.float32], shape: str, dimensions: int) -> 
     """As C++ reads them; copied where they lie otherwise. ``shape`` is for errors."""
     remedy = f"Give a numpy array of float32, [{shape}]"
     if not isinstance(logits, np.ndarray):
-        raise UsageError(f"a {type(logits).__name__} is no array", setting="logits", remedy=remedy)
+        raise UsageError(
+            f"a {type(logits).__name__} is not an array", setting="logits", remedy=remedy
+        )
     if logits.dtype != np.float32:
         raise UsageError(f"they are {logits.dtype}", setting="logits", remedy=remedy)
     if logits.ndim != dimensions or logits.size == 0:
@@ -89,19 +91,23 @@ def listed(setting: str, values: Any, least: int = 1) -> list[int]:
     """Several such numbers."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise UsageError(
-            f"{values!r} is no list of whole numbers", setting=setting, remedy="Give a list of them"
+            f"{values!r} is not a list of whole numbers",
+            setting=setting,
+            remedy="Give a list of them",
         )
     try:
         return [whole(setting, value, least) for value in values]
     except TypeError as error:  # an array of no dimension
         raise UsageError(
-            f"{values!r} is no list of whole numbers", setting=setting, remedy="Give a list of them"
+            f"{values!r} is not a list of whole numbers",
+            setting=setting,
+            remedy="Give a list of them",
         ) from error
 
 
 def text(setting: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise UsageError(f"{value!r} is no text", setting=setting, remedy="Give a str")
+        raise UsageError(f"{value!r} is not a text", setting=setting, remedy="Give a str")
     return value
 
 
@@ -136,7 +142,7 @@ def _profile(profile: Sequence[Sequence[int]]) -> list[list[int]]:
         layers = []
     if not layers:
         raise UsageError(
-            "it is no list of experts per layer",
+            "it is not a list of experts per layer",
             setting="initial_cache",
             remedy="Give cold, prompt or a profile's experts",
         )

@@ -29,7 +29,7 @@ _REMEDY = (
 _FORMAT = Format(
     mark=_MARK,
     version=1,
-    missing=f"is no cache profile: it lacks the member {_MARK!r}",
+    missing=f"is not a cache profile: the member {_MARK!r} is missing",
     name="the profile has",
     remedy=_REMEDY,
     newer="Record it again, or use the moe-mobile version that wrote it",
@@ -58,7 +58,7 @@ class CacheProfile:
         numbers = list(self.layers)
         _require(
             numbers == sorted(numbers) and all(0 <= n < MAX_LAYERS for n in numbers),
-            "the layers are no ascending numbers",
+            "the layers are not ascending numbers",
         )
         _require(bool(numbers), "there are no layers")
         for number, experts in self.layers.items():
@@ -157,7 +157,7 @@ def _profile(root: JsonField) -> CacheProfile:
     named = {}
     for name in layers.value:
         if re.fullmatch("0|[1-9][0-9]{0,4}", name) is None:
-            layers.fail(f"has the member {name[:20]!r}, which is no number of a layer")
+            layers.fail(f"has the member {name[:20]!r}, which is not the number of a layer")
         items = layers[name].items()
         named[int(name)] = tuple(item.integer(0, experts - 1) for item in items)
     return CacheProfile(model, experts, dict(sorted(named.items())))

@@ -202,7 +202,7 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
     """Read a trace. The file may come from anywhere: everything in it is checked.
 
     Raises:
-        UsageError: it is no trace, or a broken one.
+        UsageError: it is not a trace, or a broken one.
         UnsupportedError: a newer version of moe-mobile wrote it.
         IoError: it cannot be read.
     """
@@ -222,7 +222,7 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
             tensors: dict[str, Any] = {name: opened.get_tensor(name) for name in types}
         return Trace(**tensors, **members)
     except SafetensorError as error:
-        raise _broken(f"is no safetensors file: {error}", file) from error
+        raise _broken(f"is not a safetensors file: {error}", file) from error
     except OSError as error:
         raise read_error(error, file) from error
     except UsageError as error:
@@ -239,13 +239,13 @@ def _check_size(file: str) -> None:
     with open(file, "rb") as opened:
         header = int.from_bytes(opened.read(8), "little")
     if header > _MAX_HEADER:
-        raise _broken("is no trace, or its header is larger than 1 MiB", file)
+        raise _broken("is not a trace, or its header is larger than 1 MiB", file)
 
 
 def _read_metadata(text: str | None, shape: Sequence[int], file: str) -> dict[str, Any]:
     """``shape``: of the logits, whose last dimension is the experts."""
     if text is None:
-        raise _broken("is no trace: the metadata are missing", file)
+        raise _broken("is not a trace: the metadata are missing", file)
     experts = shape[-1] if shape else 1
     return _FORMAT.parse(text.encode(), file, lambda root: _members(root, experts))
 
@@ -280,7 +280,7 @@ def _whole(name: str, number: Any) -> int:
     try:
         return operator.index(number)
     except TypeError:
-        raise UsageError(f"{name}: {number!r} is no whole number") from None
+        raise UsageError(f"{name}: {number!r} is not a whole number") from None
 
 
 def _require(condition: bool, cause: str) -> None:

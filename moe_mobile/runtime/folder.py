@@ -131,7 +131,7 @@ def read_runtime(folder: Path) -> Runtime:
     except OSError as error:
         raise read_error(error, folder) from error
     except (ValueError, TypeError, KeyError) as error:
-        raise BundleCorruptError("is no manifest of a runtime", file=manifest) from error
+        raise BundleCorruptError("is not the manifest of a runtime", file=manifest) from error
     if digest != stated.get("digest"):
         raise BundleCorruptError(
             "has other content than when it was built",

@@ -38,7 +38,7 @@ _REMEDY = f"Name a file that `{command_line('tune', 'BUNDLE', out='FILE')}` wrot
 _FORMAT = Format(
     mark=_MARK,
     version=1,
-    missing=f"holds no settings: it lacks the member {_MARK!r}",
+    missing=f"holds no settings: the member {_MARK!r} is missing",
     name="the settings have",
     remedy=_REMEDY,
     newer="Make them again, or use the moe-mobile version that wrote them",
@@ -281,7 +281,7 @@ def _measured(field: JsonField) -> Measured:
 def _hash(field: JsonField) -> str:
     text = field.text(64)
     if re.fullmatch("[0-9a-f]{64}", text) is None:
-        field.fail("is no SHA-256 in 64 lower-case hexadecimal digits")
+        field.fail("is not a SHA-256 in 64 lower-case hexadecimal digits")
     return text
 
 

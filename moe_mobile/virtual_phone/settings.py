@@ -126,17 +126,17 @@ class PhoneSettings:
     def __post_init__(self) -> None:
         if self.name is not None and not _NAME.fullmatch(self.name):
             raise UsageError(
-                f"{self.name!r} is no name of a phone",
+                f"{self.name!r} is not a name for a phone",
                 setting="name",
                 remedy="Use 1 to 32 letters, digits, - and _, not - or _ first",
             )
         if self.abi is not None and self.abi not in ABIS:
             raise UsageError(
-                f"{self.abi!r} is no ABI", setting="abi", remedy=f"Use one of {', '.join(ABIS)}"
+                f"{self.abi!r} is not an ABI", setting="abi", remedy=f"Use one of {', '.join(ABIS)}"
             )
         if self.limiter is not None and self.limiter not in LIMITERS:
             raise UsageError(
-                f"{self.limiter!r} is no limiter",
+                f"{self.limiter!r} is not a limiter",
                 setting="limiter",
                 remedy=f"Use one of {', '.join(LIMITERS)}",
             )

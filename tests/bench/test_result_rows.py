@@ -239,12 +239,12 @@ def test_one_command_at_a_time_writes_a_file(tmp_path: pathlib.Path) -> None:
 def test_other_files_are_not_continued(rows: list[BenchResult], tmp_path: pathlib.Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("my notes\n")
-    with pytest.raises(errors.UsageError, match="line 1 is no row"):
+    with pytest.raises(errors.UsageError, match="line 1 is not a row"):
         ResultFile(path, resume=True)
     assert path.read_text() == "my notes\n"
     for notes in ("my notes", '{"notes": 1}'):
         path.write_text(notes)
-        with pytest.raises(errors.UsageError, match="line 1 is no row"):
+        with pytest.raises(errors.UsageError, match="line 1 is not a row"):
             ResultFile(path, resume=True)
         assert path.read_text() == notes
     with pytest.raises(errors.IoError):
@@ -256,12 +256,12 @@ def test_other_files_are_not_continued(rows: list[BenchResult], tmp_path: pathli
     damages += [{"avg_ts": math.nan}, {"stddev_ts": -math.inf}]
     for damage in damages:
         path.write_text(json.dumps(rows[0].as_dict() | damage) + "\n")
-        with pytest.raises(errors.UsageError, match="line 1 is no row"):
+        with pytest.raises(errors.UsageError, match="line 1 is not a row"):
             ResultFile(path, resume=True)
     path.write_text(
         re.sub('"avg_ts": [^,]*', '"avg_ts": 1e999', json.dumps(rows[0].as_dict())) + "\n"
     )
-    with pytest.raises(errors.UsageError, match="line 1 is no row"):
+    with pytest.raises(errors.UsageError, match="line 1 is not a row"):
         ResultFile(path, resume=True)
     # Rows of versions before the schema stay, and are not counted.
     path.write_text('{"n_prompt": 8, "n_gen": 0}\n')

@@ -197,7 +197,7 @@ def test_scores_are_kept(tmp_path: Path) -> None:
     )
     for broken in ("{}", "[]", "rows", '{"quality_version": 1, "key": "x"}'):
         path.write_text(broken + "\n")
-        with pytest.raises(UsageError, match="line 1 is no score"):
+        with pytest.raises(UsageError, match="line 1 is not a score"):
             QualityFile(path, resume=True)
 
 
@@ -260,7 +260,7 @@ def test_a_changed_line_is_refused(changes: dict[str, Any], tmp_path: Path) -> N
     assert file.take("other", MODEL, ids, cache) is None
     file.close()
     path.write_text("\n" + json.dumps(line | changes) + "\n")
-    with pytest.raises(UsageError, match="line 2 is no score") as caught:  # noqa: PT012
+    with pytest.raises(UsageError, match="line 2 is not a score") as caught:  # noqa: PT012
         file = QualityFile(path, resume=True)
         assert changes in MOVED
         file.take(key, MODEL, ids, cache)

@@ -115,7 +115,7 @@ def test_any_member_may_be_missing(tmp_path: pathlib.Path) -> None:
     [
         ("", 2, "no row"),
         ("not JSON\n", 2, "line 1"),
-        ('{"answer": 42}\n', 2, "no row of results"),
+        ('{"answer": 42}\n', 2, "not a row of results"),
         ("[1, 2]\n", 2, "no rows"),
         (json.dumps(ROW | {"schema_version": 99}) + "\n", 3, "schema version 99"),
     ],

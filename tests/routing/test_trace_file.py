@@ -206,8 +206,8 @@ def test_what_cannot_be_written_leaves_what_is_there(tmp_path: Path) -> None:
         ({"router": RouterSpec("tanh")}, "score"),
         ({"router": RouterSpec("sigmoid", bias=((0.0,) * 4,))}, "bias"),
         ({"router": RouterSpec("sigmoid", bias=((0.0,) * 3,) * 2)}, "bias"),
-        ({"top_k": 2.0}, "top_k: 2.0 is no whole number"),
-        ({"sequences": (3, 2.0)}, "sequences: 2.0 is no whole number"),
+        ({"top_k": 2.0}, "top_k: 2.0 is not a whole number"),
+        ({"sequences": (3, 2.0)}, "sequences: 2.0 is not a whole number"),
         ({"router_logits": np.zeros((5, 2, 4), ">f4")}, "not float32"),
     ],
 )
