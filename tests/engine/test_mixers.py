@@ -57,7 +57,7 @@ def test_a_stopped_prompt_leaves_no_state(case: str, bundle: BundleMaker) -> Non
     with Engine(bundle(case, "fp32", MAX_BATCH), threads=1) as engine:
         expected = logits_after_prompt(engine, prompt, DECODED)
 
-    def stop(stage: str, done: int, total: int) -> None:
+    def stop(stage: str, done: int, total: int, detail: str = "") -> None:
         if stage == "prefill" and done > total // 2:
             raise KeyboardInterrupt
 
@@ -71,8 +71,7 @@ def test_a_stopped_prompt_leaves_no_state(case: str, bundle: BundleMaker) -> Non
 def test_the_plan_counts_every_layers_state(bundle: BundleMaker) -> None:
     def kv_bytes(case: str, max_batch: int, context: int) -> int:
         with Engine(bundle(case, "fp32", max_batch), threads=1, context=context) as engine:
-            found: int = engine.info["plan"]["kv_bytes"]
-        return found
+            return engine.info.plan.kv_bytes
 
     # One layer with attention, two heads of 16 floats for keys and values; three convolutions,
     # two rows of 64 floats and their copies.

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from moe_mobile.base.router import RouterSpec
 from moe_mobile.errors import CheckpointError, UnsupportedError
@@ -51,7 +51,9 @@ class Family:
         model_type: ``model_type`` of the Hugging Face configuration.
         title: what to call it; ``models``: well-known members.
         notes: what is special about it, one line.
-        describe: turns a configuration into an architecture, or refuses.
+        config: the class of the configuration in transformers.
+        members: members of the configuration that are known; any other is refused.
+        read: the experts, and the layers in their order; raises for what is not supported.
         names: the names of its tensors.
     """
 
@@ -59,8 +61,22 @@ class Family:
     title: str
     models: tuple[str, ...]
     notes: str
-    describe: Callable[[Source], Architecture]
-    names: TensorNames
+    config: str
+    members: frozenset[str]
+    read: Callable[[ConfigView], tuple[Moe, list[Layer]]]
+    names: TensorNames = field(default_factory=TensorNames)
+
+    def describe(self, source: Source) -> Architecture:
+        """The architecture of a configuration.
+
+        Raises:
+            UnsupportedError: an option that this package does not know.
+            CheckpointError: the configuration contradicts itself.
+        """
+        module = f"transformers.models.{self.model_type}.configuration_{self.model_type}"
+        view = ConfigView(source.raw, source.file, module, self.config, self.members)
+        moe, layers = self.read(view)
+        return _build(source, view, moe, layers)
 
 
 def read_attention(
@@ -103,7 +119,13 @@ def read_attention(
 
 
 def read_moe(
-    view: ConfigView, experts: str, width: str, *, renormalize: bool, shared_width: int = 0
+    view: ConfigView,
+    experts: str,
+    width: str,
+    router: RouterSpec,
+    *,
+    router_bias: bool = False,
+    shared_width: int = 0,
 ) -> Moe:
     """The routed experts; ``experts`` and ``width`` name the members that hold their numbers."""
     count = view.integer(experts, maximum=65536)
@@ -111,14 +133,15 @@ def read_moe(
         num_experts=count,
         top_k=view.integer("num_experts_per_tok", maximum=count),
         intermediate_size=view.integer(width),
-        router=RouterSpec("softmax", renormalize),
+        router=router,
+        router_bias=router_bias,
         shared_intermediate_size=shared_width,
     )
 
 
 def sparse_layers(view: ConfigView) -> list[bool]:
     """Which layers are MoE layers by ``mlp_only_layers`` and ``decoder_sparse_step`` (Qwen)."""
-    count = view.integer("num_hidden_layers", maximum=4096)
+    count = num_layers(view)
     step = view.integer("decoder_sparse_step")
     dense = view.get("mlp_only_layers")
     if not isinstance(dense, list) or not all(type(i) is int and 0 <= i < count for i in dense):
@@ -131,18 +154,28 @@ def sparse_layers(view: ConfigView) -> list[bool]:
     return sparse
 
 
+def num_layers(view: ConfigView) -> int:
+    """How many layers of all kinds there are."""
+    return view.integer("num_hidden_layers", maximum=4096)
+
+
+def layer_kinds(view: ConfigView, *known: str) -> list[str]:
+    """``layer_types``: a kind for each layer, one of those ``known``."""
+    kinds, count = view.get("layer_types"), num_layers(view)
+    if not isinstance(kinds, list) or len(kinds) != count:
+        raise CheckpointError(f"layer_types must have {count} entries", file=view.file)
+    for kind in kinds:
+        if kind not in known:
+            raise UnsupportedError(f"layer_types: unknown kind {kind!r}", file=view.file)
+    return kinds
+
+
 def read_window(view: ConfigView) -> int:
     """``sliding_window``: 0 if it is null."""
     return 0 if view.get("sliding_window") is None else view.integer("sliding_window")
 
 
-def build(
-    source: Source,
-    view: ConfigView,
-    *,
-    moe: Moe,
-    layers: list[Layer],
-) -> Architecture:
+def _build(source: Source, view: ConfigView, moe: Moe, layers: list[Layer]) -> Architecture:
     """Joins the parts with the members that every family has, checking those we cannot vary."""
     view.require("hidden_act", "silu", "swish")
     vocab = view.integer("vocab_size")

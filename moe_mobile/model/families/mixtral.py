@@ -4,38 +4,24 @@
 
 from __future__ import annotations
 
-from moe_mobile.model.architecture import Architecture, Layer
+from moe_mobile.base.router import RouterSpec
+from moe_mobile.model.architecture import Layer, Moe
 from moe_mobile.model.config import ConfigView
 from moe_mobile.model.families.common import (
     COMMON_MEMBERS,
     Family,
-    Source,
-    build,
+    num_layers,
     read_attention,
     read_moe,
     read_window,
 )
 from moe_mobile.model.names import TensorNames
 
-# router_jitter_noise acts in training only.
-_MEMBERS = ["head_dim", "num_experts", "num_local_experts", "router_jitter_noise", "sliding_window"]
 
-
-def _describe(source: Source) -> Architecture:
-    view = ConfigView(
-        source.raw,
-        source.file,
-        "transformers.models.mixtral.configuration_mixtral",
-        "MixtralConfig",
-        COMMON_MEMBERS.union(_MEMBERS),
-    )
+def _read(view: ConfigView) -> tuple[Moe, list[Layer]]:
+    moe = read_moe(view, "num_local_experts", "intermediate_size", RouterSpec("softmax", True))
     layer = Layer(is_moe=True, mixer=read_attention(view, window=read_window(view)))
-    return build(
-        source,
-        view,
-        moe=read_moe(view, "num_local_experts", "intermediate_size", renormalize=True),
-        layers=[layer] * view.integer("num_hidden_layers", maximum=4096),
-    )
+    return moe, [layer] * num_layers(view)
 
 
 MIXTRAL = Family(
@@ -43,7 +29,11 @@ MIXTRAL = Family(
     title="Mixtral",
     models=("mistralai/Mixtral-8x7B-v0.1", "mistralai/Mixtral-8x22B-v0.1"),
     notes="sliding windows are honoured; routing weights are always renormalised",
-    describe=_describe,
+    config="MixtralConfig",
+    members=COMMON_MEMBERS.union(
+        ["head_dim", "num_experts", "num_local_experts", "router_jitter_noise", "sliding_window"]
+    ),
+    read=_read,
     names=TensorNames(
         router=("block_sparse_moe.gate.weight", "mlp.gate.weight"),
         expert_gate="block_sparse_moe.experts.{expert}.w1.weight",

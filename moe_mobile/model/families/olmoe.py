@@ -4,37 +4,20 @@
 
 from __future__ import annotations
 
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.errors import UnsupportedError
-from moe_mobile.model.architecture import Architecture, Layer, QkNorm
+from moe_mobile.model.architecture import Layer, Moe, QkNorm
 from moe_mobile.model.config import ConfigView
 from moe_mobile.model.families.common import (
     COMMON_MEMBERS,
     Family,
-    Source,
-    build,
+    num_layers,
     read_attention,
     read_moe,
 )
-from moe_mobile.model.names import TensorNames
-
-_MEMBERS = [
-    "attention_bias",
-    "clip_qkv",
-    "head_dim",
-    "norm_topk_prob",
-    "num_experts",
-    "num_local_experts",
-]
 
 
-def _describe(source: Source) -> Architecture:
-    view = ConfigView(
-        source.raw,
-        source.file,
-        "transformers.models.olmoe.configuration_olmoe",
-        "OlmoeConfig",
-        COMMON_MEMBERS.union(_MEMBERS),
-    )
+def _read(view: ConfigView) -> tuple[Moe, list[Layer]]:
     bias = view.boolean("attention_bias")
     attention = read_attention(
         view,
@@ -47,17 +30,11 @@ def _describe(source: Source) -> Architecture:
         # transformers sizes the query norm by hidden_size.
         raise UnsupportedError(
             f"head_dim x num_attention_heads = {attention.query_width} must equal hidden_size",
-            file=source.file,
+            file=view.file,
         )
-    return build(
-        source,
-        view,
-        moe=read_moe(
-            view, "num_experts", "intermediate_size", renormalize=view.boolean("norm_topk_prob")
-        ),
-        layers=[Layer(is_moe=True, mixer=attention)]
-        * view.integer("num_hidden_layers", maximum=4096),
-    )
+    router = RouterSpec("softmax", view.boolean("norm_topk_prob"))
+    moe = read_moe(view, "num_experts", "intermediate_size", router)
+    return moe, [Layer(is_moe=True, mixer=attention)] * num_layers(view)
 
 
 OLMOE = Family(
@@ -65,6 +42,16 @@ OLMOE = Family(
     title="OLMoE",
     models=("allenai/OLMoE-1B-7B-0924", "allenai/OLMoE-1B-7B-0125"),
     notes="query and key norms over the whole projection; clip_qkv is honoured",
-    describe=_describe,
-    names=TensorNames(),
+    config="OlmoeConfig",
+    members=COMMON_MEMBERS.union(
+        [
+            "attention_bias",
+            "clip_qkv",
+            "head_dim",
+            "norm_topk_prob",
+            "num_experts",
+            "num_local_experts",
+        ]
+    ),
+    read=_read,
 )
