@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BundleFacts",
+    "Cell",
     "Protocol",
-    "Row",
     "Settings",
     "bundle_facts",
     "check_fits",
@@ -102,7 +102,8 @@ class BundleFacts:
     bundle_hash: str
 
 
-Row = tuple[BenchTest, Settings]
+Cell = tuple[BenchTest, Settings]
+"""Of a grid: one test under one set of settings. Measuring it makes a row of results."""
 
 
 def bundle_facts(bundle: pathlib.Path) -> BundleFacts:
@@ -136,7 +137,7 @@ def grid(
     residencies: Sequence[str],
     lanes: Sequence[int],
     threads: Sequence[int | None],
-) -> list[Row]:
+) -> list[Cell]:
     """Every combination, tests innermost, in the order the user gave them.
 
     ``caches``: a cache and a routing each, and what all have in common.
@@ -148,7 +149,7 @@ def grid(
     return [(test, setting) for setting in settings for test in tests]
 
 
-def varied(rows: Sequence[Row]) -> list[str]:
+def varied(rows: Sequence[Cell]) -> list[str]:
     """What rows differ in besides test and cache."""
     names = ("residency", "routing", "lanes", "threads")
     return [name for name in names if len({getattr(settings, name) for _, settings in rows}) > 1]

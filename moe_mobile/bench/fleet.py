@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from moe_mobile.base.progress import Progress
-from moe_mobile.bench.driver import BundleFacts, Protocol, Row, row_name, varied
+from moe_mobile.bench.driver import BundleFacts, Cell, Protocol, row_name, varied
 from moe_mobile.bench.gate import Gate
 from moe_mobile.bench.measure import measure
 from moe_mobile.bench.results import BenchResult
@@ -34,7 +34,7 @@ class Plan:
     """
 
     bundle: BundleFacts
-    rows: Sequence[Row]
+    rows: Sequence[Cell]
     protocol: Protocol
     gate: Gate | None
     gate_asked: bool
@@ -95,7 +95,7 @@ class Fleet:
         todo = [row for row, key in zip(plan.rows, keys, strict=True) if key not in self._done]
         turns = None if self._file is None else self._file.turns
 
-        def fail(row: Row, error: MoeMobileError) -> None:
+        def fail(row: Cell, error: MoeMobileError) -> None:
             name = row_name(row[0], dataclasses.asdict(row[1]), self._varied)
             self._fail(device, name, error)
 

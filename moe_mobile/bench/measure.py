@@ -21,7 +21,7 @@ from moe_mobile.base.json_field import Json
 from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bench import driver
 from moe_mobile.bench.build import build
-from moe_mobile.bench.driver import BundleFacts, Row, Settings
+from moe_mobile.bench.driver import BundleFacts, Cell, Settings
 from moe_mobile.bench.energy import measure_energy
 from moe_mobile.bench.gate import pass_gate
 from moe_mobile.bench.results import BenchResult, BenchTest, summarize
@@ -38,7 +38,7 @@ _DEVICE_MEMBERS = (
     "serial", "kind", "model", "soc", "abi", "android_version", "ram_bytes", "page_size",
     "clusters", "virtual", "limit",
 )  # fmt: skip
-Failed = Callable[[Row, MoeMobileError], None]
+Failed = Callable[[Cell, MoeMobileError], None]
 
 # What a configuration fails with, and another need not. A device that is lost is lost for all.
 _OF_A_ROW = (KilledError, BudgetError, RuntimeFailedError)
@@ -46,7 +46,7 @@ _OF_A_ROW = (KilledError, BudgetError, RuntimeFailedError)
 
 def measure(
     target: Target,
-    rows: Sequence[Row],
+    rows: Sequence[Cell],
     protocol: driver.Protocol,
     progress: Progress = silent,
     turns: TurnFile | None = None,
@@ -69,12 +69,12 @@ def measure(
 
 def _one_by_one(
     target: Target,
-    rows: Sequence[Row],
+    rows: Sequence[Cell],
     protocol: driver.Protocol,
     done: _Counter,
     turns: TurnFile | None,
     failed: Failed | None,
-) -> Iterator[tuple[Row, list[_Repetition]]]:
+) -> Iterator[tuple[Cell, list[_Repetition]]]:
     for row in rows:
         before = done.done
         try:
@@ -91,12 +91,12 @@ def _one_by_one(
 
 def _in_turns(
     target: Target,
-    rows: Sequence[Row],
+    rows: Sequence[Cell],
     protocol: driver.Protocol,
     done: _Counter,
     turns: TurnFile | None,
     failed: Failed | None,
-) -> Iterator[tuple[Row, list[_Repetition]]]:
+) -> Iterator[tuple[Cell, list[_Repetition]]]:
     found: dict[int, list[_Repetition]] = {index: [] for index in range(len(rows))}
     for number in range(protocol.repetitions):
         order = list(found) if number % 2 == 0 else list(reversed(found))
@@ -115,7 +115,7 @@ def _in_turns(
 
 def _turn(
     target: Target,
-    row: Row,
+    row: Cell,
     protocol: driver.Protocol,
     counter: _Counter,
     number: int,
@@ -183,7 +183,7 @@ class _Opened:
     """A process that has the bundle open with the settings of a row, warmed up."""
 
     def __init__(
-        self, target: Target, row: Row, protocol: driver.Protocol, counter: _Counter
+        self, target: Target, row: Cell, protocol: driver.Protocol, counter: _Counter
     ) -> None:
         self._target = target
         self._test, self._settings = row
@@ -289,7 +289,7 @@ class _Opened:
 
 
 def _result(
-    target: Target, row: Row, protocol: driver.Protocol, runs: Sequence[_Repetition]
+    target: Target, row: Cell, protocol: driver.Protocol, runs: Sequence[_Repetition]
 ) -> BenchResult:
     bundle, facts = target.bundle, target.facts.as_dict()
     clusters = [{**cluster, "cpus": list(cluster["cpus"])} for cluster in facts["clusters"]]

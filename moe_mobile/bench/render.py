@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from moe_mobile.base.routings import is_lossy
-from moe_mobile.bench.driver import Row, Settings, row_name, varied
+from moe_mobile.bench.driver import Cell, Settings, row_name, varied
 from moe_mobile.bench.observer import observer_lines
 from moe_mobile.bench.results import BenchResult
 from moe_mobile.errors import MoeMobileError
@@ -31,7 +31,7 @@ class Renderer:
         self.out = out
         self.tokens = tokens
 
-    def begin(self, rows: Sequence[Row], *, phones: int = 0) -> None:
+    def begin(self, rows: Sequence[Cell], *, phones: int = 0) -> None:
         """Called once with what will be measured, and on how many phones; 0: this machine."""
 
     def row(self, result: BenchResult) -> None:
@@ -64,7 +64,7 @@ class Observer(Renderer):
 class Json(Renderer):
     """One JSON array; errors that are told are its last elements."""
 
-    def begin(self, rows: Sequence[Row], *, phones: int = 0) -> None:
+    def begin(self, rows: Sequence[Cell], *, phones: int = 0) -> None:
         self._separator = "[\n"
 
     def row(self, result: BenchResult) -> None:
@@ -83,7 +83,7 @@ class Json(Renderer):
 class Csv(Renderer):
     """A header and a line per row. Lists but flags are left out, objects are written as JSON."""
 
-    def begin(self, rows: Sequence[Row], *, phones: int = 0) -> None:
+    def begin(self, rows: Sequence[Cell], *, phones: int = 0) -> None:
         self._writer = csv.writer(self.out, lineterminator="\n")
         self._header_due = True
 
@@ -108,7 +108,7 @@ _Column = tuple[str, int, Callable[[BenchResult], str]]
 class Markdown(Renderer):
     """llama-bench's table and our columns. Settings that no row changes have no column."""
 
-    def begin(self, rows: Sequence[Row], *, phones: int = 0) -> None:
+    def begin(self, rows: Sequence[Cell], *, phones: int = 0) -> None:
         default = Settings()
         columns: list[_Column] = [
             ("model", 22, lambda r: r.model_type),
@@ -202,7 +202,7 @@ class Shown:
     """
 
     def __init__(
-        self, renderer: Renderer, rows: Sequence[Row], *, phones: int, note: Callable[[str], None]
+        self, renderer: Renderer, rows: Sequence[Cell], *, phones: int, note: Callable[[str], None]
     ) -> None:
         self._renderer, self._rows, self._phones = renderer, rows, phones
         self._print = note
@@ -250,7 +250,7 @@ def _routing(result: BenchResult) -> str:
     return resolved + _LOSSY if result.routing["lossy"] else resolved
 
 
-def _routing_width(rows: Sequence[Row]) -> int:
+def _routing_width(rows: Sequence[Cell]) -> int:
     """Fits what the rows' routings come out as, which may name a J that was not asked for."""
     widths = [8]
     for _, settings in rows:

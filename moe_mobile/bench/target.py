@@ -13,7 +13,7 @@ from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bench import driver
 from moe_mobile.bench.affinity import Affinity, choose
 from moe_mobile.bench.build import build
-from moe_mobile.bench.driver import BundleFacts, Row
+from moe_mobile.bench.driver import BundleFacts, Cell
 from moe_mobile.bench.regime import regime
 from moe_mobile.device.interface import Device, DeviceFacts
 
@@ -41,7 +41,7 @@ class Target:
         every = [cpu for cluster in self.facts.clusters for cpu in cluster.cpus]
         return [] if pinned is None else [cpu for cpu in every if cpu not in pinned]
 
-    def resolve(self, row: Row) -> Row:
+    def resolve(self, row: Cell) -> Cell:
         """A row with what it leaves to the benchmark: the context its test needs, as llama-bench
         has it, and a thread per core that the engine is kept to."""
         test, settings = row
@@ -52,7 +52,7 @@ class Target:
             threads=len(pinned) if settings.threads is None and pinned else settings.threads,
         )
 
-    def key(self, row: Row, protocol: driver.Protocol) -> str:
+    def key(self, row: Cell, protocol: driver.Protocol) -> str:
         """Identifies a row among all that were ever measured, see :func:`driver.run_key`."""
         test, settings = self.resolve(row)
         facts = self.facts

@@ -16,8 +16,8 @@ import click
 from moe_mobile.base.routings import split_routings
 from moe_mobile.bench.affinity import check_wish
 from moe_mobile.bench.driver import (
+    Cell,
     Protocol,
-    Row,
     Settings,
     bundle_facts,
     check_fits,
@@ -206,7 +206,7 @@ class _Grid:
 
     def rows(
         self, bundle: pathlib.Path, tests: Sequence[BenchTest], settings_file: pathlib.Path | None
-    ) -> list[Row]:
+    ) -> list[Cell]:
         """Every test under all settings. Raises UsageError for what no engine takes."""
         residencies = grids.values("--residency", self.residency, grids.residency)
         tuned = None

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from moe_mobile.bundle.manifest import Manifest
     from moe_mobile.routing.flash import Flash
     from moe_mobile.routing.profile import CacheProfile
-    from moe_mobile.routing.replay import Model, Replay, Row
+    from moe_mobile.routing.replay import Model, Replay, Replayed
 
 _STATES = ("cold", "prompt")
 """Values of --initial-cache that are no file."""
@@ -306,7 +306,7 @@ def _check_bundle(bundle: pathlib.Path, manifest: Manifest, model: Model) -> Non
 
 
 def _facts(
-    row: Row,
+    row: Replayed,
     model: Model,
     initial_cache: str,
     expert_bytes: int | None,

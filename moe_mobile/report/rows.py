@@ -13,6 +13,7 @@ from typing import Any
 
 from moe_mobile.base.json_field import Json
 from moe_mobile.base.statistics import LARGEST
+from moe_mobile.bench.results import BenchTest
 
 __all__ = ["Row", "finite", "items", "pick"]
 
@@ -64,9 +65,9 @@ class Row:
     @property
     def test(self) -> str:
         """llama-bench's name of the test: `pp512`, `tg128`, `pp512+tg128`."""
-        parts = [f"{short}{self.count(member)}" for short, member in _TESTS if self.count(member)]
+        test = BenchTest(self.count("n_prompt"), self.count("n_gen"))
         depth = self.count("n_depth")
-        return ("+".join(parts) or "no test") + (f" @ d{depth}" if depth else "")
+        return (test.name or "no test") + (f" @ d{depth}" if depth else "")
 
     @property
     def phases(self) -> list[str]:
@@ -111,5 +112,4 @@ class Row:
         return items(self.get("runs"))
 
 
-_TESTS = (("pp", "n_prompt"), ("tg", "n_gen"))
 _PHASES = {"prefill": ("n_prompt", "prompt_ts"), "decode": ("n_gen", "gen_ts")}

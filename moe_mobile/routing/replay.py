@@ -19,7 +19,7 @@ from moe_mobile.routing.profile import CacheProfile
 from moe_mobile.routing.simulation import Simulation, simulate
 from moe_mobile.routing.trace import Trace, read_trace
 
-__all__ = ["Model", "Replay", "Row", "replay"]
+__all__ = ["Model", "Replay", "Replayed", "replay"]
 
 """Called with what is done, how many of its tokens are, how many there are, and with what."""
 
@@ -50,7 +50,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Row(Counts):
+class Replayed(Counts):
     """The totals of one routing with one cache over all that the sequences decode.
 
     Attributes:
@@ -61,7 +61,7 @@ class Row(Counts):
     evictions: int = 0
     lifetime_tokens: int = 0
 
-    def plus(self, result: Simulation) -> Row:
+    def plus(self, result: Simulation) -> Replayed:
         """With one more sequence."""
         return dataclasses.replace(
             self,
@@ -100,7 +100,7 @@ class Replay:
     sequences: int
     tokens: int
     prompt_tokens: int
-    rows: tuple[Row, ...]
+    rows: tuple[Replayed, ...]
 
 
 def replay(
@@ -141,7 +141,7 @@ def replay(
     origin: dict[str, object] = {}
     initial: InitialCache = "cold"
     sequences = tokens = prompt = 0
-    rows: list[Row] = []
+    rows: list[Replayed] = []
     seen: dict[tuple[int, int], str | os.PathLike[str]] = {}
     for path in paths:
         trace = read_trace(path)
@@ -241,7 +241,7 @@ def _initial(cache: str | CacheProfile, model: Model) -> InitialCache:
 
 
 def _simulate(
-    trace: Trace, span: slice, row: Row, initial: InitialCache, prompt_tokens: int
+    trace: Trace, span: slice, row: Replayed, initial: InitialCache, prompt_tokens: int
 ) -> Simulation:
     return simulate(
         trace.router_logits[span],
@@ -264,13 +264,13 @@ def _empty_rows(
     capacities: Sequence[Capacity],
     pool: str,
     initial: InitialCache,
-) -> list[Row]:
+) -> list[Replayed]:
     """The rows to fill; one token goes through each, which finds wrong settings at once."""
     sizes = {_checked_size(capacity, model): None for capacity in capacities}
     rows = []
     for size in sizes:
         for routing, eviction in wanted:
-            row = Row(
+            row = Replayed(
                 routing="",
                 requested=routing,
                 note="",

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from moe_mobile.base.progress import Progress
-from moe_mobile.bench.driver import BundleFacts, Protocol, Row, Settings, check_fits
+from moe_mobile.bench.driver import BundleFacts, Cell, Protocol, Settings, check_fits
 from moe_mobile.bench.measure import measure
 from moe_mobile.bench.results import BenchTest
 from moe_mobile.bench.router_trace import RouterTrace
@@ -67,7 +67,7 @@ def measure_speeds(
     """
     test = BenchTest(0, min(_TOKENS, len(trace.router_logits)))
     profile = count_uses([lambda: trace]).layers
-    rows: list[Row] = [(test, _settings(one, profile, engine)) for one in candidates]
+    rows: list[Cell] = [(test, _settings(one, profile, engine)) for one in candidates]
     check_fits([test], bundle, None)
     protocol = Protocol(repetitions=_REPETITIONS, interleave=True, router_trace=_replayed(trace))
     packed_dir = engine.get("packed_dir")

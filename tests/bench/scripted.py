@@ -106,7 +106,7 @@ for line in sys.stdin:
 
 
 def rows_of(
-    device: LocalDevice, facts: BundleFacts, rows: Sequence[driver.Row], **protocol: Any
+    device: LocalDevice, facts: BundleFacts, rows: Sequence[driver.Cell], **protocol: Any
 ) -> list[BenchResult]:
     protocol = {"repetitions": 2} | protocol
     return list(measure(open_target(device, facts), rows, driver.Protocol(**protocol)))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from moe_mobile import errors
-from moe_mobile.bench.driver import BundleFacts, Protocol, Row, Settings
+from moe_mobile.bench.driver import BundleFacts, Cell, Protocol, Settings
 from moe_mobile.bench.fleet import Fleet, Plan
 from moe_mobile.bench.measure import measure
 from moe_mobile.bench.results import BenchResult, BenchTest
@@ -129,7 +129,7 @@ def test_without_who_takes_them_errors_are_raised(
     monkeypatch.setattr("moe_mobile.bench.measure._Opened.__enter__", killed)
     told: list[tuple[str, str]] = []
 
-    def tell(row: Row, error: MoeMobileError) -> None:
+    def tell(row: Cell, error: MoeMobileError) -> None:
         told.append((row[1].cache, error.code))
 
     for protocol in (Protocol(), Protocol(interleave=True)):

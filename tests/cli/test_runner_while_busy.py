@@ -86,7 +86,7 @@ def test_a_digest_is_cancelled_between_files(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     with Runner() as runner:
 
-        def cancel(stage: str, done: int, total: int) -> None:
+        def cancel(stage: str, done: int, total: int, detail: str = "") -> None:
             if done == 1:
                 runner.cancel()
 

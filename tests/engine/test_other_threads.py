@@ -86,7 +86,7 @@ def test_cancel_reaches_what_another_thread_does(demo: Path, work: str) -> None:
 def test_a_prompt_is_cancelled_from_its_progress(demo: Path) -> None:
     engine: Engine
 
-    def cancel(stage: str, done: int, total: int) -> None:
+    def cancel(stage: str, done: int, total: int, detail: str = "") -> None:
         if stage == "prefill" and done == 2:
             engine.cancel()
 

@@ -23,7 +23,7 @@ from moe_mobile.errors import BudgetError, MoeMobileError, UsageError
 from moe_mobile.routing.capacity import Capacity, parse_capacity
 from moe_mobile.routing.flash import PROFILES, measure_flash, parse_flash
 from moe_mobile.routing.profile import CacheProfile, read_profile, write_profile
-from moe_mobile.routing.replay import Model, Row, replay
+from moe_mobile.routing.replay import Model, Replayed, replay
 from moe_mobile.routing.trace import Trace, write_trace
 from tests.bundle.samples import write_sample
 from tests.bundles import DemoMaker
@@ -62,7 +62,7 @@ def capacities(text: str) -> list[Capacity]:
     return [parse_capacity(part) for part in text.split(",")]
 
 
-def totals(row: Row) -> tuple[int, ...]:
+def totals(row: Replayed) -> tuple[int, ...]:
     return row.capacity, row.hits, row.misses, row.loads, row.evictions, row.lifetime_tokens
 
 
