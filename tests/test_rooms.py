@@ -36,7 +36,7 @@ ROOMS = {
     "generation": "errors results text",
     "engine": "base errors generation results settings text",
     "answers": "errors results",
-    "runner": "answers base errors settings",
+    "runner": "answers base errors results settings",
     "runtime": "base errors runner",
     "device": "base bundle errors runner runtime settings",
     "routing": "base bundle demo device errors model runner settings",

@@ -86,7 +86,8 @@ def _trace(module: torch.nn.Module, method: Method) -> torch.export.ExportedProg
     if method.max_rows == 1:
         return torch.export.export(module, inputs)
     dim = torch.export.Dim("n", min=1, max=method.max_rows)
-    shapes = torch.export.ShapesCollection()  # by tensor: a module may take any number (*inputs)
+    # By tensor: a module may take any number (*inputs).
+    shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for tensor in inputs:
         shapes[tensor] = {0: dim}
     return torch.export.export(module, inputs, dynamic_shapes=shapes)

@@ -235,9 +235,10 @@ class ConvolutionMix(Mix):
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         *columns, gate, x = inputs
-        total = columns[0] * self.tap_0
+        taps = [getattr(self, f"tap_{i}") for i in range(self.kernel)]
+        total = columns[0] * taps[0]
         for i in range(1, self.kernel):
-            total = total + columns[i] * getattr(self, f"tap_{i}")
+            total = total + columns[i] * taps[i]
         return super().forward(total * gate, x)
 
 

@@ -98,9 +98,11 @@ class Interpreter:
         mixer = self.manifest["layers"][index]["mixer"]
         inputs = self._dense[index]("qkv", x)
         if mixer["kind"] == "convolution":
-            between = _columns_before(*inputs, mixer["kernel"])
+            u, c = inputs
+            between = _columns_before(u, c, mixer["kernel"])
         else:
-            between = [self._attention(*inputs, {**self.manifest["attention"], **mixer})]
+            q, k, v = inputs
+            between = [self._attention(q, k, v, {**self.manifest["attention"], **mixer})]
         mixed = self._dense[index]("mix", *between, x)
         if not self._experts[index]:
             return mixed[0]

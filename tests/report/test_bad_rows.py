@@ -89,4 +89,4 @@ def test_a_first_row_that_is_cut_off_is_told(tmp_path: pathlib.Path) -> None:
     path.write_text(path.read_text()[:200])
     with pytest.raises(errors.UsageError, match="its first is cut off") as caught:
         read_results([path])
-    assert "--resume" in str(caught.value.remedy)
+    assert "continue it" in str(caught.value.remedy)
