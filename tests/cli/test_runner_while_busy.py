@@ -25,7 +25,7 @@ PROMPT = [5, 6, 7, 8]
 @pytest.fixture
 def runner(demo_bundle: DemoMaker) -> Iterator[Runner]:
     with Runner() as opened:
-        settings = {"cache": "50%", "threads": 1, "context": 2048}
+        settings = {"cache": "50%", "threads": 1, "context": 1024}
         opened.request("open", bundle=str(demo_bundle("8da4w")), settings=settings)
         yield opened
 
@@ -45,7 +45,7 @@ def test_cancel_stops_the_request_that_runs_and_the_runner_goes_on(runner: Runne
             "generate",
             on_token=cancel_after_three,
             token_ids=PROMPT,
-            max_new_tokens=2000,
+            max_new_tokens=1000,
             ignore_eos=True,
         )
     assert stopped == [1]
@@ -56,8 +56,8 @@ def test_cancel_stops_the_request_that_runs_and_the_runner_goes_on(runner: Runne
 @pytest.mark.parametrize(
     ("command", "members"),
     [
-        ("score", {"token_ids": PROMPT * 400}),
-        ("bench", {"n_prompt": 0, "n_gen": 2000, "repetitions": 100}),
+        ("score", {"token_ids": PROMPT * 250}),
+        ("bench", {"n_prompt": 0, "n_gen": 1000, "repetitions": 100}),
         ("measure_misses", {"count": 1_000_000}),
     ],
 )

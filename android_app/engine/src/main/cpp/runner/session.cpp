@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <utility>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -54,12 +55,13 @@ Session::Session(Emit emit) : emit_(std::move(emit)) {}
 int Session::handle(const json& request) {
   ++current_;
   id_ = id_of(request);
-  const int code = answer(id_, [&] {
+  const Answer done = answer(id_, [&] {
     check_cancelled();
     return run(required_string(request, "command"), request);
   });
-  ++finished_;
-  return code;
+  ++finished_;  // who has the answer cannot cancel the request any more
+  emit_(done.event);
+  return done.exit_code;
 }
 
 std::optional<int> Session::handle_at_once(const json& request) {
@@ -69,34 +71,32 @@ std::optional<int> Session::handle_at_once(const json& request) {
     ++received_;
     return std::nullopt;
   }
-  return answer(id_of(request), [&] {
+  const Answer done = answer(id_of(request), [&] {
     if (command == "resize") require_known(request, {"cache"});
     if (command == "resize") return resize(request);
     require_known(request, {});
     return command == "cancel" ? cancel() : residency();
   });
+  emit_(done.event);
+  return done.exit_code;
 }
 
-int Session::answer(const json& id, const std::function<json()>& run) {
+Session::Answer Session::answer(const json& id, const std::function<json()>& run) {
   try {
     json result = run();
     result["id"] = id;
     result["event"] = "result";
-    emit_(result);
-    return 0;
+    return {std::move(result), 0};
   } catch (const Error& error) {
-    emit_(error_event(id, error));
-    return exit_code(error.code());
+    return {error_event(id, error), exit_code(error.code())};
   } catch (const std::bad_alloc&) {
     const Error error(ErrorCode::kBudget, "", "an allocation of memory failed",
                       "Give a smaller cache budget or context.");
-    emit_(error_event(id, error));
-    return exit_code(error.code());
+    return {error_event(id, error), exit_code(error.code())};
   } catch (const std::exception& failure) {
     const Error error(ErrorCode::kRuntime, "", failure.what(),
                       "This is a defect of moe-mobile; please report it.");
-    emit_(error_event(id, error));
-    return exit_code(error.code());
+    return {error_event(id, error), exit_code(error.code())};
   }
 }
 

@@ -33,8 +33,12 @@ class Session {
   std::optional<int> handle_at_once(const nlohmann::json& request);
 
  private:
-  // Emits what `run` gives as the result of the request with this id, or the error that it throws.
-  int answer(const nlohmann::json& id, const std::function<nlohmann::json()>& run);
+  struct Answer {
+    nlohmann::json event;
+    int exit_code;
+  };
+  // What `run` gives, as the result of the request with this id, or the error that it throws.
+  Answer answer(const nlohmann::json& id, const std::function<nlohmann::json()>& run);
   nlohmann::json run(const std::string& command, const nlohmann::json& request);
   nlohmann::json prepare(const nlohmann::json& request);
   nlohmann::json verify(const nlohmann::json& request);
