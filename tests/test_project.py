@@ -38,6 +38,7 @@ KNOWN_HOSTS = {
     "keepachangelog.com",
     "semver.org",
     "www.apache.org",
+    "www.w3.org",
 }
 KNOWN_INDEXES = ("pypi.org", "debian.org")
 

@@ -159,7 +159,7 @@ TEST(Manifest, RefusesEveryViolationByItsField) {
   const json huge = uint64_t{1} << 54;
   const std::vector<Change> changes = {
       {"/format", "gguf", "format is"},
-      {"/format", kRemove, "the document lacks"},
+      {"/format", kRemove, "the document has no"},
       {"/version", 2, "version is 2", kUnsupported},
       {"/version", 1.0, "version is not a non-negative integer"},
       {"/extra", 1, "the document has the unknown member \"extra\""},
