@@ -64,7 +64,7 @@ def prepare_inputs(
         top_k = model.architecture.moe.top_k
         layer = plan.layers[0]
         assert isinstance(layer, LayerShape)  # this model has attention alone
-        write_single_program(layer, plan.expert, LAYERS, top_k, program)
+        write_single_program(layer, plan.experts[0], LAYERS, top_k, program)
     with Runner() as runner:
         runner.request("prepare", bundle=str(bundle), progress=progress)
     return bundle, program

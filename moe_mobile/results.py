@@ -28,6 +28,7 @@ __all__ = [
     "QuantizationInfo",
     "Residency",
     "RoutingInfo",
+    "SlotClass",
     "Stats",
     "TokenStats",
     "TotalStats",
@@ -120,15 +121,39 @@ class Stats:
 
 
 @dataclass(frozen=True)
+class SlotClass:
+    """The places for experts of one precision.
+
+    Attributes:
+        variant: number of the precision in the bundle, 0 for its first.
+        quantization: the precision, such as ``8da4w``.
+        ranks: experts of one token and layer that run in it.
+        slots: experts that the cache holds in it.
+        slots_per_layer: the same for each layer; 0 if the pool is global.
+        slot_bytes: one expert in memory.
+        token_cycle_slots: experts that one token uses in it (layers x ranks).
+    """
+
+    variant: int
+    quantization: str
+    ranks: int
+    slots: int
+    slots_per_layer: int
+    slot_bytes: int
+    token_cycle_slots: int
+
+
+@dataclass(frozen=True)
 class MemoryPlan:
     """The memory that an engine takes, planned before it takes any. Sizes in bytes.
 
     Attributes:
         experts_budget_bytes: what the setting of the cache comes to.
-        slots: experts that the cache holds.
+        classes: the slots of each precision that is used.
+        slots: experts that the cache holds, in all precisions together.
         slots_per_layer: the same for each layer; 0 if the pool is global.
-        slot_bytes: one expert in memory.
-        num_experts: experts of all layers.
+        slot_bytes: one expert in memory, in the largest precision.
+        num_experts: experts of all layers, in all precisions that are used.
         dense_bytes: everything that is always in memory.
         kv_bytes: the KV cache.
         arena_bytes: working memory of programs and reads.
@@ -139,6 +164,7 @@ class MemoryPlan:
     """
 
     experts_budget_bytes: int
+    classes: tuple[SlotClass, ...]
     slots: int
     slots_per_layer: int
     slot_bytes: int
@@ -173,6 +199,8 @@ class ModelInfo:
         num_experts, top_k: of one layer with experts, and how many of them a token uses.
         num_parameters: weights of the whole model.
         eos_token_ids: tokens that end a text.
+        expert_precisions: formats that the experts are there in; the first is
+            ``quantization.experts``.
     """
 
     name: str
@@ -186,6 +214,7 @@ class ModelInfo:
     num_parameters: int
     eos_token_ids: tuple[int, ...]
     quantization: QuantizationInfo
+    expert_precisions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -195,8 +224,9 @@ class RoutingInfo:
     Attributes:
         requested: the setting.
         resolved: what it came to, with ``auto`` and ``J`` settled; ``"exact"`` if it is off.
-        note: why it is off, else ``""``.
-        lossy: whether it may change the output.
+        note: why it is off, and which precisions experts run in if not in the first alone; else
+            ``""``.
+        lossy: whether it, or the precision, may change the output.
     """
 
     requested: str

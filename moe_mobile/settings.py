@@ -59,15 +59,19 @@ class CacheSettings:
 
 @dataclass(frozen=True)
 class RoutingSettings:
-    """How experts are chosen.
+    """How experts are chosen, and in which precision they run.
 
     Attributes:
         method: ``"exact"`` (the model's own choice), or a method that prefers experts in the
             cache and changes the output, such as ``"cache-prior:auto"``. docs/routing/README.md
             describes them all.
+        precision: for a bundle with several precisions of its experts: ``"full"`` (all experts of
+            a token in the bundle's first), ``"low"`` (all in its second), or ``"ranks:N"`` (the N
+            best in the first, the others in the second). All but full change the output.
     """
 
     method: str = "exact"
+    precision: str = "full"
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class ReadingSettings:
 class SettingKeywords(TypedDict, total=False):
     """Members of the three classes as plain keywords, under the names of the engine's JSON."""
 
+    precision: str
     pool: str
     eviction: str
     initial_cache: str
@@ -119,6 +124,7 @@ _PLACES = {
     "cache_profile": ("cache", "profile"),
     "allow_below_cycle": ("cache", "allow_below_cycle"),
     "routing": ("routing", "method"),
+    "precision": ("routing", "precision"),
     "residency": ("reading", "residency"),
     "lanes": ("reading", "lanes"),
     "packed_dir": ("reading", "packed_dir"),

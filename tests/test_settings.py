@@ -23,7 +23,7 @@ from moe_mobile.settings import (
 
 EVERYTHING = EngineSettings(
     CacheSettings("25%", "layer", "lfu:0.9", "profile", {0: [3, 1], 2: (0,)}, True),
-    RoutingSettings("cache-prior:0.2"),
+    RoutingSettings("cache-prior:0.2", "ranks:1"),
     ReadingSettings("programs", 4, Path("packed"), "scratch", overlap=False, direct=False),
     threads=3,
     context=64,
@@ -36,6 +36,7 @@ REQUEST = {
     "cache_profile": {"0": [3, 1], "2": [0]},
     "allow_below_cycle": True,
     "routing": "cache-prior:0.2",
+    "precision": "ranks:1",
     "residency": "programs",
     "lanes": 4,
     "packed_dir": "packed",

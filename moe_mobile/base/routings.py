@@ -38,9 +38,13 @@ def split_routings(texts: Iterable[str]) -> list[str]:
     return list(routings)
 
 
-def lossy_mark(resolved: str) -> str:
-    """What a reader has to know of a routing that :func:`is_lossy`."""
-    return f"lossy: routing {resolved} changes what the model computes"
+def lossy_mark(resolved: str, note: str) -> str:
+    """What a reader has to know of an engine whose output may differ from the model's.
+
+    If its routing is not what makes it so, ``note``, the engine's, says what does.
+    """
+    cause = f"routing {resolved} changes" if is_lossy(resolved) else f"{note}, which changes"
+    return f"lossy: {cause} what the model computes"
 
 
 def is_lossy(resolved: str) -> bool:

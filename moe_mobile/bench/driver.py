@@ -41,6 +41,7 @@ class Settings:
     cache: str = "50%"
     residency: str = "slots"
     routing: str = "exact"
+    precision: str = "full"
     pool: str = "auto"
     eviction: str = "lru"
     initial_cache: str = "warm"

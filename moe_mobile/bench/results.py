@@ -275,7 +275,7 @@ def _flags(facts: Mapping[str, Any], runs: Sequence[Json]) -> list[str]:
     trace = facts["regime"]["router_trace"]
     flags = []
     if routing["lossy"]:
-        flags.append(lossy_mark(routing["resolved"]))
+        flags.append(lossy_mark(routing["resolved"], routing["note"]))
     if trace is not None:
         flags.append(
             f"router logits replayed from {trace['name']} ({trace['source']}): "

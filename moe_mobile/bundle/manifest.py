@@ -123,7 +123,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Shard:
-    """A layer's experts. ``delegate`` None (absent): the manifest's."""
+    """A layer's experts in one precision. ``delegate`` None (absent): the manifest's."""
 
     path: str
     bytes: int
@@ -134,6 +134,26 @@ class Shard:
     @property
     def file(self) -> File:
         return File(self.path, self.bytes, self.sha256)
+
+
+@dataclass(frozen=True)
+class Variant(Shard):
+    """The same experts in another precision. ``group_size`` None (absent): not 8da4w."""
+
+    quantization: str = ""
+    group_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Experts(Shard):
+    """A layer's experts: in the bundle's own precision, and in further ones."""
+
+    variants: tuple[Variant, ...] = ()
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """By variant, as the engine numbers them; the bundle's own precision is the first."""
+        return (self, *self.variants)
 
 
 @dataclass(frozen=True)
@@ -167,7 +187,12 @@ class Layer:
 
     mixer: Mixer
     dense: DenseProgram
-    experts: Shard | None
+    experts: Experts | None
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The experts' shards, by variant; none if the MLP is dense."""
+        return self.experts.shards if self.experts else ()
 
 
 @dataclass(frozen=True)
@@ -199,6 +224,12 @@ class Manifest:
         """Numbers of the layers with experts, ascending."""
         return tuple(i for i, layer in enumerate(self.layers) if layer.experts is not None)
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Quantizations that the experts are there in, by variant."""
+        variants = next((layer.experts.variants for layer in self.layers if layer.experts), ())
+        return (self.quantization.experts, *(variant.quantization for variant in variants))
+
     def delegate_of(self, program: DenseProgram | Shard) -> str:
         """The delegate of one of this manifest's dense programs or shards."""
         return program.delegate or self.delegate.name
@@ -217,12 +248,12 @@ class Manifest:
     @property
     def expert_delegates(self) -> tuple[str, ...]:
         """Delegates of the experts, likewise."""
-        used = {self.delegate_of(layer.experts) for layer in self.layers if layer.experts}
+        used = {self.delegate_of(shard) for layer in self.layers for shard in layer.shards}
         return tuple(name for name in DELEGATES if name in used)
 
     @property
     def packs_experts(self) -> bool:
-        """Whether ``prepare`` packs the experts: those of every layer must have that delegate."""
+        """Whether ``prepare`` packs the experts: all must have that delegate."""
         return self.expert_delegates == (PACKED_DELEGATE,)
 
     def all_files(self) -> Iterator[File]:
@@ -230,8 +261,7 @@ class Manifest:
         yield self.embedding.file
         for layer in self.layers:
             yield layer.dense
-            if layer.experts is not None:
-                yield layer.experts.file
+            yield from (shard.file for shard in layer.shards)
         yield self.head
         yield from self.files
 
@@ -240,13 +270,14 @@ def memory_facts(
     *, layers: tuple[Layer, ...], head: File, embedding: Embedding, top_k: int
 ) -> Memory:
     """The planning facts that follow from the files."""
-    shards = [layer.experts for layer in layers if layer.experts is not None]
-    sizes = [program.bytes for shard in shards for program in shard.programs]
+    sizes = [
+        program.bytes for layer in layers for shard in layer.shards for program in shard.programs
+    ]
     largest = max(sizes, default=0)
     return Memory(
         dense_bytes=sum(layer.dense.bytes for layer in layers) + head.bytes,
         embedding_bytes=embedding.bytes,
         expert_bytes=largest,
-        token_cycle_bytes=len(shards) * top_k * largest,
+        token_cycle_bytes=sum(layer.experts is not None for layer in layers) * top_k * largest,
         experts_bytes=sum(sizes),
     )

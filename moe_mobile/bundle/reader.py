@@ -128,6 +128,7 @@ class _Reader:
     def __init__(self, root: JsonField) -> None:
         self._root = root
         self._paths: set[str] = set()
+        self._precisions: list[tuple[str, int | None]] | None = None
 
     def read(self) -> m.Manifest:
         root = self._root
@@ -146,7 +147,7 @@ class _Reader:
         moe = self._moe(root["moe"])
         quantization = self._quantization(root["quantization"], attention)
         embedding = self._embedding(root["embedding"], model, quantization)
-        layers = self._layers(root["layers"], model, attention, moe)
+        layers = self._layers(root["layers"], model, attention, moe, quantization)
         if root["moe"]["router"].has("bias"):
             rows = sum(layer.experts is not None for layer in layers)
             if len(moe.router.bias) != rows:
@@ -252,23 +253,62 @@ class _Reader:
         return m.Embedding(file.path, file.bytes, file.sha256, dtype, row_bytes)
 
     def _layers(
-        self, f: JsonField, model: m.Model, attention: m.Attention, moe: m.Moe
+        self,
+        f: JsonField,
+        model: m.Model,
+        attention: m.Attention,
+        moe: m.Moe,
+        quantization: m.Quantization,
     ) -> tuple[m.Layer, ...]:
         fields = f.items()
         if len(fields) != model.num_layers:
             f.fail("does not have model.num_layers entries")
-        return tuple(self._layer(field, attention, moe) for field in fields)
+        return tuple(self._layer(field, attention, moe, quantization) for field in fields)
 
-    def _layer(self, f: JsonField, attention: m.Attention, moe: m.Moe) -> m.Layer:
+    def _layer(
+        self, f: JsonField, attention: m.Attention, moe: m.Moe, quantization: m.Quantization
+    ) -> m.Layer:
         f.expect_members(("mixer", "dense"), ("experts",))
         return m.Layer(
             mixer=_mixer(f["mixer"], attention),
             dense=self._dense_program(f["dense"]),
-            experts=self._shard(f["experts"], moe) if f.has("experts") else None,
+            experts=self._experts(f["experts"], moe, quantization) if f.has("experts") else None,
         )
 
+    def _experts(self, f: JsonField, moe: m.Moe, quantization: m.Quantization) -> m.Experts:
+        f.expect_members((*_FILE_MEMBERS, "programs"), ("delegate", "variants"))
+        shard = self._shard(f, moe)
+        variants: list[m.Variant] = []
+        if f.has("variants"):
+            fields = f["variants"].items()
+            if not fields:
+                f["variants"].fail("is empty")
+            names = {quantization.experts}
+            for field in fields:
+                variant = self._variant(field, moe)
+                if variant.quantization in names:
+                    field["quantization"].fail("names a precision of these experts twice")
+                names.add(variant.quantization)
+                variants.append(variant)
+        precisions = [(variant.quantization, variant.group_size) for variant in variants]
+        if self._precisions is None:
+            self._precisions = precisions
+        if self._precisions != precisions:
+            f.fail("has other variants than the layers before it")
+        return m.Experts(**vars(shard), variants=tuple(variants))
+
+    def _variant(self, f: JsonField, moe: m.Moe) -> m.Variant:
+        f.expect_members(("quantization", *_FILE_MEMBERS, "programs"), ("delegate", "group_size"))
+        quantization = f["quantization"].one_of(QUANTS, UnsupportedError)
+        if (quantization == Quant.INT4) != f.has("group_size"):
+            f.fail("needs a group_size if and only if its quantization is 8da4w")
+        group = f["group_size"].integer(0, 256) if f.has("group_size") else None
+        if group is not None and group not in GROUP_SIZES:
+            f["group_size"].fail("is not 32, 64, 128 or 256")
+        shard = self._shard(f, moe)
+        return m.Variant(**vars(shard), quantization=quantization, group_size=group)
+
     def _shard(self, f: JsonField, moe: m.Moe) -> m.Shard:
-        f.expect_members((*_FILE_MEMBERS, "programs"), ("delegate",))
         file = self._file_members(f, 1)
         fields = f["programs"].items()
         if len(fields) != moe.num_experts:

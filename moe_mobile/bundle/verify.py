@@ -42,7 +42,7 @@ def verify_bundle(path: str | os.PathLike[str], progress: Progress = silent) -> 
     manifest = parse_manifest(data, str(bundle / m.MANIFEST_FILE))
     check_files(bundle, manifest)
     files = list(manifest.all_files())
-    shards = {s.experts.path: s.experts for s in manifest.layers if s.experts is not None}
+    shards = {shard.path: shard for layer in manifest.layers for shard in layer.shards}
     done, total = 0, sum(file.bytes for file in files)
     for file in files:
         progress("verify", done, total, file.path)
@@ -58,7 +58,7 @@ def check_files(bundle: Path, manifest: m.Manifest, *, shards_may_be_gone: bool 
     Returns:
         The number of shards that are gone, because ``prepare --consume`` deleted them.
     """
-    shards = {layer.experts.path for layer in manifest.layers if layer.experts is not None}
+    shards = {shard.path for layer in manifest.layers for shard in layer.shards}
     gone = 0
     for file in manifest.all_files():
         path = bundle / file.path
@@ -124,6 +124,7 @@ def inspect_bundle(
         "convolutions": len(manifest.layers) - len(attention),
         "kv_bytes_per_token": sum(_kv_bytes(mixer, manifest.attention) for mixer in attention),
         "quantization": asdict(manifest.quantization),
+        "expert_precisions": manifest.precisions,
         "delegate": {
             **asdict(manifest.delegate),
             "dense": manifest.dense_delegates,

@@ -21,7 +21,12 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         if layer["experts"] is None:
             del layer["experts"]
         else:
-            programs.append(layer["experts"])
+            programs += [layer["experts"], *layer["experts"]["variants"]]
+            for variant in layer["experts"]["variants"]:
+                if variant["group_size"] is None:
+                    del variant["group_size"]
+            if not layer["experts"]["variants"]:
+                del layer["experts"]["variants"]
         layer["mixer"] = {k: v for k, v in layer["mixer"].items() if v is not None}
     for program in programs:
         if program["delegate"] is None:

@@ -48,6 +48,7 @@ from moe_mobile.cli.options import (
     initial_cache_settings,
     packed_dir_field,
     pool_field,
+    precision_field,
     profile_path,
     rows_options,
 )
@@ -192,6 +193,7 @@ class _Grid:
         show_default=True,
         help="Threads that compute.",
     )
+    precision: str = precision_field()
     initial_cache: str = initial_cache_field("warm")
     pool: str = pool_field()
     eviction: str = eviction_field()
@@ -236,6 +238,7 @@ class _Grid:
             one: dict[str, Any] = {
                 "cache": size,
                 "routing": self.routing,
+                "precision": self.precision,
                 "initial_cache": self.initial_cache,
                 "pool": self.pool,
                 "eviction": self.eviction,

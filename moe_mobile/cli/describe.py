@@ -28,9 +28,10 @@ def packed_stores(bundle: pathlib.Path, packed_dir: pathlib.Path | None) -> list
 
 def summary(facts: Json) -> str:
     """The lines that `inspect` and `export` print."""
+    each = "at most " * (len(facts["expert_precisions"]) > 1)
     model, moe, memory = facts["model"], facts["moe"], facts["memory"]
     attention, quantization = facts["attention"], facts["quantization"]
-    experts = moe["layers"] * moe["num_experts"]
+    experts = moe["layers"] * moe["num_experts"] * len(facts["expert_precisions"])
     group = quantization["group_size"]
     kv = facts["kv_bytes_per_token"]
     least = memory["dense_bytes"] + memory["token_cycle_bytes"]
@@ -57,7 +58,7 @@ def summary(facts: Json) -> str:
         ),
         (
             "quantization",
-            f"experts {quantization['experts']}, dense {quantization['dense']}, "
+            f"experts {' and '.join(facts['expert_precisions'])}, dense {quantization['dense']}, "
             f"head {quantization['head']}, embedding {quantization['embedding']}"
             + (f", groups of {group}" if group else ""),
         ),
@@ -70,7 +71,7 @@ def summary(facts: Json) -> str:
         (
             "size",
             f"{size(facts['bytes'])}: experts {size(memory['experts_bytes'])} "
-            f"({size(memory['expert_bytes'])} each), dense {size(memory['dense_bytes'])}, "
+            f"({each}{size(memory['expert_bytes'])} each), dense {size(memory['dense_bytes'])}, "
             f"embedding {size(memory['embedding_bytes'])}",
         ),
         (

@@ -75,6 +75,12 @@ class _Precision:
         show_default=True,
         help="Quantization of the experts, and the default of --dense and --head.",
     )
+    variants: tuple[str, ...] = option(
+        "--also-quant",
+        type=click.Choice(QUANTS),
+        multiple=True,
+        help="A further precision of the experts, which engines can choose by --precision.",
+    )
     dense: str | None = option(
         "--dense",
         type=click.Choice(QUANTS),
@@ -101,6 +107,7 @@ class _Precision:
     "moe-mobile export ./OLMoE-1B-7B-0924 olmoe",
     "moe-mobile export allenai/OLMoE-1B-7B-0924 olmoe --quant 8da4w --head 8da8w",
     "moe-mobile export demo demo-fp32 --quant fp32",
+    "moe-mobile export demo demo-two --quant 8da8w --also-quant 8da4w",
     "moe-mobile export --random-weights Qwen1.5-MoE-A2.7B --layers 4 qwen-random",
 )
 @click.argument("paths", nargs=-1, required=True, metavar="[SOURCE] OUT")
@@ -139,6 +146,7 @@ def command(
             source,
             out,
             precision.quant,
+            variants=precision.variants,
             dense=precision.dense,
             head=precision.head,
             embedding=precision.embedding,

@@ -49,6 +49,7 @@ __all__ = [
     "packed_dir_field",
     "packed_dir_option",
     "pool_field",
+    "precision_field",
     "profile_path",
     "reading_options",
     "rows_options",
@@ -104,6 +105,18 @@ def eviction_field() -> Any:
         metavar="POLICY",
         show_default=True,
         help="What leaves the cache: lru, lfu or lfu:DECAY.",
+    )
+
+
+def precision_field() -> Any:
+    """``--precision`` in a group."""
+    return option(
+        "--precision",
+        default="full",
+        metavar="full|low|ranks:N",
+        show_default=True,
+        help="For a bundle with several precisions of its experts: low runs them in the second, "
+        "ranks:N all but the N best of each token. Both change the output.",
     )
 
 
@@ -184,6 +197,7 @@ class CacheOptions:
         help="How experts are chosen: exact is the model's own choice; cache-prior:auto and other "
         "methods prefer those in the cache, and change the output (docs/routing/README.md).",
     )
+    precision: str = precision_field()
     initial_cache: str = initial_cache_field("auto")
     pool: str = pool_field()
     eviction: str = eviction_field()

@@ -38,7 +38,7 @@ def notes_of(info: dict[str, Any]) -> list[str]:
     """What there is to say of the answer to the runner's `open` request."""
     routing = info["routing"]
     notes = [*info["fallbacks"], *([routing["note"]] if routing["note"] else [])]
-    return notes + [lossy_mark(routing["resolved"])] * routing["lossy"]
+    return notes + [lossy_mark(routing["resolved"], routing["note"])] * routing["lossy"]
 
 
 def open_standard_streams() -> bool:

@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,13 +19,14 @@ from moe_mobile.base.json_field import JsonField
 from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bundle import manifest as m
-from moe_mobile.bundle.quantization import embedding_row_bytes
+from moe_mobile.bundle.quantization import Quant, embedding_row_bytes
 from moe_mobile.bundle.writer import to_bytes
 from moe_mobile.errors import BundleInvalidError, CancelledError, UnsupportedError, UsageError
 from moe_mobile.export import lowering
 from moe_mobile.export.embedding import ROWS_AT_ONCE, encode_rows
 from moe_mobile.export.options import Options, resolve_options
 from moe_mobile.export.plan import Plan, make_plan
+from moe_mobile.export.programs import ExpertShape
 from moe_mobile.export.shapes import ProgramShape
 from moe_mobile.export.template import Programs
 from moe_mobile.export.workspace import Record, Workspace, open_workspace, refuse_early
@@ -39,6 +40,7 @@ def export_bundle(
     out: str | os.PathLike[str],
     quant: str = "8da4w",
     *,
+    variants: Sequence[str] = (),
     dense: str | None = None,
     head: str | None = None,
     embedding: str | None = None,
@@ -61,7 +63,9 @@ def export_bundle(
         out: the bundle's folder.
         quant: ``fp32``, ``8da8w`` (int8 per channel) or ``8da4w`` (int4 in groups), activations
             int8 per token: of the experts, and of what the next two leave open.
-        dense: the same for attention, dense and shared MLPs.
+        variants: further precisions of the experts, in the same bundle: engines choose by the
+            setting ``precision``, which knows the first of them.
+        dense: as ``quant``, for attention, dense and shared MLPs.
         head: the same for the output head.
         embedding: ``fp32`` or ``int8``; by default ``int8`` unless ``quant`` is ``fp32``.
         group_size: columns per scale in ``8da4w``: 32, 64, 128 or 256.
@@ -87,6 +91,7 @@ def export_bundle(
     """
     options = resolve_options(
         quant,
+        variants=variants,
         dense=dense,
         head=head,
         embedding=embedding,
@@ -133,7 +138,8 @@ class _Export:
         self._done = 0
         architecture = model.architecture
         moe_layers = sum(layer.is_moe for layer in architecture.layers)
-        self._total = 2 + len(architecture.layers) + moe_layers * architecture.moe.num_experts
+        experts = moe_layers * architecture.moe.num_experts * len(plan.experts)
+        self._total = 2 + len(architecture.layers) + experts
 
     def run(self, out: Path) -> None:
         layers = []
@@ -194,22 +200,35 @@ class _Export:
         rope = None if mixer.rope == common.rope else _rope(mixer.rope)
         return m.AttentionMixer(mixer.window, rope=rope, **own)
 
-    def _experts(self, index: int) -> m.Shard:
+    def _experts(self, index: int) -> m.Experts:
+        variants = []
+        shard = self._shard(index, 0)
+        for number, quant in enumerate(self._options.variants, 1):
+            group = self._options.group_size if quant == Quant.INT4 else None
+            variants.append(
+                m.Variant(**vars(self._shard(index, number)), quantization=quant, group_size=group)
+            )
+        return m.Experts(**vars(shard), variants=tuple(variants))
+
+    def _shard(self, index: int, variant: int) -> m.Shard:
+        """A layer's experts in one precision."""
+        shape = self._plan.experts[variant]
+        precision = f".{self._options.variants[variant - 1]}" if variant else ""
         count = self._model.architecture.moe.num_experts
         before = self._done
 
         def fill(file: HashingFile) -> Record:
             programs = []
-            self._of_shape(self._plan.expert).prepare()
+            self._of_shape(shape).prepare()
             for expert in range(count):
                 self._done = before + expert
-                self._report(f"layer {index}, expert {expert}")
+                self._report(f"layer {index}, expert {expert}{precision.replace('.', ', ')}")
                 file.pad(m.ALIGNMENT)
-                programs.append(self._write_expert(file, index, expert))
+                programs.append(self._write_expert(file, shape, index, expert))
             file.pad(m.ALIGNMENT)
             return {"programs": programs}
 
-        path = f"experts/layer-{index:02d}.shard"
+        path = f"experts/layer-{index:02d}{precision}.shard"
         record = self._workspace.finished(path)
         if record is None:
             record = self._workspace.write(path, fill)
@@ -217,10 +236,12 @@ class _Export:
         programs = tuple(m.Program(**program) for program in record["programs"])
         return m.Shard(**_file(record), programs=programs)
 
-    def _write_expert(self, file: HashingFile, layer: int, expert: int) -> Record:
+    def _write_expert(
+        self, file: HashingFile, shape: ExpertShape, layer: int, expert: int
+    ) -> Record:
         offset, digest = file.bytes, hashlib.sha256()
         weights = self._weights(self._model.tensors.expert(layer, expert))
-        for piece in self._of_shape(self._plan.expert).pieces(weights):
+        for piece in self._of_shape(shape).pieces(weights):
             file.write(piece)
             digest.update(piece)
         return {"offset": offset, "bytes": file.bytes - offset, "sha256": digest.hexdigest()}
@@ -299,7 +320,7 @@ class _Export:
                 dense=options.dense,
                 head=options.head,
                 embedding=options.embedding,
-                group_size=options.group_size,
+                group_size=options.bundle_group_size,
             ),
             delegate=m.Delegate(options.expert_delegate, executorch_version()),
             max_batch=options.max_batch,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moe_mobile.bundle.manifest import DELEGATES, PORTABLE, XNNPACK
@@ -20,6 +21,7 @@ class Options:
     """Resolved options: nothing is None."""
 
     experts: str
+    variants: tuple[str, ...]
     dense: str
     head: str
     embedding: str
@@ -27,6 +29,12 @@ class Options:
     max_batch: int
     dense_delegate: str
     expert_delegate: str
+
+    @property
+    def bundle_group_size(self) -> int:
+        """What the manifest states for all but the variants: 0 unless one of them is 8da4w."""
+        grouped = Quant.INT4.value in (self.experts, self.dense, self.head)
+        return self.group_size if grouped else 0
 
     def encoding(self, quant: str) -> Encoding:
         kind = Quant(quant)
@@ -40,6 +48,7 @@ class Options:
 def resolve_options(
     quant: str = "8da4w",
     *,
+    variants: Sequence[str] = (),
     dense: str | None = None,
     head: str | None = None,
     embedding: str | None = None,
@@ -58,6 +67,7 @@ def resolve_options(
     embedding = embedding or ("fp32" if quant == Quant.FP32.value else "int8")
     for name, value, known in (
         ("quant", quant, QUANTS),
+        *(("variants", variant, QUANTS) for variant in variants),
         ("dense", dense, QUANTS),
         ("head", head, QUANTS),
         ("embedding", embedding, EMBEDDINGS),
@@ -69,8 +79,15 @@ def resolve_options(
     if group_size not in GROUP_SIZES:
         sizes = ", ".join(map(str, GROUP_SIZES))
         raise UsageError(f"group_size must be one of {sizes}, not {group_size!r}")
+    if len({quant, *variants}) != 1 + len(variants):
+        raise UsageError(
+            f"the experts would be there in one precision twice: {', '.join((quant, *variants))}",
+            setting="variants",
+            remedy="Name further precisions, each once",
+        )
     for name, value, delegate in (
         ("quant", quant, expert_delegate),
+        *(("variants", variant, expert_delegate) for variant in variants),
         ("dense", dense, dense_delegate),
         ("head", head, dense_delegate),
     ):
@@ -82,9 +99,10 @@ def resolve_options(
     max_batch = DEFAULT_MAX_BATCH if max_batch is None else max_batch
     if type(max_batch) is not int or not 1 <= max_batch <= 4096:
         raise UsageError(f"max_batch must be 1..4096, not {max_batch!r}")
-    grouped = Quant.INT4.value in (quant, dense, head)
+    grouped = Quant.INT4.value in (quant, dense, head, *variants)
     return Options(
         experts=quant,
+        variants=tuple(variants),
         dense=dense,
         head=head,
         embedding=embedding,

@@ -13,10 +13,11 @@ from moe_mobile.model.architecture import Architecture, Convolution, Layer
 
 @dataclass(frozen=True)
 class Plan:
-    """``layers[i]`` is the shape of layer i's dense program."""
+    """``layers[i]`` is the shape of layer i's dense program, ``experts[i]`` that of the experts in
+    precision i: the bundle's own, then its variants."""
 
     layers: tuple[LayerShape | ConvolutionLayerShape, ...]
-    expert: ExpertShape
+    experts: tuple[ExpertShape, ...]
     head: HeadShape
 
 
@@ -64,12 +65,15 @@ def make_plan(architecture: Architecture, options: Options) -> Plan:
 
     plan = Plan(
         layers=tuple(layer(spec) for spec in architecture.layers),
-        expert=ExpertShape(
-            hidden=architecture.hidden_size,
-            width=moe.intermediate_size,
-            encoding=options.encoding(options.experts),
-            max_rows=options.max_batch,
-            delegate=options.expert_delegate,
+        experts=tuple(
+            ExpertShape(
+                hidden=architecture.hidden_size,
+                width=moe.intermediate_size,
+                encoding=options.encoding(quant),
+                max_rows=options.max_batch,
+                delegate=options.expert_delegate,
+            )
+            for quant in (options.experts, *options.variants)
         ),
         head=HeadShape(
             hidden=architecture.hidden_size,
@@ -82,6 +86,7 @@ def make_plan(architecture: Architecture, options: Options) -> Plan:
     for shape in dict.fromkeys(plan.layers):
         kind = "MoE layer" if shape.experts else "dense layer"
         check_shape(shape, kind)
-    check_shape(plan.expert, "expert")
+    for expert in plan.experts:
+        check_shape(expert, "expert")
     check_shape(plan.head, "head")
     return plan

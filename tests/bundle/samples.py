@@ -35,6 +35,8 @@ def sample(seed: int) -> Sample:
     vocab, hidden = draw.randint(1, 40), draw.randint(1, 30)
     experts = draw.randint(1, 5)
     quants = [draw.choice(QUANTS) for _ in range(3)]
+    further = [quant for quant in QUANTS if quant != quants[0]]
+    variants = draw.sample(further, draw.choice((0, 0, 1, 2)))
     layers = []
     for index in range(draw.randint(1, 4)):
         dense = program(f"dense/layer-{index:02d}.pte")
@@ -42,7 +44,22 @@ def sample(seed: int) -> Sample:
         if draw.random() < 0.7:
             content, programs = _shard(draw, experts)
             entry = file(f"experts/layer-{index:02d}.shard", content)
-            shard = m.Shard(entry.path, entry.bytes, entry.sha256, programs, delegate())
+            shards = []
+            for quant in variants:
+                content, other_programs = _shard(draw, experts)
+                other = file(f"experts/layer-{index:02d}.{quant}.shard", content)
+                shards.append(
+                    m.Variant(
+                        **vars(other),
+                        programs=other_programs,
+                        delegate=delegate(),
+                        quantization=quant,
+                        group_size=128 if quant == "8da4w" else None,
+                    )
+                )
+            shard = m.Experts(
+                **vars(entry), programs=programs, delegate=delegate(), variants=tuple(shards)
+            )
         layers.append(m.Layer(_mixer(draw), dense, shard))
     head = program("dense/head.pte")
     dtype = draw.choice(("fp32", "int8"))

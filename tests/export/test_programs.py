@@ -82,7 +82,7 @@ def test_a_bundles_programs_are_those_of_lowering(
     assert shard is not None
     entry = shard.programs[5]
     expert = (path / shard.path).read_bytes()[entry.offset :][: entry.bytes]
-    assert expert == reference(plan.expert, weights(model.tensors.expert(1, 5)))
+    assert expert == reference(plan.experts[0], weights(model.tensors.expert(1, 5)))
 
 
 def layer_shape(quant: Quant, **changes: object) -> LayerShape:

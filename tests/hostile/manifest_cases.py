@@ -54,6 +54,21 @@ def _programs(manifest: Json, layer: int = 0) -> list[Json]:
     return programs
 
 
+def _variants(*changes: Json, layers: int = 2) -> Callable[[bytes], bytes]:
+    """Gives the first layers further precisions: copies of their experts with these changes."""
+
+    def change(manifest: Json) -> None:
+        for layer in manifest["layers"][:layers]:
+            experts = layer["experts"]
+            path = experts["path"]
+            experts["variants"] = [
+                {**experts, "path": f"{path}.{i}", "quantization": "fp32", **one}
+                for i, one in enumerate(changes)
+            ]
+
+    return _edit(change)
+
+
 def _swap_programs(manifest: Json) -> None:
     programs = _programs(manifest)
     programs[0], programs[1] = programs[1], programs[0]
@@ -180,6 +195,18 @@ MANIFEST: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "delegate-of-the-embedding": (INVALID, _set("embedding.delegate", "portable")),
     "delegate-of-a-file": (INVALID, _set("files.0.delegate", "portable")),
     "delegate-of-one-expert": (INVALID, _set("layers.0.experts.programs.0.delegate", "portable")),
+    "variants-empty": (INVALID, _variants()),
+    "variants-of-one-layer": (INVALID, _variants({}, layers=1)),
+    "variant-twice": (INVALID, _variants({}, {})),
+    "variant-unknown": (UNSUPPORTED, _variants({"quantization": "2da2w"})),
+    "variant-without-group-size": (INVALID, _variants({"quantization": "8da4w"})),
+    "variant-with-group-size": (INVALID, _variants({"group_size": 32})),
+    "variant-group-size-48": (INVALID, _variants({"quantization": "8da4w", "group_size": 48})),
+    "variant-delegate-unknown": (UNSUPPORTED, _variants({"delegate": "qnn"})),
+    "variant-path-twice": (INVALID, _variants({"path": "experts/layer-00.shard"})),
+    "variant-programs-missing": (INVALID, _variants({"programs": []})),
+    "variant-of-a-variant": (INVALID, _variants({"variants": []})),
+    "variant-changes-memory": (INVALID, _variants({})),
     "unknown-mixer": (UNSUPPORTED, _set("layers.0.mixer.kind", "mamba")),
     "unknown-router": (UNSUPPORTED, _set("moe.router.score", "tanh")),
     "router-scale-zero": (INVALID, _set("moe.router.scale", 0)),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from moe_mobile import _native
 from moe_mobile.base.router import RouterSpec
+from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle import parse_manifest
 from moe_mobile.bundle.writer import to_bytes
 from moe_mobile.errors import MoeMobileError
@@ -74,6 +75,44 @@ def test_kinds_of_routers_are_accepted(router: RouterSpec, valid: bytes) -> None
     data = with_router(valid, router)
     assert python_says(data) == engine_says(data) == "accepted"
     assert parse_manifest(data).moe.router == router
+
+
+def test_further_precisions_are_accepted(valid: bytes) -> None:
+    manifest = parse_manifest(valid)
+    quant = "8da8w" if manifest.quantization.experts != "8da8w" else "fp32"
+    layers = tuple(
+        replace(
+            layer,
+            experts=replace(
+                layer.experts,
+                variants=(
+                    m.Variant(
+                        **vars(
+                            m.Shard(
+                                f"experts/further-{index}",
+                                layer.experts.bytes,
+                                layer.experts.sha256,
+                                layer.experts.programs,
+                            )
+                        ),
+                        quantization=quant,
+                    ),
+                ),
+            ),
+        )
+        if layer.experts is not None
+        else layer
+        for index, layer in enumerate(manifest.layers)
+    )
+    facts = m.memory_facts(
+        layers=layers,
+        head=manifest.head,
+        embedding=manifest.embedding,
+        top_k=manifest.moe.top_k,
+    )
+    data = to_bytes(replace(manifest, layers=layers, memory=facts))
+    assert python_says(data) == engine_says(data) == "accepted"
+    assert parse_manifest(data).precisions == (manifest.quantization.experts, quant)
 
 
 @pytest.mark.parametrize("case", MANIFEST)

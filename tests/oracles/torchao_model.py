@@ -8,6 +8,7 @@ elsewhere.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,20 @@ class LinearExperts(nn.Module):
                 total += weight * self.downs[expert](inner)
             rows.append(total)
         return torch.cat(rows)
+
+
+class TwoPrecisions(nn.Module):
+    """Experts of a MoE block: a token's best ranks run in ``full``, the others in ``low``."""
+
+    def __init__(self, full: LinearExperts, low: LinearExperts, full_ranks: int) -> None:
+        super().__init__()
+        self.full, self.low, self.full_ranks = full, low, full_ranks
+
+    def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        n = self.full_ranks
+        best: Tensor = self.full(hidden, chosen[:, :n], weights[:, :n])
+        rest: Tensor = self.low(hidden, chosen[:, n:], weights[:, n:])
+        return best + rest
 
 
 def linear(weight: Tensor) -> nn.Linear:
@@ -105,18 +120,29 @@ class TorchaoModel:
 
     def round_scales(self) -> None:
         """Rounds the scales of 4-bit groups to bfloat16, as XNNPACK keeps them."""
-        if self.quant != "8da4w":
-            return
-        for module in self.model.modules():
-            scale = getattr(getattr(module, "weight", None), "scale", None)
-            if scale is not None:
-                scale.copy_(scale.to(torch.bfloat16))
+        if self.quant == "8da4w":
+            _round_scales(self.model)
 
 
-def torchao_model(checkpoint: Path, quant: str, embedding: Tensor) -> TorchaoModel:
+def _round_scales(model: nn.Module) -> None:
+    for module in model.modules():
+        scale = getattr(getattr(module, "weight", None), "scale", None)
+        if scale is not None:
+            scale.copy_(scale.to(torch.bfloat16))
+
+
+def torchao_model(
+    checkpoint: Path,
+    quant: str,
+    embedding: Tensor,
+    *,
+    low: str | None = None,
+    full_ranks: int = 0,
+) -> TorchaoModel:
     """The checkpoint with every linear layer but ``FLOAT_LAYERS`` quantized, groups of 32.
 
-    ``embedding`` replaces the embedding table: the bundle's int8 one.
+    ``embedding`` replaces the embedding table: the bundle's int8 one. With ``low``, experts after
+    the ``full_ranks`` best of a token are quantized so, with their scales rounded.
     """
     model = load_checkpoint(checkpoint)
     model.lm_head = linear(model.lm_head.weight)  # no longer tied to the embedding
@@ -127,7 +153,14 @@ def torchao_model(checkpoint: Path, quant: str, embedding: Tensor) -> TorchaoMod
         if hasattr(block, "experts"):
             block.experts = LinearExperts(block.experts)
             found.append(block.experts)
+    lows = [copy.deepcopy(experts) for experts in found] if low is not None else []
     quantize_linears(model, quant, keep=FLOAT_LAYERS)
+    for layer in model.model.layers:
+        if lows and hasattr(layer.mlp, "experts"):
+            quantize_linears(lows[0], str(low))
+            if low == "8da4w":
+                _round_scales(lows[0])
+            layer.mlp.experts = TwoPrecisions(layer.mlp.experts, lows.pop(0), full_ranks)
     return TorchaoModel(model, quant, found)
 
 

@@ -102,9 +102,10 @@ def bundle_package(bundle: pathlib.Path, settings: pathlib.Path | None = None) -
         id=digest[:_ID_DIGITS],
         files=tuple(files),
         layers={
-            layer.experts.path: (f"layer-{index:02}.packed", layer.experts.bytes)
+            shard.path: (_packed_name(index, variant, manifest), shard.bytes)
             for index, layer in enumerate(manifest.layers)
-            if layer.experts is not None and manifest.packs_experts
+            for variant, shard in enumerate(layer.shards)
+            if manifest.packs_experts
         },
         methods_bytes=sum(
             program.bytes
@@ -113,6 +114,12 @@ def bundle_package(bundle: pathlib.Path, settings: pathlib.Path | None = None) -
         ),
         stores=f"{m.PACKED_DELEGATE}-{executorch_version()}-",
     )
+
+
+def _packed_name(layer: int, variant: int, manifest: m.Manifest) -> str:
+    """The packed store's file of a layer's experts in one precision, as the engine names it."""
+    precision = f".{manifest.precisions[variant]}" if variant else ""
+    return f"layer-{layer:02}{precision}.packed"
 
 
 def _settings(path: pathlib.Path) -> Wanted:

@@ -31,11 +31,12 @@ void flip_byte(const std::string& path, size_t at) {
 TEST(Bundle, OpensAndReadsVerifiedPrograms) {
   SampleBundle sample;
   const Bundle bundle = Bundle::open(sample.path());
-  EXPECT_TRUE(bundle.has_shard(0));
-  EXPECT_FALSE(bundle.has_shard(1));
-  EXPECT_TRUE(bundle.has_shard(2));
+  EXPECT_TRUE(bundle.has_shard(0, 0));
+  EXPECT_FALSE(bundle.has_shard(1, 0));
+  EXPECT_TRUE(bundle.has_shard(2, 0));
   for (int expert = 0; expert < SampleBundle::kExperts; ++expert) {
-    EXPECT_EQ(text_of(bundle.read_program(2, expert)), SampleBundle::program(2, expert));
+    EXPECT_EQ(text_of(bundle.read_program({2, static_cast<uint32_t>(expert)})),
+              SampleBundle::program(2, expert));
   }
   EXPECT_EQ(text_of(bundle.read_verified(bundle.manifest().head)), "head program");
   for (const FileRef& file : bundle.manifest().files) bundle.verify_file(file);
@@ -56,8 +57,8 @@ TEST(Bundle, TellsAFlippedBitInEveryFile) {
     bundle.verify_file(*file);
   }
   flip_byte(sample.file("experts/layer-00.shard"), 2 * kBlobAlignment + 5);
-  bundle.read_program(0, 1);
-  EXPECT_ERROR(bundle.read_program(0, 2), ErrorCode::kBundleCorrupt, "expert 2");
+  bundle.read_program({0, 1});
+  EXPECT_ERROR(bundle.read_program({0, 2}), ErrorCode::kBundleCorrupt, "expert 2");
 }
 
 TEST(Bundle, TellsSwappedExpertsAndShards) {
@@ -68,19 +69,19 @@ TEST(Bundle, TellsSwappedExpertsAndShards) {
   std::string shard = read_file(a);
   std::swap_ranges(shard.begin(), shard.begin() + 16384, shard.begin() + 16384);
   write_file(a, shard);
-  EXPECT_ERROR(bundle.read_program(0, 0), ErrorCode::kBundleCorrupt, a);
+  EXPECT_ERROR(bundle.read_program({0, 0}), ErrorCode::kBundleCorrupt, a);
   fs::copy_file(a, b, fs::copy_options::overwrite_existing);
-  EXPECT_ERROR(bundle.read_program(2, 3), ErrorCode::kBundleCorrupt, b);
+  EXPECT_ERROR(bundle.read_program({2, 3}), ErrorCode::kBundleCorrupt, b);
 }
 
 TEST(Bundle, MissingShardsAreAllowedOtherFilesAreNot) {
   SampleBundle sample;
   fs::remove(sample.file("experts/layer-00.shard"));
   const Bundle bundle = Bundle::open(sample.path());
-  EXPECT_FALSE(bundle.has_shard(0));
-  EXPECT_ERROR(bundle.read_program(0, 1), ErrorCode::kIo, "layer-00.shard");
+  EXPECT_FALSE(bundle.has_shard(0, 0));
+  EXPECT_ERROR(bundle.read_program({0, 1}), ErrorCode::kIo, "layer-00.shard");
   fs::remove_all(sample.file("experts"));
-  EXPECT_FALSE(Bundle::open(sample.path()).has_shard(2));
+  EXPECT_FALSE(Bundle::open(sample.path()).has_shard(2, 0));
   for (const char* name :
        {"dense/layer-02.pte", "dense/head.pte", "embedding.bin", "config.json"}) {
     SampleBundle other;
@@ -126,14 +127,14 @@ TEST(Bundle, NoticesChangesAfterOpening) {
   SampleBundle sample;
   const Bundle bundle = Bundle::open(sample.path());
   write_file(sample.file("experts/layer-00.shard"), "short");
-  EXPECT_ERROR(bundle.read_program(0, 0), ErrorCode::kBundleInvalid, "changed its length");
+  EXPECT_ERROR(bundle.read_program({0, 0}), ErrorCode::kBundleInvalid, "changed its length");
   EXPECT_ERROR(bundle.verify_file(bundle.manifest().layers[0].experts->shard),
                ErrorCode::kBundleCorrupt, "layer-00.shard");
   write_file(sample.file("dense/head.pte"), "short");
   EXPECT_ERROR(bundle.read_verified(bundle.manifest().head), ErrorCode::kBundleInvalid, "length");
-  EXPECT_ERROR(bundle.read_program(1, 0), ErrorCode::kUsage, "layer 1");
-  EXPECT_ERROR(bundle.read_program(0, 4), ErrorCode::kUsage, "expert 4");
-  EXPECT_ERROR(bundle.read_program(3, 0), ErrorCode::kUsage, "layer 3");
+  EXPECT_ERROR(bundle.read_program({1, 0}), ErrorCode::kUsage, "layer 1");
+  EXPECT_ERROR(bundle.read_program({0, 4}), ErrorCode::kUsage, "expert 4");
+  EXPECT_ERROR(bundle.read_program({3, 0}), ErrorCode::kUsage, "layer 3");
 }
 
 }  // namespace

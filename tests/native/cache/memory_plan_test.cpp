@@ -16,10 +16,9 @@ constexpr uint64_t kMiB = 1 << 20;
 
 MemoryPlanInputs inputs() {
   MemoryPlanInputs in;
-  in.slot_bytes = 5 * kMiB;
+  in.classes = {{0, "8da8w", 4, 5 * kMiB}};
   in.experts = 60;
   in.moe_layers = 4;
-  in.top_k = 4;
   in.dense_bytes = 100 * kMiB;
   in.kv_bytes = 20 * kMiB;
   in.arena_bytes = 30 * kMiB;
@@ -91,7 +90,7 @@ TEST(MemoryPlan, RefusesMoreThanThereIs) {
 TEST(MemoryPlan, ModelsWithoutExpertsNeedNoSlots) {
   MemoryPlanInputs in = inputs();
   in.moe_layers = 0;
-  in.slot_bytes = 0;
+  in.classes[0].slot_bytes = 0;
   const MemoryPlan plan = plan_memory(in);
   EXPECT_EQ(plan.slots, 0u);
   EXPECT_EQ(plan.total_bytes, 150 * kMiB);
@@ -104,10 +103,10 @@ TEST(MemoryPlan, KeepsItsPromisesForAnyNumbers) {
   int granted = 0;
   for (int round = 0; round < 20000; ++round) {
     MemoryPlanInputs in;
-    in.slot_bytes = any() | 1;
+    const auto top_k = static_cast<uint32_t>(1 + any() % 64);
+    in.classes = {{0, "8da8w", top_k, any() | 1}};
     in.experts = static_cast<uint32_t>(any());
     in.moe_layers = static_cast<uint32_t>(any() % 5000);
-    in.top_k = static_cast<uint32_t>(1 + any() % 64);
     in.dense_bytes = any();
     in.kv_bytes = any();
     in.arena_bytes = any();
@@ -128,7 +127,7 @@ TEST(MemoryPlan, KeepsItsPromisesForAnyNumbers) {
       ASSERT_LE(plan.total_bytes, in.available_bytes);
       ASSERT_LE(plan.slots, plan.num_experts);
       if (plan.num_experts > 0) {
-        ASSERT_GE(plan.slots, in.top_k);
+        ASSERT_GE(plan.slots, top_k);
       }
       if (!in.allow_below_cycle) {
         ASSERT_GE(plan.slots, plan.token_cycle_slots);
@@ -143,6 +142,71 @@ TEST(MemoryPlan, KeepsItsPromisesForAnyNumbers) {
     }
   }
   EXPECT_GT(granted, 1000);
+}
+
+// 3 of 4 ranks in slots of 5 MiB, the other in slots of 2 MiB: 17 MiB for a slot of each rank.
+MemoryPlanInputs two_classes(const char* budget) {
+  MemoryPlanInputs in = inputs();
+  in.classes = {{0, "8da8w", 3, 5 * kMiB}, {1, "8da4w", 1, 2 * kMiB}};
+  in.budget = parse_budget(budget);
+  return in;
+}
+
+TEST(MemoryPlan, ClassesShareABudgetAsTheirRanksDo) {
+  MemoryPlan plan = plan_memory(two_classes("170MiB"));
+  ASSERT_EQ(plan.classes.size(), 2u);
+  EXPECT_EQ(plan.classes[0].slots, 30u);
+  EXPECT_EQ(plan.classes[1].slots, 10u);
+  EXPECT_EQ(plan.classes[0].token_cycle_slots, 12u);
+  EXPECT_EQ(plan.classes[1].token_cycle_slots, 4u);
+  EXPECT_EQ(plan.slots, 40u);
+  EXPECT_EQ(plan.token_cycle_slots, 16u);
+  EXPECT_EQ(plan.total_bytes, (170 + 150) * kMiB);
+  EXPECT_EQ(plan.slots_by_variant(3), (std::vector<uint32_t>{30, 10, 0}));
+  // What is left over goes to the first class that it is enough for.
+  plan = plan_memory(two_classes("179MiB"));
+  EXPECT_EQ(plan.classes[0].slots, 31u);
+  EXPECT_EQ(plan.classes[1].slots, 11u);
+  MemoryPlanInputs in = two_classes("170MiB");
+  in.per_layer = true;
+  plan = plan_memory(in);
+  EXPECT_EQ(plan.classes[0].slots_per_layer, 7u);
+  EXPECT_EQ(plan.classes[1].slots_per_layer, 2u);
+}
+
+TEST(MemoryPlan, AShareIsOfAllClassesExperts) {
+  MemoryPlan plan = plan_memory(two_classes("50%"));
+  EXPECT_EQ(plan.experts_budget_bytes, 120 * 7 * kMiB);
+  EXPECT_EQ(plan.classes[0].slots, 148u);  // 49 of each rank, and 7 MiB are one more of both
+  EXPECT_EQ(plan.classes[1].slots, 50u);
+  // A class that holds all its experts leaves the rest to the other.
+  plan = plan_memory(two_classes("90%"));
+  EXPECT_EQ(plan.classes[0].slots, 240u);
+  EXPECT_EQ(plan.classes[1].slots, 156u);
+  plan = plan_memory(two_classes("100%"));
+  EXPECT_EQ(plan.classes[0].slots, 240u);
+  EXPECT_EQ(plan.classes[1].slots, 240u);
+}
+
+TEST(MemoryPlan, EveryClassHoldsWhatATokenUses) {
+  EXPECT_ERROR(plan_memory(two_classes("67MiB")), ErrorCode::kBudget, "at least 68.0 MiB");
+  EXPECT_EQ(plan_memory(two_classes("68MiB")).classes[1].slots, 4u);
+  MemoryPlanInputs in = two_classes("17MiB");
+  in.allow_below_cycle = true;
+  EXPECT_EQ(plan_memory(in).slots, 4u);
+  in.budget = parse_budget("16MiB");
+  EXPECT_ERROR(plan_memory(in), ErrorCode::kBudget, "one layer needs 1 in 8da4w at once");
+}
+
+TEST(MemoryPlan, DescribesEachClass) {
+  EXPECT_EQ(
+      describe(plan_memory(two_classes("170MiB"))),
+      "experts    8da8w, 150.0 MiB: 30 of 240 experts (5.0 MiB each), 12 %; one token uses 12\n"
+      "           8da4w, 20.0 MiB: 10 of 240 experts (2.0 MiB each), 4 %; one token uses 4\n"
+      "dense      100.0 MiB\n"
+      "KV cache   20.0 MiB\n"
+      "arenas     30.0 MiB\n"
+      "total      320.0 MiB of 3.91 GiB available\n");
 }
 
 TEST(MemoryPlan, DescribesItself) {

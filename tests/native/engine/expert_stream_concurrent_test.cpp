@@ -156,7 +156,9 @@ class Bench {
     auto fakes =
         std::make_unique<FakePlaces>(places * (global ? 1 : kLayers) + spare, path_, blob_bytes);
     places_ = fakes.get();
-    stream_ = std::make_unique<ExpertStream>(std::move(fakes), options);
+    std::vector<std::unique_ptr<ExpertPlaces>> by_variant;
+    by_variant.push_back(std::move(fakes));
+    stream_ = std::make_unique<ExpertStream>(std::move(by_variant), options);
   }
 
   void decode(std::mt19937* random) {
@@ -237,7 +239,7 @@ class Bench {
     }
     EXPECT_EQ(cache_->by_recency(), expected);
     // Nothing else stays in memory, and no read under way.
-    for (const Slot& slot : stream_->residency()) {
+    for (const Slot& slot : stream_->residency(0)) {
       EXPECT_NE(slot.state, SlotState::kReading);
       if (slot.state == SlotState::kFree) continue;
       EXPECT_EQ(std::count(expected.begin(), expected.end(), slot.key), 1);
@@ -248,7 +250,8 @@ class Bench {
   void resize(uint32_t capacity) {
     for (NaiveCache& pool : naive_) pool.resize(capacity);
     cache_->resize(capacity);
-    stream_->resize(capacity * static_cast<uint32_t>(naive_.size()) + spare_, cache_->by_recency());
+    const uint32_t places = capacity * static_cast<uint32_t>(naive_.size()) + spare_;
+    stream_->resize(Span<const uint32_t>(&places, 1), cache_->by_recency());
   }
 
   const ResidencyMap& map() const { return map_; }
@@ -373,7 +376,7 @@ TEST(ExpertStream, APredictedExpertIsReadOnceAndIsAHitWhenReady) {
   while (bench.places().arrived().size() < 2) bench.stream().prefetch(predicted);
   for (const ExpertKey& expert : predicted)
     EXPECT_EQ(std::count_if(
-                  bench.stream().residency().begin(), bench.stream().residency().end(),
+                  bench.stream().residency(0).begin(), bench.stream().residency(0).end(),
                   [&](const Slot& s) { return s.state == SlotState::kReady && s.key == expert; }),
               1);
   bench.run_jobs(0, {1, 2}, 1, Phase::kDecode);
@@ -454,7 +457,7 @@ TEST(ExpertStream, APromptReadsAheadByItself) {
   bench.stream().prefetch(std::vector<ExpertKey>{key(0, 0), key(0, 1)});
   bench.begin_prompt();
   EXPECT_EQ(bench.stream().prefetch(std::vector<ExpertKey>{key(0, 2)}), 0u);
-  for (const Slot& slot : bench.stream().residency()) EXPECT_NE(slot.state, SlotState::kReading);
+  for (const Slot& slot : bench.stream().residency(0)) EXPECT_NE(slot.state, SlotState::kReading);
   bench.end_prompt();
   EXPECT_EQ(bench.stream().prefetch(std::vector<ExpertKey>{key(0, 2)}), 1u);
 }
@@ -567,16 +570,16 @@ TEST(ExpertStream, HoldsAllThatFits) {
   ASSERT_EQ(::truncate(bench.path().c_str(), 0), 0);  // nothing is read any more
   for (uint32_t layer = 0; layer < kLayers; ++layer)
     bench.run_jobs(layer, {0, 5}, 1, Phase::kDecode);
-  for (const Slot& slot : bench.stream().residency()) EXPECT_EQ(slot.state, SlotState::kReady);
+  for (const Slot& slot : bench.stream().residency(0)) EXPECT_EQ(slot.state, SlotState::kReady);
   bench.stream().retain({});
-  for (const Slot& slot : bench.stream().residency()) EXPECT_EQ(slot.state, SlotState::kFree);
+  for (const Slot& slot : bench.stream().residency(0)) EXPECT_EQ(slot.state, SlotState::kFree);
 }
 
 // What other threads see is what the table says.
 void expect_shown(Bench* bench) {
   const ResidencySnapshot shown = bench->map().snapshot();
   std::vector<ExpertState> expected(kLayers * kExperts, ExpertState::kAbsent);
-  for (const Slot& slot : bench->stream().residency())
+  for (const Slot& slot : bench->stream().residency(0))
     if (slot.state != SlotState::kFree)
       expected[slot.key.layer * kExperts + slot.key.expert] =
           slot.state == SlotState::kReady ? ExpertState::kReady : ExpertState::kOnItsWay;

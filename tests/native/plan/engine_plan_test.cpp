@@ -32,13 +32,25 @@ Manifest model() {
     m.layers[layer].experts.emplace();
     m.layers[layer].experts->programs.resize(m.moe.num_experts);
   }
+  for (uint32_t layer = 1; layer < m.num_layers; ++layer)
+    for (ExpertProgram& program : m.layers[layer].experts->programs) program.bytes = 3 * kMiB;
   m.memory.expert_bytes = 3 * kMiB;
+  m.precisions = {{"8da8w", 0}};
+  return m;
+}
+
+// The same with a second precision of its experts.
+Manifest model_with_variants() {
+  Manifest m = model();
+  for (uint32_t layer = 1; layer < m.num_layers; ++layer)
+    m.layers[layer].variants = {*m.layers[layer].experts};
+  m.precisions.push_back({"8da4w", 32});
   return m;
 }
 
 StoreFacts store() {
   StoreFacts facts;
-  facts.slot_bytes = 2 * kMiB;
+  facts.slot_bytes = {2 * kMiB, kMiB};
   facts.dense_bytes = 5 * kMiB;
   return facts;
 }
@@ -55,10 +67,8 @@ TEST(EnginePlan, SettlesWhatIsAutomaticForExactRouting) {
   EXPECT_EQ(p.settings.initial_cache, InitialCache::kWarm);
   EXPECT_EQ(p.settings.context, kDefaultContext);
   EXPECT_EQ(p.memory.slots, 12u);  // half of 3 x 8
-  EXPECT_EQ(p.cache.capacity, 12u);
-  EXPECT_TRUE(p.cache.global);
-  EXPECT_EQ(p.cache.layers, 4u);
-  EXPECT_EQ(p.cache.experts, 8u);
+  EXPECT_EQ(p.capacities[0], 12u);
+  EXPECT_TRUE(p.global_pool);
   EXPECT_EQ(p.routing.text, "exact");
   EXPECT_FALSE(p.routing.lossy());
   EXPECT_EQ(p.preload, std::vector<std::vector<uint32_t>>(4));
@@ -72,8 +82,8 @@ TEST(EnginePlan, RoutingByTheCacheGetsAPoolForEachLayer) {
   EXPECT_EQ(p.settings.pool, Pool::kPerLayer);
   EXPECT_EQ(p.settings.initial_cache, InitialCache::kPrompt);
   EXPECT_EQ(p.memory.slots_per_layer, 4u);
-  EXPECT_EQ(p.cache.capacity, 4u);
-  EXPECT_FALSE(p.cache.global);
+  EXPECT_EQ(p.capacities[0], 4u);
+  EXPECT_FALSE(p.global_pool);
   EXPECT_EQ(p.requested_routing, "cache-prior:auto");
   EXPECT_TRUE(p.routing.lossy());
   EXPECT_FALSE(p.settings.routing.automatic);
@@ -101,9 +111,49 @@ TEST(EnginePlan, WhatTheHostChoseStays) {
   EXPECT_EQ(p.settings.pool, Pool::kPerLayer);
   EXPECT_EQ(p.settings.initial_cache, InitialCache::kCold);
   EXPECT_EQ(p.settings.context, 100u);
-  EXPECT_EQ(p.cache.eviction.decay, 0.5);
+  EXPECT_EQ(p.settings.eviction.decay, 0.5);
   EXPECT_EQ(p.memory.slots_per_layer, 3u);  // 10 slots in 3 layers
   EXPECT_EQ(p.memory.slots, 9u);
+}
+
+TEST(EnginePlan, RanksOfBothPrecisionsGetSlots) {
+  EngineSettings settings;
+  settings.precision = parse_precision("ranks:1");
+  const EnginePlan p = plan_engine(settings, model_with_variants(), store(), 4096 * kMiB);
+  ASSERT_EQ(p.memory.classes.size(), 2u);
+  EXPECT_EQ(p.memory.classes[0].slot_bytes, 2 * kMiB);
+  EXPECT_EQ(p.memory.classes[1].slot_bytes, kMiB);
+  EXPECT_EQ(p.capacities, (std::vector<uint32_t>{12, 12}));
+  EXPECT_TRUE(p.lossy);
+  EXPECT_EQ(p.note, "the best 1 of 2 experts run in 8da8w, the others in 8da4w");
+  // The output does not depend on the cache, so the pool is that of exact routing.
+  EXPECT_TRUE(p.global_pool);
+  EXPECT_FALSE(p.routing.lossy());
+}
+
+TEST(EnginePlan, LowPrecisionAloneGetsTheWholeBudget) {
+  EngineSettings settings;
+  settings.precision = parse_precision("low");
+  settings.cache = parse_budget("20MiB");
+  const EnginePlan p = plan_engine(settings, model_with_variants(), store(), 4096 * kMiB);
+  ASSERT_EQ(p.memory.classes.size(), 1u);
+  EXPECT_EQ(p.capacities, (std::vector<uint32_t>{0, 20}));
+  EXPECT_EQ(p.memory.slots_by_variant(2), p.capacities);
+  EXPECT_EQ(p.note, "all experts run in 8da4w");
+  settings.precision = {};
+  const EnginePlan full = plan_engine(settings, model_with_variants(), store(), 4096 * kMiB);
+  EXPECT_EQ(full.capacities, (std::vector<uint32_t>{10, 0}));
+  EXPECT_FALSE(full.lossy);
+  EXPECT_EQ(full.note, "");
+}
+
+TEST(EnginePlan, PrecisionsThatTheBundleDoesNotHaveAreRefused) {
+  EngineSettings settings;
+  settings.precision = parse_precision("low");
+  EXPECT_ERROR(plan(settings), ErrorCode::kUsage, "holds its experts in 8da8w only");
+  settings.precision = parse_precision("ranks:2");
+  EXPECT_ERROR(plan_engine(settings, model_with_variants(), store(), 4096 * kMiB),
+               ErrorCode::kUsage, "\"ranks:2\" leaves none in low precision");
 }
 
 TEST(EnginePlan, ResidentKeepsAllExpertsWhateverTheCache) {
@@ -138,7 +188,7 @@ TEST(EnginePlan, FallsBackToProgramsIfSlotsDoNotWork) {
 
 TEST(EnginePlan, ExpertsThatAreNotPackedNeedNoSlotSize) {
   StoreFacts facts = store();
-  facts.slot_bytes = 0;
+  facts.slot_bytes = {0, 0};
   facts.no_slots = Error(ErrorCode::kUnsupported, "bundle", "they have no packed weights");
   const EnginePlan p = plan({}, facts);
   EXPECT_EQ(p.settings.residency, Residency::kPrograms);
@@ -238,7 +288,7 @@ TEST(EnginePlan, IsTheSameForTheSameArguments) {
   // Planning from resolved settings changes nothing, apart from what was asked for.
   const EnginePlan again = plan(first.settings);
   EXPECT_EQ(again.routing.text, first.routing.text);
-  EXPECT_EQ(again.cache.capacity, first.cache.capacity);
+  EXPECT_EQ(again.capacities, first.capacities);
   EXPECT_EQ(again.settings.initial_cache, first.settings.initial_cache);
 }
 

@@ -75,7 +75,7 @@ TEST(Selector, EngineAndLabDecideTheSame) {
           if (prompt > 0) engine.replay(selected);
           for (int i = 0; i < 2 * prompt; ++i)
             lab.step(static_cast<uint32_t>(i % 2), logits[i].data(), /*prompt=*/true);
-          ASSERT_EQ(engine.cache().by_recency(), lab.cache().by_recency());
+          ASSERT_EQ(engine.caches()[0].by_recency(), lab.cache().by_recency());
           for (int i = 0; i < 40; ++i) {
             const std::vector<float> one = random_logits(&random);
             const auto layer = static_cast<uint32_t>(i % 2);
@@ -84,7 +84,7 @@ TEST(Selector, EngineAndLabDecideTheSame) {
             ASSERT_EQ(selection.experts, step.selection.experts);
             ASSERT_EQ(selection.dropped, step.selection.dropped);
             ASSERT_EQ(use.uncached, step.uncached);
-            ASSERT_EQ(engine.cache().by_recency(), lab.cache().by_recency());
+            ASSERT_EQ(engine.caches()[0].by_recency(), lab.cache().by_recency());
           }
         }
       }
@@ -97,7 +97,7 @@ TEST(Selector, AnInitialCacheIsThereAfterEachReset) {
        {std::pair(Initial::kCold, 0u), {Initial::kPrompt, 0u}, {Initial::kProfile, 6u}}) {
     Selector selector(settings("exact", initial, false, 3));
     for (int sequence = 0; sequence < 2; ++sequence) {
-      EXPECT_EQ(selector.cache().size(), expected);
+      EXPECT_EQ(selector.caches()[0].size(), expected);
       selector.decode(0, first, &selection);
       selector.reset();
     }
@@ -105,12 +105,12 @@ TEST(Selector, AnInitialCacheIsThereAfterEachReset) {
   SelectorSettings warm = settings("exact", Initial::kWarm, false, 3);
   warm.profile = {{4}, {}};
   Selector selector(warm);
-  EXPECT_EQ(selector.cache().by_recency(), (std::vector<ExpertKey>{{0, 4}}));
+  EXPECT_EQ(selector.caches()[0].by_recency(), (std::vector<ExpertKey>{{0, 4}}));
   selector.decode(0, first, &selection);
   selector.reset();
-  EXPECT_EQ(selector.cache().by_recency(), (std::vector<ExpertKey>{{0, 4}, {0, 1}, {0, 0}}));
+  EXPECT_EQ(selector.caches()[0].by_recency(), (std::vector<ExpertKey>{{0, 4}, {0, 1}, {0, 0}}));
   selector.forget_cached();
-  EXPECT_EQ(selector.cache().size(), 0u);
+  EXPECT_EQ(selector.caches()[0].size(), 0u);
 }
 
 // The first prompt leaves a cold cache alone; one that comes after decoding does not.
@@ -120,13 +120,13 @@ TEST(Selector, LaterPromptsGoThroughTheCache) {
   Selection selection;
   Selector selector(settings("exact", Initial::kCold, false, 3));
   selector.replay(selected);
-  EXPECT_EQ(selector.cache().size(), 0u);
+  EXPECT_EQ(selector.caches()[0].size(), 0u);
   selector.replay(selected);
-  EXPECT_EQ(selector.cache().size(), 4u);
+  EXPECT_EQ(selector.caches()[0].size(), 4u);
   selector.reset();
   selector.decode(0, logits, &selection);
   selector.replay(selected);
-  EXPECT_EQ(selector.cache().by_recency(),
+  EXPECT_EQ(selector.caches()[0].by_recency(),
             (std::vector<ExpertKey>{{0, 0}, {0, 6}, {0, 5}, {1, 6}, {1, 5}}));
 }
 
@@ -139,6 +139,51 @@ TEST(Selector, TellsWhatWasCachedAndWhatLeaves) {
   EXPECT_EQ(use.uncached, (std::vector<uint8_t>{0, 1}));
   ASSERT_EQ(use.evicted.size(), 1u);
   EXPECT_EQ(use.evicted[0], (ExpertKey{1, 1}));
+}
+
+TEST(Selector, EachPrecisionHasACacheOfItsOwn) {
+  SelectorSettings two = settings("exact", Initial::kCold, false, 1);
+  two.precision = parse_precision("ranks:1");
+  two.low_capacity = 2;
+  EXPECT_EQ(two.capacity_per_layer(), 1.5);
+  Selector selector(two);
+  const float first[kExperts] = {9, 8}, second[kExperts] = {8, 9}, third[kExperts] = {9, 8};
+  Selection selection;
+  EXPECT_EQ(selector.variant(0), 0u);
+  EXPECT_EQ(selector.variant(1), 1u);
+  EXPECT_TRUE(selector.decode(0, first, &selection).evicted.empty());
+  // The same experts in the other precision: nothing of them is cached.
+  const Selector::Use use = selector.decode(0, second, &selection);
+  EXPECT_EQ(use.uncached, (std::vector<uint8_t>{1, 1}));
+  ASSERT_EQ(use.evicted.size(), 1u);
+  EXPECT_EQ(use.evicted[0], (ExpertKey{0, 0, 0}));
+  EXPECT_EQ(selector.decode(0, third, &selection).uncached, (std::vector<uint8_t>{1, 0}));
+  EXPECT_EQ(selector.caches()[0].by_recency(), (std::vector<ExpertKey>{{0, 0, 0}}));
+  EXPECT_EQ(selector.caches()[1].by_recency(), (std::vector<ExpertKey>{{0, 0, 1}, {0, 1, 1}}));
+  // A prompt goes through both caches too.
+  selector.replay(std::vector<uint32_t>{5, 6, 7, 4});
+  EXPECT_EQ(selector.caches()[0].by_recency(), (std::vector<ExpertKey>{{0, 5, 0}, {1, 7, 0}}));
+  EXPECT_EQ(selector.caches()[1].by_recency(),
+            (std::vector<ExpertKey>{{0, 1, 1}, {0, 6, 1}, {1, 4, 1}}));
+
+  two.low_capacity = 0;
+  EXPECT_ERROR(Selector{two}, ErrorCode::kBudget, "does not hold the 1 of one token");
+}
+
+TEST(Selector, CachedMeansInThePrecisionOfTheRank) {
+  SelectorSettings two = settings("exact+drop-cold:2", Initial::kCold, false, 4);
+  two.precision = parse_precision("ranks:1");
+  two.low_capacity = 4;
+  Selector selector(two);
+  const float first[kExperts] = {9, 8.9f}, turned[kExperts] = {8.9f, 9};
+  Selection selection;
+  selector.replay(std::vector<uint32_t>{0, 1, 0, 1});  // nothing: the initial cache is cold
+  selector.replay(std::vector<uint32_t>{0, 1, 0, 1});
+  selector.decode(0, first, &selection);
+  EXPECT_EQ(selection.dropped, (std::vector<uint8_t>{0, 0}));
+  // Expert 0 is cached for rank 0 only.
+  selector.decode(0, turned, &selection);
+  EXPECT_EQ(selection.dropped, (std::vector<uint8_t>{0, 1}));
 }
 
 TEST(Selector, APoolForAllLayersMayHoldAnyNumber) {

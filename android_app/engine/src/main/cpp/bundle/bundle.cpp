@@ -105,12 +105,21 @@ Bundle Bundle::open(const std::string& directory) {
   checker.check(m.embedding.file, Missing::kRefused);
   checker.check(m.head, Missing::kRefused);
   for (const FileRef& file : m.files) checker.check(file, Missing::kRefused);
-  for (const LayerSpec& layer : m.layers) {
-    checker.check(layer.dense, Missing::kRefused);
-    bundle.has_shard_.push_back(layer.experts.has_value() &&
-                                checker.check(layer.experts->shard, Missing::kAllowed));
+  for (uint32_t layer = 0; layer < m.num_layers; ++layer) {
+    checker.check(m.layers[layer].dense, Missing::kRefused);
+    for (uint32_t variant = 0; variant < m.precisions.size(); ++variant)
+      bundle.has_shard_.push_back(
+          m.layers[layer].experts.has_value() &&
+          checker.check(m.experts(layer, variant).shard, Missing::kAllowed));
   }
   return bundle;
+}
+
+bool Bundle::has_all_shards() const {
+  for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer)
+    for (uint32_t variant = 0; variant < manifest_.precisions.size(); ++variant)
+      if (manifest_.layers[layer].experts && !has_shard(layer, variant)) return false;
+  return true;
 }
 
 std::string Bundle::path(const FileRef& file) const { return directory_ + "/" + file.path; }
@@ -134,16 +143,17 @@ AlignedBuffer Bundle::read_verified(const FileRef& file) const {
   return buffer;
 }
 
-AlignedBuffer Bundle::read_program(uint32_t layer, uint32_t expert) const {
-  if (layer >= manifest_.layers.size() || !manifest_.layers[layer].experts.has_value() ||
-      expert >= manifest_.moe.num_experts) {
+AlignedBuffer Bundle::read_program(const ExpertKey& key) const {
+  if (key.layer >= manifest_.layers.size() || !manifest_.layers[key.layer].experts.has_value() ||
+      key.expert >= manifest_.moe.num_experts || key.variant >= manifest_.precisions.size()) {
     throw Error(ErrorCode::kUsage, directory_,
-                "has no expert " + std::to_string(expert) + " in layer " + std::to_string(layer));
+                "has no expert " + std::to_string(key.expert) + " in layer " +
+                    std::to_string(key.layer) + ", variant " + std::to_string(key.variant));
   }
-  const LayerExperts& experts = *manifest_.layers[layer].experts;
-  const ExpertProgram& program = experts.programs[expert];
+  const LayerExperts& experts = manifest_.experts(key.layer, key.variant);
+  const ExpertProgram& program = experts.programs[key.expert];
   const std::string name = path(experts.shard);
-  if (!has_shard_[layer]) {
+  if (!has_shard(key.layer, key.variant)) {
     throw Error(ErrorCode::kIo, name, "is not there; its packed form may be",
                 "Copy the shard into the bundle again");
   }
@@ -154,7 +164,7 @@ AlignedBuffer Bundle::read_program(uint32_t layer, uint32_t expert) const {
   AlignedBuffer buffer(program.bytes);
   read_exactly(fd.get(), buffer.data(), buffer.size(), program.offset, name);
   expect_hash(sha256(buffer.data(), buffer.size()), program.sha256, name,
-              "the program of expert " + std::to_string(expert));
+              "the program of expert " + std::to_string(key.expert));
   return buffer;
 }
 

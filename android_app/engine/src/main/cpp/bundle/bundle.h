@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "bundle/manifest.h"
+#include "cache/expert_key.h"
 
 namespace moe_mobile {
 
@@ -15,28 +16,32 @@ namespace moe_mobile {
 class Bundle {
  public:
   // Loads bundle.json and checks that every listed file is a regular file of the stated length.
-  // Shards may be missing
-  // (`prepare --consume` deletes them). Hashes nothing but bundle.json.
+  // Shards may be missing (`prepare --consume` deletes them). Hashes nothing but bundle.json.
   static Bundle open(const std::string& directory);
 
   const std::string& directory() const { return directory_; }
   const Manifest& manifest() const { return manifest_; }
   std::string path(const FileRef& file) const;
-  // Whether the layer has experts and their shard was there when the bundle was opened.
-  bool has_shard(uint32_t layer) const { return has_shard_.at(layer); }
+  // Whether the layer has experts and their shard of this precision was there when the bundle was
+  // opened. REQUIRES: variant < manifest().precisions.size().
+  bool has_shard(uint32_t layer, uint32_t variant) const {
+    return has_shard_.at(layer * manifest_.precisions.size() + variant);
+  }
+  // Whether all shards were there.
+  bool has_all_shards() const;
 
   // Compares the file's SHA-256 with the manifest; kBundleCorrupt where they differ.
   void verify_file(const FileRef& file) const;
   // The file's bytes, after the same check on the very bytes returned.
   AlignedBuffer read_verified(const FileRef& file) const;
-  // One expert's program (.pte bytes), checked against its own SHA-256. kIo where the shard is
+  // One expert's program (.pte bytes), checked against its own SHA-256. kIo if the shard is
   // missing.
-  AlignedBuffer read_program(uint32_t layer, uint32_t expert) const;
+  AlignedBuffer read_program(const ExpertKey& key) const;
 
  private:
   std::string directory_;
   Manifest manifest_;
-  std::vector<bool> has_shard_;
+  std::vector<bool> has_shard_;  // by layer and variant
 };
 
 }  // namespace moe_mobile

@@ -79,6 +79,7 @@ class Reader {
     m_.max_batch = root_["max_batch"].integer32(1, 4096);
     read_embedding(root_["embedding"]);
     read_layers(root_["layers"]);
+    if (m_.precisions.empty()) m_.precisions = {base_precision()};  // no layer has experts
     check_bias_rows(root_["moe"]["router"]);
     m_.head = read_dense_program(root_["head"]);
     dense_bytes_.add(m_.head.bytes, root_["head"]);
@@ -277,7 +278,10 @@ class Reader {
       spec.mixer = read_mixer(layer["mixer"]);
       spec.dense = read_dense_program(layer["dense"]);
       dense_bytes_.add(spec.dense.bytes, layer["dense"]["bytes"]);
-      if (layer.has("experts")) spec.experts = read_experts(layer["experts"]);
+      if (layer.has("experts")) {
+        spec.experts = read_experts(layer["experts"]);
+        spec.variants = read_variants(layer["experts"]);
+      }
       m_.layers.push_back(std::move(spec));
     }
   }
@@ -298,7 +302,54 @@ class Reader {
   }
 
   LayerExperts read_experts(const JsonField& f) {
-    f.expect_members({"path", "bytes", "sha256", "programs"}, {"delegate"});
+    f.expect_members({"path", "bytes", "sha256", "programs"}, {"delegate", "variants"});
+    return read_shard(f);
+  }
+
+  // Further precisions of a layer's experts; the first layer with experts says which there are.
+  std::vector<LayerExperts> read_variants(const JsonField& experts) {
+    std::vector<ExpertPrecision> precisions = {base_precision()};
+    std::vector<LayerExperts> variants;
+    if (experts.has("variants")) {
+      const JsonField f = experts["variants"];
+      const size_t count = f.array_size();
+      if (count == 0) f.fail("is empty");
+      for (size_t i = 0; i < count; ++i) {
+        f.at(i).expect_members({"quantization", "path", "bytes", "sha256", "programs"},
+                               {"delegate", "group_size"});
+        const ExpertPrecision precision = read_precision(f.at(i));
+        for (const ExpertPrecision& other : precisions)
+          if (precision.quantization == other.quantization)
+            f.at(i)["quantization"].fail("names a precision of these experts twice");
+        precisions.push_back(precision);
+        variants.push_back(read_shard(f.at(i)));
+      }
+    }
+    if (m_.precisions.empty()) m_.precisions = precisions;
+    if (m_.precisions != precisions) experts.fail("has other variants than the layers before it");
+    return variants;
+  }
+
+  ExpertPrecision base_precision() const {
+    const Quantization& q = m_.quantization;
+    return {q.experts, q.experts == "8da4w" ? q.group_size : 0};
+  }
+
+  static ExpertPrecision read_precision(const JsonField& f) {
+    ExpertPrecision precision;
+    precision.quantization =
+        f["quantization"].one_of({"fp32", "8da8w", "8da4w"}, ErrorCode::kUnsupported);
+    if ((precision.quantization == "8da4w") != f.has("group_size"))
+      f.fail("needs a group_size if and only if its quantization is 8da4w");
+    if (!f.has("group_size")) return precision;
+    const uint32_t g = f["group_size"].integer32(0, 256);
+    if (g != 32 && g != 64 && g != 128 && g != 256)
+      f["group_size"].fail("is not 32, 64, 128 or 256");
+    precision.group_size = g;
+    return precision;
+  }
+
+  LayerExperts read_shard(const JsonField& f) {
     LayerExperts experts;
     experts.shard = read_file_members(f, 1);
     experts.delegate = read_program_delegate(f);
@@ -396,6 +447,15 @@ const char* delegate_name(Delegate delegate) {
       return "portable";
   }
   return "";  // not reached: the compiler checks that all are listed
+}
+
+uint64_t Manifest::expert_bytes(uint32_t variant) const {
+  uint64_t largest = 0;
+  for (uint32_t layer = 0; layer < num_layers; ++layer)
+    if (layers[layer].experts)
+      for (const ExpertProgram& program : experts(layer, variant).programs)
+        largest = std::max(largest, program.bytes);
+  return largest;
 }
 
 uint32_t Manifest::num_moe_layers() const {

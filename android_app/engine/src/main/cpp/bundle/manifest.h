@@ -58,6 +58,17 @@ struct MoeSpec : RouterSpec {
   uint32_t intermediate_size = 0;
 };
 
+// One precision of the experts.
+struct ExpertPrecision {
+  std::string quantization;  // fp32, 8da8w or 8da4w
+  uint32_t group_size = 0;   // of 8da4w; else 0
+
+  friend bool operator==(const ExpertPrecision& a, const ExpertPrecision& b) {
+    return a.quantization == b.quantization && a.group_size == b.group_size;
+  }
+  friend bool operator!=(const ExpertPrecision& a, const ExpertPrecision& b) { return !(a == b); }
+};
+
 struct Quantization {
   std::string experts;    // fp32, 8da8w or 8da4w
   std::string dense;      // the same
@@ -72,6 +83,7 @@ struct ExpertProgram {
   Sha256Digest sha256{};
 };
 
+// The experts of a layer in one precision.
 struct LayerExperts {
   FileRef shard;
   Delegate delegate = Delegate::kXnnpack;
@@ -81,7 +93,8 @@ struct LayerExperts {
 struct LayerSpec {
   MixerSpec mixer;
   DenseProgram dense;
-  std::optional<LayerExperts> experts;  // absent where the MLP is dense
+  std::optional<LayerExperts> experts;  // absent if the MLP is dense
+  std::vector<LayerExperts> variants;   // the same experts in further precisions
 };
 
 struct EmbeddingSpec {
@@ -93,9 +106,9 @@ struct EmbeddingSpec {
 struct MemoryFacts {
   uint64_t dense_bytes = 0;        // all dense programs and the head
   uint64_t embedding_bytes = 0;    //
-  uint64_t expert_bytes = 0;       // the largest expert program
+  uint64_t expert_bytes = 0;       // the largest expert program, of any precision
   uint64_t token_cycle_bytes = 0;  // layers with experts x top_k x expert_bytes
-  uint64_t experts_bytes = 0;      // all expert programs
+  uint64_t experts_bytes = 0;      // all expert programs, of all precisions
 };
 
 struct Manifest {
@@ -120,8 +133,17 @@ struct Manifest {
   DenseProgram head;
   std::vector<FileRef> files;
   MemoryFacts memory;
+  // What ExpertKey::variant counts: `quantization.experts` first, then the layers' `variants`.
+  std::vector<ExpertPrecision> precisions;
   std::string bundle_hash;  // SHA-256 of bundle.json, hexadecimal
 
+  // The experts of a layer in one precision. REQUIRES: the layer has experts, variant <
+  // precisions.size().
+  const LayerExperts& experts(uint32_t layer, uint32_t variant) const {
+    return variant == 0 ? *layers[layer].experts : layers[layer].variants[variant - 1];
+  }
+  // The largest expert program in this precision, in bytes.
+  uint64_t expert_bytes(uint32_t variant) const;
   // Number of layers with experts.
   uint32_t num_moe_layers() const;
   // The number after that of the last of them.

@@ -53,15 +53,15 @@ void LogicalCache::fill(Span<const std::vector<uint32_t>> best) {
   for (uint32_t rank = 0; rank < options_.experts; ++rank)
     for (uint32_t layer = 0; layer < best.size(); ++layer)
       if (rank < best[layer].size() && (options_.global ? keys.size() : rank) < options_.capacity)
-        keys.push_back({layer, best[layer][rank]});
+        keys.push_back(key(layer, base(layer) + best[layer][rank]));
   uint8_t uncached;
   for (auto key = keys.rbegin(); key != keys.rend(); ++key)
     access(key->layer, Span<const uint32_t>(&key->expert, 1), &uncached);
 }
 
 ExpertKey LogicalCache::key(uint32_t layer, uint32_t expert) const {
-  if (!options_.global) return {layer, expert};
-  return {expert / options_.experts, expert % options_.experts};
+  if (!options_.global) return {layer, expert, options_.variant};
+  return {expert / options_.experts, expert % options_.experts, options_.variant};
 }
 
 }  // namespace moe_mobile

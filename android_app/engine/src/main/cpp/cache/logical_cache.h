@@ -15,6 +15,7 @@ namespace moe_mobile {
 struct LogicalCacheOptions {
   uint32_t layers = 0;
   uint32_t experts = 0;   // of each layer
+  uint32_t variant = 0;   // of its keys
   bool global = false;    // one pool that all layers share, instead of one for each
   uint32_t capacity = 0;  // of each pool
   EvictionOptions eviction;

@@ -22,16 +22,65 @@ uint64_t saturating_multiply(uint64_t a, uint64_t b) {
   throw Error(ErrorCode::kBudget, Setting{"cache"}, cause, remedy);
 }
 
-// A budget in bytes instead of `auto`: what is available less `fixed`. 15 % stay free for what else
-// runs, and for what this plan does not see.
-Budget automatic_budget(uint64_t available, uint64_t fixed) {
-  const uint64_t usable = available - available / 100 * 15;
-  return {Budget::Kind::kBytes, usable > fixed ? usable - fixed : 0, 0};
+// What the experts may take, in bytes. Of what is available, 15 % stay free for what else runs, and
+// for what this plan does not see.
+uint64_t experts_budget(const MemoryPlanInputs& in, uint64_t fixed) {
+  switch (in.budget.kind) {
+    case Budget::Kind::kBytes:
+      return in.budget.bytes;
+    case Budget::Kind::kPercent: {
+      const uint64_t slots =
+          uint64_t{experts_of_share(in.budget.percent, in.experts)} * in.moe_layers;
+      uint64_t bytes = 0;
+      for (const SlotClassInput& c : in.classes)
+        bytes = saturating_add(bytes, saturating_multiply(slots, c.slot_bytes));
+      return bytes;
+    }
+    case Budget::Kind::kAuto:
+      break;
+  }
+  const uint64_t usable = in.available_bytes - in.available_bytes / 100 * 15;
+  return usable > fixed ? usable - fixed : 0;
 }
 
-std::string experts_of(uint64_t slots, const MemoryPlan& plan) {
-  return std::to_string(slots) + " of " + std::to_string(plan.num_experts) + " experts (" +
-         format_bytes(plan.slot_bytes) + " each)";
+std::string experts_of(uint64_t slots, uint64_t num_experts, uint64_t slot_bytes) {
+  return std::to_string(slots) + " of " + std::to_string(num_experts) + " experts (" +
+         format_bytes(slot_bytes) + " each)";
+}
+
+std::string experts_of(const MemoryPlan& plan) {
+  std::string text;
+  for (const SlotClassPlan& c : plan.classes)
+    text += (text.empty() ? "" : " and ") +
+            experts_of(c.slots, plan.num_experts / plan.classes.size(), c.slot_bytes) +
+            (plan.classes.size() > 1 ? " in " + c.name : "");
+  return text;
+}
+
+// Sets `slots` of each class. Classes that get all they can use are settled first, with what is
+// left for the others.
+void split_budget(uint64_t budget, uint64_t num_experts, std::vector<SlotClassPlan>* classes) {
+  std::vector<SlotClassPlan*> open;
+  for (SlotClassPlan& c : *classes) open.push_back(&c);
+  for (bool settled = false; !settled && !open.empty();) {
+    uint64_t unit = 0;  // bytes of as many slots of each class as it has ranks
+    for (const SlotClassPlan* c : open)
+      unit = saturating_add(unit, saturating_multiply(c->ranks, c->slot_bytes));
+    uint64_t rest = budget % unit;
+    for (SlotClassPlan* c : open) {
+      const uint64_t more = std::min<uint64_t>(rest / c->slot_bytes, c->ranks);
+      rest -= more * c->slot_bytes;
+      c->slots = saturating_add(saturating_multiply(budget / unit, c->ranks), more);
+    }
+    settled = true;
+    for (size_t i = open.size(); i-- > 0;) {
+      if (open[i]->slots <= num_experts) continue;
+      open[i]->slots = num_experts;
+      budget -= num_experts * open[i]->slot_bytes;
+      open.erase(open.begin() + static_cast<ptrdiff_t>(i));
+      settled = false;
+    }
+  }
 }
 
 }  // namespace
@@ -51,10 +100,14 @@ std::string format_bytes(uint64_t bytes) {
   return std::to_string(bytes) + " B";
 }
 
+std::vector<uint32_t> MemoryPlan::slots_by_variant(size_t variants) const {
+  std::vector<uint32_t> counts(variants, 0);
+  for (const SlotClassPlan& c : classes) counts.at(c.variant) = static_cast<uint32_t>(c.slots);
+  return counts;
+}
+
 MemoryPlan plan_memory(const MemoryPlanInputs& in) {
   MemoryPlan plan;
-  plan.slot_bytes = in.slot_bytes;
-  plan.num_experts = uint64_t{in.moe_layers} * in.experts;
   plan.dense_bytes = in.dense_bytes;
   plan.kv_bytes = in.kv_bytes;
   plan.arena_bytes = in.arena_bytes;
@@ -62,49 +115,60 @@ MemoryPlan plan_memory(const MemoryPlanInputs& in) {
   const uint64_t fixed =
       saturating_add(saturating_add(in.dense_bytes, in.kv_bytes), in.arena_bytes);
 
-  if (plan.num_experts > 0) {
-    if (in.slot_bytes == 0) throw Error(ErrorCode::kUsage, "", "a slot of no bytes");
-    plan.token_cycle_slots =
-        std::min(static_cast<uint64_t>(in.moe_layers) * in.top_k, plan.num_experts);
-    const Budget budget = in.budget.kind == Budget::Kind::kAuto
-                              ? automatic_budget(in.available_bytes, fixed)
-                              : in.budget;
-    const CacheSlots slots =
-        cache_slots(budget, {in.moe_layers, in.experts, in.slot_bytes, in.per_layer});
-    plan.slots = slots.all;
-    plan.slots_per_layer = slots.per_layer;
-    plan.experts_budget_bytes = budget.kind == Budget::Kind::kBytes
-                                    ? budget.bytes
-                                    : saturating_multiply(plan.slots, in.slot_bytes);
+  const uint64_t num_experts = uint64_t{in.moe_layers} * in.experts;
+  uint64_t slots_bytes = 0, cycle_bytes = 0;
+  if (num_experts > 0) {
+    for (const SlotClassInput& c : in.classes) {
+      if (c.slot_bytes == 0) throw Error(ErrorCode::kUsage, "", "a slot of no bytes");
+      plan.classes.emplace_back();
+      static_cast<SlotClassInput&>(plan.classes.back()) = c;
+    }
+    plan.experts_budget_bytes = experts_budget(in, fixed);
+    split_budget(plan.experts_budget_bytes, num_experts, &plan.classes);
+    for (SlotClassPlan& c : plan.classes) {
+      const Budget share{Budget::Kind::kBytes, saturating_multiply(c.slots, c.slot_bytes), 0};
+      const CacheSlots slots =
+          cache_slots(share, {in.moe_layers, in.experts, c.slot_bytes, in.per_layer});
+      c.slots = slots.all;
+      c.slots_per_layer = slots.per_layer;
+      c.token_cycle_slots = std::min(uint64_t{in.moe_layers} * c.ranks, num_experts);
+      plan.slots += c.slots;
+      plan.slots_per_layer += c.slots_per_layer;
+      plan.num_experts += num_experts;
+      plan.token_cycle_slots += c.token_cycle_slots;
+      plan.slot_bytes = std::max(plan.slot_bytes, c.slot_bytes);
+      slots_bytes = saturating_add(slots_bytes, saturating_multiply(c.slots, c.slot_bytes));
+      cycle_bytes =
+          saturating_add(cycle_bytes, saturating_multiply(c.token_cycle_slots, c.slot_bytes));
+    }
   }
-  plan.total_bytes = saturating_add(saturating_multiply(plan.slots, plan.slot_bytes), fixed);
+  plan.total_bytes = saturating_add(slots_bytes, fixed);
 
-  const uint64_t cycle_bytes = saturating_multiply(plan.token_cycle_slots, plan.slot_bytes);
-  const std::string held =
-      format_bytes(plan.experts_budget_bytes) + " hold " + experts_of(plan.slots, plan);
   const std::string raise =
       in.budget.kind == Budget::Kind::kAuto
-          ? "Free memory, shorten the context or choose a smaller model: beside " +
+          ? "Free memory, shorten the context or choose a smaller model: with " +
                 format_bytes(fixed) + " for everything else, experts need at least " +
                 format_bytes(cycle_bytes) + " of the " + format_bytes(in.available_bytes) +
                 " that are available"
           : "Raise the cache budget to at least " + format_bytes(cycle_bytes);
-  if (in.per_layer && plan.num_experts > 0 && plan.slots_per_layer < in.top_k)
-    refuse(held + ", a cache of " + std::to_string(plan.slots_per_layer) + " for each layer, and " +
-               std::to_string(in.top_k) + " are needed there at once",
-           raise);
-  if (plan.num_experts > 0 && plan.slots < in.top_k) {
-    refuse(held + ", one layer needs " + std::to_string(in.top_k) + " at once", raise);
-  }
-  if (plan.slots < plan.token_cycle_slots && !in.allow_below_cycle) {
-    refuse(held + ", one token uses " + std::to_string(plan.token_cycle_slots) +
-               ": every expert would be read anew for every token",
-           raise + ", or allow a cache below one token cycle");
+  for (const SlotClassPlan& c : plan.classes) {
+    const std::string held = format_bytes(plan.experts_budget_bytes) + " hold " + experts_of(plan);
+    const std::string of = plan.classes.size() > 1 ? " in " + c.name : "";
+    if (in.per_layer && c.slots_per_layer < c.ranks)
+      refuse(held + ", a cache of " + std::to_string(c.slots_per_layer) + of +
+                 " for each layer, and " + std::to_string(c.ranks) + " are needed there at once",
+             raise);
+    if (c.slots < c.ranks)
+      refuse(held + ", one layer needs " + std::to_string(c.ranks) + of + " at once", raise);
+    if (c.slots < c.token_cycle_slots && !in.allow_below_cycle)
+      refuse(held + ", one token uses " + std::to_string(c.token_cycle_slots) + of +
+                 ": every expert would be read anew for every token",
+             raise + ", or allow a cache below one token cycle");
   }
   if (plan.total_bytes > in.available_bytes) {
-    refuse(format_bytes(plan.total_bytes) + " are needed (" + experts_of(plan.slots, plan) +
-               " and " + format_bytes(fixed) + " for everything else), " +
-               format_bytes(in.available_bytes) + " are available",
+    refuse(format_bytes(plan.total_bytes) + " are needed (" + experts_of(plan) + " and " +
+               format_bytes(fixed) + " for everything else), " + format_bytes(in.available_bytes) +
+               " are available",
            "Lower the cache budget, shorten the context or free memory");
   }
   return plan;
@@ -118,15 +182,21 @@ std::string describe(const MemoryPlan& plan) {
         whole == 0 ? 0.0 : 100.0 * static_cast<double>(part) / static_cast<double>(whole));
     return std::string(text);
   };
-  return "experts    " + format_bytes(plan.slots * plan.slot_bytes) + ": " +
-         experts_of(plan.slots, plan) + ", " + share(plan.slots, plan.num_experts) +
-         (plan.slots_per_layer > 0 ? ", " + std::to_string(plan.slots_per_layer) + " per layer"
-                                   : "") +
-         "; one token uses " + std::to_string(plan.token_cycle_slots) + "\n" + "dense      " +
-         format_bytes(plan.dense_bytes) + "\n" + "KV cache   " + format_bytes(plan.kv_bytes) +
-         "\n" + "arenas     " + format_bytes(plan.arena_bytes) + "\n" + "total      " +
-         format_bytes(plan.total_bytes) + " of " + format_bytes(plan.available_bytes) +
-         " available\n";
+  std::string text;
+  for (const SlotClassPlan& c : plan.classes) {
+    const uint64_t num_experts = plan.num_experts / plan.classes.size();
+    text += (text.empty() ? "experts    " : "           ") +
+            (plan.classes.size() > 1 ? c.name + ", " : "") + format_bytes(c.slots * c.slot_bytes) +
+            ": " + experts_of(c.slots, num_experts, c.slot_bytes) + ", " +
+            share(c.slots, num_experts) +
+            (c.slots_per_layer > 0 ? ", " + std::to_string(c.slots_per_layer) + " per layer" : "") +
+            "; one token uses " + std::to_string(c.token_cycle_slots) + "\n";
+  }
+  if (text.empty()) text = "experts    none\n";
+  return text + "dense      " + format_bytes(plan.dense_bytes) + "\n" + "KV cache   " +
+         format_bytes(plan.kv_bytes) + "\n" + "arenas     " + format_bytes(plan.arena_bytes) +
+         "\n" + "total      " + format_bytes(plan.total_bytes) + " of " +
+         format_bytes(plan.available_bytes) + " available\n";
 }
 
 }  // namespace moe_mobile

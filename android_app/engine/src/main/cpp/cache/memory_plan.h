@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "cache/budget.h"
 
@@ -14,12 +15,19 @@ namespace moe_mobile {
 uint64_t available_memory(const std::string& proc = "/proc",
                           const std::string& cgroup = "/sys/fs/cgroup");
 
+// A precision in which experts run, as far as memory goes.
+struct SlotClassInput {
+  uint32_t variant = 0;     // ExpertKey::variant
+  std::string name;         // for people
+  uint32_t ranks = 0;       // experts of one token and layer that use it; above 0
+  uint64_t slot_bytes = 0;  // one expert's packed bytes
+};
+
 struct MemoryPlanInputs {
   Budget budget;
-  uint64_t slot_bytes = 0;       // one expert's packed bytes
+  std::vector<SlotClassInput> classes;
   uint32_t experts = 0;          // of each layer
   uint32_t moe_layers = 0;       // layers with experts
-  uint32_t top_k = 0;            //
   uint64_t dense_bytes = 0;      // weights of the dense programs and the head
   uint64_t kv_bytes = 0;         //
   uint64_t arena_bytes = 0;      // planned memory, activations, buffers
@@ -28,23 +36,39 @@ struct MemoryPlanInputs {
   bool per_layer = false;  // every layer has a pool of its own, all of one size
 };
 
+// The slots of one precision.
+struct SlotClassPlan : SlotClassInput {
+  uint64_t slots = 0;
+  uint64_t slots_per_layer = 0;    // 0: one pool for all layers
+  uint64_t token_cycle_slots = 0;  // MoE layers x ranks, at most all experts
+};
+
 struct MemoryPlan {
   uint64_t experts_budget_bytes = 0;  // what the budget grants
+  std::vector<SlotClassPlan> classes;
+  // Of all classes together.
   uint64_t slots = 0;
-  uint64_t slots_per_layer = 0;  // 0: one pool for all layers
-  uint64_t slot_bytes = 0;
-  uint64_t num_experts = 0;
+  uint64_t slots_per_layer = 0;    // 0: one pool for all layers
+  uint64_t num_experts = 0;        // an expert counts in each class
+  uint64_t token_cycle_slots = 0;  // what one token uses
+  uint64_t slot_bytes = 0;         // of the largest class
   uint64_t dense_bytes = 0;
   uint64_t kv_bytes = 0;
   uint64_t arena_bytes = 0;
-  uint64_t total_bytes = 0;        // slots and all the rest
-  uint64_t token_cycle_slots = 0;  // MoE layers x top_k, at most num_experts
+  uint64_t total_bytes = 0;  // slots and all the rest
   uint64_t available_bytes = 0;
+
+  // Slots of each variant below `variants`.
+  std::vector<uint32_t> slots_by_variant(size_t variants) const;
 };
 
-// Throws kBudget with the numbers and a remedy: fewer slots than top_k, in any pool; fewer than one
-// token cycle in a pool for all layers, unless allowed; more than the available memory. No layer
-// with experts gives a plan with no slots.
+// One budget pays for all classes of slots, in the proportion in which one token uses them: as many
+// slots of each as it has ranks. What a class cannot use, because it holds all its experts, goes to
+// the others. A share ("50%") is of the experts of all classes that are used.
+//
+// Throws kBudget with the numbers and a remedy: fewer slots than a class has ranks, in any pool;
+// fewer than one token cycle in a pool for all layers, unless allowed; more than the available
+// memory. No layer with experts gives a plan with no slots.
 MemoryPlan plan_memory(const MemoryPlanInputs& inputs);
 
 // A few lines for people.

@@ -31,22 +31,32 @@ std::unique_ptr<PackedStore> open_prepared(const Bundle& bundle, const EngineSet
       PackedStore::Options{settings.direct, experts, settings.scratch_dir});
 }
 
-std::unique_ptr<ExpertPlaces> make_places(const EnginePlan& plan, const Bundle& bundle,
-                                          EngineParts* parts, const Progress& progress) {
-  const auto count = static_cast<uint32_t>(plan.memory.slots);
-  if (plan.settings.residency == Residency::kPrograms) {
-    auto programs =
-        std::make_unique<ProgramPlaces>(bundle, count, parts->arena.get(), plan.settings.direct);
-    parts->direct_io = programs->direct();
-    return programs;
+// By variant; null for one that no rank uses.
+std::vector<std::unique_ptr<ExpertPlaces>> make_places(const EnginePlan& plan, const Bundle& bundle,
+                                                       EngineParts* parts,
+                                                       const Progress& progress) {
+  const std::vector<uint32_t> counts =
+      plan.memory.slots_by_variant(bundle.manifest().precisions.size());
+  std::vector<std::unique_ptr<ExpertPlaces>> places(counts.size());
+  parts->direct_io = plan.settings.residency == Residency::kPrograms || parts->store->direct();
+  for (uint32_t variant = 0; variant < counts.size(); ++variant) {
+    if (counts[variant] == 0) continue;
+    if (plan.settings.residency == Residency::kPrograms) {
+      auto programs = std::make_unique<ProgramPlaces>(bundle, variant, counts[variant],
+                                                      parts->arena.get(), plan.settings.direct);
+      parts->direct_io = parts->direct_io && programs->direct();
+      places[variant] = std::move(programs);
+      continue;
+    }
+    try {
+      places[variant] = std::make_unique<SlotPlaces>(bundle, *parts->store, variant,
+                                                     counts[variant], parts->arena.get(), progress);
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kRuntime) throw SlotsUnusable(error);
+      throw;
+    }
   }
-  parts->direct_io = parts->store->direct();
-  try {
-    return std::make_unique<SlotPlaces>(bundle, *parts->store, count, parts->arena.get(), progress);
-  } catch (const Error& error) {
-    if (error.code() == ErrorCode::kRuntime) throw SlotsUnusable(error);
-    throw;
-  }
+  return places;
 }
 
 std::vector<uint32_t> moe_layers(const Manifest& manifest) {
@@ -61,9 +71,11 @@ SelectorSettings selector_settings(const EnginePlan& plan, const Manifest& manif
   SelectorSettings selector;
   selector.router = manifest.moe;
   selector.routing = plan.routing.options;
-  selector.global = plan.cache.global;
-  selector.capacity = plan.cache.capacity;
-  selector.eviction = plan.cache.eviction;
+  selector.global = plan.global_pool;
+  selector.capacity = plan.capacities[0];
+  selector.low_capacity = plan.capacities[1];
+  selector.precision = plan.settings.precision;
+  selector.eviction = plan.settings.eviction;
   using Initial = SelectorSettings::Initial;
   const InitialCache initial = plan.settings.initial_cache;
   selector.initial = initial == InitialCache::kCold      ? Initial::kCold
@@ -85,9 +97,7 @@ StoreFacts read_store_facts(const Bundle& bundle, const EngineSettings& settings
   facts.slot_bytes = store->slot_bytes();
   facts.dense_bytes = store->dense_bytes();
   facts.no_slots = why_experts_are_not_packed(bundle);
-  const Manifest& manifest = bundle.manifest();
-  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
-    if (manifest.layers[layer].experts && !bundle.has_shard(layer)) facts.has_programs = false;
+  facts.has_programs = bundle.has_all_shards();
   return facts;
 }
 

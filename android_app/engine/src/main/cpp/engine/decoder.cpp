@@ -60,8 +60,9 @@ Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
 }
 
 std::vector<ExpertKey> Decoder::cached() const {
-  std::vector<ExpertKey> keys = selector_.cache().by_recency();
-  for (ExpertKey& key : keys) key = physical(key);
+  std::vector<ExpertKey> keys;
+  for (const LogicalCache& cache : selector_.caches())
+    for (const ExpertKey& key : cache.by_recency()) keys.push_back(physical(key));
   return keys;
 }
 
@@ -76,8 +77,8 @@ void Decoder::clear() {
     experts_->retain(cached());
 }
 
-void Decoder::resize(uint32_t capacity, uint32_t places) {
-  selector_.resize(capacity);
+void Decoder::resize(Span<const uint32_t> capacities, Span<const uint32_t> places) {
+  selector_.resize(capacities[0], capacities[1]);
   experts_->resize(places, cached());
 }
 
@@ -183,7 +184,7 @@ void Decoder::decode_experts(uint32_t layer, TokenMetrics* metrics) {
       ++metrics->dropped;
       continue;
     }
-    jobs_.push_back({{layer, selections_[0].experts[rank]},
+    jobs_.push_back({{layer, selections_[0].experts[rank], selector_.variant(rank)},
                      h_.data(),
                      1,
                      outputs_.data() + size_t{rank} * manifest_.hidden_size});
@@ -200,37 +201,44 @@ void Decoder::prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, b
   const size_t hidden = manifest_.hidden_size;
   const size_t index = moe_index(layer);
   Stopwatch watch;
-  // Uses of each expert, and its last one: lowest rank of a token touches first, so rank 0 is the
-  // latest.
-  std::vector<uint32_t> uses(manifest_.moe.num_experts, 0);
-  std::vector<uint64_t> last_use(manifest_.moe.num_experts, 0);
+  // An expert in another precision is another job. Uses of each, and its last one: the lowest rank
+  // of a token touches first, so rank 0 is the latest.
+  const size_t num_experts = manifest_.moe.num_experts;
+  const size_t keys = num_experts * selector_.caches().size();
+  const auto key_of = [&](uint32_t row, uint32_t rank) {
+    return selector_.variant(rank) * num_experts + selections_[row].experts[rank];
+  };
+  std::vector<uint32_t> uses(keys, 0);
+  std::vector<uint64_t> last_use(keys, 0);
   for (uint32_t row = 0; row < rows; ++row)
     for (uint32_t rank = 0; rank < selections_[row].experts.size(); ++rank) {
-      const uint32_t expert = selections_[row].experts[rank];
-      ++uses[expert];
-      last_use[expert] = uint64_t{row} * top_k + (top_k - rank);
-      history_[((first_row + row) * moe_layers_.size() + index) * top_k + rank] = expert;
+      const size_t key = key_of(row, rank);
+      ++uses[key];
+      last_use[key] = uint64_t{row} * top_k + (top_k - rank);
+      history_[((first_row + row) * moe_layers_.size() + index) * top_k + rank] =
+          selections_[row].experts[rank];
     }
-  std::vector<uint32_t> used;
-  for (uint32_t expert = 0; expert < uses.size(); ++expert)
-    if (uses[expert] > 0) used.push_back(expert);
+  std::vector<size_t> used;
+  for (size_t key = 0; key < keys; ++key)
+    if (uses[key] > 0) used.push_back(key);
   std::sort(used.begin(), used.end(),
-            [&](uint32_t a, uint32_t b) { return last_use[a] < last_use[b]; });
+            [&](size_t a, size_t b) { return last_use[a] < last_use[b]; });
 
   jobs_.clear();
-  std::vector<uint32_t> next_row(manifest_.moe.num_experts);
+  std::vector<uint32_t> next_row(keys);
   uint32_t first = 0;
-  for (uint32_t expert : used) {
-    next_row[expert] = first;
-    jobs_.push_back({{layer, expert},
+  for (const size_t key : used) {
+    next_row[key] = first;
+    jobs_.push_back({{layer, static_cast<uint32_t>(key % num_experts),
+                      static_cast<uint32_t>(key / num_experts)},
                      gathered_.data() + first * hidden,
-                     uses[expert],
+                     uses[key],
                      outputs_.data() + first * hidden});
-    first += uses[expert];
+    first += uses[key];
   }
   for (uint32_t row = 0; row < rows; ++row)
     for (uint32_t rank = 0; rank < selections_[row].experts.size(); ++rank) {
-      const uint32_t at = next_row[selections_[row].experts[rank]]++;
+      const uint32_t at = next_row[key_of(row, rank)]++;
       output_rows_[row * top_k + rank] = at;
       std::memcpy(gathered_.data() + at * hidden, h_.data() + row * hidden, hidden * sizeof(float));
     }

@@ -35,9 +35,9 @@ class Decoder {
   void load_cached(const Progress& progress);
   // Forgets the conversation. The cache is then as the selector's settings say.
   void clear();
-  // The cache's pools hold `capacity` experts each from now on, and memory `places` in all.
+  // By variant: the caches' pools hold so many experts each from now on, memory so many in all.
   // REQUIRES: the selector allows it; between tokens, or from the progress of a prompt.
-  void resize(uint32_t capacity, uint32_t places);
+  void resize(Span<const uint32_t> capacities, Span<const uint32_t> places);
   // Empties the cache: for a caller that uses the places of experts() directly.
   void forget_experts();
   // From now on appends the router's logits [rows, experts] of each MoE layer to `logits`, in the

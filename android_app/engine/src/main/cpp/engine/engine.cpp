@@ -46,6 +46,7 @@ ModelInfo model_info(const Manifest& manifest) {
   info.num_parameters = manifest.num_parameters;
   info.eos_token_ids = manifest.eos_token_ids;
   info.quantization = manifest.quantization;
+  info.expert_precisions = manifest.precisions;
   return info;
 }
 
@@ -121,11 +122,13 @@ EngineImpl::EngineImpl(const std::string& directory, EngineSettings settings,
 
 uint64_t EngineImpl::available_to_plan() const {
   const MemoryPlan& memory = plan_.memory;
-  const std::vector<ExpertState> states = parts_.residency->snapshot().states;
-  const auto held = static_cast<uint64_t>(
-      states.size() - std::count(states.begin(), states.end(), ExpertState::kAbsent));
-  return available_memory() + memory.dense_bytes + memory.kv_bytes + memory.arena_bytes +
-         held * memory.slot_bytes;
+  const ResidencySnapshot snapshot = parts_.residency->snapshot();
+  uint64_t held = 0;
+  for (size_t i = 0; i < snapshot.states.size(); ++i)
+    if (snapshot.states[i] != ExpertState::kAbsent)
+      for (const SlotClassPlan& c : memory.classes)
+        if (c.variant == snapshot.variants[i]) held += c.slot_bytes;
+  return available_memory() + memory.dense_bytes + memory.kv_bytes + memory.arena_bytes + held;
 }
 
 void EngineImpl::resize(const Budget& budget) {
@@ -139,11 +142,11 @@ void EngineImpl::resize(const Budget& budget) {
   EnginePlan plan = plan_engine(settings, bundle_.manifest(), facts_, available_to_plan());
   settings_ = std::move(settings);
   plan_ = std::move(plan);
-  gate_.post(
-      [this, capacity = plan_.cache.capacity, places = static_cast<uint32_t>(plan_.memory.slots)] {
-        decoder().resize(capacity, places);
-        return_free_heap();
-      });
+  gate_.post([this, capacities = plan_.capacities,
+              places = plan_.memory.slots_by_variant(bundle_.manifest().precisions.size())] {
+    decoder().resize(capacities, places);
+    return_free_heap();
+  });
 }
 
 EngineInfo EngineImpl::info() const {
@@ -153,8 +156,7 @@ EngineInfo EngineImpl::info() const {
   info.model = model_;
   info.plan = plan_.memory;
   info.settings = plan_.settings;
-  info.routing = {plan_.requested_routing, plan_.routing.text, plan_.routing.note,
-                  plan_.routing.lossy()};
+  info.routing = {plan_.requested_routing, plan_.routing.text, plan_.note, plan_.lossy};
   info.direct_io = parts_.direct_io;
   info.fallbacks = plan_.fallbacks;
   info.store_key = packed_store_key();
@@ -237,10 +239,13 @@ void EngineImpl::replay_router(Span<const float> logits) {
 
 double EngineImpl::cache_fill() const {
   const CallGate::Call call(&gate_);
-  const LogicalCache& cache = decoder().selector().cache();
-  const uint32_t pools = cache.options().global ? 1 : cache.options().layers;
-  const double capacity = static_cast<double>(cache.options().capacity) * pools;
-  return capacity == 0 ? 1 : cache.size() / capacity;
+  double size = 0, capacity = 0;
+  for (const LogicalCache& cache : decoder().selector().caches()) {
+    const LogicalCacheOptions& options = cache.options();
+    size += cache.size();
+    capacity += static_cast<double>(options.capacity) * (options.global ? 1 : options.layers);
+  }
+  return capacity == 0 ? 1 : size / capacity;
 }
 
 MissCosts EngineImpl::measure_misses(uint32_t count, uint32_t seed) {

@@ -45,12 +45,15 @@ struct ModelInfo {
   uint64_t num_parameters = 0;
   std::vector<uint32_t> eos_token_ids;  // ascending
   Quantization quantization;
+  // In which the experts are there, by variant; quantization.experts is the first.
+  std::vector<ExpertPrecision> expert_precisions;
 };
 
 struct RoutingInfo {
   std::string requested;  // as parse_routing() takes it
   std::string resolved;   // likewise, with nothing automatic
-  std::string note;       // why it became exact routing; empty if it did not
+  std::string note;       // why it became exact routing, and which precisions experts run in, if
+                          // it is not the first alone; else empty
   bool lossy = false;     // whether the model may compute anything else than it would by itself
 };
 

@@ -9,6 +9,9 @@ namespace moe_mobile {
 
 void to_json(nlohmann::json& json, const EngineInfo& info) {
   const ModelInfo& model = info.model;
+  auto precisions = nlohmann::json::array();
+  for (const ExpertPrecision& precision : model.expert_precisions)
+    precisions.push_back(precision.quantization);
   json = {{"bundle_hash", info.bundle_hash},
           {"model",
            {{"name", model.name},
@@ -26,7 +29,8 @@ void to_json(nlohmann::json& json, const EngineInfo& info) {
               {"dense", model.quantization.dense},
               {"head", model.quantization.head},
               {"embedding", model.quantization.embedding},
-              {"group_size", model.quantization.group_size}}}}},
+              {"group_size", model.quantization.group_size}}},
+            {"expert_precisions", precisions}}},
           {"plan", info.plan},
           {"settings", info.settings},
           {"routing",
@@ -43,10 +47,20 @@ void to_json(nlohmann::json& json, const EngineInfo& info) {
 }
 
 void to_json(nlohmann::json& json, const MemoryPlan& plan) {
+  auto classes = nlohmann::json::array();
+  for (const SlotClassPlan& c : plan.classes)
+    classes.push_back({{"variant", c.variant},
+                       {"quantization", c.name},
+                       {"ranks", c.ranks},
+                       {"slots", c.slots},
+                       {"slots_per_layer", c.slots_per_layer},
+                       {"slot_bytes", c.slot_bytes},
+                       {"token_cycle_slots", c.token_cycle_slots}});
   json = {{"experts_budget_bytes", plan.experts_budget_bytes},
           {"slots", plan.slots},
           {"slots_per_layer", plan.slots_per_layer},
           {"slot_bytes", plan.slot_bytes},
+          {"classes", classes},
           {"num_experts", plan.num_experts},
           {"dense_bytes", plan.dense_bytes},
           {"kv_bytes", plan.kv_bytes},

@@ -10,9 +10,9 @@
 
 namespace moe_mobile {
 
-// A bounded number of places in memory, each able to hold and run any one expert. What differs
-// between residencies is what lies in a place: packed weights under a live method (slots), or a
-// whole loaded program (programs).
+// A number of places in memory, each able to hold and run any one expert of one variant (the
+// precision of its weights). What differs between residencies is what lies in a place: packed
+// weights under a live method (slots), or a whole loaded program (programs).
 class ExpertPlaces {
  public:
   virtual ~ExpertPlaces() = default;

@@ -12,17 +12,31 @@
 
 namespace moe_mobile {
 
-ExpertStream::ExpertStream(std::unique_ptr<ExpertPlaces> places, const Options& options)
-    : places_(std::move(places)),
-      options_(options),
-      table_(places_->count(), options.shown),
-      state_(places_->count()),
-      plan_(places_->count(), options.moe_layers),
-      lanes_(options.lanes) {}
+ExpertStream::ExpertStream(std::vector<std::unique_ptr<ExpertPlaces>> places,
+                           const Options& options)
+    : options_(options), lanes_(options.lanes) {
+  for (std::unique_ptr<ExpertPlaces>& of_variant : places) {
+    const uint32_t count = of_variant == nullptr ? 0 : of_variant->count();
+    classes_.push_back({std::move(of_variant), SlotTable(count, options.shown),
+                        PrefillPlan(std::max(1u, count), options.moe_layers)});
+    state_.resize(std::max(state_.size(), size_t{count} * places.size()));
+  }
+}
+
+std::optional<uint32_t> ExpertStream::find(const ExpertKey& key) const {
+  const std::optional<uint32_t> slot = classes_[key.variant].table.find(key);
+  if (!slot) return std::nullopt;
+  return place_of(key.variant, *slot);
+}
+
+void ExpertStream::make_ready(uint32_t place) {
+  places_of(place).arrived(slot_at(place).key, number_of(place));
+  class_of(place).table.set_ready(number_of(place));
+}
 
 void ExpertStream::run(const ExpertJob& job, uint32_t place, TokenMetrics* metrics) {
   Stopwatch watch;
-  places_->run(place, job.x, job.rows, job.y);
+  places_of(place).run(number_of(place), job.x, job.rows, job.y);
   metrics->expert_ns += watch.lap();
 }
 
@@ -34,39 +48,46 @@ void ExpertStream::report(TokenMetrics* metrics) {
 // Reading ---------------------------------------------------------------------------------------
 
 void ExpertStream::submit(const ExpertKey& key, uint32_t place, ReadPriority priority) {
-  ReadRequest request = places_->read_request(key, place);
+  ReadRequest request = places_of(place).read_request(key, number_of(place));
   request.tag = place;
   lanes_.submit(request, priority);
 }
 
 uint32_t ExpertStream::assign(const ExpertKey& key) {
-  const uint32_t place = table_.assign(key);
+  Class& of = classes_[key.variant];
+  const uint32_t slot = of.table.assign(key);
+  const uint32_t place = place_of(key.variant, slot);
   if (place >= state_.size()) state_.resize(place + 1);
-  if (place < places_->count()) return place;
+  if (slot < of.places->count()) return place;
   try {
-    places_->add(table_.free_slots() + 1);
+    of.places->add(of.table.free_slots() + 1);
   } catch (...) {
-    table_.release(key);
+    release(key);
     throw;
   }
   return place;
 }
 
-void ExpertStream::resize(uint32_t places, Span<const ExpertKey> cached) {
+void ExpertStream::resize(Span<const uint32_t> places, Span<const ExpertKey> cached) {
   end_speculation();
-  if (in_prompt_) {
-    for (const ExpertKey& key : plan_.resize(places)) table_.release(key);
-  } else {
-    if (places < table_.used() + table_.free_slots()) table_.reconcile(cached);
-    plan_.resize(places);
+  for (size_t variant = 0; variant < classes_.size(); ++variant) {
+    Class& of = classes_[variant];
+    if (of.places == nullptr) continue;
+    if (in_prompt_) {
+      for (const ExpertKey& key : of.plan.resize(places[variant])) release(key);
+    } else {
+      if (places[variant] < of.table.used() + of.table.free_slots()) of.table.reconcile(cached);
+      of.plan.resize(places[variant]);
+    }
+    for (const uint32_t slot : of.table.resize(places[variant])) of.places->give_back(slot);
   }
-  for (const uint32_t place : table_.resize(places)) places_->give_back(place);
 }
 
 void ExpertStream::demand(const ExpertKey& key, size_t job, TokenMetrics* metrics) {
-  if (table_.free_slots() == 0) {
+  const SlotTable& table = classes_[key.variant].table;
+  if (table.free_slots() == 0) {
     Stopwatch watch;
-    while (table_.free_slots() == 0 && !drop_speculative(speculative_.size()) &&
+    while (table.free_slots() == 0 && !drop_speculative(speculative_.size(), key.variant) &&
            lanes_.in_flight() > 0)
       take(lanes_.wait());  // predictions hold the rest, and all of them are being read
     metrics->wait_ns += watch.lap();
@@ -89,16 +110,14 @@ void ExpertStream::take(const ReadDone& done) {
   bytes_read_ += done.bytes;
   if (at.reason == Reason::kDemanded) {
     if (done.error) std::rethrow_exception(done.error);
-    places_->arrived(table_.slot(place).key, place);
-    table_.set_ready(place);
+    make_ready(place);
     arrived_.push_back(at.job);
     return;
   }
   at.bytes = done.bytes;
   if (at.reason == Reason::kWithdrawn || done.error) return free_place(place);
   try {
-    places_->arrived(table_.slot(place).key, place);
-    table_.set_ready(place);
+    make_ready(place);
   } catch (const Error&) {
     free_place(place);  // whoever demands it gets the error
   }
@@ -127,19 +146,23 @@ void ExpertStream::free_place(uint32_t place) {
   if (at.reason != Reason::kDemanded) bytes_wasted_ += at.bytes;
   adopt(place);
   at.bytes = 0;
-  table_.release(ExpertKey(table_.slot(place).key));
+  release(ExpertKey(slot_at(place).key));
 }
 
 void ExpertStream::abandon_reads() {
-  for (uint32_t place = 0; place < state_.size(); ++place)
-    if (table_.slot(place).state == SlotState::kReading) lanes_.withdraw(place);
+  std::vector<uint32_t> reading;
+  for (uint32_t variant = 0; variant < classes_.size(); ++variant) {
+    const Span<const Slot> slots = classes_[variant].table.slots();
+    for (uint32_t slot = 0; slot < slots.size(); ++slot)
+      if (slots[slot].state == SlotState::kReading) reading.push_back(place_of(variant, slot));
+  }
+  for (const uint32_t place : reading) lanes_.withdraw(place);
   while (lanes_.in_flight() > 0) {
     const ReadDone done = lanes_.wait();
     bytes_read_ += done.bytes;
     state_[done.tag].bytes = done.bytes;
   }
-  for (uint32_t place = 0; place < state_.size(); ++place)
-    if (table_.slot(place).state == SlotState::kReading) free_place(place);
+  for (const uint32_t place : reading) free_place(place);
   arrived_.clear();
 }
 
@@ -159,7 +182,7 @@ void ExpertStream::decode_jobs(Span<const ExpertJob> jobs, Span<const ExpertKey>
                                TokenMetrics* metrics) {
   take_arrived();
   for (const ExpertKey& key : evicted) {
-    const std::optional<uint32_t> place = table_.find(key);
+    const std::optional<uint32_t> place = find(key);
     if (place && state_[*place].reason == Reason::kDemanded) free_place(*place);
   }
 
@@ -168,13 +191,13 @@ void ExpertStream::decode_jobs(Span<const ExpertJob> jobs, Span<const ExpertKey>
   missing_.clear();
   size_t reading = 0;
   for (size_t rank = 0; rank < jobs.size(); ++rank) {
-    const std::optional<uint32_t> place = table_.find(jobs[rank].expert);
+    const std::optional<uint32_t> place = find(jobs[rank].expert);
     if (!place) {
       missing_.push_back(rank);
       continue;
     }
     adopt(*place);
-    if (table_.slot(*place).state == SlotState::kReady) {
+    if (slot_at(*place).state == SlotState::kReady) {
       in_memory_[rank] = place;
       ++metrics->hits;
     } else {
@@ -192,13 +215,13 @@ void ExpertStream::decode_jobs(Span<const ExpertJob> jobs, Span<const ExpertKey>
   if (!options_.overlap)
     for (; reading > 0; --reading) {
       const size_t rank = wait_for_job(metrics);
-      in_memory_[rank] = table_.find(jobs[rank].expert);
+      in_memory_[rank] = find(jobs[rank].expert);
     }
   for (size_t rank = 0; rank < jobs.size(); ++rank)
     if (in_memory_[rank]) run(jobs[rank], *in_memory_[rank], metrics);
   for (; reading > 0; --reading) {
     const size_t rank = wait_for_job(metrics);
-    run(jobs[rank], *table_.find(jobs[rank].expert), metrics);
+    run(jobs[rank], *find(jobs[rank].expert), metrics);
   }
   report(metrics);
 }
@@ -209,13 +232,16 @@ void ExpertStream::begin_prompt(Span<const ExpertKey> cached) {
   end_speculation();
   in_prompt_ = true;
   const std::unordered_set<ExpertKey> known(cached.begin(), cached.end());
-  std::vector<ExpertKey> in_memory;
-  for (const Slot& slot : table_.slots())
-    if (slot.state == SlotState::kReady && known.count(slot.key) == 0)
-      in_memory.push_back(slot.key);
-  for (const ExpertKey& key : cached)
-    if (table_.find(key)) in_memory.push_back(key);
-  plan_.begin(in_memory);
+  for (uint32_t variant = 0; variant < classes_.size(); ++variant) {
+    Class& of = classes_[variant];
+    std::vector<ExpertKey> in_memory;
+    for (const Slot& slot : of.table.slots())
+      if (slot.state == SlotState::kReady && known.count(slot.key) == 0)
+        in_memory.push_back(slot.key);
+    for (const ExpertKey& key : cached)
+      if (key.variant == variant && find(key)) in_memory.push_back(key);
+    of.plan.begin(in_memory);
+  }
 }
 
 void ExpertStream::prefill(Span<const ExpertJob> jobs, bool last_of_layer, TokenMetrics* metrics) {
@@ -230,13 +256,24 @@ void ExpertStream::prefill(Span<const ExpertJob> jobs, bool last_of_layer, Token
 void ExpertStream::prefill_jobs(Span<const ExpertJob> jobs, bool last_of_layer,
                                 TokenMetrics* metrics) {
   std::vector<ExpertKey> experts;
-  for (const ExpertJob& job : jobs) experts.push_back(job.expert);
-  const PrefillPlan::Batch plan = plan_.next(experts, last_of_layer);
-  for (const ExpertKey& key : plan.given_up) table_.release(key);
+  std::vector<std::vector<ExpertKey>> by_variant(classes_.size());
+  std::vector<size_t> number;  // of a job among those of its variant
+  for (const ExpertJob& job : jobs) {
+    std::vector<ExpertKey>& same = by_variant[job.expert.variant];
+    number.push_back(same.size());
+    experts.push_back(job.expert);
+    same.push_back(job.expert);
+  }
+  std::vector<size_t> passing;  // by variant: so many, from the first, leave once they ran
+  for (uint32_t variant = 0; variant < classes_.size(); ++variant) {
+    const PrefillPlan::Batch plan = classes_[variant].plan.next(by_variant[variant], last_of_layer);
+    for (const ExpertKey& key : plan.given_up) release(key);
+    passing.push_back(plan.passing);
+  }
   std::vector<size_t> hits;
   std::vector<size_t> misses;
   for (size_t job = 0; job < jobs.size(); ++job)
-    (table_.find(experts[job]) ? hits : misses).push_back(job);
+    (find(experts[job]) ? hits : misses).push_back(job);
   metrics->hits += static_cast<uint32_t>(hits.size());
   if (options_.shown != nullptr && !jobs.empty())
     options_.shown->count(jobs[0].expert.layer, hits.size(), misses.size());
@@ -245,13 +282,14 @@ void ExpertStream::prefill_jobs(Span<const ExpertJob> jobs, bool last_of_layer,
   size_t next_miss = 0;
   size_t reading = 0;
   const auto read_more = [&] {
-    for (; next_miss < misses.size() && reading < reads_ahead && table_.free_slots() > 0;
+    for (; next_miss < misses.size() && reading < reads_ahead &&
+           classes_[experts[misses[next_miss]].variant].table.free_slots() > 0;
          ++reading, ++next_miss)
       demand(experts[misses[next_miss]], misses[next_miss], metrics);
   };
   const auto finish = [&](size_t job) {
-    run(jobs[job], *table_.find(experts[job]), metrics);
-    if (job < plan.passing) table_.release(experts[job]);
+    run(jobs[job], *find(experts[job]), metrics);
+    if (number[job] < passing[experts[job].variant]) release(experts[job]);
     read_more();
   };
   read_more();
@@ -269,13 +307,16 @@ void ExpertStream::prefill_jobs(Span<const ExpertJob> jobs, bool last_of_layer,
 void ExpertStream::retain(Span<const ExpertKey> cached) {
   end_speculation();
   in_prompt_ = false;
-  table_.reconcile(cached);
+  for (Class& of : classes_) of.table.reconcile(cached);
 }
 
 void ExpertStream::load(Span<const ExpertKey> cached, const Progress& progress) {
   end_speculation();
   in_prompt_ = false;
-  const std::vector<ExpertKey> missing = table_.reconcile(cached);
+  for (Class& of : classes_) of.table.reconcile(cached);
+  std::vector<ExpertKey> missing;
+  for (const ExpertKey& key : cached)
+    if (!find(key)) missing.push_back(key);
   try {
     read_missing(missing, progress);
   } catch (...) {
@@ -309,15 +350,15 @@ size_t ExpertStream::prefetch(Span<const ExpertKey> keys) {
   size_t older = speculative_.size();  // predictions of before, which may give way
   for (size_t accepted = 0; accepted < keys.size(); ++accepted) {
     const ExpertKey& key = keys[accepted];
-    std::optional<uint32_t> place = table_.find(key);
+    std::optional<uint32_t> place = find(key);
     if (place && state_[*place].reason == Reason::kDemanded) continue;
     if (place) {
       const auto at = std::find(speculative_.begin(), speculative_.end(), *place);
       if (at - speculative_.begin() < static_cast<ptrdiff_t>(older)) --older;
       adopt(*place);
     } else {
-      if (table_.free_slots() == 0) {
-        if (!drop_speculative(older)) return accepted;
+      if (classes_[key.variant].table.free_slots() == 0) {
+        if (!drop_speculative(older, key.variant)) return accepted;
         --older;
       }
       place = assign(key);
@@ -325,7 +366,7 @@ size_t ExpertStream::prefetch(Span<const ExpertKey> keys) {
       try {
         submit(key, *place, ReadPriority::kSpeculative);
       } catch (...) {
-        table_.release(key);
+        release(key);
         throw;
       }
     }
@@ -338,22 +379,22 @@ size_t ExpertStream::prefetch(Span<const ExpertKey> keys) {
 void ExpertStream::withdraw(Span<const ExpertKey> keys) {
   take_arrived();
   for (const ExpertKey& key : keys) {
-    const std::optional<uint32_t> place = table_.find(key);
+    const std::optional<uint32_t> place = find(key);
     if (place && state_[*place].reason == Reason::kSpeculative) withdraw_place(*place);
   }
 }
 
 void ExpertStream::withdraw_place(uint32_t place) {
-  if (table_.slot(place).state == SlotState::kReady || lanes_.withdraw(place))
-    return free_place(place);
+  if (slot_at(place).state == SlotState::kReady || lanes_.withdraw(place)) return free_place(place);
   adopt(place);
   state_[place].reason = Reason::kWithdrawn;
 }
 
-bool ExpertStream::drop_speculative(size_t count) {
+bool ExpertStream::drop_speculative(size_t count, uint32_t variant) {
   for (size_t i = 0; i < count; ++i) {
     const uint32_t place = speculative_[i];
-    if (table_.slot(place).state == SlotState::kReading && !lanes_.withdraw(place)) continue;
+    if (slot_at(place).key.variant != variant) continue;
+    if (slot_at(place).state == SlotState::kReading && !lanes_.withdraw(place)) continue;
     free_place(place);
     return true;
   }

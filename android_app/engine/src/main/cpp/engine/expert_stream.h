@@ -29,8 +29,8 @@ struct ExpertJob {
 };
 
 // Makes experts ready in memory and runs them. It is told which experts are wanted and which ones
-// leave; why is the selector's matter. REQUIRES: the cache that these come from never holds
-// more experts than there are places.
+// leave; why is the selector's matter. REQUIRES: the caches that these come from never hold more
+// experts of a variant than there are places for it.
 //
 // Two reasons bring an expert in. It is *demanded*: a token waits for it, or the cache holds it.
 // Or it is *speculative*: prefetch() named it. Speculative experts live in places that nothing
@@ -48,16 +48,18 @@ class ExpertStream {
     // Where other threads see what is in memory. Null: nowhere.
     ResidencyMap* shown = nullptr;
   };
-  ExpertStream(std::unique_ptr<ExpertPlaces> places, const Options& options);
+  // `places`: by variant; null for one of which no expert is ever used.
+  ExpertStream(std::vector<std::unique_ptr<ExpertPlaces>> places, const Options& options);
 
-  ExpertPlaces& places() { return *places_; }
-  // At most `places` hold an expert from now on. If that is fewer, all leaves that is not `cached`,
-  // or in a prompt what it can spare; the memory goes back to the system at once.
-  // More places take memory only when they are first used. Prefetching ends.
-  // REQUIRES: no more than `places` are cached; between two calls.
-  void resize(uint32_t places, Span<const ExpertKey> cached);
-  // Which expert is in which place, or on its way there.
-  Span<const Slot> residency() const { return table_.slots(); }
+  // Null as in the constructor.
+  ExpertPlaces* places(uint32_t variant) { return classes_[variant].places.get(); }
+  // At most so many places of each variant hold an expert from now on. If that is fewer, all leaves
+  // that is not `cached`, or in a prompt what it can spare; the memory goes back to the system at
+  // once. More places take memory only when they are first used. Prefetching ends.
+  // REQUIRES: no more are cached; between two calls.
+  void resize(Span<const uint32_t> places, Span<const ExpertKey> cached);
+  // Which expert is in which place of a variant, or on its way there.
+  Span<const Slot> residency(uint32_t variant) const { return classes_[variant].table.slots(); }
 
   // Decodes one token in one layer: `evicted` leave, then the jobs' experts run, given in rank
   // order (best first) and distinct. Those in memory run first, the others as they arrive. Every
@@ -96,6 +98,12 @@ class ExpertStream {
     kSpeculative,
     kWithdrawn,  // no reason any more, but the read is under way
   };
+  // The places for experts of one variant.
+  struct Class {
+    std::unique_ptr<ExpertPlaces> places;
+    SlotTable table;
+    PrefillPlan plan;
+  };
   struct Place {
     Reason reason = Reason::kDemanded;
     uint64_t bytes = 0;  // that a speculative read brought
@@ -108,6 +116,21 @@ class ExpertStream {
   void read_missing(Span<const ExpertKey> keys, const Progress& progress);
   void run(const ExpertJob& job, uint32_t place, TokenMetrics* metrics);
 
+  // Places of all classes have numbers of their own, which stay as classes grow: the variants take
+  // turns.
+  uint32_t place_of(uint32_t variant, uint32_t slot) const {
+    return slot * static_cast<uint32_t>(classes_.size()) + variant;
+  }
+  uint32_t number_of(uint32_t place) const {
+    return place / static_cast<uint32_t>(classes_.size());
+  }
+  Class& class_of(uint32_t place) { return classes_[place % classes_.size()]; }
+  ExpertPlaces& places_of(uint32_t place) { return *class_of(place).places; }
+  const Slot& slot_at(uint32_t place) { return class_of(place).table.slot(number_of(place)); }
+  std::optional<uint32_t> find(const ExpertKey& key) const;
+  void release(const ExpertKey& key) { classes_[key.variant].table.release(key); }
+  // The expert of this place has been read.
+  void make_ready(uint32_t place);
   // Binds a place to the expert. Adds places if all that there are are taken.
   uint32_t assign(const ExpertKey& key);
   // Starts a demanded read. Makes room for it if no place is free.
@@ -121,8 +144,9 @@ class ExpertStream {
   void take(const ReadDone& done);
   // Takes the results that are there, without waiting.
   void take_arrived();
-  // Frees one of the first `count` speculative places, if that needs no waiting.
-  bool drop_speculative(size_t count);
+  // Frees one of the first `count` speculative places that is of this variant, if that needs no
+  // waiting.
+  bool drop_speculative(size_t count, uint32_t variant);
   // Withdraws all that is speculative, and waits for what has begun.
   void end_speculation();
   // The place's expert is neither demanded nor predicted any more.
@@ -133,9 +157,8 @@ class ExpertStream {
   void abandon_reads();
   void report(TokenMetrics* metrics);
 
-  std::unique_ptr<ExpertPlaces> places_;
   const Options options_;
-  SlotTable table_;
+  std::vector<Class> classes_;         // by variant
   std::vector<Place> state_;           // by place
   std::vector<uint32_t> speculative_;  // places, the oldest prediction first
   std::vector<size_t> arrived_;        // jobs whose expert arrived and that did not run yet
@@ -145,7 +168,6 @@ class ExpertStream {
   // Of a token's jobs: the place if its expert is ready, and those whose expert is nowhere.
   std::vector<std::optional<uint32_t>> in_memory_;
   std::vector<size_t> missing_;
-  PrefillPlan plan_;
   bool in_prompt_ = false;
   ReadLanes lanes_;  // last: its threads end before anything they write to
 };

@@ -32,19 +32,21 @@ MissCosts measure_misses(const Bundle& bundle, ExpertStream* stream, uint32_t co
                          const Progress& progress) {
   require_samples("count", count);
   const Manifest& manifest = bundle.manifest();
+  uint32_t variant = 0;  // the first that has places
+  while (stream->places(variant) == nullptr) ++variant;
+  ExpertPlaces& slots = *stream->places(variant);
   std::vector<ExpertKey> experts;
   for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
     if (manifest.layers[layer].experts)
       for (uint32_t expert = 0; expert < manifest.moe.num_experts; ++expert)
-        experts.push_back({layer, expert});
+        experts.push_back({layer, expert, variant});
   std::mt19937 random(seed);
   std::shuffle(experts.begin(), experts.end(), random);
 
   // Slot 0 is overwritten from here on; nothing cached may claim it.
   stream->retain({});
-  ExpertPlaces& slots = stream->places();
   PlannedArena arena;
-  ProgramPlaces programs(bundle, 1, &arena, /*allow_direct=*/true);
+  ProgramPlaces programs(bundle, variant, 1, &arena, /*allow_direct=*/true);
   ReadLanes lanes(1);
   std::vector<float> x(manifest.hidden_size, 0.25f);
   std::vector<float> y(manifest.hidden_size);
@@ -58,7 +60,7 @@ MissCosts measure_misses(const Bundle& bundle, ExpertStream* stream, uint32_t co
   std::fill(own, own + sample.length, uint8_t{1});
   MissCosts costs;
   costs.packed_bytes = sample.length;
-  costs.program_bytes = align_up(manifest.memory.expert_bytes, kBlobAlignment);
+  costs.program_bytes = align_up(manifest.expert_bytes(variant), kBlobAlignment);
   for (uint32_t i = 0; i < count; ++i) {
     const ExpertKey& key = experts[i % experts.size()];
     const ReadRequest request = slots.read_request(key, 0);

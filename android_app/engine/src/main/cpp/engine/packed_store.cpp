@@ -15,7 +15,7 @@
 namespace moe_mobile {
 namespace {
 
-constexpr size_t kTemplateBlobs = 2;
+constexpr size_t kTemplateBlobs = 2;   // index, program
 constexpr size_t kBlobsPerMethod = 2;  // weights, index
 
 }  // namespace
@@ -26,7 +26,7 @@ std::string packed_directory(const Bundle& bundle, const std::string& packed_dir
 
 std::vector<DenseEntry> dense_entries(const Manifest& manifest) {
   std::vector<DenseEntry> entries;
-  size_t blob = packs_experts(manifest) ? kTemplateBlobs : 0;
+  size_t blob = packs_experts(manifest) ? kTemplateBlobs * manifest.precisions.size() : 0;
   const auto add = [&](const DenseProgram& program, std::vector<const char*> methods) {
     DenseEntry entry{&program, std::move(methods), std::nullopt};
     if (backend_of(program.delegate).packed_weights() != nullptr) {
@@ -42,8 +42,10 @@ std::vector<DenseEntry> dense_entries(const Manifest& manifest) {
 
 bool packs_experts(const Manifest& manifest) {
   const Delegate delegate = manifest.layers[template_layer(manifest)].experts->delegate;
-  for (const LayerSpec& layer : manifest.layers)
-    if (layer.experts && layer.experts->delegate != delegate) return false;
+  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
+    for (uint32_t variant = 0; variant < manifest.precisions.size(); ++variant)
+      if (manifest.layers[layer].experts && manifest.experts(layer, variant).delegate != delegate)
+        return false;
   return backend_of(delegate).packed_weights() != nullptr;
 }
 
@@ -51,10 +53,12 @@ std::optional<Error> why_experts_are_not_packed(const Bundle& bundle) {
   const Manifest& manifest = bundle.manifest();
   if (packs_experts(manifest)) return std::nullopt;
   std::set<std::string> delegates;
-  for (const LayerSpec& layer : manifest.layers)
-    if (layer.experts) delegates.insert(delegate_name(layer.experts->delegate));
+  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
+    for (uint32_t variant = 0; variant < manifest.precisions.size(); ++variant)
+      if (manifest.layers[layer].experts)
+        delegates.insert(delegate_name(manifest.experts(layer, variant).delegate));
   return Error(ErrorCode::kUnsupported, bundle.directory(),
-               delegates.size() > 1 ? "layers have experts of different delegates, and slots hold "
+               delegates.size() > 1 ? "its experts are of different delegates, and slots hold "
                                       "experts of one"
                                     : "experts of the delegate " + *delegates.begin() +
                                           " have no packed weights to put into slots",
@@ -67,10 +71,12 @@ const PackedWeights& packed_experts(const Manifest& manifest) {
 
 std::string methods_file(const std::string& directory) { return directory + "/methods.packed"; }
 
-std::string layer_file(const std::string& directory, uint32_t layer) {
+std::string layer_file(const Manifest& manifest, const std::string& directory, uint32_t layer,
+                       uint32_t variant) {
   char name[32];
-  std::snprintf(name, sizeof(name), "/layer-%02u.packed", layer);
-  return directory + name;
+  std::snprintf(name, sizeof(name), "/layer-%02u.", layer);
+  return directory + name + (variant == 0 ? "" : manifest.precisions[variant].quantization + ".") +
+         "packed";
 }
 
 uint32_t template_layer(const Manifest& manifest) {
@@ -82,19 +88,22 @@ uint32_t template_layer(const Manifest& manifest) {
 
 std::vector<Sha256Digest> method_sources(const Manifest& manifest) {
   std::vector<Sha256Digest> sources;
-  if (packs_experts(manifest))
-    sources.assign(kTemplateBlobs,
-                   manifest.layers[template_layer(manifest)].experts->programs[0].sha256);
+  const uint32_t layer = template_layer(manifest);
+  for (uint32_t variant = 0; packs_experts(manifest) && variant < manifest.precisions.size();
+       ++variant)
+    sources.insert(sources.end(), kTemplateBlobs,
+                   manifest.experts(layer, variant).programs[0].sha256);
   for (const DenseEntry& entry : dense_entries(manifest))
     if (entry.blob)
       sources.insert(sources.end(), kBlobsPerMethod * entry.methods.size(), entry.program->sha256);
   return sources;
 }
 
-std::vector<Sha256Digest> layer_sources(const Manifest& manifest, uint32_t layer) {
+std::vector<Sha256Digest> layer_sources(const Manifest& manifest, uint32_t layer,
+                                        uint32_t variant) {
   std::vector<Sha256Digest> sources;
   if (!manifest.layers[layer].experts || !packs_experts(manifest)) return sources;
-  for (const ExpertProgram& program : manifest.layers[layer].experts->programs)
+  for (const ExpertProgram& program : manifest.experts(layer, variant).programs)
     sources.push_back(program.sha256);
   return sources;
 }
@@ -120,7 +129,8 @@ PackedStore::PackedStore(const Bundle& bundle, const std::string& directory, con
       scratch_directory_(options.scratch_dir.empty() || access(directory.c_str(), W_OK) == 0
                              ? directory
                              : options.scratch_dir),
-      layers_(bundle.manifest().num_layers) {
+      layers_(bundle.manifest().num_layers * bundle.manifest().precisions.size()),
+      slot_bytes_(bundle.manifest().precisions.size(), 0) {
   const Manifest& manifest = bundle.manifest();
   const auto sources = method_sources(manifest);
   if (!sources.empty()) methods_ = open_packed(methods_file(directory), sources, options.direct);
@@ -132,21 +142,28 @@ PackedStore::PackedStore(const Bundle& bundle, const std::string& directory, con
     }
   }
   if (!packs_experts(manifest)) return;
-  const AlignedBuffer index = methods_->read(kTemplateIndex);
-  const uint64_t weight_bytes =
-      packed_experts(manifest).weight_bytes({index.data(), index.size()}, methods_->path());
-  slot_bytes_ = align_up(weight_bytes, kBlobAlignment);
-  for (uint32_t layer = 0; layer < manifest.num_layers && options.experts; ++layer) {
-    if (!manifest.layers[layer].experts) continue;
-    const std::string path = layer_file(directory, layer);
-    layers_[layer] = open_packed(path, layer_sources(manifest, layer), options.direct);
-    for (const PackedEntry& entry : layers_[layer]->entries())
-      if (entry.length != weight_bytes)
-        throw Error(ErrorCode::kBundleCorrupt, path,
-                    "a blob of " + std::to_string(entry.length) + " bytes does not fit slots of " +
-                        std::to_string(weight_bytes),
-                    kRepairPackedStore);
+  for (uint32_t variant = 0; variant < manifest.precisions.size(); ++variant) {
+    const AlignedBuffer index = methods_->read(template_index(variant));
+    const uint64_t weight_bytes =
+        packed_experts(manifest).weight_bytes({index.data(), index.size()}, methods_->path());
+    slot_bytes_[variant] = align_up(weight_bytes, kBlobAlignment);
+    for (uint32_t layer = 0; layer < manifest.num_layers && options.experts; ++layer)
+      if (manifest.layers[layer].experts)
+        open_layer(manifest, layer, variant, weight_bytes, options.direct);
   }
+}
+
+void PackedStore::open_layer(const Manifest& manifest, uint32_t layer, uint32_t variant,
+                             uint64_t weight_bytes, bool direct) {
+  const std::string path = layer_file(manifest, directory_, layer, variant);
+  PackedFile file = open_packed(path, layer_sources(manifest, layer, variant), direct);
+  for (const PackedEntry& entry : file.entries())
+    if (entry.length != weight_bytes)
+      throw Error(ErrorCode::kBundleCorrupt, path,
+                  "a blob of " + std::to_string(entry.length) + " bytes does not fit slots of " +
+                      std::to_string(weight_bytes),
+                  kRepairPackedStore);
+  layers_[layer * slot_bytes_.size() + variant] = std::move(file);
 }
 
 bool PackedStore::direct() const {

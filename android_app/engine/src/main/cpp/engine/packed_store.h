@@ -18,10 +18,11 @@ namespace moe_mobile {
 // The packed store of a bundle: what `prepare` wrote for this CPU. It holds the packed weights of
 // those programs whose delegate has some (Backend::packed_weights):
 //
-//   layer-07.packed   the weights of that layer's experts, one blob per expert
-//   methods.packed    if the experts are packed: the index and the program of the template, the
-//                     expert whose program every slot runs; then for each method of each dense
-//                     program that is packed: its weights and its index
+//   layer-07.packed   the weights of that layer's experts, one blob per expert; those of further
+//                     precisions lie in files named after them, layer-07.8da4w.packed
+//   methods.packed    if the experts are packed: for each precision the index and the program of
+//                     the template, the expert whose program every slot runs; then for each method
+//                     of each dense program that is packed: its weights and its index
 //
 // Every blob names the bundle's program that it was made from by SHA-256, so a store of another
 // bundle is never taken. A file that would hold nothing does not exist.
@@ -29,9 +30,9 @@ namespace moe_mobile {
 // Where it lies: `packed_dir`, or BUNDLE/.packed/<key> if that is empty.
 std::string packed_directory(const Bundle& bundle, const std::string& packed_dir);
 
-// Blobs of methods.packed if the experts are packed.
-constexpr size_t kTemplateIndex = 0;
-constexpr size_t kTemplateProgram = 1;
+// Blobs of methods.packed if the experts are packed: of each variant's template.
+constexpr size_t template_index(uint32_t variant) { return 2 * size_t{variant}; }
+constexpr size_t template_program(uint32_t variant) { return 2 * size_t{variant} + 1; }
 
 // A dense program and its methods.
 struct DenseEntry {
@@ -45,8 +46,8 @@ struct DenseEntry {
 // The dense programs of the layers, then the head. Valid as long as the manifest.
 std::vector<DenseEntry> dense_entries(const Manifest& manifest);
 
-// Whether the store holds the experts' packed weights: all layers' experts must be of one delegate
-// that has some. kUnsupported if the model has no experts.
+// Whether the store holds the experts' packed weights: those of all layers and precisions must be
+// of one delegate that has some. kUnsupported if the model has no experts.
 bool packs_experts(const Manifest& manifest);
 // Why not: a kUnsupported error. Empty if packs_experts().
 std::optional<Error> why_experts_are_not_packed(const Bundle& bundle);
@@ -54,14 +55,15 @@ std::optional<Error> why_experts_are_not_packed(const Bundle& bundle);
 const PackedWeights& packed_experts(const Manifest& manifest);
 
 std::string methods_file(const std::string& directory);
-std::string layer_file(const std::string& directory, uint32_t layer);
+std::string layer_file(const Manifest& manifest, const std::string& directory, uint32_t layer,
+                       uint32_t variant);
 
 // The first layer with experts: its expert 0 is the template. kUnsupported if the model has none.
 uint32_t template_layer(const Manifest& manifest);
 
 // What the blobs of each file must have been made from, in order. Empty: there is no such file.
 std::vector<Sha256Digest> method_sources(const Manifest& manifest);
-std::vector<Sha256Digest> layer_sources(const Manifest& manifest, uint32_t layer);
+std::vector<Sha256Digest> layer_sources(const Manifest& manifest, uint32_t layer, uint32_t variant);
 
 // What to do about a store of another bundle.
 constexpr char kOtherPackedDir[] =
@@ -88,9 +90,12 @@ class PackedStore {
   // methods.packed. REQUIRES: some program of the bundle is packed.
   const PackedFile& methods() const { return *methods_; }
   // REQUIRES: options.experts, and the experts are packed.
-  const PackedFile& layer(uint32_t layer) const { return *layers_.at(layer); }
-  // One expert's packed bytes in a slot, padded to kBlobAlignment. 0 if experts are not packed.
-  uint64_t slot_bytes() const { return slot_bytes_; }
+  const PackedFile& layer(uint32_t layer, uint32_t variant) const {
+    return *layers_.at(layer * slot_bytes_.size() + variant);
+  }
+  // By variant: one expert's packed bytes in a slot, padded to kBlobAlignment. 0 if experts are not
+  // packed.
+  const std::vector<uint64_t>& slot_bytes() const { return slot_bytes_; }
   // Memory that the weights of all dense programs take: their packed bytes, likewise padded, or the
   // whole program if it is not packed.
   uint64_t dense_bytes() const { return dense_bytes_; }
@@ -98,11 +103,15 @@ class PackedStore {
   bool direct() const;
 
  private:
+  void open_layer(const Manifest& manifest, uint32_t layer, uint32_t variant, uint64_t weight_bytes,
+                  bool direct);
+
   std::string directory_;
   std::string scratch_directory_;
   std::optional<PackedFile> methods_;
-  std::vector<std::optional<PackedFile>> layers_;  // by layer; empty if its experts are not packed
-  uint64_t slot_bytes_ = 0;
+  // By layer and variant; empty if the experts are not packed.
+  std::vector<std::optional<PackedFile>> layers_;
+  std::vector<uint64_t> slot_bytes_;
   uint64_t dense_bytes_ = 0;
 };
 

@@ -107,7 +107,8 @@ void require_space(const std::string& directory, uint64_t bytes) {
 
 uint64_t packed_experts_of(const Manifest& manifest, const PrepareOptions& options) {
   if (!options.experts || !packs_experts(manifest)) return 0;
-  return uint64_t{manifest.num_moe_layers()} * manifest.moe.num_experts;
+  return uint64_t{manifest.num_moe_layers()} * manifest.moe.num_experts *
+         manifest.precisions.size();
 }
 
 // About what methods.packed will take.
@@ -134,7 +135,8 @@ class Preparation {
   void run(PrepareResult* result) {
     pack_methods();
     for (uint32_t layer = 0; layer < manifest_.num_layers && options_.experts; ++layer)
-      if (!layer_sources(manifest_, layer).empty()) pack_layer(layer);
+      for (uint32_t variant = 0; variant < manifest_.precisions.size(); ++variant)
+        if (!layer_sources(manifest_, layer, variant).empty()) pack_layer(layer, variant);
     result->bytes_written = bytes_written_;
     result->already_prepared = bytes_written_ == 0;
     result->experts = packed_experts_of(manifest_, options_);
@@ -157,22 +159,27 @@ class Preparation {
     return packed_experts(manifest_).pack(program, "forward", &arena_, scratch_);
   }
 
-  // Finds the template's index too: in the finished file if there is one, else by packing it.
+  // Finds the templates' indexes too: in the finished file if there is one, else by packing them.
   void pack_methods() {
     const std::string path = methods_file(directory_);
     const auto sources = method_sources(manifest_);
     if (sources.empty()) return;
-    const bool with_template = packs_experts(manifest_);
+    const uint32_t templates =
+        packs_experts(manifest_) ? static_cast<uint32_t>(manifest_.precisions.size()) : 0;
+    template_indexes_.resize(templates);
     if (intact(path, sources)) {
-      if (with_template) {
-        const AlignedBuffer index = open_packed(path, sources, false).read(kTemplateIndex);
-        template_index_.assign(index.data(), index.data() + index.size());
+      const PackedFile file = open_packed(path, sources, false);
+      for (uint32_t variant = 0; variant < templates; ++variant) {
+        const AlignedBuffer index = file.read(template_index(variant));
+        template_indexes_[variant].assign(index.data(), index.data() + index.size());
       }
       return advance(num_dense_methods());
     }
-    if (with_template) require_source(template_layer(manifest_), path, sources);
+    for (uint32_t variant = 0; variant < templates; ++variant)
+      require_source(template_layer(manifest_), variant, path, sources);
     PackedFileWriter writer(path, packed_store_key());
-    if (with_template) append_template(&writer, sources[kTemplateIndex]);
+    for (uint32_t variant = 0; variant < templates; ++variant)
+      append_template(&writer, variant, sources[template_index(variant)]);
     for (const DenseEntry& entry : dense_entries(manifest_)) {
       if (!entry.blob) continue;
       const AlignedBuffer bytes = bundle_.read_verified(*entry.program);
@@ -185,18 +192,19 @@ class Preparation {
 
   // If the shard is gone, a damaged file cannot be made anew. Its own error then says more than
   // that of the shard.
-  void require_source(uint32_t layer, const std::string& path,
+  void require_source(uint32_t layer, uint32_t variant, const std::string& path,
                       const std::vector<Sha256Digest>& sources) const {
-    if (!bundle_.has_shard(layer) && access(path.c_str(), F_OK) == 0)
+    if (!bundle_.has_shard(layer, variant) && access(path.c_str(), F_OK) == 0)
       open_packed(path, sources, /*allow_direct=*/false);
   }
 
-  void append_template(PackedFileWriter* writer, const Sha256Digest& source) {
-    const uint32_t layer = template_layer(manifest_);
-    const AlignedBuffer bytes = bundle_.read_program(layer, 0);
-    const LoadedProgram program(bytes.data(), bytes.size(), expert_name(layer, 0));
-    template_index_ = pack_expert(program).index;
-    append(writer, template_index_.data(), template_index_.size(), source);
+  void append_template(PackedFileWriter* writer, uint32_t variant, const Sha256Digest& source) {
+    const ExpertKey key{template_layer(manifest_), 0, variant};
+    const AlignedBuffer bytes = bundle_.read_program(key);
+    const LoadedProgram program(bytes.data(), bytes.size(), expert_name(key));
+    std::vector<uint8_t>& index = template_indexes_[variant];
+    index = pack_expert(program).index;
+    append(writer, index.data(), index.size(), source);
     append(writer, bytes.data(), bytes.size(), source);
   }
 
@@ -209,23 +217,25 @@ class Preparation {
     advance(1);
   }
 
-  void pack_layer(uint32_t layer) {
-    const LayerExperts& experts = *manifest_.layers[layer].experts;
-    const std::string path = layer_file(directory_, layer);
-    const auto sources = layer_sources(manifest_, layer);
+  void pack_layer(uint32_t layer, uint32_t variant) {
+    const LayerExperts& experts = manifest_.experts(layer, variant);
+    const std::string path = layer_file(manifest_, directory_, layer, variant);
+    const auto sources = layer_sources(manifest_, layer, variant);
     // A shard may be deleted only if its packed file can be read.
-    const bool goes = options_.consume && bundle_.has_shard(layer);
+    const bool goes = options_.consume && bundle_.has_shard(layer, variant);
     if (intact(path, sources, goes ? Depth::kBlobs : Depth::kIndex)) {
       advance(experts.programs.size());
       return consume(experts);
     }
-    require_source(layer, path, sources);
+    require_source(layer, variant, path, sources);
     PackedFileWriter writer(path, packed_store_key());
     for (uint32_t expert = 0; expert < experts.programs.size(); ++expert) {
-      const AlignedBuffer bytes = bundle_.read_program(layer, expert);
-      const LoadedProgram program(bytes.data(), bytes.size(), expert_name(layer, expert));
+      const ExpertKey key{layer, expert, variant};
+      const AlignedBuffer bytes = bundle_.read_program(key);
+      const LoadedProgram program(bytes.data(), bytes.size(), expert_name(key));
       const PackedImage image = pack_expert(program);
-      if (!packed_experts(manifest_).same_layout(template_index_, image.index, program.name()))
+      if (!packed_experts(manifest_).same_layout(template_indexes_[variant], image.index,
+                                                 program.name()))
         throw Error(
             ErrorCode::kUnsupported, program.name(),
             "its packed weights are laid out unlike those of the other experts (two equal weight "
@@ -251,8 +261,9 @@ class Preparation {
     sync_directory(shard.substr(0, shard.rfind('/')));
   }
 
-  static std::string expert_name(uint32_t layer, uint32_t expert) {
-    return "expert " + std::to_string(expert) + " of layer " + std::to_string(layer);
+  std::string expert_name(const ExpertKey& key) const {
+    return "expert " + std::to_string(key.expert) + " of layer " + std::to_string(key.layer) +
+           (key.variant == 0 ? "" : " in " + manifest_.precisions[key.variant].quantization);
   }
 
   const Bundle& bundle_;
@@ -262,7 +273,7 @@ class Preparation {
   std::string scratch_;
   const Progress& progress_;
   PlannedArena arena_;
-  std::vector<uint8_t> template_index_;
+  std::vector<std::vector<uint8_t>> template_indexes_;  // by variant
   uint64_t done_ = 0;
   uint64_t total_ = 0;
   uint64_t bytes_written_ = 0;
@@ -276,8 +287,10 @@ bool is_prepared(const Bundle& bundle, const std::string& directory, bool expert
     return sources.empty() || intact(path, sources);
   };
   bool all = ready(methods_file(directory), method_sources(manifest));
-  for (uint32_t layer = 0; layer < manifest.num_layers && experts && all; ++layer)
-    all = ready(layer_file(directory, layer), layer_sources(manifest, layer));
+  for (uint32_t layer = 0; layer < manifest.num_layers && experts; ++layer)
+    for (uint32_t variant = 0; variant < manifest.precisions.size() && all; ++variant)
+      all = ready(layer_file(manifest, directory, layer, variant),
+                  layer_sources(manifest, layer, variant));
   return all;
 }
 
@@ -298,19 +311,22 @@ PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
   if (result.directory != packed_directory(bundle, "")) {
     require_own(methods_file(result.directory), method_sources(manifest));
     for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
-      require_own(layer_file(result.directory, layer), layer_sources(manifest, layer));
+      for (uint32_t variant = 0; variant < manifest.precisions.size(); ++variant)
+        require_own(layer_file(manifest, result.directory, layer, variant),
+                    layer_sources(manifest, layer, variant));
   }
   make_directories(result.directory);
   const UniqueFd lock = lock_directory(result.directory, progress);
   uint64_t missing_bytes = 0;
-  for (uint32_t layer = 0; layer < manifest.num_layers && options.experts; ++layer) {
-    if (layer_sources(manifest, layer).empty()) continue;
-    const std::string path = layer_file(result.directory, layer);
-    if (access(path.c_str(), F_OK) == 0) continue;
-    const uint64_t shard = manifest.layers[layer].experts->shard.bytes;
-    // With --consume a layer's shard goes before the next one is packed.
-    missing_bytes = options.consume ? std::max(missing_bytes, shard) : missing_bytes + shard;
-  }
+  for (uint32_t layer = 0; layer < manifest.num_layers && options.experts; ++layer)
+    for (uint32_t variant = 0; variant < manifest.precisions.size(); ++variant) {
+      if (layer_sources(manifest, layer, variant).empty()) continue;
+      const std::string path = layer_file(manifest, result.directory, layer, variant);
+      if (access(path.c_str(), F_OK) == 0) continue;
+      const uint64_t shard = manifest.experts(layer, variant).shard.bytes;
+      // With --consume a shard goes before the next one is packed.
+      missing_bytes = options.consume ? std::max(missing_bytes, shard) : missing_bytes + shard;
+    }
   if (access(methods_file(result.directory).c_str(), F_OK) != 0)
     missing_bytes += packed_dense_bytes(manifest);
   require_space(result.directory, missing_bytes);

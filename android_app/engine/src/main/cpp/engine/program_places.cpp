@@ -8,9 +8,10 @@
 
 namespace moe_mobile {
 
-ProgramPlaces::ProgramPlaces(const Bundle& bundle, uint32_t count, PlannedArena* arena,
-                             bool allow_direct)
+ProgramPlaces::ProgramPlaces(const Bundle& bundle, uint32_t variant, uint32_t count,
+                             PlannedArena* arena, bool allow_direct)
     : manifest_(bundle.manifest()),
+      variant_(variant),
       arena_(arena),
       checked_(size_t{manifest_.num_layers} * manifest_.moe.num_experts, false),
       places_(count) {
@@ -18,8 +19,8 @@ ProgramPlaces::ProgramPlaces(const Bundle& bundle, uint32_t count, PlannedArena*
   for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
     Shard shard;
     if (manifest_.layers[layer].experts) {
-      shard.path = bundle.path(manifest_.layers[layer].experts->shard);
-      if (!bundle.has_shard(layer))
+      shard.path = bundle.path(manifest_.experts(layer, variant).shard);
+      if (!bundle.has_shard(layer, variant))
         throw Error(ErrorCode::kIo, shard.path,
                     "the shard is missing (preparing with `consume` deletes it)",
                     "Set `residency` to slots, or deploy the bundle again.");
@@ -54,7 +55,7 @@ ReadRequest ProgramPlaces::read_request(const ExpertKey& key, uint32_t place) {
   Place& at = places_[place];
   at.method.reset();
   at.program.reset();
-  const ExpertProgram& program = manifest_.layers[key.layer].experts->programs[key.expert];
+  const ExpertProgram& program = manifest_.experts(key.layer, variant_).programs[key.expert];
   if (idle_staging_.empty()) {
     at.staging = std::make_unique<AlignedBuffer>(manifest_.memory.expert_bytes);
   } else {
@@ -76,7 +77,7 @@ ReadRequest ProgramPlaces::read_request(const ExpertKey& key, uint32_t place) {
 
 void ProgramPlaces::arrived(const ExpertKey& key, uint32_t place) {
   Place& at = places_[place];
-  const ExpertProgram& program = manifest_.layers[key.layer].experts->programs[key.expert];
+  const ExpertProgram& program = manifest_.experts(key.layer, variant_).programs[key.expert];
   const std::string name =
       "expert " + std::to_string(key.expert) + " of layer " + std::to_string(key.layer);
   const size_t index = size_t{key.layer} * manifest_.moe.num_experts + key.expert;
@@ -85,7 +86,7 @@ void ProgramPlaces::arrived(const ExpertKey& key, uint32_t place) {
                 name + " does not match its SHA-256", "Copy or export the bundle again.");
   checked_[index] = true;
   at.program = std::make_unique<LoadedProgram>(at.staging->data(), program.bytes, name);
-  const Delegate delegate = manifest_.layers[key.layer].experts->delegate;
+  const Delegate delegate = manifest_.experts(key.layer, variant_).delegate;
   at.method = backend_of(delegate).load(*at.program, "forward", arena_);
   at.program->release_weights();
   idle_staging_.push_back(std::move(at.staging));

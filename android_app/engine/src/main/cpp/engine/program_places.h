@@ -18,7 +18,9 @@ namespace moe_mobile {
 class ProgramPlaces : public ExpertPlaces {
  public:
   // kIo if a shard is missing (prepare --consume deletes them).
-  ProgramPlaces(const Bundle& bundle, uint32_t count, PlannedArena* arena, bool allow_direct);
+  // All experts will be of this variant.
+  ProgramPlaces(const Bundle& bundle, uint32_t variant, uint32_t count, PlannedArena* arena,
+                bool allow_direct);
 
   uint32_t count() const override { return static_cast<uint32_t>(places_.size()); }
   void add(uint32_t) override { places_.emplace_back(); }
@@ -43,6 +45,7 @@ class ProgramPlaces : public ExpertPlaces {
   };
 
   const Manifest& manifest_;
+  const uint32_t variant_;
   PlannedArena* arena_;
   std::vector<Shard> shards_;  // by layer
   std::vector<bool> checked_;

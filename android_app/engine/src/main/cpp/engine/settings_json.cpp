@@ -105,11 +105,12 @@ void take(const nlohmann::json& json, const char* name, float* value) {
 EngineSettings parse_settings(const nlohmann::json& json) {
   require_known(json, {"cache", "residency", "routing", "lanes", "threads", "context", "packed_dir",
                        "scratch_dir", "allow_below_cycle", "overlap", "direct", "pool", "eviction",
-                       "initial_cache", "cache_profile"});
+                       "initial_cache", "cache_profile", "precision"});
   EngineSettings settings;
   take(json, "cache", parse_budget, &settings.cache);
   take(json, "residency", kResidencyNames, &settings.residency);
   take(json, "routing", parse_routing, &settings.routing);
+  take(json, "precision", parse_precision, &settings.precision);
   take(json, "pool", kPoolNames, &settings.pool);
   take(json, "eviction", parse_eviction, &settings.eviction);
   take(json, "initial_cache", kInitialCacheNames, &settings.initial_cache);
@@ -130,6 +131,7 @@ void to_json(nlohmann::json& json, const EngineSettings& settings) {
   json = {{"cache", to_text(settings.cache)},
           {"residency", kResidencyNames[static_cast<size_t>(settings.residency)]},
           {"routing", to_text(settings.routing)},
+          {"precision", to_text(settings.precision)},
           {"pool", kPoolNames[static_cast<size_t>(settings.pool)]},
           {"eviction", to_text(settings.eviction)},
           {"initial_cache", kInitialCacheNames[static_cast<size_t>(settings.initial_cache)]},

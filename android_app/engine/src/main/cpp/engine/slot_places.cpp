@@ -39,12 +39,13 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 
 }  // namespace
 
-SlotPlaces::SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t count,
-                       PlannedArena* arena, const Progress& progress)
+SlotPlaces::SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t variant,
+                       uint32_t count, PlannedArena* arena, const Progress& progress)
     : store_(store),
+      variant_(variant),
       arena_(arena),
       template_layer_(template_layer(bundle.manifest())),
-      template_experts_(*bundle.manifest().layers[template_layer_].experts),
+      template_experts_(bundle.manifest().experts(template_layer_, variant)),
       hidden_size_(bundle.manifest().hidden_size),
       num_experts_(bundle.manifest().moe.num_experts),
       checked_(size_t{bundle.manifest().num_layers} * num_experts_, false) {
@@ -57,7 +58,7 @@ SlotPlaces::SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t 
 }
 
 AlignedBuffer SlotPlaces::read_template() const {
-  AlignedBuffer bytes = store_.methods().read(kTemplateProgram);
+  AlignedBuffer bytes = store_.methods().read(template_program(variant_));
   if (sha256(bytes.data(), bytes.size()) != template_experts_.programs[0].sha256)
     throw Error(ErrorCode::kBundleCorrupt, store_.methods().path(),
                 "the template program does not match its SHA-256", kRepairPackedStore);
@@ -67,12 +68,12 @@ AlignedBuffer SlotPlaces::read_template() const {
 void SlotPlaces::add_group(uint32_t count, const Progress& progress) {
   const PackedWeights& packed = *backend_of(template_experts_.delegate).packed_weights();
   auto group = packed.make_methods(store_.scratch_directory(), count);
-  const AlignedBuffer index = store_.methods().read(kTemplateIndex);
+  const AlignedBuffer index = store_.methods().read(template_index(variant_));
   for (uint32_t i = 0; i < count; ++i)
     group->add(*template_, "forward", arena_, {index.data(), index.size()});
   group->detach();
 
-  const AlignedBuffer weights = store_.layer(template_layer_).read(0);
+  const AlignedBuffer weights = store_.layer(template_layer_, variant_).read(0);
   for (uint32_t i = 0; i < count; ++i) {
     const bool deaf = same_bits(run_probe(&group->method(i), hidden_size_), reference_);
     std::memcpy(group->weights(i), weights.data(), weights.size());
@@ -107,7 +108,7 @@ void SlotPlaces::give_back(uint32_t place) {
 }
 
 ReadRequest SlotPlaces::read_request(const ExpertKey& key, uint32_t place) {
-  const PackedFile& file = store_.layer(key.layer);
+  const PackedFile& file = store_.layer(key.layer, variant_);
   const PackedEntry& entry = file.entries()[key.expert];
   ReadRequest request;
   request.fd = file.fd();

@@ -20,9 +20,10 @@ class SlotPlaces : public ExpertPlaces {
   // Probes every slot: with the template's packed weights it must give, bit for bit, the output of
   // an ordinary load of the template's program, and without them it must not. kRuntime if a slot
   // does not; kBudget if there is not enough memory, or not enough open files. `store` must stay.
+  // All experts will be of this variant: each has a template of its own.
   // REQUIRES: packs_experts(), and the store was opened with its experts.
-  SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t count, PlannedArena* arena,
-             const Progress& progress);
+  SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t variant, uint32_t count,
+             PlannedArena* arena, const Progress& progress);
 
   uint32_t count() const override { return static_cast<uint32_t>(slots_.size()); }
   void add(uint32_t most) override;
@@ -46,6 +47,7 @@ class SlotPlaces : public ExpertPlaces {
   void add_group(uint32_t count, const Progress& progress);
 
   const PackedStore& store_;
+  const uint32_t variant_;
   PlannedArena* const arena_;
   const uint32_t template_layer_;
   const LayerExperts& template_experts_;

@@ -16,7 +16,8 @@ bool exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
 bool has_packed_files(const Manifest& manifest, const std::string& directory) {
   bool found = exists(methods_file(directory));
   for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
-    found = found || exists(layer_file(directory, layer));
+    for (uint32_t variant = 0; variant < manifest.precisions.size(); ++variant)
+      found = found || exists(layer_file(manifest, directory, layer, variant));
   return found;
 }
 
@@ -38,7 +39,9 @@ VerifiedStore verify_store(const Bundle& bundle, const std::string& directory,
   };
   check(methods_file(directory), method_sources(manifest));
   for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
-    check(layer_file(directory, layer), layer_sources(manifest, layer));
+    for (uint32_t variant = 0; variant < manifest.precisions.size(); ++variant)
+      check(layer_file(manifest, directory, layer, variant),
+            layer_sources(manifest, layer, variant));
     progress("verify packed store", layer + 1, manifest.num_layers);
   }
   return store;
@@ -57,16 +60,21 @@ VerifiedBundle verify_bundle(const Bundle& bundle, const std::string& packed_dir
   for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
     files.push_back(&manifest.layers[layer].dense);
     if (!manifest.layers[layer].experts) continue;
-    const FileRef& shard = manifest.layers[layer].experts->shard;
-    if (bundle.has_shard(layer)) {
-      files.push_back(&shard);
-    } else if (!packed || !exists(layer_file(directory, layer))) {
-      throw Error(ErrorCode::kBundleInvalid, bundle.path(shard),
-                  "the shard is missing, and no packed file of this CPU stands for it",
-                  "Copy or export the bundle again.");
+    for (uint32_t variant = 0; variant < manifest.precisions.size(); ++variant) {
+      const FileRef& shard = manifest.experts(layer, variant).shard;
+      if (bundle.has_shard(layer, variant)) {
+        files.push_back(&shard);
+      } else if (!packed || !exists(layer_file(manifest, directory, layer, variant))) {
+        throw Error(ErrorCode::kBundleInvalid, bundle.path(shard),
+                    "the shard is missing, and no packed file of this CPU stands for it",
+                    "Copy or export the bundle again.");
+      }
     }
   }
-  if (packed && !bundle.has_shard(template_layer(manifest)) && !exists(methods_file(directory)))
+  bool has_templates = true;
+  for (uint32_t variant = 0; packed && variant < manifest.precisions.size(); ++variant)
+    has_templates = has_templates && bundle.has_shard(template_layer(manifest), variant);
+  if (!has_templates && !exists(methods_file(directory)))
     throw Error(ErrorCode::kBundleInvalid, methods_file(directory),
                 "the packed file is missing, and so is a shard that it is made from",
                 "Copy or export the bundle again.");

@@ -77,25 +77,59 @@ void check_profile(const EngineSettings& settings, const Manifest& manifest) {
   }
 }
 
+// The precisions that some rank uses.
+std::vector<SlotClassInput> slot_classes(const EngineSettings& settings, const Manifest& manifest,
+                                         const StoreFacts& store) {
+  std::vector<SlotClassInput> classes;
+  for (uint32_t variant = 0; variant < Precision::kVariants; ++variant) {
+    const uint32_t ranks = settings.precision.ranks(variant, manifest.moe.top_k);
+    if (ranks == 0) continue;
+    uint64_t bytes = store.slot_bytes[variant];
+    // If experts are laid out differently, the store's slot may be the smallest.
+    if (settings.residency == Residency::kPrograms)
+      bytes = std::max(bytes, align_up(manifest.expert_bytes(variant), kBlobAlignment));
+    classes.push_back({variant, manifest.precisions[variant].quantization, ranks, bytes});
+  }
+  return classes;
+}
+
+void check_precision(const Precision& precision, const Manifest& manifest) {
+  if (precision.full_ranks == Precision::kAllRanks) return;
+  if (precision.full_ranks >= manifest.moe.top_k)
+    throw Error(ErrorCode::kUsage, Setting{"precision"},
+                "a token has " + std::to_string(manifest.moe.top_k) + " experts, so " +
+                    in_quotes(to_text(precision)) + " leaves none in low precision",
+                "Give a smaller number, or full.");
+  if (manifest.precisions.size() < Precision::kVariants)
+    throw Error(ErrorCode::kUsage, Setting{"precision"},
+                "the bundle holds its experts in " + manifest.precisions[0].quantization + " only",
+                "Export it with variants, or set precision to full.");
+}
+
+// What a reader has to know of the precision: "" for that of the bundle.
+std::string precision_note(const Precision& precision, const Manifest& manifest) {
+  const uint32_t top_k = manifest.moe.top_k;
+  if (precision.ranks(1, top_k) == 0) return "";
+  const std::string& low = manifest.precisions[1].quantization;
+  if (precision.full_ranks == 0) return "all experts run in " + low;
+  return "the best " + std::to_string(precision.full_ranks) + " of " + std::to_string(top_k) +
+         " experts run in " + manifest.precisions[0].quantization + ", the others in " + low;
+}
+
 MemoryPlan plan_memory_of(const EngineSettings& settings, const Manifest& manifest,
                           const StoreFacts& store, uint64_t available_bytes) {
   MemoryPlanInputs inputs;
   inputs.budget = settings.cache;
   if (settings.residency == Residency::kResident) inputs.budget = {Budget::Kind::kPercent, 0, 100};
-  inputs.slot_bytes = store.slot_bytes;
+  inputs.classes = slot_classes(settings, manifest, store);
   inputs.moe_layers = manifest.num_moe_layers();
   inputs.experts = manifest.moe.num_experts;
-  inputs.top_k = manifest.moe.top_k;
   inputs.dense_bytes = store.dense_bytes;
   inputs.kv_bytes = Mixers::state_bytes(manifest, settings.context);
   inputs.arena_bytes = buffer_bytes(manifest, settings.context) + activation_bytes(manifest);
-  if (settings.residency == Residency::kPrograms) {
-    // If experts are laid out differently, the store's slot may be the smallest.
-    inputs.slot_bytes =
-        std::max(inputs.slot_bytes, align_up(manifest.memory.expert_bytes, kBlobAlignment));
+  if (settings.residency == Residency::kPrograms)
     inputs.arena_bytes +=
         staging_bytes(manifest, settings.lanes, uint64_t{inputs.moe_layers} * inputs.experts);
-  }
   inputs.available_bytes = available_bytes;
   inputs.allow_below_cycle = settings.allow_below_cycle;
   inputs.per_layer = settings.pool == Pool::kPerLayer;
@@ -126,6 +160,7 @@ EngineSettings resolve_settings(const EngineSettings& settings, const Manifest& 
                 "all experts are in memory, so the cache cannot begin with less",
                 "Leave it out, or choose residency slots.");
   check_profile(settings, manifest);
+  check_precision(settings.precision, manifest);
   return resolved;
 }
 
@@ -146,16 +181,23 @@ EnginePlan plan_engine(const EngineSettings& settings, const Manifest& manifest,
 
   plan.router = router_spec(manifest);
   const double layers = std::max(1u, manifest.num_moe_layers());
-  plan.routing = resolve_routing(settings.routing, plan.router, manifest.moe_layers_end(),
-                                 static_cast<double>(plan.memory.slots) / layers);
+  // As SelectorSettings::capacity_per_layer().
+  double slots = 0;
+  for (const SlotClassPlan& c : plan.memory.classes)
+    slots += static_cast<double>(c.ranks) * static_cast<double>(c.slots) / plan.router.top_k;
+  plan.routing =
+      resolve_routing(settings.routing, plan.router, manifest.moe_layers_end(), slots / layers);
   plan.settings.routing = plan.routing.options;
+  plan.note = precision_note(settings.precision, manifest);
+  plan.lossy = plan.routing.lossy() || !plan.note.empty();
+  if (!plan.routing.note.empty())
+    plan.note = plan.routing.note + (plan.note.empty() ? "" : "; " + plan.note);
 
-  plan.cache.layers = manifest.num_layers;
-  plan.cache.experts = manifest.moe.num_experts;
-  plan.cache.global = plan.settings.pool == Pool::kGlobal;
-  plan.cache.capacity =
-      static_cast<uint32_t>(plan.cache.global ? plan.memory.slots : plan.memory.slots_per_layer);
-  plan.cache.eviction = plan.settings.eviction;
+  plan.global_pool = plan.settings.pool == Pool::kGlobal;
+  plan.capacities.resize(Precision::kVariants);
+  for (const SlotClassPlan& c : plan.memory.classes)
+    plan.capacities[c.variant] =
+        static_cast<uint32_t>(plan.global_pool ? c.slots : c.slots_per_layer);
 
   plan.profile.resize(manifest.num_layers);
   for (const auto& [layer, experts] : plan.settings.cache_profile) plan.profile[layer] = experts;

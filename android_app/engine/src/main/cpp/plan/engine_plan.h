@@ -19,7 +19,8 @@ namespace moe_mobile {
 
 // What the packed store of a bundle says about the bundle's programs on this machine.
 struct StoreFacts {
-  uint64_t slot_bytes = 0;   // one expert's packed weights; 0 if experts are not packed
+  // One expert's packed weights, by variant; 0 if experts are not packed.
+  std::vector<uint64_t> slot_bytes;
   uint64_t dense_bytes = 0;  // what all dense programs' weights take in memory
   bool has_programs = true;  // every expert's program is there (prepare --consume deletes them)
   std::optional<Error> no_slots;  // why experts cannot run in slots, once that is known
@@ -32,7 +33,10 @@ struct EnginePlan {
   ResolvedRouting routing;
   RouterSpec router;
   MemoryPlan memory;
-  LogicalCacheOptions cache;
+  bool lossy = false;        // whether the model may compute anything else than it would by itself
+  std::string note;          // what is to be said of the routing; empty: nothing
+  bool global_pool = false;  // one cache for all layers, instead of one for each
+  std::vector<uint32_t> capacities;  // experts in each pool, by variant
   // By layer: the experts of the profile, the best first, and those that are loaded at once.
   std::vector<std::vector<uint32_t>> profile, preload;
   std::vector<std::string> fallbacks;  // what differs from the settings, and why

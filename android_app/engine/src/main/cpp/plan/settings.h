@@ -9,6 +9,7 @@
 
 #include "cache/eviction.h"
 #include "cache/memory_plan.h"
+#include "routing/precision.h"
 #include "routing/routing_options.h"
 
 namespace moe_mobile {
@@ -42,6 +43,7 @@ struct EngineSettings {
   RoutingOptions routing;
   Pool pool = Pool::kAuto;
   EvictionOptions eviction;
+  Precision precision;  // of the experts that a token selects
   InitialCache initial_cache = InitialCache::kAuto;
   // Experts by layer, the best first. For InitialCache::kProfile, and only for that.
   std::map<uint32_t, std::vector<uint32_t>> cache_profile;

@@ -53,9 +53,20 @@ void Router::prefill(uint32_t layer, const float* logits, Selection* out) {
   scores_.weigh(ranking, logits, out);
 }
 
-void Router::decide(uint32_t layer, const float* logits, const uint8_t* cached, Selection* out) {
+const uint8_t* Router::merged(const CachedExperts& cached) {
+  if (cached.ranks == 0) return cached.rest;
+  mask_.assign(cached.rest, cached.rest + num_experts_);
+  for (uint32_t rank = 0; rank < std::min(cached.ranks, ranking_.top_k); ++rank)
+    mask_[ranking_.best[rank]] = cached.best[ranking_.best[rank]];
+  return mask_.data();
+}
+
+void Router::decide(uint32_t layer, const float* logits, const CachedExperts& masks,
+                    Selection* out) {
   ranking_ = rank(layer, logits, out);
   if (layer < routing_.options.first || ranking_.top_k == 0) return;
+  if (!method_ && routing_.options.drop_cold == 0) return;
+  const uint8_t* cached = merged(masks);
   if (method_) {
     std::vector<uint32_t>& experts = out->experts;
     method_->choose(ranking_, cached, experts.data());
@@ -74,7 +85,8 @@ void Router::decide(uint32_t layer, const float* logits, const uint8_t* cached, 
   if (routing_.options.drop_cold > 0) drop_cold(routing_.options.drop_cold, ranking_, cached, out);
 }
 
-void Router::decode(uint32_t layer, const float* logits, const uint8_t* cached, Selection* out) {
+void Router::decode(uint32_t layer, const float* logits, const CachedExperts& cached,
+                    Selection* out) {
   require_finite(logits, num_experts_);
   decide(layer, logits, cached, out);
   scores_.weigh(ranking_, logits, out);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "routing/method.h"
 #include "routing/router_scores.h"
@@ -11,6 +12,20 @@
 #include "routing/routing_options.h"
 
 namespace moe_mobile {
+
+// What a layer has cached: a byte per expert, 1 if it counts as cached. For the `ranks` experts
+// that the router likes best, `best` says so, for the others `rest`: they are of different
+// precisions, and have caches of their own.
+struct CachedExperts {
+  // One cache for all ranks.
+  CachedExperts(const uint8_t* all) : rest(all) {}
+  CachedExperts(const uint8_t* best_ranks, uint32_t count, const uint8_t* others)
+      : rest(others), best(best_ranks), ranks(count) {}
+
+  const uint8_t* rest;
+  const uint8_t* best = nullptr;
+  uint32_t ranks = 0;  // less than top_k
+};
 
 // Routes the tokens of one sequence after another, in the engine and in the lab. What it decides
 // depends on the logits since reset() and on the masks it is given, on nothing else.
@@ -27,20 +42,22 @@ class Router {
   // A token of a prompt: exact routing, which the method sees too. kRuntime if a logit is NaN or
   // infinite.
   void prefill(uint32_t layer, const float* logits, Selection* out);
-  // A token being decoded. `cached` has a byte per expert of the layer, 1 where it is cached now.
-  // kRuntime likewise.
-  void decode(uint32_t layer, const float* logits, const uint8_t* cached, Selection* out);
+  // A token being decoded. kRuntime likewise.
+  void decode(uint32_t layer, const float* logits, const CachedExperts& cached, Selection* out);
   // The same without weights, which only the model needs, and for finite logits.
-  void decide(uint32_t layer, const float* logits, const uint8_t* cached, Selection* out);
+  void decide(uint32_t layer, const float* logits, const CachedExperts& cached, Selection* out);
 
  private:
   Ranking rank(uint32_t layer, const float* logits, Selection* out);
+  // One mask of what is cached, valid until the next call.
+  const uint8_t* merged(const CachedExperts& cached);
 
   const uint32_t num_experts_;
   RouterScores scores_;
   ResolvedRouting routing_;
   std::unique_ptr<RoutingMethod> method_;  // null: exact
   Ranking ranking_;
+  std::vector<uint8_t> mask_;
 };
 
 }  // namespace moe_mobile

@@ -34,7 +34,7 @@ class RoutingRun {
 
   const ResolvedRouting& routing() const { return selector_.routing(); }
   const RunTotals& totals() const { return totals_; }
-  const LogicalCache& cache() const { return selector_.cache(); }
+  const LogicalCache& cache() const { return selector_.caches()[0]; }
   uint32_t top_k() const { return selector_.settings().router.top_k; }
 
   // Begins the next sequence, see Selector::reset(). The totals go on.

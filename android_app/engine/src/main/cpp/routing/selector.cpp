@@ -30,29 +30,41 @@ void check_profile(const SelectorSettings& settings) {
   }
 }
 
-LogicalCacheOptions cache_options(const SelectorSettings& settings) {
+std::vector<LogicalCache> make_caches(const SelectorSettings& settings) {
   LogicalCacheOptions options;
   options.layers = static_cast<uint32_t>(settings.layers.size());
   options.experts = settings.router.num_experts;
   options.global = settings.global;
   options.capacity = settings.capacity;
   options.eviction = settings.eviction;
-  return options;
+  std::vector<LogicalCache> caches = {LogicalCache(options)};
+  if (settings.precision.ranks(1, settings.router.top_k) > 0) {
+    options.variant = 1;
+    options.capacity = settings.low_capacity;
+    caches.emplace_back(options);
+  }
+  return caches;
+}
+
+// `ranks`: how many experts of one token use this cache.
+void check_capacity(const SelectorSettings& settings, uint32_t capacity, uint32_t ranks) {
+  const uint64_t all =
+      uint64_t{settings.router.num_experts} * (settings.global ? settings.layers.size() : 1);
+  const std::string cache = "a cache for " + std::to_string(capacity) +
+                            (settings.global ? " experts" : " experts per layer");
+  if (capacity < ranks)
+    throw Error(ErrorCode::kBudget, Setting{"capacity"},
+                cache + " does not hold the " + std::to_string(ranks) + " of one token",
+                "Give " + std::to_string(ranks) + " to " + std::to_string(all) + ".");
+  if (capacity > all)
+    refuse("capacity", cache + " is larger than all " + std::to_string(all) + " of them",
+           "Give at most the number of experts.");
 }
 
 void check_capacity(const SelectorSettings& settings) {
   const uint32_t top_k = settings.router.top_k;
-  const uint64_t all =
-      uint64_t{settings.router.num_experts} * (settings.global ? settings.layers.size() : 1);
-  const std::string cache = "a cache for " + std::to_string(settings.capacity) +
-                            (settings.global ? " experts" : " experts per layer");
-  if (settings.capacity < top_k)
-    throw Error(ErrorCode::kBudget, Setting{"capacity"},
-                cache + " does not hold the " + std::to_string(top_k) + " of one token",
-                "Give " + std::to_string(top_k) + " to " + std::to_string(all) + ".");
-  if (settings.capacity > all)
-    refuse("capacity", cache + " is larger than all " + std::to_string(all) + " of them",
-           "Give at most the number of experts.");
+  check_capacity(settings, settings.capacity, settings.precision.ranks(0, top_k));
+  check_capacity(settings, settings.low_capacity, settings.precision.ranks(1, top_k));
 }
 
 SelectorSettings checked(const SelectorSettings& settings) {
@@ -62,8 +74,7 @@ SelectorSettings checked(const SelectorSettings& settings) {
                          [](uint32_t a, uint32_t b) { return a >= b; }) != layers.end())
     refuse("layers", "the numbers of the layers are not ascending",
            "Give the numbers of the model's layers with experts.");
-  const auto num_layers = static_cast<uint32_t>(layers.size());
-  check_router(settings.router, num_layers);
+  check_router(settings.router, static_cast<uint32_t>(layers.size()));
   check_capacity(settings);
   if (settings.initial == SelectorSettings::Initial::kProfile || !settings.profile.empty())
     check_profile(settings);
@@ -85,18 +96,32 @@ RoutingOptions with_own_layers(RoutingOptions options, const std::vector<uint32_
 
 }  // namespace
 
+double SelectorSettings::capacity_per_layer() const {
+  const uint32_t top_k = router.top_k;
+  const double pool = (static_cast<double>(precision.ranks(0, top_k)) * capacity +
+                       static_cast<double>(precision.ranks(1, top_k)) * low_capacity) /
+                      top_k;
+  return global ? pool / static_cast<double>(layers.size()) : pool;
+}
+
 Selector::Selector(const SelectorSettings& settings)
     : settings_(checked(settings)),
       routing_(resolve_routing(settings.routing, settings.router, settings.layers.back() + 1,
                                settings.capacity_per_layer())),
       router_(settings.router, with_own_layers(settings.routing, settings.layers),
               static_cast<uint32_t>(settings.layers.size()), settings.capacity_per_layer()),
-      cache_(cache_options(settings)),
+      caches_(make_caches(settings)),
       kept_(settings.router.top_k),
       uncached_(settings.router.top_k),
       scratch_(settings.router.top_k) {
-  if (settings_.initial == SelectorSettings::Initial::kWarm) cache_.fill(settings_.profile);
+  if (settings_.initial == SelectorSettings::Initial::kWarm)
+    for (LogicalCache& cache : caches_) cache.fill(settings_.profile);
   reset();
+}
+
+CachedExperts Selector::cached(uint32_t layer) const {
+  if (caches_.size() == 1) return caches_[0].cached(layer);
+  return {caches_[0].cached(layer), ranks(0), caches_[1].cached(layer)};
 }
 
 void Selector::reset() {
@@ -105,22 +130,25 @@ void Selector::reset() {
   switch (settings_.initial) {
     case SelectorSettings::Initial::kCold:
     case SelectorSettings::Initial::kPrompt:
-      cache_.clear();
+      forget_cached();
       break;
     case SelectorSettings::Initial::kProfile:
-      cache_.fill(settings_.profile);
+      for (LogicalCache& cache : caches_) cache.fill(settings_.profile);
       break;
     case SelectorSettings::Initial::kWarm:
       break;
   }
 }
 
-void Selector::resize(uint32_t capacity) {
+void Selector::resize(uint32_t capacity, uint32_t low_capacity) {
   SelectorSettings resized = settings_;
   resized.capacity = capacity;
+  resized.low_capacity = low_capacity;
   check_capacity(resized);
-  cache_.resize(capacity);
+  for (LogicalCache& cache : caches_)
+    cache.resize(cache.options().variant == 0 ? capacity : low_capacity);
   settings_.capacity = capacity;
+  settings_.low_capacity = low_capacity;
 }
 
 void Selector::replay(Span<const uint32_t> selected) {
@@ -128,28 +156,44 @@ void Selector::replay(Span<const uint32_t> selected) {
   const auto layers = static_cast<uint32_t>(settings_.layers.size());
   if (begun_ || prompt_is_cached())
     for (size_t at = 0; at + layers * top_k <= selected.size();)
-      for (uint32_t layer = 0; layer < layers; ++layer, at += top_k)
-        cache_.access(layer, used_ranks(selected.data() + at, top_k), scratch_.data());
+      for (uint32_t layer = 0; layer < layers; ++layer, at += top_k) {
+        const Span<const uint32_t> used = used_ranks(selected.data() + at, top_k);
+        size_t rank = 0;
+        for (uint32_t variant = 0; variant < caches_.size(); ++variant) {
+          const size_t end = std::min(used.size(), rank + ranks(variant));
+          if (rank < end)
+            caches_[variant].access(layer, {used.data() + rank, end - rank}, scratch_.data());
+          rank = end;
+        }
+      }
   begun_ = true;
 }
 
 Selector::Use Selector::decode(uint32_t layer, const float* logits, Selection* out) {
-  router_.decode(layer, logits, cache_.cached(layer), out);
+  router_.decode(layer, logits, cached(layer), out);
   begun_ = true;
   return use(layer, *out);
 }
 
 Selector::Use Selector::use(uint32_t layer, const Selection& selection) {
-  const uint8_t* cached = cache_.cached(layer);
-  uint32_t kept = 0;
-  const size_t ranks = selection.experts.size();
-  if (ranks < uncached_.size()) std::fill(uncached_.begin(), uncached_.end(), 0);
-  for (size_t rank = 0; rank < ranks; ++rank) {
-    const uint32_t expert = selection.experts[rank];
-    uncached_[rank] = cached[expert] ^ 1;
-    if (selection.dropped[rank] == 0) kept_[kept++] = expert;
+  evicted_.clear();
+  const size_t used = selection.experts.size();
+  if (used < uncached_.size()) std::fill(uncached_.begin(), uncached_.end(), 0);
+  size_t rank = 0;
+  for (uint32_t variant = 0; variant < caches_.size(); ++variant) {
+    const uint8_t* cached = caches_[variant].cached(layer);
+    uint32_t kept = 0;
+    for (const size_t end = std::min(used, rank + ranks(variant)); rank < end; ++rank) {
+      const uint32_t expert = selection.experts[rank];
+      uncached_[rank] = cached[expert] ^ 1;
+      if (selection.dropped[rank] == 0) kept_[kept++] = expert;
+    }
+    if (kept == 0) continue;
+    for (const ExpertKey& key :
+         caches_[variant].access(layer, {kept_.data(), kept}, scratch_.data()))
+      evicted_.push_back(key);
   }
-  return {cache_.access(layer, {kept_.data(), kept}, scratch_.data()), uncached_};
+  return {evicted_, uncached_};
 }
 
 }  // namespace moe_mobile

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cache/logical_cache.h"
+#include "routing/precision.h"
 #include "routing/router.h"
 
 namespace moe_mobile {
@@ -22,18 +23,23 @@ struct SelectorSettings {
   RoutingOptions routing;
   std::vector<uint32_t> layers;  // the model's numbers of those with experts, ascending
   bool global = false;           // one pool that all layers share, instead of one for each
-  uint32_t capacity = 0;         // experts, of each pool
+  uint32_t capacity = 0;         // experts in variant 0, of each pool
+  uint32_t low_capacity = 0;     // experts in variant 1, likewise
+  Precision precision;
   EvictionOptions eviction;
   Initial initial = Initial::kCold;
   std::vector<std::vector<uint32_t>> profile;  // per layer, most used first; empty: none
 
-  double capacity_per_layer() const {
-    return global ? static_cast<double>(capacity) / static_cast<double>(layers.size()) : capacity;
-  }
+  // Experts per layer that the cache of a rank holds, on average over the ranks.
+  double capacity_per_layer() const;
 };
 
 // Decides which experts run, and which are cached: routing and the logical cache together. The
 // engine's decoder and the lab ask the same class, so they agree on every token.
+//
+// Each precision has a cache of its own, so a token's ranks never compete across precisions. For
+// routing an expert counts as cached if it is in the precision that its rank calls for, by the
+// router's own ranking; if routing passes over better experts, it may run in a better one.
 //
 // What it decides depends on the logits since reset() and on the cache's contents at that time,
 // never on which bytes have arrived in memory. Layers are counted from 0 without those that have
@@ -51,7 +57,10 @@ class Selector {
 
   // As resolved; `first` counts as the model numbers its layers.
   const ResolvedRouting& routing() const { return routing_; }
-  const LogicalCache& cache() const { return cache_; }
+  // Of the expert that a token selected at this rank: ExpertKey::variant.
+  uint32_t variant(uint32_t rank) const { return settings_.precision.variant(rank); }
+  // By variant; variant 1 only if some rank uses it.
+  const std::vector<LogicalCache>& caches() const { return caches_; }
   const SelectorSettings& settings() const { return settings_; }
 
   // Begins the next sequence: the method forgets, and the cache is as `initial` says.
@@ -79,30 +88,39 @@ class Selector {
   // The steps of decode(), for the lab. decide() gives no weights and takes finite logits only;
   // use() takes the experts of a selection that are not dropped.
   void decide(uint32_t layer, const float* logits, Selection* out) {
-    router_.decide(layer, logits, cache_.cached(layer), out);
+    router_.decide(layer, logits, cached(layer), out);
   }
   Use use(uint32_t layer, const Selection& selection);
   // For Belady, see LogicalCache::set_next_use().
   void set_next_use(uint32_t layer, uint32_t expert, double when) {
-    cache_.set_next_use(layer, expert, when);
+    for (LogicalCache& cache : caches_) cache.set_next_use(layer, expert, when);
   }
 
-  // The cache's pools hold `capacity` experts each from now on. What no longer fits is evicted, as
-  // the eviction decides; what the method remembers stays. kBudget or kUsage, as the constructor;
-  // then nothing changes.
-  void resize(uint32_t capacity);
+  // The pools hold so many experts each from now on, of variants 0 and 1 as in the settings. What
+  // no longer fits is evicted, as the eviction decides; what the method remembers stays. kBudget or
+  // kUsage, as the constructor; then nothing changes.
+  void resize(uint32_t capacity, uint32_t low_capacity = 0);
 
   // Empties the cache; what the method remembers stays.
-  void forget_cached() { cache_.clear(); }
+  void forget_cached() {
+    for (LogicalCache& cache : caches_) cache.clear();
+  }
 
  private:
+  CachedExperts cached(uint32_t layer) const;
+  // Of a token's, how many use this variant at most.
+  uint32_t ranks(uint32_t variant) const {
+    return settings_.precision.ranks(variant, settings_.router.top_k);
+  }
+
   SelectorSettings settings_;
   const ResolvedRouting routing_;
   Router router_;
-  LogicalCache cache_;
+  std::vector<LogicalCache> caches_;
   bool begun_ = false;  // since reset(): a prompt is complete or a token decoded
   std::vector<uint32_t> kept_;
   std::vector<uint8_t> uncached_, scratch_;
+  std::vector<ExpertKey> evicted_;
 };
 
 }  // namespace moe_mobile

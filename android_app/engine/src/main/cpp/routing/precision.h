@@ -1,0 +1,34 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <string>
+
+namespace moe_mobile {
+
+// In which precision an expert runs that a token selected: ExpertKey::variant, decided by its rank
+// alone. Variant 0 is the bundle's own precision, variant 1 the first of its `variants`.
+struct Precision {
+  static constexpr uint32_t kVariants = 2;
+  static constexpr uint32_t kAllRanks = std::numeric_limits<uint32_t>::max();
+
+  uint32_t full_ranks = kAllRanks;  // so many of the best ranks use variant 0, the others variant 1
+
+  uint32_t variant(uint32_t rank) const { return rank < full_ranks ? 0 : 1; }
+  // Of the top_k ranks, how many use this variant.
+  uint32_t ranks(uint32_t variant, uint32_t top_k) const {
+    const uint32_t full = std::min(full_ranks, top_k);
+    return variant == 0 ? full : top_k - full;
+  }
+};
+
+// "full" (variant 0 only), "low" (variant 1 only) or "ranks:N" (the N best ranks use variant 0, the
+// others variant 1; N >= 1). kUsage otherwise.
+Precision parse_precision(const std::string& text);
+// Parses to the same precision.
+std::string to_text(const Precision& precision);
+
+}  // namespace moe_mobile
