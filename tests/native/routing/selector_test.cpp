@@ -208,21 +208,21 @@ TEST(Selector, ResizingEvictsByTheEvictionAndRoutesByWhatIsLeft) {
       selection.dropped = {0, 0};
       for (uint32_t layer = 0; layer < 2; ++layer) selector.use(layer, selection);
     }
-    const auto before = selector.cache().by_recency();
+    const auto before = selector.caches()[0].by_recency();
     selector.resize(global ? 4 : 2);
     std::vector<ExpertKey> expected;  // of each pool the most recent
     if (global) expected.assign(before.end() - 4, before.end());
     if (!global) expected = {before[2], before[3], before[6], before[7]};
-    EXPECT_EQ(selector.cache().by_recency(), expected);
+    EXPECT_EQ(selector.caches()[0].by_recency(), expected);
     EXPECT_EQ(selector.settings().capacity, global ? 4u : 2u);
     // Routing prefers what is cached now.
     const float logits[kExperts] = {1, 2, 3, 4, 5, 6, 7, 8};
     selector.decide(0, logits, &selection);
     for (const uint32_t expert : selection.experts)
-      EXPECT_EQ(selector.cache().cached(0)[expert], 1) << expert;
+      EXPECT_EQ(selector.caches()[0].cached(0)[expert], 1) << expert;
     EXPECT_ERROR(selector.resize(1), ErrorCode::kBudget, "does not hold the 2 of one token");
     EXPECT_ERROR(selector.resize(17), ErrorCode::kUsage, "is larger than all");
-    EXPECT_EQ(selector.cache().by_recency(), expected);
+    EXPECT_EQ(selector.caches()[0].by_recency(), expected);
   }
 }
 
