@@ -265,8 +265,8 @@ def test_a_bundle_of_one_precision_has_no_other(full: Path) -> None:
 
 
 def test_a_budget_below_what_a_token_uses_in_one_precision_is_refused(two: Path) -> None:
-    with pytest.raises(BudgetError, match="one token uses 2 in 8da"):
-        Engine(two, "12%", precision="ranks:1")
+    with pytest.raises(BudgetError, match="one token uses 2 in 8da4w"):
+        Engine(two, "80KiB", precision="ranks:1")  # one slot of 16 KiB too few
 
 
 def test_a_precision_is_named_once(checkpoint: CheckpointMaker, tmp_path: Path) -> None:
