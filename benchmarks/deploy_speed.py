@@ -62,7 +62,7 @@ def measure(
 ) -> Iterator[tuple[float, float, float]]:
     """Seconds of `deploy`, of `adb push`, and of the latter with a `sync`, in each turn.
 
-    Raises IoError where another command deploys to the device or measures on it, DeviceError, and
+    Raises IoError if another command deploys to the device or measures on it, DeviceError, and
     what deploying raises.
     """
     package = bundle_package(bundle)
@@ -92,7 +92,7 @@ def measure(
 def _staged(package: Package, bundle: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder with what is deployed and nothing else, such as weights packed for this machine.
 
-    adb sends links as links, so its files are the same files, or copies where that cannot be.
+    adb sends links as links, so its files are the same files, or copies if that cannot be.
     """
     above = bundle.resolve().parent
     try:

@@ -34,7 +34,7 @@ REPEATS = 3
 
 
 def main() -> int:
-    """Measure and print a table; exit code 2 where the arguments make no sense."""
+    """Measure and print a table; exit code 2 if the arguments make no sense."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.simulator_speed",
         description="Measure the simulator's speed.",

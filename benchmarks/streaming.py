@@ -202,9 +202,9 @@ def missed(answers: Json) -> list[str]:
 
 
 def main() -> int:
-    """Measures, prints the answers, and writes them with the raw data where asked.
+    """Measures, prints the answers, and writes them with the raw data if asked.
 
-    Returns 1 where a limit is missed.
+    Returns 1 if a limit is missed.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.streaming",

@@ -34,7 +34,7 @@ class Row:
     Attributes:
         source: where it was published, and how.
         misses: share of the slots.
-        lifetime: tokens from an expert's load to its eviction, where that was published.
+        lifetime: tokens from an expert's load to its eviction, if that was published.
         capacity: of the cache, in experts per layer, which need not be whole.
         top_k: None: the model's.
         prompt, decoded: tokens of a run. The prompt fills the cache.
@@ -53,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """As in :class:`Row`; no lifetime where nothing was evicted."""
+    """As in :class:`Row`; no lifetime if nothing was evicted."""
 
     misses: float
     lifetime: float | None

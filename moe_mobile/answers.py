@@ -73,7 +73,7 @@ _SAMPLE: Shape = {
     "tokens": [_TOKEN],
     "memory": dict.fromkeys(_MEMORY, int),
 }
-# Times that are more than nothing where the request's member is.
+# Times that are more than nothing if the request's member is.
 _TIMES_OF = (("prompt_ns", "n_prompt"), ("ttft_ns", "n_prompt"), ("gen_ns", "n_gen"))
 _INFO: dict[str, Shape] = {
     "pid": _positive, "bundle_hash": str, "plan": _PLAN, "direct_io": bool, "threads": int,

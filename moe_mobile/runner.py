@@ -99,10 +99,10 @@ class Launch:
 
     Attributes:
         command: carries standard input and output to it, and ends with its exit code, which is
-            128 + n where signal n ended it.
+            128 + n if signal n ended it.
         place: where it runs, as errors say it.
-        explain: called when it ended unasked, with its exit code (-n where signal n ended it, None
-            if it did not end in time), its last words and its process id there, where it told that;
+        explain: called when it ended unasked, with its exit code (-n if signal n ended it, None
+            if it did not end in time), its last words and its process id there, if it told that;
             the error that says more, or None.
     """
 

@@ -21,7 +21,7 @@ def split_routings(texts: Iterable[str]) -> list[str]:
     What is written after a comma and has a ``=`` is an option of the routing before it. Whether
     the routings make sense is not looked at.
 
-    Raises UsageError where there is nothing between two commas, and where nothing was given.
+    Raises UsageError if there is nothing between two commas, and if nothing was given.
     """
     routings: dict[str, None] = {}
     for text in texts:
@@ -53,5 +53,5 @@ def is_lossy(resolved: str) -> bool:
 
 
 def marked(routing: str) -> str:
-    """A routing, with a word where it changes what the model computes."""
+    """A routing, with a word if it changes what the model computes."""
     return routing + " (lossy)" * is_lossy(routing)

@@ -65,7 +65,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """Other over base. `low` and `high` bound it at 95 %; where both are None, `note` says why."""
+    """Other over base. `low` and `high` bound it at 95 %; if both are None, `note` says why."""
 
     value: float
     low: float | None
@@ -100,8 +100,8 @@ def welch_ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
 def paired_ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
     """The same of interleaved repetitions: t over the logarithms of each pair's ratio.
 
-    A drift that both of a pair share (heat, a slow clock) cancels. Where the pairs do not differ
-    at all, Welch's interval is the honest one. Raises ValueError where the lengths differ or there
+    A drift that both of a pair share (heat, a slow clock) cancels. If the pairs do not differ
+    at all, Welch's interval is the honest one. Raises ValueError if the lengths differ or there
     are no values.
     """
     logs = [math.log(b) - math.log(a) for a, b in zip(base, other, strict=True)]

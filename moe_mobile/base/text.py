@@ -51,7 +51,7 @@ def count(value: int) -> str:
 
 
 def digits(value: float, significant: int = 4) -> str:
-    """A number for people: no exponent where it is large."""
+    """A number for people: no exponent if it is large."""
     if abs(value) >= 10 ** (significant - 1):
         return f"{value:,.0f}"
     return f"{value:.{significant}g}"

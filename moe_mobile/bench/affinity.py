@@ -45,7 +45,7 @@ def check_wish(wish: str) -> None:
 def choose(wish: str, facts: DeviceFacts) -> Affinity:
     """The cores for ``big``, ``all`` or a list like ``0-3,7``.
 
-    ``big`` takes the cores that reach 80 % of the fastest one's clock. Where that is every core,
+    ``big`` takes the cores that reach 80 % of the fastest one's clock. If that is every core,
     or the kernel tells no clocks, it becomes ``all``. Raises UsageError for cores the device lacks.
     """
     cores = sorted(cpu for cluster in facts.clusters for cpu in cluster.cpus)

@@ -29,7 +29,7 @@ def build() -> tuple[str, int]:
 
 
 def executorch_version() -> str:
-    """Version of the installed ExecuTorch; "unknown" where there is none."""
+    """Version of the installed ExecuTorch; "unknown" if there is none."""
     try:
         return importlib.metadata.version("executorch")
     except importlib.metadata.PackageNotFoundError:

@@ -172,7 +172,7 @@ def check_settings(rows: Iterable[Settings]) -> None:
 
 
 def check_fits(tests: Sequence[BenchTest], facts: BundleFacts, context: int | None) -> None:
-    """Raise UsageError where a test needs more positions than the context has."""
+    """Raise UsageError if a test needs more positions than the context has."""
     if context is not None and context > facts.context_length:
         raise UsageError(
             f"{context} positions are more than the model's {facts.context_length}",

@@ -23,7 +23,7 @@ _SECONDS = 30.0
 
 @dataclasses.dataclass(frozen=True)
 class Energy:
-    """``joules`` is None where nothing was measured. ``note`` says why it is missing or unreliable,
+    """``joules`` is None if nothing was measured. ``note`` says why it is missing or unreliable,
     ``source`` is ``charge counter``, ``current`` or None."""
 
     joules: float | None
@@ -40,8 +40,8 @@ def measure_energy(
 ) -> Energy:
     """The energy between the start of a repetition and ``duration_ms`` later.
 
-    The charge counter (times voltage) is preferred where it moved often enough to be exact to a
-    fifth; else the current is integrated over time. ``charging`` is None where nobody knows.
+    The charge counter (times voltage) is preferred if it moved often enough to be exact to a
+    fifth; else the current is integrated over time. ``charging`` is None if nobody knows.
     """
     if charging:
         return Energy(None, None, "the device was charging")

@@ -30,7 +30,7 @@ class Plan:
     """What a bench command asks for.
 
     Attributes:
-        gate: None: none; with ``gate_asked`` unset only where temperatures can be read on a phone.
+        gate: None: none; with ``gate_asked`` unset only if temperatures can be read on a phone.
     """
 
     bundle: BundleFacts
@@ -48,7 +48,7 @@ class Fleet:
     ``file`` has what earlier runs measured, and gets every new row. ``show`` gets rows, those of
     earlier runs too, and ``note`` what people should know; both are called by one thread at a time.
 
-    ``failed``: errors of rows that could not be measured, where others could go on.
+    ``failed``: errors of rows that could not be measured, if others could go on.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Fleet:
         self.failed: list[MoeMobileError] = []
 
     def run(self, device: Device, progress: Progress) -> None:
-        """The plan on one device. Raises IoError where another command measures there."""
+        """The plan on one device. Raises IoError if another command measures there."""
         with device.exclusive():
             self._run(device, progress)
 
@@ -113,7 +113,7 @@ class Fleet:
                     self._note(f"note: {fallback}")
 
     def _fail(self, device: Device, name: str, error: MoeMobileError) -> None:
-        """Keep the error of a row; it and its device are named where there are others."""
+        """Keep the error of a row; it and its device are named if there are others."""
         place = [device.serial] if self._several else []
         if len(self._plan.rows) > 1:
             place.append(name)

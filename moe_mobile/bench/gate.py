@@ -46,7 +46,7 @@ class Gate:
         return {"limit_c": self.limit_c, "timeout_s": self.timeout_s}
 
     def obstacle(self, state: DeviceState) -> str | None:
-        """What is waited for, None where nothing is."""
+        """What is waited for, None if nothing is."""
         for name, celsius, limit in (
             ("skin", state.skin_c, self.limit_c),
             ("battery", state.battery_c, self.limit_c),

@@ -57,7 +57,7 @@ def measure(
     ``turns`` has repetitions of an interleaved grid that was interrupted, and gets the new ones.
     ``failed`` gets rows whose engine failed or was killed, with the error; they have no result.
 
-    Raises DeviceError where the device is lost, CancelledError soon after Device.abort(), the
+    Raises DeviceError if the device is lost, CancelledError soon after Device.abort(), the
     engine's other errors, and without ``failed`` those of rows.
     """
     rows = [target.resolve(row) for row in rows]

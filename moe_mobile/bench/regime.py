@@ -52,13 +52,13 @@ def regime(
 
 
 def agreed_charging(states: Sequence[Mapping[str, Any]]) -> bool | None:
-    """Whether the device was charging in all readings; None where unknown, or not the same."""
+    """Whether the device was charging in all readings; None if unknown, or not the same."""
     found = {state.get("charging") for state in states}
     return next(iter(found)) if len(found) == 1 else None
 
 
 def incomparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Why two rows must not be compared, a sentence each; empty where they may be."""
+    """Why two rows must not be compared, a sentence each; empty if they may be."""
     reasons = []
     for path, name in _MEMBERS:
         left, right = _find(a, path), _find(b, path)

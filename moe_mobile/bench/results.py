@@ -21,7 +21,7 @@ from moe_mobile.bench.regime import agreed_charging
 __all__ = ["SCHEMA_VERSION", "BenchResult", "BenchTest", "Rates", "phase_rates", "summarize"]
 
 SCHEMA_VERSION = 2
-"""Grows where a member changes its meaning or goes; new members alone do not change it."""
+"""Grows if a member changes its meaning or goes; new members alone do not change it."""
 
 _MIB = 1 << 20
 
@@ -127,7 +127,7 @@ class BenchResult:
         return BenchTest(self.n_prompt, self.n_gen)
 
     def as_dict(self, *, tokens: bool = False) -> Json:
-        """The row as a JSON-ready object; the parts of every token only where asked for."""
+        """The row as a JSON-ready object; the parts of every token only if asked for."""
         row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if not tokens:
             del row["tokens"]
@@ -135,7 +135,7 @@ class BenchResult:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> BenchResult:
-        """A row that was read back. Raises KeyError where a member is missing."""
+        """A row that was read back. Raises KeyError if a member is missing."""
         values = {field.name: row[field.name] for field in dataclasses.fields(cls)}
         return cls(**values)
 
@@ -157,7 +157,7 @@ class Rates:
 def phase_rates(tokens: Iterable[Mapping[str, Any]], phase: str) -> Rates:
     """Rates over the engine's per-token entries of a phase, "prefill" or "decode".
 
-    Shares are of the experts selected, and None where none was; the others are 0 without tokens.
+    Shares are of the experts selected, and None if none was; the others are 0 without tokens.
     """
     parts = [token for token in tokens if token["phase"] == phase]
     count = sum(int(part.get("count", 1)) for part in parts)
@@ -190,7 +190,7 @@ def summarize(
     was recorded around each (`runs`).
 
     `facts` holds the members that are not measured here (model, host, configuration). Rates of
-    hits, reading and waiting are those of the decoded tokens, of the prompt where nothing was
+    hits, reading and waiting are those of the decoded tokens, of the prompt if nothing was
     decoded.
     """
     times = [_sample_ns(test, sample) for sample in samples]
@@ -259,7 +259,7 @@ def _energy(tokens: int, runs: Sequence[Json]) -> Json:
 
 
 def _filling(test: BenchTest, facts: Mapping[str, Any], runs: Sequence[Json]) -> list[str]:
-    """Where a cache that should be warm has room left, misses are those of filling it."""
+    """If a cache that should be warm has room left, misses are those of filling it."""
     if not test.n_gen or facts["config"].get("initial_cache") != "warm":
         return []
     fill = min(float(run["cache_fill"]) for run in runs)

@@ -53,7 +53,7 @@ class Sampler:
     """Samples the process ``pid`` of a device from its making until :meth:`stop`.
 
     The first sample is there when it is made, so that starting it disturbs no measurement. It runs
-    on ``cpus``, where there are any. Raises DeviceError where the device is lost.
+    on ``cpus``, if there are any. Raises DeviceError if the device is lost.
 
     ``engine_cpus``: the cores that the kernel let the process run on, as last seen; None: unknown.
     """

@@ -36,8 +36,8 @@ class ResultFile:
     def __init__(self, path: pathlib.Path, *, resume: bool) -> None:
         """Open a new file, or with ``resume`` one that may hold rows.
 
-        Raises UsageError for a file with rows where ``resume`` is not set, and for one that holds
-        something else; IoError where it cannot be read or written.
+        Raises UsageError for a file with rows if ``resume`` is not set, and for one that holds
+        something else; IoError if it cannot be read or written.
         """
         self.path = path
         self.rows: dict[str, BenchResult] = {}
@@ -46,7 +46,7 @@ class ResultFile:
             for one in (path, turns):
                 refuse_content(one)
         with contextlib.ExitStack() as opened:
-            # First: where it is refused, no file is made.
+            # First: if it is refused, no file is made.
             self.turns = TurnFile(turns)
             opened.callback(self.turns.close, complete=set())
             self._lines = JsonLines(path, _ROW)
@@ -182,7 +182,7 @@ def _validator() -> Draft202012Validator:
 
 
 def _wrong(row: Json | None) -> str | None:
-    """What is wrong with a row of this version, with every token; None where nothing is."""
+    """What is wrong with a row of this version, with every token; None if nothing is."""
     if row is None:
         return "it has a number that is not finite"
     if "tokens" not in row:

@@ -183,7 +183,7 @@ Mixer = AttentionMixer | ConvolutionMixer
 
 @dataclass(frozen=True)
 class Layer:
-    """``experts`` is None (absent) where the layer's MLP is dense."""
+    """``experts`` is None (absent) if the layer's MLP is dense."""
 
     mixer: Mixer
     dense: DenseProgram

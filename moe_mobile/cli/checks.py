@@ -39,7 +39,7 @@ _WANTED_FILES = 8192
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What was looked at, what was found, and what to do where that is not well."""
+    """What was looked at, what was found, and what to do if that is not well."""
 
     name: str
     status: Status

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How an error looks: one block on stderr, and an object on stdout where JSON was asked for."""
+"""How an error looks: one block on stderr, and an object on stdout if JSON was asked for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def format_error(error: MoeMobileError) -> str:
 def report(error: MoeMobileError, *, as_json: bool) -> int:
     """Print the error and return the exit code."""
     if as_json:
-        # Where stdout itself is what failed, stderr still tells.
+        # If stdout itself is what failed, stderr still tells.
         with contextlib.suppress(OSError, MoeMobileError):
             click.echo(json.dumps({"error": error.as_dict()}))
     with contextlib.suppress(OSError):

@@ -102,7 +102,7 @@ class ProgressBar:
 class PhoneBar(ProgressBar):
     """The bar of one phone, with MiB per second beside it.
 
-    ``serial``, where several are at it: the bar says whose it is. ``row``: where it is drawn.
+    ``serial``, if several are at it: the bar says whose it is. ``row``: where it is drawn.
     """
 
     def __init__(self, serial: str = "", row: int = 0) -> None:

@@ -81,7 +81,7 @@ def command(
 
 
 def check_page(output: pathlib.Path, option: str) -> None:
-    """Raise UsageError where the page that ``option`` names would replace anything but a page, or
+    """Raise UsageError if the page that ``option`` names would replace anything but a page, or
     have the name of another kind of file."""
     with contextlib.suppress(OSError):  # what is not there is not lost; the rest fails on writing
         if output.is_file():

@@ -364,13 +364,13 @@ def _notes(found: Replay) -> list[str]:
 
 
 def _routing(row: dict[str, Any]) -> str:
-    """Its name, and what was asked for where that came out as exact routing."""
+    """Its name, and what was asked for if that came out as exact routing."""
     routing, asked = str(row["routing"]), str(row["requested"])
     return f"{routing} ({asked})" if routing == "exact" != asked else routing
 
 
 def _describe(found: Replay, rows: list[dict[str, Any]], chips: tuple[Flash, ...]) -> str:
-    """A table of the rows, with predicted times where there are chips."""
+    """A table of the rows, with predicted times if there are chips."""
     model = found.model
     several = "s" if found.sequences > 1 else ""
     header = ["routing", "lossy", "eviction", "per layer", "hits", "loads/token-layer"]

@@ -93,7 +93,7 @@ def _other_host() -> str | None:
 
 
 class AdbServer:
-    """Speaks to adb's server, and starts it where none runs.
+    """Speaks to adb's server, and starts it if none runs.
 
     ``ANDROID_ADB_SERVER_PORT`` and ``ANDROID_ADB_SERVER_HOST`` say where it is. All methods raise
     DeviceError.
@@ -189,7 +189,7 @@ class AdbServer:
         return self._client.make_connection(timeout=timeout)
 
     def _look(self, host: str) -> None:
-        """Raise where nothing answers there: adbutils would start a server here, for nothing."""
+        """Raise if nothing answers there: adbutils would start a server here, for nothing."""
         place = f"{host}:{self._client.port}"
         try:
             with socket.socket() as probe:
@@ -207,7 +207,7 @@ class AdbServer:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """adbutils starts the server where none answers; what goes wrong then becomes typed."""
+        """adbutils starts the server if none answers; what goes wrong then becomes typed."""
         adb_program()
         try:
             yield

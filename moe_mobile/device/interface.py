@@ -68,7 +68,7 @@ class DeviceFacts:
 
 @dataclasses.dataclass(frozen=True)
 class ShellResult:
-    """A finished shell script: exit code (128 + n where signal n ended it), and what it wrote."""
+    """A finished shell script: exit code (128 + n if signal n ended it), and what it wrote."""
 
     exit_code: int
     stdout: str
@@ -78,7 +78,7 @@ class ShellResult:
 class Device(abc.ABC):
     """A place where the engine runs: this machine, or a phone behind adb.
 
-    All methods raise DeviceError where the device is lost or unusable.
+    All methods raise DeviceError if the device is lost or unusable.
 
     Attributes:
         serial: names it to people and to adb.
@@ -92,7 +92,7 @@ class Device(abc.ABC):
         self._lock = threading.Lock()
 
     def runner(self, *, cpus: Sequence[int] | None = None) -> Runner:
-        """A new ``moe_runner`` process, kept to these cores; sends the program where it lacks.
+        """A new ``moe_runner`` process, kept to these cores; sends the program if it lacks.
 
         Raises UnsupportedError if there is no engine for the device's ABI, CancelledError after
         :meth:`abort`.
@@ -114,7 +114,7 @@ class Device(abc.ABC):
         yield
 
     def check_exclusive(self) -> None:  # noqa: B027
-        """Within :meth:`exclusive`, raise IoError where this is not so any more: a command that
+        """Within :meth:`exclusive`, raise IoError if this is not so any more: a command that
         was asleep for long loses it."""
 
     def abort(self) -> None:
@@ -161,5 +161,5 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     def distrust(self, bundle: pathlib.Path, damaged: BundleCorruptError) -> MoeMobileError:
-        """What to raise where some of a bundle's bytes were found damaged: they are mended, or
+        """What to raise if some of a bundle's bytes were found damaged: they are mended, or
         every byte is verified, when the bundle is placed next."""

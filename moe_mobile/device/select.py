@@ -65,7 +65,7 @@ class Opened:
 def open_devices(serials: Iterable[str], *, every: bool, otherwise: str | None) -> Opened:
     """The devices of these serials, or every one; ``otherwise`` if neither is given.
 
-    Of several, one that cannot be used does not keep the others from it. Where none that was named
+    Of several, one that cannot be used does not keep the others from it. If none that was named
     can be used, there are no devices and an error of each, for the caller to tell.
 
     Raises UsageError if both were given or a serial is empty, DeviceError if adb does not

@@ -30,8 +30,8 @@ class ShellStream:
     """A command that runs on a device.
 
     ``connection`` is a socket to adb's server over which the service `shell,v2,raw:` answered. All
-    methods raise ConnectionError where the device or the server is lost, TimeoutError as the
-    socket is set, ConnectionAbortedError where the command writes more than any of ours does.
+    methods raise ConnectionError if the device or the server is lost, TimeoutError as the
+    socket is set, ConnectionAbortedError if the command writes more than any of ours does.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -74,7 +74,7 @@ class ShellStream:
         return self.exit_code
 
     def has_ended(self) -> bool:
-        """Whether a command that writes nothing more has ended; not where the device is lost."""
+        """Whether a command that writes nothing more has ended; not if the device is lost."""
         if self.exit_code is not None:
             return True
         with contextlib.suppress(OSError, ValueError):  # closed meanwhile

@@ -64,7 +64,7 @@ exit 0
 @dataclasses.dataclass(frozen=True)
 class Battery:
     """A battery: percent, °C, millivolts, microamperes (sign as the vendor has it), microampere
-    hours left. ``charging``: whether any charger supplies power, also where it is full."""
+    hours left. ``charging``: whether any charger supplies power, also if it is full."""
 
     percent: int | None = None
     charging: bool | None = None
@@ -180,7 +180,7 @@ def parse_battery(text: str) -> Battery:
         celsius=None if tenths is None else _plausible(tenths / 10),
         millivolts=millivolts if millivolts else None,
         microamperes=number(values.get("current now", "")),
-        # Where the hardware has none, the service prints 0 or the least integer.
+        # If the hardware has none, the service prints 0 or the least integer.
         microampere_hours=counter if counter is not None and counter > 0 else None,
     )
 

@@ -21,7 +21,7 @@ class RmsNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(width))
         self.epsilon = epsilon
         self.mean: Tensor
-        # Real even where the module is built on the meta device.
+        # Real even if the module is built on the meta device.
         self.register_buffer("mean", _mean_row(width), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Method:
         prefix: prefix of its parameters among the program's.
         module: makes the module.
         input_widths: the width of each input [n, width].
-        max_rows: largest n; 1 where n is fixed.
+        max_rows: largest n; 1 if n is fixed.
     """
 
     name: str

@@ -137,7 +137,7 @@ def open_workspace(out: Path, key: str, *, overwrite: bool) -> Iterator[Workspac
 
 
 def refuse_early(out: Path, *, overwrite: bool) -> None:
-    """Raises the UsageError of :func:`open_workspace` where it can be foreseen, before any work."""
+    """Raises the UsageError of :func:`open_workspace` if it can be foreseen, before any work."""
     if not out.name:
         raise UsageError("cannot hold a bundle", file=out, remedy="Name a new folder")
     if out.exists():

@@ -22,9 +22,9 @@ class TensorRef:
     Attributes:
         name: the tensor's name in the checkpoint.
         shape: the shape the whole stored tensor must have.
-        index: where not None, element ``index`` of the first dimension is meant.
-        rows: where not None, rows ``rows[0]:rows[1]`` (of that element) are meant.
-        column: where not None, element ``column`` of the last dimension, without dimensions of one:
+        index: if not None, element ``index`` of the first dimension is meant.
+        rows: if not None, rows ``rows[0]:rows[1]`` (of that element) are meant.
+        column: if not None, element ``column`` of the last dimension, without dimensions of one:
             [h, 1, k] becomes [h].
     """
 
@@ -52,7 +52,7 @@ class TensorRef:
 class TensorNames:
     """Names of a family's tensors; ``{expert}`` stands for the expert's index.
 
-    Names of a layer's tensors follow ``layer``. Where several are given, the first one that the
+    Names of a layer's tensors follow ``layer``. If several are given, the first one that the
     checkpoint holds is used (transformers 5 renames some of them when it stacks experts).
     """
 

@@ -24,7 +24,7 @@ class RandomWeights:
     """A source of ``export_bundle``: a preset's dimensions with random weights.
 
     ``layers`` replaces the number of layers; ``seed`` chooses the weights. ``vocab_size`` replaces
-    the vocabulary's, where embedding and head are not what is measured: they are most of a model of
+    the vocabulary's, if embedding and head are not what is measured: they are most of a model of
     few layers.
     """
 

@@ -28,7 +28,7 @@ from moe_mobile.model.safetensors import SafetensorsStore
 SourceLike = str | os.PathLike[str] | RandomWeights
 """What can be exported: a folder, a Hugging Face id ("org/name"), "demo", or random weights."""
 
-# Copied unchanged into the bundle where the checkpoint has them.
+# Copied unchanged into the bundle if the checkpoint has them.
 HUGGING_FACE_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
@@ -152,7 +152,7 @@ def _open_folder(folder: Path, name: str, label: str) -> OpenModel:
                 raise read_error(error, path) from error
     generation = folder / "generation_config.json"
     if generation.is_file():
-        # transformers stops at the generation configuration's tokens where it names any.
+        # transformers stops at the generation configuration's tokens if it names any.
         stop = read_json_object(generation).get("eos_token_id")
         config = config if stop is None else {**config, "eos_token_id": stop}
     return _open(config, str(config_file), name, label, SafetensorsStore(folder), files)

@@ -36,7 +36,7 @@ from moe_mobile.quality.score import (
 __all__ = ["QualityFile", "score_key"]
 
 VERSION = 1
-"""Grows where a member of a line changes its meaning or goes."""
+"""Grows if a member of a line changes its meaning or goes."""
 
 _MODEL = ("source", "source_id", "precision", "context")
 # The score has the numbers of layers and experts.
@@ -81,8 +81,8 @@ class QualityFile:
     def __init__(self, path: pathlib.Path, *, resume: bool) -> None:
         """Open a new file, or with ``resume`` one that may hold scores.
 
-        Raises UsageError for a file with content where ``resume`` is not set, and for one that
-        holds something else; IoError where it cannot be read or written.
+        Raises UsageError for a file with content if ``resume`` is not set, and for one that
+        holds something else; IoError if it cannot be read or written.
         """
         self._path = path
         self.scores: dict[str, Quality] = {}
@@ -106,7 +106,7 @@ class QualityFile:
     def take(
         self, key: str, model: ScoredModel, sequences: Sequence[Sequence[int]], cache: Cache
     ) -> Quality | None:
-        """The score with this key, None where there is none. Raises UsageError where it is not of
+        """The score with this key, None if there is none. Raises UsageError if it is not of
         what the key is made of (:func:`score_key`): somebody changed it."""
         score = self.scores.get(key)
         if score is None or key not in self._origins:
@@ -154,7 +154,7 @@ def _named(model: ScoredModel) -> Json:
 
 
 def _checked(row: Json) -> Quality:
-    """The score of a line. Raises _BrokenError where a member is wrong, or members disagree."""
+    """The score of a line. Raises _BrokenError if a member is wrong, or members disagree."""
     _check_members(row)
     _check_counts(row)
     for name in ("routing", "requested"):

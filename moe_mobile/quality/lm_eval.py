@@ -39,7 +39,7 @@ except ImportError:
 __all__ = ["MoeMobileLM"]
 
 _PROMPTS = ("exact", "decoded")
-_TOKENS = 256  # to generate where a task does not say
+_TOKENS = 256  # to generate if a task does not say
 _PARTS = 64  # tokens of a long answer whose text is looked through for its end
 
 

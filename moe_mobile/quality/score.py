@@ -82,7 +82,7 @@ class ScoredModel:
     Attributes:
         name: of the model.
         source: ``engine`` or ``transformers``; ``source_id``, ``precision``: as in a trace.
-        identity: differs where anything else is that could change a score.
+        identity: differs if anything else is that could change a score.
         vocab_size: number of tokens it knows; ``context``: positions of a sequence.
         layers: the model's number of each MoE layer, ascending.
         experts, top_k: of each layer, and how many of them a token uses.
@@ -151,7 +151,7 @@ class Quality(Counts):
 
     @property
     def perplexity(self) -> float:
-        """Infinite where it is too large for a float."""
+        """Infinite if it is too large for a float."""
         try:
             return math.exp(self.nll / self.predictions)
         except OverflowError:
@@ -159,7 +159,7 @@ class Quality(Counts):
 
     def change_from(self, exact: Quality) -> float:
         """How much larger the perplexity is than another of the same text: 0.01 is 1 %. Infinite
-        where that is too large for a float."""
+        if that is too large for a float."""
         try:
             return math.expm1((self.nll - exact.nll) / self.predictions)
         except OverflowError:
@@ -168,7 +168,7 @@ class Quality(Counts):
     def change_error(self, exact: Quality) -> float | None:
         """Half of the 95 % interval of :meth:`change_from`, were the text one of many like it.
 
-        Both see the same tokens, so their differences count, block by block; None where there are
+        Both see the same tokens, so their differences count, block by block; None if there are
         too few for that.
         """
         differences = np.subtract(self.blocks, exact.blocks)
@@ -211,7 +211,7 @@ class Scorer(abc.ABC):
     def begin(self, cache: Cache) -> tuple[Quality, AbstractContextManager[ScoreSequence]]:
         """A row to fill, and what scores sequences for it while it is entered.
 
-        Raises UsageError or BudgetError where routing and cache make no sense for the model.
+        Raises UsageError or BudgetError if routing and cache make no sense for the model.
         """
         run = open_run(self.model, cache)
         return empty_row(self.model, cache, run), self._scoring(cache, run)

@@ -113,7 +113,7 @@ def sweep(
     left = [index for index in range(len(wanted)) if index not in rows]
     if left:
         found = workers(token_ids, [wanted[index] for index in left], progress)
-        # Closed at once where something here fails: workers are to end then.
+        # Closed at once if something here fails: workers are to end then.
         with contextlib.closing(found):
             for scored in found:
                 check_alike(model, scored.model)

@@ -24,10 +24,10 @@ _CACHE, _PAST = "cache", "past_key_values"  # the newer and the older name of an
 class RoutedModel:
     """A causal language model, one sequence at a time.
 
-    Use :meth:`sequence` for each. Where every layer has a cache of its own, what a layer decides
+    Use :meth:`sequence` for each. If every layer has a cache of its own, what a layer decides
     depends on its own logits alone: those of many tokens are routed one after the other while the
     model computes them together, layer by layer, and the layers above see the outcome. These are
-    decoding's decisions at a prompt's speed. Where layers share a cache, each token asks it in
+    decoding's decisions at a prompt's speed. If layers share a cache, each token asks it in
     layer after layer, and tokens go through the model one by one.
     """
 
@@ -136,8 +136,8 @@ def gate_weights(
 ) -> torch.Tensor:
     """float32 weights of the selected experts [tokens, top_k], from the original logits.
 
-    Softmax over all experts, divided by their sum where the model does that. Those of dropped
-    experts go to the others, in proportion. Where all underflow they stay zeros.
+    Softmax over all experts, divided by their sum if the model does that. Those of dropped
+    experts go to the others, in proportion. If all underflow they stay zeros.
     """
     weights = logits.softmax(-1, dtype=torch.float32).gather(1, selected.long())
     if renormalize:
@@ -147,6 +147,6 @@ def gate_weights(
 
 
 def _sums(weights: torch.Tensor) -> torch.Tensor:
-    """Of each row; 1 where it is 0, to divide by."""
+    """Of each row; 1 if it is 0, to divide by."""
     sums = weights.sum(-1, keepdim=True)
     return torch.where(sums == 0, 1.0, sums)

@@ -43,7 +43,7 @@ class TransformersSource:
     """A checkpoint: a folder, a Hugging Face id or "demo"; the rest as ``trace`` takes it.
 
     Attributes:
-        stepwise: decode token by token even where that makes no difference, as a check.
+        stepwise: decode token by token even if that makes no difference, as a check.
     """
 
     checkpoint: str

@@ -15,7 +15,7 @@ from moe_mobile.report.settings import NOT_RECORDED, settings
 __all__ = ["METHOD", "REPEATED", "Comparison", "Refusal", "compare"]
 
 REPEATED = "repeated"
-"""Stands for a setting where rows differ in nothing but their time."""
+"""Stands for a setting if rows differ in nothing but their time."""
 
 METHOD = (
     "Ratio of the geometric means of tokens/s over the repetitions, with a 95 % interval by "
@@ -98,7 +98,7 @@ def _groups(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _comparison(setting: str, base: Row, other: Row) -> list[Comparison]:
-    """Empty where a row has no speeds."""
+    """Empty if a row has no speeds."""
     speeds = [_speeds(row) for row in (base, other)]
     if not all(speeds):
         return []

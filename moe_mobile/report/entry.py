@@ -33,14 +33,14 @@ class Entry:
 
     @property
     def label_with_test(self) -> str:
-        """The label, and the test where the rows have several."""
+        """The label, and the test if the rows have several."""
         return f"{self.label} · {self.row.test}" if self.several_tests else self.label
 
     @functools.cached_property
     def parts(self) -> dict[str, float]:
-        """Milliseconds per token of each part and of the `rest`; empty where none is recorded.
+        """Milliseconds per token of each part and of the `rest`; empty if none is recorded.
 
-        Of decoded tokens, of the prompt's where nothing was decoded.
+        Of decoded tokens, of the prompt's if nothing was decoded.
         """
         phase = "decode" if "decode" in self.row.phases else "prefill"
         tokens = [t for entries in self.row.repetitions for t in entries if t.get("phase") == phase]

@@ -82,7 +82,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """A piece of a bar; hatched where it is a loss."""
+    """A piece of a bar; hatched if it is a loss."""
 
     length: float
     colour: str

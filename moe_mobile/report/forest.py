@@ -33,7 +33,7 @@ def context(setting: str, row: Row, rows: Sequence[Row]) -> str:
 
 
 def ratio_text(comparison: Comparison) -> str:
-    """The ratio with its interval where there is one, and what to conclude."""
+    """The ratio with its interval if there is one, and what to conclude."""
     ratio = comparison.ratio
     if ratio.low is None or ratio.high is None:
         return f"{digits(ratio.value, 3)}x\n{ratio.note}: no interval"

@@ -24,7 +24,7 @@ _SECONDARY = ("hits", "misses", "bytes_read")
 
 
 def latency(entry: Entry) -> Figure | None:
-    """Latency of each decoded token, repetitions in a row; None where none is recorded."""
+    """Latency of each decoded token, repetitions in a row; None if none is recorded."""
     lists = [values for values in _latencies(entry) if values]
     if not lists:
         return None
@@ -94,7 +94,7 @@ def _decoded(entry: Entry) -> list[list[dict[str, Any]]]:
 
 
 def _latencies(entry: Entry) -> list[list[float]]:
-    """`itl_ns`; where a row lacks it, the totals of its tokens."""
+    """`itl_ns`; if a row lacks it, the totals of its tokens."""
     lists = entry.row.latencies
     if any(lists):
         return lists

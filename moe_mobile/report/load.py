@@ -198,7 +198,7 @@ def _rows_of(value: Any, name: str, notes: list[str]) -> Iterator[dict[str, Any]
         if not isinstance(item, dict):
             raise UsageError("is JSON, but holds no rows of results", file=name, remedy=_REMEDY)
         if set(item) == {"error"}:
-            # `bench --json` ends with it where a later row failed.
+            # `bench --json` ends with it if a later row failed.
             error = item["error"]
             cause = error.get("cause") if isinstance(error, dict) else error
             notes.append(f"{name}: the run ended with an error: {cause}")

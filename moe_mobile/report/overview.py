@@ -130,7 +130,7 @@ def percentiles(entries: Sequence[Entry]) -> Figure | None:
 
 
 def shares(entries: Sequence[Entry]) -> Figure | None:
-    """Where the time of a decoded token goes, as shares; of a prompt's where nothing is decoded."""
+    """Where the time of a decoded token goes, as shares; of a prompt's if nothing is decoded."""
     shown = []
     for entry in entries:
         parts = entry.parts
@@ -231,7 +231,7 @@ def memory(entries: Sequence[Entry]) -> Figure | None:
 
 
 def energy(entries: Sequence[Entry]) -> Figure | None:
-    """Joules per token, hatched where the battery counters cannot be relied on."""
+    """Joules per token, hatched if the battery counters cannot be relied on."""
     shown = []
     for entry in entries:
         joules = entry.row.number("joules_per_token")

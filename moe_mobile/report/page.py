@@ -210,7 +210,7 @@ def _comparisons(comparisons: Sequence[Comparison], entries: Sequence[Entry]) ->
 
 
 def _refusals(refusals: Sequence[Refusal], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """What is not compared, together where the reasons are the same."""
+    """What is not compared, together if the reasons are the same."""
     grouped: dict[tuple[str, ...], list[str]] = {}
     for refusal in refusals:
         before, after = refusal.values()

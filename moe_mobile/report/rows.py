@@ -26,7 +26,7 @@ def finite(value: Any) -> float | None:
 
 
 def pick(value: Any, *path: str) -> Any:
-    """The member at `path`, or None where something on the way is missing."""
+    """The member at `path`, or None if something on the way is missing."""
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
     return value
@@ -59,7 +59,7 @@ class Row:
         return value if isinstance(value, str) and value else None
 
     def count(self, *path: str) -> int:
-        """The number at `path` as a count, 0 where there is none."""
+        """The number at `path` as a count, 0 if there is none."""
         return int(self.number(*path) or 0)
 
     @property
@@ -81,7 +81,7 @@ class Row:
         )
 
     def speeds(self, phase: str) -> list[float]:
-        """Tokens per second of a phase in every repetition; empty where a row only has both."""
+        """Tokens per second of a phase in every repetition; empty if a row only has both."""
         if self.phases != [phase]:
             return []
         values = self.get("samples_ts")

@@ -46,8 +46,8 @@ class Configuration:
 def configurations(rows: Sequence[Row]) -> tuple[list[Configuration], str | None]:
     """The configurations in the order of their first rows.
 
-    The second value is the setting that decides the colour, where there are more configurations
-    than colours; None where each has its own.
+    The second value is the setting that decides the colour, if there are more configurations
+    than colours; None if each has its own.
     """
     groups: dict[tuple[tuple[str, str], ...], list[Row]] = {}
     for row in rows:
@@ -124,7 +124,7 @@ def varying(found: Sequence[dict[str, str]]) -> list[str]:
 
 
 def label(values: dict[str, str], names: Sequence[str]) -> str:
-    """The settings called `names` for people; the model where there are none."""
+    """The settings called `names` for people; the model if there are none."""
     parts = []
     for name in names:
         value = values.get(name, NOT_RECORDED)

@@ -33,7 +33,7 @@ _SHAPES = {"solid": "line", "dash": "dash", "dot": "dotted"}
 class Span:
     """A repetition in seconds since the first one's begin; `samples` counts from `start`.
 
-    `clock` is its begin in seconds since 1970, None where any of the row's is not recorded.
+    `clock` is its begin in seconds since 1970, None if any of the row's is not recorded.
     """
 
     start: float
@@ -45,7 +45,7 @@ class Span:
 
 
 def spans(entry: Entry) -> list[Span]:
-    """The repetitions in time, by their clock where every one is recorded, else in a row."""
+    """The repetitions in time, by their clock if every one is recorded, else in a row."""
     lengths = entry.row.get("samples_ns")
     known = [finite(value) for value in lengths] if isinstance(lengths, list) else []
     starts = [_seconds(run.get("started_at")) for run in entry.row.runs]

@@ -37,7 +37,7 @@ def run_settings(
     initial_cache: InitialCache,
     router: RouterSpec,
 ) -> _native.RunSettings:
-    """For C++. Raises UsageError where one of them is no such thing at all."""
+    """For C++. Raises UsageError if one of them is no such thing at all."""
     from moe_mobile import _native
 
     experts = whole("experts", experts)

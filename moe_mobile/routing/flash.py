@@ -23,7 +23,7 @@ _MEASURED_EXPERTS = 64
 class Flash:
     """A flash memory and the DRAM beside it, as far as a prediction needs them.
 
-    ``dram_bytes_per_second`` is infinite where nothing is known of it.
+    ``dram_bytes_per_second`` is infinite if nothing is known of it.
     """
 
     name: str

@@ -46,7 +46,7 @@ class CacheProfile:
         layers: by the model's number of the layer, ascending: distinct experts, the most used
             first. A cache that has room for more begins with these all the same.
 
-    Raises UsageError where these contradict each other.
+    Raises UsageError if these contradict each other.
     """
 
     model: str

@@ -80,7 +80,7 @@ class Replayed(Counts):
 
     @property
     def mean_lifetime(self) -> float | None:
-        """In tokens; None where nothing was evicted."""
+        """In tokens; None if nothing was evicted."""
         return self.lifetime_tokens / self.evictions if self.evictions else None
 
 

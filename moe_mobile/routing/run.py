@@ -25,7 +25,7 @@ class Routed(NamedTuple):
 
     Attributes:
         selected: int32 [tokens, top_k], the experts in rank order: best first by what the model
-            sorts, whatever the cache made of it; -1 where a relu router selects fewer.
+            sorts, whatever the cache made of it; -1 if a relu router selects fewer.
         missed: bool, same shape: not in the cache when the token came to the layer.
         dropped: bool, same shape: missed, and not read either (``drop-cold``): its weight is 0, and
             the others' grow so that their sum stays what it was.
@@ -75,7 +75,7 @@ class RoutingRun:
             first, of which ``capacity`` are. A prompt goes through the cache with ``prompt`` only.
 
     Attributes:
-        routing: as it came out, with ``auto`` and ``J`` settled; ``"exact"`` where the method is
+        routing: as it came out, with ``auto`` and ``J`` settled; ``"exact"`` if the method is
             off.
         note: why the method is off, else "".
         layers: their number.
@@ -161,7 +161,7 @@ class RoutingRun:
 
 
 def _numbers(layers: int | Iterable[int]) -> Sequence[int]:
-    """The model's numbers of the layers, where a number of them may be given."""
+    """The model's numbers of the layers, if a number of them may be given."""
     try:
         count = operator.index(layers)  # type: ignore[arg-type]
     except TypeError:

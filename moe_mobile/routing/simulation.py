@@ -27,10 +27,10 @@ class Simulation:
 
     Attributes:
         selected: int32 [tokens, layers, top_k], the experts in rank order: best first by what the
-            model sorts, whatever the cache made of it; -1 where a relu router selects fewer.
+            model sorts, whatever the cache made of it; -1 if a relu router selects fewer.
         missed: bool, same shape: not in the cache when the token came to the layer.
         dropped: bool, same shape: missed, and not read either (``drop-cold``).
-        routing: the routing as it came out, with ``auto`` and ``J`` settled; ``"exact"`` where the
+        routing: the routing as it came out, with ``auto`` and ``J`` settled; ``"exact"`` if the
             method is off.
         note: why the method is off, else "".
         decoded_tokens: all but the prompts'.

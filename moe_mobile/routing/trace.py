@@ -77,7 +77,7 @@ class Trace:
         precision: what was computed with: the experts' quantization, or a floating-point type.
         created_by: the program that recorded it.
 
-    Raises UsageError where these contradict each other, or a logit is not finite.
+    Raises UsageError if these contradict each other, or a logit is not finite.
     """
 
     router_logits: NDArray[np.float32]
@@ -158,7 +158,7 @@ def split(tokens: int, context: int) -> tuple[int, ...]:
 
 
 def check_prompt(prompt_tokens: int, sequences: Sequence[int]) -> None:
-    """Raises UsageError where the prompts are all there is, which leaves nothing to decode."""
+    """Raises UsageError if the prompts are all there is, which leaves nothing to decode."""
     if prompt_tokens >= max(sequences):
         raise UsageError(
             f"no sequence is longer than a prompt of {prompt_tokens} tokens: nothing is decoded",

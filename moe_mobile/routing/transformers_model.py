@@ -84,7 +84,7 @@ def checked_context(checkpoint: Checkpoint, context: int | None) -> int:
 
 
 def find_device(name: str | None) -> torch.device:
-    """PyTorch's device of that name; None: ``cuda`` where there is one, else ``cpu``."""
+    """PyTorch's device of that name; None: ``cuda`` if there is one, else ``cpu``."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -123,7 +123,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: torch.device, *, head
 
 
 def find_routers(model: Any, layers: Sequence[int]) -> dict[int, Any]:
-    """The router module of each MoE layer, ascending. Raises UnsupportedError where others are.
+    """The router module of each MoE layer, ascending. Raises UnsupportedError if others are.
 
     Every family's router returns its logits before the softmax, the weights of the selected
     experts and the experts.

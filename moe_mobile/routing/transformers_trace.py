@@ -41,7 +41,7 @@ def record_transformers(
     Args:
         context: None: the model's, at most 4096.
         dtype: ``float32`` or ``bfloat16``, in which the whole model computes, routers included.
-        torch_device: PyTorch's name; None: ``cuda`` where there is one, else ``cpu``.
+        torch_device: PyTorch's name; None: ``cuda`` if there is one, else ``cpu``.
         prompt_tokens: see :class:`Trace`.
         progress: called with the stages "load" and "trace".
 

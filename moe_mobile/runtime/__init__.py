@@ -43,7 +43,7 @@ TARGETS = ("linux-arm64", "linux-x86_64", "android-arm64")
 def find_runtime(abi: str) -> Runtime:
     """The runtime of this installation for phones of ``abi`` (``arm64-v8a`` or ``x86_64``).
 
-    That of x86_64 is gathered on the spot where needed, in well under a second.
+    That of x86_64 is gathered on the spot if needed, in well under a second.
 
     Raises UnsupportedError for another ABI, and if the runtime for arm64 was never built or is
     of another version; BundleCorruptError if its files were changed. The remedy is in each.

@@ -97,7 +97,7 @@ def _library_of(compiler: str, name: str) -> Path:
         check=True,
     ).stdout.strip()
     path = Path(answer)
-    # The bare name comes back where there is none.
+    # The bare name comes back if there is none.
     if not path.is_absolute() or not path.is_file():
         raise RuntimeFailedError(
             f"{compiler} has no {name} for arm64",

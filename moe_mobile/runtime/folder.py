@@ -73,7 +73,7 @@ class Recipe:
 class Runtime:
     """A folder that a phone can run the engine from.
 
-    Started inside it as ``./LOADER --library-path $PWD/lib ./moe_runner``; where ``loader`` is "",
+    Started inside it as ``./LOADER --library-path $PWD/lib ./moe_runner``; if ``loader`` is "",
     as ``./moe_runner``.
 
     Args:

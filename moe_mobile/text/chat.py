@@ -164,7 +164,7 @@ def load_chat_template(bundle: pathlib.Path) -> ChatTemplate:
 
 
 def _default(source: Any, file: pathlib.Path) -> str:
-    """The one to use where a file has several, as a list of names and templates."""
+    """The one to use if a file has several, as a list of names and templates."""
     if isinstance(source, list):
         named = {
             entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)

@@ -88,8 +88,8 @@ class Candidate:
 
     Attributes:
         exact: exact routing with a cache of the same size.
-        change: of the perplexity against it; infinite where it is too large for a float.
-        error: half of its 95 % interval; None where the text is too short to tell.
+        change: of the perplexity against it; infinite if it is too large for a float.
+        error: half of its 95 % interval; None if the text is too short to tell.
         verdict: see :data:`Verdict`.
         on_front: no other row of this size of the cache is better in one of loads and change, and
             as good in the other.
@@ -186,9 +186,9 @@ def with_speeds(
 
 
 def choose(found: Iterable[Candidate]) -> Candidate:
-    """The accepted one that loads least; of those with speeds, where there are any, the fastest.
+    """The accepted one that loads least; of those with speeds, if there are any, the fastest.
 
-    One with speeds makes place for another only where that is shown to be faster: where the 95 %
+    One with speeds makes place for another only if that is shown to be faster: if the 95 %
     interval of their repetitions' ratio is above 1. So noise does not decide.
     """
     accepted = sorted((one for one in found if one.accepted), key=lambda c: (c.loads, c.change))

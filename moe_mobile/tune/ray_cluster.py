@@ -36,7 +36,7 @@ _CONNECT_S = 5.0
 
 
 def check_ray() -> None:
-    """Raise UnsupportedError where ray is not installed."""
+    """Raise UnsupportedError if ray is not installed."""
     try:
         import ray  # noqa: F401
     except ImportError:
@@ -96,7 +96,7 @@ def _run(
 
 
 def _result(ray: Any, reference: Any) -> Scored:
-    """What a task gave. Raises its error, KilledError where its process ended."""
+    """What a task gave. Raises its error, KilledError if its process ended."""
     try:
         scored: Scored = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -114,7 +114,7 @@ def _result(ray: Any, reference: Any) -> Scored:
 
 @contextlib.contextmanager
 def _connected(ray: Any, address: str, jobs: int | None) -> Iterator[None]:
-    """Raises RuntimeFailedError where there is no such cluster."""
+    """Raises RuntimeFailedError if there is no such cluster."""
     if ray.is_initialized():
         yield
         return

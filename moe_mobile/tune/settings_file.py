@@ -73,11 +73,11 @@ class Measured:
         tokens: that were decoded, of the text whose token ids have the hash ``text_sha256``.
         perplexity, exact_perplexity: with these settings, and with exact routing.
         perplexity_change: how much larger: 0.01 is 1 %.
-        change_error: half of its 95 % interval; None where the text is too short to tell.
+        change_error: half of its 95 % interval; None if the text is too short to tell.
         loads_per_token_layer, exact_loads_per_token_layer: experts read per token and layer.
         changed_share, dropped_share: slots that exact routing would have filled otherwise, and
             slots that were left empty.
-        tokens_per_second, exact_tokens_per_second: None where speed was not measured.
+        tokens_per_second, exact_tokens_per_second: None if speed was not measured.
     """
 
     tokens: int
@@ -115,7 +115,7 @@ class SettingsFile:
         model: its name.
         bundle_hash: of the bundle, the one that it is for.
         limit: of quality, as it was given.
-        choices: one or more, each for a cache of another size. The first is the one to take where
+        choices: one or more, each for a cache of another size. The first is the one to take if
             nothing is said of the cache.
         created_by: the program that wrote it.
     """
@@ -138,7 +138,7 @@ class SettingsFile:
 
     def pick(self, cache: str | None) -> Choice:
         """The choice for a cache of this size, or else of the largest below it, which mostly costs
-        less there; None: the first. Raises UsageError where there is none."""
+        less there; None: the first. Raises UsageError if there is none."""
         if cache is None:
             return self.choices[0]
         wanted = percent_of(cache)

@@ -62,7 +62,7 @@ def measure_speeds(
         engine: settings of the engine that all have in common.
         file: has what was measured before, and gets what is measured now.
 
-    Raises UsageError where the context has no room, IoError where another command measures there,
+    Raises UsageError if the context has no room, IoError if another command measures there,
     and what measuring raises.
     """
     test = BenchTest(0, min(_TOKENS, len(trace.router_logits)))

@@ -52,7 +52,7 @@ class Connection:
 
     Args:
         service: what serves a stream of that kind, None if nothing does.
-        room: is taken for every service that runs, on all connections; where there is no room left
+        room: is taken for every service that runs, on all connections; if there is no room left
             streams are refused.
     """
 

@@ -84,7 +84,7 @@ class PhoneFolder:
             os.close(lock)
 
     def record(self) -> dict[str, Any] | None:
-        """phone.json; None while the phone is not up, and where another version wrote it."""
+        """phone.json; None while the phone is not up, and if another version wrote it."""
         try:
             record = json.loads((self.path / "phone.json").read_text())
         except (OSError, ValueError):
@@ -107,7 +107,7 @@ class PhoneFolder:
         return received, sent
 
     def _lock(self, kind: int) -> int:
-        """A descriptor that holds the lock; BlockingIOError where somebody else does."""
+        """A descriptor that holds the lock; BlockingIOError if somebody else does."""
         lock = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, kind | fcntl.LOCK_NB)

@@ -23,7 +23,7 @@ class Limits:
         limiter: what limits memory: one of settings.LIMITERS, None without a limit.
         memory_kind: "hard" (the kernel refuses), "soft" (sampled) or "none".
         flash_kind: "hard" or "none".
-        memory_group: the group that limits memory, where one does.
+        memory_group: the group that limits memory, if one does.
     """
 
     limiter: str | None

@@ -143,7 +143,7 @@ class Memory:
         )
 
     def log_end(self) -> None:
-        """Say why process 1 ended, where that was for lack of memory."""
+        """Say why process 1 ended, if that was for lack of memory."""
         if self._group is not None and self._group.kills() != self._kills:
             self.log(
                 "lowmemorykiller",

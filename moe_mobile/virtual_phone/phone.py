@@ -152,7 +152,7 @@ def find(name: str) -> VirtualPhone:
 def _launch(folder: PhoneFolder, lock: int, prefix: list[str], suffix: list[str]) -> dict[str, Any]:
     """Start a phone's supervisor; what it says of itself.
 
-    It gets the folder's lock as its standard input, so that at no time nobody holds it. Where we
+    It gets the folder's lock as its standard input, so that at no time nobody holds it. If we
     are interrupted before it spoke it finds nobody to speak to, and ends.
 
     Raises:

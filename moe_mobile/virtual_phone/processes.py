@@ -30,7 +30,7 @@ class Process:
         self.pid = self._read()[0]
 
     def exit_code(self) -> int:
-        """Wait for its end; 128 and the signal where one ended it, 255 where the phone died."""
+        """Wait for its end; 128 and the signal if one ended it, 255 if the phone died."""
         return self._read()[1]
 
     def close(self) -> None:

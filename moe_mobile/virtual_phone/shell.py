@@ -68,7 +68,7 @@ class _Request:
 
 
 def serve_shell(stream: Stream, service: str, command: str, processes: Processes) -> None:
-    """Run `command`, or an interactive shell where it is empty, until it and its output end."""
+    """Run `command`, or an interactive shell if it is empty, until it and its output end."""
     request = _Request.parse(service, command)
     argv = ["/system/bin/sh", "-c", command] if command else ["/system/bin/sh", "-"]
     environment = _ENVIRONMENT | ({"TERM": request.term} if request.term else {})
@@ -227,7 +227,7 @@ class _Session:
             fcntl.ioctl(self._stdin, termios.TIOCSWINSZ, size)
 
     def _write_stdin(self, data: memoryview) -> None:
-        """Write all of it. Where its client is gone and the process does not read, nothing that
+        """Write all of it. If its client is gone and the process does not read, nothing that
         comes later is written either: there must be no gap in what it gets.
 
         Raises:
@@ -259,6 +259,6 @@ class _Session:
 
 def _pipe() -> tuple[int, int]:
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    with contextlib.suppress(OSError):  # where the user has many pipes already
+    with contextlib.suppress(OSError):  # if the user has many pipes already
         fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
     return read_end, write_end

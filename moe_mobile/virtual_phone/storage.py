@@ -110,7 +110,7 @@ def make_shell_home(data: Path, *, owned: bool) -> None:
 
 
 def _mount_image(image: Path, target: Path, size: int | None) -> bool:
-    """Make and mount an ext4 image; False where this machine cannot."""
+    """Make and mount an ext4 image; False if this machine cannot."""
     try:
         with image.open("wb") as file:
             file.truncate(size or _DEFAULT_SIZE)

@@ -94,7 +94,7 @@ def _paths(value: Any, path: Path = ()) -> Iterator[Path]:
 
 
 def _replace(event: Any, path: Path, value: object) -> None:
-    """Where the event has such a member."""
+    """If the event has such a member."""
     *parents, last = path
     try:
         for name in parents:

@@ -21,7 +21,7 @@ from tests.cli.program import ok, ok_json
 from tests.phones import StartPhone
 
 TEXT = "Once upon a time there was a small house, and in it lived"
-# Log-probabilities in nats. Sums of float32 are in different orders on the two machines. Where
+# Log-probabilities in nats. Sums of float32 are in different orders on the two machines. If
 # activations are 8-bit, a neighbouring step may change which expert a token gets, so that single
 # tokens differ much and most hardly: docs/findings/phones.md.
 FP32_WORST = 1e-3

@@ -171,7 +171,7 @@ def test_the_smallest_phone_kills_what_runs_and_not_itself(
     assert born
     ok_json("generate", tiny_bundle, "-s", one.serial, "--token-ids", 5, "-n", 4)
     run = ("bench", wide_bundle, "-s", one.serial, "-p", 0, "-n", 4, "-r", 1, "--cache", "100%")
-    # Refused, or killed where packing the weights took too much before that was known.
+    # Refused, or killed if packing the weights took too much before that was known.
     result = run_cli(*run, "--json")
     error = json.loads(result.stdout)["error"]
     assert (result.returncode, error["code"]) in ((9, "budget"), (13, "killed")), error

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that go along with a bundle, and come alone where they alone changed."""
+"""Settings that go along with a bundle, and come alone if they alone changed."""
 
 from __future__ import annotations
 

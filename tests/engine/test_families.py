@@ -33,7 +33,7 @@ def test_fp32_equals_transformers(
     expected = logits_of(model, ids)
     # The comparison would mean little if all logits were nearly the same.
     assert expected.std() > 0.5
-    # Where the head is the embedding, a random model repeats the last token.
+    # If the head is the embedding, a random model repeats the last token.
     assert len(set(continuation)) > 3 or model.config.tie_word_embeddings
 
     with Engine(bundle(case, "fp32"), threads=1) as engine:

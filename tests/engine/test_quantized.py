@@ -3,7 +3,7 @@
 """Quantized bundles compute what torchao computes eagerly with the same quantization.
 
 Both round activations to int8 in the same way, so most logits agree to the rounding of float32
-sums. Where a value lies so close to the middle of two int8 steps that the order of a sum decides,
+sums. If a value lies so close to the middle of two int8 steps that the order of a sum decides,
 the step differs, and with it everything that depends on that value. That is all a tolerance is for.
 Errors are relative to the standard deviation of all logits.
 """

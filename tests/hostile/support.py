@@ -128,7 +128,7 @@ def copy_bundle(bundle: Path, to: Path) -> Path:
 
 @contextmanager
 def mounted(where: Path, *options: str) -> Iterator[Path]:
-    """A tmpfs for the time of the context; skips the test where mounting is not permitted."""
+    """A tmpfs for the time of the context; skips the test if mounting is not permitted."""
     where.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "moe-mobile-test", str(where)]
     try:

@@ -182,7 +182,7 @@ class Setup:
 
 @dataclass
 class Replay:
-    """[tokens, layers, top_k]; -1 and False where a relu router selects fewer."""
+    """[tokens, layers, top_k]; -1 and False if a relu router selects fewer."""
 
     selected: NDArray[np.int32]
     missed: NDArray[np.bool_]
@@ -206,7 +206,7 @@ def replay(logits: NDArray[np.float32], setup: Setup) -> Replay:
 
 
 def _initial_pools(setup: Setup, layers: int) -> list[Pool]:
-    """Per layer; the same one where there is one for all."""
+    """Per layer; the same one if there is one for all."""
     if setup.one_pool:
         pools = [Pool(setup.capacity * layers, setup.eviction)] * layers
     else:

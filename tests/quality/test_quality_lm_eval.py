@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The adapter for lm-evaluation-harness, where that is installed: pip install -e '.[lm-eval]'."""
+"""The adapter for lm-evaluation-harness, if that is installed: pip install -e '.[lm-eval]'."""
 
 from __future__ import annotations
 

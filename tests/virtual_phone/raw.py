@@ -49,7 +49,7 @@ class RawClient:
         self.socket.sendall(data)
 
     def receive(self) -> tuple[int, int, int, bytes]:
-        """The next packet: command, arguments, payload. ConnectionError where there is none."""
+        """The next packet: command, arguments, payload. ConnectionError if there is none."""
         command, first, second, length, _, magic = HEADER.unpack(self._exactly(HEADER.size))
         assert magic == command ^ 0xFFFFFFFF
         return command, first, second, self._exactly(length)
@@ -66,7 +66,7 @@ class RawClient:
         return True
 
     def open(self, service: bytes) -> tuple[int, int] | None:
-        """Open a stream: our id and the phone's, None where it is refused."""
+        """Open a stream: our id and the phone's, None if it is refused."""
         ours = next(self._ids)
         self.send(packet(OPEN, ours, 0, service + b"\0"))
         while True:

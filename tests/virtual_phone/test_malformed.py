@@ -138,7 +138,7 @@ def test_few_descriptors(phone: StartPhone) -> None:
 def test_a_flood_of_commands_ends(
     adb_server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the hard limit is low, which a process cannot raise again."""
+    """If the hard limit is low, which a process cannot raise again."""
     monkeypatch.setenv("MOE_MOBILE_PHONES_DIR", str(tmp_path))
     script = 'ulimit -n 200; exec "$0" -c "$1"'
     code = "from moe_mobile.virtual_phone import *; start(PhoneSettings(), connect=False)"

@@ -50,7 +50,7 @@ _FRUITLESS = 3
 class Deployer:
     """Deploys to one device, until ``aborted`` is set.
 
-    All methods raise DeviceError, DiskFullError, ReadOnlyError, and IoError where another command
+    All methods raise DeviceError, DiskFullError, ReadOnlyError, and IoError if another command
     deploys to it too.
     """
 
@@ -85,7 +85,7 @@ class Deployer:
         return self._remote.lock(".bench", "another command is measuring on this device", 0)
 
     def check_locks(self) -> None:
-        """Raise IoError where a lock that is held has lapsed: its owner was silent for too long."""
+        """Raise IoError if a lock that is held has lapsed: its owner was silent for too long."""
         self._remote.check_locks()
 
     def distrust(self, folder: str, path: str | None = None) -> None:

@@ -66,7 +66,7 @@ class Lock:
 def lock(server: AdbServer, serial: str, name: str, busy: str, wait_s: float) -> Iterator[Lock]:
     """Hold the lock of that name, waited for so long; it ends with this process or connection.
 
-    Raises IoError saying ``busy`` where another command has it, DeviceError, and ReadOnlyError or
+    Raises IoError saying ``busy`` if another command has it, DeviceError, and ReadOnlyError or
     DiskFullError if the device lets nobody make our folders.
     """
     mark = secrets.token_hex(8)

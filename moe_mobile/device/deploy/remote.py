@@ -55,7 +55,7 @@ class Remote:
         return "".join(held.guard for held in self._held)
 
     def check_locks(self) -> None:
-        """Raise IoError where a lock that is held has lapsed: its owner was silent for too long."""
+        """Raise IoError if a lock that is held has lapsed: its owner was silent for too long."""
         if self._held:
             self.run("")
 
@@ -65,7 +65,7 @@ class Remote:
             raise device_error(self.serial, f"{phone_root()}/{path}".rstrip("/"), "", LAPSED)
 
     def run(self, script: str, path: str = "", written: int = 0) -> str:
-        """What a script prints; where it fails, the error is about ``path`` below the root.
+        """What a script prints; if it fails, the error is about ``path`` below the root.
 
         ``written``: bytes that it may have to wait for until they are on the flash.
         """
