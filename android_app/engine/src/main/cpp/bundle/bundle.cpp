@@ -22,7 +22,7 @@ class FileChecker {
  public:
   explicit FileChecker(const Bundle& bundle) : bundle_(bundle) {}
 
-  // Whether the file is there; all else must be right.
+  // Whether the file exists. Throws for anything else that is wrong.
   bool check(const FileRef& file, Missing missing) {
     const std::string path = bundle_.path(file);
     for (size_t slash = file.path.find('/'); slash != std::string::npos;

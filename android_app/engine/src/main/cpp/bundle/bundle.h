@@ -16,23 +16,24 @@ namespace moe_mobile {
 class Bundle {
  public:
   // Loads bundle.json and checks that every listed file is a regular file of the stated length.
-  // Shards may be missing (`prepare --consume` deletes them). Hashes nothing but bundle.json.
+  // Shards may be missing (`prepare --consume` deletes them). Only bundle.json is hashed.
   static Bundle open(const std::string& directory);
 
   const std::string& directory() const { return directory_; }
   const Manifest& manifest() const { return manifest_; }
   std::string path(const FileRef& file) const;
-  // Whether the layer has experts and their shard of this precision was there when the bundle was
-  // opened. REQUIRES: variant < manifest().precisions.size().
+  // Whether the layer has experts and their shard of this precision existed when the bundle was
+  // opened.
+  // REQUIRES: variant < manifest().precisions.size().
   bool has_shard(uint32_t layer, uint32_t variant) const {
     return has_shard_.at(layer * manifest_.precisions.size() + variant);
   }
-  // Whether all shards were there.
+  // Whether all shards existed then.
   bool has_all_shards() const;
 
-  // Compares the file's SHA-256 with the manifest; kBundleCorrupt where they differ.
+  // Compares the file's SHA-256 with the manifest; kBundleCorrupt if they differ.
   void verify_file(const FileRef& file) const;
-  // The file's bytes, after the same check on the very bytes returned.
+  // The file's bytes, after the same check of exactly these bytes.
   AlignedBuffer read_verified(const FileRef& file) const;
   // One expert's program (.pte bytes), checked against its own SHA-256. kIo if the shard is
   // missing.

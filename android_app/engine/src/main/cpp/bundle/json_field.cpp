@@ -14,8 +14,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int kMaxDepth = 16;
-// More than a manifest of 64 MiB with real entries holds; bounds the memory that a hostile one
-// takes.
+// More than a real manifest of 64 MiB needs. Bounds the memory that a hostile one takes.
 constexpr size_t kMaxValues = 4u << 20;
 
 constexpr char kRemedy[] = "Export the bundle again";
@@ -27,7 +26,7 @@ json parse_strict_json(const std::string& text, const std::string& file) {
     throw Error(ErrorCode::kBundleInvalid, file, cause, kRemedy);
   };
   if (text.compare(0, 3, "\xef\xbb\xbf") == 0) refuse("starts with a byte order mark");
-  // The parser takes a NUL byte for the end and would ignore what follows.
+  // The parser treats a NUL byte as the end and would ignore the rest.
   if (text.find('\0') != std::string::npos) refuse("has a NUL byte");
   std::vector<std::set<std::string>> keys;  // of the objects that are open
   size_t values = 0;

@@ -15,7 +15,7 @@ namespace moe_mobile {
 // byte order marks and invalid UTF-8. kBundleInvalid, naming `file` and the byte.
 nlohmann::json parse_strict_json(const std::string& text, const std::string& file);
 
-// A value inside a parsed file that knows its place, so that every complaint names it:
+// A value inside a parsed file. It knows its place, so that every error names it:
 // layers[3].dense.path.
 class JsonField {
  public:

@@ -16,7 +16,7 @@ constexpr uint64_t kMaxInteger = 1ull << 53;
 constexpr uint32_t kMaxTokens = 1u << 24;
 constexpr Delegate kDelegates[] = {Delegate::kXnnpack, Delegate::kPortable};
 
-// Sums that stay within what the format can state.
+// Sums that throw if they exceed the format's largest number.
 class Sum {
  public:
   void add(uint64_t value, const JsonField& where) {
@@ -120,7 +120,7 @@ class Reader {
     m_.attention.kv_float32 = f["kv_dtype"].one_of({"float16", "float32"}) == "float32";
   }
 
-  // Reads those members that are there into `a`, and checks that all of `a` fits together.
+  // Reads the members that exist into `a`, and checks that all of `a` fits together.
   static void read_heads(const JsonField& f, AttentionSpec* a) {
     if (f.has("num_heads")) a->num_heads = f["num_heads"].integer32(1, 4096);
     if (f.has("num_kv_heads")) a->num_kv_heads = f["num_kv_heads"].integer32(1, 4096);

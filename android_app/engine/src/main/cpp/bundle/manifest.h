@@ -13,7 +13,7 @@
 
 namespace moe_mobile {
 
-// bundle.json, field by field as docs/bundle-format.md section 2 has it, validated.
+// bundle.json, validated, with the fields of docs/bundle-format.md section 2.
 
 struct FileRef {
   std::string path;  // relative to the bundle's folder
@@ -21,8 +21,8 @@ struct FileRef {
   Sha256Digest sha256{};
 };
 
-// What runs a program: the ExecuTorch delegate it was lowered for. kPortable is none, but
-// ExecuTorch's own kernels.
+// What runs a program: the ExecuTorch delegate it was lowered for. kPortable stands for
+// ExecuTorch's own kernels, without a delegate.
 enum class Delegate { kXnnpack, kPortable };
 
 // Its name in bundle.json: "xnnpack", "portable".
@@ -33,7 +33,7 @@ struct DenseProgram : FileRef {
   Delegate delegate = Delegate::kXnnpack;
 };
 
-// A layer's attention: the manifest's `attention`, with what the layer states of its own.
+// A layer's attention: the manifest's `attention`, overridden by the layer's own members.
 struct AttentionSpec {
   uint32_t num_heads = 0;
   uint32_t num_kv_heads = 0;
@@ -61,7 +61,7 @@ struct MoeSpec : RouterSpec {
 // One precision of the experts.
 struct ExpertPrecision {
   std::string quantization;  // fp32, 8da8w or 8da4w
-  uint32_t group_size = 0;   // of 8da4w; else 0
+  uint32_t group_size = 0;   // for 8da4w; else 0
 
   friend bool operator==(const ExpertPrecision& a, const ExpertPrecision& b) {
     return a.quantization == b.quantization && a.group_size == b.group_size;
@@ -121,11 +121,11 @@ struct Manifest {
   std::optional<uint32_t> bos_token_id;
   std::vector<uint32_t> eos_token_ids;  // ascending
   uint64_t num_parameters = 0;
-  uint32_t dense_intermediate_size = 0;  // of the widest MLP in a dense program; 0: none has one
-  AttentionSpec attention;               // for layers that state nothing else; window 0
+  uint32_t dense_intermediate_size = 0;  // of the widest MLP in a dense program; 0: no MLPs
+  AttentionSpec attention;               // the layers' default; window 0
   MoeSpec moe;
   Quantization quantization;
-  Delegate delegate = Delegate::kXnnpack;  // of programs that name none; each has its own already
+  Delegate delegate = Delegate::kXnnpack;  // the default; already applied to each program
   std::string executorch_version;          // the opener compares it
   uint32_t max_batch = 0;
   EmbeddingSpec embedding;
@@ -146,7 +146,7 @@ struct Manifest {
   uint64_t expert_bytes(uint32_t variant) const;
   // Number of layers with experts.
   uint32_t num_moe_layers() const;
-  // The number after that of the last of them.
+  // One more than the number of the last layer with experts.
   uint32_t moe_layers_end() const;
 };
 

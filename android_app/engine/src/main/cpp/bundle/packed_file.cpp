@@ -113,8 +113,8 @@ std::vector<PackedEntry> read_index(int fd, uint64_t size, const std::string& pa
 }
 
 // Opens the file a second time around the page cache. Some FUSE file systems refuse O_DIRECT or
-// take the flag and return other bytes, so one read is compared. An invalid descriptor means: do
-// without.
+// take the flag and return other bytes, so one read is compared. An invalid descriptor means: use
+// the page cache.
 UniqueFd open_direct(const std::string& path, int buffered,
                      const std::vector<PackedEntry>& entries) {
   if (entries.empty()) return UniqueFd();

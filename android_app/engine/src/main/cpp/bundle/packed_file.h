@@ -14,18 +14,16 @@ namespace moe_mobile {
 
 // One file of the packed store that `prepare` writes: blobs of packed weights for one key (CPU +
 // ExecuTorch version). Little endian:
-//   header  16 KiB: magic "MOEPACK1", u32 version, u32 key length, key (at most 256 bytes), zeros,
-//   u32 CRC-32C of
-//           the 16,380 bytes before it
+//   header  16 KiB: magic "MOEPACK1", u32 version, u32 key length, key (at most 256 bytes),
+//           zeros, u32 CRC-32C of the 16,380 bytes before it
 //   blobs   each at a multiple of 16 KiB, zero padded to the next one
 //   index   at a multiple of 16 KiB: 56 bytes per blob, as PackedEntry, in the order of the blobs
-//   footer  32 bytes: u64 index offset, u64 entry count, u32 CRC-32C of the index, u32 zero, u32
-//   CRC-32C of the 24
-//           bytes before it, magic "END1"
+//   footer  32 bytes: u64 index offset, u64 entry count, u32 CRC-32C of the index, u32 zero,
+//           u32 CRC-32C of the 24 bytes before it, magic "END1"
 
 constexpr char kAnyPackedKey[] = "";
 
-// What to do about a damaged one.
+// The remedy for a damaged packed file.
 constexpr char kRepairPackedStore[] =
     "Delete the .packed folder and run `moe-mobile prepare` again; if `consume` deleted the "
     "shards, copy or export the bundle again first.";
@@ -51,19 +49,18 @@ class PackedFileWriter {
   std::vector<PackedEntry> entries_;
 };
 
-// A validated, open packed file. Blobs themselves are checked by whoever reads them
-// (PackedEntry::crc32c).
+// A validated, open packed file. Readers check the blobs themselves (PackedEntry::crc32c).
 class PackedFile {
  public:
-  // Validates all but the blobs. kBundleCorrupt for anything wrong, a key other than expected
-  // (unless that is kAnyPackedKey) included. With `allow_direct` off the file is read through the
+  // Validates everything but the blobs. kBundleCorrupt if anything is wrong, or if the key is not
+  // `expected` (kAnyPackedKey accepts all). With `allow_direct` off the file is read through the
   // page cache.
   static PackedFile open(const std::string& path, const std::string& expected_key,
                          bool allow_direct = true);
 
   const std::string& path() const { return path_; }
   const std::vector<PackedEntry>& entries() const { return entries_; }
-  // For reads at aligned offsets and lengths; O_DIRECT where direct().
+  // For reads at aligned offsets and lengths; O_DIRECT if direct().
   int fd() const { return direct() ? direct_.get() : buffered_.get(); }
   // Whether fd() bypasses the page cache: the file system takes O_DIRECT and one direct read gave
   // the same bytes as a buffered one. Otherwise readers should drop what they read
@@ -75,7 +72,7 @@ class PackedFile {
  private:
   std::string path_;
   UniqueFd buffered_;
-  UniqueFd direct_;  // invalid where it is not used
+  UniqueFd direct_;  // invalid if not used
   std::vector<PackedEntry> entries_;
 };
 

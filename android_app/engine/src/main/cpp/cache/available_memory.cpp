@@ -25,7 +25,7 @@ std::optional<uint64_t> field(const std::string& path, const std::string& key) {
   return std::nullopt;
 }
 
-// A file that holds one number; "max" counts as none.
+// A file that holds one number; "max" means no limit.
 std::optional<uint64_t> number(const std::string& path) {
   std::ifstream stream(path);
   uint64_t value;
@@ -33,7 +33,8 @@ std::optional<uint64_t> number(const std::string& path) {
   return std::nullopt;
 }
 
-// What one control group leaves: its limit less its use, of which the page cache can be taken back.
+// What one control group leaves: its limit minus its use, not counting page cache that the kernel
+// can take back.
 std::optional<uint64_t> left_in_group(const std::string& folder, const char* limit_name,
                                       const char* usage_name, const char* stat_prefix) {
   const std::optional<uint64_t> limit = number(folder + "/" + limit_name);
@@ -47,7 +48,7 @@ std::optional<uint64_t> left_in_group(const std::string& folder, const char* lim
   return *limit > used ? *limit - used : 0;
 }
 
-// The least that the group at `path` and its parents leave.
+// The smallest amount that the group at `path` and its parents leave.
 uint64_t left_in_groups(const std::string& root, std::string path, const char* limit_name,
                         const char* usage_name, const char* stat_prefix) {
   uint64_t least = std::numeric_limits<uint64_t>::max();

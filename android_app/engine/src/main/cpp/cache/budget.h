@@ -22,15 +22,15 @@ Budget parse_budget(const std::string& text);
 std::string to_text(const Budget& budget);
 
 // The one rule for a share: `percent` of a layer's experts, in whole experts, rounded down. Shares
-// are written with a dozen digits, so what is less than a millionth of an expert short of the next
-// whole one is that one: 33.333333333333 % of 3 experts are 1.
+// are written with a dozen digits, so a result less than a millionth of an expert below a whole
+// number counts as that number: 33.333333333333 % of 3 experts is 1 expert.
 // REQUIRES: 0 < percent <= 100.
 uint32_t experts_of_share(double percent, uint32_t experts);
-// The share that is `slots` of `experts`, as parse_budget() reads it: "37.5%".
+// The share of `experts` that `slots` is, as parse_budget() reads it: "37.5%".
 // REQUIRES: 0 < slots <= experts.
 std::string share_text(uint32_t slots, uint32_t experts);
 
-// What a cache is divided among.
+// What shares a cache.
 struct CacheShape {
   uint32_t layers = 0;      // with experts
   uint32_t experts = 0;     // of each layer

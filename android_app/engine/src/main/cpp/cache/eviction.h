@@ -10,8 +10,8 @@ namespace moe_mobile {
 struct EvictionOptions {
   enum class Kind {
     kLru,     // the least recently used
-    kLfu,     // the one used least, where each access makes older uses count `decay` times as much
-    kBelady,  // the one whose next use is farthest: needs the future, so the lab only
+    kLfu,     // least used; each access multiplies the count of older uses by `decay`
+    kBelady,  // the farthest next use: needs the future, so for the lab only
   };
   Kind kind = Kind::kLru;
   double decay = 0;  // kLfu

@@ -8,7 +8,7 @@
 
 namespace moe_mobile {
 
-// Names the weights of one expert. `variant` distinguishes several precisions of it.
+// Names the weights of one expert. `variant` tells its precisions apart.
 struct ExpertKey {
   uint32_t layer = 0;
   uint32_t expert = 0;

@@ -10,7 +10,7 @@
 namespace moe_mobile {
 namespace {
 
-// Counters below it are 0: the processor is slow at numbers near the smallest.
+// Counters below it are 0: processors are slow with subnormal numbers.
 constexpr double kForgotten = 1e-300;
 
 void require_capacity(uint32_t capacity, uint32_t experts) {
@@ -75,7 +75,7 @@ Span<const uint32_t> ExpertPool::access(Span<const uint32_t> chosen, uint8_t* un
 Span<const uint32_t> ExpertPool::resize(uint32_t capacity) {
   require_capacity(capacity, experts_);
   capacity_ = capacity;
-  ++accesses_;  // nothing is being used: whatever the last access chose may leave
+  ++accesses_;  // no expert is in use: the last access's choice may leave, too
   make_room(0);
   evicted_.reserve(capacity);
   return evicted_;

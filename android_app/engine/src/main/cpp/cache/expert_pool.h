@@ -10,17 +10,17 @@
 
 namespace moe_mobile {
 
-// A bounded set of experts out of a fixed, dense one (one layer's, or layer x experts + expert) in
-// order of use. Accesses allocate nothing.
+// A set of at most `capacity` experts, in order of use. Experts are numbered within a layer, or as
+// layer x experts + expert. Accesses allocate nothing.
 class ExpertPool {
  public:
   // kUsage if the capacity is above the number of experts.
   ExpertPool(uint32_t experts, uint32_t capacity, const EvictionOptions& eviction);
 
   // Uses the experts that one layer selected for one token, in rank order and distinct. They never
-  // evict each other, and the best ends most recent. Sets uncached[rank] to 0 or 1 and returns what
-  // was evicted, in that order; valid until the next access. kBudget if more are chosen than fit,
-  // kUsage if one is chosen twice or does not exist; neither changes the contents.
+  // evict each other; the best becomes the most recent. Sets uncached[rank] to 0 or 1 and returns
+  // what was evicted, in that order; valid until the next access. kBudget if more are chosen than
+  // fit, kUsage if one is chosen twice or does not exist; neither changes the contents.
   Span<const uint32_t> access(Span<const uint32_t> chosen, uint8_t* uncached);
   // Holds at most `capacity` experts from now on. Returns what was evicted for that, as access()
   // does. kUsage if the capacity is above the number of experts.
@@ -28,7 +28,7 @@ class ExpertPool {
   // For Belady: when the expert is used next after the coming access, as any rising number.
   void set_next_use(uint32_t expert, double when) { merit_[expert] = -when; }
 
-  // A byte per expert, 1 where it is cached.
+  // A byte per expert: 1 if it is cached, else 0.
   const uint8_t* cached() const { return cached_.data(); }
   uint32_t size() const { return size_; }
   uint32_t capacity() const { return capacity_; }

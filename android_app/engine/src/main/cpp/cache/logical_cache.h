@@ -21,8 +21,8 @@ struct LogicalCacheOptions {
   EvictionOptions eviction;
 };
 
-// What is cached, as routing and eviction see it: it knows neither memory nor reads, so that what
-// it decides depends on routing alone, never on what has arrived.
+// What is cached, as routing and eviction see it: it knows nothing about memory or reads, so its
+// decisions depend on routing alone, never on what has been read.
 class LogicalCache {
  public:
   // kUsage if a pool is larger than all its experts.
@@ -37,28 +37,28 @@ class LogicalCache {
   // For Belady, as ExpertPool::set_next_use().
   void set_next_use(uint32_t layer, uint32_t expert, double when);
 
-  // A byte per expert of the layer, 1 where it is cached.
+  // A byte per expert of the layer: 1 if it is cached, else 0.
   const uint8_t* cached(uint32_t layer) const { return pool(layer).cached() + base(layer); }
   uint32_t size() const;
   const LogicalCacheOptions& options() const { return options_; }
   // Each pool's experts, least recent first.
   std::vector<ExpertKey> by_recency() const;
-  // As after construction: what eviction remembers goes too.
+  // As after construction: eviction's memory of past uses is cleared, too.
   void clear();
-  // Then holds what fits of the experts given for each layer, best first; the best end most recent.
-  // A shared pool takes the best of every layer before the second best of any.
+  // Then holds as many of the experts given for each layer (best first) as fit; the best become the
+  // most recent. A shared pool takes the best of every layer before the second best of any.
   void fill(Span<const std::vector<uint32_t>> best);
 
  private:
   const ExpertPool& pool(uint32_t layer) const { return pools_[options_.global ? 0 : layer]; }
   ExpertPool& pool(uint32_t layer) { return pools_[options_.global ? 0 : layer]; }
   uint32_t base(uint32_t layer) const { return options_.global ? layer * options_.experts : 0; }
-  // Of an expert as its pool counts it; `layer` is its layer where pools are per layer.
+  // The expert with this number in its pool; `layer` is its layer if each layer has a pool.
   ExpertKey key(uint32_t layer, uint32_t expert) const;
 
   LogicalCacheOptions options_;
   std::vector<ExpertPool> pools_;
-  std::vector<uint32_t> chosen_;  // as the pool counts them
+  std::vector<uint32_t> chosen_;  // by their numbers in the pool
   std::vector<ExpertKey> evicted_;
 };
 

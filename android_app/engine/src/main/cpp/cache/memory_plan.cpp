@@ -22,8 +22,8 @@ uint64_t saturating_multiply(uint64_t a, uint64_t b) {
   throw Error(ErrorCode::kBudget, Setting{"cache"}, cause, remedy);
 }
 
-// What the experts may take, in bytes. Of what is available, 15 % stay free for what else runs, and
-// for what this plan does not see.
+// Bytes that the experts may take. 15 % of the available memory stays free for other processes and
+// for memory that this plan does not count.
 uint64_t experts_budget(const MemoryPlanInputs& in, uint64_t fixed) {
   switch (in.budget.kind) {
     case Budget::Kind::kBytes:
@@ -57,8 +57,8 @@ std::string experts_of(const MemoryPlan& plan) {
   return text;
 }
 
-// Sets `slots` of each class. Classes that get all they can use are settled first, with what is
-// left for the others.
+// Sets `slots` of each class. Classes that can hold all their experts are settled first; the others
+// share the rest.
 void split_budget(uint64_t budget, uint64_t num_experts, std::vector<SlotClassPlan>* classes) {
   std::vector<SlotClassPlan*> open;
   for (SlotClassPlan& c : *classes) open.push_back(&c);

@@ -10,16 +10,16 @@
 
 namespace moe_mobile {
 
-// Bytes this process could still take: MemAvailable, or what its cgroups leave, whichever is less.
-// The folders are parameters for tests.
+// Bytes this process can still take: the smaller of MemAvailable and what its cgroups leave. The
+// folders are parameters for tests.
 uint64_t available_memory(const std::string& proc = "/proc",
                           const std::string& cgroup = "/sys/fs/cgroup");
 
-// A precision in which experts run, as far as memory goes.
+// What the memory plan must know about a precision in which experts run.
 struct SlotClassInput {
   uint32_t variant = 0;     // ExpertKey::variant
   std::string name;         // for people
-  uint32_t ranks = 0;       // experts of one token and layer that use it; above 0
+  uint32_t ranks = 0;       // experts per token and layer that use it; above 0
   uint64_t slot_bytes = 0;  // one expert's packed bytes
 };
 
@@ -44,18 +44,18 @@ struct SlotClassPlan : SlotClassInput {
 };
 
 struct MemoryPlan {
-  uint64_t experts_budget_bytes = 0;  // what the budget grants
+  uint64_t experts_budget_bytes = 0;  // granted by the budget
   std::vector<SlotClassPlan> classes;
-  // Of all classes together.
+  // All classes together.
   uint64_t slots = 0;
   uint64_t slots_per_layer = 0;    // 0: one pool for all layers
   uint64_t num_experts = 0;        // an expert counts in each class
-  uint64_t token_cycle_slots = 0;  // what one token uses
+  uint64_t token_cycle_slots = 0;  // used by one token
   uint64_t slot_bytes = 0;         // of the largest class
   uint64_t dense_bytes = 0;
   uint64_t kv_bytes = 0;
   uint64_t arena_bytes = 0;
-  uint64_t total_bytes = 0;  // slots and all the rest
+  uint64_t total_bytes = 0;  // slots and everything else
   uint64_t available_bytes = 0;
 
   // Slots of each variant below `variants`.
@@ -64,11 +64,11 @@ struct MemoryPlan {
 
 // One budget pays for all classes of slots, in the proportion in which one token uses them: as many
 // slots of each as it has ranks. What a class cannot use, because it holds all its experts, goes to
-// the others. A share ("50%") is of the experts of all classes that are used.
+// the others. A share ("50%") counts the experts of all classes in use.
 //
 // Throws kBudget with the numbers and a remedy: fewer slots than a class has ranks, in any pool;
 // fewer than one token cycle in a pool for all layers, unless allowed; more than the available
-// memory. No layer with experts gives a plan with no slots.
+// memory. A model without experts gets a plan with no slots.
 MemoryPlan plan_memory(const MemoryPlanInputs& inputs);
 
 // A few lines for people.

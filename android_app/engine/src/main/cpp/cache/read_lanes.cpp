@@ -33,7 +33,7 @@ std::string name_of(const ReadRequest& request) {
   return request.file != nullptr ? *request.file : "";
 }
 
-// Bytes read from the file: fewer than request.length where the file ends in the padding.
+// Bytes read from the file: fewer than request.length if the file ends in the padding.
 uint64_t read_blob(const ReadRequest& request) {
   auto* out = static_cast<uint8_t*>(request.destination);
   uint64_t begin = 0, reached = 0;

@@ -22,7 +22,7 @@ struct ReadRequest {
   // Room for `length` bytes, page aligned for O_DIRECT. The lane writes it until the read is done.
   void* destination = nullptr;
   uint64_t tag = 0;            // the caller's, handed back in ReadDone
-  uint64_t payload_bytes = 0;  // of `length`, the ones that must be there; the rest is padding
+  uint64_t payload_bytes = 0;  // the part of `length` that must exist; the rest is padding
   uint32_t crc = 0;            // CRC-32C of the payload
   bool check_crc = false;
   bool drop_cache = false;            // after a buffered read, ask the kernel to forget the pages
@@ -53,7 +53,7 @@ class ReadLanes {
   explicit ReadLanes(unsigned lanes);
   ReadLanes(const ReadLanes&) = delete;
   ReadLanes& operator=(const ReadLanes&) = delete;
-  // Finishes the reads that are under way, forgets those not begun.
+  // Finishes the reads that have begun and drops the others.
   ~ReadLanes();
 
   unsigned lanes() const { return static_cast<unsigned>(threads_.size()); }
@@ -62,20 +62,21 @@ class ReadLanes {
   // A speculative read with this tag that has not begun becomes the last of the demanded ones. If
   // it has begun, nothing changes. REQUIRES: the tags in flight are distinct.
   void promote(uint64_t tag) EXCLUDES(mutex_);
-  // Takes back a read that has not begun: true, and wait() will not give it. False if it has begun:
-  // wait() gives it as any other. REQUIRES: the tags in flight are distinct.
+  // Takes back a read that has not begun: returns true, and wait() will not return it. False if it
+  // has begun: wait() returns it as usual.
+  // REQUIRES: the tags in flight are distinct.
   bool withdraw(uint64_t tag) EXCLUDES(mutex_);
-  // Blocks for the next completion. kRuntime if nothing is in flight.
+  // Waits for the next completion. kRuntime if nothing is in flight.
   ReadDone wait() EXCLUDES(mutex_);
-  // The next completion, if there is one now.
+  // The next completion if there is one; does not wait.
   std::optional<ReadDone> poll() EXCLUDES(mutex_);
-  // Submitted, and neither handed back nor withdrawn.
+  // Reads submitted and neither returned nor withdrawn.
   size_t in_flight() const { return in_flight_; }
 
  private:
-  // What each lane's thread does.
+  // The loop of each lane's thread.
   void run() EXCLUDES(mutex_);
-  // Blocks for work; nothing once the lanes stop.
+  // Blocks until there is work; returns nothing once the lanes stop.
   std::optional<ReadRequest> next_request() EXCLUDES(mutex_);
   void join() EXCLUDES(mutex_);
   ReadDone take_done() REQUIRES(mutex_);
@@ -83,7 +84,7 @@ class ReadLanes {
   Mutex mutex_;
   CondVar work_;
   CondVar arrival_;
-  // Not begun.
+  // Reads that have not begun.
   std::deque<ReadRequest> demanded_ GUARDED_BY(mutex_);
   std::deque<ReadRequest> speculative_ GUARDED_BY(mutex_);
   std::deque<ReadDone> done_ GUARDED_BY(mutex_);

@@ -7,7 +7,7 @@
 namespace moe_mobile {
 namespace {
 
-constexpr auto kRelaxed = std::memory_order_relaxed;  // entries say nothing about other memory
+constexpr auto kRelaxed = std::memory_order_relaxed;  // entries guard no other memory
 constexpr uint32_t kBits = 2;                         // of a state
 constexpr uint32_t kMask = (1u << kBits) - 1;
 
@@ -48,7 +48,7 @@ ResidencySnapshot ResidencyMap::snapshot() const {
   snapshot.variants.resize(states_.size());
   for (size_t i = 0; i < states_.size(); ++i) {
     const uint32_t entry = states_[i].load(kRelaxed);
-    // Of several variants the one that is nearest to running.
+    // Among several variants, show the one that is closest to running.
     for (uint32_t variant = 0; variant < kVariants; ++variant) {
       const auto state = static_cast<ExpertState>(entry >> kBits * variant & kMask);
       if (state <= snapshot.states[i]) continue;

@@ -21,7 +21,7 @@ namespace {
 SlotTable::SlotTable(uint32_t slots, ResidencyMap* shown)
     : limit_(slots), shown_(shown), slots_(slots) {
   free_.reserve(slots);
-  for (uint32_t slot = slots; slot-- > 0;) free_.push_back(slot);  // slot 0 is taken first
+  for (uint32_t slot = slots; slot-- > 0;) free_.push_back(slot);  // slot 0 is used first
 }
 
 std::vector<uint32_t> SlotTable::resize(uint32_t slots) {

@@ -15,31 +15,30 @@ namespace moe_mobile {
 
 enum class SlotState : uint8_t {
   kFree,
-  kReading,  // its expert is on its way
+  kReading,  // its expert is being read
   kReady,    // its expert can run
 };
 
 struct Slot {
-  ExpertKey key;  // of no meaning if free
+  ExpertKey key;  // meaningless if free
   SlotState state = SlotState::kFree;
 };
 
-// The physical side of the cache: which expert's bytes lie in which slot, or are on their way
-// there.
+// The physical side of the cache: which expert's bytes are in which slot, or are being read into
+// it.
 class SlotTable {
  public:
-  // `shown` follows every change; null: nobody looks.
+  // `shown` gets every change; null: nothing shows them.
   explicit SlotTable(uint32_t slots, ResidencyMap* shown = nullptr);
 
-  // At most so many slots hold an expert from now on. Returns slots that were free and whose
-  // memory is not needed any more. Later growth takes those again, then adds new ones at the end,
-  // each when it is first assigned.
-  // REQUIRES: no more are in use.
+  // From now on at most `slots` slots hold an expert. Returns the free slots whose memory is no
+  // longer needed. Later growth takes those again, then adds new ones at the end, each when it is
+  // first assigned.
+  // REQUIRES: no more than that are in use.
   std::vector<uint32_t> resize(uint32_t slots);
   uint32_t free_slots() const { return limit_ - used(); }
   uint32_t used() const { return static_cast<uint32_t>(slots_of_.size()); }
-  // What each slot holds, by its number: what is in memory now, at no cost. Valid until the table
-  // changes.
+  // What each slot holds now, by its number. Valid until the table changes.
   Span<const Slot> slots() const { return slots_; }
   const Slot& slot(uint32_t slot) const { return slots_[slot]; }
   // The slot that holds the key, or that it is being read into.

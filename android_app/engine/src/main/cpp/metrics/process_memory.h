@@ -17,7 +17,7 @@ struct ProcessMemory {
   uint64_t major_faults = 0;
 };
 
-// kIo where the kernel's files cannot be read. Members the kernel does not report stay 0.
+// kIo if the kernel's files cannot be read. Members the kernel does not report stay 0.
 ProcessMemory read_process_memory(const std::string& proc_self = "/proc/self");
 
 }  // namespace moe_mobile

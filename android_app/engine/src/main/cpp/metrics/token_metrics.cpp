@@ -8,7 +8,7 @@
 namespace moe_mobile {
 namespace {
 
-// The smallest value that at least `percent` of the sorted values do not exceed.
+// The smallest of the sorted values such that at least `percent` of them are not larger.
 uint64_t percentile(const std::vector<uint64_t>& sorted, uint64_t percent) {
   if (sorted.empty()) return 0;
   const uint64_t rank = (sorted.size() * percent + 99) / 100;

@@ -8,7 +8,7 @@
 
 namespace moe_mobile {
 
-// What one token cost. Times are wall clock in nanoseconds, of the deciding thread.
+// What one token cost. Times are wall clock in nanoseconds, of the thread that runs the engine.
 struct TokenMetrics {
   uint32_t token = 0;         // the token id that went in
   uint64_t total_ns = 0;      //
@@ -19,8 +19,8 @@ struct TokenMetrics {
   uint64_t router_ns = 0;     //
   uint64_t head_ns = 0;       //
   uint32_t hits = 0;
-  uint32_t misses = 0;   // and read
-  uint32_t dropped = 0;  // selected, missed, and for that not read (drop-cold)
+  uint32_t misses = 0;   // read from flash
+  uint32_t dropped = 0;  // selected, missed, and not read because of drop-cold
   uint64_t bytes_read = 0;
   uint64_t bytes_wasted = 0;              // read and never used
   uint32_t slots_changed_by_routing = 0;  // selections that differ from exact routing
@@ -46,7 +46,7 @@ struct RunMetrics {
   uint64_t p95_ns = 0;
   uint64_t p99_ns = 0;
 
-  // Share of the selected experts that were in memory; 0 where none was selected.
+  // Share of the selected experts that were in memory; 0 if no expert was selected.
   double hit_rate() const;
 };
 

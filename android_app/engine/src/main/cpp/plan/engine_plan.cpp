@@ -12,7 +12,7 @@
 namespace moe_mobile {
 namespace {
 
-// What the decoder allocates, apart from its mixers' states: at most, for a prompt that fills the
+// The most that the decoder allocates, apart from its mixers' states: for a prompt that fills the
 // context.
 uint64_t buffer_bytes(const Manifest& manifest, uint32_t context) {
   const uint64_t hidden = manifest.hidden_size;
@@ -26,7 +26,7 @@ uint64_t buffer_bytes(const Manifest& manifest, uint32_t context) {
 }
 
 // What XNNPACK and ExecuTorch allocate apart from the weights: each method's planned inputs and
-// outputs, and one shared workspace, which holds about as much again for the largest batch.
+// outputs, and one shared workspace, about as large for the largest batch.
 uint64_t activation_bytes(const Manifest& manifest) {
   const uint64_t hidden = manifest.hidden_size;
   const MixerColumns mixer = widest_mixer(manifest);
@@ -37,8 +37,8 @@ uint64_t activation_bytes(const Manifest& manifest) {
   return 2 * sizeof(float) * (manifest.max_batch * widest + manifest.vocab_size);
 }
 
-// Whole programs are read into memory of their own and then loaded into places: as many at once as
-// a token or the read lanes ask for.
+// Whole programs are read into memory of their own and then loaded into places: up to as many at
+// once as a token selects or as there are read lanes.
 uint64_t staging_bytes(const Manifest& manifest, unsigned lanes, uint64_t slots) {
   const uint64_t reads = std::max<uint64_t>(manifest.moe.top_k, 2 * uint64_t{lanes});
   return std::min(reads, slots) * manifest.memory.expert_bytes;
@@ -77,7 +77,7 @@ void check_profile(const EngineSettings& settings, const Manifest& manifest) {
   }
 }
 
-// The precisions that some rank uses.
+// The precisions that at least one rank uses.
 std::vector<SlotClassInput> slot_classes(const EngineSettings& settings, const Manifest& manifest,
                                          const StoreFacts& store) {
   std::vector<SlotClassInput> classes;
@@ -106,7 +106,7 @@ void check_precision(const Precision& precision, const Manifest& manifest) {
                 "Export it with variants, or set precision to full.");
 }
 
-// What a reader has to know of the precision: "" for that of the bundle.
+// A note on the precision for the reader: "" for the bundle's own precision.
 std::string precision_note(const Precision& precision, const Manifest& manifest) {
   const uint32_t top_k = manifest.moe.top_k;
   if (precision.ranks(1, top_k) == 0) return "";
@@ -170,7 +170,7 @@ EnginePlan plan_engine(const EngineSettings& settings, const Manifest& manifest,
   plan.requested_routing = to_text(settings.routing);
   plan.settings = resolve_settings(settings, manifest);
   if (store.no_slots && plan.settings.residency != Residency::kPrograms) {
-    // Programs are no way out if all experts are to stay in memory.
+    // No fallback if all experts must stay in memory, or if their programs are gone.
     if (plan.settings.residency == Residency::kResident || !store.has_programs)
       throw Error(*store.no_slots);
     plan.settings.residency = Residency::kPrograms;
@@ -181,7 +181,7 @@ EnginePlan plan_engine(const EngineSettings& settings, const Manifest& manifest,
 
   plan.router = router_spec(manifest);
   const double layers = std::max(1u, manifest.num_moe_layers());
-  // As SelectorSettings::capacity_per_layer().
+  // The same as SelectorSettings::capacity_per_layer().
   double slots = 0;
   for (const SlotClassPlan& c : plan.memory.classes)
     slots += static_cast<double>(c.ranks) * static_cast<double>(c.slots) / plan.router.top_k;

@@ -17,33 +17,34 @@
 
 namespace moe_mobile {
 
-// What the packed store of a bundle says about the bundle's programs on this machine.
+// Facts from a bundle's packed store about the bundle's programs on this machine.
 struct StoreFacts {
   // One expert's packed weights, by variant; 0 if experts are not packed.
   std::vector<uint64_t> slot_bytes;
-  uint64_t dense_bytes = 0;  // what all dense programs' weights take in memory
-  bool has_programs = true;  // every expert's program is there (prepare --consume deletes them)
-  std::optional<Error> no_slots;  // why experts cannot run in slots, once that is known
+  uint64_t dense_bytes = 0;       // memory for the weights of all dense programs
+  bool has_programs = true;       // all experts' programs exist (prepare --consume deletes them)
+  std::optional<Error> no_slots;  // why experts cannot run in slots; empty if not known
 };
 
-// All that opening an engine decides, before it takes any memory.
+// Everything that opening an engine decides before it takes any memory.
 struct EnginePlan {
-  EngineSettings settings;        // nothing in them is automatic any more, except `cache`
+  EngineSettings settings;        // without automatic values, except `cache`
   std::string requested_routing;  // as the host asked for it
   ResolvedRouting routing;
   RouterSpec router;
   MemoryPlan memory;
-  bool lossy = false;        // whether the model may compute anything else than it would by itself
-  std::string note;          // what is to be said of the routing; empty: nothing
-  bool global_pool = false;  // one cache for all layers, instead of one for each
+  bool lossy = false;                // whether the output may differ from what the model computes
+  std::string note;                  // a note on the routing for the user; may be empty
+  bool global_pool = false;          // one cache for all layers, instead of one for each
   std::vector<uint32_t> capacities;  // experts in each pool, by variant
-  // By layer: the experts of the profile, the best first, and those that are loaded at once.
+  // By layer: the experts of the profile, best first, and those that are loaded when the engine
+  // opens.
   std::vector<std::vector<uint32_t>> profile, preload;
   std::vector<std::string> fallbacks;  // what differs from the settings, and why
 };
 
-// Settings with everything settled that the model alone decides: context, pool and initial cache.
-// kUsage, naming the setting, for one that the model does not allow.
+// Settings with the automatic values that depend on the model alone filled in: context, pool and
+// initial cache. kUsage, naming the setting, for one that the model does not allow.
 EngineSettings resolve_settings(const EngineSettings& settings, const Manifest& manifest);
 
 // Decides how to run a bundle. Reads no file and asks the system nothing, so equal arguments give

@@ -16,7 +16,7 @@ namespace moe_mobile {
 
 enum class Residency {
   kSlots,     // experts stream into slots
-  kPrograms,  // experts stream as programs, each loaded on its miss
+  kPrograms,  // experts stream as programs, each loaded when it is missed
   kResident,  // all experts in memory, in slots
 };
 
@@ -29,10 +29,10 @@ enum class Pool {
 
 // What is cached when decoding begins. Only `warm` depends on what the engine did before.
 enum class InitialCache {
-  kAuto,     // warm for exact routing, which it does not change; else prompt
+  kAuto,     // warm for exact routing, whose output does not change; else prompt
   kWarm,     // what earlier conversations and the prompt left
   kCold,     // nothing
-  kPrompt,   // what the prompt leaves of an empty cache
+  kPrompt,   // what the prompt leaves in a cache that was empty
   kProfile,  // the experts of `cache_profile`
 };
 
@@ -45,14 +45,14 @@ struct EngineSettings {
   EvictionOptions eviction;
   Precision precision;  // of the experts that a token selects
   InitialCache initial_cache = InitialCache::kAuto;
-  // Experts by layer, the best first. For InitialCache::kProfile, and only for that.
+  // Experts by layer, the best first. Only for InitialCache::kProfile.
   std::map<uint32_t, std::vector<uint32_t>> cache_profile;
   uint32_t lanes = 2;      // threads that read experts, 1 to 16
   uint32_t threads = 0;    // 0: ExecuTorch's choice, one per core
   uint32_t context = 0;    // positions; 0: the model's, at most kDefaultContext
   std::string packed_dir;  // empty: the bundle's own
-  // For the slots' short-lived files if the packed store's folder is not writable. Empty: it must
-  // be writable.
+  // A folder for the slots' short-lived files if the packed store's folder is not writable. Empty:
+  // that one must be writable.
   std::string scratch_dir;
   bool allow_below_cycle = false;  // a cache smaller than what one token uses
   bool overlap = true;             // run hits while misses are read
@@ -61,7 +61,7 @@ struct EngineSettings {
 
 constexpr uint32_t kDefaultContext = 4096;
 
-// Throws kUsage, naming the setting, if values make no sense whatever the bundle.
+// Throws kUsage, naming the setting, if values are invalid for every bundle.
 void check_settings(const EngineSettings& settings);
 
 }  // namespace moe_mobile

@@ -7,13 +7,14 @@
 namespace moe_mobile {
 
 void drop_cold(double fraction, const Ranking& ranking, const uint8_t* cached, Selection* out) {
-  // Softmax shares do not depend on what is taken from all logits, so the best selected will do.
+  // Softmax shares do not change if the same number is subtracted from all logits: take the best
+  // selected one.
   const double best = ranking.z[out->experts[0]];
   const auto mass = [&](uint32_t expert) {
     return ranking.scores != nullptr ? static_cast<double>(ranking.scores[expert])
                                      : std::exp(ranking.z[expert] - best);
   };
-  double sum = 0;  // of sigmoids it may be 0; then nothing is dropped
+  double sum = 0;  // may be 0 with sigmoids; then nothing is dropped
   for (const uint32_t expert : out->experts) sum += mass(expert);
   for (size_t rank = 1; rank < out->experts.size(); ++rank) {
     const uint32_t expert = out->experts[rank];

@@ -11,7 +11,7 @@ namespace moe_mobile {
 // cached and whose share of the selected gate mass is below F / top_k. The best is never dropped.
 void drop_cold(double fraction, const Ranking& ranking, const uint8_t* cached, Selection* out);
 
-// Takes the weights of dropped experts from them; the others grow so that the sum stays the same.
+// Sets the weights of dropped experts to 0 and scales up the others so that the sum stays the same.
 void move_dropped_weights(Selection* out);
 
 }  // namespace moe_mobile

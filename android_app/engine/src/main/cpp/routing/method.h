@@ -9,19 +9,19 @@
 
 namespace moe_mobile {
 
-// What the router of one layer says of one token.
+// The output of one layer's router for one token.
 struct Ranking {
   uint32_t layer = 0;
   uint32_t num_experts = 0;
   uint32_t top_k = 0;        // to select: the router's, or all that are eligible if those are fewer
-  const float* z = nullptr;  // what the model sorts; -infinity: not eligible
+  const float* z = nullptr;  // what the model sorts by; -infinity: not eligible
   const float* scores = nullptr;   // the experts' gates; null: the softmax of z
   const uint32_t* best = nullptr;  // the top_k first of z in order: exact routing
   bool limited = false;            // some experts are not eligible
 };
 
-// Which experts are selected instead of the exact ones, given what the layer has cached. One
-// instance serves one sequence at a time and keeps what it must remember of it.
+// Selects experts that may differ from the exact ones, given which experts the layer has cached.
+// One instance serves one sequence at a time and keeps that sequence's state.
 class RoutingMethod {
  public:
   virtual ~RoutingMethod() = default;
@@ -30,11 +30,11 @@ class RoutingMethod {
   // called for a token without eligible experts.
   virtual void observe(const Ranking&) {}
   // Writes top_k distinct eligible experts to `chosen`, in any order. `cached` has a byte per
-  // expert of the layer, 1 where it is in the cache.
+  // expert of the layer: 1 if it is in the cache, else 0.
   virtual void choose(const Ranking& ranking, const uint8_t* cached, uint32_t* chosen) = 0;
 };
 
-// What a method is made with.
+// The parameters that a method is constructed with.
 struct MethodSettings {
   double value = 0;         // what follows the colon
   uint32_t guaranteed = 0;  // J: the J best are always selected; less than top_k
@@ -48,8 +48,8 @@ struct MethodSettings {
 struct MethodInfo {
   const char* name;
   const char* form;                            // how it is written, for errors
-  bool (*accepts)(double value);               // null: nothing follows the name
-  double (*automatic)(const MethodSettings&);  // the value of NAME:auto; null: there is none
+  bool (*accepts)(double value);               // null: takes no value
+  double (*automatic)(const MethodSettings&);  // the value of NAME:auto; null: no such value
   std::unique_ptr<RoutingMethod> (*make)(const MethodSettings&);  // null: exact routing
 };
 

@@ -9,16 +9,16 @@
 
 namespace moe_mobile {
 
-// In which precision an expert runs that a token selected: ExpertKey::variant, decided by its rank
-// alone. Variant 0 is the bundle's own precision, variant 1 the first of its `variants`.
+// The precision (ExpertKey::variant) in which a selected expert runs. Its rank alone decides.
+// Variant 0 is the bundle's own precision, variant 1 the first of its `variants`.
 struct Precision {
   static constexpr uint32_t kVariants = 2;
   static constexpr uint32_t kAllRanks = std::numeric_limits<uint32_t>::max();
 
-  uint32_t full_ranks = kAllRanks;  // so many of the best ranks use variant 0, the others variant 1
+  uint32_t full_ranks = kAllRanks;  // the best ranks, which use variant 0; the others use variant 1
 
   uint32_t variant(uint32_t rank) const { return rank < full_ranks ? 0 : 1; }
-  // Of the top_k ranks, how many use this variant.
+  // How many of the top_k ranks use this variant.
   uint32_t ranks(uint32_t variant, uint32_t top_k) const {
     const uint32_t full = std::min(full_ranks, top_k);
     return variant == 0 ? full : top_k - full;

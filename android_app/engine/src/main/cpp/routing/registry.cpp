@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "routing/method.h"
 
-// All routing methods, a line each: NAME_method is defined in methods/NAME.cpp. Exact routing, the
+// All routing methods, one per line: NAME_method is defined in methods/NAME.cpp. Exact routing, the
 // default, is the first.
 #define MOE_MOBILE_ROUTING_METHODS(METHOD) \
   METHOD(exact)                            \

@@ -73,7 +73,7 @@ void Router::decide(uint32_t layer, const float* logits, const CachedExperts& ma
     const uint32_t last = ranking_.best[ranking_.top_k - 1];
     for (const uint32_t expert : experts)
       out->changed += comes_before(ranking_.z, last, expert) ? 1 : 0;
-    // Few and nearly sorted.
+    // They are few and nearly sorted.
     for (size_t i = 1; i < experts.size(); ++i) {
       const uint32_t expert = experts[i];
       size_t at = i;

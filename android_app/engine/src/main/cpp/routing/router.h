@@ -13,9 +13,9 @@
 
 namespace moe_mobile {
 
-// What a layer has cached: a byte per expert, 1 if it counts as cached. For the `ranks` experts
-// that the router likes best, `best` says so, for the others `rest`: they are of different
-// precisions, and have caches of their own.
+// Which of a layer's experts are cached: a byte per expert, 1 if it counts as cached. `best` holds
+// for the router's `ranks` best experts, `rest` for the others: they have different precisions and
+// thus separate caches.
 struct CachedExperts {
   // One cache for all ranks.
   CachedExperts(const uint8_t* all) : rest(all) {}
@@ -27,29 +27,30 @@ struct CachedExperts {
   uint32_t ranks = 0;  // less than top_k
 };
 
-// Routes the tokens of one sequence after another, in the engine and in the lab. What it decides
-// depends on the logits since reset() and on the masks it is given, on nothing else.
+// Routes the tokens of one sequence after another, in the engine and in the lab. Its decisions
+// depend only on the logits since reset() and on the masks it is given.
 class Router {
  public:
-  // The cache's experts per layer settle automatic values. kUsage if spec or options make no sense.
+  // Automatic values follow from the number of experts that the cache holds per layer. kUsage if
+  // `spec` or the options are invalid.
   Router(const RouterSpec& spec, const RoutingOptions& options, uint32_t num_layers,
          double capacity_per_layer);
 
-  // What options came to, and what there is to say of it ("": nothing).
+  // The resolved options, with a note about them ("" if there is none).
   const ResolvedRouting& routing() const { return routing_; }
   void reset();
 
-  // A token of a prompt: exact routing, which the method sees too. kRuntime if a logit is NaN or
+  // A token of a prompt: routed exactly; the method sees it too. kRuntime if a logit is NaN or
   // infinite.
   void prefill(uint32_t layer, const float* logits, Selection* out);
-  // A token being decoded. kRuntime likewise.
+  // A token being decoded. kRuntime as for a prompt.
   void decode(uint32_t layer, const float* logits, const CachedExperts& cached, Selection* out);
   // The same without weights, which only the model needs, and for finite logits.
   void decide(uint32_t layer, const float* logits, const CachedExperts& cached, Selection* out);
 
  private:
   Ranking rank(uint32_t layer, const float* logits, Selection* out);
-  // One mask of what is cached, valid until the next call.
+  // A mask of the cached experts, valid until the next call.
   const uint8_t* merged(const CachedExperts& cached);
 
   const uint32_t num_experts_;

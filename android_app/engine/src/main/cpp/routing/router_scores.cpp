@@ -124,7 +124,7 @@ Ranking RouterScores::rank(uint32_t layer, const float* logits) {
       if (!(z > 0)) z = -std::numeric_limits<float>::infinity();
     }
     ranking.top_k = std::min(ranking.top_k, positive);
-    ranking.scores = logits;  // of those that are eligible
+    ranking.scores = logits;  // of the eligible experts
   }
   ranking.z = z_.empty() ? logits : z_.data();
   top_k(ranking.z, n, spec_.top_k, best_.data());

@@ -13,7 +13,7 @@ namespace moe_mobile {
 // The experts of one token in one layer, in rank order: best first. top_k of them, or fewer if the
 // router has fewer that are eligible (relu); possibly none.
 struct Selection {
-  // Stands for the ranks that a token does not use, where arrays have top_k of each.
+  // Marks unused ranks of a token in arrays with top_k entries per token.
   static constexpr uint32_t kNone = UINT32_MAX;
 
   std::vector<uint32_t> experts;
@@ -22,12 +22,13 @@ struct Selection {
   uint32_t changed = 0;          // experts that exact routing would not have selected
 };
 
-// Makes of logits what the model sorts, the exact selection, and weights.
+// Turns logits into the values that the model sorts by, the exact selection, and weights.
 class RouterScores {
  public:
   explicit RouterScores(const RouterSpec& spec);
 
-  // Of finite logits. The ranking refers to them and to this object until the next call.
+  // The ranking points into the logits and into this object until the next call.
+  // REQUIRES: the logits are finite.
   Ranking rank(uint32_t layer, const float* logits);
   // Weights of out->experts as the model computes them, from the logits of the last rank().
   void weigh(const Ranking& ranking, const float* logits, Selection* out) const;
@@ -43,7 +44,7 @@ class RouterScores {
   std::vector<uint32_t> best_;
 };
 
-// kRuntime if a logit is NaN or infinite: the programs before it are broken.
+// kRuntime if a logit is NaN or infinite: the programs that computed it are broken.
 void require_finite(const float* logits, uint32_t num_experts);
 
 }  // namespace moe_mobile

@@ -24,16 +24,16 @@ struct RouterSpec {
   float epsilon = 0;
   float scale = 1;  // of all weights, after renormalising
   // Experts come in `groups` equal runs; only those of the best `top_groups` are eligible.
-  // A group is as good as its best expert (softmax, relu) or the sum of its two best (sigmoid).
+  // A group's score is its best expert (softmax, relu) or the sum of its two best (sigmoid).
   uint32_t groups = 1;
   uint32_t top_groups = 1;
   std::vector<float> bias;  // [layers, experts], for sorting sigmoids only; empty: none
 };
 
-// The scoring that a bundle calls so. kUsage for any other name.
+// The scoring with this name in a bundle. kUsage for an unknown name.
 Scoring parse_scoring(const std::string& name);
 
-// kUsage naming the setting that makes no sense.
+// kUsage naming the invalid setting.
 void check_router(const RouterSpec& spec, uint32_t num_layers);
 
 }  // namespace moe_mobile

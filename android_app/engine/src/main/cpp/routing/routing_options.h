@@ -17,27 +17,27 @@ struct RoutingOptions {
   double value = 0;
   bool automatic = false;
   std::optional<uint32_t> guaranteed;  // J
-  uint32_t first = 0;                  // layers before it stay exact
+  uint32_t first = 0;                  // the layers before this one stay exact
   double drop_cold = 0;                // 0: nothing is dropped
 };
 
-// kUsage naming the part that is wrong and what is possible.
+// kUsage naming the invalid part and the valid values.
 RoutingOptions parse_routing(const std::string& text);
 // Parses to the same options.
 std::string to_text(const RoutingOptions& options);
 
-// Options with everything settled for one model and cache: automatic values and J. A method whose
-// J is top_k is exact routing (routers of one expert by default), and so is all that begins after
-// the last layer; `note` says so.
+// Options for one model and cache, with automatic values and J filled in. A method with J = top_k
+// is exact routing (the default for top-1 routers), and so is a method whose `first` is after the
+// last layer; `note` says so.
 struct ResolvedRouting {
   RoutingOptions options;
   std::string text;  // canonical; parses to the same
   std::string note;
 
-  // Whether the model may compute anything else than it would by itself.
+  // Whether the output may differ from what the model computes.
   bool lossy() const { return options.method->make != nullptr || options.drop_cold > 0; }
 };
-// `layers_end`: the number after that of the last layer that routes, counted as `first` counts.
+// `layers_end`: one more than the number of the last layer that routes, numbered as for `first`.
 ResolvedRouting resolve_routing(const RoutingOptions& options, const RouterSpec& spec,
                                 uint32_t layers_end, double capacity_per_layer);
 

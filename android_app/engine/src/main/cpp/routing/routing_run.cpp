@@ -21,7 +21,7 @@ RoutingRun::RoutingRun(const SelectorSettings& settings)
       tokens_(settings.layers.size()),
       loaded_at_(settings.layers.size() * settings.router.num_experts),
       uncached_(settings.router.top_k) {
-  // An engine may be allowed less. There is nothing to learn from it: LRU then never hits.
+  // An engine may be allowed a smaller cache, but a simulation of it shows nothing: LRU never hits.
   if (settings.capacity_per_layer() < settings.router.top_k)
     throw Error(ErrorCode::kBudget, Setting{"capacity"},
                 "a cache for " + std::to_string(settings.capacity) + " experts of " +

@@ -9,10 +9,10 @@
 
 namespace moe_mobile {
 
-// Of decoding, in all sequences.
+// Totals of decoding over all sequences.
 struct RunTotals {
-  uint64_t slots = 0;     // selected experts, of all token-layers: top_k each, of relu at most
-  uint64_t uncached = 0;  // selected, and not in the cache before
+  uint64_t slots = 0;  // selected experts of all tokens and layers: top_k each, or fewer with relu
+  uint64_t uncached = 0;  // selected but not in the cache before
   uint64_t dropped = 0;
   uint64_t changed = 0;  // selections that differ from exact routing
   uint64_t evictions = 0;
@@ -25,11 +25,11 @@ struct RunStep {
   const std::vector<uint8_t>& uncached;  // top_k; 1: this rank was not in the cache before
 };
 
-// The engine's selector without its model, and what it did: takes the router logits of one sequence
-// after another.
+// Runs the engine's selector without a model, on the router logits of one sequence after another,
+// and counts what it does.
 class RoutingRun {
  public:
-  // Errors as Selector; kBudget too if the cache holds less than top_k experts per layer.
+  // Throws as Selector does; also kBudget if the cache holds less than top_k experts per layer.
   explicit RoutingRun(const SelectorSettings& settings);
 
   const ResolvedRouting& routing() const { return selector_.routing(); }
@@ -37,12 +37,13 @@ class RoutingRun {
   const LogicalCache& cache() const { return selector_.caches()[0]; }
   uint32_t top_k() const { return selector_.settings().router.top_k; }
 
-  // Begins the next sequence, see Selector::reset(). The totals go on.
+  // Begins the next sequence, see Selector::reset(). The totals are kept.
   void reset();
-  // The next token of a layer, decoded or of the prompt, of finite logits. A prompt is routed
-  // exactly, and goes through the cache only if its experts are the initial ones. kUsage if a
-  // global pool is not given all layers of a token before the next token. For Belady `next_use`
-  // says when each selected expert is used next.
+  // The next token of a layer, decoded or in the prompt. A prompt is routed exactly, and goes
+  // through the cache only if that decides the initial cache. kUsage if a global pool is not given
+  // all layers of a token before the next token. For Belady `next_use` says when each selected
+  // expert is used next.
+  // REQUIRES: the logits are finite.
   RunStep step(uint32_t layer, const float* logits, bool prompt, const double* next_use = nullptr);
   // For Belady, when each expert is used first; before the sequence begins.
   void set_next_use(uint32_t layer, uint32_t expert, double when) {
@@ -54,7 +55,7 @@ class RoutingRun {
 
   Selector selector_;
   uint32_t next_layer_ = 0;
-  std::vector<uint64_t> tokens_;     // that went through the cache, per layer
+  std::vector<uint64_t> tokens_;     // tokens that went through the cache, per layer
   std::vector<uint64_t> loaded_at_;  // token, per layer and expert
   Selection selection_;
   std::vector<uint8_t> uncached_;

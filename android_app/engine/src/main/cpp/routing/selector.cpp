@@ -81,13 +81,13 @@ SelectorSettings checked(const SelectorSettings& settings) {
   return settings;
 }
 
-// A token's experts of one layer, without the ranks that it does not use.
+// A token's experts of one layer, without unused ranks.
 Span<const uint32_t> used_ranks(const uint32_t* selected, size_t top_k) {
   return {selected,
           static_cast<size_t>(std::find(selected, selected + top_k, Selection::kNone) - selected)};
 }
 
-// `first` counts the model's layers, the router those with experts.
+// `first` counts all layers of the model; the router counts only those with experts.
 RoutingOptions with_own_layers(RoutingOptions options, const std::vector<uint32_t>& layers) {
   options.first = static_cast<uint32_t>(
       std::lower_bound(layers.begin(), layers.end(), options.first) - layers.begin());

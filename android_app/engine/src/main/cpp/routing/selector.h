@@ -12,10 +12,10 @@
 namespace moe_mobile {
 
 struct SelectorSettings {
-  // What the cache holds when a sequence's decoding begins.
+  // What the cache holds when decoding of a sequence begins.
   enum class Initial {
     kCold,     // nothing
-    kPrompt,   // what the prompt left, which began with nothing
+    kPrompt,   // what the prompt left in a cache that was empty
     kProfile,  // the first experts of `profile`, as many as fit
     kWarm,     // what earlier sequences and the prompt left; at first `profile`, as kProfile
   };
@@ -34,16 +34,17 @@ struct SelectorSettings {
   double capacity_per_layer() const;
 };
 
-// Decides which experts run, and which are cached: routing and the logical cache together. The
-// engine's decoder and the lab ask the same class, so they agree on every token.
+// Decides which experts run and which are cached: routing and the logical cache together. The
+// engine's decoder and the lab use the same class, so they agree on every token.
 //
 // Each precision has a cache of its own, so a token's ranks never compete across precisions. For
-// routing an expert counts as cached if it is in the precision that its rank calls for, by the
-// router's own ranking; if routing passes over better experts, it may run in a better one.
+// routing, an expert counts as cached if it is cached in the precision for its rank in the router's
+// own ranking. If routing passes over better experts, it moves up and may run in a better
+// precision.
 //
-// What it decides depends on the logits since reset() and on the cache's contents at that time,
-// never on which bytes have arrived in memory. Layers are counted from 0 without those that have
-// no experts, here and in the keys of the cache. One thread at a time.
+// Its decisions depend on the logits since reset() and on the cache's contents at that time, never
+// on which bytes have arrived in memory. Here and in the cache's keys, layers are numbered from 0
+// and count only layers with experts. One thread at a time.
 class Selector {
  public:
   // What using the cache changed. Valid until the next use.
@@ -52,28 +53,28 @@ class Selector {
     const std::vector<uint8_t>& uncached;  // top_k; 1: this rank was not in the cache before
   };
 
-  // kUsage or kBudget naming the setting that makes no sense.
+  // kUsage or kBudget naming the invalid setting.
   explicit Selector(const SelectorSettings& settings);
 
-  // As resolved; `first` counts as the model numbers its layers.
+  // The resolved routing; `first` is a layer number of the model.
   const ResolvedRouting& routing() const { return routing_; }
-  // Of the expert that a token selected at this rank: ExpertKey::variant.
+  // The variant (ExpertKey::variant) of an expert selected at this rank.
   uint32_t variant(uint32_t rank) const { return settings_.precision.variant(rank); }
-  // By variant; variant 1 only if some rank uses it.
+  // By variant; variant 1 exists only if a rank uses it.
   const std::vector<LogicalCache>& caches() const { return caches_; }
   const SelectorSettings& settings() const { return settings_; }
 
   // Begins the next sequence: the method forgets, and the cache is as `initial` says.
   void reset();
 
-  // Routes a token of a prompt: exactly, with weights. The method sees it, the cache does not
+  // Routes a token of a prompt exactly, with weights. The method sees it; the cache does not
   // change. kRuntime if a logit is NaN or infinite.
   void prompt(uint32_t layer, const float* logits, Selection* out) {
     router_.prefill(layer, logits, out);
   }
-  // After all layers of a prompt: what it selected, [tokens, layers, top_k] in rank order and with
-  // Selection::kNone at the end, goes through the cache token by token, as if decoded. A sequence's
-  // first prompt does so only if prompt_is_cached().
+  // To be called after all layers of a prompt. Puts the prompt's selections, [tokens, layers,
+  // top_k] in rank order with Selection::kNone at the end, through the cache token by token, as if
+  // decoded. A sequence's first prompt does so only if prompt_is_cached().
   void replay(Span<const uint32_t> selected);
   // Whether a sequence's first prompt goes through the cache.
   bool prompt_is_cached() const {
@@ -81,7 +82,7 @@ class Selector {
            settings_.initial == SelectorSettings::Initial::kWarm;
   }
 
-  // Routes a decoded token by what is cached, with weights, and uses the cache. kRuntime as
+  // Routes a decoded token, with weights, given what is cached, and uses the cache. kRuntime as for
   // prompt().
   Use decode(uint32_t layer, const float* logits, Selection* out);
 
@@ -96,19 +97,19 @@ class Selector {
     for (LogicalCache& cache : caches_) cache.set_next_use(layer, expert, when);
   }
 
-  // The pools hold so many experts each from now on, of variants 0 and 1 as in the settings. What
-  // no longer fits is evicted, as the eviction decides; what the method remembers stays. kBudget or
-  // kUsage, as the constructor; then nothing changes.
+  // Sets how many experts each pool of variants 0 and 1 holds from now on, as in the settings.
+  // Experts that no longer fit are evicted by the eviction policy; the method's state stays. Throws
+  // as the constructor does (kBudget, kUsage), and then changes nothing.
   void resize(uint32_t capacity, uint32_t low_capacity = 0);
 
-  // Empties the cache; what the method remembers stays.
+  // Empties the cache; the method's state stays.
   void forget_cached() {
     for (LogicalCache& cache : caches_) cache.clear();
   }
 
  private:
   CachedExperts cached(uint32_t layer) const;
-  // Of a token's, how many use this variant at most.
+  // How many experts of one token use this variant, at most.
   uint32_t ranks(uint32_t variant) const {
     return settings_.precision.ranks(variant, settings_.router.top_k);
   }

@@ -76,8 +76,8 @@ class Simulator {
     write_slots(result, top_k_, {out_.selected + slot, out_.uncached + slot, out_.dropped + slot});
   }
 
-  // When each exactly selected expert of a sequence is used next, for Belady. Nothing of a prompt
-  // counts: what it uses once more comes back for nothing, and need not be kept for that.
+  // When each exactly selected expert of a sequence is used next, for Belady. Uses by a prompt do
+  // not count: loading an expert for a prompt is free, so keeping it for that gains nothing.
   void look_ahead(uint64_t begin, uint64_t decoded, uint64_t end) {
     foreseen_ = in_.run.initial == SelectorSettings::Initial::kPrompt ? begin : decoded;
     const uint64_t steps = (end - foreseen_) * layers_;
@@ -111,7 +111,7 @@ class Simulator {
   const bool knows_future_;
   uint64_t steps_ = 0;
   uint64_t foreseen_ = 0;         // the first token whose experts' next uses are known
-  std::vector<double> next_use_;  // per slot from there to the end of the sequence
+  std::vector<double> next_use_;  // per slot, from foreseen_ to the end of the sequence
 };
 
 }  // namespace

@@ -11,11 +11,11 @@
 
 namespace moe_mobile {
 
-// A trace of router logits, and what to replay it through.
+// A trace of router logits, and the settings to replay it with.
 struct Simulation {
   const float* logits = nullptr;    // [tokens, layers, experts]
   std::vector<uint64_t> sequences;  // tokens of each, at least one
-  uint64_t prompt_tokens = 0;       // so many first ones of each sequence are its prompt
+  uint64_t prompt_tokens = 0;       // length of the prompt at the start of each sequence
   SelectorSettings run;
 };
 
@@ -24,7 +24,7 @@ struct Simulation {
 struct SimulatedSlots {
   int32_t* selected = nullptr;
   uint8_t* uncached = nullptr;  // not in the cache before
-  uint8_t* dropped = nullptr;   // uncached, and for that not read
+  uint8_t* dropped = nullptr;   // not read because uncached (drop-cold)
 };
 
 // Writes a step's slots, top_k of each.
@@ -32,13 +32,12 @@ void write_slots(const RunStep& step, uint32_t top_k, const SimulatedSlots& out)
 
 struct SimulatedTotals {
   RunTotals decoded;
-  std::string routing;  // as it came out, see ResolvedRouting
+  std::string routing;  // as resolved, see ResolvedRouting
   std::string note;
 };
 
-// Routes every token of every sequence. `between` is called now and then and may throw. kUsage or
-// kBudget naming the setting where the inputs make no sense, kUsage for logits that are NaN or
-// infinite.
+// Routes every token of every sequence. `between` is called from time to time and may throw. kUsage
+// or kBudget naming the setting if an input is invalid; kUsage if a logit is NaN or infinite.
 SimulatedTotals simulate(const Simulation& simulation, const SimulatedSlots& slots,
                          const std::function<void()>& between);
 

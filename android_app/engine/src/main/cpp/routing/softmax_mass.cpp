@@ -22,7 +22,7 @@ Floats load(const float* from) {
   return to;
 }
 
-// The values where the mask is -1, 0 where it is 0.
+// Keeps the values whose mask is -1; sets those whose mask is 0 to 0.
 Floats masked(Floats values, Integers mask) {
   Integers bits;
   std::memcpy(&bits, &values, sizeof bits);
@@ -31,11 +31,11 @@ Floats masked(Floats values, Integers mask) {
   return values;
 }
 
-// e^x for x <= 0, as 2^whole x e^rest. Where x is below -80 it is e^-80, which no sum notices.
+// e^x for x <= 0, as 2^whole x e^rest. For x below -80 it is e^-80, too small to change a sum.
 Floats exponential(Floats x) {
   const Integers counts = x > all(-80);
   x = masked(x, counts) + masked(all(-80), ~counts);
-  // Adding this rounds to a whole number, which lies in the lowest bits then.
+  // Adding this rounds to a whole number, which then is in the lowest bits.
   const Floats shift = all(12582912.f);  // 1.5 x 2^23
   const Floats shifted = x * all(1.44269504f) + shift;
   const Floats rest = x - (shifted - shift) * all(0.693147181f);

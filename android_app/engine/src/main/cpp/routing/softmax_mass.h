@@ -7,18 +7,18 @@
 
 namespace moe_mobile {
 
-// Sums of softmax probabilities, many times faster than in double, and a bound of how wrong they
-// are: for decisions that are plain. Keeps its scratch memory.
+// Sums of softmax probabilities, many times faster than in double, with a bound on their error:
+// enough for decisions that are not close. Keeps its scratch memory.
 class SoftmaxMass {
  public:
   explicit SoftmaxMass(uint32_t num_values);
 
-  // Of n values, at most as many as it was made for; none is NaN, -infinity has no mass, and
-  // `largest` is the largest of them.
+  // Takes n values, at most as many as the constructor was given. -infinity has no mass.
+  // REQUIRES: no value is NaN, and `largest` is the largest of them.
   void set(const float* values, uint32_t n, float largest);
-  // The sum of the probabilities of those that come before this value.
+  // The sum of the probabilities of all values that sort before this one.
   double share_before(uint32_t index) const;
-  // More than share_before() and the sum that double arithmetic gives can differ.
+  // An upper bound on the difference between share_before() and the sum in double arithmetic.
   double error() const { return error_; }
 
  private:

@@ -13,7 +13,7 @@ namespace moe_mobile {
 namespace {
 
 constexpr uint32_t kLanes = 8;        // inner loops of a constant length become vector code
-constexpr uint32_t kContenders = 64;  // so many are sorted by counting
+constexpr uint32_t kContenders = 64;  // up to so many values are sorted by counting
 
 // Vectors of GCC and Clang, on every processor.
 using Floats = float __attribute__((vector_size(16)));
@@ -26,8 +26,8 @@ uint32_t bits_of(float value) {
 }
 
 // The k first of n >= lanes >= k values, without a branch that depends on them; false if too many
-// values are close. The best of every lane-th value are at least k, so none below the least of
-// those is among the first k.
+// values are close. Taking the largest value of each lane gives at least k values, so no value
+// below the smallest of them is among the first k.
 template <uint32_t lanes>
 bool top_few(const float* values, uint32_t n, uint32_t k, uint32_t* best) {
   float lane_best[lanes];
@@ -55,7 +55,7 @@ bool top_few(const float* values, uint32_t n, uint32_t k, uint32_t* best) {
   std::fill(contenders + count, contenders + count + kLanes,
             -std::numeric_limits<float>::infinity());
 
-  // How many are larger is the rank, of the first of equals.
+  // The number of larger values is the rank of the first of equal values.
   uint8_t equals[kContenders] = {};
   for (i = 0; i < count; ++i) {
     const Floats value = {contenders[i], contenders[i], contenders[i], contenders[i]};
@@ -102,7 +102,7 @@ uint32_t rank_of(const float* values, uint32_t n, uint32_t index) {
   const float value = values[index];
   const Floats here = {value, value, value, value};
   Counts before = {};
-  // Those before it in the array come first if they are as large.
+  // Equal values earlier in the array come first.
   uint32_t i = 0;
   for (; i + 4 <= index; i += 4) {
     Floats others;

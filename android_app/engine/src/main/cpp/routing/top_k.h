@@ -11,10 +11,11 @@ inline bool comes_before(const float* values, uint32_t a, uint32_t b) {
   return values[a] > values[b] || (values[a] == values[b] && a < b);
 }
 
-// Writes the indices of the `k` first of `n` values (none is NaN) to `best`, in order.
+// Writes the indices of the first `k` of `n` values to `best`, in order.
+// REQUIRES: no value is NaN.
 void top_k(const float* values, uint32_t n, uint32_t k, uint32_t* best);
 
-// How many of n values come before this one.
+// How many of n values sort before this one.
 uint32_t rank_of(const float* values, uint32_t n, uint32_t index);
 
 // The smallest of n > 0 values.

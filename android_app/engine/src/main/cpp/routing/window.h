@@ -20,10 +20,10 @@ class WindowChooser {
         values_(settings.num_experts + 1),
         order_(settings.top_k) {}
 
-  // Asks in_window(expert) of few experts, none of them among the top_k best.
+  // Calls in_window(expert) for a few experts only, never for one of the top_k best.
   //
-  // Whatever the window, it keeps those of the top_k best that are cached or guaranteed. The others
-  // give way, the worst first, to cached experts of the window, of which the best come first.
+  // Those of the top_k best that are cached or guaranteed always stay. The others are replaced, the
+  // worst first, by cached experts of the window, the best first.
   template <typename InWindow>
   void choose(const Ranking& ranking, const uint8_t* cached, InWindow in_window, uint32_t* chosen) {
     std::copy(ranking.best, ranking.best + ranking.top_k, chosen);
@@ -35,7 +35,7 @@ class WindowChooser {
     // Of experts in order, the first ones are in the window.
     uint32_t in = 0, out = contenders;
     while (in < out) {
-      // The last one first, which often is.
+      // Try the last one first: it is often in the window.
       const uint32_t at = out == contenders ? out - 1 : (in + out) / 2;
       if (in_window(contenders_[order_[at]])) {
         in = at + 1;
@@ -48,7 +48,7 @@ class WindowChooser {
   }
 
  private:
-  // The best cached experts behind the top_k best, at most so many; order_ has their places.
+  // The best cached experts after the top_k best, at most `most`; order_ has their places.
   uint32_t contend(const Ranking& ranking, const uint8_t* cached, uint32_t most);
 
   uint32_t guaranteed_;

@@ -37,8 +37,9 @@ class CachePrior : public RoutingMethod {
     ranges.count += 1;
   }
 
-  // An expert that is neither cached nor among the top_k best has top_k others before it whatever
-  // is added to them. So those are chosen first, and cached experts may push the worst out.
+  // An expert that is neither cached nor among the top_k best has top_k others ahead of it,
+  // whatever is added to their logits. So those are chosen first, and cached experts may push the
+  // worst out.
   void choose(const Ranking& ranking, const uint8_t* cached, uint32_t* chosen) override {
     const uint32_t k = ranking.top_k;
     const float* z = ranking.z;
@@ -94,7 +95,8 @@ class CachePrior : public RoutingMethod {
   std::vector<uint32_t> contenders_;
 };
 
-// Straight lines through what published measurements found harmless (docs/routing/cache-prior.md).
+// Straight lines through values that did no harm in published measurements
+// (docs/routing/cache-prior.md).
 double lambda_for_coverage(const MethodSettings& settings) {
   if (settings.capacity < settings.top_k) return 0;  // below one token cycle
   const double coverage = settings.capacity / settings.num_experts;

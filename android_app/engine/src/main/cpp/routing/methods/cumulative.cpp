@@ -26,10 +26,10 @@ class Cumulative : public RoutingMethod {
       return;
     }
     bool has_mass = false;
-    uint32_t size = 0;  // of the window, where it had to be counted
+    uint32_t size = 0;  // of the window, if it had to be counted
     const auto in_window = [&](uint32_t expert) {
-      // Its probability belongs to the window if those before it do not reach p. That is mostly
-      // plain from a sum that is a little wrong.
+      // An expert is in the window if the probabilities before it do not reach p. An approximate
+      // sum usually settles that.
       if (ranking.scores == nullptr && size == 0) {
         if (!has_mass) mass_.set(ranking.z, ranking.num_experts, ranking.z[ranking.best[0]]);
         has_mass = true;
@@ -49,13 +49,13 @@ class Cumulative : public RoutingMethod {
     for (uint32_t e = 0; e < ranking.num_experts; ++e) {
       const double z = ranking.z[e];
       if (ranking.scores == nullptr) {
-        probabilities_[e] = std::exp(z - largest);  // 0 where not eligible
+        probabilities_[e] = std::exp(z - largest);  // 0 if not eligible
       } else {
         probabilities_[e] = std::isfinite(z) ? static_cast<double>(ranking.scores[e]) : 0;
       }
       sum += probabilities_[e];
     }
-    // A heap, since few are taken from it.
+    // A heap, since only a few are taken from it.
     std::make_heap(probabilities_.begin(), probabilities_.end());
     double reached = 0;
     uint32_t size = 0;
