@@ -1,9 +1,9 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How fast `deploy` is beside plain `adb push` of the same files: in turns, whole commands timed.
+"""How fast `deploy` is, compared with `adb push` of the same files: in turns, whole commands timed.
 
 `adb push` leaves the data in the page cache; `deploy` hashes it and waits until it is on the flash.
-Therefore also the time until a `sync` after the push.
+Therefore the time of the push with a `sync` after it is measured too.
 
 python -m benchmarks.deploy_speed BUNDLE --device SERIAL
 

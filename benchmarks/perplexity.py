@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Perplexity of bundles, scored token by token as decoding does, beside that of transformers.
+"""Perplexity of bundles, scored token by token as decoding does, and that of transformers.
 
 ``python -m benchmarks.perplexity`` exports the demo model in every quantization and scores its
 whole held-out text; ``--json FILE`` keeps the figures, ``--tokens N`` takes only the first ones.

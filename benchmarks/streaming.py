@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""``make bench``: what streaming costs on experts of real size, each part beside its yardstick.
+"""``make bench``: what streaming costs on experts of real size, each part with its yardstick.
 
 A 4-layer bundle of Qwen1.5-MoE-A2.7B's shape with random weights (240 experts of 4.9 MB) answers
 four questions in one run, so that the ratios hold on a noisy machine:

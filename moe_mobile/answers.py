@@ -21,7 +21,7 @@ Shape = type | dict[str, "Shape"] | list["Shape"] | tuple["Shape", ...] | Callab
 
 _MOST = 1 << 62
 _MOST_TOKEN = (1 << 32) - 1
-# Logits are float32: no difference of two is larger, nor is rounding.
+# Logits are float32: neither a difference of two nor rounding is larger.
 _LEAST_LOG = -1e39
 _ROUNDING = 1e-9
 
@@ -73,7 +73,7 @@ _SAMPLE: Shape = {
     "tokens": [_TOKEN],
     "memory": dict.fromkeys(_MEMORY, int),
 }
-# Times that are more than nothing if the request's member is.
+# Times that must be above 0 if the request's member is.
 _TIMES_OF = (("prompt_ns", "n_prompt"), ("ttft_ns", "n_prompt"), ("gen_ns", "n_gen"))
 _INFO: dict[str, Shape] = {
     "pid": _positive, "bundle_hash": str, "plan": _PLAN, "direct_io": bool, "threads": int,
@@ -161,7 +161,7 @@ def is_error(error: object) -> bool:
 
 
 def plan(value: object) -> dict[str, Any]:
-    """A memory plan. Raises ValueError for what is none, as all that follow."""
+    """A memory plan. Raises ValueError for anything else, as all functions below."""
     if not isinstance(value, dict) or not _fits(value, _PLAN):
         raise ValueError("no plan")
     return value
@@ -200,7 +200,7 @@ def _fits(value: object, shape: Shape) -> bool:
     if not isinstance(shape, type):
         return shape(value)
     if shape in (int, float):
-        # A bool is no number here; what is no number at all is in no range.
+        # A bool is not a number here; anything that is not a number is out of range.
         kinds = int if shape is int else int | float
         return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value <= _MOST
     return isinstance(value, shape)

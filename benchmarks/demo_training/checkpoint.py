@@ -130,7 +130,7 @@ def shape_of(config: dict[str, Any]) -> Shape:
 def export(
     model: DemoModel, folder: pathlib.Path, balance: float, tokenizer: pathlib.Path | None
 ) -> None:
-    """Write a bf16 checkpoint folder; ``tokenizer`` is a ``tokenizer.json`` to put beside it."""
+    """Write a bf16 checkpoint folder; ``tokenizer`` is a ``tokenizer.json`` to put next to it."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
         name: weight.to("cpu", torch.bfloat16).contiguous()

@@ -23,7 +23,7 @@ from benchmarks.demo_training.settings import Settings, Shape
 
 
 def make_deterministic(threads: int) -> None:
-    """Fix everything the result depends on besides its inputs and the kind of machine."""
+    """Fix everything the result depends on, apart from its inputs and the kind of machine."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)

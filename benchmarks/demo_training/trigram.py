@@ -34,7 +34,7 @@ def _look_up(keys: Ints, values: Floats, wanted: Ints) -> Floats:
 def discounts(counts: Floats) -> Floats:
     """Discounts for counts of 0, 1, 2, and 3 or more: ``[4]`` (Chen & Goodman, eq. 26).
 
-    If the counts of counts do not allow the estimate (tiny texts), one discount of 0.75.
+    One discount of 0.75 if the counts of counts do not allow the estimate (tiny texts).
     """
     n1, n2, n3, n4 = (float((counts == i).sum()) for i in (1, 2, 3, 4))
     if min(n1, n2, n3) == 0:

@@ -1,3 +1,3 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The ground floor: what every room may use, and what knows no room."""
+"""The ground floor: every room may use it; it imports no other room."""

@@ -18,7 +18,7 @@ __all__ = ["JsonLines", "refuse_content"]
 
 
 class JsonLines:
-    """A file of JSON objects, one per line, that one process at a time writes.
+    """A file of JSON objects, one per line, written by one process at a time.
 
     Attributes:
         found: its whole lines. A last line that a killed writer left unfinished is overwritten.

@@ -19,7 +19,7 @@ def split_routings(texts: Iterable[str]) -> list[str]:
     """``exact,cache-prior:0.2,J=2`` are two routings; each is listed once.
 
     What is written after a comma and has a ``=`` is an option of the routing before it. Whether
-    the routings make sense is not looked at.
+    the routings make sense is not checked.
 
     Raises UsageError if there is nothing between two commas, and if nothing was given.
     """
@@ -39,9 +39,9 @@ def split_routings(texts: Iterable[str]) -> list[str]:
 
 
 def lossy_mark(resolved: str, note: str) -> str:
-    """What a reader has to know of an engine whose output may differ from the model's.
+    """What a reader has to know about an engine whose output may differ from the model's.
 
-    If its routing is not what makes it so, ``note``, the engine's, says what does.
+    ``note``: the engine's; it says why, if the routing is not the reason.
     """
     cause = f"routing {resolved} changes" if is_lossy(resolved) else f"{note}, which changes"
     return f"lossy: {cause} what the model computes"

@@ -32,7 +32,7 @@ _ROUNDING = 1e-12
 
 
 def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean. Raises ValueError for no values."""
+    """Arithmetic mean. Raises ValueError if there are no values."""
     if not values:
         raise ValueError("mean of no values")
     return math.fsum(values) / len(values)
@@ -51,8 +51,8 @@ def sample_stddev(values: Sequence[float]) -> float:
 def percentile(values: Sequence[float], percent: float) -> float:
     """Nearest-rank percentile: the smallest value with at least `percent` % of all at or below it.
 
-    It is always one of the measured values. Raises ValueError for no values or a percentage
-    outside (0, 100].
+    It is always one of the measured values. Raises ValueError if there are no values, or for a
+    percentage outside (0, 100].
     """
     if not values:
         raise ValueError("percentile of no values")
@@ -120,7 +120,7 @@ def _single(centre: float) -> Ratio:
 def _interval(method: str, centre: float, error: float, freedom: float) -> Ratio:
     """The ratio whose logarithm is `centre`, with that one's standard error.
 
-    Without any spread there is no interval: a few equal values are no proof that all would be.
+    Without any spread there is no interval: a few equal values do not prove that all would be.
     """
     if error < _ROUNDING:
         return Ratio(_exp(centre), None, None, "none", "equal repetitions")

@@ -22,7 +22,7 @@ def without_controls(text: str) -> str:
 
 
 def all_without_controls(value: Any) -> Any:
-    """A JSON value whose texts, names of members too, are all so."""
+    """A JSON value with all texts made safe, names of members too."""
     if isinstance(value, str):
         return without_controls(value)
     if isinstance(value, list):

@@ -37,7 +37,7 @@ class Affinity:
 
 
 def check_wish(wish: str) -> None:
-    """Raise UsageError for what is a wish for no device."""
+    """Raise UsageError for a text that cannot name cores of any device."""
     if wish not in ("big", "all"):
         _parse(wish)
 
@@ -46,7 +46,8 @@ def choose(wish: str, facts: DeviceFacts) -> Affinity:
     """The cores for ``big``, ``all`` or a list like ``0-3,7``.
 
     ``big`` takes the cores that reach 80 % of the fastest one's clock. If that is every core,
-    or the kernel tells no clocks, it becomes ``all``. Raises UsageError for cores the device lacks.
+    or the kernel does not give the clocks, it becomes ``all``. Raises UsageError for cores that
+    the device does not have.
     """
     cores = sorted(cpu for cluster in facts.clusters for cpu in cluster.cpus)
     if wish == "big":

@@ -151,7 +151,7 @@ def grid(
 
 
 def varied(rows: Sequence[Cell]) -> list[str]:
-    """What rows differ in besides test and cache."""
+    """The settings other than test and cache in which rows differ."""
     names = ("residency", "routing", "lanes", "threads")
     return [name for name in names if len({getattr(settings, name) for _, settings in rows}) > 1]
 

@@ -41,7 +41,7 @@ def measure_energy(
     """The energy between the start of a repetition and ``duration_ms`` later.
 
     The charge counter (times voltage) is preferred if it moved often enough to be exact to a
-    fifth; else the current is integrated over time. ``charging`` is None if nobody knows.
+    fifth; else the current is integrated over time. ``charging`` is None if unknown.
     """
     if charging:
         return Energy(None, None, "the device was charging")

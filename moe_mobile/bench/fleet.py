@@ -46,9 +46,10 @@ class Fleet:
     """Runs a plan on devices.
 
     ``file`` has what earlier runs measured, and gets every new row. ``show`` gets rows, those of
-    earlier runs too, and ``note`` what people should know; both are called by one thread at a time.
+    earlier runs too, and ``note`` gets what people should know; both are called by one thread at a
+    time.
 
-    ``failed``: errors of rows that could not be measured, if others could go on.
+    ``failed``: errors of rows that could not be measured while others could.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Fleet:
                     self._note(f"note: {fallback}")
 
     def _fail(self, device: Device, name: str, error: MoeMobileError) -> None:
-        """Keep the error of a row; it and its device are named if there are others."""
+        """Keep the error of a row; the row and the device are named if there are several."""
         place = [device.serial] if self._several else []
         if len(self._plan.rows) > 1:
             place.append(name)

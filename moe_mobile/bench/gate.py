@@ -26,7 +26,7 @@ class Gate:
     """Skin and battery must be at or below ``limit_c``, the CPU at or below 10 °C more, and
     Android's thermal status 0; after ``timeout_s`` seconds a repetition starts all the same.
 
-    Raises UsageError for a time that is none: rows record it as JSON, which has no infinity.
+    Raises UsageError for a negative or infinite time: JSON, as in rows, has no infinity.
     """
 
     limit_c: float
@@ -46,7 +46,7 @@ class Gate:
         return {"limit_c": self.limit_c, "timeout_s": self.timeout_s}
 
     def obstacle(self, state: DeviceState) -> str | None:
-        """What is waited for, None if nothing is."""
+        """What is too warm still; None if the repetition may start."""
         for name, celsius, limit in (
             ("skin", state.skin_c, self.limit_c),
             ("battery", state.battery_c, self.limit_c),

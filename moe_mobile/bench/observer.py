@@ -28,7 +28,7 @@ def observer_lines(result: BenchResult) -> list[str]:
         "routing": result.routing["resolved"],
         "lossy": result.routing["lossy"],
     }
-    trace = result.regime.get("router_trace")  # none in early rows
+    trace = result.regime.get("router_trace")  # not in early rows
     if trace is not None:
         routing["router_trace"] = trace["name"]
     for run, total_ns, gaps in zip(result.runs, result.samples_ns, result.itl_ns, strict=True):

@@ -12,7 +12,7 @@ __all__ = ["agreed_charging", "incomparable", "regime"]
 _NOT_RECORDED = "not recorded"
 
 # Path of a member, and what it is called. Settings are not here: they are what rows are compared
-# for. Devices are not either, but a virtual one is no phone.
+# for. Devices are not compared either, but a virtual one is not a phone.
 _MEMBERS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("n_prompt",), "prompt tokens"),
     (("n_gen",), "decoded tokens"),
@@ -58,7 +58,7 @@ def agreed_charging(states: Sequence[Mapping[str, Any]]) -> bool | None:
 
 
 def incomparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Why two rows must not be compared, a sentence each; empty if they may be."""
+    """Why two rows must not be compared, one sentence each; empty if they may be."""
     reasons = []
     for path, name in _MEMBERS:
         left, right = _find(a, path), _find(b, path)

@@ -39,7 +39,7 @@ class Renderer:
         raise NotImplementedError
 
     def end(self, errors: Sequence[MoeMobileError] = ()) -> None:
-        """Called once after the last row, also if the run was cut short; JSON tells the errors
+        """Called once after the last row, also if the run was cut short; JSON puts the errors
         after the rows."""
         self.out.flush()
 
@@ -62,7 +62,7 @@ class Observer(Renderer):
 
 
 class Json(Renderer):
-    """One JSON array; errors that are told are its last elements."""
+    """One JSON array; errors are its last elements."""
 
     def begin(self, rows: Sequence[Cell], *, phones: int = 0) -> None:
         self._separator = "[\n"
@@ -210,7 +210,7 @@ class Shown:
         self._later: list[str] = []
 
     def note(self, text: str) -> None:
-        """Print it, below the table if that has begun."""
+        """Print it; below the table if the table has begun."""
         if self._begun and isinstance(self._renderer, Markdown):
             self._later.append(text)
         else:

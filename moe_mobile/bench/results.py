@@ -1,9 +1,9 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One row of a benchmark: llama-bench's members under their names, and ours beside them.
+"""One row of a benchmark: llama-bench's members under their names, and ours.
 
 :class:`BenchResult` is the one place that defines them; `docs/results-schema.md` describes every
-member, `results.schema.json` beside this file is the same for programs.
+member, `results.schema.json` in this folder is the same for programs.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ class Rates:
 def phase_rates(tokens: Iterable[Mapping[str, Any]], phase: str) -> Rates:
     """Rates over the engine's per-token entries of a phase, "prefill" or "decode".
 
-    Shares are of the experts selected, and None if none was; the others are 0 without tokens.
+    Shares are of the selected experts; None if none was selected. The other values are 0 without
+    tokens.
     """
     parts = [token for token in tokens if token["phase"] == phase]
     count = sum(int(part.get("count", 1)) for part in parts)
@@ -248,7 +249,7 @@ def summarize(
 
 
 def _energy(tokens: int, runs: Sequence[Json]) -> Json:
-    """Of the repetitions whose energy is known. One that is unreliable makes the row so."""
+    """Of the repetitions whose energy is known. One that is unreliable makes the row unreliable."""
     known = [run["energy_j"] for run in runs if run["energy_j"] is not None]
     notes = [run["energy_note"] for run in runs if run["energy_note"] is not None]
     return {
@@ -259,7 +260,7 @@ def _energy(tokens: int, runs: Sequence[Json]) -> Json:
 
 
 def _filling(test: BenchTest, facts: Mapping[str, Any], runs: Sequence[Json]) -> list[str]:
-    """If a cache that should be warm has room left, misses are those of filling it."""
+    """If a cache that should be warm has room left, its misses come from filling it."""
     if not test.n_gen or facts["config"].get("initial_cache") != "warm":
         return []
     fill = min(float(run["cache_fill"]) for run in runs)

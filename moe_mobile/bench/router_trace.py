@@ -1,9 +1,9 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recorded router logits that stand for what a bundle's routers say while it is measured.
+"""Recorded router logits that replace those of a bundle's routers while it is measured.
 
-Random weights route like nothing real. With them the experts a test uses are those of the trace,
-while reading and computing are the bundle's.
+Random weights do not route like a real model. With a trace, a test uses the trace's experts, while
+reading and computing are the bundle's.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RouterTrace:
 def open_router_trace(
     path: str | os.PathLike[str], *, manifest: Manifest, positions: int
 ) -> RouterTrace:
-    """Read a trace that `moe-mobile trace` wrote, to stand for a bundle's routers.
+    """Read a trace that `moe-mobile trace` wrote, to replace the output of a bundle's routers.
 
     Its model may have another name, and other layers may have the experts; it is their number that
     counts, and how many experts each has and uses.

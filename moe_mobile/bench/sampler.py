@@ -50,10 +50,10 @@ done
 
 
 class Sampler:
-    """Samples the process ``pid`` of a device from its making until :meth:`stop`.
+    """Samples the process ``pid`` of a device from construction until :meth:`stop`.
 
     The first sample is there when it is made, so that starting it disturbs no measurement. It runs
-    on ``cpus``, if there are any. Raises DeviceError if the device is lost.
+    on ``cpus``, if any are given. Raises DeviceError if the device is lost.
 
     ``engine_cpus``: the cores that the kernel let the process run on, as last seen; None: unknown.
     """
@@ -120,7 +120,7 @@ class Sampler:
 
 
 def parse_sample(text: str, zones: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """One round of the loop. Memory in bytes; None for what was not there or denied."""
+    """One round of the loop. Memory in bytes; None for what is missing or denied."""
     kernel, _, services = text.partition("@@@ battery\n")
     said, _, thermal_text = services.partition("@@@ thermal\n")
     # The kernel's figures are of this moment, those of Android's service of its last update.

@@ -46,7 +46,7 @@ class ResultFile:
             for one in (path, turns):
                 refuse_content(one)
         with contextlib.ExitStack() as opened:
-            # First: if it is refused, no file is made.
+            # First, so that no file is made if this is refused.
             self.turns = TurnFile(turns)
             opened.callback(self.turns.close, complete=set())
             self._lines = JsonLines(path, _ROW)
@@ -60,7 +60,7 @@ class ResultFile:
 
     def append(self, result: BenchResult) -> None:
         """Write a row through to the disk. Raises DiskFullError or IoError, and RuntimeFailedError
-        for a row that could not be read again; its turns are dropped then, to be measured anew."""
+        for a row that could not be read again; its turns are dropped then, to be measured again."""
         row = result.as_dict(tokens=True)
         wrong = _wrong(parse_object(json.dumps(row).encode(), finite=True))
         if wrong is not None:
@@ -182,7 +182,7 @@ def _validator() -> Draft202012Validator:
 
 
 def _wrong(row: Json | None) -> str | None:
-    """What is wrong with a row of this version, with every token; None if nothing is."""
+    """What is wrong with a row of this version that has every token; None if nothing is wrong."""
     if row is None:
         return "it has a number that is not finite"
     if "tokens" not in row:

@@ -80,9 +80,11 @@ def open_target(
     packed_dir: str | None = None,
     progress: Progress = silent,
 ) -> Target:
-    """Bring to a device what it lacks, and pack the weights, so that no row is charged for it.
+    """Send to a device what is missing there, and pack the weights, so that no row's time includes
+    this.
 
-    Raises UsageError for cores it lacks, DiskFullError, DeviceError, and the engine's errors.
+    Raises UsageError for cores it does not have, DiskFullError, DeviceError, and the engine's
+    errors.
     """
     facts = device.facts()
     chosen = choose(affinity, facts)

@@ -77,7 +77,7 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Delegate:
-    """``name`` is that of every program that names none itself."""
+    """``name`` is the delegate of every program that does not name its own."""
 
     name: str
     executorch: str
@@ -158,7 +158,7 @@ class Experts(Shard):
 
 @dataclass(frozen=True)
 class AttentionMixer:
-    """Attention of one layer. What is None is as the manifest's ``attention`` has it."""
+    """Attention of one layer. None: the value of the manifest's ``attention``."""
 
     window: int
     num_heads: int | None = None

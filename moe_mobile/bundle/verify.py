@@ -98,7 +98,7 @@ def inspect_bundle(
 
     Args:
         path: the bundle's folder.
-        packed_dir: where packed weights lie that shards were consumed for, if not in the bundle.
+        packed_dir: the packed weights that replace consumed shards, if not in the bundle.
 
     Raises:
         BundleInvalidError, UnsupportedError, IoError: as :func:`verify_bundle`.

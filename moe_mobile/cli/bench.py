@@ -128,7 +128,7 @@ class _Tests:
     )
 
     def tests(self) -> list[BenchTest]:
-        """Raises UsageError for what is no number, and if there is none above 0."""
+        """Raises UsageError for what is not a number, and if no number is above 0."""
         tests = [BenchTest(n, 0) for n in grids.values("-p", self.n_prompt, grids.natural) if n]
         tests += [BenchTest(0, n) for n in grids.values("-n", self.n_gen, grids.natural) if n]
         tests += [grids.pair(value) for value in self.prompt_gen]
@@ -287,7 +287,7 @@ class _Phone:
     )
 
     def gate(self) -> Gate | None:
-        """None: there is none. Raises UsageError for what is no temperature or time."""
+        """None: no gate. Raises UsageError for an invalid temperature or time."""
         if self.cool_to in ("off", "auto"):
             gate = Gate(_COOL_C, self.cool_timeout)  # the time is checked without a gate too
             return gate if self.cool_to == "auto" else None

@@ -71,7 +71,7 @@ def _measure(
     file: ResultFile | None,
     results: list[BenchResult],
 ) -> list[MoeMobileError]:
-    """The errors, in the order in which they are to be told."""
+    """The errors, in the order in which to report them."""
 
     def show(result: BenchResult) -> None:
         results.append(result)

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `doctor` looks at; each check reports, none raises."""
+"""The checks of `doctor`; they report, and never raise."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _WANTED_FILES = 8192
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What was looked at, what was found, and what to do if that is not well."""
+    """What was checked, what was found, and what to do if something is wrong."""
 
     name: str
     status: Status

@@ -133,7 +133,7 @@ def real_size(source: SourceLike, bundle: pathlib.Path, show: bool) -> dict[str,
 def on_a_phone(bundle: pathlib.Path, folder: pathlib.Path, show: bool) -> dict[str, Any]:
     """Measure a bundle on a virtual phone as `bench --device` does, and report it.
 
-    If this machine cannot run one, says why instead.
+    Says why, if this machine cannot run a virtual phone.
     """
     from moe_mobile.cli.bench import command as bench
     from moe_mobile.cli.report import command as report

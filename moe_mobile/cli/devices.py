@@ -72,14 +72,14 @@ def _row(
 
 
 def _problem(error: MoeMobileError) -> str:
-    """What is wrong with a device, without its serial, which stands beside it."""
+    """What is wrong with a device, without its serial, which is in the next column."""
     return str(type(error)(error.cause, file=error.file, remedy=error.remedy))
 
 
 def _fits(
     facts: DeviceFacts, device: AdbDevice, package: Package, memory: Memory
 ) -> dict[str, Any]:
-    """What the bundle needs beside what there is. Bytes."""
+    """What the bundle needs, and what the device has. Bytes."""
     needed_memory = memory.dense_bytes + memory.token_cycle_bytes
     needed_space = device.space_needed(package)
     return {

@@ -34,7 +34,7 @@ def format_error(error: MoeMobileError) -> str:
 def report(error: MoeMobileError, *, as_json: bool) -> int:
     """Print the error and return the exit code."""
     if as_json:
-        # If stdout itself is what failed, stderr still tells.
+        # If stdout itself failed, stderr still has the error.
         with contextlib.suppress(OSError, MoeMobileError):
             click.echo(json.dumps({"error": error.as_dict()}))
     with contextlib.suppress(OSError):

@@ -66,7 +66,7 @@ class _Random:
 
 @dataclass(frozen=True)
 class _Precision:
-    """Of which numbers weights are made."""
+    """The number formats of weights."""
 
     quant: str = option(
         "--quant",

@@ -119,7 +119,7 @@ class CommandGroup(click.Group):
 def _signals_interrupt() -> None:
     """Let SIGTERM and SIGHUP end what runs as Ctrl-C does, on phones too."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:  # not where nohup wants it ignored
+        if signal.getsignal(number) == signal.SIG_DFL:  # not if nohup wants it ignored
             signal.signal(number, signal.default_int_handler)
 
 

@@ -273,7 +273,7 @@ class LabOptions:
     )
 
     def capacities(self) -> list[Capacity]:
-        """Raises UsageError for what is no list of capacities."""
+        """Raises UsageError for an invalid list of capacities."""
         from moe_mobile.routing.capacity import parse_capacity  # imports numpy
 
         return [parse_capacity(part) for part in self.capacity.split(",")]

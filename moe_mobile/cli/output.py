@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a user reads: standard output whose failures are typed errors, and files that are named."""
+"""What a user reads: standard output, whose failures are typed errors, and named files."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def write_output(path: pathlib.Path, data: bytes) -> None:
 
 
 def check_plot(plot: pathlib.Path | None) -> None:
-    """Fail before the work if the plot could not be written after it; None is no file.
+    """Fail before the work if the plot could not be written after it; None: there is no file.
 
     Raises UsageError for an unknown file type, DiskFullError, ReadOnlyError or IoError if it cannot
     be written.
@@ -148,7 +148,7 @@ def write_plot(plot: pathlib.Path, figure: dict[str, Any]) -> None:
 
 
 def _escaped(value: Any) -> Any:
-    """Plotly reads a few tags in texts, links among them: models and routings have none."""
+    """Escapes the tags, such as links, that Plotly interprets in texts."""
     if isinstance(value, str):
         return html.escape(value, quote=False)
     if isinstance(value, list):

@@ -100,9 +100,9 @@ class ProgressBar:
 
 
 class PhoneBar(ProgressBar):
-    """The bar of one phone, with MiB per second beside it.
+    """The bar of one phone, with MiB per second.
 
-    ``serial``, if several are at it: the bar says whose it is. ``row``: where it is drawn.
+    ``serial``: shown by the bar, if there are several phones. ``row``: where it is drawn.
     """
 
     def __init__(self, serial: str = "", row: int = 0) -> None:

@@ -81,8 +81,8 @@ def command(
 
 
 def check_page(output: pathlib.Path, option: str) -> None:
-    """Raise UsageError if the page that ``option`` names would replace anything but a page, or
-    have the name of another kind of file."""
+    """Raise UsageError if the page that ``option`` names would replace anything but a page, or if
+    its name is that of another kind of file."""
     with contextlib.suppress(OSError):  # what is not there is not lost; the rest fails on writing
         if output.is_file():
             with open(output, "rb") as file:

@@ -348,7 +348,7 @@ def _facts(
 
 
 def _notes(found: Replay) -> list[str]:
-    """What to know of the rows, beside them."""
+    """Notes on the rows, printed with them."""
     model = found.model
     layers = len(model.layers)
     said = list(dict.fromkeys(row.note for row in found.rows if row.note))
@@ -364,7 +364,7 @@ def _notes(found: Replay) -> list[str]:
 
 
 def _routing(row: dict[str, Any]) -> str:
-    """Its name, and what was asked for if that came out as exact routing."""
+    """Its name, and the requested routing if that became exact routing."""
     routing, asked = str(row["routing"]), str(row["requested"])
     return f"{routing} ({asked})" if routing == "exact" != asked else routing
 

@@ -131,7 +131,7 @@ def is_bundle(source: str) -> bool:
 
 
 def source_path(source: str) -> pathlib.Path | None:
-    """What a command reads of it from the disk; None for the demo checkpoint inside the package."""
+    """The files that a command reads; None for the demo checkpoint inside the package."""
     return None if source == "demo" and not is_bundle(source) else pathlib.Path(source)
 
 

@@ -34,7 +34,7 @@ class Subject(abc.ABC):
     """A model that is open.
 
     Attributes:
-        scorer: it, and where it runs.
+        scorer: the model, and where it runs.
         source: the same for other processes.
         place: the device it runs on; None: transformers has it.
     """
@@ -52,7 +52,7 @@ class Subject(abc.ABC):
 
     @abc.abstractmethod
     def workers(self, jobs: int | None, caches: Sequence[Cache]) -> Workers:
-        """Those of this machine that score under the caches; None: as many as it can take."""
+        """Processes on this machine that score with the caches; None: as many as it can run."""
 
     @abc.abstractmethod
     def trace(self, ids: Sequence[int], progress: ProgressBar) -> Trace:

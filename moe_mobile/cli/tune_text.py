@@ -47,7 +47,7 @@ def change(one: Candidate) -> str:
 
 
 def saving(one: Candidate) -> str:
-    """Loads beside exact routing's with the same cache."""
+    """Loads, compared with exact routing's with the same cache."""
     exact = one.exact.loads_per_token_layer
     return percent(one.loads / exact) if exact else "-"
 

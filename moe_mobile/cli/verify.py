@@ -70,7 +70,7 @@ def _files(bundle: pathlib.Path, progress: ProgressBar) -> dict[str, Any]:
 def _by_the_engine(
     device: Device, bundle: pathlib.Path, packed_dir: pathlib.Path | None, progress: ProgressBar
 ) -> dict[str, Any]:
-    """The engine reads packed weights too: it knows which shards they may stand for."""
+    """The engine reads packed weights too: it knows which shards they may replace."""
     from moe_mobile.bundle.reader import read_manifest_bytes
 
     digest = _sha256(read_manifest_bytes(bundle))

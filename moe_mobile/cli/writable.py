@@ -22,10 +22,10 @@ __all__ = ["check_outputs", "check_replaceable", "check_writable", "opened_path"
 
 
 def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
-    """Fail if the file could not be written; None is no file.
+    """Fail if the file could not be written; None: there is no file.
 
     Its folder is created if needed. ``replaced``: it is written under another name and then
-    renamed. Else it is opened where it is.
+    renamed. Else it is opened in place.
 
     Raises DiskFullError, ReadOnlyError or IoError, and UsageError for a pipe or device if the
     file is not replaced.
@@ -81,7 +81,7 @@ def check_outputs(
 ) -> None:
     """Fail if an output would replace another one, an input, or a file in an input's folder.
 
-    Both are options, or arguments, with what they name; None is nothing.
+    Both are options, or arguments, with the files that they name; None: no file.
 
     Raises UsageError.
     """
