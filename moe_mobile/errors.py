@@ -155,7 +155,7 @@ class IoError(_SystemError):
 
 
 class DiskFullError(IoError):
-    """No space, or no quota, is left where we write."""
+    """No space or quota is left where we write."""
 
     number = errno.ENOSPC
     code = "disk_full"
@@ -235,7 +235,7 @@ BY_CODE: dict[str, type[MoeMobileError]] = {kind.code: kind for kind in _ALL}
 def from_code(code: str, file: str, cause: str, remedy: str, setting: str = "") -> MoeMobileError:
     """The typed error for what the engine reported; an unknown code gives the base class.
 
-    Of file, setting and remedy "" stands for none.
+    An empty file, setting or remedy means that there is none.
     """
     kind = BY_CODE.get(code, MoeMobileError)
     return kind(cause, file=file or None, setting=setting or None, remedy=remedy or None)

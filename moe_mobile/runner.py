@@ -135,7 +135,7 @@ class Runner:
             command = [self.name, "--attached"]
         self._ids = itertools.count(1)
         self._sending = threading.Lock()
-        # Whoever waits for an event reads for all: events wait here for the thread they are for.
+        # One thread reads the events of all: events wait here for the thread that they are for.
         self._turn = threading.Condition()
         self._reading = False
         self._waiting: dict[int, collections.deque[dict[str, Any]]] = {}
@@ -407,7 +407,7 @@ def _signal_name(number: int) -> str:
 
 
 def _typed_error(value: dict[str, Any], launch: Launch | None) -> MoeMobileError:
-    """The exception for an error object of the engine; it says whose files it speaks of."""
+    """The exception for an error object of the engine; it says on which device the files are."""
     kind = BY_CODE.get(value.get("code") or "", RuntimeFailedError)
     file, remedy = value.get("file") or None, value.get("remedy") or None
     if launch is not None and kind is BundleCorruptError:

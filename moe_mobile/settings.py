@@ -187,7 +187,7 @@ class EngineSettings:
             name: getattr(getattr(self, group), member) for name, (group, member) in _PLACES.items()
         }
         for name in ("threads", "context"):
-            # The engine takes 0 for its own choice, which is None here.
+            # For the engine, 0 means its own choice; here that is None.
             number = getattr(self, name)
             values[name] = None if number is None else whole(name, number, least=1)
         for name in ("packed_dir", "scratch_dir"):

@@ -113,7 +113,7 @@ class AdbDevice(Device):
         if not self._runtime_folder:
             self.place_runtime(self._deployer.inventory())
         assert self._runtime is not None
-        # If there is no taskset, the samples tell on which cores it really ran.
+        # Without taskset, the samples show on which cores it really ran.
         pin = "" if cpus is None else f"command -v taskset >/dev/null && t='taskset {mask(cpus)}'; "
         script = (
             f"{pin}cd {phone_root()} && d={shlex.quote(self._runtime_folder)} && "
@@ -140,7 +140,7 @@ class AdbDevice(Device):
         folder = bundle_package(bundle).folder
         file = str(damaged.file).removesuffix(f" on {self.serial}")
         if file.startswith(f"{phone_root()}/{folder}/.packed/"):
-            # Without it, it is packed anew, of a shard that is sent again if it was consumed;
+            # Without it, it is packed again, from a shard that is sent again if it was consumed;
             # dense weights are so only together with all others.
             layer = file.rpartition("/")[2].startswith("layer-")
             gone = file if layer else file.rpartition("/")[0]
@@ -265,7 +265,7 @@ class AdbDevice(Device):
                 file=name,
                 remedy="Give a smaller `cache` or `context`, or close apps on the device",
             )
-        # It may be damaged: it is verified, and if that is needed sent again, the next time.
+        # It may be damaged: the next time it is verified, and sent again if needed.
         with contextlib.suppress(MoeMobileError):  # why it ended is what matters
             self._deployer.distrust(self._runtime_folder.removeprefix(f"{phone_root()}/"))
         if code in (126, 127) or _NO_PROGRAM.search(last_words):

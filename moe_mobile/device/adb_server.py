@@ -82,18 +82,18 @@ def adb_command(*arguments: str) -> list[str]:
 
 
 def is_network_serial(serial: str) -> bool:
-    """Whether it is ``HOST:PORT``, to which adb can be told to connect."""
+    """Whether it is ``HOST:PORT``, to which adb can connect."""
     return _NETWORK_SERIAL.fullmatch(serial) is not None
 
 
 def _other_host() -> str | None:
-    """Where adb's server is, if it is none that we may start."""
+    """Where adb's server is, if it is one that we must not start."""
     host = os.environ.get(_HOST)
     return None if host in _LOCAL_HOSTS else host
 
 
 class AdbServer:
-    """Speaks to adb's server, and starts it if none runs.
+    """Speaks to adb's server, and starts it if it does not run.
 
     ``ANDROID_ADB_SERVER_PORT`` and ``ANDROID_ADB_SERVER_HOST`` say where it is. All methods raise
     DeviceError.
@@ -189,7 +189,7 @@ class AdbServer:
         return self._client.make_connection(timeout=timeout)
 
     def _look(self, host: str) -> None:
-        """Raise if nothing answers there: adbutils would start a server here, for nothing."""
+        """Raise if nothing answers there: adbutils would start a useless server here."""
         place = f"{host}:{self._client.port}"
         try:
             with socket.socket() as probe:
@@ -207,7 +207,7 @@ class AdbServer:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """adbutils starts the server if none answers; what goes wrong then becomes typed."""
+        """adbutils starts the server if none answers; failures then become typed errors."""
         adb_program()
         try:
             yield
@@ -227,7 +227,7 @@ class AdbServer:
             ) from None
         except self._adbutils.AdbError as error:
             raise _failed(error) from None
-        except ValueError:  # lengths that are no number, text that is not UTF-8
+        except ValueError:  # lengths that are not numbers, text that is not UTF-8
             raise DeviceError(
                 "the program that answers on adb's port is not an adb server",
                 remedy="Correct ANDROID_ADB_SERVER_PORT, or stop the program that uses that port",

@@ -23,7 +23,7 @@ __all__ = ["Cluster", "Device", "DeviceFacts", "ShellResult"]
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Cores of one kind. ``max_khz``: their highest clock, None if the kernel does not say."""
+    """Cores of one kind. ``max_khz``: their highest clock, None if unknown."""
 
     cpus: tuple[int, ...]
     max_khz: int | None
@@ -31,7 +31,7 @@ class Cluster:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceFacts:
-    """What a device is. Sizes in bytes; None for what it does not tell.
+    """What a device is. Sizes in bytes; None for what is unknown.
 
     Attributes:
         serial: ``local``, or adb's serial.
@@ -92,7 +92,7 @@ class Device(abc.ABC):
         self._lock = threading.Lock()
 
     def runner(self, *, cpus: Sequence[int] | None = None) -> Runner:
-        """A new ``moe_runner`` process, kept to these cores; sends the program if it lacks.
+        """A new ``moe_runner`` process, kept to these cores; sends the program if it is missing.
 
         Raises UnsupportedError if there is no engine for the device's ABI, CancelledError after
         :meth:`abort`.
@@ -114,8 +114,8 @@ class Device(abc.ABC):
         yield
 
     def check_exclusive(self) -> None:  # noqa: B027
-        """Within :meth:`exclusive`, raise IoError if this is not so any more: a command that
-        was asleep for long loses it."""
+        """Within :meth:`exclusive`, raise IoError if it has ended: a command that was asleep for
+        long loses it."""
 
     def abort(self) -> None:
         """End what is being done with the device, from another thread: that raises some error."""
@@ -131,7 +131,7 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     def facts(self) -> DeviceFacts:
-        """What the device is, asked anew."""
+        """What the device is, asked again."""
 
     @abc.abstractmethod
     def shell(self, script: str, *, timeout: float = 60) -> ShellResult:
@@ -147,7 +147,7 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     def place(self, bundle: pathlib.Path, progress: Progress | None = None) -> str:
-        """The bundle's folder on the device, after sending what it lacks.
+        """The bundle's folder on the device, after sending what is missing.
 
         Raises DiskFullError if it does not fit, and the bundle reader's errors.
         """

@@ -28,7 +28,7 @@ def decoded(data: bytes | bytearray) -> str:
 
 
 def number(text: str) -> int | None:
-    """A whole number that stands alone."""
+    """A whole number with nothing around it."""
     return int(text) if _NUMBER.fullmatch(text) else None
 
 

@@ -65,8 +65,8 @@ class Opened:
 def open_devices(serials: Iterable[str], *, every: bool, otherwise: str | None) -> Opened:
     """The devices of these serials, or every one; ``otherwise`` if neither is given.
 
-    Of several, one that cannot be used does not keep the others from it. If none that was named
-    can be used, there are no devices and an error of each, for the caller to tell.
+    If one of several cannot be used, the others still are. If none can be used, there are no
+    devices and one error each, for the caller to report.
 
     Raises UsageError if both were given or a serial is empty, DeviceError if adb does not
     work, if a single device cannot be used, or if ``every`` finds none that is ready.

@@ -44,7 +44,7 @@ class ShellStream:
     def write(self, data: bytes | bytearray | memoryview) -> bool:
         """Send to the command's standard input, at most MAX_FRAME bytes in a frame.
 
-        Returns False once the command has ended and takes no more: :meth:`wait` tells how.
+        Returns False once the command has ended and takes no more: :meth:`wait` says how.
         """
         view = memoryview(data)
         for start in range(0, len(view), MAX_FRAME):
@@ -74,7 +74,7 @@ class ShellStream:
         return self.exit_code
 
     def has_ended(self) -> bool:
-        """Whether a command that writes nothing more has ended; not if the device is lost."""
+        """Whether a command that writes nothing more has ended; False if the device is lost."""
         if self.exit_code is not None:
             return True
         with contextlib.suppress(OSError, ValueError):  # closed meanwhile

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What state a device is in: temperatures, clocks, battery, free memory, from one shell script.
 
-Every source may be missing, or denied to the shell user; what none tells is None. Formats: the
+Every source may be missing, or denied to the shell user; what no source gives is None. Formats: the
 dumps of Android's BatteryService and ThermalManagerService, and the kernel's
 Documentation/ABI/testing/sysfs-class-{power,thermal} and cpufreq pages.
 """
@@ -74,7 +74,7 @@ class Battery:
     microampere_hours: int | None = None
 
     def or_else(self, other: Battery) -> Battery:
-        """This, with what it lacks taken from another source."""
+        """This, with missing values taken from another source."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
         return Battery(**{k: theirs[k] if v is None else v for k, v in mine.items()})
 

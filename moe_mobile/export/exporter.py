@@ -248,7 +248,7 @@ class _Export:
 
     def _head(self) -> m.DenseProgram:
         def fill(file: HashingFile) -> None:
-            # Only one program has this shape: substituting would be of no use.
+            # Only one program has this shape: substituting would save nothing.
             weights = self._weights(self._model.tensors.head())
             file.write(lowering.lower(self._plan.head, weights))
 

@@ -18,7 +18,7 @@ DEFAULT_MAX_BATCH = 256
 
 @dataclass(frozen=True)
 class Options:
-    """Resolved options: nothing is None."""
+    """Resolved options: no member is None."""
 
     experts: str
     variants: tuple[str, ...]

@@ -78,7 +78,7 @@ class ProgramShape:
         return tuple(found)
 
     def fixed_constants(self) -> list[bytes]:
-        """Constants of such programs that are no parameters."""
+        """Constants of such programs that are not parameters."""
         return mean_constants(self.norm_widths())
 
     def build(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Module]:

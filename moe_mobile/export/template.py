@@ -40,7 +40,7 @@ class Block:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a block lies in the template: its data, and (for named data) its key's copies."""
+    """The position of a block in the template: its data, and (for named data) its key's copies."""
 
     offset: int
     keys: tuple[int, ...]
@@ -165,7 +165,7 @@ class _ProgramFile:
         self._segments: list[Any] = program.segments
         self._named = {entry.key: entry.segment_index for entry in program.named_data or ()}
         named = set(self._named.values())
-        # Keys stand in the program's own table and in the delegates' payloads.
+        # Keys are in the program's own table and in the delegates' payloads.
         self._searched = [(0, header.program_size)] + [
             (self._base + s.offset, self._base + s.offset + s.size)
             for i, s in enumerate(self._segments)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder of an export in progress: locked, journaled, and renamed when complete.
 
-Beside ``OUT`` lies ``OUT.partial`` with::
+``OUT.partial``, next to ``OUT``, has::
 
     bundle/                what is finished; becomes OUT
     export-journal.jsonl   a key made of all inputs, then a line per finished file
@@ -113,7 +113,7 @@ def open_workspace(out: Path, key: str, *, overwrite: bool) -> Iterator[Workspac
     """The locked ``OUT.partial``; None if a killed run had only to remove it: ``out`` is done.
 
     Raises:
-        UsageError: ``out`` exists, is no bundle, or is being written by another process.
+        UsageError: ``out`` exists, is not a bundle, or is being written by another process.
         DiskFullError, ReadOnlyError, IoError.
     """
     partial = _partial_of(out)
@@ -220,7 +220,7 @@ def _only_removal_is_left(partial: Path, out: Path, key: str) -> bool:
 
 
 def _remove(partial: Path) -> None:
-    """Removes what is left beside a finished bundle, the journal last."""
+    """Removes what is left next to a finished bundle, the journal last."""
     if (partial / _REPLACED).exists():
         shutil.rmtree(partial / _REPLACED)
     (partial / JOURNAL).unlink()

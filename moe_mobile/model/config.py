@@ -23,7 +23,7 @@ JsonObject = dict[str, Any]
 # Far more than any model has; transformers' classes make lists of this length.
 _MOST_LAYERS = 4096
 
-# What the adapters read besides their own members.
+# What the adapters read in addition to their own members.
 _TOKENS = frozenset(["bos_token_id", "eos_token_id"])
 
 # Members that do not change what the model computes at inference, with any value.

@@ -160,7 +160,7 @@ class ModelTensors:
         }
 
     def router_bias(self, layer: int) -> TensorRef | None:
-        """What a layer's router adds to its scores for sorting [experts]; None: nothing."""
+        """What a layer's router adds to its scores before sorting [experts]; None: nothing."""
         if not (self._a.moe.router_bias and self._a.layers[layer].is_moe):
             return None
         name = self._names.layer.format(layer=layer) + self._names.router_bias

@@ -41,7 +41,7 @@ class EngineSource:
 
     Attributes:
         device: its serial; None: this machine.
-        settings: of the runner's ``open`` request, sorted pairs, but for what :class:`Cache` says.
+        settings: of the runner's ``open`` request, sorted pairs, without those of :class:`Cache`.
     """
 
     bundle: str
@@ -101,7 +101,7 @@ class EngineScorer(Scorer):
 
     @contextlib.contextmanager
     def _scoring(self, cache: Cache, run: RoutingRun) -> Iterator[ScoreSequence]:
-        folder = self._folder  # before the engine that a phone may lack
+        folder = self._folder  # first: a phone may not have the engine
         with self._device.runner() as runner:
             self._open(runner, folder, cache, run)
 

@@ -106,8 +106,8 @@ class QualityFile:
     def take(
         self, key: str, model: ScoredModel, sequences: Sequence[Sequence[int]], cache: Cache
     ) -> Quality | None:
-        """The score with this key, None if there is none. Raises UsageError if it is not of
-        what the key is made of (:func:`score_key`): somebody changed it."""
+        """The score with this key; None if there is none. Raises UsageError if it does not agree
+        with its key (:func:`score_key`): somebody changed it."""
         score = self.scores.get(key)
         if score is None or key not in self._origins:
             return score
@@ -190,7 +190,7 @@ def _check_members(row: Json) -> None:
 def _check_counts(row: Json) -> None:
     if not row["top_k"] <= row["capacity"] <= row["experts"]:
         _refuse("its 'capacity' is not in top_k to experts")
-    # Sequences are as long as the context, but for the last.
+    # All sequences but the last are as long as the context.
     whole, rest = divmod(row["tokens"], row["context"])
     lengths = [(whole, row["context"]), (1, rest)] if rest else [(whole, row["context"])]
     if any(length < 2 for count, length in lengths if count) or not row["tokens"]:

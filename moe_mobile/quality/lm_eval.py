@@ -45,7 +45,7 @@ _PARTS = 64  # tokens of a long answer whose text is looked through for its end
 
 @register_model("moe-mobile")  # type: ignore[untyped-decorator, unused-ignore]
 class MoeMobileLM(TemplateLM):  # type: ignore[misc, unused-ignore]
-    """One request at a time, each a sequence of its own, with a cache that begins anew.
+    """One request at a time, each a sequence of its own, which begins with an empty cache.
 
     Args:
         checkpoint: a folder, a Hugging Face id or "demo".
@@ -103,7 +103,7 @@ class MoeMobileLM(TemplateLM):  # type: ignore[misc, unused-ignore]
             router=moe.router,
             initial_cache="prompt" if prompt == "exact" else "cold",
         )
-        # The harness says cuda:0 wherever its user says nothing.
+        # The harness says cuda:0 if its user names no device.
         missing = str(device).startswith("cuda") and not torch.cuda.is_available()
         self._device = find_device(None if missing else device)
         model = load_model(opened, dtype, self._device, head=True)
@@ -134,7 +134,7 @@ class MoeMobileLM(TemplateLM):  # type: ignore[misc, unused-ignore]
 
     @property
     def prefix_token_id(self) -> int:
-        """Stands before a text that has nothing before it."""
+        """The token before a text that begins a sequence."""
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else int(bos)
 
@@ -183,7 +183,7 @@ class MoeMobileLM(TemplateLM):  # type: ignore[misc, unused-ignore]
         whole: bool = False,
         **kwargs: Any,
     ) -> list[tuple[float, bool]]:
-        """``whole``: the context is no prompt."""
+        """``whole``: the context is not a prompt."""
         answers = []
         for texts, context, continuation in tqdm(requests, disable=disable_tqdm):
             # The last token predicts nothing; a text that is too long loses its beginning.
@@ -209,7 +209,7 @@ class MoeMobileLM(TemplateLM):  # type: ignore[misc, unused-ignore]
         return self._last[2]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        """Of whole texts; all of them is decoded, in windows that each begin anew."""
+        """Of whole texts; all tokens are decoded, in windows that begin with an empty cache."""
         totals = []
         for (text,) in tqdm([request.args for request in requests], disable=disable_tqdm):
             windows = get_rolling_token_windows(

@@ -4,7 +4,7 @@
 
 A text is scored as decoding token by token would: every sequence begins with an empty cache, every
 token is decoded, and each routing decision sees the cache that the tokens before it left. Sources
-say where: :class:`moe_mobile.quality.engine.EngineSource` has a bundle in the engine,
+say where a model runs: :class:`moe_mobile.quality.engine.EngineSource` has a bundle in the engine,
 :class:`moe_mobile.quality.transformers_source.TransformersSource` a checkpoint in transformers.
 """
 
@@ -54,7 +54,7 @@ def finite(value: float | None) -> float | None:
 """Called with the tokens that are scored, and their number in all."""
 
 
-BLOCK = 64  # neighbouring tokens are alike: single ones would make errors seem too small
+BLOCK = 64  # neighbouring tokens are similar: single ones would make errors seem too small
 _FEWEST_BLOCKS = 10
 
 
@@ -82,7 +82,7 @@ class ScoredModel:
     Attributes:
         name: of the model.
         source: ``engine`` or ``transformers``; ``source_id``, ``precision``: as in a trace.
-        identity: differs if anything else is that could change a score.
+        identity: differs if anything else differs that could change a score.
         vocab_size: number of tokens it knows; ``context``: positions of a sequence.
         layers: the model's number of each MoE layer, ascending.
         experts, top_k: of each layer, and how many of them a token uses.
@@ -168,8 +168,8 @@ class Quality(Counts):
     def change_error(self, exact: Quality) -> float | None:
         """Half of the 95 % interval of :meth:`change_from`, were the text one of many like it.
 
-        Both see the same tokens, so their differences count, block by block; None if there are
-        too few for that.
+        Both see the same tokens, so their differences count, block by block; None if there are too
+        few blocks.
         """
         differences = np.subtract(self.blocks, exact.blocks)
         if len(differences) < _FEWEST_BLOCKS:
@@ -297,7 +297,7 @@ def sequences_of(token_ids: Sequence[int], model: ScoredModel) -> list[list[int]
 
 
 def open_run(model: ScoredModel, cache: Cache) -> RoutingRun:
-    """The cache's routing. Raises UsageError and BudgetError for what makes no sense."""
+    """The cache's routing. Raises UsageError and BudgetError if it makes no sense."""
     return RoutingRun(
         experts=model.experts,
         layers=model.layers,

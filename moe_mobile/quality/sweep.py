@@ -69,7 +69,7 @@ def caches(
     pool: str,
     eviction: str,
 ) -> list[Cache]:
-    """Capacity by capacity. Raises UsageError and BudgetError for what makes no sense."""
+    """One capacity after the other. Raises UsageError and BudgetError if one makes no sense."""
     found = [
         Cache(routing, capacity, pool, eviction)
         for capacity, routing in itertools.product(dict.fromkeys(capacities), routings)
@@ -113,7 +113,7 @@ def sweep(
     left = [index for index in range(len(wanted)) if index not in rows]
     if left:
         found = workers(token_ids, [wanted[index] for index in left], progress)
-        # Closed at once if something here fails: workers are to end then.
+        # Closed at once if something here fails, so that workers end then.
         with contextlib.closing(found):
             for scored in found:
                 check_alike(model, scored.model)

@@ -58,7 +58,7 @@ class TransformersSource:
 
 
 class TransformersScorer(Scorer):
-    """A checked checkpoint, whose model is loaded when it is scored first."""
+    """A checked checkpoint; its model is loaded when it is first scored."""
 
     def __init__(
         self, checkpoint: Checkpoint, source: TransformersSource, progress: Progress = silent

@@ -81,7 +81,7 @@ def compare(rows: Sequence[Row]) -> tuple[list[Comparison], list[Refusal]]:
 
 
 def _groups(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Rows of one test that agree in all settings but the named one, of which they have several."""
+    """Rows of one test with several values of the named setting; all other settings agree."""
     chosen = {row: settings(row) for row in rows}
     names = dict.fromkeys(name for values in chosen.values() for name in values)
     groups: list[tuple[str, list[Row]]] = []
@@ -107,10 +107,10 @@ def _comparison(setting: str, base: Row, other: Row) -> list[Comparison]:
 
 
 def _paired(base: Row, other: Row) -> bool:
-    """Whether repetition i of one row was measured beside repetition i of the other.
+    """Whether repetition i of one row was measured together with repetition i of the other.
 
-    What drifted in another session was something else: such pairs are none, and their interval
-    would be too narrow. Rows of versions that name no session are not paired.
+    Another session drifts in its own way: its repetitions are not pairs, and their interval would
+    be too narrow. Rows of versions that name no session are not paired.
     """
     if not all(row.get("regime", "order") == "interleaved" for row in (base, other)):
         return False

@@ -122,6 +122,6 @@ def _regime(row: Row) -> str | None:
 
 
 def _explain(flag: str) -> str:
-    """A row's flag, with what it means if it does not say so itself."""
+    """A row's flag, with its meaning if the flag does not say it."""
     meaning = _FLAGS.get(flag)
     return flag if meaning is None else f"{flag}: {meaning}"

@@ -43,7 +43,7 @@ _SHORTEST = 16
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """An entry of a legend: what a colour or a mark stands for.
+    """An entry of a legend: what a colour or a mark means.
 
     Legends are text of the page: Plotly's would take room from the bars on a narrow screen.
     `shape` is a class of the style sheet: square, hatched, dot, ring, diamond, mark,

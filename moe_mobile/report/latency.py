@@ -94,7 +94,7 @@ def _decoded(entry: Entry) -> list[list[dict[str, Any]]]:
 
 
 def _latencies(entry: Entry) -> list[list[float]]:
-    """`itl_ns`; if a row lacks it, the totals of its tokens."""
+    """`itl_ns`; if it is missing in a row, the totals of its tokens."""
     lists = entry.row.latencies
     if any(lists):
         return lists

@@ -27,7 +27,7 @@ MAX_DEPTH = 32
 _STDIN = "standard input"
 _REMEDY = "Give what `moe-mobile bench -o jsonl` or `-o json` wrote"
 _TOO_DEEP = "unreasonable JSON: nested too deep"
-# Any of them makes an object a row; others of the project's JSON answers have none.
+# An object with any of them is a row; the project's other JSON answers have none of them.
 _ROW_MEMBERS = ("n_prompt", "n_gen")
 
 

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Charts that show all rows beside each other."""
+"""Charts that show all rows next to each other."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def _bars(
     limit: float = 0,
     keys: Sequence[Key] = (),
 ) -> Figure | None:
-    """The bars, described in words with the first values; None without any."""
+    """The bars, described in words with the first values; None without bars."""
     if not shown:
         return None
     words = "; ".join(f"{bar.label}: {bar.value}" for bar in shown[:12])

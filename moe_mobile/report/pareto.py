@@ -36,7 +36,7 @@ def loads_front(group: Sequence[Candidate], chosen: Candidate, limit: Limit) -> 
 
 
 def speed_front(group: Sequence[Candidate], chosen: Candidate, limit: Limit) -> Figure | None:
-    """The same over tokens per second of those that were measured; None if none was."""
+    """The same over tokens per second of the rows that were measured; None without such rows."""
     measured = [one for one in group if one.speed is not None]
     if not measured:
         return None
@@ -101,7 +101,7 @@ def _scatter(
 
 def _limit_line(layout: Json, allowed: float, limit: Limit) -> None:
     rule(layout, allowed, f"limit {limit.text}", "@alert", "dash")
-    # Inside: a phone has no room beside the chart.
+    # Inside: a phone has no room next to the chart.
     layout["annotations"][-1] |= {"x": 1, "xanchor": "right", "yanchor": "bottom"}
 
 
@@ -214,7 +214,7 @@ def _ring(x: float, y: float) -> Json:
 
 
 def _pointer(text: str, x: float, y: float) -> Json:
-    """With an arrow from below the point, if nothing of a front is."""
+    """With an arrow from below the point, if no part of a front is there."""
     arrow = {"showarrow": True, "arrowhead": 0, "arrowwidth": 1.2, "arrowcolor": "@ink"}
     return _below(text, x, y) | arrow | {"ax": -4, "ay": 34, "yshift": -8}
 

@@ -77,7 +77,7 @@ def over_time(views: Sequence[Residency], layers: Sequence[int]) -> Figure:
 
 
 def lifetimes(views: Sequence[Residency]) -> Figure | None:
-    """How long experts stayed, doubling from bar to bar; None if nothing left."""
+    """How long experts stayed, doubling from bar to bar; None if no expert left."""
     known = [view for view in views if view.lifetimes]
     if not known:
         return None

@@ -19,10 +19,10 @@ __all__ = ["Row", "finite", "items", "pick"]
 
 
 def finite(value: Any) -> float | None:
-    """A number, or None for anything else: true and false, texts, what is beyond all measure."""
+    """A number, or None for anything else: true and false, texts, numbers that are too large."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if abs(value) <= LARGEST else None  # none of them for NaN
+    return float(value) if abs(value) <= LARGEST else None  # false for NaN
 
 
 def pick(value: Any, *path: str) -> Any:
@@ -33,7 +33,7 @@ def pick(value: Any, *path: str) -> Any:
 
 
 def items(value: Any) -> list[Json]:
-    """The objects in a list, empty for what is no list."""
+    """The objects in a list; empty if it is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
@@ -81,7 +81,7 @@ class Row:
         )
 
     def speeds(self, phase: str) -> list[float]:
-        """Tokens per second of a phase in every repetition; empty if a row only has both."""
+        """Tokens per second of a phase in every repetition; empty if the phases were timed together."""
         if self.phases != [phase]:
             return []
         values = self.get("samples_ts")

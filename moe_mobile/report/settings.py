@@ -25,7 +25,7 @@ COLOURS = 8
 
 NOT_RECORDED = "not recorded"
 
-# In the order in which people name them. What a row's `config` has besides comes last.
+# In the order in which people name them. Other members of a row's `config` come last.
 _CONFIG = ("residency", "cache", "lanes", "threads", "routing")
 # Where things lie, and what `context` below says better.
 _IGNORED = {*_CONFIG, "context", "packed_dir", "scratch_dir"}

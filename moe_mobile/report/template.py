@@ -43,7 +43,7 @@ class Section:
 
 
 def render(template: str, drawn: Iterable[Section], /, **values: Any) -> bytes:
-    """A page that holds everything, as HTML in UTF-8. ``drawn``: sections whose charts are."""
+    """A page that holds everything, as HTML in UTF-8. ``drawn``: sections with charts."""
     from plotly.offline import get_plotlyjs
 
     figures = {
@@ -65,7 +65,7 @@ def render(template: str, drawn: Iterable[Section], /, **values: Any) -> bytes:
         plotly=markupsafe.Markup(get_plotlyjs()),
         figures=script_json(figures),
     )
-    # JSON may spell half of a surrogate pair, which is no character of UTF-8.
+    # JSON may hold half of a surrogate pair, which UTF-8 cannot encode.
     return page.encode("utf-8", "replace")
 
 

@@ -37,7 +37,7 @@ def run_settings(
     initial_cache: InitialCache,
     router: RouterSpec,
 ) -> _native.RunSettings:
-    """For C++. Raises UsageError if one of them is no such thing at all."""
+    """For C++. Raises UsageError if one of them has the wrong type."""
     from moe_mobile import _native
 
     experts = whole("experts", experts)
@@ -97,7 +97,7 @@ def listed(setting: str, values: Any, least: int = 1) -> list[int]:
         )
     try:
         return [whole(setting, value, least) for value in values]
-    except TypeError as error:  # an array of no dimension
+    except TypeError as error:  # an array without dimensions
         raise UsageError(
             f"{values!r} is not a list of whole numbers",
             setting=setting,

@@ -21,9 +21,9 @@ _MEASURED_EXPERTS = 64
 
 @dataclass(frozen=True)
 class Flash:
-    """A flash memory and the DRAM beside it, as far as a prediction needs them.
+    """A flash memory and the DRAM, as far as a prediction needs them.
 
-    ``dram_bytes_per_second`` is infinite if nothing is known of it.
+    ``dram_bytes_per_second`` is infinite if unknown.
     """
 
     name: str

@@ -44,7 +44,7 @@ class CacheProfile:
         model: its name.
         experts: of each layer.
         layers: by the model's number of the layer, ascending: distinct experts, the most used
-            first. A cache that has room for more begins with these all the same.
+            first. A cache with room for more also begins with these.
 
     Raises UsageError if these contradict each other.
     """
@@ -140,7 +140,7 @@ def read_profile(path: str | os.PathLike[str]) -> CacheProfile:
     """Read a profile. The file may come from anywhere: everything in it is checked.
 
     Raises:
-        UsageError: it is no profile, or a broken one.
+        UsageError: it is not a profile, or damaged.
         UnsupportedError: a newer version of moe-mobile wrote it.
         IoError: it cannot be read.
     """

@@ -24,8 +24,8 @@ class Routed(NamedTuple):
     """What :meth:`RoutingRun.route` decided for some tokens in a layer.
 
     Attributes:
-        selected: int32 [tokens, top_k], the experts in rank order: best first by what the model
-            sorts, whatever the cache made of it; -1 if a relu router selects fewer.
+        selected: int32 [tokens, top_k], the experts in rank order: best first by the model's own
+            scores, not the cache's choice; -1 if a relu router selects fewer.
         missed: bool, same shape: not in the cache when the token came to the layer.
         dropped: bool, same shape: missed, and not read either (``drop-cold``): its weight is 0, and
             the others' grow so that their sum stays what it was.
@@ -55,7 +55,7 @@ class RunTotals:
 
 
 class RoutingRun:
-    """Routing and cache of one sequence after another, driven by whoever computes the logits.
+    """Routing and cache of one sequence after another; the caller computes the logits.
 
     With ``pool="layer"`` a layer's decisions depend on its own logits only. So a whole sequence may
     go through layer by layer: all its tokens in layer 0 at once, then all in layer 1. With
@@ -161,7 +161,7 @@ class RoutingRun:
 
 
 def _numbers(layers: int | Iterable[int]) -> Sequence[int]:
-    """The model's numbers of the layers, if a number of them may be given."""
+    """The model's numbers of the layers; a count of layers may be given instead."""
     try:
         count = operator.index(layers)  # type: ignore[arg-type]
     except TypeError:

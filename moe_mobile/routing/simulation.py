@@ -26,8 +26,8 @@ class Simulation:
     ones only.
 
     Attributes:
-        selected: int32 [tokens, layers, top_k], the experts in rank order: best first by what the
-            model sorts, whatever the cache made of it; -1 if a relu router selects fewer.
+        selected: int32 [tokens, layers, top_k], the experts in rank order: best first by the
+            model's own scores, not the cache's choice; -1 if a relu router selects fewer.
         missed: bool, same shape: not in the cache when the token came to the layer.
         dropped: bool, same shape: missed, and not read either (``drop-cold``).
         routing: the routing as it came out, with ``auto`` and ``J`` settled; ``"exact"`` if the

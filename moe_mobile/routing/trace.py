@@ -61,7 +61,7 @@ _FORMAT = Format(
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What the routers of a model said about every token of one or more sequences.
+    """The outputs of a model's routers for every token of one or more sequences.
 
     Attributes:
         router_logits: float32 [tokens, MoE layers, experts]: what exact routing sorts.
@@ -158,7 +158,7 @@ def split(tokens: int, context: int) -> tuple[int, ...]:
 
 
 def check_prompt(prompt_tokens: int, sequences: Sequence[int]) -> None:
-    """Raises UsageError if the prompts are all there is, which leaves nothing to decode."""
+    """Raises UsageError if there are only prompts, which leaves nothing to decode."""
     if prompt_tokens >= max(sequences):
         raise UsageError(
             f"no sequence is longer than a prompt of {prompt_tokens} tokens: nothing is decoded",

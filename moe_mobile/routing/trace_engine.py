@@ -38,7 +38,7 @@ def record_engine(
     """The router logits of these tokens, in sequences as long as the engine's context.
 
     Args:
-        device: sent the bundle first if it lacks it.
+        device: the bundle is sent to it first if it is missing there.
         settings: as in the runner's ``open`` request.
         prompt_tokens: see :class:`Trace`.
         progress: also called with the stage "trace", and tokens.

@@ -123,7 +123,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: torch.device, *, head
 
 
 def find_routers(model: Any, layers: Sequence[int]) -> dict[int, Any]:
-    """The router module of each MoE layer, ascending. Raises UnsupportedError if others are.
+    """The router module of each MoE layer, ascending. Raises UnsupportedError for other routers.
 
     Every family's router returns its logits before the softmax, the weights of the selected
     experts and the experts.

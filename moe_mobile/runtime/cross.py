@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The arm64 runtime: the engine cross-compiled, with ExecuTorch and glibc for arm64 beside it."""
+"""The arm64 runtime: the engine cross-compiled, with ExecuTorch and glibc for arm64."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _library_of(compiler: str, name: str) -> Path:
         check=True,
     ).stdout.strip()
     path = Path(answer)
-    # The bare name comes back if there is none.
+    # The bare name comes back if there is no such file.
     if not path.is_absolute() or not path.is_file():
         raise RuntimeFailedError(
             f"{compiler} has no {name} for arm64",

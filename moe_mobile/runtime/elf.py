@@ -42,7 +42,7 @@ class Elf:
 
 
 def machine_of(path: Path) -> str | None:
-    """The instruction set of an ELF file, as in :class:`Elf`; None if it is no such file.
+    """The instruction set of an ELF file, as in :class:`Elf`; None for other files.
 
     Raises OSError if it cannot be read.
     """
@@ -57,7 +57,7 @@ def machine_of(path: Path) -> str | None:
 def read_elf(path: str | os.PathLike[str]) -> Elf:
     """Read a 64-bit little-endian ELF file.
 
-    Raises IoError if it cannot be read, UnsupportedError if it is no such file.
+    Raises IoError if it cannot be read, UnsupportedError if it is not such a file.
     """
     try:
         data = Path(path).read_bytes()

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Runtimes on disk: where they lie, what says that one is whole, how one appears in one step."""
+"""Runtimes on disk: their folders, when one is complete, how one appears in one step."""
 
 from __future__ import annotations
 

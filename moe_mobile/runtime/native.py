@@ -59,10 +59,10 @@ def assemble_native() -> Runtime:
 
 
 def gather() -> Gathering:
-    """What the runtime of the engine that is installed now is made of.
+    """The files of the runtime of the engine that is installed now.
 
     Raises UnsupportedError on another kind of machine, RuntimeFailedError if the engine is not
-    installed or lacks a library.
+    installed or a library is missing.
     """
     if platform.machine() != "x86_64":
         raise UnsupportedError(

@@ -49,7 +49,7 @@ _PARTS = (
 )
 _OTHER = _Part("Other libraries of the system this was built on", ("",), "See its packages.")
 
-# Distributions whose licence has to accompany their binaries, and that pip has installed.
+# Distributions installed by pip whose licence has to accompany their binaries.
 _TEXTS = ("executorch", "nlohmann-json")
 
 

@@ -47,7 +47,7 @@ def fetch_wheel(scratch: Path, progress: Progress) -> Path:
     pip decides where from: its index, proxy and certificate settings hold. The content is checked
     against the hash above, by pip and in the cache.
 
-    Raises IoError if it cannot be had, UnsupportedError if there is neither pip nor uv.
+    Raises IoError if it cannot be downloaded, UnsupportedError if there is neither pip nor uv.
     """
     version = executorch_version()
     wheel = _WHEEL.format(version)

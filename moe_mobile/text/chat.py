@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chat messages written the way a model was trained to read them.
 
-Hugging Face checkpoints bring that format as a Jinja template. A template is a program, written
-by whoever made the checkpoint, so it runs in Jinja's sandbox: it sees plain data, reaches no
+Hugging Face checkpoints bring that format as a Jinja template. A template is a program, written by
+the maker of the checkpoint, so it runs in Jinja's sandbox: it sees plain data, reaches no
 Python internals and changes nothing. Loops and output are bounded. Memory within these bounds is
 not, and Ctrl-C stops a slow template.
 """

@@ -188,7 +188,7 @@ def with_speeds(
 def choose(found: Iterable[Candidate]) -> Candidate:
     """The accepted one that loads least; of those with speeds, if there are any, the fastest.
 
-    One with speeds makes place for another only if that is shown to be faster: if the 95 %
+    One with speeds is replaced by another only if that is shown to be faster: if the 95 %
     interval of their repetitions' ratio is above 1. So noise does not decide.
     """
     accepted = sorted((one for one in found if one.accepted), key=lambda c: (c.loads, c.change))

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The routings that are tried if the user names none."""
+"""The routings that are tried by default."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def engines_at_a_time(
 def fitting_engines(
     device: Device, folder: str, settings: Mapping[str, Any], progress: Progress | None = None
 ) -> int:
-    """At least 1. The engine packs the weights first, if that was not done yet.
+    """At least 1. The engine packs the weights first, if they are not packed yet.
 
     ``settings``: of the runner's ``open`` request; raises what that raises.
     """

@@ -100,7 +100,7 @@ def text_hash(token_ids: Sequence[int]) -> str:
 
 
 def engine_settings(candidate: Candidate) -> ChosenSettings:
-    """What the engine is told to do the same."""
+    """The settings with which the engine does the same."""
     row = candidate.row
     return ChosenSettings(
         cache=share_text(row.capacity, row.experts),

@@ -47,7 +47,7 @@ def local_workers(scorer: Scorer, source: QualitySource, jobs: int) -> Workers:
 def score_in_processes(source: QualitySource, jobs: int) -> Workers:
     """A pool of ``jobs`` processes, each with a source of its own.
 
-    They start anew (``spawn``): threads of this process, and what it holds, stay out of them.
+    They are started with ``spawn``, without the threads and the memory of this process.
     """
 
     def score(

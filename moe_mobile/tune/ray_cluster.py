@@ -119,7 +119,7 @@ def _connected(ray: Any, address: str, jobs: int | None) -> Iterator[None]:
         yield
         return
     _require_listener(address)
-    # Nothing is told to anybody.
+    # No usage statistics are sent.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     alone: dict[str, Any] = {"num_cpus": jobs, "include_dashboard": False}

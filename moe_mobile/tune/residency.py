@@ -25,7 +25,7 @@ class Residency:
     """What a cache held while a text was decoded.
 
     Attributes:
-        routing: as it came out.
+        routing: as resolved.
         cached: bool [tokens, layers, experts]: in the cache once the token was through.
         lifetimes: tokens from load to eviction, of every eviction.
         staying: experts that were cached when their sequence ended.

@@ -37,7 +37,7 @@ def tried_caches(
 ) -> list[Cache]:
     """Everything that is scored: all of :func:`~moe_mobile.tune.grid.grid` in each capacity.
 
-    Raises UsageError and BudgetError for what makes no sense.
+    Raises UsageError and BudgetError for settings that make no sense.
     """
     tried = grid(model.experts, model.top_k, routings, drop_cold)
     sizes = {capacity.of(model.experts): capacity.text for capacity in capacities}

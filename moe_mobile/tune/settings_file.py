@@ -67,7 +67,7 @@ class ChosenSettings:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of these settings before they were chosen.
+    """What was measured with these settings before they were chosen.
 
     Attributes:
         tokens: that were decoded, of the text whose token ids have the hash ``text_sha256``.
@@ -115,8 +115,8 @@ class SettingsFile:
         model: its name.
         bundle_hash: of the bundle, the one that it is for.
         limit: of quality, as it was given.
-        choices: one or more, each for a cache of another size. The first is the one to take if
-            nothing is said of the cache.
+        choices: one or more, each for a cache of another size. The first is the one to take if no
+            size of the cache is given.
         created_by: the program that wrote it.
     """
 
@@ -171,7 +171,7 @@ def read_settings(path: str | os.PathLike[str]) -> SettingsFile:
     """Read settings. The file may come from anywhere: everything in it is checked.
 
     Raises:
-        UsageError: it holds no settings, broken ones, or such as the engine does not know.
+        UsageError: it holds no settings, damaged ones, or some that the engine does not know.
         UnsupportedError: a newer version of moe-mobile wrote it.
         IoError: it cannot be read.
     """

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens per second of the few settings that are left, in turns.
 
-Routers are made to say what they said about the text: over random tokens, as `bench` has them, the
-cache would meet other experts. Each repetition goes on in the text where the one before ended. Its
+The routers' outputs are those recorded for the text: with random tokens, as in `bench`, the cache
+would meet other experts. Each repetition goes on in the text where the one before ended. Its
 cache begins full, with what the text uses most: one that is preferred takes long to fill, and until
 then it would be compared by that.
 """

@@ -51,9 +51,9 @@ class Connection:
     """Runs in a thread of its own, each service in another.
 
     Args:
-        service: what serves a stream of that kind, None if nothing does.
-        room: is taken for every service that runs, on all connections; if there is no room left
-            streams are refused.
+        service: what serves a stream of that kind; None if nothing serves it.
+        room: is taken for every service that runs, on all connections; if no room is left, streams
+            are refused.
     """
 
     def __init__(

@@ -84,7 +84,7 @@ class PhoneFolder:
             os.close(lock)
 
     def record(self) -> dict[str, Any] | None:
-        """phone.json; None while the phone is not up, and if another version wrote it."""
+        """phone.json; None while the phone is not up, or if another version wrote it."""
         try:
             record = json.loads((self.path / "phone.json").read_text())
         except (OSError, ValueError):
@@ -107,7 +107,7 @@ class PhoneFolder:
         return received, sent
 
     def _lock(self, kind: int) -> int:
-        """A descriptor that holds the lock; BlockingIOError if somebody else does."""
+        """A descriptor that holds the lock; BlockingIOError if somebody else holds it."""
         lock = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, kind | fcntl.LOCK_NB)
@@ -185,7 +185,7 @@ def claim(name: str | None) -> tuple[PhoneFolder, int]:
             lock = _take(path)
         except FileExistsError:
             with contextlib.suppress(OSError):
-                path.rmdir()  # empty: whoever made it died before it took the lock
+                path.rmdir()  # empty: the process that made it died before it took the lock
                 continue
             if name is None:
                 number += 1

@@ -107,7 +107,7 @@ class Group:
 
 
 def group_1(name: str, *, memory: bool, flash: bool) -> Group | None:
-    """A new group of version 1 beside this process's others; None if there are none."""
+    """A new group of version 1 next to this process's others; None if there are none."""
     wanted = [*(["memory"] if memory else []), *(["blkio"] if flash else [])]
     folders = {}
     try:
@@ -126,7 +126,7 @@ def group_1(name: str, *, memory: bool, flash: bool) -> Group | None:
 
 
 def group_2(name: str, *, memory: bool, flash: bool) -> Group | None:
-    """A new group of version 2; None if the controllers are not to be had here.
+    """A new group of version 2; None if the controllers are not available here.
 
     A group that holds processes cannot share controllers out, so as root it is made at the top.
     """

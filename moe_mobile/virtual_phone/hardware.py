@@ -29,7 +29,7 @@ def clusters() -> dict[str, list[int]]:
 
 @dataclass
 class Hardware:
-    """Writes the files that stand for the hardware below a phone's root.
+    """Writes the files that simulate the hardware below a phone's root.
 
     Args:
         root_fd: descriptor of that folder, through which it can be written.

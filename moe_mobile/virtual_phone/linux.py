@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""System calls that Python lacks: namespaces, mounts, and privileges of one thread."""
+"""System calls that are missing in Python: namespaces, mounts, and privileges of one thread."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def _processes() -> dict[int, ProcessMemory]:
                     raise  # it is not gone
                 continue
             fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
-            # The dying have no memory any more, long before they are buried: what they had is what
+            # Dying processes lose their memory long before they are reaped: what they had is what
             # was seen last.
             if fields.get("State", "Z")[0] in "ZX" or "RssAnon" not in fields:
                 continue

@@ -100,7 +100,7 @@ def start(settings: PhoneSettings | None = None, *, connect: bool = True) -> Vir
         (folder.path / "settings.json").write_text(settings.to_json())
         answer = None
         if _wants_scope(settings):
-            with contextlib.suppress(DeviceError):  # a systemd that makes none
+            with contextlib.suppress(DeviceError):  # a systemd that makes no scope
                 answer = _launch(folder, lock, ["systemd-run", *_SCOPE], ["--scoped"])
         if answer is None:
             answer = _launch(folder, lock, [], [])
@@ -150,13 +150,13 @@ def find(name: str) -> VirtualPhone:
 
 
 def _launch(folder: PhoneFolder, lock: int, prefix: list[str], suffix: list[str]) -> dict[str, Any]:
-    """Start a phone's supervisor; what it says of itself.
+    """Start a phone's supervisor, and return what it reports.
 
     It gets the folder's lock as its standard input, so that at no time nobody holds it. If we
     are interrupted before it spoke it finds nobody to speak to, and ends.
 
     Raises:
-        DeviceError: it died without a word.
+        DeviceError: it ended without a report.
     """
     module = ["-m", "moe_mobile.virtual_phone.supervisor", str(folder.path.absolute())]
     with (folder.path / "log").open("w+b") as log:

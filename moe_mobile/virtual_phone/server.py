@@ -102,7 +102,7 @@ class Server:
                 interval = _BUSY_INTERVAL if busy else _IDLE_INTERVAL
                 for fd, _ in poll.poll(interval * 1000):
                     if alarm is not None and fd == alarm[0]:
-                        os.lseek(fd, 0, os.SEEK_SET)  # a file's news is old once it was read anew
+                        os.lseek(fd, 0, os.SEEK_SET)  # read again, it is no longer new
                         os.read(fd, 4096)
                     else:
                         self._react(fd)

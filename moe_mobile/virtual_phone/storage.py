@@ -82,7 +82,7 @@ class Storage:
 def make_storage(folder: Path, size: int | None, *, privileged: bool) -> Storage:
     """Make `folder`/data; as root, in a mount namespace of this process's own.
 
-    A tmpfs is left to whoever owns the phone's namespaces to mount.
+    A tmpfs is mounted by the owner of the phone's namespaces.
 
     Raises:
         UsageError: a file of this machine cannot be so large.

@@ -80,8 +80,8 @@ class Stream:
     # ---- the service's side
 
     def on_close(self, call: Callable[[], None] | None) -> None:
-        """Have `call`, which must not block, called once the peer closed it; None: from when this
-        returns on, nothing is."""
+        """Have `call`, which must not block, called once the peer closed it; None: nothing is
+        called once this has returned."""
         with self._changed:
             self._on_close = call
             if call is not None and self._closed:

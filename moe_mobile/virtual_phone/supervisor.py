@@ -249,7 +249,7 @@ def main() -> None:
     """Run the phone whose folder the command line names."""
     folder = PhoneFolder(Path(sys.argv[1]))
     if os.fork():
-        os._exit(0)  # whoever started us need not wait for us
+        os._exit(0)  # the process that started us need not wait for us
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -274,7 +274,7 @@ def main() -> None:
         else:
             shutil.rmtree(folder.path, ignore_errors=True)
     if error is not None:
-        with contextlib.suppress(BrokenPipeError):  # whoever started us was interrupted
+        with contextlib.suppress(BrokenPipeError):  # the process that started us was interrupted
             print(json.dumps({"error": error.as_dict()}), flush=True)
 
 

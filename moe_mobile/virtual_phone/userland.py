@@ -18,7 +18,7 @@ __all__ = ["QEMU_ARM64", "build_root", "require_programs"]
 
 QEMU_ARM64 = ("qemu-aarch64-static", "qemu-aarch64")
 _SHELLS = ("/usr/lib/diet/bin/mksh", "mksh")
-# Debian's toybox lacks these; its cat takes twice as long.
+# Missing in Debian's toybox; its cat takes twice as long.
 _FROM_BUSYBOX = ("awk", "cat", "dd", "diff", "expr", "gzip", "less", "stty", "tr", "vi")
 _LIBRARIES = "system/lib64"
 _LOADER = "/system/lib64/ld.so"

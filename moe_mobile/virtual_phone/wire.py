@@ -122,7 +122,7 @@ class Wire:
 
         Raises:
             ConnectionClosed: no more will come.
-            ProtocolError: what came is no packet.
+            ProtocolError: what came is not a packet.
         """
         self._fill(memoryview(self._header))
         command, first, second, length, _, magic = HEADER.unpack(self._header)

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of known content on a phone: only what it lacks is sent, and every byte is verified.
+"""Folders of known content on a phone: only what is missing is sent, and every byte is verified.
 
 inventory  what is there, in one round trip
 plan       what to send, to copy and to keep; whether it fits

@@ -27,8 +27,8 @@ Digest = Callable[[str], str]
 class Deployed:
     """What a deployment took. ``seconds``: of sending and hashing.
 
-    ``other_stores``: packed weights of other engines there, which are of no use to this one.
-    ``settings``: where those are that were sent along.
+    ``other_stores``: packed weights of other engines there, which this one cannot use.
+    ``settings``: where the settings that were sent along are.
     """
 
     path: str

@@ -55,7 +55,7 @@ _FILE = re.compile(r"([0-9]{1,15}) ([0-9]{1,15}) (\S+)")
 
 @dataclasses.dataclass(frozen=True)
 class Present:
-    """A file on the device. ``mtime``: seconds; ``sha256``: if it is as it was verified."""
+    """A file on the device. ``mtime``: seconds; ``sha256``: None if not verified as it is."""
 
     bytes: int
     mtime: int
@@ -76,7 +76,7 @@ class Inventory:
     made: frozenset[str] = frozenset()
 
     def folders(self, room: str) -> set[str]:
-        """Names in ``bundles`` or ``runtime``: ids, with ``.partial`` if on their way."""
+        """Names in ``bundles`` or ``runtime``: ids, with ``.partial`` while they are being sent."""
         parts = (path.split("/", 2) for path in [*self.files, *self.vouched])
         names = {part[1] for part in parts if part[0] == room and len(part) == 3}
         start = room + "/"

@@ -30,7 +30,7 @@ STALE_S = 15
 _BEAT_S = 4.0
 _ANSWER_S = 60.0
 _BUSY = 75
-# Written in place and not anew: on a device that is full it takes no room but the first time, and
+# Written in place, not as a new file: on a full device it takes room the first time only, and
 # then the lock is held without a mark.
 _SCRIPT = """
 command -v flock >/dev/null || exit 127
@@ -67,7 +67,7 @@ def lock(server: AdbServer, serial: str, name: str, busy: str, wait_s: float) ->
     """Hold the lock of that name, waited for so long; it ends with this process or connection.
 
     Raises IoError saying ``busy`` if another command has it, DeviceError, and ReadOnlyError or
-    DiskFullError if the device lets nobody make our folders.
+    DiskFullError if the device does not let us make our folders.
     """
     mark = secrets.token_hex(8)
     stream, marked = _take(server, serial, name, busy, wait_s, mark)

@@ -58,7 +58,7 @@ class Package:
 
     @property
     def partial(self) -> str:
-        """Where it is gathered until it is complete."""
+        """The folder in which it is gathered until it is complete."""
         return self.folder + ".partial"
 
     @property
@@ -95,7 +95,7 @@ def bundle_package(bundle: pathlib.Path, settings: pathlib.Path | None = None) -
                 remedy="Deploy it without `settings`",
             )
         files.append(_settings(settings))
-    # Last: whoever sees it sees a bundle.
+    # Last: if it is there, the bundle is complete.
     files.append(Wanted(m.MANIFEST_FILE, bundle / m.MANIFEST_FILE, len(data), digest))
     return Package(
         room="bundles",

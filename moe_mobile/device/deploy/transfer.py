@@ -96,7 +96,7 @@ def _send_file(
     quoted = shlex.quote(path)
     # A connection that breaks hangs up on the writer, which would lose what it has in its pipe.
     # It may then still be at it when we come again: wait for its end, and see what it left.
-    # One whose connection died without a word never ends: then leave it the file, and take a copy.
+    # If its connection died silently, the writer never ends: leave the file to it and use a copy.
     # One that waited for us has lost its lock when its turn comes, and must not touch the file.
     script = (
         f"trap '' HUP; {guard}exec 9>>{quoted} && i=0 && until flock -n 9; do i=$((i+1)); "
