@@ -81,7 +81,7 @@ class Row:
         )
 
     def speeds(self, phase: str) -> list[float]:
-        """Tokens per second of a phase in every repetition; empty if the phases were timed together."""
+        """Tokens per second of a phase in every repetition; empty if both were timed together."""
         if self.phases != [phase]:
             return []
         values = self.get("samples_ts")
