@@ -36,7 +36,7 @@ CASES = {
     "olmoe": Case("olmoe"),
     # Short convolutions in three of four layers, one of them with a dense MLP.
     "lfm2_moe": Case("lfm2_moe"),
-    # Nine query heads on three key-value heads, of a width that is no power of two.
+    # Nine query heads on three key-value heads, of a width that is not a power of two.
     "mixtral-odd-heads": Case(
         "mixtral",
         {

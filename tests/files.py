@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def contents(folder: Path, *, ignore: tuple[str, ...] = ()) -> dict[str, bytes]:
-    """All files below a folder by their relative path, but those with an ignored name.
+    """All files below a folder by their relative path, except those with an ignored name.
 
-    The packed store inside a bundle is no part of the bundle and left out.
+    The packed store inside a bundle is not a part of the bundle, and is left out.
     """
     return {
         str(path.relative_to(folder)): path.read_bytes()

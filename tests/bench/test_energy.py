@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Energy against batteries whose truth is known."""
+"""Energy of batteries whose true energy is known."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_what_is_not_known_is_said() -> None:
     energy = measure_energy(once, MINUTE, charging=False)
     assert energy.joules == pytest.approx(14.4)
     assert energy.note == "the charge counter moved too little"
-    # A counter that grows is no discharge.
+    # A counter that grows is not a discharge.
     rising = _samples(61, battery_uah=lambda t: 3_000_000 + 1000 * t, battery_mv=lambda t: 4000)
     assert measure_energy(rising, MINUTE, charging=False).joules is None
 

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Configurations that are killed or do not fit: told of, and in nobody's way."""
+"""Configurations that are killed or do not fit: reported, and the other rows go on."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_row_that_fails_does_not_stop_the_others(
     assert _kept(out) == ["50%", "60%"]
     assert "cache 40%, tg2: moe_runner was killed by SIGKILL" in first.stderr
     assert "cache 41%, tg2: too small" in first.stderr
-    # Not of what would fail the same way again.
+    # No repetition follows that would fail in the same way.
     assert first.stderr.count("--resume measures what is missing") == 1
     assert first.stdout.count(" tg2 |") == 2
 
@@ -111,7 +111,7 @@ def test_errors_are_all_there_is_to_tell(bundle: BundleMaker, tmp_path: pathlib.
     two = _bench(model, environment, "--cache", "41%,40%", "--json")
     assert two.returncode == errors.BudgetError.exit_code
     assert [error["error"]["code"] for error in json.loads(two.stdout)] == ["budget", "killed"]
-    # What is no fault of the row ends the grid.
+    # A failure that the row did not cause ends the grid.
     full = _bench(model, _bad_day(tmp_path, "disk_full"), "--cache", "41%,50%", "--json")
     assert full.returncode == errors.DiskFullError.exit_code
     assert json.loads(full.stdout)["error"]["code"] == "disk_full"

@@ -58,7 +58,7 @@ def test_json_has_llama_bench_members_and_ours(results: list[BenchResult]) -> No
 def test_observer_lines_have_executorchs_keys(results: list[BenchResult]) -> None:
     both = dataclasses.replace(results[1], n_prompt=8, samples_ns=[1_200_000_000, 1_400_000_000])
     lines = _written("observer", [*results, both]).splitlines()
-    # Rows that decode nothing have none.
+    # Rows without decoded tokens have no such line.
     assert len(lines) == 4
     assert {line.partition(" ")[0] for line in lines} == {"PyTorchObserver"}
     first, _, third, _ = (json.loads(line.partition(" ")[2]) for line in lines)
@@ -174,7 +174,7 @@ def test_markdown_of_phones_tells_them_apart(results: list[BenchResult]) -> None
     )
     named = dict(zip(header, row, strict=True))
     assert (named["device"], named["J/tok"]) == ("R58M", "0.25*")
-    assert int(named["pss MiB"]) > 0  # of the script that stands for the engine
+    assert int(named["pss MiB"]) > 0  # of the script in place of the engine
     assert out.getvalue().splitlines()[-1] == (
         "- R58M, cache 50%, tg2: waited too long before repetition 2; * energy: shorter than 30 s"
     )

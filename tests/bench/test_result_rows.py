@@ -166,7 +166,7 @@ def test_a_file_may_be_torn_anywhere(
     file = ResultFile(path, resume=True)
     whole = written[:cut].count(b"\n")
     assert list(file.rows.values()) == rows[:whole]
-    # What is missing, appended, makes it what it was.
+    # The missing rows are appended; then the file is complete again.
     for row in rows[whole:]:
         file.append(row)
     file.close()
@@ -251,7 +251,7 @@ def test_other_files_are_not_continued(rows: list[BenchResult], tmp_path: pathli
         ResultFile(path / "rows.jsonl", resume=False)
     ResultFile(tmp_path / "new" / "folder" / "rows.jsonl", resume=False).close()
     assert (tmp_path / "new" / "folder" / "rows.jsonl").read_bytes() == b""
-    # Nor are rows that were damaged.
+    # Damaged rows are not either.
     damages: list[dict[str, Any]] = [{"run_key": [1]}, {"flags": None}, {"samples_ns": {}}]
     damages += [{"avg_ts": math.nan}, {"stddev_ts": -math.inf}]
     for damage in damages:

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A trace stands for a bundle's routers only if they have the same shape."""
+"""A trace can replace a bundle's routers only if they have the same shape."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def test_a_reading_takes_what_there_is() -> None:
     assert (state.cpu_c, state.skin_c, state.battery_c) == (45.0, 35.25, 30.0)
     assert state.has_temperature
     assert not parse_state("").has_temperature
-    # Chosen zones only, and none that went away.
+    # Only chosen zones, without those that went away.
     assert zone_temperatures(ZONES, {"cpu": (0, 9), "skin": (8,)}) == {"cpu": 41.2}
 
 

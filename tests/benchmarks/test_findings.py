@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of the pages on routing say what the raw data beside them do."""
+"""The tables of the pages on routing agree with the raw data next to them."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ END = "<end>"
 
 
 def byte_tokenizer() -> Tokenizer:
-    """Token ids are bytes, but 256, which ends the text."""
+    """Token ids are bytes, except 256, which ends the text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

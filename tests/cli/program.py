@@ -48,5 +48,5 @@ def failed(exit_code: int, *arguments: object) -> dict[str, Any]:
 
 
 def without_engine() -> dict[str, str]:
-    """An environment in which there is no runner."""
+    """An environment without a runner."""
     return os.environ | {"MOE_MOBILE_RUNNER": "/nowhere/moe_runner"}

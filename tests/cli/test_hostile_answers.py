@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A runner that says what it should but for one member: an error of ours, or a figure of use."""
+"""A runner with one wrong member in its answers: a typed error, or a usable figure."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _paths(value: Any, path: Path = ()) -> Iterator[Path]:
 
 
 def _replace(event: Any, path: Path, value: object) -> None:
-    """If the event has such a member."""
+    """Only if the event has such a member."""
     *parents, last = path
     try:
         for name in parents:

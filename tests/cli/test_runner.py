@@ -115,7 +115,7 @@ def test_an_attached_runner_ends_with_its_input(tmp_path: pathlib.Path) -> None:
     began = time.monotonic()
     ended = subprocess.run(command, input=request.encode(), capture_output=True, timeout=60)
     assert (ended.returncode, time.monotonic() - began < 10) == (130, True)
-    # What it was asked, and has done, is no reason.
+    # The request that it was sent, and finished, is not the reason.
     done = json.dumps({"command": "digest", "paths": []}) + "\n"
     with Runner() as runner:
         assert runner.request("digest", paths=[]) == {"files": []}

@@ -19,7 +19,7 @@ _EXTRA_BYTES = 40 << 20
 
 
 def with_extra_files(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
-    """A copy of a bundle with large files beside it, which its manifest lists."""
+    """A copy of a bundle with further large files, which its manifest lists."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(".packed"))
     manifest = json.loads((target / "bundle.json").read_text())
     chance = random.Random(7)
@@ -50,7 +50,7 @@ def large_bundle(
 
 @pytest.fixture(scope="session")
 def wide_bundle(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> pathlib.Path:
-    """48 MiB of experts, 16 in one layer, beside which all else is small; a token uses 2 of them.
+    """48 MiB of experts, 16 in one layer; everything else is small; a token uses 2 of them.
     Its context is long enough for a run that lasts."""
     from moe_mobile.export import export_bundle
     from tests.tiny import write_checkpoint

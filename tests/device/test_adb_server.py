@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""An adb server that is not where one would look first."""
+"""An adb server on an unusual address or port."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def serve(listener: socket.socket, port: int) -> None:
 
 
 def free_port() -> int:
-    """Of the address where adb would start a server of its own."""
+    """For the address at which adb would start a server of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

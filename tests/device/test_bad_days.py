@@ -137,7 +137,7 @@ def test_killed_for_memory(phone: StartPhone) -> None:
     with device.runner() as runner:
         runner.request("digest", paths=[])
         device.shell("kill -9 $(pgrep moe_runner)")
-        # Not by what the log says of the one before.
+        # Not by the log of the process before.
         with pytest.raises(KilledError, match="was killed on the device, probably") as other:
             runner.request("info")
     assert other.value.exit_code == 13
@@ -187,7 +187,7 @@ def test_an_engine_for_another_machine(
     assert "holds the runtime linux-x86_64/" in error["cause"]
     assert error["file"] == str(folder)
     assert "moe-mobile runtime build --target linux-arm64" in error["remedy"]
-    # It calls itself what it is not.
+    # It gives a wrong name for itself.
     stated = json.loads((folder / "runtime.json").read_text())
     stated["recipe"] |= {"target": "linux-arm64", "abi": "arm64-v8a", "key": folder.name}
     (folder / "runtime.json").write_text(json.dumps(stated))
@@ -252,7 +252,7 @@ def test_a_store_of_another_executorch(phone: StartPhone, tiny_bundle: pathlib.P
         f"cd {path}/.packed && mv * xnnpack-0.0.0-x86_64-00000000-p4096 && ls"
     )
     assert packed.stdout.strip() == "xnnpack-0.0.0-x86_64-00000000-p4096"
-    # Its shards are gone, and what stands for them is of no use: they are sent and packed again.
+    # Its shards are gone, and the packed weights cannot be used: they are sent and packed again.
     told = run_cli("deploy", tiny_bundle)
     assert "note:" in told.stderr
     assert "xnnpack-0.0.0" in told.stderr

@@ -61,7 +61,7 @@ def test_only_what_lacks_is_sent(phone: StartPhone, tiny_bundle: pathlib.Path) -
     sh(one, f"printf x | cat >> {first['path']}/config.json")
     mended = ok_json("deploy", tiny_bundle)["deployments"][0]
     assert mended["bytes_sent"] == (tiny_bundle / "config.json").stat().st_size
-    # One whose time alone changed is hashed there, not sent.
+    # A file with a new time only is hashed there, not sent.
     sh(one, f"touch -d 2001-01-01T00:00:00 {first['path']}/config.json")
     assert ok_json("deploy", tiny_bundle)["deployments"][0]["bytes_sent"] == 0
     ok("verify", tiny_bundle, "--device", "any")
@@ -116,7 +116,7 @@ def test_bytes_that_rot_are_mended(
             "touch -r ../age embedding.bin",
         )
 
-    # Neither its size nor its time tells; who reads it notices, and says what to do.
+    # Neither its size nor its time shows it; reading it does, and the error says what to do.
     rot()
     assert ok_json("deploy", tiny_bundle)["deployments"][0]["was_complete"]
     error = failed(5, "verify", tiny_bundle, "--device", "any")
@@ -126,7 +126,7 @@ def test_bytes_that_rot_are_mended(
     assert mended["bytes_sent"] == (tiny_bundle / "embedding.bin").stat().st_size
     ok("verify", tiny_bundle, "--device", "any")
 
-    # What was packed there is packed anew, though the shards are gone.
+    # What was packed there is packed again, though the shards are gone.
     ok("deploy", tiny_bundle, "--consume")
     packed = sh(one, f"ls {path}/.packed/*/layer-00.packed").strip()
     sh(one, f"printf rot | dd of={packed} bs=1 seek=20000 conv=notrunc 2>/dev/null")
@@ -141,7 +141,7 @@ def test_bytes_that_rot_are_mended(
     ok("deploy", tiny_bundle, "--consume")
     assert ok_json("verify", tiny_bundle, "--device", "any")["packed"]["complete"]
 
-    # Nor does another bundle inherit it.
+    # Another bundle does not inherit it either.
     rot()
     ok("deploy", large_bundle)
     ok("verify", large_bundle, "--device", "any")
@@ -184,7 +184,7 @@ def test_a_writer_that_never_ends_is_left_behind(
     device = device_of(one)
     package = bundle_package(tiny_bundle)
     file = f"{phone_root()}/{package.partial}/bundle.json"
-    # As of a connection that died without a word, with half of the file.
+    # As after a connection that died silently, with half of the file.
     held = f"mkdir -p {file.rpartition('/')[0]}; exec 9>>{file}; flock 9; printf half >&9; echo up"
     with device.stream(f"{held}; sleep 100") as writer:
         assert writer.stdout is not None
@@ -324,7 +324,7 @@ def test_a_file_of_more_than_4_gib(phone: StartPhone, tmp_path: pathlib.Path) ->
     one = phone()
     device = device_of(one)
     path = tmp_path / "large"
-    with path.open("wb") as file:  # a hole, but for both ends
+    with path.open("wb") as file:  # a hole, except for both ends
         file.write(b"first")
         file.seek((4 << 30) + (16 << 20) + 12345)
         file.write(b"last")

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Timing `deploy` against `adb push`: the same bytes, and nobody's deployment is touched."""
+"""Timing `deploy` against `adb push`: the same bytes, and no deployment is touched."""
 
 from __future__ import annotations
 

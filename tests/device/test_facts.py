@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What devices tell of themselves, in full, in part and not at all."""
+"""What devices report, in full, in part and not at all."""
 
 from __future__ import annotations
 

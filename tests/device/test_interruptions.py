@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""However a command is ended, nothing of it goes on: neither on the phone nor here."""
+"""After any end of a command, no part of it goes on, on the phone or here."""
 
 from __future__ import annotations
 

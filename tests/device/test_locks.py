@@ -36,7 +36,7 @@ def test_one_command_at_a_time_deploys(
     assert [process.returncode for process in both] == [0, 0], told
     ok("verify", tiny_bundle, "--device", "any")
 
-    # One that takes long is not waited for.
+    # A command that takes long is not waited for.
     device = device_of(one)
     monkeypatch.setattr(deploy, "_LOCK_SECONDS", 1)
     with device._deployer.deploying():
@@ -59,7 +59,7 @@ def test_a_lock_is_free_once_its_owner_is_silent(
         pass
     with take(0):
         pass
-    monkeypatch.setattr(lock, "_BEAT_S", 100)  # as a connection that is dead without a word
+    monkeypatch.setattr(lock, "_BEAT_S", 100)  # as a connection that died silently
     with take(0), take(3):
         pass
 

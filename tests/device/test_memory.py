@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The engine on a phone that runs out of memory: killed there, and said so; less is left alone."""
+"""The engine on a phone that runs out of memory: it is killed there, and that is reported."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def endless(
 @contextlib.contextmanager
 def app(phone: VirtualPhone) -> Iterator[subprocess.Popen[bytes]]:
     """Takes memory and keeps it, as an app does that comes to the front."""
-    # The block is what was read of it so far, and the rest never comes.
+    # The block is what was read so far; the rest never comes.
     script = f"(head -c {APP} /dev/zero; exec sleep 60) | dd of=/dev/null bs=64M iflag=fullblock"
     command = [adbutils.adb_path(), "-s", phone.serial, "shell", "-T", script]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:

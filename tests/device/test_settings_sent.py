@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that go along with a bundle, and come alone if they alone changed."""
+"""Settings that are sent with a bundle, or without it if only they changed."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def test_they_are_sent_to_at_the_same_time(phone: StartPhone, large_bundle: path
     reader.join()
     os.close(ours)
     assert process.returncode == 0, shown
-    # Both had much while both still lacked much.
+    # Both had much while much was still missing on both.
     assert [one for one in got if most / 4 < one[0] <= one[1] < most * 3 / 4], got
     assert sorted(line.partition(": sent")[0] for line in lines) == sorted(
         one.serial for one in both

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the engine counts over given router logits, and what the lab does."""
+"""The counts of the engine and of the lab for given router logits."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def replayed(bundle: Path, trace: Trace, prompt: int = 0, **settings: Any) -> Co
 
 
 def simulated(trace: Trace, capacity: int, prompt: int = 0, **settings: Any) -> Counts:
-    """The same by the lab, which routes token by token and has no engine around it."""
+    """The same by the lab, which routes token by token without an engine."""
     _, layers, experts = trace.router_logits.shape
     model: dict[str, Any] = {
         "experts": experts,

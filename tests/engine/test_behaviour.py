@@ -61,7 +61,7 @@ def test_below_one_cycle_nothing_hits_and_nothing_changes(tiny: Path, lanes: int
 
 
 def test_a_prompt_can_be_stopped_between_batches(large_bundle: Path) -> None:
-    """The engine then goes on as if the prompt had not been."""
+    """The engine then goes on as if there had been no prompt."""
     ids = tiny_prompt(300)
     seen: list[tuple[str, int, int]] = []
 
@@ -125,7 +125,7 @@ def test_a_closed_engine_gives_no_more_tokens(tiny: Path) -> None:
 
 
 def test_callbacks_cannot_use_their_engine(tiny: Path) -> None:
-    """They would wait for themselves."""
+    """They would wait for their own call."""
     seen: list[str] = []
 
     def look(stage: str, done: int, total: int, detail: str = "") -> None:
@@ -266,7 +266,7 @@ def test_context_is_a_limit_and_the_engine_survives(tiny: Path) -> None:
                 engine.score(ids)
             with pytest.raises(UsageError, match="context of 16"):
                 list(engine.generate(ids, 1))
-        # A generation ends where the context does: 12 + 4 positions, and one token more.
+        # A generation ends with the context: 12 + 4 positions, and one token more.
         assert len(list(engine.generate(tiny_prompt(12), 40, ignore_eos=True))) == 5
         assert np.array_equal(engine.score(tiny_prompt(16)), expected)
     with pytest.raises(UsageError, match="more than the model's 256"):

@@ -53,5 +53,5 @@ def test_memory_stays_within_the_plan(large_bundle: Path, cache: str, residency:
     assert plan["slots"] * plan["slot_bytes"] <= plan["experts_budget_bytes"]
     for measured in (opened, used):
         assert measured <= 1.05 * plan["total_bytes"] + PROCESS_BASE
-    # Nor may the plan promise far more than is taken: slots are touched at the start.
+    # The plan must not promise far more than is taken either: slots are touched at the start.
     assert (used if residency == "programs" else opened) >= 0.9 * plan["slots"] * plan["slot_bytes"]

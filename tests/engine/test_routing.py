@@ -131,7 +131,7 @@ def logits_of(bundle: Path, tokens: list[int], **settings: Any) -> tuple[Logits,
 
 @pytest.mark.parametrize("routing", METHODS)
 def test_lanes_and_residency_change_no_bit(bundle: Path, tokens: list[int], routing: str) -> None:
-    """Nor does whatever the engine did before, unless the cache is warm."""
+    """Earlier work of the engine changes nothing either, unless the cache is warm."""
     reference = logits_of(bundle, tokens, routing=routing)
     for residency, lanes in product(("slots", "programs"), (1, 4)):
         other = logits_of(bundle, tokens, routing=routing, residency=residency, lanes=lanes)
@@ -211,7 +211,7 @@ def test_the_command_line_takes_a_profile_of_the_model_only(bundle: Path, tmp_pa
 
 @pytest.mark.parametrize("pool", ["global", "layer"])
 def test_a_share_of_the_cache_is_the_lab_s(bundle: Path, pool: str) -> None:
-    """33 % of 32 experts are 10 in each of 6 layers, whoever counts."""
+    """33 % of 32 experts are 10 in each of 6 layers, for the engine and the lab."""
     capacity = parse_capacity("33%").of(32)
     plan = Engine(bundle, cache="33%", pool=pool, threads=1).info.plan
     assert plan.slots == 6 * capacity == 60
@@ -224,7 +224,7 @@ def test_what_makes_no_sense_is_refused(bundle: Path) -> None:
             Engine(bundle, **{"threads": 1} | settings)
 
     refused(BudgetError, "3 for each layer", cache="700KiB", routing="cache-prior:0.2")
-    # Divided, a cache has no token cycle to fall below.
+    # A divided cache has no lower limit of one token cycle.
     refused(BudgetError, "for each layer", cache="10%", pool="layer", allow_below_cycle=True)
     refused(UsageError, "all experts are in memory", residency="resident", initial_cache="cold")
     refused(UsageError, "has no expert 32", initial_cache="profile", cache_profile={0: [32]})

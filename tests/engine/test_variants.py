@@ -145,7 +145,7 @@ def test_both_classes_share_the_budget_and_are_used(two: Path) -> None:
 
 
 def test_ranks_equal_torchao(two: Path, checkpoint: CheckpointMaker) -> None:
-    """As tests/engine/test_quantized.py, whose tolerances these are."""
+    """As in tests/engine/test_quantized.py, with its tolerances."""
     embedding = Interpreter(two).embed(range(VOCAB))
     oracle = torchao_model(checkpoint(NAME), "8da8w", embedding, low="8da4w", full_ranks=1)
     with half_precision_cache(oracle):

@@ -50,7 +50,7 @@ def engine(native_build: Callable[[str], NativeBuild]) -> Iterator[CarefulRunner
 
 @dataclass(frozen=True)
 class Reference:
-    """A prepared bundle in perfect order, not to be changed, and what it answers."""
+    """An intact prepared bundle, not to be changed, and its output."""
 
     bundle: Path
     scores: list[float]

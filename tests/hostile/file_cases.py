@@ -49,7 +49,7 @@ def find(bundle: Path, name: str) -> Path:
 
 
 def _truncate(name: str, keep: int) -> Change:
-    """Keeps so many bytes; all but so many if negative."""
+    """Keeps this many bytes; if negative, removes this many."""
 
     def apply(bundle: Path) -> None:
         path = find(bundle, name)

@@ -103,7 +103,7 @@ def _amplitude(value: bytes) -> Callable[[bytes], bytes]:
     return _raw(b'"amplitude": 1.0', b'"amplitude": ' + value)
 
 
-# Refused by whoever reads the manifest alone, Python and C++ alike.
+# Refused by reading the manifest alone, in Python and in C++.
 MANIFEST: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "empty": (INVALID, lambda data: b""),
     "blanks-only": (INVALID, lambda data: b" \n" * 50),

@@ -75,7 +75,7 @@ class Outcome:
 
 
 class CarefulRunner:
-    """A ``moe_runner`` that fails the test if the process dies or a sanitizer speaks.
+    """A ``moe_runner`` that fails the test if the process dies or a sanitizer reports anything.
 
     One process serves many tests, until one of them meets an error while a bundle is open: what
     follows must not depend on what an earlier test left.

@@ -37,11 +37,11 @@ def test_random_flips(
             noticed += 1
             assert str(bundle) in str(outcome.error.file), (what, outcome)
             assert outcome.error.code in {"bundle_invalid", "bundle_corrupt", "unsupported"}, what
-        # What running does not meet, verifying does: all but padding of the packed store.
+        # Verifying finds what running does not read: all except padding of the packed store.
         verified = engine.run("verify", bundle=str(bundle))
         if path.suffix != ".packed":
             assert verified.error is not None, what
             assert verified.error.code in {"bundle_invalid", "bundle_corrupt", "unsupported"}, what
-        # Opening may have made a damaged store anew: its bytes are the same again.
+        # Opening may have made a damaged store again: its bytes are the same as before.
         path.write_bytes(intact)
     assert noticed > FLIPS_PER_SEED // 4

@@ -50,7 +50,7 @@ CASES: dict[str, Corruption] = {
 
 
 def consume(bundle: Path) -> None:
-    """What ``prepare --consume`` leaves: the packed store stands for the shards."""
+    """What ``prepare --consume`` leaves: the packed store replaces the shards."""
     for shard in (bundle / "experts").iterdir():
         shard.unlink()
 
@@ -74,7 +74,7 @@ def test_corruption(name: str, reference: Reference, engine: CarefulRunner, tmp_
     case.apply(bundle)
     expect(engine.run("verify", bundle=str(bundle)), case)
     # Running it gives an error about a file of the bundle, or exactly what the intact bundle gives:
-    # a file that running does not read, or a damaged store that opening the bundle made anew.
+    # a file that running does not read, or a damaged store that opening the bundle made again.
     outcome = engine.score(bundle)
     if outcome.error is not None:
         assert outcome.error.file is not None

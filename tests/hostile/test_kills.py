@@ -63,7 +63,7 @@ def test_export_killed_between_two_changes_of_files(
     if unfinished(out):
         answer = export_server.run(tiny_checkpoint, out)
         assert answer["status"] == 0, answer
-    # Whoever sees the final name sees all of the bundle.
+    # If the final name exists, the bundle is complete.
     assert contents(out) == contents(exported)
 
 

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Python's reader and the engine's accept the same manifests, and refuse the others alike."""
+"""Python's reader and the engine's accept the same manifests, and refuse the same ones."""
 
 from __future__ import annotations
 

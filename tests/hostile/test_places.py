@@ -164,7 +164,7 @@ def test_file_truncated_under_an_open_engine(
     assert failed.error is not None
     assert failed.error.code == "bundle_corrupt", failed
     assert Path(str(failed.error.file)) in data
-    # The bytes are back: the very same engine goes on as if nothing had been.
+    # The bytes are back: the very same engine goes on as before.
     for path, content in data.items():
         with path.open("r+b") as file:
             file.write(content)
