@@ -26,8 +26,8 @@ std::string folder_of(const std::string& path) {
               "Wait for it to finish and try again");
 }
 
-// Opens and locks the temporary file. Its name is fixed, so that what a killed process left is
-// overwritten instead of piling up; the lock keeps two live processes apart.
+// Opens and locks the temporary file. Its name is fixed, so that the leftover of a killed process
+// is overwritten and leftovers do not pile up. The lock keeps two live processes apart.
 UniqueFd open_temporary(const std::string& temporary) {
   int raw;
   do {
@@ -35,10 +35,10 @@ UniqueFd open_temporary(const std::string& temporary) {
   } while (raw < 0 && errno == EINTR);
   if (raw < 0) throw_errno(temporary, "create");
   UniqueFd fd(raw);
-  // File systems without locks are accepted as they are.
+  // File systems without locks are accepted.
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) throw_busy(temporary);
-  // Between open and lock another process may have renamed the file to its final name: leave that
-  // one alone.
+  // Between open and lock another process may have renamed the file to its final name. Then do not
+  // touch it.
   struct stat mine, named;
   if (::fstat(fd.get(), &mine) != 0) throw_errno(temporary, "create");
   if (::lstat(temporary.c_str(), &named) != 0 || mine.st_ino != named.st_ino ||
@@ -95,7 +95,7 @@ void AtomicFile::pwrite(const void* source, size_t bytes, uint64_t offset) {
 void AtomicFile::commit() {
   if (::fsync(fd_.get()) != 0) throw_errno(temporary_, "sync");
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) throw_errno(path_, "rename");
-  fd_.reset();  // nothing to remove any more
+  fd_.reset();  // nothing left to remove
   sync_directory(folder_of(path_));
 }
 

@@ -24,7 +24,7 @@ struct Leaf {
 }  // namespace
 
 bool cpu_has_avx2() {
-  // The compiler's check covers the operating system's saving of the wide registers as well.
+  // The compiler's check also covers whether the operating system saves the wide registers.
   static const bool has = __builtin_cpu_supports("avx2") != 0 &&
                           __builtin_cpu_supports("fma") != 0 && (Leaf(1, 0).ecx & bit_F16C) != 0;
   return has;

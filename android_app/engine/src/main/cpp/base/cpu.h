@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Own kernels are compiled for the baseline instruction set; functions marked with these attributes
-// use more, and are called only where the CPU has it.
+// Our kernels are compiled for the baseline instruction set. Functions marked with these attributes
+// use more instructions, and are called only if the CPU has them.
 #if defined(__x86_64__)
 #define MOE_X86 1
 #define MOE_TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))

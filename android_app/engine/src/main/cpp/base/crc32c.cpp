@@ -63,8 +63,8 @@ constexpr uint32_t zeros_operator(uint64_t bytes) {
   return result;
 }
 
-// The CPU's instruction takes three cycles but starts one every cycle: three stretches run side by
-// side and are then joined. Two sizes, so that short inputs gain as well.
+// The CPU's instruction takes three cycles but starts one every cycle: three stretches run in
+// parallel and are then joined. Two stretch lengths, so that short inputs gain as well.
 constexpr size_t kLong = 16384;
 constexpr size_t kShort = 512;
 constexpr uint32_t kLongOperator = zeros_operator(kLong);

@@ -12,10 +12,10 @@ namespace moe_mobile {
 uint32_t crc32c(const void* data, size_t length, uint32_t seed = 0);
 
 namespace detail {
-// Exposed so that tests can compare the paths. Both have the meaning of crc32c().
+// Exposed so that tests can compare the paths. Both compute crc32c().
 using Crc32c = uint32_t (*)(const void* data, size_t length, uint32_t seed);
 uint32_t crc32c_portable(const void* data, size_t length, uint32_t seed);
-// The CPU's own instructions, or nullptr where there are none.
+// The version with the CPU's CRC instructions; nullptr if it has none.
 Crc32c crc32c_hardware();
 }  // namespace detail
 

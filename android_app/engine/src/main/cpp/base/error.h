@@ -11,7 +11,7 @@ namespace moe_mobile {
 // code.
 enum class ErrorCode {
   kUsage,          // bad arguments
-  kUnsupported,    // architecture, option or version this build does not know
+  kUnsupported,    // an architecture, option or version this build does not support
   kBundleInvalid,  // manifest or file breaks the bundle format
   kBundleCorrupt,  // bytes do not match their hash or checksum
   kIo,             // a read or write failed
@@ -28,12 +28,13 @@ const char* to_string(ErrorCode code);
 // 2 usage .. 10 runtime, 130 cancelled.
 int exit_code(ErrorCode code);
 
-// What an Error is about where that is no file: a setting, an argument or a member of a request.
+// The subject of an Error that is not about a file: a setting, an argument or a member of a
+// request.
 struct Setting {
   std::string name;
 };
 
-// Every failure a user can see: which file or setting (neither where a part of the engine failed),
+// Every failure a user can see: which file or setting (neither if a part of the engine failed),
 // why, and what to do about it.
 class Error : public std::runtime_error {
  public:
@@ -41,8 +42,8 @@ class Error : public std::runtime_error {
   Error(ErrorCode code, Setting setting, std::string cause, std::string remedy = "");
 
   ErrorCode code() const { return code_; }
-  const std::string& file() const { return file_; }        // "" where it is no file
-  const std::string& setting() const { return setting_; }  // "" where it is no setting
+  const std::string& file() const { return file_; }        // "" if not about a file
+  const std::string& setting() const { return setting_; }  // "" if not about a setting
   const std::string& cause() const { return cause_; }
   const std::string& remedy() const { return remedy_; }
 
@@ -54,12 +55,12 @@ class Error : public std::runtime_error {
   std::string remedy_;
 };
 
-// Throws what `errno` says about `file`: ENOSPC and EDQUOT are kDiskFull; EROFS, EACCES and EPERM
+// Throws the Error for `errno` and `file`: ENOSPC and EDQUOT are kDiskFull; EROFS, EACCES and EPERM
 // are kReadOnly when `action` writes (it starts with "write", "create", "rename", "sync" or
 // "remove"), everything else is kIo. `action` completes the sentence "cannot <action>".
 [[noreturn]] void throw_errno(const std::string& file, const char* action);
 
-// What a message may show of a string from a file: printable ASCII, at most 64 bytes, in quotes.
+// A string from a file made safe for messages: printable ASCII, at most 64 bytes, in quotes.
 std::string in_quotes(const std::string& text);
 
 }  // namespace moe_mobile

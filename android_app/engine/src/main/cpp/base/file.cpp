@@ -44,7 +44,7 @@ UniqueFd open_read(const std::string& path, bool direct) {
   if (path.find('\0') != std::string::npos) {
     throw Error(ErrorCode::kBundleInvalid, path.c_str(), "the path contains a NUL byte");
   }
-  // O_NONBLOCK: opening a pipe nobody writes to would otherwise hang.
+  // O_NONBLOCK: opening a pipe without a writer would otherwise hang.
   const int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | (direct ? O_DIRECT : 0);
   int raw;
   do {

@@ -37,21 +37,22 @@ class UniqueFd {
 };
 
 // Opens a regular file for reading. Links, folders, pipes and devices are refused (kBundleInvalid)
-// without blocking on them. With `direct`, a file system without O_DIRECT gives kIo: the caller
-// decides what to do then.
+// without blocking on them. With `direct`, throws kIo if the file system has no O_DIRECT; the
+// caller decides what to do.
 UniqueFd open_read(const std::string& path, bool direct = false);
 
 // Length of an open file in bytes.
 uint64_t file_size(int fd, const std::string& path);
 
-// Reads exactly `bytes` at `offset`. A file that ends before is kBundleCorrupt, anything else kIo.
+// Reads exactly `bytes` at `offset`. kBundleCorrupt if the file ends before, kIo for other
+// failures.
 void read_exactly(int fd, void* destination, size_t bytes, uint64_t offset,
                   const std::string& path);
 
 // Writes all bytes at the descriptor's position.
 void write_all(int fd, const void* source, size_t bytes, const std::string& path);
 
-// The whole of a regular file, at most `max_bytes` long (kBundleInvalid beyond).
+// Reads a whole regular file of at most `max_bytes` bytes (kBundleInvalid if it is longer).
 std::string read_text(const std::string& path, uint64_t max_bytes);
 
 // Makes renames in the folder durable. File systems that cannot sync folders are accepted.

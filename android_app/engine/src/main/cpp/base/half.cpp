@@ -17,7 +17,7 @@ namespace {
 
 #if defined(MOE_X86)
 
-// Both return how many values they converted: a multiple of 8.
+// Each returns how many values it converted: a multiple of 8.
 MOE_TARGET_AVX2 size_t to_halves_avx2(const float* source, uint16_t* destination, size_t count) {
   size_t i = 0;
   for (; i + 8 <= count; i += 8) {

@@ -11,7 +11,7 @@ namespace moe_mobile {
 uint16_t float_to_half(float value);
 float half_to_float(uint16_t half);
 
-// `count` values at once, with the CPU's conversion instructions where it has them. Same results.
+// Converts `count` values, with the CPU's conversion instructions if it has them. Same results.
 void floats_to_halves(const float* source, uint16_t* destination, size_t count);
 void halves_to_floats(const uint16_t* source, float* destination, size_t count);
 

@@ -9,7 +9,7 @@
 
 namespace moe_mobile {
 
-// std::mutex with annotations, which the standard library's does not have everywhere.
+// std::mutex with thread-safety annotations, which not every standard library has.
 class CAPABILITY("mutex") Mutex {
  public:
   Mutex() = default;
@@ -36,8 +36,8 @@ class SCOPED_CAPABILITY MutexLock {
   Mutex* const mutex_;
 };
 
-// Waits for what another thread changes under the same mutex. May wake up for no reason, so wait
-// in a loop: `while (queue_.empty()) arrival_.wait(&mutex_);`.
+// Waits for a change that another thread makes under the same mutex. May wake up for no reason, so
+// wait in a loop: `while (queue_.empty()) arrival_.wait(&mutex_);`.
 class CondVar {
  public:
   CondVar() = default;
@@ -48,7 +48,7 @@ class CondVar {
   void wait(Mutex* mutex) REQUIRES(mutex) {
     std::unique_lock<std::mutex> held(mutex->mutex_, std::adopt_lock);
     condition_.wait(held);
-    held.release();  // the caller goes on holding it
+    held.release();  // the caller still holds it
   }
   void notify_one() { condition_.notify_one(); }
   void notify_all() { condition_.notify_all(); }

@@ -9,7 +9,7 @@
 namespace moe_mobile {
 
 std::optional<double> parse_number(const std::string& text) {
-  // Some libraries' streams would take "inf", hexadecimal digits or a sign too.
+  // The streams of some libraries also accept "inf", hexadecimal digits or a sign.
   if (text.empty() || text.find_first_not_of("0123456789.eE-") != std::string::npos ||
       text[0] == '-')
     return std::nullopt;

@@ -11,7 +11,7 @@ namespace moe_mobile {
 
 using Sha256Digest = std::array<uint8_t, 32>;
 
-// SHA-256 (FIPS 180-4), with the CPU's SHA instructions where it has them.
+// SHA-256 (FIPS 180-4), with the CPU's SHA instructions if it has them.
 class Sha256 {
  public:
   Sha256();
@@ -40,7 +40,7 @@ namespace detail {
 // paths.
 using Sha256Compress = void (*)(uint32_t* state, const uint8_t* data, size_t blocks);
 void sha256_compress_portable(uint32_t* state, const uint8_t* data, size_t blocks);
-// The CPU's own instructions, or nullptr where there are none.
+// The version with the CPU's SHA instructions; nullptr if it has none.
 Sha256Compress sha256_compress_hardware();
 }  // namespace detail
 

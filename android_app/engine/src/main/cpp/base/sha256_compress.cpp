@@ -87,7 +87,7 @@ MOE_TARGET_SHA inline __m128i schedule(__m128i a, __m128i b, __m128i c, __m128i 
 MOE_TARGET_SHA void compress_x86(uint32_t* state, const uint8_t* data, size_t blocks) {
   const __m128i swap = _mm_set_epi8(12, 13, 14, 15, 8, 9, 10, 11, 4, 5, 6, 7, 0, 1, 2, 3);
   auto* words = reinterpret_cast<__m128i*>(state);
-  // The instructions want the state as (a b e f) and (c d g h), most significant first.
+  // The instructions expect the state as (a b e f) and (c d g h), most significant first.
   const __m128i badc = _mm_shuffle_epi32(_mm_loadu_si128(words), 0xb1);
   const __m128i hgfe = _mm_shuffle_epi32(_mm_loadu_si128(words + 1), 0x1b);
   __m128i abef = _mm_alignr_epi8(badc, hgfe, 8);

@@ -8,7 +8,7 @@
 
 namespace moe_mobile {
 
-// A view of `size` consecutive elements owned by somebody else (std::span is C++20).
+// A view of `size` consecutive elements that it does not own (std::span is C++20).
 template <typename T>
 class Span {
  public:

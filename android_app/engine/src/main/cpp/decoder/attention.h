@@ -18,15 +18,16 @@ struct AttentionCall {
   uint32_t window = 0;
 };
 
-// Rows of a KV cache in which `window` positions and a batch of `max_batch` fit together. Where the
-// cache wraps around, a block of positions that the kernels take in one go must not be cut in two.
+// Rows of a KV cache that holds `window` positions and a batch of `max_batch`. Rounded up so that
+// the end of the cache does not cut a block of positions that the kernels compute at once.
 uint64_t ring_rows(uint32_t window, uint32_t max_batch);
 
 // `count` queries at positions first, first + 1, ...: q and out are [count, num_heads x head_dim],
 // q rotated. Everything that the queries see must be in the cache. A query's result has the same
 // bits for any number of queries in the call, of threads, and of rows in the cache.
 //
-// Throws kUsage if the cache does not hold what the queries see, or its heads do not fit.
+// Throws kUsage if the cache does not hold all positions that the queries see, or if its heads do
+// not fit.
 void attend_batch(const AttentionCall& call, uint32_t first, uint32_t count, const float* q,
                   float* out, const ParallelFor& parallel = serial_for);
 

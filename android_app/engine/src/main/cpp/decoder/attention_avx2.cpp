@@ -27,7 +27,7 @@ struct Simd {
   MOE_SIMD Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
   MOE_SIMD Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
   MOE_SIMD Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
-  MOE_SIMD Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }  // b where one is NaN
+  MOE_SIMD Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }  // b if one is NaN
 
   MOE_SIMD float sum(Vec a) {
     __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -39,12 +39,12 @@ struct Simd {
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
   }
-  // 2^n, where n stands in the lowest bits of `shifted`.
+  // 2^n, with n in the lowest bits of `shifted`.
   MOE_SIMD Vec power_of_two(Vec shifted) {
     const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
     return _mm256_castsi256_ps(_mm256_add_epi32(exponent, _mm256_set1_epi32(127 << 23)));
   }
-  // 0 where x < bound, else y.
+  // 0 if x < bound, else y.
   MOE_SIMD Vec zero_where_below(Vec x, Vec bound, Vec y) {
     return _mm256_andnot_ps(_mm256_cmp_ps(x, bound, _CMP_LT_OQ), y);
   }

@@ -13,15 +13,15 @@ namespace moe_mobile {
 namespace {
 
 struct Rows {
-  uint32_t cache = 0;  // of the KV cache
-  uint32_t saved = 0;  // most that a step saves for rewind()
+  uint32_t cache = 0;  // rows of the KV cache
+  uint32_t saved = 0;  // most rows that a step saves for rewind()
 };
 
 Rows rows_for(const AttentionSpec& spec, uint32_t context, uint32_t max_batch) {
   if (spec.window == 0) return {context, 0};
   const uint64_t ring = ring_rows(spec.window, max_batch);
   const uint32_t saved = spec.window - 1;
-  if (ring + saved >= context) return {context, 0};  // nothing is saved by wrapping around
+  if (ring + saved >= context) return {context, 0};  // wrapping around would save nothing
   return {static_cast<uint32_t>(ring), saved};
 }
 
@@ -69,8 +69,8 @@ void AttentionMixer::mark(uint32_t first, uint32_t count) {
   saved_count_ = 0;
   const uint32_t rows = cache_.shape().rows;
   if (first + count <= rows) return;  // nothing is overwritten
-  // After a rewind the next query, at `first`, sees from `oldest` on. The step overwrites what lies
-  // `rows` before its own positions.
+  // After a rewind the next query, at `first`, sees positions from `oldest` on. A step overwrites
+  // the positions `rows` before its own.
   const uint32_t oldest = first - std::min(first, window_ - 1);
   const uint32_t overwritten_end = std::min(first, first + count - rows);
   if (overwritten_end <= oldest) return;

@@ -39,7 +39,7 @@ class AttentionMixer : public Mixer {
   uint32_t context_;
   std::shared_ptr<const Rope> rope_;
   KvCache cache_;
-  // What the step may overwrite though the positions before it still need it.
+  // Rows that the step may overwrite, which a rewind must restore.
   uint32_t saved_first_ = 0;
   uint32_t saved_count_ = 0;
   std::vector<uint8_t> saved_;

@@ -27,12 +27,12 @@ struct Simd {
   static Vec max(Vec a, Vec b) { return vmaxq_f32(a, b); }
   static float sum(Vec a) { return vaddvq_f32(a); }
   static float largest(Vec a) { return vmaxvq_f32(a); }
-  // 2^n, where n stands in the lowest bits of `shifted`.
+  // 2^n, with n in the lowest bits of `shifted`.
   static Vec power_of_two(Vec shifted) {
     const uint32x4_t exponent = vshlq_n_u32(vreinterpretq_u32_f32(shifted), 23);
     return vreinterpretq_f32_u32(vaddq_u32(exponent, vdupq_n_u32(127u << 23)));
   }
-  // 0 where x < bound, else y.
+  // 0 if x < bound, else y.
   static Vec zero_where_below(Vec x, Vec bound, Vec y) {
     return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(y), vcltq_f32(x, bound)));
   }

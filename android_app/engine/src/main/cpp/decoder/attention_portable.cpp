@@ -39,7 +39,7 @@ struct Simd {
     for (unsigned i = 0; i < kWidth; ++i) c.x[i] += a.x[i] * b.x[i];
     return c;
   }
-  static Vec max(Vec a, Vec b) {  // b where one is NaN
+  static Vec max(Vec a, Vec b) {  // b if one is NaN
     for (unsigned i = 0; i < kWidth; ++i) b.x[i] = a.x[i] > b.x[i] ? a.x[i] : b.x[i];
     return b;
   }
@@ -49,7 +49,7 @@ struct Simd {
     for (const float x : a.x) most = x > most ? x : most;
     return most;
   }
-  // 2^n, where n stands in the lowest bits of `shifted`.
+  // 2^n, with n in the lowest bits of `shifted`.
   static Vec power_of_two(Vec shifted) {
     uint32_t bits[kWidth];
     std::memcpy(bits, shifted.x, sizeof bits);
@@ -57,7 +57,7 @@ struct Simd {
     std::memcpy(shifted.x, bits, sizeof bits);
     return shifted;
   }
-  // 0 where x < bound, else y.
+  // 0 if x < bound, else y.
   static Vec zero_where_below(Vec x, Vec bound, Vec y) {
     for (unsigned i = 0; i < kWidth; ++i) y.x[i] = x.x[i] < bound.x[i] ? 0.0f : y.x[i];
     return y;

@@ -6,10 +6,10 @@
 
 namespace moe_mobile::detail {
 
-// Query heads that share keys and are computed together.
+// The most query heads of one tile. They share keys and are computed together.
 constexpr uint32_t kTileHeads = 4;
-// Positions per step of the online softmax. Steps begin at multiples of it whatever the query, so
-// that a query's sums have one order: in prefill and decode, in full and in wrapped caches.
+// Positions per step of the online softmax. Steps begin at multiples of it for every query, so a
+// query's sums always have the same order: in prefill and decode, in full and in wrapped caches.
 constexpr uint32_t kTileBlock = 64;
 
 // The heads of one tile, for one query.
@@ -27,13 +27,13 @@ struct AttentionTile {
 
 using AttendTile = void (*)(const AttentionTile& tile);
 
-// The implementations; `float32` says what the cache holds. Null where the CPU lacks the
-// instructions.
+// The implementations; `float32`: whether the cache holds float32. Null if the CPU does not have
+// the instructions.
 AttendTile attend_tile_portable(bool float32);
 AttendTile attend_tile_avx2(bool float32);
 AttendTile attend_tile_neon(bool float32);
 
-// The best of them.
+// The fastest one that this CPU supports.
 AttendTile attend_tile(bool float32);
 
 }  // namespace moe_mobile::detail

@@ -4,8 +4,8 @@
 // this order:
 //   MOE_TILE_TARGET  the attribute that enables its instructions (may be empty)
 //   Simd             in an anonymous namespace: Vec, kWidth (4 or 8) and the operations used below
-// Only attention_{portable,avx2,neon}.cpp include this. Lambdas would not inherit the attribute:
-// there are none.
+// Only attention_{portable,avx2,neon}.cpp include this. No lambdas: they would not inherit the
+// attribute.
 #pragma once
 
 #include <cmath>
@@ -14,8 +14,8 @@
 
 #include "decoder/attention_tile.h"
 
-// The short loops over heads, positions and vectors must vanish, or their sums would live in
-// memory.
+// The short loops over heads, positions and vectors must be unrolled, or their sums would not stay
+// in registers.
 #if defined(__clang__)
 #define MOE_UNROLL _Pragma("unroll")
 #else
@@ -33,7 +33,7 @@ constexpr uint32_t kWidth = Simd::kWidth;
 MOE_TILE_TARGET inline Vec exp_of_nonpositive(Vec x) {
   const Vec lowest = Simd::broadcast(-87.0f);
   const Vec clamped = Simd::max(lowest, x);
-  // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
+  // Adding 1.5 * 2^23 rounds to an integer, which then is in the lowest bits.
   const Vec magic = Simd::broadcast(12582912.0f);
   const Vec shifted = Simd::fma(clamped, Simd::broadcast(1.44269504f), magic);
   const Vec n = Simd::sub(shifted, magic);
@@ -49,8 +49,8 @@ MOE_TILE_TARGET inline Vec exp_of_nonpositive(Vec x) {
   return Simd::zero_where_below(x, lowest, Simd::mul(p, Simd::power_of_two(shifted)));
 }
 
-// Scores of `Heads` heads for `Positions` consecutive keys. Each score has one accumulator,
-// whatever the template arguments: tiling never changes a result.
+// Scores of `Heads` heads for `Positions` consecutive keys. Each score has one accumulator, for all
+// template arguments, so tiling never changes a result.
 template <int Heads, int Positions, typename Element>
 MOE_TILE_TARGET inline void score_some(const float* q, const Element* keys, uint32_t stride,
                                        float* scores) {
@@ -135,7 +135,7 @@ MOE_TILE_TARGET void add_block(const float* weights, const Element* values, uint
 }
 
 // Turns one head's scores of a block into weights relative to the largest score so far, and
-// rescales what was summed up with the former largest. scores has room up to kTileBlock.
+// rescales the sums made with the former largest. scores has room up to kTileBlock.
 MOE_TILE_TARGET inline void softmax_step(float* scores, uint32_t count, uint32_t stride, float* out,
                                          float* largest, float* total) {
   const float before = *largest;

@@ -9,12 +9,12 @@
 
 namespace moe_mobile {
 
-// The state of a short causal convolution over positions, as LFM2 has it: a shift register. The
-// dense programs hold the taps, so this only hands each position the columns of those before it.
+// The state of a short causal convolution over positions, as in LFM2: a shift register. The dense
+// programs hold the taps, so this only gives each position the columns of the positions before it.
 //
 // Inputs: u [n, width], which is convolved, and the gate c [n, width]. Outputs, each [n, width]: u
 // of kernel - 1 positions before, ..., of 1 position before, of the position itself, and c. Before
-// position 0, u is zero. State: kernel - 1 rows, and as many for rewind().
+// position 0, u is zero. State: kernel - 1 rows, and the same again for rewind().
 class ConvolutionMixer : public Mixer {
  public:
   static MixerFacts facts_for(const ConvolutionSpec& spec);

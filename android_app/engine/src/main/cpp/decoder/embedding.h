@@ -12,8 +12,8 @@
 
 namespace moe_mobile {
 
-// The embedding table on flash: single rows are read when their token comes. The engine verifies
-// the file's SHA-256 at open; this class trusts its bytes but not its length.
+// The embedding table on flash: a row is read when its token is used. The engine verifies the
+// file's SHA-256 at open; this class trusts its bytes but not its length.
 class EmbeddingTable {
  public:
   // kBundleInvalid if the file's length is not vocab_size x row_bytes.

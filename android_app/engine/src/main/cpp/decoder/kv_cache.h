@@ -14,9 +14,9 @@ struct KvShape {
   bool float32 = false;  // else float16
 };
 
-// Keys and values of one layer, stored in place: position p lies in row p % rows. A layer that sees
-// everything has a row for each position of the context. A sliding window has fewer, and new
-// positions overwrite the oldest.
+// Keys and values of one layer, stored in place: position p lies in row p % rows. Full attention
+// has a row for each position of the context. A sliding window has fewer, and new positions
+// overwrite the oldest.
 //
 // Keys come first, then values, each as [kv_head][row][stride]; a row's elements beyond head_dim
 // are zero. Memory is reserved, and becomes resident only when a row is written.

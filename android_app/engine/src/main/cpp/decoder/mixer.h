@@ -10,15 +10,16 @@
 
 namespace moe_mobile {
 
-// What is known of a layer's mixer before it is built. Widths are columns of float32 matrices.
+// Facts about a layer's mixer that are known before it is built. Widths are columns of float32
+// matrices.
 struct MixerFacts {
   std::vector<uint32_t> input_widths;   // of the outputs of the layer's `qkv` program
   std::vector<uint32_t> output_widths;  // of the inputs of its `mix` program, apart from x
   uint64_t state_bytes = 0;             // at full context
 };
 
-// The only part of a layer in which positions meet: it runs between the layer's `qkv` and `mix`
-// programs and keeps what later positions need. Each layer has a mixer of its own, which
+// The only part of a layer that combines positions. It runs between the layer's `qkv` and `mix`
+// programs and keeps the state that later positions need. Each layer has a mixer of its own, which
 // Mixers (mixers.h) makes from the manifest's entry.
 //
 // A step is a prompt or one token. It runs as mark(), then run() for one batch after the other. If
@@ -34,7 +35,7 @@ class Mixer {
 
   // Forgets all positions.
   virtual void clear() = 0;
-  // Begins a step of `count` positions from `first` on, and keeps what rewind() needs.
+  // Begins a step of `count` positions from `first` on, and saves the state for rewind().
   // REQUIRES: `first` is the number of positions seen since clear().
   virtual void mark(uint32_t first, uint32_t count) = 0;
   // Goes back to the state of the last mark().

@@ -29,7 +29,7 @@ bool same_rope(const AttentionSpec& a, const AttentionSpec& b) {
          a.inverse_frequencies == b.inverse_frequencies;
 }
 
-// The layers whose rotation no earlier layer has.
+// The layers whose rotation differs from that of all earlier layers.
 std::vector<const AttentionSpec*> distinct_ropes(const Manifest& manifest) {
   std::vector<const AttentionSpec*> distinct;
   for (const LayerSpec& layer : manifest.layers) {

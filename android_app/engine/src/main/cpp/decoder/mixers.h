@@ -11,7 +11,7 @@
 
 namespace moe_mobile {
 
-// What a layer's mixer takes, gives and keeps, for a context of that many positions.
+// The inputs, outputs and state of a layer's mixer, for a context of that many positions.
 // REQUIRES: layer < manifest.num_layers.
 MixerFacts mixer_facts(const Manifest& manifest, uint32_t layer, uint32_t context);
 
@@ -21,10 +21,10 @@ struct MixerColumns {
   uint64_t outputs = 0;
 };
 
-// The most that any layer's mixer has, each by itself.
+// The largest of these over all layers, each number by itself.
 MixerColumns widest_mixer(const Manifest& manifest);
 
-// The mixers of all layers, and what they share.
+// The mixers of all layers, and the rotations that they share.
 class Mixers {
  public:
   // Throws kUsage if `context` is not 1 to manifest.context_length, kBudget if their memory cannot
@@ -47,7 +47,7 @@ class Mixers {
   Mixer& operator[](uint32_t layer) { return *layers_[layer]; }
 
  private:
-  std::vector<std::shared_ptr<Rope>> ropes_;  // no two alike
+  std::vector<std::shared_ptr<Rope>> ropes_;  // all different
   std::vector<std::unique_ptr<Mixer>> layers_;
 };
 

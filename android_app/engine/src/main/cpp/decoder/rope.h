@@ -8,9 +8,9 @@
 
 namespace moe_mobile {
 
-// Rotary position embedding of the pairs (i, i + r/2) of the first r elements of a head, from the
-// bundle's frequencies: scaling variants were decided at export. Angles, sines and cosines are
-// computed in double.
+// Rotary position embedding of the pairs (i, i + r/2) of the first r elements of a head, with the
+// bundle's frequencies, which already include any scaling. Angles, sines and cosines are computed
+// in double.
 class Rope {
  public:
   // r = 2 x inverse_frequencies.size(), at most head_dim; an empty list rotates nothing.

@@ -41,10 +41,10 @@ constexpr double kExpTerms[] = {1.0 / 6227020800,
                                 1.0,
                                 1.0};
 
-// e^x for -700 <= x <= 0. Made of operations that IEEE 754 defines exactly, where libraries differ
-// in the last bit; this file is compiled without contraction to fused operations.
+// e^x for -700 <= x <= 0. Uses only operations that IEEE 754 defines exactly, because libraries
+// differ in the last bit. This file is compiled without contraction to fused operations.
 double exact_exp(double x) {
-  // Adding 1.5 * 2^52 rounds to an integer, which then stands in the lowest bits.
+  // Adding 1.5 * 2^52 rounds to an integer, which then is in the lowest bits.
   constexpr double kMagic = 6755399441055744.0;
   const double shifted = x * 1.4426950408889634 + kMagic;
   const double n = shifted - kMagic;
@@ -120,7 +120,7 @@ uint32_t Sampler::draw(const float* logits) {
     total += weights_[id];
   }
   if (settings_.top_p < 1) {
-    // The best are sorted out some at a time: sorting the whole vocabulary would cost more than the
+    // Sort a few of the best at a time: sorting the whole vocabulary would cost more than the
     // model's head.
     constexpr size_t kSome = 256;
     const double wanted = total * static_cast<double>(settings_.top_p);

@@ -8,7 +8,7 @@
 namespace moe_mobile {
 namespace {
 
-// ExecuTorch's own kernels. Their constants lie in the program, which LoadedProgram keeps.
+// ExecuTorch's own kernels. Their constants are in the program, which LoadedProgram keeps.
 class PortableBackend : public Backend {
  public:
   std::unique_ptr<Method> load(const LoadedProgram& program, const char* method,

@@ -12,15 +12,15 @@
 
 namespace moe_mobile {
 
-// How programs of one delegate are loaded. Programs of different delegates may be loaded side by
-// side. Backends have no state.
+// Loads programs of one delegate. Programs of different delegates may be loaded at the same time.
+// Backends have no state.
 class Backend {
  public:
   virtual ~Backend() = default;
   // Loads a method that owns its weights. kRuntime if ExecuTorch refuses it.
   virtual std::unique_ptr<Method> load(const LoadedProgram& program, const char* method,
                                        PlannedArena* arena) const = 0;
-  // The delegate's packed weights; nullptr if it has none that can be kept and exchanged.
+  // The delegate's packed weights; nullptr if they cannot be kept and exchanged.
   virtual const PackedWeights* packed_weights() const = 0;
 };
 

@@ -26,7 +26,7 @@ struct MatrixIn {
   uint32_t columns;
 };
 
-// Where a method's output goes: at least rows x columns floats.
+// The destination of a method's output: at least rows x columns floats.
 struct MatrixOut {
   float* data;
   uint32_t columns;
@@ -36,9 +36,8 @@ struct MatrixOut {
 // arena must not run at the same time.
 class Method {
  public:
-  // `options` are for the delegate that the program was lowered for, needed in this call only; a
-  // program without one has none (nullptr). Backend::load() knows them. kRuntime if ExecuTorch
-  // refuses the method.
+  // `options` are for the program's delegate (nullptr without one) and needed only during this
+  // call; Backend::load() supplies them. kRuntime if ExecuTorch refuses the method.
   Method(const LoadedProgram& program, const char* name, PlannedArena* arena,
          const executorch::runtime::LoadBackendOptionsMap* options);
   ~Method();

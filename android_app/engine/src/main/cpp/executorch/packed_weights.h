@@ -15,10 +15,10 @@
 
 namespace moe_mobile {
 
-// Packed weights: what a delegate makes of a method's weights for the CPU at hand when it loads the
-// method. Packing takes most of the time of loading. A delegate that implements PackedWeights lets
-// the engine keep the packed bytes (the packed store) and exchange them under a loaded method
-// (slots). One that does not is loaded plainly, see Backend.
+// Packed weights: a method's weights in the layout for this CPU, which the delegate makes when it
+// loads the method. Packing takes most of the loading time. A delegate that implements
+// PackedWeights lets the engine keep the packed bytes (the packed store) and exchange them under a
+// loaded method (slots). Programs of other delegates are loaded without it, see Backend.
 
 // One method's packed weights, and the delegate's own description of them. Only the delegate can
 // read the index; the engine stores it and hands it back.
@@ -27,9 +27,9 @@ struct PackedImage {
   std::vector<uint8_t> index;
 };
 
-// Loaded methods whose packed weights lie in memory that the engine may overwrite at any time
-// between two runs. Methods are made in two steps, so that the delegate can prepare the memory of
-// many at once: add() all of them, then detach() once.
+// Loaded methods whose packed weights are in memory that the engine may overwrite between two runs.
+// Methods are made in two steps, so that the delegate can prepare the memory of many at once: add()
+// all of them, then detach() once.
 class ExchangeableMethods {
  public:
   virtual ~ExchangeableMethods() = default;
@@ -38,7 +38,7 @@ class ExchangeableMethods {
   virtual size_t add(const LoadedProgram& program, const char* method, PlannedArena* arena,
                      Span<const uint8_t> index) = 0;
   // Gives each method that was added since the last call its memory, zeroed. kRuntime if the
-  // delegate would not use that memory; kBudget if there is none.
+  // delegate would not use that memory; kBudget if there is not enough memory.
   virtual void detach() = 0;
 
   virtual size_t size() const = 0;
@@ -55,19 +55,19 @@ class PackedWeights {
  public:
   virtual ~PackedWeights() = default;
   // Loads the method once to pack its weights. `scratch_path` is a file that the delegate may
-  // create; it is deleted at the end. kRuntime if the delegate fails; kDiskFull and others if the
-  // file system does.
+  // create; it is deleted at the end. kRuntime if the delegate fails; kDiskFull and others for
+  // failures of the file system.
   virtual PackedImage pack(const LoadedProgram& program, const char* method, PlannedArena* arena,
                            const std::string& scratch_path) const = 0;
   // Number of bytes of the weights that the index describes. kBundleCorrupt, naming `file`, for a
   // broken index.
   virtual uint64_t weight_bytes(Span<const uint8_t> index, const std::string& file) const = 0;
-  // Whether weights with index `b` can lie under a method that was added with index `a`.
-  // kBundleCorrupt, naming `file`, for a broken index.
+  // Whether a method that was added with index `a` can use weights with index `b`. kBundleCorrupt,
+  // naming `file`, for a broken index.
   virtual bool same_layout(Span<const uint8_t> a, Span<const uint8_t> b,
                            const std::string& file) const = 0;
-  // For `count` methods in all. `directory` is writable, for short-lived files. kBudget if the
-  // process may not open as many files as the methods need.
+  // Makes an empty group for up to `count` methods. `directory`: a writable folder for short-lived
+  // files. kBudget if the process may not open as many files as the methods need.
   virtual std::unique_ptr<ExchangeableMethods> make_methods(const std::string& directory,
                                                             size_t count) const = 0;
 };

@@ -33,8 +33,8 @@ et::HierarchicalAllocator* PlannedArena::fit(const std::vector<size_t>& sizes) {
   return generations_.back()->allocator.get();
 }
 
-// Serves a program from memory. What is loaded while the program is parsed (flatbuffer, constants)
-// is copied, since execution reads it; weights come later and are handed out in place.
+// Serves a program from memory. Parts loaded while the program is parsed (flatbuffer, constants)
+// are copied, since execution reads them. Weights are loaded later, without a copy.
 class LoadedProgram::Loader : public et::DataLoader {
  public:
   Loader(const void* bytes, size_t size)

@@ -37,11 +37,11 @@ class PlannedArena {
 };
 
 // A parsed ExecuTorch program. Its weights (named data) are needed only while methods are loaded,
-// so the caller's bytes may be given back with release_weights(): what execution needs was copied.
+// so release_weights() lets the caller free the bytes: everything that execution needs was copied.
 class LoadedProgram {
  public:
-  // `bytes` must stay until release_weights(). `name` stands in errors. kRuntime if ExecuTorch
-  // refuses the program.
+  // `bytes` must stay until release_weights(). `name` names the program in errors. kRuntime if
+  // ExecuTorch refuses the program.
   LoadedProgram(const void* bytes, size_t size, std::string name);
   ~LoadedProgram();
   LoadedProgram(const LoadedProgram&) = delete;
@@ -50,11 +50,12 @@ class LoadedProgram {
   const std::string& name() const { return name_; }
   uint64_t size() const { return size_; }  // bytes
   const executorch::runtime::Program& program() const { return *program_; }
-  // Sizes of the method's planned buffers; kRuntime if the program lacks the method.
+  // Sizes of the method's planned buffers; kRuntime if the program does not have the method.
   std::vector<size_t> planned_sizes(const char* method) const;
-  // From now on methods can run, but no more be loaded.
+  // From now on methods can run, but no methods can be loaded.
   void release_weights();
-  // Methods can be loaded again. `bytes` are those of the constructor.
+  // Methods can be loaded again.
+  // REQUIRES: `bytes` has the same contents as the constructor's.
   void restore_weights(const void* bytes);
 
  private:

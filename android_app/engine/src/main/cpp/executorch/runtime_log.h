@@ -7,8 +7,8 @@
 
 namespace moe_mobile {
 
-// ExecuTorch logs to stderr on its own; a library must not. These functions take its platform layer
-// over: messages are kept, and the last ones explain a failure.
+// ExecuTorch logs to stderr by itself, but a library must not. These functions replace its platform
+// layer: messages are kept, and the last ones explain a failure.
 
 // Installs the log sink and initialises ExecuTorch. Safe to call more than once.
 void init_executorch();

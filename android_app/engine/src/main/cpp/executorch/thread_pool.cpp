@@ -12,7 +12,7 @@
 #include "base/error.h"
 #include "executorch/runtime_log.h"
 
-// The wheel exports the pool but does not ship its header; these are the members used here.
+// The wheel exports the pool but does not ship its header; these are the members that we use.
 namespace executorch::extension::threadpool {
 class ThreadPool {
  public:
@@ -44,7 +44,7 @@ ThreadPoolLease::ThreadPoolLease(unsigned threads) {
   if (pool == nullptr)
     throw Error(ErrorCode::kRuntime, "", "ExecuTorch could not create its thread pool");
   const auto current = static_cast<unsigned>(pool->get_thread_count());
-  static const unsigned own_choice = current;  // before anybody changed it
+  static const unsigned own_choice = current;  // before any change
   if (threads == 0 && leases == 0) threads = own_choice;
   if (threads != 0 && threads != current) {
     if (leases > 0)

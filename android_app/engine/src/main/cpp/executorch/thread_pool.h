@@ -12,7 +12,7 @@ namespace moe_mobile {
 // agree.
 class ThreadPoolLease {
  public:
-  // `threads` 0: keep the pool's own choice, or the size other leases fixed. kUsage where another
+  // `threads` 0: keep the pool's own choice, or the size other leases fixed. kUsage if another
   // lease fixed another size.
   explicit ThreadPoolLease(unsigned threads);
   ThreadPoolLease(const ThreadPoolLease&) = delete;

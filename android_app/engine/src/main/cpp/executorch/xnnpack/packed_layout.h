@@ -11,7 +11,7 @@
 
 namespace moe_mobile {
 
-// What XNNPACK's packed weights file says about itself (backends/xnnpack/runtime/XNNWeightsCache in
+// The index of XNNPACK's packed weights file (backends/xnnpack/runtime/XNNWeightsCache in
 // ExecuTorch 1.5): packed tensors at page-aligned offsets, then entries that describe them, then a
 // 20-byte footer. Entries and footer together are the index of PackedImage. Little endian:
 //   entry:       u32 name length, name, u64 offset, u64 size, u32 seed
@@ -27,17 +27,17 @@ struct PackedLayout {
   uint64_t weight_bytes = 0;          // everything before the entries
   std::vector<PackedTensor> tensors;  // by offset
 
-  // Whether packed weights of `other` can lie under a method that was loaded with this layout.
+  // Whether a method that was loaded with this layout can use packed weights of `other`.
   bool fits(const PackedLayout& other) const;
 };
 
-// Reads the layout from an index. kBundleCorrupt, naming `file`, for anything else.
+// Reads the layout from an index. kBundleCorrupt, naming `file`, if it is not a valid index.
 PackedLayout parse_packed_index(Span<const uint8_t> index, const std::string& file);
 
 // Where the index starts in a packed file of `size` bytes whose last 20 bytes are `footer`.
 uint64_t packed_index_offset(Span<const uint8_t> footer, uint64_t size, const std::string& file);
 
-// The same index for a file in which it starts at `offset`.
+// The same index, moved to start at `offset` in a file.
 std::vector<uint8_t> moved_packed_index(Span<const uint8_t> index, uint64_t offset);
 
 constexpr size_t kPackedFooterBytes = 20;

@@ -43,7 +43,7 @@ UniqueFd create_slot_file(const std::string& directory, std::string* path) {
   }
 }
 
-// Slot files live for moments, but a process that is killed then leaves some behind.
+// Slot files exist only for moments, but a process killed in that time leaves some behind.
 void remove_stale_files(const std::string& directory) {
   DIR* folder = opendir(directory.c_str());
   if (folder == nullptr) throw_errno(directory, "read the folder");
@@ -94,7 +94,7 @@ std::unordered_map<std::string, Mapping> slot_mappings() {
 }
 
 void reserve_file_descriptors(size_t methods) {
-  constexpr rlim_t kSpare = 64;  // for what the host opens later
+  constexpr rlim_t kSpare = 64;  // for files that the host opens later
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) throw_errno("RLIMIT_NOFILE", "read the limit");
   const rlim_t wanted = static_cast<rlim_t>(methods + open_file_descriptors()) + kSpare;
@@ -128,7 +128,7 @@ size_t PackedMethods::add(const LoadedProgram& program, const char* method, Plan
                           Span<const uint8_t> index) {
   const PackedLayout layout = parse_packed_index(index, program.name());
   Entry entry;
-  // The index moves to a blob boundary, so that a whole padded blob fits before it.
+  // Move the index to a blob boundary, so that a whole padded blob fits before it.
   entry.capacity = align_up(layout.weight_bytes, kBlobAlignment);
   entry.file_bytes = entry.capacity + index.size();
   const std::vector<uint8_t> moved = moved_packed_index(index, entry.capacity);

@@ -27,8 +27,8 @@ class PackedMethods : public ExchangeableMethods {
 
   size_t add(const LoadedProgram& program, const char* method, PlannedArena* arena,
              Span<const uint8_t> index) override;
-  // kRuntime unless each method has exactly one mapping, of exactly its file's length: XNNPACK
-  // would have packed the weights elsewhere, and would ignore ours without a word.
+  // kRuntime unless each method has exactly one mapping, of exactly its file's length: otherwise
+  // XNNPACK has packed the weights elsewhere and silently ignores ours.
   void detach() override;
 
   size_t size() const override { return methods_.size(); }

@@ -24,9 +24,8 @@ class RemovedAtEnd {
   const std::string& path_;
 };
 
-// XNNPACK writes through a mapping of a sparse file: a disk that fills up meanwhile would kill the
-// process (SIGBUS). So the space must be there before it starts. Packing adds row sums and padding
-// to the weights.
+// XNNPACK writes through a mapping of a sparse file: if the disk filled up meanwhile, SIGBUS would
+// kill the process. So reserve the space first. Packing adds row sums and padding to the weights.
 void require_space(const std::string& path, uint64_t program_bytes) {
   constexpr uint64_t kPadding = 1 << 20;
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
@@ -63,7 +62,8 @@ PackedImage pack_method(const LoadedProgram& program, const char* method, Planne
   read_exactly(fd.get(), image.weights.data(), index, 0, scratch_path);
   image.index.resize(size - index);
   read_exactly(fd.get(), image.index.data(), image.index.size(), index, scratch_path);
-  (void)parse_packed_index(image.index, scratch_path);  // throws if it is not what we know
+  (void)parse_packed_index(image.index,
+                           scratch_path);  // throws if the format is not the one we know
   return image;
 }
 

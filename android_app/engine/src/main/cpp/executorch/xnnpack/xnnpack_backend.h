@@ -8,7 +8,7 @@
 namespace moe_mobile {
 
 // XNNPACK: packs weights while it loads a method, and can keep them in a file
-// (`packed_cache_path`), which it maps. This folder is all that knows of those files.
+// (`packed_cache_path`), which it maps. Only this folder knows those files.
 class XnnpackBackend : public Backend {
  public:
   std::unique_ptr<Method> load(const LoadedProgram& program, const char* method,
@@ -16,9 +16,9 @@ class XnnpackBackend : public Backend {
   const PackedWeights* packed_weights() const override;
 };
 
-// Loads a method. With an empty `packed_path` XNNPACK packs the weights into memory of its own,
-// else into that file, or it takes them from there if the file has them. kUsage for a path that is
-// too long for XNNPACK; kRuntime if ExecuTorch refuses the method.
+// Loads a method. With an empty `packed_path` XNNPACK packs the weights into its own memory; else
+// into that file, or it takes them from the file if they are there. kUsage for a path that is too
+// long for XNNPACK; kRuntime if ExecuTorch refuses the method.
 std::unique_ptr<Method> load_with_xnnpack(const LoadedProgram& program, const char* method,
                                           PlannedArena* arena, const std::string& packed_path);
 
