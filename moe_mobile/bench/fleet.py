@@ -152,11 +152,11 @@ class Fleet:
             return gate
         if self._plan.gate_asked:
             raise UsageError(
-                f"{device.serial} tells no temperature, so nothing can be waited for",
+                f"{device.serial} reports no temperature, so nothing can be waited for",
                 setting="cool_to",
                 remedy="Leave `cool_to` out, or give off",
             )
-        self._say(f"{device.serial}: tells no temperature, so repetitions are not gated")
+        self._say(f"{device.serial}: reports no temperature, so repetitions are not gated")
         return None
 
     def _say(self, text: str) -> None:

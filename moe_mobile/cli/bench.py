@@ -124,7 +124,7 @@ class _Tests:
         "--interleave",
         is_flag=True,
         help="Run one repetition of each row, then one of each in reverse order, and so on, so "
-        "that heat and time of day affect all rows alike. Opens the bundle anew for each.",
+        "that heat and time of day affect all rows alike. Opens the bundle again for each.",
     )
 
     def tests(self) -> list[BenchTest]:

@@ -166,7 +166,7 @@ def _deploy(device: AdbDevice, job: _Job, bar: PhoneBar) -> dict[str, Any]:
     if deployed.other_stores and not job.wish.prune:
         say(
             f"note: {device.serial} has packed weights of another engine "
-            f"({', '.join(deployed.other_stores)}): they are packed anew, and what was consumed "
+            f"({', '.join(deployed.other_stores)}): they are packed again, and what was consumed "
             "was sent again. --prune deletes the old ones",
             err=True,
         )

@@ -43,7 +43,7 @@ def command(bundle: pathlib.Path | None, connect: str | None, as_json: bool) -> 
             raise UsageError(
                 f"{connect!r} is not HOST:PORT",
                 setting="--connect",
-                remedy="The phone's settings show the port, beside `Wireless debugging`; after "
+                remedy="The phone's settings show the port, next to `Wireless debugging`; after "
                 "`adb tcpip 5555` it is 5555",
             )
         server.require(connect)

@@ -71,7 +71,7 @@ def read_results(paths: Sequence[pathlib.Path]) -> Results:
             notes.append(f"{name}: {_count(repeated, 'row')} left out, read before")
         if not found and parser.cut_off:
             raise UsageError(
-                "holds no whole row of results: its first is cut off",
+                "holds no complete row of results: its first is cut off",
                 file=name,
                 remedy="Wait until the run has measured a row, or continue it",
             )
@@ -206,7 +206,7 @@ def _rows_of(value: Any, name: str, notes: list[str]) -> Iterator[dict[str, Any]
         if not any(member in item for member in _ROW_MEMBERS):
             members = ", ".join(sorted(map(str, item))[:4]) or "nothing"
             raise UsageError(
-                f"is JSON, but no row of results: an object has {members}",
+                f"is JSON, but not a row of results: an object has {members}",
                 file=name,
                 remedy=_REMEDY,
             )
@@ -216,7 +216,7 @@ def _rows_of(value: Any, name: str, notes: list[str]) -> Iterator[dict[str, Any]
 
 def _check_version(version: Any, name: str) -> None:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise UsageError(f"schema version {version!r} is none", file=name, remedy=_REMEDY)
+        raise UsageError(f"invalid schema version {version!r}", file=name, remedy=_REMEDY)
     if version > SCHEMA_VERSION:
         raise UnsupportedError(
             f"rows of schema version {version}; this moe-mobile reads up to {SCHEMA_VERSION}",

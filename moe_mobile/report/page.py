@@ -112,7 +112,7 @@ def _sections(entries: Sequence[Entry]) -> list[Section]:
                 ("Prefill", overview.throughput(entries, "prefill")),
                 ("Time to the first token", overview.first_token(entries)),
             ),
-            "No row tells a speed.",
+            "No row has a speed.",
         ),
         Section(
             "latency",
@@ -136,7 +136,7 @@ def _sections(entries: Sequence[Entry]) -> list[Section]:
             "Cache and flash",
             "Share of expert uses found in memory, and what was read from flash per token.",
             [Chart(figure.alt.split(".")[0], figure) for figure in overview.cache(entries)],
-            "No row tells its hits.",
+            "No row has cache hits.",
         ),
         Section(
             "memory",
@@ -148,7 +148,7 @@ def _sections(entries: Sequence[Entry]) -> list[Section]:
                 *_named(("Largest values", overview.memory(entries))),
                 *_each(detailed, memory_over_time),
             ],
-            "No row tells its memory.",
+            "No row has memory figures.",
         ),
         Section(
             "heat",
@@ -156,7 +156,7 @@ def _sections(entries: Sequence[Entry]) -> list[Section]:
             "All repetitions on one clock. The gate holds for skin and battery; the CPU may be "
             "10 °C warmer.",
             [Chart(name, figure) for name, figure in heat(entries)],
-            "No row tells temperatures.",
+            "No row has temperatures.",
         ),
         Section(
             "energy",

@@ -122,7 +122,7 @@ class Trace:
         )
         _require(0 < self.top_k <= experts, f"top_k {self.top_k} is not in 1..{experts}")
         _require(
-            0 <= self.prompt_tokens <= _MAX_TOKENS, f"{self.prompt_tokens} prompt_tokens are none"
+            0 <= self.prompt_tokens <= _MAX_TOKENS, f"invalid prompt_tokens {self.prompt_tokens}"
         )
         _require(self.source in SOURCES, f"the source {self.source!r} is unknown")
         _require(self.router.score in SCORES, f"the score {self.router.score!r} is unknown")

@@ -95,7 +95,7 @@ def find_device(name: str | None) -> torch.device:
         raise UsageError(
             f"PyTorch cannot use {name!r}: {cause}",
             setting="torch_device",
-            remedy="Use cpu, or cuda where PyTorch sees a GPU",
+            remedy="Use cpu, or cuda if PyTorch sees a GPU",
         ) from None
     return device
 

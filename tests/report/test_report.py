@@ -166,7 +166,7 @@ def test_heat_is_one_chart_per_device_and_session(tmp_path: pathlib.Path) -> Non
 def test_a_page_says_why_a_chart_is_missing(tmp_path: pathlib.Path) -> None:
     _, page = page_of(tmp_path, row(energy_note="it was charging"))
     assert "No row has energy: it was charging" in page.text
-    assert "No row tells temperatures" in page.text
+    assert "No row has temperatures" in page.text
     assert "nothing to compare it with" in page.text
 
 
