@@ -10,7 +10,7 @@
 namespace moe_mobile {
 namespace {
 
-// While it lives, a request's router logits stand in for what the routers say.
+// While this lives, a request's router logits replace the routers' own.
 class Replay {
  public:
   Replay(Engine* engine, const BenchRequest& request) : engine_(engine) {

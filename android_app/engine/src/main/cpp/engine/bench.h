@@ -18,7 +18,7 @@ struct BenchRequest {
   uint32_t repetitions = 5;
   bool warmup = true;
   uint32_t seed = 0;  // of the random token ids
-  // [positions, MoE layers, experts]: used in place of the routers' at each position of a
+  // [positions, MoE layers, experts]: used instead of the routers' at each position of a
   // conversation. Empty: the routers' own.
   std::vector<float> router_logits;
 };
@@ -27,16 +27,16 @@ struct BenchRequest {
 struct BenchSample {
   double cache_fill = 0;  // share of the cache that held experts when it began
   uint64_t prompt_ns = 0;
-  std::optional<uint64_t> ttft_ns;  // time to the first token; none without a prompt
+  std::optional<uint64_t> ttft_ns;  // time to the first token; empty without a prompt
   uint64_t gen_ns = 0;
   std::vector<uint64_t> itl_ns;  // inter-token latency of each token decoded
   std::vector<Step> steps;
-  ProcessMemory memory;  // when it had ended
+  ProcessMemory memory;  // at its end
 };
 
 // llama-bench's measurement: a prompt of random tokens, then n_gen tokens decoded, each also
 // random, so that no sampling is timed. The warm-up repetition is not reported. kUsage for a
-// request that does not suit the engine, kCancelled once `cancellation` says so.
+// request that does not fit the engine, kCancelled if `cancellation` says so.
 std::vector<BenchSample> run_bench(Engine* engine, const BenchRequest& request,
                                    const Cancellation& cancellation, const Progress& progress);
 

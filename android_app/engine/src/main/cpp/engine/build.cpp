@@ -31,7 +31,7 @@ std::unique_ptr<PackedStore> open_prepared(const Bundle& bundle, const EngineSet
       PackedStore::Options{settings.direct, experts, settings.scratch_dir});
 }
 
-// By variant; null for one that no rank uses.
+// By variant; null for a variant that no rank uses.
 std::vector<std::unique_ptr<ExpertPlaces>> make_places(const EnginePlan& plan, const Bundle& bundle,
                                                        EngineParts* parts,
                                                        const Progress& progress) {
@@ -66,7 +66,7 @@ std::vector<uint32_t> moe_layers(const Manifest& manifest) {
   return layers;
 }
 
-// The selector counts layers without those that have no experts.
+// The selector counts only layers with experts.
 SelectorSettings selector_settings(const EnginePlan& plan, const Manifest& manifest) {
   SelectorSettings selector;
   selector.router = manifest.moe;

@@ -16,22 +16,23 @@
 
 namespace moe_mobile {
 
-// This machine cannot run the bundle's experts in slots: a fact for the next plan.
+// Thrown if this machine cannot run the bundle's experts in slots. The next plan takes that into
+// account.
 class SlotsUnusable : public Error {
  public:
   explicit SlotsUnusable(const Error& cause) : Error(cause) {}
 };
 
-// Prepares the dense programs if necessary, and tells what the store says about them.
+// Prepares the dense programs if necessary, and returns the store's facts about them.
 StoreFacts read_store_facts(const Bundle& bundle, const EngineSettings& settings,
                             const Progress& progress);
 
-// Opens what the plan needs of the packed store, prepared first if necessary. SlotsUnusable if an
-// expert fits no slot.
+// Opens the files of the packed store that the plan needs, and prepares them first if necessary.
+// SlotsUnusable if an expert does not fit in any slot.
 std::unique_ptr<PackedStore> open_store(const EnginePlan& plan, const Bundle& bundle,
                                         const Progress& progress);
 
-// What an open engine is made of. Each member uses those above it.
+// The parts of an open engine. Each member uses those above it.
 struct EngineParts {
   std::unique_ptr<PackedStore> store;
   std::unique_ptr<PlannedArena> arena;
@@ -40,9 +41,9 @@ struct EngineParts {
   bool direct_io = false;  // whether all experts are read with O_DIRECT
 };
 
-// Takes the memory and loads what the plan says. SlotsUnusable if slots do not work here.
-// REQUIRES: `bundle` and what `parallel` runs on outlive the parts; `store` is open_store()'s for
-// this plan.
+// Allocates memory and loads as the plan says. SlotsUnusable if slots do not work here.
+// REQUIRES: `bundle` and the thread pool of `parallel` outlive the parts; `store` is from
+// open_store() for this plan.
 EngineParts build(const EnginePlan& plan, const Bundle& bundle, std::unique_ptr<PackedStore> store,
                   ParallelFor parallel, const Progress& progress);
 

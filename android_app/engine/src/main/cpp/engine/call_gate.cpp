@@ -12,7 +12,7 @@ void CallGate::post(Change change) {
     change_ = std::move(change);
     waits_.store(true, std::memory_order_relaxed);
   } else {
-    change();  // a call that begins meanwhile waits
+    change();  // a call that begins now waits
   }
 }
 
@@ -34,7 +34,7 @@ void CallGate::end() {
   }
 }
 
-// The lock is not held meanwhile: post() never waits for a call.
+// The lock is not held during the change, so post() never waits for a call.
 void CallGate::make_change() {
   Change change;
   {

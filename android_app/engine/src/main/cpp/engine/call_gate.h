@@ -9,9 +9,9 @@
 
 namespace moe_mobile {
 
-// Lets any thread change an object that one thread at a time works with. The change is made at
-// once if no call runs; else by the thread of that call, when it comes to a point where the object
-// may change, or at its end.
+// Lets any thread change an object that one thread at a time uses. The change is made at once if no
+// call runs. Otherwise the thread of that call makes it at the next point where the object may
+// change, or at its end.
 class CallGate {
  public:
   // REQUIRES: it does not throw, and does not use the gate.
@@ -29,10 +29,9 @@ class CallGate {
     CallGate* const gate_;
   };
 
-  // From any thread, also from a call. Never waits for a call. A change that still waits is
-  // replaced.
+  // From any thread, also from a call. Never waits for a call. Replaces a change that still waits.
   void post(Change change) EXCLUDES(mutex_);
-  // For the thread of the call: makes the change that waits, if any.
+  // For the thread of the call: makes the waiting change, if any.
   void pass() EXCLUDES(mutex_) {
     if (waits_.load(std::memory_order_relaxed)) make_change();
   }
@@ -45,7 +44,7 @@ class CallGate {
   Mutex mutex_;
   bool in_call_ GUARDED_BY(mutex_) = false;
   Change change_ GUARDED_BY(mutex_);
-  std::atomic<bool> waits_{false};  // whether there is a change_; only a hint without the lock
+  std::atomic<bool> waits_{false};  // whether there is a change_; without the lock only a hint
 };
 
 }  // namespace moe_mobile

@@ -9,7 +9,8 @@
 
 namespace moe_mobile {
 
-// Work of one or several calls of an engine, which one Engine::cancel() stops.
+// A piece of work that takes one or several calls of an engine. One Engine::cancel() stops all of
+// it.
 class Cancellation {
  public:
   // The work begins.

@@ -12,7 +12,7 @@
 namespace moe_mobile {
 namespace {
 
-// Where the matrices [rows, width] begin that lie in `data` one after the other.
+// The starts of matrices [rows, width] that are stored in `data` one after the other.
 std::vector<float*> matrices(const std::vector<uint32_t>& widths, size_t rows, float* data) {
   std::vector<float*> begins;
   for (const uint32_t width : widths) {
@@ -38,7 +38,7 @@ Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
       context_(context) {
   for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer)
     if (manifest_.layers[layer].experts) moe_layers_.push_back(layer);
-  // plan_engine() counts what is allocated here.
+  // plan_engine() must count all that is allocated here.
   const size_t batch = manifest_.max_batch;
   const size_t hidden = manifest_.hidden_size;
   const MixerColumns columns = widest_mixer(manifest_);
@@ -72,7 +72,7 @@ void Decoder::clear() {
   mixers_.clear();
   selector_.reset();
   position_ = 0;
-  // Other initial caches leave memory to the prompt, which may find some of its experts there.
+  // With other initial caches memory stays as it is: the prompt may find some of its experts there.
   if (selector_.settings().initial == SelectorSettings::Initial::kPrompt)
     experts_->retain(cached());
 }
@@ -97,7 +97,7 @@ void Decoder::begin_decoding() {
       break;
     case SelectorSettings::Initial::kPrompt:
     case SelectorSettings::Initial::kWarm:
-      break;  // memory holds nothing else already
+      break;  // memory already holds nothing else
   }
 }
 
@@ -161,8 +161,7 @@ size_t Decoder::moe_index(uint32_t layer) const {
   return std::lower_bound(moe_layers_.begin(), moe_layers_.end(), layer) - moe_layers_.begin();
 }
 
-// Adds in rank order, whatever the order the outputs came in: this makes the result independent of
-// the cache.
+// Adds in rank order, not in the order of arrival. This makes the result independent of the cache.
 void Decoder::add_experts(uint32_t rows, float* x) {
   const size_t hidden = manifest_.hidden_size;
   const size_t top_k = manifest_.moe.top_k;
@@ -201,8 +200,8 @@ void Decoder::prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, b
   const size_t hidden = manifest_.hidden_size;
   const size_t index = moe_index(layer);
   Stopwatch watch;
-  // An expert in another precision is another job. Uses of each, and its last one: the lowest rank
-  // of a token touches first, so rank 0 is the latest.
+  // An expert in another precision is another job. Count each job's uses and find its last one:
+  // within a token the lowest rank counts as used first, so rank 0 is the latest.
   const size_t num_experts = manifest_.moe.num_experts;
   const size_t keys = num_experts * selector_.caches().size();
   const auto key_of = [&](uint32_t row, uint32_t rank) {
@@ -264,7 +263,7 @@ TokenMetrics Decoder::prefill(Span<const uint32_t> tokens, const Progress& progr
     prefill_layers(tokens.size(), x.data(), &metrics, progress);
   } catch (...) {
     mixers_.rewind();
-    // Within a conversation the averages of routing keep what they saw of the prompt.
+    // Within a conversation the routing method's averages keep the prompt's values.
     if (position_ == 0) selector_.reset();
     experts_->retain(cached());
     throw;

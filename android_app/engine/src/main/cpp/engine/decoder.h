@@ -19,8 +19,8 @@
 namespace moe_mobile {
 
 // The model: from token ids to logits. A prompt goes through one layer after the other, in batches
-// with tokens grouped by expert: a layer's experts are brought in once for all batches, where the
-// cache holds them. Decoding goes one token at a time.
+// with tokens grouped by expert: each expert of a layer is read once for all batches if the cache
+// can hold them. Decoding goes one token at a time.
 class Decoder {
  public:
   Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
@@ -31,24 +31,26 @@ class Decoder {
   uint32_t context() const { return context_; }
   ExpertStream& experts() { return *experts_; }
   const Selector& selector() const { return selector_; }
-  // Reads what is cached and not in memory.
+  // Reads the cached experts that are not in memory.
   void load_cached(const Progress& progress);
-  // Forgets the conversation. The cache is then as the selector's settings say.
+  // Forgets the conversation and sets the cache as the selector's settings say.
   void clear();
-  // By variant: the caches' pools hold so many experts each from now on, memory so many in all.
-  // REQUIRES: the selector allows it; between tokens, or from the progress of a prompt.
+  // Sets, by variant, how many experts each pool of the caches holds from now on, and how many
+  // memory holds in all.
+  // REQUIRES: the selector allows it; called between tokens, or from the progress callback of a
+  // prompt.
   void resize(Span<const uint32_t> capacities, Span<const uint32_t> places);
-  // Empties the cache: for a caller that uses the places of experts() directly.
+  // Empties the cache, for a caller that uses the places of experts() directly.
   void forget_experts();
   // From now on appends the router's logits [rows, experts] of each MoE layer to `logits`, in the
   // order they are computed; null ends that.
   void record_router(std::vector<float>* logits) { recorded_ = logits; }
-  // From now on takes [positions, MoE layers, experts] for what the routers say, which is computed
-  // all the same; null ends that. Of every position that follows.
+  // From now on uses these logits, [positions, MoE layers, experts] for every position that
+  // follows, instead of the routers', which still run; null ends that.
   void replay_router(const float* logits) { replayed_ = logits; }
 
-  // Appends prompt tokens. kUsage beyond the context, or for a token outside the vocabulary.
-  // `progress` counts batches of all layers; if it throws, the prompt was not appended.
+  // Appends prompt tokens. kUsage if they exceed the context, or for a token outside the
+  // vocabulary. `progress` counts batches of all layers; if it throws, the prompt was not appended.
   TokenMetrics prefill(Span<const uint32_t> tokens, const Progress& progress);
   // Appends one token.
   TokenMetrics decode(uint32_t token);
@@ -69,15 +71,15 @@ class Decoder {
   void prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, bool last_batch, float* x,
                        TokenMetrics* metrics);
   void add_experts(uint32_t rows, float* x);
-  // Before the first token is decoded: memory is brought in line with the initial cache.
+  // Called before the first token is decoded: makes memory match the initial cache.
   void begin_decoding();
-  // The cache's experts, each pool's least recent first.
+  // The cached experts, least recent first in each pool.
   std::vector<ExpertKey> cached() const;
-  // A key of the selector as the rest of the engine counts layers.
+  // A key of the selector, with the layer numbered as in the rest of the engine.
   ExpertKey physical(const ExpertKey& key) const {
     return {moe_layers_[key.layer], key.expert, key.variant};
   }
-  // Among the layers with experts.
+  // The layer's number among the layers with experts.
   size_t moe_index(uint32_t layer) const;
 
   const Manifest& manifest_;
@@ -92,7 +94,7 @@ class Decoder {
 
   std::vector<uint32_t> moe_layers_;
   std::vector<float> x_;  // [hidden]: the last token's
-  // What goes into a layer's mixer and comes out of it, and where each matrix begins, by layer.
+  // The inputs and outputs of a layer's mixer, and where each matrix begins, by layer.
   std::vector<float> mixer_inputs_, mixer_outputs_;
   std::vector<std::vector<float*>> inputs_of_, outputs_of_;
   // [max_batch, ...]
@@ -102,7 +104,7 @@ class Decoder {
   std::vector<float> gathered_;  // [max_batch x top_k, hidden]: a prompt's rows by expert
   std::vector<float> logits_;
   std::vector<Selection> selections_;  // [max_batch]
-  std::vector<uint32_t> output_rows_;  // [max_batch, top_k]: where an output lies
+  std::vector<uint32_t> output_rows_;  // [max_batch, top_k]: where an output is
   std::vector<uint32_t> history_;      // of the prompt: [tokens, moe layers, top_k]
   std::vector<ExpertJob> jobs_;
   std::vector<ExpertKey> evicted_;  // by the token that is decoded, in the running layer

@@ -17,20 +17,20 @@
 namespace moe_mobile {
 
 // The programs that run for every token: qkv and mix of each layer, and the output head. Packed
-// weights come from the store; a program whose delegate has none is loaded plainly. Either way all
-// weights lie in anonymous memory, so that page reclaim cannot evict them and the bundle's files
-// are not mapped.
+// weights come from the store; a program whose delegate does not pack weights is loaded without it.
+// In both cases all weights are in anonymous memory, so that page reclaim cannot evict them and the
+// bundle's files are not mapped.
 class DensePrograms {
  public:
   // Checks every dense file's SHA-256 before ExecuTorch sees it.
   DensePrograms(const Bundle& bundle, const PackedStore& store, PlannedArena* arena,
                 const Progress& progress);
 
-  // x [rows, hidden] -> what the layer's mixer takes: inputs[i] is [rows, its input_widths[i]].
+  // x [rows, hidden] -> the inputs of the layer's mixer: inputs[i] is [rows, its input_widths[i]].
   void qkv(uint32_t layer, const float* x, uint32_t rows, float* const* inputs);
-  // What the mixer gives, mixed[i] [rows, its output_widths[i]], and x [rows, hidden] -> out
-  // [rows, hidden]; in a layer with experts also h [rows, hidden] and logits [rows, experts], else
-  // both are left alone. out may be x.
+  // The mixer's outputs, mixed[i] [rows, its output_widths[i]], and x [rows, hidden] -> out [rows,
+  // hidden]; in a layer with experts also h [rows, hidden] and logits [rows, experts], which other
+  // layers do not change. out may be x.
   void mix(uint32_t layer, const float* const* mixed, const float* x, uint32_t rows, float* out,
            float* h, float* logits);
   // x [1, hidden] -> logits [1, vocab].
@@ -41,10 +41,10 @@ class DensePrograms {
 
   const Manifest& manifest_;
   std::vector<MixerFacts> mixers_;  // by layer
-  std::vector<MatrixIn> in_;        // of the call that runs
+  std::vector<MatrixIn> in_;        // of the current call
   std::vector<MatrixOut> out_;
   std::vector<std::unique_ptr<LoadedProgram>> programs_;
-  // By delegate. They own the methods of packed programs, `plain_` those of the others.
+  // By delegate. These own the methods of packed programs, `plain_` those of the others.
   std::map<Delegate, std::unique_ptr<ExchangeableMethods>> packed_;
   std::vector<std::unique_ptr<Method>> plain_;
   std::vector<Method*> methods_;  // qkv and mix of layer 0, of layer 1, ..., head

@@ -78,7 +78,7 @@ class EngineImpl final : public Engine {
   Decoder& decoder() const { return *parts_.decoder; }
   // prefill() within a call.
   void append_prompt(Span<const uint32_t> tokens, const Progress& progress);
-  // Memory that the experts of another budget could take, with all that this engine has now.
+  // Memory for the experts under another budget, including all that this engine has now.
   uint64_t available_to_plan() const REQUIRES(plan_mutex_);
 
   const Bundle bundle_;
@@ -115,7 +115,7 @@ EngineImpl::EngineImpl(const std::string& directory, EngineSettings settings,
       parts_ = build(plan_, bundle_, std::move(store), threads_.parallel_for(), progress);
       return;
     } catch (const SlotsUnusable& cause) {
-      facts_.no_slots = cause;  // the next plan has none, so this happens once
+      facts_.no_slots = cause;  // the next plan has no slots, so this happens once
     }
   }
 }

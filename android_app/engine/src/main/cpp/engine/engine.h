@@ -25,7 +25,7 @@ struct Step {
   TokenMetrics metrics;
 };
 
-// Steps since the last reset, and their totals. Latencies are of decoded tokens alone.
+// Steps since the last reset, and their totals. Latencies count decoded tokens only.
 struct Stats {
   RunMetrics totals;
   std::vector<Step> steps;
@@ -39,22 +39,22 @@ struct ModelInfo {
   uint32_t hidden_size = 0;
   uint32_t num_layers = 0;
   uint32_t num_moe_layers = 0;  // layers with experts
-  uint32_t context_length = 0;  // positions, the most that the model allows
+  uint32_t context_length = 0;  // the model's largest number of positions
   uint32_t num_experts = 0;     // of each layer that has experts
   uint32_t top_k = 0;           // experts per token and layer
   uint64_t num_parameters = 0;
   std::vector<uint32_t> eos_token_ids;  // ascending
   Quantization quantization;
-  // In which the experts are there, by variant; quantization.experts is the first.
+  // The precisions of the experts, by variant; the first is quantization.experts.
   std::vector<ExpertPrecision> expert_precisions;
 };
 
 struct RoutingInfo {
   std::string requested;  // as parse_routing() takes it
-  std::string resolved;   // likewise, with nothing automatic
+  std::string resolved;   // the same, without automatic values
   std::string note;       // why it became exact routing, and which precisions experts run in, if
                           // it is not the first alone; else empty
-  bool lossy = false;     // whether the model may compute anything else than it would by itself
+  bool lossy = false;     // whether the output may differ from what the model computes
 };
 
 struct EngineInfo {
@@ -69,7 +69,8 @@ struct EngineInfo {
   std::string executorch, moe_mobile;  // versions
 };
 
-// What a miss costs, in nanoseconds by sample. Packed weights first, then whole programs.
+// The cost of misses in nanoseconds, one entry per sample: first for packed weights, then for whole
+// programs.
 struct MissCosts {
   uint64_t packed_bytes = 0;
   uint64_t program_bytes = 0;
@@ -90,12 +91,12 @@ struct MissCosts {
 // independent of each other, except that they share one pool of threads and must agree on its size.
 class Engine {
  public:
-  // Gets the plan after preparing, before its memory is taken. Comes again if the engine has to
-  // fall back to another residency.
+  // Gets the plan after preparing, before its memory is allocated. Called again if the engine falls
+  // back to another residency.
   using Planned = std::function<void(const MemoryPlan&)>;
-  // Verifies the bundle, prepares it if necessary, plans the memory and loads.
-  // kUsage for settings that do not suit the bundle, kBudget if memory does not suffice,
-  // kBundleInvalid, kBundleCorrupt, kUnsupported or kIo for a bundle that cannot be used.
+  // Verifies the bundle, prepares it if necessary, plans the memory and loads. kUsage for settings
+  // that do not fit the bundle, kBudget if there is not enough memory, kBundleInvalid,
+  // kBundleCorrupt, kUnsupported or kIo for a bundle that cannot be used.
   static std::unique_ptr<Engine> open(const std::string& directory, const EngineSettings& settings,
                                       const Progress& progress, const Planned& planned);
   virtual ~Engine() = default;
@@ -107,17 +108,17 @@ class Engine {
 
   // Forgets the conversation and the statistics. The setting initial_cache says what stays cached.
   virtual void reset() = 0;
-  // Changes with every reset, so that the owner of an older conversation can tell that it is over.
+  // Changes with every reset, so that callers notice that an older conversation is over.
   virtual uint64_t conversation() const = 0;
-  // Tokens appended since the last reset, and the most that there may be.
+  // The number of tokens appended since the last reset, and the largest possible number.
   virtual uint32_t position() const = 0;
   virtual uint32_t context() const = 0;
 
-  // Appends the tokens of a prompt. kUsage if there are none, if they do not fit in the context, or
-  // for one outside the vocabulary. `progress` is called after each batch of each layer; if it
-  // throws, nothing was appended.
+  // Appends the tokens of a prompt. kUsage if there are no tokens, if they do not fit in the
+  // context, or for a token outside the vocabulary. `progress` is called after each batch of each
+  // layer; if it throws, nothing was appended.
   virtual void prefill(Span<const uint32_t> tokens, const Progress& progress) = 0;
-  // Appends one token as decoding does. kUsage likewise.
+  // Appends one token as decoding does. kUsage as for prefill().
   virtual void decode(uint32_t token) = 0;
   // Logits [vocab] that follow the last token; valid until the engine runs again.
   // REQUIRES: a token was appended since the last reset (kUsage).
@@ -126,30 +127,30 @@ class Engine {
 
   // From any thread, see the thread rule.
 
-  // Stops what runs: a prompt before its next batch in a layer, and, with the token that is being
-  // decoded, what a Generator, score(), run_bench() or measure_misses() are doing. They throw
-  // kCancelled. The conversation goes on with what was appended before: nothing of the prompt, all
-  // tokens decoded. Does nothing if nothing runs.
+  // Stops the running work: a prompt before its next batch in a layer; a Generator, score(),
+  // run_bench() or measure_misses() after the token that is being decoded. They throw kCancelled.
+  // The conversation goes on with what was appended before: nothing of the prompt, all tokens
+  // decoded. Does nothing if nothing runs.
   virtual void cancel() = 0;
-  // Counts cancel()s, so that work of several calls notices one between two of them.
+  // Counts cancel()s, so that work of several calls notices a cancel() between two of them.
   virtual uint64_t cancels() const = 0;
-  // Gives the experts another budget. What no longer fits leaves by the cache's eviction, and its
-  // memory goes back to the system: at once if no call runs, else after the token that is being
-  // decoded, or after the batch of the prompt. A larger budget takes memory as experts come in.
-  // With exact routing the output stays the same to the bit. info() shows the new plan.
-  // kBudget as open(), where what this engine has counts as available, and kUsage if all experts
-  // stay in memory (residency `resident`); then nothing changes.
+  // Changes the experts' budget. Experts that no longer fit are evicted, and their memory goes back
+  // to the system: at once if no call runs, else after the token that is being decoded, or after
+  // the batch of the prompt. A larger budget takes memory as experts come in. With exact routing
+  // the output stays the same to the bit. info() shows the new plan. kBudget as open(), counting
+  // this engine's own memory as available; kUsage if all experts stay in memory (residency
+  // `resident`). If it throws, nothing changes.
   virtual void resize(const Budget& budget) = 0;
-  // Costs the running call nothing: ask ten times a second, or more.
+  // Does not slow the running call: it may be called ten times a second, or more.
   virtual ResidencySnapshot residency() const = 0;
 
   // For measurements and for the routing lab.
 
   // As prefill(). Returns the routers' logits [MoE layers, tokens, experts].
   virtual std::vector<float> trace(Span<const uint32_t> tokens, const Progress& progress) = 0;
-  // From now on uses these logits [positions, MoE layers, experts] in place of the routers'; none:
+  // From now on uses these logits [positions, MoE layers, experts] instead of the routers'; empty:
   // the routers' own again.
-  // REQUIRES: they stay valid until then, and hold every position that is appended.
+  // REQUIRES: they stay valid until then, and cover every position that is appended.
   virtual void replay_router(Span<const float> logits) = 0;
   // Share of the cache that holds experts, 0 to 1.
   virtual double cache_fill() const = 0;

@@ -11,8 +11,8 @@
 
 namespace moe_mobile {
 
-// What the engine answers, as docs/runner.md has it: for hosts that speak JSON. Found by
-// nlohmann::json: `nlohmann::json j = engine->info();`.
+// The engine's answers as JSON, see docs/runner.md. Found by nlohmann::json: `nlohmann::json j =
+// engine->info();`.
 void to_json(nlohmann::json& json, const EngineInfo& info);
 void to_json(nlohmann::json& json, const MemoryPlan& plan);
 void to_json(nlohmann::json& json, const ResidencySnapshot& snapshot);

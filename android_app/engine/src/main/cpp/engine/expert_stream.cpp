@@ -89,7 +89,7 @@ void ExpertStream::demand(const ExpertKey& key, size_t job, TokenMetrics* metric
     Stopwatch watch;
     while (table.free_slots() == 0 && !drop_speculative(speculative_.size(), key.variant) &&
            lanes_.in_flight() > 0)
-      take(lanes_.wait());  // predictions hold the rest, and all of them are being read
+      take(lanes_.wait());  // predictions occupy the other places, and all of them are being read
     metrics->wait_ns += watch.lap();
   }
   const uint32_t place = assign(key);
@@ -119,7 +119,7 @@ void ExpertStream::take(const ReadDone& done) {
   try {
     make_ready(place);
   } catch (const Error&) {
-    free_place(place);  // whoever demands it gets the error
+    free_place(place);  // the error is reported when the expert is demanded
   }
 }
 
@@ -186,7 +186,7 @@ void ExpertStream::decode_jobs(Span<const ExpertJob> jobs, Span<const ExpertKey>
     if (place && state_[*place].reason == Reason::kDemanded) free_place(*place);
   }
 
-  // All that is here or on its way is adopted before anything makes room for a read.
+  // Adopt all experts that are in memory or being read before making room for other reads.
   in_memory_.assign(jobs.size(), std::nullopt);
   missing_.clear();
   size_t reading = 0;
@@ -257,14 +257,14 @@ void ExpertStream::prefill_jobs(Span<const ExpertJob> jobs, bool last_of_layer,
                                 TokenMetrics* metrics) {
   std::vector<ExpertKey> experts;
   std::vector<std::vector<ExpertKey>> by_variant(classes_.size());
-  std::vector<size_t> number;  // of a job among those of its variant
+  std::vector<size_t> number;  // number of a job among the jobs of its variant
   for (const ExpertJob& job : jobs) {
     std::vector<ExpertKey>& same = by_variant[job.expert.variant];
     number.push_back(same.size());
     experts.push_back(job.expert);
     same.push_back(job.expert);
   }
-  std::vector<size_t> passing;  // by variant: so many, from the first, leave once they ran
+  std::vector<size_t> passing;  // by variant: the first so many jobs' experts leave once they ran
   for (uint32_t variant = 0; variant < classes_.size(); ++variant) {
     const PrefillPlan::Batch plan = classes_[variant].plan.next(by_variant[variant], last_of_layer);
     for (const ExpertKey& key : plan.given_up) release(key);
@@ -347,7 +347,7 @@ void ExpertStream::read_missing(Span<const ExpertKey> keys, const Progress& prog
 size_t ExpertStream::prefetch(Span<const ExpertKey> keys) {
   if (in_prompt_) return 0;
   take_arrived();
-  size_t older = speculative_.size();  // predictions of before, which may give way
+  size_t older = speculative_.size();  // earlier predictions, which may be dropped
   for (size_t accepted = 0; accepted < keys.size(); ++accepted) {
     const ExpertKey& key = keys[accepted];
     std::optional<uint32_t> place = find(key);

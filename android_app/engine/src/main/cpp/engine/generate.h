@@ -13,7 +13,7 @@
 
 namespace moe_mobile {
 
-// One generation, a token at a time, so that every host can stream in its own way.
+// One generation, a token at a time, so that each host can stream in its own way.
 class Generator {
  public:
   // Appends the prompt, with `progress` after each of its batches; the first token is ready for
@@ -22,13 +22,13 @@ class Generator {
             const SamplingSettings& sampling, bool ignore_eos, const Progress& progress);
 
   // The next token, or nothing at the end. An end-of-sequence token ends the generation and is not
-  // given out. kUsage once the engine was reset: another conversation has begun. kCancelled once
+  // returned. kUsage if the engine was reset since: another conversation has begun. kCancelled if
   // the engine's work was cancelled: the generation is over.
   std::optional<uint32_t> next();
-  // Why it ended; valid once next() gave nothing.
+  // Why it ended; valid once next() returned nothing.
   const char* stop() const { return stop_; }
-  // Logits [vocab] that the last token was taken from; valid until the engine runs again. Null
-  // before the first token.
+  // The logits [vocab] that the last token was sampled from; valid until the engine runs again.
+  // Null before the first token.
   const float* logits() const { return logits_; }
   const ModelInfo& model() const { return engine_->model(); }
 

@@ -43,7 +43,7 @@ MissCosts measure_misses(const Bundle& bundle, ExpertStream* stream, uint32_t co
   std::mt19937 random(seed);
   std::shuffle(experts.begin(), experts.end(), random);
 
-  // Slot 0 is overwritten from here on; nothing cached may claim it.
+  // Slot 0 is overwritten from here on; no cached expert may claim it.
   stream->retain({});
   PlannedArena arena;
   ProgramPlaces programs(bundle, variant, 1, &arena, /*allow_direct=*/true);
@@ -51,7 +51,7 @@ MissCosts measure_misses(const Bundle& bundle, ExpertStream* stream, uint32_t co
   std::vector<float> x(manifest.hidden_size, 0.25f);
   std::vector<float> y(manifest.hidden_size);
   const ReadRequest sample = slots.read_request(experts[0], 0);
-  // The raw read gets the best memory there is: whole huge pages, touched.
+  // The raw read gets the fastest memory: whole huge pages, already touched.
   constexpr uint64_t kHugePage = 2 << 20;
   AlignedBuffer memory(align_up(sample.length, kHugePage) + kHugePage);
   auto* own =

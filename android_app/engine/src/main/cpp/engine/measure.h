@@ -12,8 +12,8 @@
 
 namespace moe_mobile {
 
-// Engine::measure_misses(). What is compared is measured in turns, in one run. `progress` is called
-// after each miss; what it throws ends the measurement.
+// Engine::measure_misses(). The things to compare are measured in turns, in one run. `progress` is
+// called after each miss; an exception from it ends the measurement.
 // REQUIRES: the places of `stream` are slots.
 MissCosts measure_misses(const Bundle& bundle, ExpertStream* stream, uint32_t count, uint32_t seed,
                          const Progress& progress);
@@ -24,7 +24,7 @@ struct ProgramTimes {
 };
 
 // Times the `forward` method of any program whose inputs are float32 matrices, after a warm-up.
-// `iterations` is 1 to 1000000; `threads` 0 leaves their number to ExecuTorch.
+// `iterations` is 1 to 1000000; with `threads` 0 ExecuTorch chooses their number.
 ProgramTimes time_program(const std::string& path, uint32_t iterations, uint32_t threads);
 
 }  // namespace moe_mobile

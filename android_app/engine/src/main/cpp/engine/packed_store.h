@@ -15,8 +15,8 @@
 
 namespace moe_mobile {
 
-// The packed store of a bundle: what `prepare` wrote for this CPU. It holds the packed weights of
-// those programs whose delegate has some (Backend::packed_weights):
+// The packed store of a bundle, which `prepare` wrote for this CPU. It holds the packed weights of
+// the programs whose delegate packs them (Backend::packed_weights):
 //
 //   layer-07.packed   the weights of that layer's experts, one blob per expert; those of further
 //                     precisions lie in files named after them, layer-07.8da4w.packed
@@ -24,13 +24,13 @@ namespace moe_mobile {
 //                     the template, the expert whose program every slot runs; then for each method
 //                     of each dense program that is packed: its weights and its index
 //
-// Every blob names the bundle's program that it was made from by SHA-256, so a store of another
-// bundle is never taken. A file that would hold nothing does not exist.
+// Every blob has the SHA-256 of the program that it was made from, so a store of another bundle is
+// never used. A file without blobs does not exist.
 
-// Where it lies: `packed_dir`, or BUNDLE/.packed/<key> if that is empty.
+// The store's folder: `packed_dir`, or BUNDLE/.packed/<key> if that is empty.
 std::string packed_directory(const Bundle& bundle, const std::string& packed_dir);
 
-// Blobs of methods.packed if the experts are packed: of each variant's template.
+// If the experts are packed: the blobs of each variant's template in methods.packed.
 constexpr size_t template_index(uint32_t variant) { return 2 * size_t{variant}; }
 constexpr size_t template_program(uint32_t variant) { return 2 * size_t{variant} + 1; }
 
@@ -38,18 +38,18 @@ constexpr size_t template_program(uint32_t variant) { return 2 * size_t{variant}
 struct DenseEntry {
   const DenseProgram* program = nullptr;
   std::vector<const char*> methods;
-  // Where the first method's weights lie in methods.packed: its index is the next blob, then come
-  // the other methods. Empty if the program is not packed.
+  // The blob of the first method's weights in methods.packed. The next blob is its index, then the
+  // other methods follow. Empty if the program is not packed.
   std::optional<size_t> blob;
 };
 
-// The dense programs of the layers, then the head. Valid as long as the manifest.
+// The dense programs of the layers, then the head. Valid as long as the manifest lives.
 std::vector<DenseEntry> dense_entries(const Manifest& manifest);
 
-// Whether the store holds the experts' packed weights: those of all layers and precisions must be
-// of one delegate that has some. kUnsupported if the model has no experts.
+// Whether the store holds the experts' packed weights: if so, one delegate that packs weights runs
+// all layers and precisions. kUnsupported if the model has no experts.
 bool packs_experts(const Manifest& manifest);
-// Why not: a kUnsupported error. Empty if packs_experts().
+// A kUnsupported error with the reason if not; empty if packs_experts().
 std::optional<Error> why_experts_are_not_packed(const Bundle& bundle);
 // REQUIRES: packs_experts().
 const PackedWeights& packed_experts(const Manifest& manifest);
@@ -61,11 +61,12 @@ std::string layer_file(const Manifest& manifest, const std::string& directory, u
 // The first layer with experts: its expert 0 is the template. kUnsupported if the model has none.
 uint32_t template_layer(const Manifest& manifest);
 
-// What the blobs of each file must have been made from, in order. Empty: there is no such file.
+// The programs that each file's blobs must have been made from, in order. Empty: the file does not
+// exist.
 std::vector<Sha256Digest> method_sources(const Manifest& manifest);
 std::vector<Sha256Digest> layer_sources(const Manifest& manifest, uint32_t layer, uint32_t variant);
 
-// What to do about a store of another bundle.
+// The remedy for a store of another bundle.
 constexpr char kOtherPackedDir[] =
     "Choose another packed_dir for this bundle, or delete that one if nothing needs it.";
 
@@ -78,7 +79,7 @@ class PackedStore {
  public:
   struct Options {
     bool direct = true;       // O_DIRECT if the file system has it
-    bool experts = true;      // false: only what dense programs need is opened
+    bool experts = true;      // false: opens only the files for dense programs
     std::string scratch_dir;  // for short-lived files if `directory` is not writable
   };
   // Opens all files. kBundleCorrupt for a damaged or foreign one, kIo for a missing one. If the
@@ -93,11 +94,10 @@ class PackedStore {
   const PackedFile& layer(uint32_t layer, uint32_t variant) const {
     return *layers_.at(layer * slot_bytes_.size() + variant);
   }
-  // By variant: one expert's packed bytes in a slot, padded to kBlobAlignment. 0 if experts are not
-  // packed.
+  // By variant: one expert's packed bytes, padded to kBlobAlignment. 0 if experts are not packed.
   const std::vector<uint64_t>& slot_bytes() const { return slot_bytes_; }
-  // Memory that the weights of all dense programs take: their packed bytes, likewise padded, or the
-  // whole program if it is not packed.
+  // Memory that the weights of all dense programs take: their padded packed bytes, or the whole
+  // program if it is not packed.
   uint64_t dense_bytes() const { return dense_bytes_; }
   // Whether all expert files are read with O_DIRECT.
   bool direct() const;

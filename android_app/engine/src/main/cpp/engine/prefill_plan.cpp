@@ -8,7 +8,7 @@
 namespace moe_mobile {
 namespace {
 
-// The room that one batch needs, and how it is made.
+// Finds the room that one batch needs, and makes it.
 class Room {
  public:
   Room(size_t places, size_t in_memory, size_t missing)
@@ -19,7 +19,7 @@ class Room {
         total_(in_memory + missing) {}
 
   bool enough() const { return total_ <= places_ && staying_ + streaming_ <= places_; }
-  // One expert less stays. Whether it is in memory now.
+  // One expert fewer stays; `in_memory`: whether it is in memory now.
   void leave(bool in_memory) {
     --total_;
     if (in_memory) --staying_;

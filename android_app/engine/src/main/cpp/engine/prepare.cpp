@@ -44,8 +44,8 @@ void make_directories(const std::string& path) {
   }
 }
 
-// Only one process prepares a store; others wait for it, and find the work done. The kernel drops
-// the lock with the process, however it ends.
+// Only one process prepares a store; others wait for it and then find the work done. The kernel
+// drops the lock when the process ends for any reason.
 UniqueFd lock_directory(const std::string& directory, const Progress& progress) {
   const std::string path = directory + "/" + kLockName;
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
@@ -85,7 +85,7 @@ void require_own(const std::string& path, const std::vector<Sha256Digest>& sourc
     entries = PackedFile::open(path, kAnyPackedKey, /*allow_direct=*/false).entries();
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kBundleCorrupt) throw;
-    return;  // damaged: made anew
+    return;  // damaged: replaced
   }
   bool own = entries.size() == sources.size();
   for (size_t i = 0; own && i < sources.size(); ++i) own = entries[i].source == sources[i];
@@ -111,7 +111,7 @@ uint64_t packed_experts_of(const Manifest& manifest, const PrepareOptions& optio
          manifest.precisions.size();
 }
 
-// About what methods.packed will take.
+// An estimate of the size of methods.packed.
 uint64_t packed_dense_bytes(const Manifest& manifest) {
   uint64_t bytes = 0;
   for (const DenseEntry& entry : dense_entries(manifest))
@@ -190,8 +190,8 @@ class Preparation {
     writer.commit();
   }
 
-  // If the shard is gone, a damaged file cannot be made anew. Its own error then says more than
-  // that of the shard.
+  // If the shard is gone, a damaged file cannot be replaced. Then the file's own error says more
+  // than the missing shard's.
   void require_source(uint32_t layer, uint32_t variant, const std::string& path,
                       const std::vector<Sha256Digest>& sources) const {
     if (!bundle_.has_shard(layer, variant) && access(path.c_str(), F_OK) == 0)
@@ -324,7 +324,7 @@ PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
       const std::string path = layer_file(manifest, result.directory, layer, variant);
       if (access(path.c_str(), F_OK) == 0) continue;
       const uint64_t shard = manifest.experts(layer, variant).shard.bytes;
-      // With --consume a shard goes before the next one is packed.
+      // With --consume a shard is deleted before the next one is packed.
       missing_bytes = options.consume ? std::max(missing_bytes, shard) : missing_bytes + shard;
     }
   if (access(methods_file(result.directory).c_str(), F_OK) != 0)

@@ -31,7 +31,7 @@ ProgramPlaces::ProgramPlaces(const Bundle& bundle, uint32_t variant, uint32_t co
           read_exactly(shard.fd.get(), first.data(), first.size(), 0, shard.path);
           shard.direct = true;
         } catch (const Error&) {
-          shard.fd.reset();  // a file system without O_DIRECT
+          shard.fd.reset();  // the file system has no O_DIRECT
         }
       }
       if (!shard.fd.valid()) shard.fd = open_read(shard.path);

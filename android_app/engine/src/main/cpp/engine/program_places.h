@@ -12,9 +12,9 @@
 
 namespace moe_mobile {
 
-// Places that load a whole program per expert: what delegates without packed weights need, and the
-// baseline that slots are measured against. A miss is the same direct read, then ExecuTorch loads
-// the method (and XNNPACK packs its weights). Layers may have experts of different delegates.
+// Places that load a whole program per expert: for delegates without packed weights, and as the
+// baseline for slots. On a miss ExecuTorch loads the method after the same direct read (and XNNPACK
+// packs its weights). Layers may have experts of different delegates.
 class ProgramPlaces : public ExpertPlaces {
  public:
   // kIo if a shard is missing (prepare --consume deletes them).

@@ -10,7 +10,7 @@
 namespace moe_mobile {
 
 // Called between steps of long work: stage ("verify", "wait", "prepare", "slots", "load",
-// "prefill"), steps done, steps in all. Throwing from it stops the work; what is finished stays.
+// "prefill"), steps done, steps in all. If it throws, the work stops; finished steps stay.
 using Progress = std::function<void(const char* stage, uint64_t done, uint64_t total)>;
 
 inline void ignore_progress(const char*, uint64_t, uint64_t) {}

@@ -26,7 +26,7 @@ void require_known(const nlohmann::json& json, const std::set<std::string>& know
     if (known.count(item.key()) == 0) bad(item.key(), "unknown setting");
 }
 
-// Puts json[name] into `value` if it is there; it must have the type of `value`.
+// Copies json[name] to `value` if the member exists; it must have the type of `value`.
 void take(const nlohmann::json& json, const char* name, std::string* value) {
   if (!json.contains(name) || json[name].is_null()) return;
   if (!json[name].is_string()) bad(name, "it must be a string");
@@ -56,7 +56,7 @@ void take(const nlohmann::json& json, const char* name, const char* const (&name
   bad(name, in_quotes(text) + " is not one of " + possible);
 }
 
-// A text that `parse` understands.
+// Reads a text with `parse`.
 template <typename Value>
 void take(const nlohmann::json& json, const char* name, Value (*parse)(const std::string&),
           Value* value) {

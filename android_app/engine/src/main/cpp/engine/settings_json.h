@@ -13,10 +13,11 @@ namespace moe_mobile {
 // null. kUsage for an unknown member, a wrong type or a bad value.
 EngineSettings parse_settings(const nlohmann::json& json);
 
-// {temperature, top_k, top_p, seed}, all optional. kUsage likewise.
+// {temperature, top_k, top_p, seed}, all optional. kUsage as above.
 SamplingSettings parse_sampling(const nlohmann::json& json);
 
-// Found by nlohmann::json: `nlohmann::json j = settings;`. Without the profile, which may be large.
+// Found by nlohmann::json: `nlohmann::json j = settings;`. Leaves out the profile, which may be
+// large.
 void to_json(nlohmann::json& json, const EngineSettings& settings);
 
 }  // namespace moe_mobile

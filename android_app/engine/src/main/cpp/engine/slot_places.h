@@ -13,14 +13,14 @@
 
 namespace moe_mobile {
 
-// Places that are live methods of one template program over exchangeable packed weights: an expert
-// comes in by one read, and nothing is parsed, packed or allocated.
+// Places that are live methods of one template program with exchangeable packed weights: one read
+// brings in an expert, and nothing is parsed, packed or allocated.
 class SlotPlaces : public ExpertPlaces {
  public:
-  // Probes every slot: with the template's packed weights it must give, bit for bit, the output of
-  // an ordinary load of the template's program, and without them it must not. kRuntime if a slot
-  // does not; kBudget if there is not enough memory, or not enough open files. `store` must stay.
-  // All experts will be of this variant: each has a template of its own.
+  // Probes every slot: with the template's packed weights its output must equal that of an ordinary
+  // load of the template's program bit for bit, and without them it must differ. kRuntime if a slot
+  // fails the probe; kBudget if there is not enough memory, or not enough open files. `store` must
+  // outlive it. All experts will be of this variant; each variant has its own template.
   // REQUIRES: packs_experts(), and the store was opened with its experts.
   SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t variant, uint32_t count,
              PlannedArena* arena, const Progress& progress);
@@ -53,7 +53,7 @@ class SlotPlaces : public ExpertPlaces {
   const LayerExperts& template_experts_;
   uint32_t hidden_size_;
   uint32_t num_experts_;
-  // By layer and expert: whether this process saw the blob's CRC match.
+  // By layer and expert: whether this process has checked the blob's CRC.
   std::vector<bool> checked_;
   std::unique_ptr<LoadedProgram> template_;
   std::vector<float> reference_;                              // the output of the ordinary load

@@ -17,8 +17,8 @@
 namespace moe_mobile {
 namespace {
 
-// Vector instructions. Kernels and microcode come and go with other words, mitigations say; those
-// must not make a packed store stale.
+// Vector instructions. Other words, such as mitigations, come and go with kernels and microcode;
+// they must not invalidate a packed store.
 bool chooses_kernels(const std::string& word) {
   static const char* const kPrefixes[] = {"sse",  "ssse",  "avx", "fma", "f16c", "gfni",
                                           "amx",                                          // x86

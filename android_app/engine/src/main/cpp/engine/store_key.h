@@ -7,7 +7,7 @@
 
 namespace moe_mobile {
 
-// Names what packed weights depend on: XNNPACK chooses micro-kernels, and with them the layout, by
+// A key for all that packed weights depend on. XNNPACK chooses micro-kernels, and so the layout, by
 // the CPU's features and the ExecuTorch version; the page size is part of the file's layout. Usable
 // as a folder name.
 std::string packed_store_key();

@@ -21,7 +21,7 @@ bool has_packed_files(const Manifest& manifest, const std::string& directory) {
   return found;
 }
 
-// An interrupted prepare leaves files out; those that are there must be whole.
+// An interrupted prepare leaves files out; files that exist must be complete.
 VerifiedStore verify_store(const Bundle& bundle, const std::string& directory,
                            const Progress& progress) {
   const Manifest& manifest = bundle.manifest();

@@ -22,12 +22,12 @@ struct VerifiedStore {
 struct VerifiedBundle {
   uint64_t files = 0;
   uint64_t bytes = 0;
-  std::optional<VerifiedStore> packed;  // none: the bundle is not prepared
+  std::optional<VerifiedStore> packed;  // empty: the bundle is not prepared
 };
 
-// Reads every byte: all files of the bundle against their SHA-256, and every blob of the packed
-// store, if there is one, against its CRC-32C. Shards that `prepare --consume` deleted are skipped
-// if the store has their experts. kBundleCorrupt at the first mismatch.
+// Reads every byte and checks it: all files of the bundle by SHA-256, and every blob of the packed
+// store, if there is one, by CRC-32C. Shards that `prepare --consume` deleted are skipped if the
+// store has their experts. kBundleCorrupt at the first mismatch.
 VerifiedBundle verify_bundle(const Bundle& bundle, const std::string& packed_dir,
                              const Progress& progress);
 

@@ -27,7 +27,7 @@ namespace {
 using TraceLogits = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using LayerLogits = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-// Memory of one number per slot that becomes an array.
+// Memory with one number per slot, which becomes an array.
 template <typename Stored>
 class Slots {
  public:
@@ -79,7 +79,7 @@ void init_settings(SelectorSettings* self, const RouterSpec& router, std::vector
   new (self) SelectorSettings(std::move(settings));
 }
 
-// Python says "missed" of what the lab's cache did not hold.
+// Python's "missed" means: not in the lab's cache.
 void add_totals(const RunTotals& totals, nb::dict* out) {
   (*out)["slots"] = totals.slots;
   (*out)["misses"] = totals.uncached;
@@ -119,7 +119,7 @@ nb::dict simulate_trace(const TraceLogits& logits, std::vector<uint64_t> sequenc
   return result;
 }
 
-// A layer's tokens in order. All are checked before the first is taken, so that none is half done.
+// A layer's tokens in order. All are checked before the first is used, so an error changes nothing.
 nb::tuple route(RoutingRun* run, uint32_t layer, const LayerLogits& logits, bool prompt) {
   const size_t tokens = logits.shape(0), experts = logits.shape(1);
   const LogicalCacheOptions& cache = run->cache().options();

@@ -11,7 +11,7 @@ namespace moe_mobile {
 
 // The bytes of little-endian float32 values in base64 (RFC 4648, padded), for JSON.
 std::string base64(const std::vector<float>& values);
-// What base64() made a text of; nothing where the text is something else.
+// The values that base64() encoded; nothing if the text is not valid.
 std::optional<std::vector<float>> from_base64(const std::string& text);
 
 }  // namespace moe_mobile

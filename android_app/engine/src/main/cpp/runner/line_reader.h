@@ -14,21 +14,21 @@
 
 namespace moe_mobile {
 
-// Lines of a stream, read by a thread of its own, so that the end of the stream is noticed while
-// the last line is being worked on.
+// Reads the lines of a stream on its own thread, so that the end of the stream is noticed while the
+// last line is being worked on.
 class LineReader {
  public:
   using AtOnce = std::function<bool(const std::string& line)>;
 
-  // Each line goes to `at_once` first, on the reading thread: a line for which that gives true is
-  // done with, and next() does not give it. `ended` is called on that thread at the end of the
-  // stream, with whether a line that next() gave is still being worked on or waits for it.
+  // Each line goes to `at_once` first, on the reading thread. If that returns true, the line is
+  // done and next() does not return it. `ended` is called on that thread at the end of the stream.
+  // Its argument: whether a line is still being worked on or waits for next().
   LineReader(std::istream& stream, AtOnce at_once, std::function<void(bool busy)> ended);
   ~LineReader();
   LineReader(const LineReader&) = delete;
   LineReader& operator=(const LineReader&) = delete;
 
-  // The next line, once the one before is done with; none at the end.
+  // The next line; the caller is done with the one before. Nothing at the end.
   std::optional<std::string> next();
 
  private:

@@ -34,12 +34,12 @@ int main(int argc, char** argv) {
   std::mutex output;
   moe_mobile::Session session([&output](const json& event) {
     const std::lock_guard lock(output);
-    // Causes quote file names, which need not be UTF-8.
+    // Error causes quote file names, which may not be UTF-8.
     std::cout << event.dump(-1, ' ', false, json::error_handler_t::replace) << '\n' << std::flush;
-    // Work nobody can hear of is in vain.
+    // Stop if no one can read the output.
     if (!std::cout) std::_Exit(moe_mobile::exit_code(ErrorCode::kIo));
   });
-  // Its client may be on another machine, and see only what carries its streams.
+  // The client may be on another machine and see only these streams.
   if (attached) {
     std::cout << json{{"event", "start"}, {"pid", getpid()}}.dump() << '\n' << std::flush;
   }
@@ -55,7 +55,8 @@ int main(int argc, char** argv) {
     if (code) ended_with(*code);
     return code.has_value();
   };
-  // Whoever started an attached runner is gone when its input ends. A phone would go on computing.
+  // When the input of an attached runner ends, its client is gone. Otherwise a phone would go on
+  // computing.
   moe_mobile::LineReader input(std::cin, at_once, [attached](bool busy) {
     if (attached && busy) std::_Exit(moe_mobile::exit_code(ErrorCode::kCancelled));
   });

@@ -59,7 +59,7 @@ int Session::handle(const json& request) {
     check_cancelled();
     return run(required_string(request, "command"), request);
   });
-  ++finished_;  // who has the answer cannot cancel the request any more
+  ++finished_;  // once answered, a request can no longer be cancelled
   emit_(done.event);
   return done.exit_code;
 }
@@ -100,8 +100,8 @@ Session::Answer Session::answer(const json& id, const std::function<json()>& run
   }
 }
 
-// First the requests are marked, then the engine is stopped: handle() looks at the mark after it
-// began to listen to the engine, so it notices one of them.
+// First mark the requests, then stop the engine: handle() checks the mark after it began to listen
+// to the engine, so it notices one of the two.
 json Session::cancel() {
   const uint64_t received = received_;
   const uint64_t running = received - finished_;
@@ -232,7 +232,7 @@ json Session::open(const json& request) {
     const MutexLock lock(&open_mutex_);
     open_engine_ = nullptr;
   }
-  engine_.reset();  // its memory must be gone before the next one is planned
+  engine_.reset();  // its memory must be free before the next one is planned
   Stopwatch watch;
   engine_ = Engine::open(bundle, settings, progress(), [this](const MemoryPlan& plan) {
     emit_({{"id", id_}, {"event", "plan"}, {"plan", plan}});

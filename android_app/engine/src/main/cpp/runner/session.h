@@ -14,8 +14,8 @@
 
 namespace moe_mobile {
 
-// The commands of moe_runner over one engine. Speaks JSON objects; the process around it does the
-// lines.
+// The commands of moe_runner over one engine. Takes and emits JSON objects; its process reads and
+// writes the lines.
 //
 // Thread rule: one thread calls handle(), another one handle_at_once(), at any time.
 class Session {
@@ -28,8 +28,8 @@ class Session {
 
   // Handles one request object. Returns the exit code of its error, or 0.
   int handle(const nlohmann::json& request);
-  // Handles `cancel`, `resize` and `residency`, also while handle() runs, and returns as handle()
-  // does. Other requests are only counted, for handle(): none is returned.
+  // Handles `cancel`, `resize` and `residency`, also while handle() runs, and returns the same as
+  // handle(). Only counts other requests, for handle(), and returns nothing.
   std::optional<int> handle_at_once(const nlohmann::json& request);
 
  private:
@@ -37,7 +37,7 @@ class Session {
     nlohmann::json event;
     int exit_code;
   };
-  // What `run` gives, as the result of the request with this id, or the error that it throws.
+  // The value of `run` as the result of the request with this id, or the error that it throws.
   Answer answer(const nlohmann::json& id, const std::function<nlohmann::json()>& run);
   nlohmann::json run(const std::string& command, const nlohmann::json& request);
   nlohmann::json prepare(const nlohmann::json& request);
@@ -63,9 +63,9 @@ class Session {
   nlohmann::json id_;
   std::unique_ptr<Engine> engine_;
   Mutex open_mutex_;
-  Engine* open_engine_ GUARDED_BY(open_mutex_) = nullptr;  // engine_, while it is complete
+  Engine* open_engine_ GUARDED_BY(open_mutex_) = nullptr;  // engine_ once it is complete
   // Requests that handle() gets are counted from 1, in order.
-  uint64_t current_ = 0;  // of handle()'s thread: the one that it works on
+  uint64_t current_ = 0;  // the request that handle() works on; only for its thread
   std::atomic<uint64_t> received_{0};
   std::atomic<uint64_t> finished_{0};
   std::atomic<uint64_t> cancelled_{0};  // all up to this one are cancelled

@@ -62,8 +62,7 @@ PackedImage pack_method(const LoadedProgram& program, const char* method, Planne
   read_exactly(fd.get(), image.weights.data(), index, 0, scratch_path);
   image.index.resize(size - index);
   read_exactly(fd.get(), image.index.data(), image.index.size(), index, scratch_path);
-  (void)parse_packed_index(image.index,
-                           scratch_path);  // throws if the format is not the one we know
+  (void)parse_packed_index(image.index, scratch_path);  // throws if the format is unknown
   return image;
 }
 
