@@ -58,7 +58,7 @@ def test_every_member_reaches_the_engine() -> None:
     assert len(REQUEST) == members + 2
 
 
-def test_none_is_left_to_the_engine() -> None:
+def test_none_leaves_the_choice_to_the_engine() -> None:
     request = EngineSettings().as_request()
     assert None not in request.values()
     assert not {"threads", "context", "packed_dir", "scratch_dir", "cache_profile"} & set(request)

@@ -108,7 +108,7 @@ def test_a_prompt_may_be_as_long_as_what_follows(model: pathlib.Path) -> None:
     assert (row["n_prompt"], row["n_gen"]) == (4, 4)
 
 
-def test_a_plot_that_cannot_be_written_is_told_before_measuring(
+def test_an_unwritable_plot_is_an_error_before_measuring(
     model: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "file").touch()

@@ -66,7 +66,7 @@ def test_both_sources_find_the_truth(
     assert energy.joules == pytest.approx(truth, rel=0.1)
 
 
-def test_what_is_not_known_is_said() -> None:
+def test_notes_say_why_energy_is_unknown_or_unsure() -> None:
     steady = _samples(61, battery_ua=lambda t: 500_000, battery_mv=lambda t: 4000)
     assert measure_energy(steady, MINUTE, charging=True).note == "the device was charging"
     assert measure_energy(steady, MINUTE, charging=True).joules is None
@@ -97,7 +97,7 @@ def test_what_is_not_known_is_said() -> None:
     assert measure_energy(rising, MINUTE, charging=False).joules is None
 
 
-def test_the_current_is_taken_where_the_counter_is_coarse() -> None:
+def test_the_current_is_used_if_the_counter_is_coarse() -> None:
     samples = _samples(
         61,
         battery_uah=lambda t: 3_000_000 - 1000 * (t > 30),

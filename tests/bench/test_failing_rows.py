@@ -198,7 +198,7 @@ def test_turns_of_a_row_that_is_not_kept_are_measured_again(
     assert not turns.exists()
 
 
-def test_a_file_of_nothing_but_dropped_turns_goes(
+def test_a_file_with_only_dropped_turns_is_deleted(
     facts: BundleFacts, device: LocalDevice, tmp_path: pathlib.Path
 ) -> None:
     target, protocol = open_target(device, facts), Protocol(2, interleave=True)
@@ -230,7 +230,7 @@ def test_a_file_of_nothing_but_dropped_turns_goes(
         ),
     ],
 )
-def test_errors_name_what_there_are_several_of(
+def test_errors_name_the_row_and_device_if_there_are_several(
     facts: BundleFacts,
     device: LocalDevice,
     monkeypatch: pytest.MonkeyPatch,

@@ -178,7 +178,7 @@ def test_rows_of_different_regimes_are_not(changes: dict[str, Any], reason: str)
     assert len(incomparable(_row(**changes), _row())) == 1
 
 
-def test_a_gate_and_none_differ_and_older_rows_say_nothing() -> None:
+def test_gated_and_ungated_rows_differ_unless_not_recorded() -> None:
     assert incomparable(_row(), _row(regime__gate=None)) == [
         "thermal gate (°C): 40 and off", "time-out of the gate (s): 300 and off",
     ]  # fmt: skip
@@ -188,7 +188,7 @@ def test_a_gate_and_none_differ_and_older_rows_say_nothing() -> None:
 
 
 @given(st.lists(st.sampled_from([True, False, None]), min_size=1))
-def test_charging_is_known_where_all_agree(found: list[bool | None]) -> None:
+def test_charging_is_known_if_all_agree(found: list[bool | None]) -> None:
     states = [{"charging": value} for value in found]
     expected = found[0] if set(found) in ({True}, {False}) else None
     assert agreed_charging(states) is expected

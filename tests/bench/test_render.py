@@ -96,7 +96,7 @@ def test_json_lines_are_the_same_rows(results: list[BenchResult]) -> None:
     assert [json.loads(line) for line in lines] == json.loads(_written("json", results))
 
 
-def test_tokens_are_written_where_asked_for(results: list[BenchResult]) -> None:
+def test_tokens_are_written_if_asked_for(results: list[BenchResult]) -> None:
     rows = json.loads(_written("json", results, tokens=True))
     assert rows[1]["tokens"][0][0]["wait_ns"] == 60_000_000
 
@@ -245,7 +245,7 @@ def test_a_plot_of_unknown_type_is_refused_before_measuring() -> None:
         check_plot(pathlib.Path("plot.txt"))
 
 
-def test_notes_name_what_rows_differ_in(results: list[BenchResult]) -> None:
+def test_notes_name_the_settings_in_which_rows_differ(results: list[BenchResult]) -> None:
     rows = [(results[1].test, Settings(lanes=lanes)) for lanes in (1, 2)]
     out = io.StringIO()
     renderer = make_renderer("md", out)

@@ -88,7 +88,7 @@ def test_every_member_is_documented() -> None:
     assert _names(SCHEMA) == described | {"max_khz"}
 
 
-def test_what_is_around_a_repetition_is_recorded(rows: list[BenchResult]) -> None:
+def test_the_surroundings_of_a_repetition_are_recorded(rows: list[BenchResult]) -> None:
     for row in rows:
         assert len(row.runs) == 2
         for run, total_ns in zip(row.runs, row.samples_ns, strict=True):

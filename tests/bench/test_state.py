@@ -176,7 +176,7 @@ def test_the_temperatures_of_this_moment_count() -> None:
     assert parse_thermal("").status is None
 
 
-def test_a_reading_takes_what_there_is() -> None:
+def test_a_reading_uses_the_available_sources() -> None:
     text = (
         f"@@@ battery\n{BATTERY_15}@@@ thermal\n{THERMAL_15}@@@ supply\n"
         "POWER_SUPPLY_NAME=battery\nPOWER_SUPPLY_CAPACITY=77\nPOWER_SUPPLY_CURRENT_NOW=-512000\n"
@@ -210,7 +210,7 @@ def test_this_machine_can_be_read() -> None:
 
 
 @given(st.text(), st.text())
-def test_nonsense_is_no_error(text: str, more: str) -> None:
+def test_nonsense_is_not_an_error(text: str, more: str) -> None:
     parse_state(f"@@@ battery\n{text}\n@@@ thermal\n{more}")
     parse_sample(text + "\n" + more, {"cpu": (0,)})
     parse_supply(text)

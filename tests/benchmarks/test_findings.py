@@ -75,7 +75,9 @@ def test_the_tables_of_quality(page: str) -> None:
 
 
 @pytest.mark.parametrize(("capacity", "misses", "loads"), [(16, 9, 11), (8, 5, 7)])
-def test_how_many_settings_halve_what(capacity: int, misses: int, loads: int) -> None:
+def test_number_of_settings_that_halve_misses_or_loads(
+    capacity: int, misses: int, loads: int
+) -> None:
     """Nine and eleven of nineteen, with half of the experts cached; and a quarter."""
     rows = [row for row in lines("routing-quality.jsonl") if row["capacity"] == capacity]
     exact = next(row for row in rows if row["routing"] == "exact")
@@ -126,7 +128,7 @@ def test_the_replays_of_the_demo_model() -> None:
         }
 
 
-def test_shares_of_what_lru_reads() -> None:
+def test_shares_of_the_reads_of_lru() -> None:
     """What the page's sentences say of its table."""
     rows = replays("routing-demo.csv")
     found: dict[str, list[str]] = {"belady": [], "cache-prior:0.2,J=2": []}

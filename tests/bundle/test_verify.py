@@ -158,7 +158,7 @@ def test_inspect_says_what_a_bundle_holds(bundle: tuple[Path, Manifest]) -> None
     assert facts["num_files"] == len(list(manifest.all_files())) + 1
 
 
-def test_no_bundle_at_all(tmp_path: Path) -> None:
+def test_a_path_without_a_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleInvalidError, match=r"bundle\.json is missing"):
         verify_bundle(tmp_path)
     with pytest.raises(BundleInvalidError):

@@ -80,7 +80,7 @@ def _members(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("command", ANSWERS)
-def test_every_member_is_needed_and_what_it_says(command: str) -> None:
+def test_every_member_is_needed_and_its_type_checked(command: str) -> None:
     answer = ANSWERS[command][1]
     assert _fits(command, answer)
     assert _fits(command, answer | {"of a later version": None})
@@ -156,7 +156,7 @@ def _runner(folder: pathlib.Path, line: str) -> Runner:
 
 
 @pytest.mark.parametrize("answer", [{}, {"packed_dir": 3}, {"experts": float("nan")}])
-def test_the_runner_refuses_what_is_no_answer(tmp_path: pathlib.Path, answer: Json) -> None:
+def test_invalid_answers_are_refused(tmp_path: pathlib.Path, answer: Json) -> None:
     good = ANSWERS["prepare"][1]
     event = {"id": 1, "event": "result"}
     with _runner(tmp_path, json.dumps(event | good)) as runner:
@@ -170,7 +170,7 @@ def test_the_runner_refuses_what_is_no_answer(tmp_path: pathlib.Path, answer: Js
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
-def test_answers_have_no_numbers_that_json_lacks(tmp_path: pathlib.Path, number: str) -> None:
+def test_answers_have_only_json_numbers(tmp_path: pathlib.Path, number: str) -> None:
     with (
         _runner(tmp_path, f'{{"id": 1, "event": "result", "more": [{number}]}}') as runner,
         pytest.raises(errors.RuntimeFailedError, match="broke its protocol"),

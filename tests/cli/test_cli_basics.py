@@ -124,7 +124,7 @@ def test_an_error_block_names_cause_file_and_remedy() -> None:
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify", "prepare", "bench"])
-def test_a_folder_that_is_no_bundle(command: str, tmp_path: pathlib.Path) -> None:
+def test_a_folder_that_is_not_a_bundle(command: str, tmp_path: pathlib.Path) -> None:
     error = failed(4, command, tmp_path)
     assert error["code"] == "bundle_invalid"
     assert error["file"] == str(tmp_path / "bundle.json")
@@ -245,7 +245,7 @@ def test_arguments_must_be_utf8(command: list[str], tmp_path: pathlib.Path) -> N
 
 
 @pytest.mark.parametrize(("closed", "code"), [("<&-", 4), (">&-", 6), ("2>&-", 4)])
-def test_closed_streams_are_no_traceback(closed: str, code: int, tmp_path: pathlib.Path) -> None:
+def test_closed_streams_give_no_traceback(closed: str, code: int, tmp_path: pathlib.Path) -> None:
     command = shlex.join([*COMMAND, "inspect", str(tmp_path)])
     result = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, text=True)
     assert result.returncode == code
@@ -253,7 +253,7 @@ def test_closed_streams_are_no_traceback(closed: str, code: int, tmp_path: pathl
     assert ("error: " in result.stderr) == (closed != "2>&-")
 
 
-def test_a_closed_pipe_is_no_traceback() -> None:
+def test_a_closed_pipe_gives_no_traceback() -> None:
     program = [*COMMAND, "bench", "--help"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -274,7 +274,7 @@ def test_a_full_stdout_is_a_typed_error(arguments: list[str]) -> None:
     assert result.stderr.count("\n") == 3  # and nothing else
 
 
-def test_an_error_is_told_where_stdout_is_full_too() -> None:
+def test_an_error_is_reported_even_if_stdout_is_full() -> None:
     with open("/dev/full", "w") as full:
         result = subprocess.run(
             [*COMMAND, "inspect", "/nowhere", "--json"],

@@ -193,7 +193,7 @@ def test_packed_weights_of_another_bundle_are_not_replaced(
     ok("generate", bundle, "-p", "Once", "-n", 2, "--packed-dir", store)
 
 
-def test_a_name_that_no_bundle_can_have_is_refused_at_once(
+def test_an_impossible_bundle_name_is_refused_at_once(
     checkpoint: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     error = failed(2, "export", checkpoint, tmp_path / "out", "--name", "a\x01b")
@@ -213,7 +213,7 @@ def test_consumed_bundles_stay_usable(copy_bundle: MakeBundle) -> None:
     assert "consume" in error["cause"]
 
 
-def test_a_lost_shard_is_an_error_where_nothing_stands_for_it(copy_bundle: MakeBundle) -> None:
+def test_a_lost_shard_without_packed_weights_is_an_error(copy_bundle: MakeBundle) -> None:
     bundle = copy_bundle()
     (bundle / "experts/layer-00.shard").unlink()
     for command in ("inspect", "verify"):

@@ -223,7 +223,7 @@ def test_bench_tells_of_a_cache_that_still_fills(bundle: pathlib.Path) -> None:
         assert cold["flags"] == []
 
 
-def test_a_routing_that_the_model_cannot_have_is_told_before_measuring(
+def test_an_impossible_routing_is_an_error_before_measuring(
     bundle: pathlib.Path,
 ) -> None:
     asked = ("bench", bundle, "-p", 0, "-n", 2, "-r", 1, "--routing", "exact,cache-prior:0.2,J=99")

@@ -174,7 +174,7 @@ def _arguments(command: str, bundle: pathlib.Path, folder: pathlib.Path) -> list
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_no_answer_is_a_defect_of_ours(
+def test_no_answer_makes_a_command_crash(
     data: st.DataObject,
     command: str,
     said: Callable[..., Any],

@@ -218,7 +218,7 @@ def test_a_kill_hints_at_memory(make_runner: MakeRunner) -> None:
     assert "memory" in caught.value.remedy
 
 
-def test_ctrl_c_in_the_runner_is_no_failure(make_runner: MakeRunner) -> None:
+def test_ctrl_c_in_the_runner_is_not_a_failure(make_runner: MakeRunner) -> None:
     binary = make_runner(
         "signal.signal(signal.SIGINT, signal.SIG_DFL)\nos.kill(os.getpid(), signal.SIGINT)"
     )
@@ -241,7 +241,9 @@ def test_an_early_exit_gives_its_code(make_runner: MakeRunner) -> None:
         'send(event="result")',
     ],
 )
-def test_protocol_violations_are_told_and_end_it(make_runner: MakeRunner, answer: str) -> None:
+def test_protocol_violations_are_reported_and_end_the_runner(
+    make_runner: MakeRunner, answer: str
+) -> None:
     with Runner(make_runner(answer)) as runner:
         with pytest.raises(errors.RuntimeFailedError, match="broke its protocol"):
             runner.request("ask")
@@ -269,7 +271,7 @@ def test_errors_are_errors(make_runner: MakeRunner, error: str) -> None:
      "'progress', stage='load', done=10**400, total=2", "'token'", "'token', token=-1",
      "'token', token=2**32", "'token', token=True", "'plan', plan=[]", "'plan', plan={'slots': 3}"],
 )  # fmt: skip
-def test_events_on_the_way_are_what_they_say(make_runner: MakeRunner, event: str) -> None:
+def test_events_before_the_result_are_checked(make_runner: MakeRunner, event: str) -> None:
     with (
         Runner(make_runner(f"send(id=id, event={event})")) as runner,
         pytest.raises(errors.RuntimeFailedError, match="broke its protocol"),
@@ -338,7 +340,7 @@ def test_a_missing_binary_says_where_and_what_to_do(
     assert "MOE_MOBILE_RUNNER" in str(caught.value)
 
 
-def test_a_binary_that_cannot_run_is_told(tmp_path: pathlib.Path) -> None:
+def test_a_binary_that_cannot_run_is_reported(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "moe_runner"
     path.write_bytes(b"\x7fELF, for another machine")
     path.chmod(0o755)

@@ -19,7 +19,7 @@ from moe_mobile.errors import MoeMobileError, UsageError
 
 
 @pytest.mark.parametrize("name", ["in.txt", "sub/../in.txt", "link.txt", "hard.txt"])
-def test_an_output_is_no_input(tmp_path: Path, name: str) -> None:
+def test_an_output_is_not_an_input(tmp_path: Path, name: str) -> None:
     (tmp_path / "sub").mkdir()
     text = tmp_path / "in.txt"
     text.write_text("mine")
@@ -43,7 +43,7 @@ def test_two_outputs_are_two_files_before_they_are_there(tmp_path: Path) -> None
     assert caught.value.file == str(again)
 
 
-def test_links_that_lead_nowhere_are_no_defect(tmp_path: Path) -> None:
+def test_links_that_lead_nowhere_are_compared_as_paths(tmp_path: Path) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     check_outputs({"--csv": loop, "--out": tmp_path / "a"}, {"--file": tmp_path / "b"})
@@ -90,7 +90,7 @@ def test_what_is_replaced_is_a_regular_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("replaced", [True, False])
-def test_a_folder_that_can_be_made_is_no_obstacle(tmp_path: Path, replaced: bool) -> None:
+def test_folders_need_not_exist_if_they_can_be_made(tmp_path: Path, replaced: bool) -> None:
     check_writable(tmp_path / "new" / "folder" / "file", replaced=replaced)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()

@@ -68,7 +68,7 @@ def test_no_device_and_too_many(phone: StartPhone, tiny_bundle: pathlib.Path) ->
     }
 
 
-def test_what_names_no_device(tiny_bundle: pathlib.Path) -> None:
+def test_invalid_serials_and_addresses(tiny_bundle: pathlib.Path) -> None:
     error = failed(2, "info", tiny_bundle, "--device", "")
     assert error["setting"] == "--device"
     assert error["remedy"]

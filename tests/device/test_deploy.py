@@ -47,7 +47,7 @@ def sh(phone: VirtualPhone, script: str) -> str:
     return result.stdout
 
 
-def test_only_what_lacks_is_sent(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
+def test_only_what_is_missing_is_sent(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
     one = phone()
     first = ok_json("deploy", tiny_bundle)["deployments"][0]
     assert (first["device"], first["was_complete"]) == (one.serial, False)

@@ -54,7 +54,7 @@ def test_the_same_bytes_are_sent_and_nothing_is_lost(
     assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
 
 
-def test_what_goes_wrong_is_told_as_by_all_commands(
+def test_failures_are_reported_as_by_all_commands(
     phone: StartPhone, tiny_bundle: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     one = phone()
@@ -87,7 +87,7 @@ def test_what_goes_wrong_is_told_as_by_all_commands(
 
 
 @pytest.mark.parametrize("name", ["EPERM", "EOPNOTSUPP", "ENOSYS", "EXDEV", "EMLINK", "EIO"])
-def test_files_are_copied_where_links_cannot_be(
+def test_files_are_copied_if_links_cannot_be_made(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     source = tmp_path / "bundle" / "a"

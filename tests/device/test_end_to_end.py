@@ -51,7 +51,7 @@ def log_probabilities(
     return np.array(answer["log_probabilities"])
 
 
-def test_two_phones_at_once_compute_what_we_compute(
+def test_two_phones_at_once_compute_the_same_as_this_machine(
     phone: StartPhone, demo_bundle: DemoMaker, tokens: list[int], arm64_engine: None
 ) -> None:
     intel, arm = open_device(phone().serial), open_device(phone(abi="arm64-v8a").serial)

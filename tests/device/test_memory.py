@@ -118,14 +118,14 @@ def told_as_killed(process: subprocess.Popen[str], phone: VirtualPhone, why: str
 
 
 @pytest.mark.parametrize("command", ENDLESS)
-def test_what_the_phone_has_not_got_is_not_had(
+def test_more_memory_than_the_phone_has_ends_the_engine(
     limited: VirtualPhone, wide_bundle: pathlib.Path, command: str
 ) -> None:
     with endless(command, wide_bundle, limited) as process, app(limited):
         told_as_killed(process, limited, "memory limit of the phone")
 
 
-def test_a_budget_that_the_phone_has_is_had(
+def test_a_budget_that_the_phone_has_is_enough(
     limited: VirtualPhone, wide_bundle: pathlib.Path
 ) -> None:
     on_phone = (wide_bundle, "--device", limited.serial)
@@ -160,7 +160,7 @@ def test_the_low_memory_killer_ends_a_run(
 
 
 @pytest.mark.parametrize("limiter", [kind for kind in LIMITERS if kind != "watchdog"])
-def test_the_smallest_phone_kills_what_runs_and_not_itself(
+def test_the_smallest_phone_kills_the_engine_and_not_itself(
     phone: StartPhone, tiny_bundle: pathlib.Path, wide_bundle: pathlib.Path, limiter: str
 ) -> None:
     try:

@@ -59,11 +59,11 @@ def test_an_empty_device_gets_all() -> None:
     assert not plan.exists
 
 
-def test_what_was_verified_needs_nothing() -> None:
+def test_verified_files_are_complete() -> None:
     assert make_plan(PACKAGE, inventory(whole("bundles/aaaa", verified=True))).complete
 
 
-def test_what_was_not_verified_is_hashed_not_sent() -> None:
+def test_unverified_files_are_hashed_not_sent() -> None:
     for folder in ("bundles/aaaa", "bundles/aaaa.partial"):
         plan = make_plan(PACKAGE, inventory(whole(folder, verified=False)))
         assert [(file, where) for file, where in plan.check] == [
@@ -80,7 +80,7 @@ def test_a_piece_is_gone_on_with() -> None:
     assert plan.bytes_to_send == 406 - 40
 
 
-def test_a_piece_that_is_too_long_or_damaged_is_sent_anew() -> None:
+def test_a_piece_that_is_too_long_or_damaged_is_sent_again() -> None:
     path = "bundles/aaaa.partial/experts/layer-01.shard"
     for there, damaged in (({path: Present(4000, 5)}, ()), ({path: Present(103, 5)}, {path})):
         plan = make_plan(PACKAGE, inventory(there), damaged)
@@ -97,7 +97,7 @@ def test_equal_files_of_another_bundle_are_copied() -> None:
     assert (plan.bytes_to_send, plan.bytes_to_write) == (406 - 103, 406)
 
 
-def test_a_consumed_shard_is_present_where_its_packed_file_is() -> None:
+def test_a_consumed_shard_is_present_if_its_packed_file_is() -> None:
     there = whole("bundles/aaaa", verified=True)
     del there["bundles/aaaa/experts/layer-01.shard"]
     assert not make_plan(PACKAGE, inventory(there, vouched())).complete

@@ -92,7 +92,7 @@ def test_none_of_several_is_there(phone: StartPhone, tiny_bundle: pathlib.Path) 
 
 
 @pytest.mark.parametrize("named", [["", "nosuch"], ["nosuch", ""]])
-def test_an_empty_serial_is_no_phone_that_failed(
+def test_an_empty_serial_is_a_usage_error(
     monkeypatch: pytest.MonkeyPatch, named: list[str]
 ) -> None:
     monkeypatch.setattr(AdbServer, "states", lambda server: {})
@@ -121,7 +121,7 @@ def test_one_phone_that_is_named_twice_and_fails(
     assert "no such device" in ended.err
 
 
-def test_the_rate_begins_anew_with_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_begins_again_with_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     seconds = iter(range(100))
     monkeypatch.setattr("time.monotonic", lambda: next(seconds))

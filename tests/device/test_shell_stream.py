@@ -40,7 +40,7 @@ def test_output_and_exit_code_come_whole(
         assert stream.stderr == b"".join(data for kind, data in frames if kind == 2)
 
 
-def test_an_end_is_seen_without_waiting_and_a_loss_is_none() -> None:
+def test_an_end_is_seen_without_waiting_and_differs_from_a_loss() -> None:
     for last, ended in ((frame(3, b"\1"), True), (b"", False)):
         ours, theirs = socket.socketpair()
         ours.settimeout(60)

@@ -82,7 +82,7 @@ def test_a_prompt_can_be_stopped_between_batches(large_bundle: Path) -> None:
         assert list(engine.generate(ids, 4, ignore_eos=True)) == expected
 
 
-def test_the_plan_is_told_before_anything_is_loaded(tiny: Path) -> None:
+def test_the_plan_is_reported_before_anything_is_loaded(tiny: Path) -> None:
     events: list[Any] = []
     with Engine(
         tiny,
@@ -155,7 +155,7 @@ def test_numbers_of_numpy_will_do(tiny: Path) -> None:
         assert list(engine.generate(ids, count, **same)) == plain
 
 
-def test_threads_are_chosen_anew_by_each_engine(tiny: Path) -> None:
+def test_each_engine_chooses_its_threads(tiny: Path) -> None:
     """In a process of its own: the pool belongs to the process."""
     code = (
         "import os, sys; from moe_mobile import Engine\n"
@@ -330,14 +330,14 @@ def test_threads_take_turns(tiny: Path) -> None:
         assert all(np.array_equal(score, expected) for score in scores)
 
 
-def test_a_missing_folder_is_no_bundle(tmp_path: Path) -> None:
+def test_a_missing_folder_is_not_a_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleInvalidError, match=r"no such folder.*moe-mobile export") as caught:
         Engine(tmp_path / "nope")
     assert caught.value.file == str(tmp_path / "nope")
 
 
 @pytest.mark.parametrize("name", ["threads", "context"])
-def test_zero_is_no_default(tiny: Path, name: str) -> None:
+def test_zero_does_not_mean_the_default(tiny: Path, name: str) -> None:
     settings: dict[str, int] = {name: 0}
     with pytest.raises(UsageError, match="from 1 to 4294967295") as caught:
         Engine(tiny, **settings)  # type: ignore[arg-type]

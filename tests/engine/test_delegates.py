@@ -104,7 +104,7 @@ def test_each_program_says_its_delegate(mixed: Path) -> None:
     assert b"XnnpackBackend" in (mixed / "experts/layer-01.shard").read_bytes()
 
 
-def test_portable_dense_programs_compute_what_xnnpacks_do(mixed: Path, export: Exporter) -> None:
+def test_portable_dense_programs_compute_the_same_as_xnnpack(mixed: Path, export: Exporter) -> None:
     """Experts quantize their input: one that lies between two int8 steps may take the other."""
     reference = logits(export("8da4w", m.XNNPACK, m.XNNPACK))
     errors = np.abs(logits(mixed) - reference) / np.abs(reference).max()
@@ -259,7 +259,7 @@ def test_a_head_of_a_delegate_of_its_own(export: Exporter, expected: Logits) -> 
         assert engine.info.fallbacks == ()
 
 
-def test_a_store_of_other_delegates_is_made_anew(export: Exporter, expected: Logits) -> None:
+def test_a_store_of_other_delegates_is_made_again(export: Exporter, expected: Logits) -> None:
     """The programs of the same files, but now other ones are packed."""
     bundle = export("fp32", m.PORTABLE, m.XNNPACK)
     logits(bundle)

@@ -151,7 +151,7 @@ def test_lanes_and_residency_change_no_bit(bundle: Path, tokens: list[int], rout
 @pytest.mark.parametrize(
     "routing", ["cache-prior:0", "cache-prior:0.5,J=4", "max-rank:4", "cache-prior:9,first=6"]
 )
-def test_what_is_exact_by_definition_changes_no_bit(
+def test_routings_that_are_exact_by_definition_change_no_bit(
     bundle: Path, tokens: list[int], routing: str
 ) -> None:
     exact = logits_of(bundle, tokens)
@@ -160,7 +160,7 @@ def test_what_is_exact_by_definition_changes_no_bit(
     assert np.array_equal(bits(same[1]), bits(exact[1]))
 
 
-def test_a_cache_of_everything_leaves_nothing_to_prefer(bundle: Path, tokens: list[int]) -> None:
+def test_a_cache_of_all_experts_is_exact(bundle: Path, tokens: list[int]) -> None:
     settings: dict[str, Any] = {
         "routing": "cache-prior:0.5+drop-cold:0.9", "residency": "resident",
     }  # fmt: skip
@@ -171,7 +171,7 @@ def test_a_cache_of_everything_leaves_nothing_to_prefer(bundle: Path, tokens: li
     assert info.settings.cache.initial == "warm"
 
 
-def test_info_tells_what_routing_came_to(bundle: Path) -> None:
+def test_info_has_the_resolved_routing(bundle: Path) -> None:
     with Engine(bundle, threads=1, routing="cache-prior:auto") as engine:
         info = engine.info
     assert info.routing == RoutingInfo("cache-prior:auto", "cache-prior:0.3,J=2", "", lossy=True)

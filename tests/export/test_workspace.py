@@ -146,7 +146,7 @@ def test_a_resumed_run_writes_only_what_is_missing(tmp_path: Path) -> None:
     assert contents(out) == WHOLE
 
 
-def test_other_inputs_start_anew(tmp_path: Path) -> None:
+def test_other_inputs_start_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with open_workspace(out, "first", overwrite=False) as space:
         assert space is not None
@@ -171,7 +171,7 @@ def test_a_damaged_journal_costs_work_only(damage: bytes, tmp_path: Path) -> Non
     assert contents(out) == WHOLE
 
 
-def test_a_line_that_a_kill_cut_short_hides_no_later_one(tmp_path: Path) -> None:
+def test_a_line_cut_off_by_a_kill_hides_no_later_line(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with open_workspace(out, "key", overwrite=False):
         pass

@@ -123,7 +123,7 @@ def test_both_refuse(case: str, valid: bytes) -> None:
 
 
 @pytest.mark.parametrize("case", NOT_UTF8)
-def test_python_refuses_bytes_that_are_no_text(case: str, valid: bytes) -> None:
+def test_python_refuses_bytes_that_are_not_text(case: str, valid: bytes) -> None:
     assert python_says(NOT_UTF8[case](valid)) == "bundle_invalid"
 
 

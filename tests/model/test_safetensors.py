@@ -147,7 +147,7 @@ def test_values_that_are_not_finite(value: float, tmp_path: Path) -> None:
     store.read(TensorRef("matrix", (6, 4)).slice_rows(0, 3))
 
 
-def test_large_finite_values_are_no_infinity(tmp_path: Path) -> None:
+def test_large_finite_values_are_not_infinite(tmp_path: Path) -> None:
     save_file({"matrix": torch.full((6, 4), 3e38)}, tmp_path / "model.safetensors")
     SafetensorsStore(tmp_path).read(TensorRef("matrix", (6, 4)))
 

@@ -141,7 +141,7 @@ def test_a_change_has_an_error_of_what_differs() -> None:
     assert few.change_error(few) is None
 
 
-def test_hopeless_models_are_told() -> None:
+def test_infinite_perplexities_are_reported() -> None:
     ids = range(1000)
     row = measure_quality(ToyScorer(1e4), ids, Cache("exact", 4))
     assert row.perplexity == math.inf

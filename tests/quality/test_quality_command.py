@@ -137,7 +137,7 @@ def test_a_plot_is_drawn(text: Path, tmp_path: Path, one_thread: None) -> None:
 
 
 @pytest.mark.parametrize("option", ["--out", "--plot"])
-def test_a_place_that_cannot_be_written_is_told_at_once(option: str, tmp_path: Path) -> None:
+def test_an_unwritable_place_is_an_error_at_once(option: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", Path("/proc")):
         # Before the model is looked for.

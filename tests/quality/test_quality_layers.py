@@ -131,7 +131,7 @@ def test_weights(renormalize: bool) -> None:
 
 
 @pytest.mark.parametrize("renormalize", [False, True])
-def test_weights_that_underflow_are_no_nan(renormalize: bool) -> None:
+def test_weights_that_underflow_are_not_nan(renormalize: bool) -> None:
     logits = torch.tensor([[300.0, 0.0, -1.0]])
     found = gate_weights(
         logits, torch.tensor([[1, 2]]), torch.tensor([[False, True]]), renormalize=renormalize

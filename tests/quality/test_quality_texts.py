@@ -26,7 +26,7 @@ from moe_mobile.errors import UsageError
         (["cache-prior:0.2,K=2"], ["cache-prior:0.2,K=2"]),
     ],
 )
-def test_a_comma_before_an_option_parts_nothing(texts: list[str], routings: list[str]) -> None:
+def test_a_comma_before_an_option_does_not_split(texts: list[str], routings: list[str]) -> None:
     assert split_routings(texts) == routings
 
 

@@ -84,7 +84,7 @@ def test_some_nesting_is_fine(tmp_path: pathlib.Path) -> None:
     reported(write(tmp_path / "rows.jsonl", row(more=deep)))
 
 
-def test_a_first_row_that_is_cut_off_is_told(tmp_path: pathlib.Path) -> None:
+def test_a_first_row_that_is_cut_off_is_reported(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path / "rows.jsonl", row())
     path.write_text(path.read_text()[:200])
     with pytest.raises(errors.UsageError, match="its first is cut off") as caught:

@@ -63,7 +63,7 @@ def test_equal_repetitions_prove_nothing(method: Any) -> None:
         assert ratio.note in ("equal repetitions", "one repetition")
 
 
-def test_pairs_that_do_not_differ_are_no_proof_either() -> None:
+def test_equal_pairs_prove_nothing_either() -> None:
     # The same ratio in each pair; the interval is Welch's, not one of no width.
     ratio = paired_ratio([98.0, 100, 102], [49.0, 50, 51])
     assert ratio.method == "welch"
@@ -115,7 +115,7 @@ def test_other_turns_are_not(
     assert [found[name] for name in ("value", "low", "high")] == pytest.approx(WELCH)
 
 
-def test_rows_in_order_are_not_paired_nor_those_with_a_gap(tmp_path: pathlib.Path) -> None:
+def test_rows_in_order_or_with_a_gap_are_not_paired(tmp_path: pathlib.Path) -> None:
     rows = [interleaved(["a"] * 5, BASE, "50%"), interleaved(["a"] * 5, OTHER, "25%")]
     for one in rows:
         one["regime"]["order"] = "sequential"

@@ -89,7 +89,7 @@ def test_parts_of_a_token_add_up_to_all_of_it(tmp_path: pathlib.Path) -> None:
     assert hatched(figure) == [False] * 6 + [True]
 
 
-def test_hits_and_what_was_read_in_vain(tmp_path: pathlib.Path) -> None:
+def test_hits_and_wasted_reads(tmp_path: pathlib.Path) -> None:
     figures = drawn(tmp_path, row(), row(config={"cache": "25%"}, mib_wasted_per_token=0.5))
     assert bars_of(figures["cache-0"]) == [[75, 75]]
     assert bars_of(figures["cache-1"]) == [[1.5, 1.0], [0.5]]
@@ -97,7 +97,7 @@ def test_hits_and_what_was_read_in_vain(tmp_path: pathlib.Path) -> None:
     assert figures["cache-1"]["data"][1]["y"] == figures["cache-1"]["data"][0]["y"][1:]
 
 
-def test_memory_beside_what_was_planned(tmp_path: pathlib.Path) -> None:
+def test_memory_and_its_plan(tmp_path: pathlib.Path) -> None:
     *stack, plan = drawn(tmp_path, row(swap_bytes=1 << 20))["memory-0"]["data"]
     assert [piece["x"] for piece in stack] == [[8], [4], [1]]
     assert (plan["x"], plan["marker"]["symbol"]) == ([10], "line-ns")

@@ -120,7 +120,7 @@ def test_any_member_may_be_missing(tmp_path: pathlib.Path) -> None:
         (json.dumps(ROW | {"schema_version": 99}) + "\n", 3, "schema version 99"),
     ],
 )
-def test_what_is_no_result_is_told(
+def test_files_without_results_are_reported(
     tmp_path: pathlib.Path, content: str, code: int, cause: str
 ) -> None:
     path = tmp_path / "rows.jsonl"
@@ -170,7 +170,7 @@ def test_a_page_says_why_a_chart_is_missing(tmp_path: pathlib.Path) -> None:
     assert "nothing to compare it with" in page.text
 
 
-def test_a_few_samples_make_no_course_of_time(tmp_path: pathlib.Path) -> None:
+def test_a_few_samples_are_not_drawn_over_time(tmp_path: pathlib.Path) -> None:
     def sampled(count: int) -> Json:
         samples = [{"t_ms": 500.0 * i, "pss": 1 << 20, "major_faults": i} for i in range(count)]
         return row(runs=[run("2026-11-25T07:00:00Z", samples=samples)])

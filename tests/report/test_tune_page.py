@@ -129,7 +129,7 @@ def test_a_limit_far_above_does_not_flatten() -> None:
     assert figure.layout["shapes"] == []
 
 
-def test_speed_where_it_was_measured() -> None:
+def test_speed_if_it_was_measured() -> None:
     outcome = an_outcome()
     assert speed_front(outcome.found, outcome.chosen[0], LIMIT) is None
     group = outcome.found

@@ -88,7 +88,7 @@ def test_is_of_one_model() -> None:
 @pytest.mark.parametrize(
     "layers", [{}, {0: ()}, {0: (4,)}, {0: (-1,)}, {0: (1, 1)}, {1: (0,), 0: (0,)}, {-1: (0,)}]
 )
-def test_makes_sense_or_is_none(layers: dict[int, tuple[int, ...]]) -> None:
+def test_contradictory_profiles_are_refused(layers: dict[int, tuple[int, ...]]) -> None:
     with pytest.raises(UsageError):
         CacheProfile("tiny", 4, layers)
 
@@ -137,7 +137,7 @@ def test_refuses_broken_files(
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"7", b"{", b"\xff", b'{"a": 1, "a": 2}', b"[" * 10**6]
 )
-def test_refuses_what_is_no_profile(tmp_path: Path, data: bytes) -> None:
+def test_refuses_invalid_profiles(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "profile.json"
     path.write_bytes(data)
     with pytest.raises(UsageError) as caught:

@@ -348,7 +348,7 @@ def test_rows_never_replace_what_they_come_from(
     assert not new[0].exists()
 
 
-def test_what_cannot_be_written_is_told_before_the_work(
+def test_unwritable_outputs_are_errors_before_the_work(
     near_choice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def replayed(*_: object, **__: object) -> None:

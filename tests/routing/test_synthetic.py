@@ -64,7 +64,7 @@ def test_the_fit_gives_what_is_committed(model: synthetic.SyntheticModel) -> Non
     assert fit(model).persistence == pytest.approx(model.persistence, abs=5 * STEP)
 
 
-def test_the_rows_that_nothing_was_fitted_to_are_near() -> None:
+def test_the_rows_that_were_not_fitted_are_near() -> None:
     model = MODELS["Qwen3-30B-A3B"]
     for row in ROWS[model.name][1:]:
         assert measure(model, row, sequences=2).misses == pytest.approx(row.misses, abs=0.04)

@@ -285,7 +285,7 @@ def test_hostile_tensors(tmp_path: Path) -> None:
         read_trace(path)
 
 
-def test_what_is_no_file_of_ours(tmp_path: Path) -> None:
+def test_refuses_other_files(tmp_path: Path) -> None:
     for name, content in (("empty", b""), ("text", b"tokens\n" * 9), ("head", b"\0\0\x20\0" * 4)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UsageError) as caught:

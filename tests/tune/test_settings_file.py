@@ -184,7 +184,7 @@ def test_has_one_choice_for_a_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("member", [*good(), "choices.0.lossy", "choices.0.measured"])
-def test_lacks_nothing(tmp_path: Path, member: str) -> None:
+def test_every_member_is_required(tmp_path: Path, member: str) -> None:
     lacking = good()
     at: Any = lacking
     *parents, last = member.split(".")
@@ -217,7 +217,9 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=300)
 @given(data=st.data())
-def test_damage_never_surprises(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
+def test_damage_gives_a_typed_error_or_valid_settings(
+    tmp_path_factory: pytest.TempPathFactory, data: Any
+) -> None:
     text = bytearray(json.dumps(good()).encode())
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(text) - 1))

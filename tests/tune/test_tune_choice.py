@@ -169,7 +169,7 @@ def test_what_is_off_is_exact() -> None:
     assert found[1].verdict == "exact"
 
 
-def test_speed_decides_where_it_is_shown() -> None:
+def test_speed_decides_if_it_is_significant() -> None:
     rows = [a_row("max-rank:3", 0.001, 0.5), a_row("max-rank:4", 0.001, 0.4)]
     found = judged(*rows)
     exact, more, least = (one.cache for one in found)

@@ -249,7 +249,7 @@ def test_what_makes_no_sense(
 
 
 @pytest.mark.parametrize("option", ["--rows", "--out", "--report"])
-def test_a_place_that_cannot_be_written_is_told_at_once(option: str, tmp_path: Path) -> None:
+def test_an_unwritable_place_is_an_error_at_once(option: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "file" / "x", Path("/proc/x")):
         # Before the bundle is looked at.
@@ -260,7 +260,7 @@ def test_a_place_that_cannot_be_written_is_told_at_once(option: str, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_bundle_called_demo_is_no_checkpoint(
+def test_a_bundle_called_demo_is_not_a_checkpoint(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "demo").symlink_to(demo)

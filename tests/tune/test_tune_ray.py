@@ -72,7 +72,7 @@ class _Dying:
         os._exit(1)
 
 
-def test_where_there_is_none(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_cluster_and_a_missing_ray(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ("tune", tiny, "--token-ids", "1,2,3", "--routing", "exact")
     error = failed(10, *asked, "--ray", "127.0.0.1:9")
     assert "no Ray cluster" in error["cause"]

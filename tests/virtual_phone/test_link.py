@@ -71,7 +71,7 @@ def test_so_much_in_so_long(largest: int, overshoot: float) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 4, 16])
-def test_so_much_whoever_asks(threads: int) -> None:
+def test_the_rate_holds_for_any_number_of_threads(threads: int) -> None:
     rate = MBPS * 10**6
     link = Link(rate)
     lock = threading.Lock()
@@ -172,7 +172,7 @@ def test_connections_share_it(slow: VirtualPhone, count: int) -> None:
         assert slow.traffic()[1] - before > SIZE // count * count
 
 
-def test_it_is_told_and_off_by_default(phone: StartPhone, slow: VirtualPhone) -> None:
+def test_the_rate_is_listed_and_off_by_default(phone: StartPhone, slow: VirtualPhone) -> None:
     fast = phone()
     listed = json.loads(CliRunner().invoke(command, ["list", "--json"]).output)["phones"]
     rates = {one["serial"]: one["link_mbps"] for one in listed}

@@ -45,7 +45,7 @@ def one(adb_server: int) -> Iterator[VirtualPhone]:
     phone.stop()
 
 
-def test_the_connection_is_cut_where_asked(one: VirtualPhone, tmp_path: Path) -> None:
+def test_the_connection_is_cut_after_the_given_bytes(one: VirtualPhone, tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(os.urandom(8 * MEBIBYTE))
     received = one.traffic()[0]
     one.misbehave(drop_after_received=3 * MEBIBYTE)

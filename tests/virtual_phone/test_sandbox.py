@@ -57,7 +57,7 @@ def test_sync_is_the_shell_user(shared_phone: VirtualPhone, tmp_path: Path) -> N
     assert adb("-s", shared_phone.serial, "pull", f"{HOME}/mine", tmp_path).returncode != 0
 
 
-def test_devices_and_pipes_are_no_files(shared_phone: VirtualPhone) -> None:
+def test_devices_and_pipes_are_not_files(shared_phone: VirtualPhone) -> None:
     shell(shared_phone, f"mkfifo {HOME}/pipe")
     with RawClient(shared_phone) as client:
         for path in (f"{HOME}/pipe", "/dev/zero", "/data"):

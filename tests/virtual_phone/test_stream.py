@@ -28,7 +28,7 @@ def test_a_close_is_heard_once_whenever_it_comes() -> None:
         assert stream.closed
 
 
-def test_who_gave_up_listening_hears_nothing_later() -> None:
+def test_a_removed_listener_is_not_called_later() -> None:
     stream = make_stream()
     began, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
