@@ -149,7 +149,7 @@ class JsonField:
         self.expect_object()
         for member in required:
             if member not in self.value:
-                self.fail(f"lacks the member {member!r}")
+                self.fail(f"does not have the member {member!r}")
         for member in self.value:
             if member not in required and member not in optional:
                 self.fail(f"has the unknown member {member!r}")

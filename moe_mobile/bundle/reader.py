@@ -414,7 +414,7 @@ def _heads(f: JsonField, common: m.Attention | None) -> dict[str, Any]:
 def _mixer(f: JsonField, attention: m.Attention) -> m.Mixer:
     f.expect_object()
     if not f.has("kind"):
-        f.fail("lacks the member 'kind'")
+        f.fail("does not have the member 'kind'")
     if f["kind"].one_of(("attention", "convolution"), UnsupportedError) == "convolution":
         f.expect_members(("kind", "kernel", "width"))
         return m.ConvolutionMixer(f["kernel"].integer(2, 16), f["width"].integer(1, 2**20))

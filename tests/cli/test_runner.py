@@ -93,7 +93,7 @@ def test_digest_tells_what_files_hold(tmp_path: pathlib.Path) -> None:
 
 def test_a_misspelt_member_is_refused() -> None:
     with Runner() as runner:
-        with pytest.raises(errors.UsageError, match="no such member") as caught:
+        with pytest.raises(errors.UsageError, match="does not take this member") as caught:
             runner.request("generate", token_ids=[5], max_tokens=3)
         assert caught.value.setting == "max_tokens"
 

@@ -119,9 +119,9 @@ def test_wrong_requests_are_refused_with_their_reason(runner: Runner) -> None:
         with pytest.raises(kind) as refused:
             runner.resize(cache)
         assert refused.value.setting == "cache"
-    with pytest.raises(errors.UsageError, match="no such member"):
+    with pytest.raises(errors.UsageError, match="does not take this member"):
         runner.request("cancel", now=True)
-    with pytest.raises(errors.UsageError, match="lacks this member"):
+    with pytest.raises(errors.UsageError, match="this member is missing"):
         runner.request("resize")
     assert runner.request("info")["plan"] == before
     with Runner() as closed:

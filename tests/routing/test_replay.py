@@ -289,7 +289,7 @@ def test_routings_after_commas_are_several(near_choice: Path) -> None:
         (["--expert-bytes", "0"], 2, "--expert-bytes", "an expert's size must be above 0"),
         (["--capacity", "50%,"], 2, "--capacity", "invalid capacity"),
         (["--capacity", "1"], 9, "--capacity", "fewer than the 2"),
-        (["--capacity", "2", "--routing", "magic"], 2, "--routing", "is no routing method"),
+        (["--capacity", "2", "--routing", "magic"], 2, "--routing", "is not a routing method"),
         (["--capacity", "2", "--routing", "exact,,"], 2, "--routing", "a routing is missing"),
         (
             ["--capacity", "2", "--eviction", "belady", "--routing", "max-rank:3"],

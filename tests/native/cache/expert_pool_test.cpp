@@ -85,7 +85,7 @@ TEST(ExpertPool, RefusesWhatItCannotDo) {
   pool.use({0, 1});
   EXPECT_ERROR(pool.use({0, 1, 2}), ErrorCode::kBudget, "holds 2");
   EXPECT_ERROR(pool.use({2, 2}), ErrorCode::kUsage, "twice");
-  EXPECT_ERROR(pool.use({4}), ErrorCode::kUsage, "not there");
+  EXPECT_ERROR(pool.use({4}), ErrorCode::kUsage, "does not exist");
   EXPECT_EQ(pool.by_recency(), (Experts{1, 0}));
 }
 

@@ -154,7 +154,7 @@ AlignedBuffer Bundle::read_program(const ExpertKey& key) const {
   const ExpertProgram& program = experts.programs[key.expert];
   const std::string name = path(experts.shard);
   if (!has_shard(key.layer, key.variant)) {
-    throw Error(ErrorCode::kIo, name, "is not there; its packed form may be",
+    throw Error(ErrorCode::kIo, name, "is missing; only its packed file may exist",
                 "Copy the shard into the bundle again");
   }
   const UniqueFd fd = open_read(name);

@@ -66,7 +66,7 @@ void JsonField::expect_members(std::initializer_list<const char*> required,
                                std::initializer_list<const char*> optional) const {
   expect_object();
   for (const char* member : required) {
-    if (!has(member)) fail("lacks the member \"" + std::string(member) + "\"");
+    if (!has(member)) fail("does not have the member \"" + std::string(member) + "\"");
   }
   const auto in = [](std::initializer_list<const char*> names, const std::string& key) {
     return std::any_of(names.begin(), names.end(), [&](const char* name) { return key == name; });

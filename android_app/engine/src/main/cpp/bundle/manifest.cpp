@@ -288,7 +288,7 @@ class Reader {
 
   MixerSpec read_mixer(const JsonField& f) {
     f.expect_object();
-    if (!f.has("kind")) f.fail("lacks \"kind\"");
+    if (!f.has("kind")) f.fail("does not have the member \"kind\"");
     if (f["kind"].one_of({"attention", "convolution"}, ErrorCode::kUnsupported) == "convolution") {
       f.expect_members({"kind", "kernel", "width"});
       return ConvolutionSpec{f["kernel"].integer32(2, 16), f["width"].integer32(1, 1u << 20)};

@@ -59,7 +59,7 @@ static_assert(sizeof(Footer) == 32);
 void check_header(int fd, const std::string& path, const std::string& expected_key) {
   Header header;
   read_exactly(fd, &header, sizeof header, 0, path);
-  if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0) refuse(path, "is no packed file");
+  if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0) refuse(path, "is not a packed file");
   if (header.crc != crc32c(&header, offsetof(Header, crc))) {
     refuse(path, "has a header that does not match its checksum");
   }
@@ -108,7 +108,7 @@ std::vector<PackedEntry> read_index(int fd, uint64_t size, const std::string& pa
     std::copy(std::begin(e.source), std::end(e.source), entry.source.begin());
     entries.push_back(entry);
   }
-  if (next != footer.index_offset) refuse(path, "has bytes that belong to no blob");
+  if (next != footer.index_offset) refuse(path, "has bytes outside of its blobs");
   return entries;
 }
 

@@ -66,8 +66,8 @@ uint64_t left_in_groups(const std::string& root, std::string path, const char* l
 uint64_t available_memory(const std::string& proc, const std::string& cgroup) {
   const std::optional<uint64_t> kibibytes = field(proc + "/meminfo", "MemAvailable:");
   if (!kibibytes.has_value()) {
-    throw Error(ErrorCode::kIo, proc + "/meminfo", "does not say MemAvailable",
-                "State the cache budget in bytes");
+    throw Error(ErrorCode::kIo, proc + "/meminfo", "has no MemAvailable line",
+                "Give the cache budget in bytes");
   }
   uint64_t available = *kibibytes * 1024;
   // Lines are "0::/path" for version 2 and "4:cpu,memory:/path" for version 1.

@@ -28,7 +28,7 @@ EvictionOptions parse_eviction(const std::string& text) {
                                           : std::nullopt;
   if (!decay || *decay > 1)
     throw Error(ErrorCode::kUsage, Setting{"eviction"}, "unknown eviction " + in_quotes(text),
-                "Possible are: lru; lfu; lfu:DECAY with a DECAY of 0 to 1; in simulations, belady");
+                "Choose lru, lfu, lfu:DECAY with a DECAY of 0 to 1, or in simulations belady");
   options.kind = EvictionOptions::Kind::kLfu;
   options.decay = *decay;
   return options;

@@ -41,14 +41,14 @@ Span<const uint32_t> ExpertPool::access(Span<const uint32_t> chosen, uint8_t* un
     throw Error(ErrorCode::kBudget, Setting{"capacity"},
                 "the cache holds " + std::to_string(capacity_) + " experts, one layer needs " +
                     std::to_string(chosen.size()) + " at once",
-                "Raise it to at least as many");
+                "Raise it to at least that many");
   ++accesses_;
   uint32_t added = 0;
   for (size_t rank = 0; rank < chosen.size(); ++rank) {
     const uint32_t expert = chosen[rank];
     if (expert >= experts_ || chosen_in_[expert] == accesses_)
       throw Error(ErrorCode::kUsage, "",
-                  "one layer chose an expert twice, or one that is not there");
+                  "one layer chose an expert twice, or one that does not exist");
     chosen_in_[expert] = accesses_;
     uncached[rank] = cached_[expert] ^ 1;
     added += uncached[rank];

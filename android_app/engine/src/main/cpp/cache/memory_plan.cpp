@@ -119,7 +119,7 @@ MemoryPlan plan_memory(const MemoryPlanInputs& in) {
   uint64_t slots_bytes = 0, cycle_bytes = 0;
   if (num_experts > 0) {
     for (const SlotClassInput& c : in.classes) {
-      if (c.slot_bytes == 0) throw Error(ErrorCode::kUsage, "", "a slot of no bytes");
+      if (c.slot_bytes == 0) throw Error(ErrorCode::kUsage, "", "the size of a slot is 0 bytes");
       plan.classes.emplace_back();
       static_cast<SlotClassInput&>(plan.classes.back()) = c;
     }
@@ -162,7 +162,7 @@ MemoryPlan plan_memory(const MemoryPlanInputs& in) {
       refuse(held + ", one layer needs " + std::to_string(c.ranks) + of + " at once", raise);
     if (c.slots < c.token_cycle_slots && !in.allow_below_cycle)
       refuse(held + ", one token uses " + std::to_string(c.token_cycle_slots) + of +
-                 ": every expert would be read anew for every token",
+                 ": every expert would be read again for every token",
              raise + ", or allow a cache below one token cycle");
   }
   if (plan.total_bytes > in.available_bytes) {

@@ -62,7 +62,7 @@ double exact_exp(double x) {
 
 [[noreturn]] void refuse_logits(const std::string& what) {
   throw Error(ErrorCode::kRuntime, "", "the logits " + what,
-              "The model's programs computed nonsense: verify the bundle");
+              "The model's programs computed invalid values: verify the bundle");
 }
 
 void check_logits(const float* logits, uint32_t count) {

@@ -252,7 +252,7 @@ MissCosts EngineImpl::measure_misses(uint32_t count, uint32_t seed) {
   {
     const MutexLock lock(&plan_mutex_);
     if (plan_.settings.residency == Residency::kPrograms)
-      throw Error(ErrorCode::kUsage, Setting{"residency"}, "there are no slots to measure",
+      throw Error(ErrorCode::kUsage, Setting{"residency"}, "only slots can be measured",
                   "Open the bundle with residency slots.");
   }
   const CallGate::Call call(&gate_);

@@ -54,8 +54,9 @@ UniqueFd lock_directory(const std::string& directory, const Progress& progress) 
     if (flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
     if (errno != EWOULDBLOCK) throw_errno(path, "lock");
     if (waited >= kLockPatience)
-      throw Error(ErrorCode::kIo, path, "another process has been preparing this bundle for long",
-                  "See whether it makes progress; end it if not, and try again.");
+      throw Error(ErrorCode::kIo, path,
+                  "another process has been preparing this bundle for a long time",
+                  "Check whether it makes progress. If it does not, end it and try again.");
     const auto seconds = [](auto time) { return uint64_t(time / std::chrono::seconds(1)); };
     progress("wait", seconds(waited), seconds(kLockPatience));
     std::this_thread::sleep_for(kLockPoll);

@@ -81,7 +81,7 @@ void SlotPlaces::add_group(uint32_t count, const Progress& progress) {
       throw Error(ErrorCode::kRuntime, store_.directory(),
                   "slot " + std::to_string(slots_.size() + i) +
                       (deaf ? " ignores the weights in its memory"
-                            : " gives another output than the program it stands for"),
+                            : " does not give the output of its program"),
                   "Set `residency` to programs.");
     progress("slots", i + 1, count);
   }

@@ -66,7 +66,7 @@ VerifiedBundle verify_bundle(const Bundle& bundle, const std::string& packed_dir
         files.push_back(&shard);
       } else if (!packed || !exists(layer_file(manifest, directory, layer, variant))) {
         throw Error(ErrorCode::kBundleInvalid, bundle.path(shard),
-                    "the shard is missing, and no packed file of this CPU stands for it",
+                    "the shard is missing, and there is no packed file for this CPU to replace it",
                     "Copy or export the bundle again.");
       }
     }

@@ -125,7 +125,7 @@ nb::tuple route(RoutingRun* run, uint32_t layer, const LayerLogits& logits, bool
   const LogicalCacheOptions& cache = run->cache().options();
   if (cache.global && cache.layers > 1 && tokens > 1)
     throw Error(ErrorCode::kUsage, Setting{"logits"},
-                "they are of " + std::to_string(tokens) + " tokens",
+                "they hold " + std::to_string(tokens) + " tokens",
                 "Take one token through all layers before the next; one pool depends on it.");
   for (size_t token = 0; token < tokens; ++token) {
     const uint32_t bad =

@@ -47,14 +47,14 @@ void require_finite(const float* logits, uint32_t n) {
   throw Error(
       ErrorCode::kRuntime, "",
       "the router's score of expert " + std::to_string(bad) + " is " + std::to_string(logits[bad]),
-      "The model's programs computed nonsense: verify the bundle");
+      "The model's programs computed invalid values: verify the bundle");
 }
 
 Scoring parse_scoring(const std::string& name) {
   if (name == "softmax") return Scoring::kSoftmax;
   if (name == "sigmoid") return Scoring::kSigmoid;
   if (name == "relu") return Scoring::kRelu;
-  refuse("score", in_quotes(name) + " is unknown", "Possible are: softmax, sigmoid, relu.");
+  refuse("score", in_quotes(name) + " is unknown", "Choose softmax, sigmoid or relu.");
 }
 
 void check_router(const RouterSpec& spec, uint32_t num_layers) {
@@ -73,7 +73,7 @@ void check_router(const RouterSpec& spec, uint32_t num_layers) {
     refuse("top_groups",
            std::to_string(spec.top_groups) + " of " + std::to_string(spec.groups) +
                " groups do not hold " + std::to_string(spec.top_k) + " experts to select",
-           "Give enough groups, at most all.");
+           "Give a larger number, at most the number of groups.");
   if (!std::isfinite(spec.scale) || spec.scale <= 0)
     refuse("scale", "weights cannot be scaled by " + std::to_string(spec.scale),
            "Give a finite number above 0.");

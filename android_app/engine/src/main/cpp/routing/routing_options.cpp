@@ -30,7 +30,7 @@ std::vector<std::string> split(const std::string& text, char separator) {
 }
 
 std::string all_forms() {
-  std::string forms = "Possible are: ";
+  std::string forms = "Choose one of: ";
   for (const MethodInfo* method : routing_methods()) forms += std::string(method->form) + "; ";
   return forms +
          "then ,J=N (always select the N best) or ,first=N (layers before N stay exact), "
@@ -46,11 +46,11 @@ const MethodInfo* find_method(const std::string& name) {
 void parse_method(const std::string& text, const std::string& part, RoutingOptions* options) {
   const size_t colon = part.find(':');
   options->method = find_method(part.substr(0, colon));
-  if (options->method == nullptr) refuse(text, part, "is no routing method", all_forms());
+  if (options->method == nullptr) refuse(text, part, "is not a routing method", all_forms());
   const MethodInfo& method = *options->method;
   const std::string use = std::string("Write ") + method.form;
   if ((colon != std::string::npos) != (method.accepts != nullptr))
-    refuse(text, part, "is incomplete or says too much", use);
+    refuse(text, part, "has a missing or an extra value", use);
   if (method.accepts == nullptr) return;
   const std::string value = part.substr(colon + 1);
   if (value == "auto" && method.automatic != nullptr) {
@@ -58,7 +58,7 @@ void parse_method(const std::string& text, const std::string& part, RoutingOptio
     return;
   }
   const std::optional<double> number = parse_number(value);
-  if (!number || !method.accepts(*number)) refuse(text, part, "has no possible value", use);
+  if (!number || !method.accepts(*number)) refuse(text, part, "has an invalid value", use);
   options->value = *number;
 }
 
@@ -80,7 +80,7 @@ void parse_option(const std::string& text, const std::string& part, RoutingOptio
     options->first = parse_count(text, part, value);
     *has_first = true;
   } else {
-    refuse(text, part, "is unknown, given twice, or means nothing to this method", all_forms());
+    refuse(text, part, "is unknown, given twice, or not an option of this method", all_forms());
   }
 }
 
@@ -107,8 +107,8 @@ RoutingOptions parse_routing(const std::string& text) {
     const std::optional<double> number =
         known ? parse_number(term.substr(name.size())) : std::nullopt;
     if (!number)
-      refuse(text, term, "does not follow a method",
-             "Only one +drop-cold:F does, with an F of 0 or more, as in exact+drop-cold:0.75");
+      refuse(text, term, "cannot follow a method",
+             "Write at most one +drop-cold:F, with an F of 0 or more, as in exact+drop-cold:0.75");
     options.drop_cold = *number;
   }
   return options;

@@ -34,13 +34,13 @@ void require_known(const json& request, const std::vector<std::string>& known) {
     const std::string& name = item.key();
     if (name != "id" && name != "command" &&
         std::find(known.begin(), known.end(), name) == known.end())
-      bad(name, "the command has no such member");
+      bad(name, "the command does not take this member");
   }
 }
 
 std::string required_string(const json& request, const char* name) {
   const json* value = member(request, name);
-  if (value == nullptr) bad(name, "the request lacks this member");
+  if (value == nullptr) bad(name, "this member is missing");
   if (!value->is_string()) bad(name, "it must be a string");
   return value->get<std::string>();
 }

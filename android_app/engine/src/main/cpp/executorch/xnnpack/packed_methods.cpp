@@ -161,7 +161,7 @@ void PackedMethods::detach() {
     void* at = reinterpret_cast<void*>(found->second.begin);
     if (mmap(at, expected, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
              0) == MAP_FAILED)
-      throw Error(ErrorCode::kBudget, entry.path, "there is no memory for the slot",
+      throw Error(ErrorCode::kBudget, entry.path, "there is not enough memory for the slot",
                   "Give a smaller cache budget.");
     // Huge pages make direct reads and the kernels' streaming through the weights cheaper. The
     // system may refuse.
