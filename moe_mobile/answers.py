@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What answers of ``moe_runner`` hold, as far as this package uses them (docs/runner.md has all).
 
-On a phone anything may answer: what passes here can be used without further looks. Numbers are
+On a phone anything may answer: what passes here can be used without further checks. Numbers are
 bounded, so that sums and quotients of them are finite.
 """
 
@@ -15,8 +15,8 @@ from moe_mobile.results import TokenStats, TotalStats, members_of
 
 __all__ = ["is_answer", "is_error", "plan", "text", "token", "whole"]
 
-# A type, the members of an object, what all elements of an array are, one of several, or what
-# tells. An int is a whole number from 0, a float any number from 0, both up to _MOST.
+# A type, the members of an object, the shape of an array's elements, one of several, or a
+# function. An int is a whole number from 0, a float any number from 0, both up to _MOST.
 Shape = type | dict[str, "Shape"] | list["Shape"] | tuple["Shape", ...] | Callable[[object], bool]
 
 _MOST = 1 << 62
@@ -39,7 +39,7 @@ def _share(value: object) -> bool:
 
 
 def _log_probability(value: object) -> bool:
-    """JSON has null for what is not finite."""
+    """JSON has null for numbers that are not finite."""
     if value is None:
         return True
     if not isinstance(value, int | float) or isinstance(value, bool):
@@ -113,7 +113,7 @@ _RESULTS: dict[str, Shape] = {
 
 
 def is_answer(result: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
-    """Whether a result can be one of that request; members that nobody knows may come."""
+    """Whether a result can be one of that request; unknown members are allowed."""
     command = str(request["command"])
     if not _fits(result, _RESULTS.get(command, dict)):
         return False
@@ -154,7 +154,7 @@ def _is_sample(sample: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
 
 
 def is_error(error: object) -> bool:
-    """Whether it is an error object of the engine's; members may be missing."""
+    """Whether it is an error object of the engine; members may be missing."""
     return isinstance(error, dict) and all(
         isinstance(error.get(name), str | None) for name in _ERROR
     )

@@ -12,7 +12,7 @@ __all__ = ["command_line"]
 def command_line(command: str, *arguments: str | os.PathLike[str], **settings: str | bool) -> str:
     """``moe-mobile COMMAND ARGUMENTS --SETTING VALUE``.
 
-    ``settings``: a value of the option that is called so; True: it is a flag.
+    ``settings``: the value of the option with that name; True: it is a flag.
     """
     words = ["moe-mobile", command, *(os.fspath(one) for one in arguments)]
     for name, value in settings.items():

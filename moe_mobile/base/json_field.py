@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Strict JSON: values that know their place, so that every error names it.
+"""Strict JSON: each value has its path in the document, so that every error names it.
 
 The rules are those of the engine's reader; both refuse the same manifests.
 """

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Routings as they are written: several in one text, and what a text says of itself."""
+"""Routings as they are written: several in one text, and whether a routing is lossy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from moe_mobile.errors import UsageError
 
 __all__ = ["is_lossy", "lossy_mark", "marked", "split_routings"]
 
-# A comma between two routings; others belong to what is written before them, as in ",J=2".
+# A comma between two routings; other commas belong to the routing before them, as in ",J=2".
 _BETWEEN = re.compile(r",(?!\s*[A-Za-z]+\s*=)")
 
 
@@ -48,10 +48,10 @@ def lossy_mark(resolved: str, note: str) -> str:
 
 
 def is_lossy(resolved: str) -> bool:
-    """Whether a routing, as it came out, may change what the model computes."""
+    """Whether a routing, as resolved, may change what the model computes."""
     return re.fullmatch(r"exact(,[^+]*)?", resolved) is None
 
 
 def marked(routing: str) -> str:
-    """A routing, with a word if it changes what the model computes."""
+    """A routing, marked if it changes what the model computes."""
     return routing + " (lossy)" * is_lossy(routing)

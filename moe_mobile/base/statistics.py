@@ -75,7 +75,7 @@ class Ratio:
 
     @property
     def verdict(self) -> str:
-        """What the interval allows to say."""
+        """The conclusion that the interval allows."""
         if self.low is None or self.high is None:
             return "unknown"
         return "faster" if self.low > 1 else "slower" if self.high < 1 else "no difference shown"
@@ -129,7 +129,7 @@ def _interval(method: str, centre: float, error: float, freedom: float) -> Ratio
 
 
 def _exp(logarithm: float) -> float:
-    """Kept within what is believed of any number, so that a chart can show it."""
+    """Limited to the range that a chart can show."""
     limit = math.log(LARGEST)
     return math.exp(min(max(logarithm, -limit), limit))
 

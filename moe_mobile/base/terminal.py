@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What phones and files say, made fit to be shown."""
+"""Texts from phones and files, made safe to show."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CONTROL = re.compile(
 
 
 def without_controls(text: str) -> str:
-    """The text without what would act on a terminal; tabs and ends of lines stay."""
+    """The text without characters that control a terminal; tabs and ends of lines stay."""
     return _CONTROL.sub("\ufffd", text)
 
 

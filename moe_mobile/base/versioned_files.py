@@ -77,10 +77,10 @@ class Format:
     newer: str
 
     def parse(self, data: bytes, file: str, make: Callable[[JsonField], T]) -> T:
-        """What ``make`` makes of the document. The version is checked before anything else.
+        """The document, parsed by ``make``. The version is checked before anything else.
 
         Raises:
-            UsageError: it is not such a document, or a broken one.
+            UsageError: it is not such a document, or damaged.
             UnsupportedError: it has another version, or values that this build does not know.
         """
         try:

@@ -1,8 +1,8 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Energy of a repetition from what the battery's gauge said during it.
+"""Energy of a repetition, from the readings of the battery's gauge.
 
-It is that of the whole device, screen and radios included: nobody tells less without root.
+It is that of the whole device, with screen and radios: finer figures need root.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _counted(samples: Sequence[Mapping[str, Any]], duration_ms: float) -> tuple[
         for s in samples
         if s.get("battery_uah") is not None and s.get("battery_mv") is not None
     ]
-    # Only times at which the counter had just moved tell an amount of charge exactly.
+    # The counter gives an amount of charge exactly only when it has just moved.
     moves = [b for a, b in itertools.pairwise(points) if a[1] != b[1]]
     if not moves or points[0][1] <= points[-1][1]:
         return None

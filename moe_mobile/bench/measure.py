@@ -40,7 +40,7 @@ _DEVICE_MEMBERS = (
 )  # fmt: skip
 Failed = Callable[[Cell, MoeMobileError], None]
 
-# What a configuration fails with, and another need not. A device that is lost is lost for all.
+# Errors of one configuration that another may not have. A lost device is lost for all.
 _OF_A_ROW = (KilledError, BudgetError, RuntimeFailedError)
 
 
@@ -158,7 +158,7 @@ def run_test(
 
 @dataclasses.dataclass
 class _Counter:
-    """Tells progress in repetitions of all rows."""
+    """Reports progress in repetitions of all rows."""
 
     total: int
     progress: Progress
@@ -221,7 +221,7 @@ class _Opened:
             self._target.device.check_aborted()
 
     def repeat(self, number: int) -> _Repetition:
-        """Repetition `number`, from 0: wait until it is cool, run, and record what was around."""
+        """Repetition `number`, from 0: wait until it is cool, run, and record the surroundings."""
         target = self._target
 
         def waiting(what: str, waited: float, most: float) -> None:

@@ -251,7 +251,7 @@ def _routing(result: BenchResult) -> str:
 
 
 def _routing_width(rows: Sequence[Cell]) -> int:
-    """Fits what the rows' routings come out as, which may name a J that was not asked for."""
+    """Wide enough for the rows' resolved routings, which may name a J that was not given."""
     widths = [8]
     for _, settings in rows:
         asked = settings.routing

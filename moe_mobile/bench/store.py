@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files that bench can be continued from: JSON lines, each on disk before what comes after it."""
+"""Files from which bench can be continued: JSON lines, each on disk before the next one."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class TurnFile:
     """Repetitions of interleaved rows, whose last comes only at the end of a grid."""
 
     def __init__(self, path: pathlib.Path) -> None:
-        """What an earlier run left at ``path``. Raises UsageError for other files, IoError."""
+        """The content of an earlier run at ``path``. Raises UsageError for other files, IoError."""
         self._path = path
         self._lines: JsonLines | None = None
         self._lock = threading.Lock()
@@ -159,7 +159,7 @@ class TurnFile:
         turn = parse_object(line)
         if turn is None or "repetition" not in turn:
             raise self._foreign()
-        # What is damaged, or was written by another version, is measured again.
+        # Damaged rows, and rows of other versions, are measured again.
         if turn.pop("check", None) == _check(turn):
             place = turn["run_key"], turn["number"]
             if turn["repetition"] is None:
@@ -192,6 +192,6 @@ def _wrong(row: Json | None) -> str | None:
 
 
 def _check(turn: Json) -> str:
-    """Tells whether a turn is as this version wrote it."""
+    """Whether a turn is as this version writes it."""
     text = json.dumps([SCHEMA_VERSION, turn], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -209,7 +209,7 @@ class _Grid:
     def rows(
         self, bundle: pathlib.Path, tests: Sequence[BenchTest], settings_file: pathlib.Path | None
     ) -> list[Cell]:
-        """Every test under all settings. Raises UsageError for what no engine takes."""
+        """Every test with all settings. Raises UsageError for settings that no engine takes."""
         residencies = grids.values("--residency", self.residency, grids.residency)
         tuned = None
         if settings_file is not None:
@@ -260,7 +260,7 @@ class _Grid:
 
 @dataclass(frozen=True)
 class _Phone:
-    """What keeps numbers of a phone comparable."""
+    """Options that keep a phone's numbers comparable."""
 
     affinity: str = option(
         "--affinity",

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Runs what `moe-mobile bench` was asked for, and shows what came of it."""
+"""Runs the tests of `moe-mobile bench`, and shows the results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run_plan(
 ) -> int:
     """Measure, show and draw. Closes ``file``.
 
-    What one row or device fails with does not stop the others. Returns the exit code of the first
+    An error of one row or device does not stop the others. Returns the exit code of the first
     error. Raises an error if there is nothing else to show.
     """
     results: list[BenchResult] = []

@@ -60,7 +60,7 @@ RESIDENCIES = ("slots", "programs", "resident")
 INITIAL_CACHES = ("auto", "warm", "cold", "prompt")
 """Values of ``--initial-cache`` that name no file."""
 
-# Whether the folder exists is the bundle reader's to say: its errors name the remedy.
+# The bundle reader checks whether the folder exists: its errors name the remedy.
 BUNDLE = click.Path(path_type=pathlib.Path)
 
 OUTPUT = click.Path(path_type=pathlib.Path, dir_okay=False)
@@ -245,8 +245,7 @@ class ReadingOptions:
 
 @dataclass(frozen=True)
 class LabOptions:
-    """Routings and caches that a text or a trace is put through: every one of these in each of
-    those."""
+    """Routings and caches for a text or a trace: every routing with each cache."""
 
     capacity: str = option(
         "--capacity",

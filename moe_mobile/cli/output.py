@@ -35,14 +35,14 @@ _PLOT_SUFFIXES = (".html", ".htm")
 
 
 def notes_of(info: dict[str, Any]) -> list[str]:
-    """What there is to say of the answer to the runner's `open` request."""
+    """Notes for people on the answer to the runner's `open` request."""
     routing = info["routing"]
     notes = [*info["fallbacks"], *([routing["note"]] if routing["note"] else [])]
     return notes + [lossy_mark(routing["resolved"], routing["note"])] * routing["lossy"]
 
 
 def open_standard_streams() -> bool:
-    """Gives streams that the process was started without an end to lead to.
+    """Opens the standard streams that the process was started without.
 
     Else the next file that is opened would take the descriptor, and get what is meant for the
     stream. Returns whether there is a stdout: without one, work is in vain.

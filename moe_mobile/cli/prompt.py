@@ -27,7 +27,7 @@ def read_text(file: IO[bytes] | None) -> str:
 
 def parse_ids(text: str) -> list[int]:
     """Token ids, separated by commas or blanks. Raises UsageError."""
-    # Blanks separate too: what generate prints without a tokenizer can be given back.
+    # Blanks separate too, so that ids printed by generate can be given back.
     parts = re.split(r"\s*,\s*|\s+", text.strip())
     if not all(re.fullmatch("[0-9]{1,10}", part) for part in parts):
         raise UsageError(

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class _Scored(LabOptions):
-    """What a text is scored under."""
+    """The routings and caches with which a text is scored."""
 
     routings: tuple[str, ...] = option(
         "--routing",

@@ -47,7 +47,7 @@ _BY_FLASH = ("flash_ms_per_token", "expert_ms_per_token")
 
 @dataclass(frozen=True)
 class _Replayed(LabOptions):
-    """What traces are put through."""
+    """The routings and caches for traces."""
 
     capacity: str = option(
         "--capacity",
@@ -88,7 +88,7 @@ class _Replayed(LabOptions):
 
 @dataclass(frozen=True)
 class _Timing:
-    """What times are predicted from."""
+    """The figures from which times are predicted."""
 
     expert_bytes: int | None = option(
         "--expert-bytes", type=SIZE, metavar="SIZE", help="Bytes that a load reads."

@@ -51,7 +51,7 @@ _TRACED_TOKENS = 4096
 
 @dataclass(frozen=True)
 class _Search(LabOptions):
-    """What is searched, and by whom."""
+    """What is searched, and by how many processes."""
 
     limit: str = option(
         "--quality",
@@ -128,7 +128,7 @@ class _Kept(RowsOptions):
 
 @dataclass(frozen=True)
 class _Written:
-    """What is written in the end."""
+    """The files that are written in the end."""
 
     out: pathlib.Path | None = option(
         "--out",

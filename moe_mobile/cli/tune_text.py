@@ -17,7 +17,7 @@ __all__ = ["change", "describe", "saving"]
 
 
 def describe(outcome: Outcome) -> str:
-    """A table for each size of the cache, what was chosen, and what to doubt."""
+    """A table for each size of the cache, what was chosen, and warnings."""
     model, first = outcome.model, outcome.found[0].row
     parts = [
         f"{model.name}, {model.source} in {model.precision}: {len(model.layers)} MoE layers, the "

@@ -39,10 +39,10 @@ settings_file_option = click.option(
 
 
 class Tuned:
-    """What a file of settings says of a bundle.
+    """The settings in a file for a bundle.
 
-    Raises what reading the file and the bundle does, and UsageError if the one is not for the
-    other.
+    Raises what reading the file and the bundle does, and UsageError if the file is for another
+    bundle.
     """
 
     def __init__(self, path: pathlib.Path, bundle: pathlib.Path) -> None:
@@ -71,8 +71,8 @@ class Tuned:
             raise UsageError(error.cause, file=self._path, remedy=error.remedy) from None
         if cache is not None and percent_of(cache) != percent_of(chosen.cache):
             click.echo(
-                f"note: {self._path} has nothing for a cache of {cache}: what it has for "
-                f"{chosen.cache} is used, whose quality was not measured here",
+                f"note: {self._path} has no settings for a cache of {cache}: those for "
+                f"{chosen.cache} are used; their quality was not measured here",
                 err=True,
             )
         values = dataclasses.asdict(chosen)
@@ -132,7 +132,7 @@ def require_cache(path: pathlib.Path, residencies: list[str]) -> None:
     """Raises UsageError for an engine that has no cache."""
     if "resident" in residencies:
         raise UsageError(
-            "settings are about a cache, and with --residency resident there is none",
+            "settings are for a cache, and --residency resident has none",
             file=path,
             remedy="Leave out --settings or --residency resident",
         )

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files that a command writes: whether they can be, before the work, and how to continue it."""
+"""Files that a command writes: checks before the work, and how to continue it."""
 
 from __future__ import annotations
 

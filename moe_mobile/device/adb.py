@@ -43,7 +43,7 @@ from moe_mobile.runtime import Runtime, find_runtime
 __all__ = ["AdbDevice"]
 
 _KILL = re.compile(r"lowmemorykiller: (Kill .*)")
-# How long to wait for the log to tell of a kill.
+# How long to wait for a kill to appear in the log.
 _LOG_SECONDS = 2.0
 # A shell may take a program of another machine for a script.
 _NO_PROGRAM = re.compile(r"Exec format error|not executable|syntax error")
@@ -101,7 +101,7 @@ class AdbDevice(Device):
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Meanwhile no other command deploys to it or measures on it. Raises IoError if one
+        """Inside, no other command deploys to it or measures on it. Raises IoError if one
         does."""
         with self._deployer.deploying(), self.exclusive():
             yield
@@ -181,7 +181,7 @@ class AdbDevice(Device):
         engine = self.place_runtime(there)
         if prune and self._prunable(there, package, engine):
             with self._deployer.measuring():
-                pass  # what would be refused after sending is refused before
+                pass  # refuse before sending, not after
         with contextlib.closing(_Hasher(self)) as hasher:
             deployed = self._deployer.deploy(
                 package,

@@ -135,7 +135,7 @@ class AdbServer:
         return False
 
     def _connect(self, serial: str) -> str:
-        """What adb says: that tells how it went, its exit code nothing.
+        """The output of adb: its exit code does not show success.
 
         A connection that broke stays offline for minutes, and is "already connected".
         """

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The embedding table: one row per token, of which the engine reads single rows."""
+"""The embedding table: one row per token; the engine reads single rows."""
 
 from __future__ import annotations
 

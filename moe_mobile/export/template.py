@@ -118,7 +118,7 @@ class _Template:
 
     def __init__(self, program: bytes, blocks: Sequence[Block], fixed: Sequence[bytes]) -> None:
         file = _ProgramFile(program)
-        # What equals a constant that every such program has is not substituted.
+        # A block that equals a constant of every such program is not substituted.
         places = {
             index: file.find(block)
             for index, block in enumerate(blocks)

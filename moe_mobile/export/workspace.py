@@ -89,7 +89,7 @@ class Workspace:
             raise write_error(error, out) from error
 
     def _read_records(self) -> None:
-        """The files that a run with the same inputs finished. What is damaged is done again."""
+        """The files that a run with the same inputs finished. Damaged ones are made again."""
         for line in self._journal.found:
             record = parse_object(line) or {}
             with contextlib.suppress(KeyError, TypeError, OSError):

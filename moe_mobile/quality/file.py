@@ -68,7 +68,7 @@ def score_key(model: ScoredModel, sequences: Sequence[Sequence[int]], cache: Cac
 
 @functools.cache
 def _build() -> str:
-    """Tells builds apart: a hash of the compiled code, which routes and counts."""
+    """Identifies a build: a hash of the compiled code, which routes and counts."""
     from moe_mobile import _native
 
     with open(_native.__file__, "rb") as file:
@@ -128,7 +128,7 @@ class QualityFile:
         row = parse_object(line, finite=True)
         if row is None or "quality_version" not in row:
             raise self._foreign(number)
-        # Those of other versions stay in the file, and are not taken for this one's.
+        # Scores of other versions stay in the file, and are not used.
         if row["quality_version"] != VERSION:
             return
         try:

@@ -218,7 +218,7 @@ class Scorer(abc.ABC):
 
     @abc.abstractmethod
     def _scoring(self, cache: Cache, run: RoutingRun) -> AbstractContextManager[ScoreSequence]:
-        """See :meth:`begin`. ``run``: the cache's, for who has no routing of its own."""
+        """See :meth:`begin`. ``run``: the cache's, for scorers without their own routing."""
 
 
 class ScoreSequence(Protocol):

@@ -49,7 +49,7 @@ class _Turn:
 def heat(entries: Sequence[Entry]) -> list[tuple[str, Figure]]:
     """Temperatures, thermal status, repetitions and waiting: a named chart per device and session.
 
-    Rows of older versions tell no time, and have a chart each.
+    Rows of older versions have no times, and get a chart each.
     """
     clocked: dict[str, list[_Turn]] = {}
     sessions: list[tuple[str, list[_Turn]]] = []

@@ -29,7 +29,7 @@ NOT_RECORDED = "not recorded"
 _CONFIG = ("residency", "cache", "lanes", "threads", "routing")
 # Where things lie, and what `context` below says better.
 _IGNORED = {*_CONFIG, "context", "packed_dir", "scratch_dir"}
-# They tell what they are without their names.
+# They are clear without their names.
 _SPEAKING = {"device", "model", "residency"}
 
 

@@ -117,8 +117,8 @@ def replay(
 ) -> Replay:
     """Replay every sequence of the traces through each routing at each capacity.
 
-    One trace is in memory at a time. All are read once before the first is replayed, so that what
-    is wrong with the last is not told after the work.
+    One trace is in memory at a time. All are read once before the first is replayed, so that an
+    error in the last is found before the work.
 
     Args:
         paths: different files that ``moe-mobile trace`` wrote, of one model from one source in one

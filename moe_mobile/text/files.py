@@ -14,7 +14,7 @@ __all__ = ["read_files"]
 
 
 def read_files(bundle: pathlib.Path, names: Sequence[str]) -> dict[str, bytes]:
-    """Contents of those of the files that the bundle has.
+    """Contents of the files, of those that the bundle has.
 
     Raises the bundle reader's errors, IoError, and BundleCorruptError for other bytes than were
     exported.

@@ -216,7 +216,7 @@ def warnings(found: Sequence[Candidate], limit: Limit) -> list[str]:
 
 
 def _undecided(unsure: Sequence[Candidate], limit: Limit) -> str:
-    """Of those that would load less, were there text enough to tell."""
+    """A note on candidates that load less, if the text is too short to accept them."""
     needed = {one: tokens for one in unsure if (tokens := _tokens_needed(one, limit)) is not None}
     best = min(needed, key=needed.__getitem__) if needed else min(unsure, key=lambda c: c.loads)
     error = "" if best.error is None else f" ± {100 * best.error:.2f}"

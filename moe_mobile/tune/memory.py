@@ -61,7 +61,7 @@ def fitting_engines(
     with device.runner() as runner:
         packed_dir = settings.get("packed_dir")
         runner.request("prepare", bundle=folder, packed_dir=packed_dir, progress=progress)
-        # It tells its plan before it takes any memory.
+        # It reports its plan before it takes any memory.
         with contextlib.suppress(_PlannedError):
             runner.request(
                 "open", bundle=folder, settings=settings, progress=progress, planned=stop

@@ -95,7 +95,7 @@ class Outcome:
 
 
 def text_hash(token_ids: Sequence[int]) -> str:
-    """Tells texts apart in settings files."""
+    """Identifies a text in settings files."""
     return hashlib.sha256(np.array(token_ids, "<u4").tobytes()).hexdigest()
 
 

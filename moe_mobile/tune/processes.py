@@ -88,7 +88,7 @@ def score_in_processes(source: QualitySource, jobs: int) -> Workers:
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Ctrl-C waits, and processes that start meanwhile never get it: it goes to the whole group,
-    and would end them with a traceback before :func:`_begin`. The parent tells what to do."""
+    and would end them with a traceback before :func:`_begin`. The parent says when to stop."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -119,7 +119,7 @@ class Connection:
 
     def _greet(self, version: int, max_payload: int) -> None:
         if version < _OLDEST_VERSION or max_payload < _SMALLEST_PAYLOAD:
-            raise ProtocolError("a version nobody speaks")
+            raise ProtocolError("unknown protocol version")
         self._greeting = version, max_payload
         if self._door.offline:
             return

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a phone's processes use, who is killed for it, and the /proc/meminfo that tells of it."""
+"""What a phone's processes use, which one is killed for it, and the /proc/meminfo of it."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class Server:
             except OSError as error:
                 if error.errno not in _PASSING:
                     raise
-                time.sleep(_BUSY_INTERVAL)  # what wants to be done is still there then
+                time.sleep(_BUSY_INTERVAL)  # the work is still there then
 
     def _react(self, fd: int) -> None:
         if fd == self._listener.fileno():

@@ -87,7 +87,8 @@ def serve_shell(stream: Stream, service: str, command: str, processes: Processes
             feeder.start()
             try:
                 session.pump()
-                # As adbd: who left is not waited for; what it started may go on without us.
+                # As adbd: a client that left is not waited for; what it started may go on without
+                # us.
                 if session.wait(process) and request.framed:
                     stream.write(_frame(_EXIT, bytes([process.exit_code() & 0xFF])))
             finally:

@@ -123,7 +123,7 @@ class Attempt:
         return set() if self._digest(f"{phone_root()}/{path}") == file.sha256 else {path}
 
     def _wrong_copy(self, copy: Copy) -> set[str]:
-        """A copy that is wrong tells that its source is, though that was verified once."""
+        """A wrong copy means that its source is wrong, though it was verified once."""
         wrong = self._wrong(copy.file, self._package.partial)
         if wrong:
             room, folder, path = copy.source.split("/", 2)

@@ -146,7 +146,7 @@ class Deployer:
         reserve: int,
         progress: Progress | None,
     ) -> None:
-        """Once the device is ours: what is missing there by now, until nothing is."""
+        """Once we hold the lock: send what is missing, until nothing is."""
         damaged: set[str] = set()
         while True:
             there = self.inventory()

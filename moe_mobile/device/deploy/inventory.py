@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What lies in our folder on a device, and which of it was verified before.
+"""What is in our folder on a device, and which files were verified before.
 
 moe-mobile/bundles/<id>/          a deployment that is complete
 moe-mobile/bundles/<id>.partial/  one on its way

@@ -52,7 +52,7 @@ class Lock:
 
     @property
     def lapsed(self) -> bool:
-        """Whether it has ended, as far as the device had the time to tell."""
+        """Whether it has ended, as far as the device has reported."""
         with self._reading:
             return self._stream.has_ended()
 
@@ -114,7 +114,7 @@ def _take(
 
 
 def _beat(held: Lock, done: threading.Event) -> None:
-    # The stream may be closed meanwhile; of a device that is lost, what works there tells.
+    # The stream may be closed by now; a lost device shows in the next work there.
     with contextlib.suppress(OSError, ValueError):
         while not done.wait(_BEAT_S):
             held.beat()

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What has to happen so that a device holds a package. Decides; does nothing."""
+"""The steps by which a device gets a package. Only decides."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Remote:
 
     @property
     def guard(self) -> str:
-        """What a script begins with that writes there."""
+        """The beginning of a script that writes there."""
         return "".join(held.guard for held in self._held)
 
     def check_locks(self) -> None:
@@ -60,7 +60,7 @@ class Remote:
             self.run("")
 
     def require_locks(self, path: str) -> None:
-        """The same without asking the device, which may tell that late."""
+        """The same without asking the device, which may report it late."""
         if any(held.lapsed for held in self._held):
             raise device_error(self.serial, f"{phone_root()}/{path}".rstrip("/"), "", LAPSED)
 
