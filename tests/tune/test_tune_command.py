@@ -110,7 +110,7 @@ def test_settings_are_used(demo: Path, tuned: tuple[Path, dict[str, Any]]) -> No
     assert generated["routing"]["lossy"]
     other = run_cli(*asked, "--cache", "75%")
     assert other.returncode == 0, other.stderr
-    assert "nothing for a cache of 75%: what it has for 50%" in other.stderr
+    assert "no settings for a cache of 75%: those for 50% are used" in other.stderr
     for cache in ("12%", "512MiB"):
         error = failed(2, *asked, "--cache", cache)
         assert error["file"] == str(file)
