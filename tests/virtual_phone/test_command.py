@@ -101,7 +101,7 @@ def test_sizes_are_read_and_written_alike(adb_server: int) -> None:
     assert result.exception.remedy == "Use 16MiB to 1024TiB"
     result = CliRunner().invoke(command, ["start", "--ram", "9" * 400 + "TiB"])
     assert result.exit_code == 2
-    assert "is no size such as" in result.output
+    assert "invalid size" in result.output
 
 
 def test_what_is_missing_is_said(adb_server: int, monkeypatch: pytest.MonkeyPatch) -> None:
