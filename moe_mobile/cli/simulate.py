@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from moe_mobile.routing.replay import Model, Replay, Replayed
 
 _STATES = ("cold", "prompt")
-"""Values of --initial-cache that are no file."""
+"""Values of --initial-cache that are not files."""
 
 _MEASURED = "measured"
 _BY_FLASH = ("flash_ms_per_token", "expert_ms_per_token")

@@ -16,7 +16,7 @@ from moe_mobile.report.rows import finite
 __all__ = ["MAX_POINTS", "latency", "latency_note"]
 
 MAX_POINTS = 4000
-"""Of one chart. More cannot be told apart, and make a page slow."""
+"""The most in one chart. More cannot be distinguished, and make a page slow."""
 
 # An axis that shows a value 30 times the median flattens all others.
 _LOGARITHMIC_FROM = 30

@@ -27,7 +27,7 @@ from moe_mobile.report.timeline import FEWEST_SAMPLES, memory_over_time, too_few
 __all__ = ["make_page", "summary"]
 
 MAX_DETAILED = 24
-"""Rows with charts of their own; of more, a page shows the others beside each other alone."""
+"""Rows with charts of their own; a page compares further rows only."""
 
 _TOO_FEW = f"fewer than {FEWEST_SAMPLES} samples per repetition, so no chart over time"
 

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 COLOURS = 8
-"""Colours that can be told apart, also by people who see fewer."""
+"""Colours that people can distinguish, also people who see fewer colours."""
 
 NOT_RECORDED = "not recorded"
 

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a routed layer of transformers computes, beside the definition: loops over experts."""
+"""What a routed layer of transformers computes, against the definition: loops over experts."""
 
 from __future__ import annotations
 

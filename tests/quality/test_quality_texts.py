@@ -22,7 +22,7 @@ from moe_mobile.errors import UsageError
         ),
         (["exact,first=1+drop-cold:1,exact"], ["exact,first=1+drop-cold:1", "exact"]),
         (["exact", "cumulative:0.7", "exact"], ["exact", "cumulative:0.7"]),
-        # What is no option of any method is one all the same: the method refuses it.
+        # Text that is not an option of any method counts as one: the method refuses it.
         (["cache-prior:0.2,K=2"], ["cache-prior:0.2,K=2"]),
     ],
 )

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that nobody measured: told, or shown as far as they go, and never a traceback."""
+"""Invalid rows: reported, or shown as far as possible, and never a traceback."""
 
 from __future__ import annotations
 

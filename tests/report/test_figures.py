@@ -56,7 +56,7 @@ def test_the_first_token(tmp_path: pathlib.Path) -> None:
 def test_every_token_with_its_misses(tmp_path: pathlib.Path) -> None:
     misses = [[0, 2, 0, 8]] * 3
     tokens = [
-        [{"phase": "prefill", "total_ns": 1}]  # is no decoded token
+        [{"phase": "prefill", "total_ns": 1}]  # is not a decoded token
         + [{"phase": "decode", "total_ns": 1, "misses": count} for count in counts]
         for counts in misses
     ]

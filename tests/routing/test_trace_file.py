@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Traces survive a file, and a file that is none is refused, whatever is in it."""
+"""Traces survive a file; other and damaged files are refused."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ def test_an_interrupted_build_leaves_nothing_to_take(
     assert runtimes_of("linux-arm64") == []
     with pytest.raises(UnsupportedError, match="has not been built"):
         find_runtime("arm64-v8a")
-    # What a killed process left is no obstacle and does not stay.
+    # What a killed process left does not hinder the build, and is removed.
     publish(RECIPE, fill)
     assert not (target_folder("linux-arm64") / ".partial").exists()
 

@@ -144,7 +144,7 @@ def test_a_file_that_was_changed_is_noticed(
     (whole.folder / "moe_runner").write_bytes(content + b"x")
     with pytest.raises(BundleCorruptError):
         read_runtime(whole.folder)
-    # That of this machine costs nothing to make anew.
+    # The runtime of this machine costs nothing to make again.
     assert find_runtime("x86_64").digest == whole.digest
     assert (whole.folder / "moe_runner").read_bytes() == content
 

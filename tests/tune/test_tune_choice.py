@@ -83,7 +83,7 @@ def test_the_front_is_what_nothing_dominates(found: list[tuple[float, float]]) -
         return one[0] <= other[0] and one[1] <= other[1] and one != other
 
     expected = [not any(dominates(other, one) for other in found) for one in found]
-    # If perplexities are beyond any number, loads alone are no reason to be on it.
+    # If perplexities are infinite, few loads alone do not put a candidate on the front.
     expected = [e and math.isfinite(p[1]) for e, p in zip(expected, found, strict=True)]
     assert front(found) == expected
 

@@ -200,7 +200,7 @@ def test_speed_is_measured_in_turns(
     choice = read_settings(out).choices[0].measured
     assert choice.tokens_per_second
     assert choice.exact_tokens_per_second == measured[0]["tokens_per_second"]
-    # Kept beside the rows, and not measured again.
+    # Kept next to the rows, and not measured again.
     speeds = rows.with_name("rows.jsonl.speed").read_text().splitlines()
     assert len(speeds) == len(measured)
     assert json.loads(speeds[0])["regime"]["order"] == "interleaved"
@@ -292,7 +292,7 @@ def test_writes_over_nothing_it_reads(demo: Path, tmp_path: Path) -> None:
         assert error["remedy"]
     assert text.read_text() == "my own words"
     assert (demo / "bundle.json").read_bytes() == manifest
-    # Old speeds are told before the search.
+    # Old speeds are reported before the search.
     speeds.write_text('{"n_prompt": 1}\n')
     error = failed(2, "tune", demo, "-n", 100, "--rows", rows, "--measure-speed")
     assert error["file"] == str(speeds)

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A client that says exactly what it is told to, for what the real one would never send."""
+"""A client that sends exactly the given bytes, for what the real one would never send."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class RawClient:
         self.socket.sendall(data)
 
     def receive(self) -> tuple[int, int, int, bytes]:
-        """The next packet: command, arguments, payload. ConnectionError if there is none."""
+        """The next packet: command, arguments, payload. ConnectionError if no packet comes."""
         command, first, second, length, _, magic = HEADER.unpack(self._exactly(HEADER.size))
         assert magic == command ^ 0xFFFFFFFF
         return command, first, second, self._exactly(length)
