@@ -20,7 +20,7 @@ TEST(Error, SaysFileCauseAndRemedy) {
   EXPECT_STREQ(Error(ErrorCode::kIo, "a.bin", "is bad").what(), "a.bin: is bad");
 }
 
-TEST(Error, KnowsSettingsFromFiles) {
+TEST(Error, DistinguishesSettingsFromFiles) {
   const Error error(ErrorCode::kBudget, Setting{"cache"}, "too small", "Raise it");
   EXPECT_STREQ(error.what(), "cache: too small. Raise it");
   EXPECT_EQ(error.setting(), "cache");

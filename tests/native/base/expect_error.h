@@ -10,8 +10,8 @@
 
 namespace moe_mobile::testing {
 
-// Runs `action` and returns the Error it throws; a test failure (and an empty Error) if it throws
-// none.
+// Runs `action` and returns the Error that it throws. If it throws none, the test fails and the
+// Error is empty.
 template <typename Action>
 Error error_of(Action action) {
   try {

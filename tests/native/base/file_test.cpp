@@ -20,7 +20,7 @@ using testing::read_file;
 using testing::TemporaryFolder;
 using testing::write_file;
 
-TEST(OpenRead, RefusesWhatIsNoRegularFile) {
+TEST(OpenRead, RefusesEverythingButRegularFiles) {
   TemporaryFolder folder;
   write_file(folder.file("real"), "abc");
   std::filesystem::create_symlink(folder.file("real"), folder.file("link"));
@@ -35,7 +35,7 @@ TEST(OpenRead, RefusesWhatIsNoRegularFile) {
                ErrorCode::kBundleInvalid, "NUL");
 }
 
-TEST(ReadExactly, SaysWhereAFileEnds) {
+TEST(ReadExactly, ReportsWhereAFileEnds) {
   TemporaryFolder folder;
   write_file(folder.file("f"), "0123456789");
   const UniqueFd fd = open_read(folder.file("f"));
@@ -77,7 +77,7 @@ TEST(AtomicFile, AppearsWholeOrNotAtAll) {
   EXPECT_EQ(folder.entries(), 1u);
 }
 
-TEST(AtomicFile, OverwritesWhatAKilledProcessLeft) {
+TEST(AtomicFile, OverwritesTheFileOfAKilledProcess) {
   TemporaryFolder folder;
   write_file(folder.file("out.partial"), "a long rest of an earlier run");
   AtomicFile file(folder.file("out"));
@@ -87,7 +87,7 @@ TEST(AtomicFile, OverwritesWhatAKilledProcessLeft) {
   EXPECT_EQ(folder.entries(), 1u);
 }
 
-TEST(AtomicFile, KeepsASecondWriterAway) {
+TEST(AtomicFile, RefusesASecondWriter) {
   TemporaryFolder folder;
   AtomicFile first(folder.file("out"));
   first.write("x", 1);
@@ -108,7 +108,7 @@ TEST(AtomicFile, MovesWithItsTemporaryFile) {
   EXPECT_EQ(read_file(folder.file("out")), "abc");
 }
 
-TEST(AtomicFile, NamesAFolderThatIsNotThere) {
+TEST(AtomicFile, NamesAMissingFolder) {
   TemporaryFolder folder;
   EXPECT_ERROR(AtomicFile(folder.file("none/out")), ErrorCode::kIo, "none/out");
 }
@@ -132,7 +132,7 @@ class Mount {
   bool mounted_ = false;
 };
 
-TEST(AtomicFile, TellsAFullDiskAndAReadOnlyOne) {
+TEST(AtomicFile, ReportsFullAndReadOnlyDisks) {
   TemporaryFolder folder;
   Mount mount(folder.path());
   if (!mount.mounted()) GTEST_SKIP() << "may not mount here";

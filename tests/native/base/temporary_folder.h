@@ -13,7 +13,7 @@
 
 namespace moe_mobile::testing {
 
-// A folder that vanishes with the object.
+// A folder that is deleted with the object.
 class TemporaryFolder {
  public:
   // `where` defaults to the system's place for temporary files.

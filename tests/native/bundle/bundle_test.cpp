@@ -43,7 +43,7 @@ TEST(Bundle, OpensAndReadsVerifiedPrograms) {
   bundle.verify_file(bundle.manifest().layers[0].experts->shard);
 }
 
-TEST(Bundle, TellsAFlippedBitInEveryFile) {
+TEST(Bundle, DetectsAFlippedBitInEveryFile) {
   SampleBundle sample;
   const Bundle bundle = Bundle::open(sample.path());
   const Manifest& m = bundle.manifest();
@@ -61,7 +61,7 @@ TEST(Bundle, TellsAFlippedBitInEveryFile) {
   EXPECT_ERROR(bundle.read_program({0, 2}), ErrorCode::kBundleCorrupt, "expert 2");
 }
 
-TEST(Bundle, TellsSwappedExpertsAndShards) {
+TEST(Bundle, DetectsSwappedExpertsAndShards) {
   SampleBundle sample;
   const Bundle bundle = Bundle::open(sample.path());
   const std::string a = sample.file("experts/layer-00.shard");
@@ -111,7 +111,7 @@ TEST(Bundle, ChecksLengthsAndKindsOnOpening) {
   EXPECT_ERROR(Bundle::open(pipe.path()), ErrorCode::kBundleInvalid, "not a regular file");
 }
 
-TEST(Bundle, TellsWhatIsNoBundle) {
+TEST(Bundle, RefusesFoldersThatAreNotBundles) {
   testing::TemporaryFolder folder;
   EXPECT_ERROR(Bundle::open(folder.file("none")), ErrorCode::kBundleInvalid, "moe-mobile export");
   EXPECT_ERROR(Bundle::open(folder.path()), ErrorCode::kBundleInvalid, "bundle.json");

@@ -37,7 +37,7 @@ void write_sample(const std::string& path, size_t blobs) {
   writer.commit();
 }
 
-TEST(PackedFile, GivesBackWhatWasWritten) {
+TEST(PackedFile, ReadsBackWhatWasWritten) {
   TemporaryFolder folder;
   const std::string path = folder.file("layer-00.packed");
   write_sample(path, 9);
@@ -56,7 +56,7 @@ TEST(PackedFile, GivesBackWhatWasWritten) {
       EXPECT_EQ(entry.crc32c, crc32c(expected.data(), expected.size()));
       const AlignedBuffer bytes = file.read(i);
       EXPECT_EQ(std::memcmp(bytes.data(), expected.data(), expected.size()), 0);
-      // A read as the lanes do it: aligned, padded, through fd().
+      // Read as the lanes do: aligned, padded, through fd().
       AlignedBuffer padded(align_up(entry.length, kBlobAlignment));
       ASSERT_EQ(::pread(file.fd(), padded.data(), padded.size(), static_cast<off_t>(entry.offset)),
                 static_cast<ssize_t>(padded.size()));
@@ -92,7 +92,7 @@ TEST(PackedFile, WriterRefusesWhatTheFormatCannotHold) {
   EXPECT_ERROR(writer.append("x", 0, source_of(0)), ErrorCode::kUsage, "empty");
 }
 
-TEST(PackedFile, TellsAnotherKey) {
+TEST(PackedFile, DetectsAnotherKey) {
   TemporaryFolder folder;
   write_sample(folder.file("f"), 1);
   EXPECT_ERROR(PackedFile::open(folder.file("f"), "other"), ErrorCode::kBundleCorrupt,
@@ -100,7 +100,7 @@ TEST(PackedFile, TellsAnotherKey) {
   EXPECT_ERROR(PackedFile::open(folder.file("f"), "key2"), ErrorCode::kBundleCorrupt, "prepare");
 }
 
-TEST(PackedFile, TellsEveryTruncation) {
+TEST(PackedFile, DetectsEveryTruncation) {
   TemporaryFolder folder;
   const std::string path = folder.file("f");
   write_sample(path, 3);
@@ -115,7 +115,7 @@ TEST(PackedFile, TellsEveryTruncation) {
   EXPECT_ERROR(PackedFile::open(path, "key"), ErrorCode::kBundleCorrupt, path);
 }
 
-TEST(PackedFile, EveryFlippedBitIsToldOnOpeningOrReading) {
+TEST(PackedFile, DetectsEveryFlippedBitOnOpeningOrReading) {
   TemporaryFolder folder;
   const std::string path = folder.file("f");
   write_sample(path, 3);
@@ -148,7 +148,7 @@ TEST(PackedFile, EveryFlippedBitIsToldOnOpeningOrReading) {
   }
 }
 
-// Whoever can make checksums match is trusted with the weights, but must still not reach beyond the
+// A file with valid checksums is trusted for its weights, but it must not make us read outside the
 // file.
 TEST(PackedFile, ChecksTheIndexBeyondItsChecksum) {
   TemporaryFolder folder;
@@ -165,7 +165,7 @@ TEST(PackedFile, ChecksTheIndexBeyondItsChecksum) {
     std::memcpy(&bytes[footer + 24], &crc, 4);
     write_file(path, bytes);
   };
-  with(index, 16384);  // as it was
+  with(index, 16384);  // unchanged
   PackedFile::open(path, "key");
   for (const uint64_t value : {uint64_t{0}, uint64_t{16385}, uint64_t{32768}, ~uint64_t{0}}) {
     with(index, value);

@@ -11,8 +11,7 @@
 
 namespace moe_mobile::testing {
 
-// A small, valid bundle whose "programs" are arbitrary bytes: for everything that does not run
-// them.
+// A small, valid bundle whose "programs" are arbitrary bytes, for tests that do not run them.
 class SampleBundle {
  public:
   static constexpr int kLayers = 3, kExperts = 4;  // layer 1 has a dense MLP

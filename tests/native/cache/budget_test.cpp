@@ -13,7 +13,7 @@ namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
 
-TEST(ParseBudget, KnowsItsForms) {
+TEST(ParseBudget, ParsesAllForms) {
   EXPECT_EQ(parse_budget("auto").kind, Budget::Kind::kAuto);
   EXPECT_EQ(parse_budget("50%").kind, Budget::Kind::kPercent);
   EXPECT_EQ(parse_budget("50%").percent, 50);
@@ -29,7 +29,7 @@ TEST(ParseBudget, KnowsItsForms) {
   EXPECT_EQ(parse_budget("9007199254740993").bytes / 2, 9007199254740993u / 2);
 }
 
-TEST(ParseBudget, RefusesTheRest) {
+TEST(ParseBudget, RefusesOtherTexts) {
   for (const char* text : {"",
                            "auto ",
                            "Auto",
@@ -58,7 +58,7 @@ TEST(ParseBudget, RefusesTheRest) {
   }
 }
 
-TEST(ParseBudget, TakesItsTextBack) {
+TEST(ParseBudget, RoundTripsThroughText) {
   const char* const texts[] = {"auto", "50%", "12.5%", "33.3%", "12.34%", "1GiB", "512MiB", "3B"};
   for (const char* text : texts) {
     const Budget budget = parse_budget(text);
@@ -92,7 +92,7 @@ TEST(CacheSlots, BytesAreDividedOnlyIfThePoolsAre) {
   EXPECT_EQ(cache_slots(bytes, {6, 8, 4096, true}).all, 48u);  // all there are
 }
 
-TEST(CacheSlots, AShareThatWasWrittenForSlotsHoldsThem) {
+TEST(CacheSlots, AShareWrittenForSlotsHoldsThoseSlots) {
   EXPECT_EQ(share_text(3, 8), "37.5%");
   EXPECT_EQ(share_text(1, 3), "33.333333333333%");
   EXPECT_EQ(experts_of_share(29, 100), 29u);  // not 28.999999999999996

@@ -52,7 +52,8 @@ TEST(ExpertPool, LfuEvictsTheOneUsedLeast) {
   pool.use({1});
   pool.use({2});
   EXPECT_EQ(pool.evicted, (Experts{1}));
-  // Its counter outlived it: with another use, 1 has two as 0 has, which is older.
+  // Eviction keeps the counter of expert 1. With another use it equals that of expert 0, which is
+  // older.
   pool.use({1});
   EXPECT_EQ(pool.evicted, (Experts{2}));
   pool.use({3});
@@ -76,10 +77,10 @@ TEST(ExpertPool, BeladyEvictsTheOneUsedLast) {
   pool.use({0, 1, 2});
   pool.set_next_use(3, 4);
   pool.use({3});
-  EXPECT_EQ(pool.evicted, (Experts{2}));  // as far as 1, and less recent
+  EXPECT_EQ(pool.evicted, (Experts{2}));  // used as late as 1, and less recent
 }
 
-TEST(ExpertPool, RefusesWhatItCannotDo) {
+TEST(ExpertPool, RefusesInvalidUses) {
   EXPECT_ERROR(Pool(3, 4, "lru"), ErrorCode::kUsage, "4 of 3");
   Pool pool(4, 2, "lru");
   pool.use({0, 1});

@@ -83,13 +83,14 @@ uint32_t hits_of_a_fixed_cycle(bool global, uint32_t capacity) {
 
 TEST(LogicalCache, OnlyAGlobalPoolNeedsATokenCycleToHit) {
   EXPECT_EQ(hits_of_a_fixed_cycle(true, 8), 9u * 8u);
-  // One short: a layer's better expert outlives the cycle, because only the lowest rank is oldest.
+  // One slot too few: a layer's better expert survives the cycle, because only the lowest rank is
+  // the oldest.
   EXPECT_EQ(hits_of_a_fixed_cycle(true, 7), 9u * 4u);
   EXPECT_EQ(hits_of_a_fixed_cycle(true, 6), 0u);
   EXPECT_EQ(hits_of_a_fixed_cycle(false, 2), 9u * 8u);
 }
 
-TEST(LogicalCache, RefusesWhatItsPoolsRefuse) {
+TEST(LogicalCache, RefusesInvalidPoolSizesAndUses) {
   EXPECT_ERROR(LogicalCache(options(2, 3, false, 4)), ErrorCode::kUsage, "4 of 3");
   EXPECT_ERROR(LogicalCache(options(2, 3, true, 7)), ErrorCode::kUsage, "7 of 6");
   LogicalCache cache(options(2, 3, true, 2));

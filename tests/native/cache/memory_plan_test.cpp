@@ -60,7 +60,7 @@ TEST(MemoryPlan, AutoLeavesFifteenPercent) {
   const MemoryPlan plan = plan_memory(in);
   EXPECT_EQ(plan.slots, (850u - 150u) / 5u);
   EXPECT_LE(plan.total_bytes, 850 * kMiB);
-  in.available_bytes = 100 * kMiB;  // less than everything else takes
+  in.available_bytes = 100 * kMiB;  // less than everything else needs
   EXPECT_ERROR(plan_memory(in), ErrorCode::kBudget, "of the 100.0 MiB that are available");
 }
 
@@ -78,7 +78,7 @@ TEST(MemoryPlan, RefusesLessThanATokenCycleUnlessAllowed) {
   EXPECT_EQ(plan_memory(in).slots, 4u);
 }
 
-TEST(MemoryPlan, RefusesMoreThanThereIs) {
+TEST(MemoryPlan, RefusesMoreThanTheAvailableMemory) {
   MemoryPlanInputs in = inputs();
   in.budget = parse_budget("100%");
   in.available_bytes = 1349 * kMiB;
@@ -96,8 +96,8 @@ TEST(MemoryPlan, ModelsWithoutExpertsNeedNoSlots) {
   EXPECT_EQ(plan.total_bytes, 150 * kMiB);
 }
 
-// Whatever the numbers, a plan that is granted keeps its promises, and nothing overflows.
-TEST(MemoryPlan, KeepsItsPromisesForAnyNumbers) {
+// For any numbers, a plan that does not throw keeps its guarantees, and nothing overflows.
+TEST(MemoryPlan, HoldsItsGuaranteesForRandomNumbers) {
   std::mt19937_64 random(41);
   const auto any = [&] { return random() >> random() % 64; };
   int granted = 0;
@@ -152,7 +152,7 @@ MemoryPlanInputs two_classes(const char* budget) {
   return in;
 }
 
-TEST(MemoryPlan, ClassesShareABudgetAsTheirRanksDo) {
+TEST(MemoryPlan, ClassesShareABudgetByTheirRanks) {
   MemoryPlan plan = plan_memory(two_classes("170MiB"));
   ASSERT_EQ(plan.classes.size(), 2u);
   EXPECT_EQ(plan.classes[0].slots, 30u);
@@ -163,7 +163,7 @@ TEST(MemoryPlan, ClassesShareABudgetAsTheirRanksDo) {
   EXPECT_EQ(plan.token_cycle_slots, 16u);
   EXPECT_EQ(plan.total_bytes, (170 + 150) * kMiB);
   EXPECT_EQ(plan.slots_by_variant(3), (std::vector<uint32_t>{30, 10, 0}));
-  // What is left over goes to the first class that it is enough for.
+  // The rest of the budget goes to the first class for which it is enough.
   plan = plan_memory(two_classes("179MiB"));
   EXPECT_EQ(plan.classes[0].slots, 31u);
   EXPECT_EQ(plan.classes[1].slots, 11u);
@@ -174,10 +174,10 @@ TEST(MemoryPlan, ClassesShareABudgetAsTheirRanksDo) {
   EXPECT_EQ(plan.classes[1].slots_per_layer, 2u);
 }
 
-TEST(MemoryPlan, AShareIsOfAllClassesExperts) {
+TEST(MemoryPlan, AShareCountsTheExpertsOfAllClasses) {
   MemoryPlan plan = plan_memory(two_classes("50%"));
   EXPECT_EQ(plan.experts_budget_bytes, 120 * 7 * kMiB);
-  EXPECT_EQ(plan.classes[0].slots, 148u);  // 49 of each rank, and 7 MiB are one more of both
+  EXPECT_EQ(plan.classes[0].slots, 148u);  // 49 per rank, and 7 MiB buy one more of both
   EXPECT_EQ(plan.classes[1].slots, 50u);
   // A class that holds all its experts leaves the rest to the other.
   plan = plan_memory(two_classes("90%"));
@@ -234,7 +234,7 @@ class AvailableMemory : public ::testing::Test {
   testing::TemporaryFolder folder_;
 };
 
-TEST_F(AvailableMemory, IsWhatTheKernelSays) {
+TEST_F(AvailableMemory, IsTheKernelsMemAvailable) {
   EXPECT_EQ(kib(), 8000u);
   EXPECT_GT(available_memory(), 1u << 20);
   EXPECT_ERROR(available_memory(folder_.file("none")), ErrorCode::kIo, "none/meminfo");

@@ -127,7 +127,7 @@ Error error_of(const ReadDone& done) {
   });
 }
 
-TEST_F(ReadLanesTest, TellsWrongBytesShortFilesAndFailures) {
+TEST_F(ReadLanesTest, ReportsWrongBytesShortFilesAndFailures) {
   ReadLanes reader(2);
   AlignedBuffer buffer;
 
@@ -295,7 +295,7 @@ TEST_F(BusyLaneTest, OnlyReadsThatHaveNotBegunAreWithdrawn) {
   EXPECT_FALSE(lanes_.withdraw(2));
 }
 
-TEST_F(ReadLanesTest, AWithdrawnReadNeverArrivesAndAnyOtherDoes) {
+TEST_F(ReadLanesTest, OnlyWithdrawnReadsNeverArrive) {
   for (unsigned seed = 0; seed < 40; ++seed) {
     std::mt19937 random(seed);
     ReadLanes reader(1 + random() % 3);

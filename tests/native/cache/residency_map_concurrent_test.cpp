@@ -27,7 +27,7 @@ TEST(ResidencyMap, ShowsStatesAndCountsByLayer) {
   EXPECT_EQ(shown.misses, (std::vector<uint64_t>{0, 2}));
 }
 
-TEST(ResidencyMap, OfSeveralVariantsItShowsTheOneNearestToRunning) {
+TEST(ResidencyMap, ShowsTheVariantClosestToRunning) {
   ResidencyMap map({0}, 1);
   const auto shown = [&] {
     const ResidencySnapshot snapshot = map.snapshot();
@@ -43,7 +43,7 @@ TEST(ResidencyMap, OfSeveralVariantsItShowsTheOneNearestToRunning) {
   EXPECT_EQ(shown(), std::pair(ExpertState::kAbsent, 0));
 }
 
-TEST(ResidencyMap, ManyLookWhileOneWrites) {
+TEST(ResidencyMap, ManyReadersWithOneWriter) {
   ResidencyMap map({0, 1}, 8);
   std::atomic<bool> ended{false};
   std::vector<std::thread> readers;

@@ -32,7 +32,7 @@ TEST(SlotTable, AssignsAndReleases) {
   EXPECT_EQ(table.find(a), std::nullopt);
 }
 
-TEST(SlotTable, ShowsWhatIsInMemoryAndWhatIsOnItsWay) {
+TEST(SlotTable, ShowsReadyAndReadingSlots) {
   SlotTable table(3);
   const ExpertKey a{0, 1, 0}, b{0, 1, 1};  // two variants of one expert
   table.assign(a);
@@ -119,7 +119,7 @@ TEST(SlotTable, EqualsTheNaiveModel) {
   }
 }
 
-TEST(SlotTable, ResizesAndUsesWhatItGaveBackBeforeNewSlots) {
+TEST(SlotTable, ResizesAndReusesSpareSlotsBeforeNewOnes) {
   SlotTable table(3);
   const ExpertKey a{0, 1, 0}, b{0, 2, 0}, c{1, 1, 0}, d{1, 2, 0};
   table.assign(a);

@@ -64,7 +64,7 @@ TEST(Attention, PrefillEqualsDecodeBitForBit) {
   }
 }
 
-// Every implementation this CPU runs, also those that the dispatch did not choose.
+// Every implementation that this CPU can run, not only the one chosen at run time.
 TEST(Attention, AllPathsAgree) {
   std::mt19937 random(73);
   std::normal_distribution<float> normal;
@@ -105,8 +105,8 @@ TEST(Attention, AllPathsAgree) {
   if (compared == 0) GTEST_SKIP() << "this CPU has the portable path only";
 }
 
-// A score that dwarfs the others must win alone, and scores far apart must not overflow.
-TEST(Attention, StandsExtremeScores) {
+// A much larger score must get all the weight, and scores far apart must not overflow.
+TEST(Attention, HandlesExtremeScores) {
   KvCache cache(KvShape{1, 8, 200, true});
   std::vector<float> k(200 * 8, 0.0f), v(200 * 8);
   for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>(i);
@@ -127,7 +127,7 @@ TEST(Attention, StandsExtremeScores) {
   EXPECT_TRUE(std::isnan(out[0]));
 }
 
-TEST(Attention, AWindowHidesEverythingBefore) {
+TEST(Attention, AWindowHidesThePositionsBeforeIt) {
   AttentionCase sample(KvShape{1, 16, 100, false}, 2, 5);
   // What lies outside the window may be anything, even unwritten.
   KvCache partial(KvShape{1, 16, 100, false});
@@ -139,7 +139,7 @@ TEST(Attention, AWindowHidesEverythingBefore) {
   for (const float x : out) EXPECT_NEAR(x, 0.5f, 1e-6);
 }
 
-TEST(Attention, RefusesWhatDoesNotFit) {
+TEST(Attention, RefusesShapesThatDoNotFit) {
   AttentionCase sample(KvShape{2, 8, 10, false}, 2, 6);
   std::vector<float> out(sample.row_size() * 10);
   AttentionCall call = sample.call(0);

@@ -165,7 +165,7 @@ bool same_bits(const std::vector<LayerCase>& a, const std::vector<LayerCase>& b)
   return true;
 }
 
-// A window's cache that wraps around gives the bits that one with a row per position gives.
+// A window's cache that wraps around gives the same bits as one with a row per position.
 TEST(Mixers, WrappedCachesEqualFullOnes) {
   std::mt19937 random(7);
   for (const uint32_t window : {1u, 5u, 63u, 64u, 65u, 100u}) {
@@ -187,7 +187,7 @@ TEST(Mixers, WrappedCachesEqualFullOnes) {
   }
 }
 
-// A step that fails leaves no trace, wherever it stops.
+// A step that fails leaves no trace, no matter where it stops.
 TEST(Mixers, ARewindForgetsTheStep) {
   const Manifest m =
       manifest({attention(2, 1, 8, 0), attention(2, 1, 8, 40), ConvolutionSpec{3, 10}}, 16);
@@ -198,7 +198,7 @@ TEST(Mixers, ARewindForgetsTheStep) {
     const auto left = kContext - first;
     const auto count = std::min<uint32_t>(1 + static_cast<uint32_t>(random() % 30), left);
     step(undisturbed, a, first, count, 16);
-    // Others come, and only some layers see them.
+    // Other positions come, and only some layers see them.
     const auto failing = std::min<uint32_t>(1 + static_cast<uint32_t>(random() % 200), left);
     disturbed.begin(first, failing);
     std::vector<LayerCase> others = b;
@@ -225,14 +225,14 @@ TEST(Mixers, ClearForgetsEverything) {
   EXPECT_TRUE(same_bits(layers, again));
 }
 
-// What the outputs hold, read off the inputs directly.
-TEST(Mixers, AConvolutionHandsOverTheColumnsBefore) {
+// The expected outputs, copied directly from the inputs.
+TEST(Mixers, AConvolutionOutputsTheColumnsBefore) {
   for (const uint32_t kernel : {2u, 3u, 4u, 16u}) {
     const Manifest m = manifest({ConvolutionSpec{kernel, 5}}, 32);
     const MixerFacts facts = mixer_facts(m, 0, kContext);
     EXPECT_EQ(facts.input_widths, (std::vector<uint32_t>{5, 5}));
     EXPECT_EQ(facts.output_widths, std::vector<uint32_t>(kernel + 1, 5));
-    // Rows of the last positions, and as many to return to; whatever the context.
+    // Rows of the last positions, and the same again for a rewind, for any context.
     EXPECT_EQ(facts.state_bytes, 2u * 4 * (kernel - 1) * 5);
     EXPECT_EQ(Mixers::state_bytes(m, 1), facts.state_bytes);
     EXPECT_EQ(Mixers::rope_bytes(m, kContext), 0u);

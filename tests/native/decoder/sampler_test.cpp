@@ -40,7 +40,7 @@ TEST(Sampler, GreedyTakesTheLargestTiesToTheLower) {
   EXPECT_EQ(sampler.sample(std::vector<float>{-infinity, -1, -infinity, -2, -1}.data()), 1u);
 }
 
-// The probabilities the documented rules give, sorting everything.
+// The probabilities by the documented rules, with a full sort.
 std::map<uint32_t, double> definition(const std::vector<float>& logits, const SamplingSettings& s) {
   std::vector<uint32_t> order(logits.size());
   for (uint32_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -62,8 +62,7 @@ std::map<uint32_t, double> definition(const std::vector<float>& logits, const Sa
   return nucleus;
 }
 
-// Pearson's test: the statistic of a right sampler stays below the bound but in one of 10^5 runs
-// (Wilson-Hilferty).
+// Pearson's test: a correct sampler exceeds this bound in one of 10^5 runs (Wilson-Hilferty).
 TEST(Sampler, DrawsTheDocumentedDistribution) {
   constexpr int kDraws = 40000;
   const SamplingSettings cases[] = {settings(1),    settings(0.5f),       settings(2, 0, 1, 99),
@@ -110,7 +109,7 @@ TEST(Sampler, EqualSeedsGiveEqualTokens) {
   EXPECT_NE(draw(3), draw(4));
 }
 
-// Pinned: the same on every platform, for ever.
+// Pinned: the same on every platform and in every version.
 TEST(Sampler, TokensArePinned) {
   std::vector<float> logits(64);
   for (int i = 0; i < 64; ++i) logits[i] = static_cast<float>((i * 37) % 64) / 16.0f;
@@ -126,7 +125,7 @@ TEST(Sampler, TokensArePinned) {
             (std::vector<uint32_t>{12, 19, 55, 5, 31, 57, 31, 12, 38, 31, 19, 29}));
 }
 
-TEST(Sampler, NeverTakesTheImpossible) {
+TEST(Sampler, NeverDrawsTokensOfZeroProbability) {
   const float infinity = std::numeric_limits<float>::infinity();
   const std::vector<float> logits{-infinity, 0, -infinity, -1e30f, 3e38f, 3e38f};
   for (const float temperature : {1e-30f, 1.0f, 1e30f}) {
@@ -138,7 +137,7 @@ TEST(Sampler, NeverTakesTheImpossible) {
   }
 }
 
-TEST(Sampler, RefusesNonsense) {
+TEST(Sampler, RefusesInvalidSettingsAndLogits) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float infinity = std::numeric_limits<float>::infinity();
   EXPECT_ERROR(Sampler(settings(-1), 5), ErrorCode::kUsage, "temperature");

@@ -1,6 +1,5 @@
-// Copyright the moe-mobile authors.
-// SPDX-License-Identifier: Apache-2.0
-// What the attention mixer is made of: rotary embedding and KV cache.
+// Copyright the moe-mobile authors. SPDX-License-Identifier: Apache-2.0 The parts of the attention
+// mixer: rotary embedding and KV cache.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -29,7 +28,7 @@ std::vector<float> random_floats(size_t count, unsigned seed) {
 
 TEST(Rope, RotatesHalfSplitPairs) {
   const std::vector<double> frequencies{1.0, 0.1, 0.01};
-  Rope rope(frequencies, 0.9, 8);  // the last two elements of a head stay
+  Rope rope(frequencies, 0.9, 8);  // the last two elements of a head are not rotated
   rope.prepare(1000, 3);
   for (uint32_t row = 0; row < 3; ++row) {
     const std::vector<float> before = random_floats(16, row);
@@ -134,7 +133,7 @@ TEST(KvCache, AbsurdSizesAreErrors) {
 uint64_t resident_bytes(const KvCache& cache) {
   const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
   std::vector<unsigned char> pages(cache.bytes() / page);
-  // The first head's keys are where the cache begins.
+  // The first head's keys are at the start of the cache.
   EXPECT_EQ(::mincore(const_cast<void*>(cache.keys(0)), cache.bytes(), pages.data()), 0);
   return page * static_cast<uint64_t>(
                     std::count_if(pages.begin(), pages.end(), [](int p) { return (p & 1) != 0; }));

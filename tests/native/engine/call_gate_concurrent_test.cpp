@@ -39,9 +39,9 @@ TEST(CallGate, WithinACallItWaitsForAPointOrTheEnd) {
   EXPECT_EQ(made, (std::vector<int>{1, 3}));
 }
 
-TEST(CallGate, CallsAndChangesNeverMeet) {
+TEST(CallGate, CallsAndChangesNeverOverlap) {
   CallGate gate;
-  int state = 0;  // no lock of its own: ThreadSanitizer sees who touches it
+  int state = 0;  // without a lock: ThreadSanitizer reports unsafe access
   std::vector<std::thread> others;
   for (int i = 0; i < 3; ++i)
     others.emplace_back([&] {

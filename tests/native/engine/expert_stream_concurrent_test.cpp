@@ -32,7 +32,7 @@ float weight_of(uint32_t layer, uint32_t expert) {
   return static_cast<float>(100 * (layer + 1) + expert);
 }
 
-// Experts of one number each, in a real file: expert(x) = x * number.
+// Experts that consist of one number each, in a real file: expert(x) = x * number.
 std::string file_content(size_t blob_bytes = kBlobAlignment) {
   std::string content(kLayers * kExperts * blob_bytes, '\0');
   for (uint32_t layer = 0; layer < kLayers; ++layer)
@@ -62,11 +62,11 @@ class FakePlaces : public ExpertPlaces {
     armed_ = true;
   }
   bool armed() const { return armed_; }
-  // All reads that were asked for, and those that came, in order.
+  // All requested reads and all finished reads, in order.
   const std::vector<ExpertKey>& requested() const { return requested_; }
   const std::vector<ExpertKey>& arrived() const { return arrived_; }
 
-  // Places whose memory was given back and that hold nothing new.
+  // Places whose memory was given back and that have not been used since.
   uint32_t given_back() const {
     return static_cast<uint32_t>(std::count(given_back_.begin(), given_back_.end(), true));
   }
@@ -132,11 +132,12 @@ class FakePlaces : public ExpertPlaces {
 
 enum class Phase { kDecode, kBatch, kLastBatch };
 
-// A stream with the cache that tells it what leaves, and a naive cache that sees the same tokens
-// one by one.
+// A stream with the cache that decides which experts leave, and a naive cache that sees the same
+// tokens one by one.
 class Bench {
  public:
-  // Places for all layers together, or for each; and `spare` ones that the cache does not use.
+  // Places for all layers together or for each layer, and `spare` places that the cache does not
+  // use.
   Bench(uint32_t places, unsigned lanes, bool overlap, bool global = true, uint32_t spare = 0,
         size_t blob_bytes = kBlobAlignment)
       : naive_(global ? 1 : kLayers, NaiveCache(places)), spare_(spare), map_({0, 1, 2}, kExperts) {
@@ -238,7 +239,7 @@ class Bench {
       expected.insert(expected.end(), keys.begin(), keys.end());
     }
     EXPECT_EQ(cache_->by_recency(), expected);
-    // Nothing else stays in memory, and no read under way.
+    // Nothing else stays in memory, and no read is in flight.
     for (const Slot& slot : stream_->residency(0)) {
       EXPECT_NE(slot.state, SlotState::kReading);
       if (slot.state == SlotState::kFree) continue;
@@ -246,7 +247,7 @@ class Bench {
     }
   }
 
-  // `capacity` of each pool.
+  // `capacity`: of each pool.
   void resize(uint32_t capacity) {
     for (NaiveCache& pool : naive_) pool.resize(capacity);
     cache_->resize(capacity);
@@ -265,7 +266,7 @@ class Bench {
   FakePlaces& places() { return *places_; }
 
  private:
-  // Returns what leaves.
+  // Returns the experts that leave.
   Span<const ExpertKey> use(uint32_t layer, const std::vector<uint32_t>& chosen) {
     std::vector<uint8_t> uncached(chosen.size());
     return cache_->access(layer, chosen, uncached.data());
@@ -315,7 +316,7 @@ TEST(ExpertStream, AnySequenceGivesTheOutputsAndTheCacheOfTokenByTokenRouting) {
   }
 }
 
-// Reads that are large enough to be under way when the next call comes.
+// Reads that are large enough to be still running at the next call.
 constexpr size_t kSlowBlob = size_t{4} << 20;
 
 ExpertKey key(uint32_t layer, uint32_t expert) { return {layer, expert}; }
@@ -353,7 +354,7 @@ TEST(ExpertStream, PredictionsChangeNeitherOutputsNorCache) {
     bench.decode(&random);
     EXPECT_LE(bench.bytes_wasted(), bench.bytes_read());
     EXPECT_LE(bench.bytes_read(), bench.places().requested().size() * kBlobAlignment);
-    // What was read and not wasted arrived.
+    // Everything that was read and not wasted has arrived.
     EXPECT_LE((bench.bytes_read() - bench.bytes_wasted()) / kBlobAlignment,
               bench.places().arrived().size());
   }
@@ -385,10 +386,10 @@ TEST(ExpertStream, APredictedExpertIsReadOnceAndIsAHitWhenReady) {
   EXPECT_EQ(bench.bytes_wasted(), 0u);
 }
 
-TEST(ExpertStream, APredictionThatComesTrueUnderWayIsNotReadTwice) {
+TEST(ExpertStream, AnExpertDemandedDuringItsPredictedReadIsNotReadTwice) {
   Bench bench(2, 1, true, /*global=*/true, /*spare=*/4, kSlowBlob);
   bench.stream().prefetch(std::vector<ExpertKey>{key(1, 0), key(1, 1), key(1, 2), key(1, 3)});
-  bench.run_jobs(1, {3, 2}, 1, Phase::kDecode);  // waiting ones: they are promoted
+  bench.run_jobs(1, {3, 2}, 1, Phase::kDecode);  // waiting reads: they are promoted
   bench.run_jobs(1, {3, 0}, 1, Phase::kDecode);  // under way or arrived
   for (uint32_t expert = 0; expert < 4; ++expert)
     EXPECT_EQ(std::count(bench.places().requested().begin(), bench.places().requested().end(),
@@ -397,7 +398,8 @@ TEST(ExpertStream, APredictionThatComesTrueUnderWayIsNotReadTwice) {
 }
 
 TEST(ExpertStream, ADemandedReadPassesPredictedOnes) {
-  // Once is enough: in an attempt where this thread was held up, all may have been read before.
+  // It is enough if one attempt succeeds: if this thread was delayed, all reads may have ended
+  // before.
   for (int attempt = 0; attempt < 50; ++attempt) {
     Bench bench(2, 1, true, /*global=*/true, /*spare=*/4, kSlowBlob);
     bench.stream().prefetch(std::vector<ExpertKey>{key(0, 0), key(0, 1), key(0, 2), key(0, 3)});
@@ -433,7 +435,7 @@ TEST(ExpertStream, OlderPredictionsGiveWay) {
   until_arrived(first, 3);
   EXPECT_EQ(bench.stream().prefetch(second), 1u);  // the first gives way; there is no more room
   until_arrived({key(1, 1)}, 4);
-  bench.run_jobs(2, {0, 1}, 1, Phase::kDecode);  // the two of before leave, the prediction need not
+  bench.run_jobs(2, {0, 1}, 1, Phase::kDecode);  // the two earlier ones leave; the prediction stays
   bench.run_jobs(1, {1, 3}, 1, Phase::kDecode);
   EXPECT_EQ(bench.hits(), 1u);
   EXPECT_EQ(bench.bytes_wasted(), kBlobAlignment);  // the first prediction
@@ -462,7 +464,7 @@ TEST(ExpertStream, APromptReadsAheadByItself) {
   EXPECT_EQ(bench.stream().prefetch(std::vector<ExpertKey>{key(0, 2)}), 1u);
 }
 
-TEST(ExpertStream, APromptOfManyBatchesReadsNoExpertTwiceWhereOneLayersFit) {
+TEST(ExpertStream, APromptOfManyBatchesReadsNoExpertTwiceIfALayersExpertsFit) {
   for (uint32_t places = kExperts; places <= kLayers * kExperts; ++places)
     for (uint32_t seed = 0; seed < 10; ++seed) {
       SCOPED_TRACE(std::to_string(places) + " places, seed " + std::to_string(seed));
@@ -520,8 +522,8 @@ TEST(ExpertStream, AFailingPlaceLeavesItUsable) {
       EXPECT_ERROR(use_all(), ErrorCode::kRuntime, "told to fail");
       EXPECT_FALSE(bench.places().armed());
       if (prefill) bench.end_prompt();
-      // Each expert still computes what it should: no place claims one that did not come, and no
-      // read of before the failure is taken for a later one.
+      // Each expert still computes the right output: no place claims an expert that did not arrive,
+      // and no read from before the failure is mistaken for a later one.
       use_all();
       if (prefill) bench.end_prompt();
       for (uint32_t layer = 0; layer < kLayers; ++layer)
@@ -541,7 +543,7 @@ TEST(ExpertStream, FillsWithTheBestThatFit) {
   divided.decode(&random);
   uint64_t loaded = 0;
   divided.fill(best, [&](const char*, uint64_t done, uint64_t) { loaded = done; });
-  EXPECT_LE(loaded, 4u);  // some were there
+  EXPECT_LE(loaded, 4u);  // some were in memory
   EXPECT_EQ(divided.cache().by_recency(),
             (std::vector<ExpertKey>{key(0, 1), key(0, 4), key(2, 3), key(2, 2)}));
   for (Bench* bench : {&shared, &divided}) {
@@ -575,7 +577,7 @@ TEST(ExpertStream, HoldsAllThatFits) {
   for (const Slot& slot : bench.stream().residency(0)) EXPECT_EQ(slot.state, SlotState::kFree);
 }
 
-// What other threads see is what the table says.
+// Other threads see the same as the table.
 void expect_shown(Bench* bench) {
   const ResidencySnapshot shown = bench->map().snapshot();
   std::vector<ExpertState> expected(kLayers * kExperts, ExpertState::kAbsent);
@@ -602,7 +604,7 @@ TEST(ExpertStream, AnyResizesGiveTheOutputsAndTheCacheOfTokenByTokenRouting) {
     for (int step = 0; step < 40; ++step) {
       const uint32_t capacity = any();
       bench.resize(capacity);
-      // What keeps memory is within the new limit from now on.
+      // From now on the places that keep memory are within the new limit.
       const uint32_t limit = capacity * (global ? 1 : kLayers) + seed % 2;
       EXPECT_LE(bench.places().count() - bench.places().given_back(), limit);
       if (random() % 5 == 0) bench.stream().prefetch(std::vector<ExpertKey>{key(1, 2), key(2, 2)});
@@ -647,7 +649,7 @@ TEST(ExpertStream, APlaceThatCannotBeAddedLeavesItUsable) {
   EXPECT_EQ(bench.places().count(), 4u);
 }
 
-TEST(ExpertStream, APromptGoesOnWithFewerAndMorePlaces) {
+TEST(ExpertStream, APromptContinuesWithFewerAndMorePlaces) {
   for (uint32_t seed = 0; seed < 20; ++seed) {
     std::mt19937 random(seed);
     Bench bench(8, 2, true);
@@ -665,8 +667,8 @@ TEST(ExpertStream, APromptGoesOnWithFewerAndMorePlaces) {
   }
 }
 
-// What Engine does: one thread decodes, others resize and look.
-TEST(ExpertStream, OtherThreadsResizeAndLook) {
+// As in Engine: one thread decodes, others resize and read the residency.
+TEST(ExpertStream, OtherThreadsResizeAndReadTheResidency) {
   Bench bench(6, 2, true);
   CallGate gate;
   std::atomic<bool> ended{false};

@@ -45,11 +45,11 @@ TEST(PrefillPlan, GivesUpPassedThenStaleThenKept) {
   EXPECT_EQ(plan.next(keys(1, {0}), false).given_up, keys(0, {0}));
   EXPECT_EQ(plan.next(keys(1, {1, 2}), false).given_up, keys(1, {8, 9}));
   EXPECT_EQ(plan.next(keys(1, {3}), false).given_up, keys(0, {1}));
-  // What earlier batches of the same layer used goes last.
+  // Experts that earlier batches of the same layer used leave last.
   EXPECT_EQ(plan.next(keys(1, {4, 5, 6}), false).given_up, keys(0, {2, 3}) + keys(1, {0}));
 }
 
-TEST(PrefillPlan, WhatABatchUsesIsNeverGivenUp) {
+TEST(PrefillPlan, ExpertsOfTheBatchAreNeverGivenUp) {
   PrefillPlan plan(4, 1);
   plan.begin(keys(0, {0, 1, 2, 3}));
   const PrefillPlan::Batch batch = plan.next(keys(0, {0, 4}), false);
@@ -61,7 +61,7 @@ TEST(PrefillPlan, ALayerKeepsItsShareOfTheMostRecent) {
   PrefillPlan plan(8, 4);  // two each
   plan.begin({});
   plan.next(keys(0, {0, 1, 2}), false);
-  plan.next(keys(0, {3}), true);  // keeps 3 and, of the batch before, 2
+  plan.next(keys(0, {3}), true);  // keeps expert 3, and expert 2 of the batch before
   plan.next(keys(1, {0, 1, 2, 3}), true);
   // 0 and 1 of layer 0, then 0 and 1 of layer 1 passed.
   EXPECT_EQ(plan.next(keys(2, {0, 1, 2, 3}), true).given_up, keys(0, {0, 1}) + keys(1, {0, 1}));
@@ -82,7 +82,7 @@ TEST(PrefillPlan, VariantsOfOneExpertAreDifferent) {
   EXPECT_EQ(plan.next(Keys{{0, 0, 1}, {0, 1, 0}}, true).given_up, (Keys{{0, 0, 0}}));
 }
 
-// Follows any plan as the stream does, and checks what it promises.
+// Follows any plan as the stream does, and checks its guarantees.
 TEST(PrefillPlan, AnyPlanCanBeFollowed) {
   for (uint32_t seed = 0; seed < 300; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
@@ -123,7 +123,7 @@ TEST(PrefillPlan, AnyPlanCanBeFollowed) {
           ASSERT_LE(memory.size(), places);
           if (job < out.passing) memory.erase(batch[job]);
         }
-        // The most recent of the batch are there, as many as may stay.
+        // The most recent experts of the batch are in memory, as many as may stay.
         for (size_t job = out.passing; job < batch.size(); ++job)
           ASSERT_EQ(memory.count(batch[job]), 1u);
       }

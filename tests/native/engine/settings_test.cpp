@@ -20,7 +20,7 @@ TEST(Settings, MembersMayBeMissingOrNull) {
   EXPECT_EQ(settings.threads, 0u);
 }
 
-TEST(Settings, AreReadAndWrittenBack) {
+TEST(Settings, RoundTripThroughJson) {
   const json given = {{"cache", "1GiB"}, {"residency", "programs"}, {"lanes", 4u},
                       {"threads", 3u},   {"context", 77u},          {"allow_below_cycle", true}};
   const json back = parse_settings(given);
@@ -43,7 +43,7 @@ TEST(Settings, RoutingAndItsCacheAreRead) {
   EXPECT_EQ(json(settings)["initial_cache"], "profile");
 }
 
-TEST(Settings, WhatIsWrongIsNamed) {
+TEST(Settings, ErrorsNameTheSetting) {
   const struct {
     const char* text;
     const char* member;
@@ -88,7 +88,7 @@ TEST(Settings, WhatIsWrongIsNamed) {
   EXPECT_ERROR(parse_sampling(json{{"temprature", 1}}), ErrorCode::kUsage, "temprature");
 }
 
-TEST(StoreKey, TakesWhatChoosesMicroKernelsAndNothingElse) {
+TEST(StoreKey, HoldsOnlyFeaturesThatSelectMicroKernels) {
   const std::string x86 =
       "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel\t\t: 143\nmodel name\t: Xeon\n"
       "cpu MHz\t\t: 2100.5\nflags\t\t: fpu fma avx2 md_clear avx2 sse retpoline\n\n";

@@ -58,7 +58,7 @@ TEST(RunMetrics, SumsAndRanks) {
   EXPECT_DOUBLE_EQ(run.hit_rate(), 0.375);
 }
 
-TEST(RunMetrics, OfNothingAndOfOne) {
+TEST(RunMetrics, NoTokensAndOneToken) {
   const RunMetrics none = aggregate({});
   EXPECT_EQ(none.p50_ns, 0u);
   EXPECT_EQ(none.hit_rate(), 0);

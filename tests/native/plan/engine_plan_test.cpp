@@ -39,7 +39,7 @@ Manifest model() {
   return m;
 }
 
-// The same with a second precision of its experts.
+// The same with a second precision of the experts.
 Manifest model_with_variants() {
   Manifest m = model();
   for (uint32_t layer = 1; layer < m.num_layers; ++layer)
@@ -60,7 +60,7 @@ EnginePlan plan(const EngineSettings& settings, const StoreFacts& facts = store(
   return plan_engine(settings, model(), facts, available);
 }
 
-TEST(EnginePlan, SettlesWhatIsAutomaticForExactRouting) {
+TEST(EnginePlan, ResolvesAutomaticSettingsForExactRouting) {
   const EnginePlan p = plan({});
   EXPECT_EQ(p.settings.residency, Residency::kSlots);
   EXPECT_EQ(p.settings.pool, Pool::kGlobal);
@@ -100,7 +100,7 @@ TEST(EnginePlan, AMethodThatIsExactForThisModelCountsAsExact) {
   EXPECT_TRUE(testing::contains(p.routing.note, "cache-prior is off"));
 }
 
-TEST(EnginePlan, WhatTheHostChoseStays) {
+TEST(EnginePlan, KeepsTheHostsChoices) {
   EngineSettings settings;
   settings.pool = Pool::kPerLayer;
   settings.initial_cache = InitialCache::kCold;
@@ -126,7 +126,7 @@ TEST(EnginePlan, RanksOfBothPrecisionsGetSlots) {
   EXPECT_EQ(p.capacities, (std::vector<uint32_t>{12, 12}));
   EXPECT_TRUE(p.lossy);
   EXPECT_EQ(p.note, "the best 1 of 2 experts run in 8da8w, the others in 8da4w");
-  // The output does not depend on the cache, so the pool is that of exact routing.
+  // The output does not depend on the cache, so the pool is the same as for exact routing.
   EXPECT_TRUE(p.global_pool);
   EXPECT_FALSE(p.routing.lossy());
 }
@@ -156,7 +156,7 @@ TEST(EnginePlan, PrecisionsThatTheBundleDoesNotHaveAreRefused) {
                ErrorCode::kUsage, "\"ranks:2\" leaves none in low precision");
 }
 
-TEST(EnginePlan, ResidentKeepsAllExpertsWhateverTheCache) {
+TEST(EnginePlan, ResidentKeepsAllExpertsForAnyCache) {
   EngineSettings settings;
   settings.residency = Residency::kResident;
   settings.routing = parse_routing("cache-prior:0.2");
@@ -196,7 +196,7 @@ TEST(EnginePlan, ExpertsThatAreNotPackedNeedNoSlotSize) {
   EXPECT_EQ(p.memory.slots, 12u);
 }
 
-TEST(EnginePlan, ChosenProgramsAreNoFallback) {
+TEST(EnginePlan, ChoosingProgramsIsNotAFallback) {
   StoreFacts facts = store();
   EngineSettings settings;
   settings.residency = Residency::kPrograms;
@@ -205,7 +205,7 @@ TEST(EnginePlan, ChosenProgramsAreNoFallback) {
   EXPECT_TRUE(plan(settings, facts).fallbacks.empty());
 }
 
-TEST(EnginePlan, WithoutAWayOutTheCauseIsTheError) {
+TEST(EnginePlan, WithoutAFallbackTheCauseIsTheError) {
   StoreFacts facts = store();
   facts.no_slots = Error(ErrorCode::kUnsupported, "store", "expert 5 fits no slot", "Try else.");
   facts.has_programs = false;
@@ -219,7 +219,7 @@ TEST(EnginePlan, WithoutAWayOutTheCauseIsTheError) {
   EXPECT_ERROR(plan(resident, facts), ErrorCode::kUnsupported, "expert 5 fits no slot");
 }
 
-TEST(EnginePlan, TheProfileIsOfThisModel) {
+TEST(EnginePlan, TheProfileMustFitTheModel) {
   EngineSettings settings;
   settings.initial_cache = InitialCache::kProfile;
   settings.cache_profile = {{1, {3, 1}}, {3, {}}};
@@ -238,7 +238,7 @@ TEST(EnginePlan, TheProfileIsOfThisModel) {
   }
 }
 
-TEST(EnginePlan, RefusesWhatTheModelOrTheMemoryDoesNotAllow) {
+TEST(EnginePlan, RefusesSettingsThatDoNotFitTheModelOrTheMemory) {
   EngineSettings settings;
   settings.context = 8193;
   EXPECT_ERROR(plan(settings), ErrorCode::kUsage, "8193 positions are more than the model's 8192");
@@ -285,7 +285,7 @@ TEST(EnginePlan, IsTheSameForTheSameArguments) {
   const EnginePlan first = plan(settings), second = plan(settings);
   EXPECT_EQ(first.routing.text, second.routing.text);
   EXPECT_EQ(first.memory.total_bytes, second.memory.total_bytes);
-  // Planning from resolved settings changes nothing, apart from what was asked for.
+  // Planning again from resolved settings changes only the requested routing.
   const EnginePlan again = plan(first.settings);
   EXPECT_EQ(again.routing.text, first.routing.text);
   EXPECT_EQ(again.capacities, first.capacities);

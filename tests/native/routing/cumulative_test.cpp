@@ -16,7 +16,7 @@ namespace {
 struct Token {
   std::vector<float> logits;
   std::vector<uint32_t> order;  // best first
-  std::vector<double> reached;  // what the probabilities of the first ones add up to
+  std::vector<double> reached;  // sums of the first probabilities
   std::vector<uint8_t> cached;
 };
 
@@ -40,7 +40,7 @@ Token random_token(std::mt19937* random, uint32_t n) {
   return token;
 }
 
-// As Algorithm 2 reads.
+// Algorithm 2, literally.
 std::vector<uint32_t> plain_choice(const Token& token, uint32_t k, uint32_t guaranteed, double p) {
   const auto n = static_cast<uint32_t>(token.order.size());
   uint32_t window = 0;
@@ -60,7 +60,7 @@ std::vector<uint32_t> plain_choice(const Token& token, uint32_t k, uint32_t guar
   return chosen;
 }
 
-// Whatever is saved by not adding up all probabilities in double, it decides as if they were.
+// Without adding up all probabilities in double, it decides as if it had.
 TEST(Cumulative, DecidesAtTheThresholdToTheLastBit) {
   std::mt19937 random(3);
   for (int round = 0; round < 300; ++round) {

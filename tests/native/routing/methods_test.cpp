@@ -134,7 +134,7 @@ TEST(DropCold, DropsColdExpertsOfLittleMassAndKeepsTheSum) {
   EXPECT_EQ(out.weights[2], 0.f);
 }
 
-TEST(Methods, RefuseNonsenseOfTheModel) {
+TEST(Methods, RefuseNaNLogits) {
   Router router = router_of(3, 1, "exact");
   const Logits bad = {0, NAN, 0};
   const Mask cached(3, 0);

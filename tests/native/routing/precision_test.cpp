@@ -9,7 +9,7 @@
 namespace moe_mobile {
 namespace {
 
-TEST(Precision, TakesItsTextBack) {
+TEST(Precision, RoundTripsThroughText) {
   for (const char* text : {"full", "low", "ranks:1", "ranks:12345"})
     EXPECT_EQ(to_text(parse_precision(text)), text);
 }
@@ -24,7 +24,7 @@ TEST(Precision, IsDecidedByTheRank) {
   EXPECT_EQ(parse_precision("low").ranks(1, 8), 8u);
 }
 
-TEST(Precision, RefusesAnythingElse) {
+TEST(Precision, RefusesOtherTexts) {
   for (const char* text : {"", "0", "Full", "ranks:", "ranks:0", "ranks:01", "ranks:-1", "ranks:1x",
                            "ranks:123456", "ranks:1 "})
     EXPECT_ERROR(parse_precision(text), ErrorCode::kUsage, "invalid precision");

@@ -33,7 +33,7 @@ Selection exact(const RouterSpec& spec, const std::vector<float>& logits, uint32
 
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
-TEST(RouterScores, SigmoidsAreWeightsAndTheirBiasOnlySorts) {
+TEST(RouterScores, SigmoidBiasChangesSelectionButNotWeights) {
   RouterSpec spec = sigmoid_spec(3, 2);
   spec.bias = {9, 9, 9, 0.5, 0, 0};  // of two layers
   const Selection plain = exact(spec, {0, 1, 2}, 0);
@@ -48,10 +48,10 @@ TEST(RouterScores, SigmoidsAreWeightsAndTheirBiasOnlySorts) {
   EXPECT_NEAR(exact(spec, {0, 1, 2}, 1).weights[0], 2.5 * 0.5 / (0.5 + sigmoid(2)), 1e-6);
 }
 
-TEST(RouterScores, GroupsOfSigmoidsAreAsGoodAsTheirTwoBest) {
+TEST(RouterScores, SigmoidGroupsScoreTheSumOfTheirTwoBest) {
   RouterSpec spec = sigmoid_spec(6, 2);
   spec.groups = 2;
-  // 0.95 + 0.5 + ... loses against 0.88 + 0.88.
+  // 0.95 + 0.5 loses against 0.88 + 0.88.
   const std::vector<float> logits = {3, 0, 0, 2, 2, -9};
   spec.top_groups = 2;
   EXPECT_EQ(exact(spec, logits).experts, (Indices{0, 3}));
@@ -59,7 +59,7 @@ TEST(RouterScores, GroupsOfSigmoidsAreAsGoodAsTheirTwoBest) {
   EXPECT_EQ(exact(spec, logits).experts, (Indices{3, 4}));
 }
 
-TEST(RouterScores, GroupsOfLogitsAreAsGoodAsTheirBest) {
+TEST(RouterScores, LogitGroupsScoreTheirBest) {
   RouterSpec spec;
   spec.num_experts = 6;
   spec.top_k = 2;
@@ -92,7 +92,7 @@ RouterSpec relu_spec(uint32_t num_experts, uint32_t top_k) {
   return spec;
 }
 
-TEST(RouterScores, ReluSelectsWhatIsAboveZero) {
+TEST(RouterScores, ReluSelectsLogitsAboveZero) {
   const RouterSpec spec = relu_spec(5, 3);
   const Selection two = exact(spec, {0.5f, -1, 0, 2, -3});
   EXPECT_EQ(two.experts, (Indices{3, 0}));
@@ -104,7 +104,7 @@ TEST(RouterScores, ReluSelectsWhatIsAboveZero) {
   EXPECT_TRUE(none.weights.empty());
 }
 
-TEST(RouterScores, MethodsChooseAmongWhatReluAllows) {
+TEST(RouterScores, MethodsChooseAmongExpertsThatReluAllows) {
   const RouterSpec spec = relu_spec(6, 2);
   const std::vector<uint8_t> cached = {1, 1, 0, 1, 0, 0};
   for (const char* routing : {"exact", "max-rank:6,J=1", "cumulative:1,J=1", "cache-prior:100,J=1",
@@ -118,7 +118,7 @@ TEST(RouterScores, MethodsChooseAmongWhatReluAllows) {
     EXPECT_TRUE(decode({-1, -1, 0, -2, -1, -1}).experts.empty()) << routing;
     EXPECT_EQ(decode({-1, -1, 3, -2, -1, -1}).experts, (Indices{2})) << routing;
     const bool lossy = std::string(routing).find("exact") != 0;
-    // Of three with a logit above 0, the last is cached and the second not.
+    // Three experts have a logit above 0: the last one is cached, the second one is not.
     const Selection three = decode({1, -1, 3, -2, 2, -1});
     EXPECT_EQ(three.experts[0], 2u) << routing;
     EXPECT_EQ(three.experts[1], lossy ? 0u : 4u) << routing;
@@ -127,7 +127,7 @@ TEST(RouterScores, MethodsChooseAmongWhatReluAllows) {
   }
 }
 
-TEST(RouterScores, RefusesWhatMakesNoSense) {
+TEST(RouterScores, RefusesInvalidSpecs) {
   const auto refused = [](const RouterSpec& spec) {
     return testing::error_of([&] { check_router(spec, 1); }).setting();
   };

@@ -49,14 +49,14 @@ TEST(Router, TiesGoToTheLowerIndex) {
   EXPECT_EQ(select({-500.f, 0.f, -400.f}, 3, false).experts, (Indices{1, 2, 0}));
 }
 
-TEST(Router, StandsLargeLogits) {
+TEST(Router, HandlesLargeLogits) {
   const Selection s = select({3e38f, -3e38f, 2.9e38f}, 2, true);
   EXPECT_EQ(s.experts, (Indices{0, 2}));
   EXPECT_EQ(s.weights[0], 1.f);
   EXPECT_EQ(s.weights[1], 0.f);
 }
 
-TEST(Router, RefusesNonsense) {
+TEST(Router, RefusesNonFiniteLogitsAndInvalidTopK) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float infinity = std::numeric_limits<float>::infinity();
   for (const float bad : {nan, -nan, infinity, -infinity}) {

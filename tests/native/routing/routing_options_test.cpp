@@ -50,7 +50,7 @@ TEST(RoutingOptions, GuaranteesOneExpertOfTopTwoRoutersAndIsOffForTopOne) {
   EXPECT_ERROR(resolved("cache-prior:0.2,J=9"), ErrorCode::kUsage, "J=9 of 8");
 }
 
-TEST(RoutingOptions, IsExactWhereNoLayerIsLeft) {
+TEST(RoutingOptions, IsExactIfNoLayerIsLeft) {
   EXPECT_EQ(resolved("cache-prior:0.2,first=3+drop-cold:1"),
             "cache-prior:0.2,J=2,first=3+drop-cold:1");
   const ResolvedRouting off =
@@ -76,7 +76,7 @@ TEST(RoutingOptions, LambdaFollowsTheCoverage) {
   EXPECT_EQ(lambda(100), 0.3);
 }
 
-TEST(RoutingOptions, NamesWhatIsWrongAndWhatIsPossible) {
+TEST(RoutingOptions, ErrorsNameTheMistakeAndTheValidForms) {
   for (const char* text : {"",
                            "fast",
                            "exact:1",

@@ -78,7 +78,7 @@ TEST(RoutingRun, OnePoolTakesLayersInOrder) {
   EXPECT_EQ(global.step(0, logits, false).uncached, (Mask{1, 1}));
 }
 
-TEST(RoutingRun, RefusesWhatMakesNoSense) {
+TEST(RoutingRun, RefusesInvalidInput) {
   SelectorSettings settings = two_of_four({0, 2, 2}, "exact");
   EXPECT_ERROR(RoutingRun{settings}, ErrorCode::kUsage, "ascending");
   settings.layers = {};

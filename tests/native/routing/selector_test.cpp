@@ -39,8 +39,8 @@ std::vector<float> random_logits(std::mt19937* random) {
   return logits;
 }
 
-// As the engine goes: a prompt through one layer after the other, then token by token; and as the
-// lab goes, token by token throughout.
+// The engine takes a prompt through one layer after the other, then goes token by token. The lab
+// always goes token by token.
 TEST(Selector, EngineAndLabDecideTheSame) {
   for (const char* routing : {"exact", "max-rank:4,J=1", "cache-prior:0.5", "exact+drop-cold:0.9"})
     for (const Initial initial : {Initial::kCold, Initial::kPrompt, Initial::kProfile})
@@ -90,7 +90,7 @@ TEST(Selector, EngineAndLabDecideTheSame) {
       }
 }
 
-TEST(Selector, AnInitialCacheIsThereAfterEachReset) {
+TEST(Selector, EachResetRestoresTheInitialCache) {
   const float first[kExperts] = {9, 8};
   Selection selection;
   for (const auto& [initial, expected] :
@@ -113,7 +113,7 @@ TEST(Selector, AnInitialCacheIsThereAfterEachReset) {
   EXPECT_EQ(selector.caches()[0].size(), 0u);
 }
 
-// The first prompt leaves a cold cache alone; one that comes after decoding does not.
+// The first prompt does not change a cold cache; a prompt after decoding does.
 TEST(Selector, LaterPromptsGoThroughTheCache) {
   const float logits[kExperts] = {9, 8};
   const std::vector<uint32_t> selected = {5, 6, 5, 6};  // a token in two layers
@@ -130,7 +130,7 @@ TEST(Selector, LaterPromptsGoThroughTheCache) {
             (std::vector<ExpertKey>{{0, 0}, {0, 6}, {0, 5}, {1, 6}, {1, 5}}));
 }
 
-TEST(Selector, TellsWhatWasCachedAndWhatLeaves) {
+TEST(Selector, ReportsCachedAndEvictedExperts) {
   const float first[kExperts] = {9, 8}, second[kExperts] = {9, 0, 8};
   Selection selection;
   Selector selector(settings("exact", Initial::kCold, false, 2));
@@ -152,7 +152,7 @@ TEST(Selector, EachPrecisionHasACacheOfItsOwn) {
   EXPECT_EQ(selector.variant(0), 0u);
   EXPECT_EQ(selector.variant(1), 1u);
   EXPECT_TRUE(selector.decode(0, first, &selection).evicted.empty());
-  // The same experts in the other precision: nothing of them is cached.
+  // The same experts in the other precision are not cached.
   const Selector::Use use = selector.decode(0, second, &selection);
   EXPECT_EQ(use.uncached, (std::vector<uint8_t>{1, 1}));
   ASSERT_EQ(use.evicted.size(), 1u);
@@ -170,14 +170,14 @@ TEST(Selector, EachPrecisionHasACacheOfItsOwn) {
   EXPECT_ERROR(Selector{two}, ErrorCode::kBudget, "does not hold the 1 of one token");
 }
 
-TEST(Selector, CachedMeansInThePrecisionOfTheRank) {
+TEST(Selector, AnExpertCountsAsCachedInThePrecisionOfItsRank) {
   SelectorSettings two = settings("exact+drop-cold:2", Initial::kCold, false, 4);
   two.precision = parse_precision("ranks:1");
   two.low_capacity = 4;
   Selector selector(two);
   const float first[kExperts] = {9, 8.9f}, turned[kExperts] = {8.9f, 9};
   Selection selection;
-  selector.replay(std::vector<uint32_t>{0, 1, 0, 1});  // nothing: the initial cache is cold
+  selector.replay(std::vector<uint32_t>{0, 1, 0, 1});  // no effect: the initial cache is cold
   selector.replay(std::vector<uint32_t>{0, 1, 0, 1});
   selector.decode(0, first, &selection);
   EXPECT_EQ(selection.dropped, (std::vector<uint8_t>{0, 0}));
@@ -195,7 +195,7 @@ TEST(Selector, APoolForAllLayersMayHoldAnyNumber) {
                "does not hold the 2 of one token");
 }
 
-TEST(Selector, ResizingEvictsByTheEvictionAndRoutesByWhatIsLeft) {
+TEST(Selector, ResizingEvictsAndLaterRoutingSeesTheSmallerCache) {
   for (const bool global : {false, true}) {
     Selector selector(settings("max-rank:8,J=0", Initial::kWarm, global, global ? 8 : 4));
     Selection selection;
@@ -210,12 +210,12 @@ TEST(Selector, ResizingEvictsByTheEvictionAndRoutesByWhatIsLeft) {
     }
     const auto before = selector.caches()[0].by_recency();
     selector.resize(global ? 4 : 2);
-    std::vector<ExpertKey> expected;  // of each pool the most recent
+    std::vector<ExpertKey> expected;  // the most recent of each pool
     if (global) expected.assign(before.end() - 4, before.end());
     if (!global) expected = {before[2], before[3], before[6], before[7]};
     EXPECT_EQ(selector.caches()[0].by_recency(), expected);
     EXPECT_EQ(selector.settings().capacity, global ? 4u : 2u);
-    // Routing prefers what is cached now.
+    // Routing prefers the experts that are cached now.
     const float logits[kExperts] = {1, 2, 3, 4, 5, 6, 7, 8};
     selector.decide(0, logits, &selection);
     for (const uint32_t expert : selection.experts)

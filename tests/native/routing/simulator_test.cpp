@@ -34,7 +34,7 @@ Simulation one_of_three(uint32_t layers, uint32_t capacity, const char* routing,
   return simulation;
 }
 
-// `choices` names the expert per token, in every layer alike. One sequence, unless told otherwise.
+// `choices` names the expert per token, the same in every layer. One sequence by default.
 Result replay(Simulation simulation, const std::vector<uint32_t>& choices) {
   const size_t layers = simulation.run.layers.size();
   std::vector<float> logits;
@@ -73,7 +73,7 @@ TEST(Simulator, CountsHitsEvictionsAndLifetimes) {
   EXPECT_EQ(belady.uncached, (std::vector<uint8_t>{1, 1, 0, 1, 0}));
 }
 
-TEST(Simulator, PoolsAreOfALayerOrOfAll) {
+TEST(Simulator, OnePoolPerLayerOrOneForAll) {
   EXPECT_EQ(replay({0, 1, 0}, 2, 1, "exact", "lru", false).totals.uncached, 6u);
   // Two layers share two places, in turns.
   EXPECT_EQ(replay({0, 0, 1}, 2, 1, "exact", "lru", true).uncached,
@@ -81,7 +81,7 @@ TEST(Simulator, PoolsAreOfALayerOrOfAll) {
   EXPECT_EQ(replay({0, 1, 0}, 2, 2, "exact", "lru", true).totals.uncached, 4u);
 }
 
-TEST(Simulator, RefusesWhatMakesNoSense) {
+TEST(Simulator, RefusesInvalidInput) {
   EXPECT_ERROR(replay({0}, 1, 0, "exact", "lru", false), ErrorCode::kBudget, "1 of one token");
   EXPECT_ERROR(replay({0}, 1, 4, "exact", "lru", false), ErrorCode::kUsage, "larger");
   EXPECT_ERROR(replay({0}, 1, 2, "max-rank:2,J=0", "belady", false), ErrorCode::kUsage, "future");
@@ -91,7 +91,7 @@ TEST(Simulator, RefusesWhatMakesNoSense) {
       testing::contains(replay({0}, 1, 2, "max-rank:2", "belady", false).note, "max-rank is off"));
 }
 
-TEST(Simulator, SequencesKnowNothingOfEachOther) {
+TEST(Simulator, SequencesAreIndependent) {
   Simulation simulation = one_of_three(1, 2, "exact", "lru");
   simulation.sequences = {2, 3};
   const Result result = replay(simulation, {0, 1, 1, 0, 1});
@@ -117,19 +117,19 @@ TEST(Simulator, OnlyDecodingCounts) {
   EXPECT_EQ(warm.uncached, (std::vector<uint8_t>{1, 0, 1, 1, 1, 0, 1}));
   EXPECT_EQ(warm.totals.uncached, 1u);
   EXPECT_EQ(warm.totals.evictions, 1u);        // the prompt's own is not counted
-  EXPECT_EQ(warm.totals.lifetime_tokens, 2u);  // of 2, which the prompt's last token loaded
+  EXPECT_EQ(warm.totals.lifetime_tokens, 2u);  // of expert 2, loaded by the prompt's last token
 
   simulation.run.initial = SelectorSettings::Initial::kProfile;
   simulation.run.profile = {{0, 2, 1}};
   const Result profile = replay(simulation, choices);
   EXPECT_EQ(profile.uncached, (std::vector<uint8_t>{0, 0, 0, 1, 0, 1, 0}));
   EXPECT_EQ(profile.totals.uncached, 1u);
-  EXPECT_EQ(profile.totals.evictions, 1u);  // of 2: 0 is used more, and so the more recent one
+  EXPECT_EQ(profile.totals.evictions, 1u);  // of expert 2: expert 0 was used more recently
   EXPECT_EQ(profile.totals.lifetime_tokens, 0u);
 }
 
 // Belady keeps what decoding uses, whatever the prompt does.
-TEST(Simulator, BeladyLooksAtDecodingOnly) {
+TEST(Simulator, BeladyCountsDecodingOnly) {
   Simulation simulation = one_of_three(1, 2, "exact", "belady");
   simulation.run.initial = SelectorSettings::Initial::kPrompt;
   simulation.prompt_tokens = 4;

@@ -28,7 +28,7 @@ double plain_share(const Values& values, uint32_t index) {
   return before / total;
 }
 
-// The largest error, in bounds.
+// The largest error, in multiples of the bound.
 double worst(const Values& values) {
   const auto n = static_cast<uint32_t>(values.size());
   SoftmaxMass mass(n);
@@ -39,7 +39,7 @@ double worst(const Values& values) {
   return worst / mass.error();
 }
 
-TEST(SoftmaxMass, IsWrongByLessThanItSays) {
+TEST(SoftmaxMass, ErrorStaysBelowItsBound) {
   std::mt19937 random(1);
   for (const uint32_t n : {1u, 2u, 3u, 4u, 5u, 63u, 64u, 128u, 257u, 1000u})
     for (const float spread : {0.f, 0.01f, 1.f, 10.f, 60.f, 1e4f, 1e30f}) {
@@ -54,7 +54,7 @@ TEST(SoftmaxMass, IsWrongByLessThanItSays) {
     }
 }
 
-TEST(SoftmaxMass, ManyValuesOfOneSize) {
+TEST(SoftmaxMass, ManyEqualValues) {
   for (const float below : {0.f, 1.f, 7.3f, 11.f, 79.9f, 80.1f}) {
     Values values(20000, -below);
     values[77] = 0;
@@ -66,7 +66,7 @@ TEST(SoftmaxMass, ManyValuesOfOneSize) {
   }
 }
 
-TEST(SoftmaxMass, WhatIsNotEligibleHasNone) {
+TEST(SoftmaxMass, IneligibleValuesHaveNoMass) {
   const float never = -std::numeric_limits<float>::infinity();
   const Values values = {never, 2, never, 2, 1, -3e38f, never};
   EXPECT_LT(worst(values), 0.5);

@@ -40,7 +40,7 @@ TEST(TopK, EqualsAStableSort) {
   }
 }
 
-TEST(TopK, FindsWhatIsNotFinite) {
+TEST(TopK, FindsValuesThatAreNotFinite) {
   for (const uint32_t n : {1u, 7u, 8u, 9u, 40u}) {
     std::vector<float> values(n, 3e38f);
     EXPECT_EQ(first_not_finite(values.data(), n), n);

@@ -47,7 +47,7 @@ TEST(PackedLayout, ReadsTensorsByOffset) {
   EXPECT_EQ(layout.tensors[1].seed, 7u);
 }
 
-TEST(PackedLayout, FitsWhateverTheNames) {
+TEST(PackedLayout, FitsWithAnyNames) {
   const PackedLayout layout = parse_packed_index(tail_of(kTensors, 8192), "x");
   auto others = kTensors;
   others[0].name = "else";
@@ -79,7 +79,7 @@ TEST(PackedLayout, FindsTheIndex) {
   EXPECT_ERROR(packed_index_offset(footer, 3, "x"), ErrorCode::kBundleCorrupt, "too short");
 }
 
-TEST(PackedLayout, RefusesWhatLiesOutside) {
+TEST(PackedLayout, RefusesTensorsOutsideTheFile) {
   const uint64_t huge = ~uint64_t{0};
   for (const PackedTensor& tensor : {PackedTensor{"a", 8193, 0, 0}, PackedTensor{"a", 0, 8193, 0},
                                      PackedTensor{"a", huge, 2, 0}, PackedTensor{"a", 2, huge, 0}})
