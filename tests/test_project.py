@@ -111,7 +111,7 @@ def test_nothing_names_its_writers_machine() -> None:
         (("nb::internal(); a.in", "ternal()"), False),
     ],
 )
-def test_what_names_a_machine(parts: tuple[str, ...], is_trace: bool) -> None:
+def test_traces_of_a_machine_are_recognized(parts: tuple[str, ...], is_trace: bool) -> None:
     # In parts, so that this file passes.
     assert bool(_traces_of_a_machine("".join(parts))) == is_trace
 

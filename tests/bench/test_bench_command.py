@@ -101,7 +101,7 @@ def test_wrong_values_say_how_to_write_them(
     assert error["remedy"]
 
 
-def test_a_prompt_may_be_as_long_as_what_follows(model: pathlib.Path) -> None:
+def test_a_prompt_may_be_as_long_as_the_generation(model: pathlib.Path) -> None:
     nothing = ("-p", 0, "-n", 0, "-r", 1, "--no-warmup", "-o", "jsonl")
     (line,) = ok("bench", model, *nothing, "-pg", "4,4").splitlines()
     row = json.loads(line)
@@ -153,7 +153,9 @@ def test_the_engine_is_kept_to_its_cores(model: pathlib.Path) -> None:
     assert (row["n_threads"], row["config"]["threads"]) == (1, 1)
 
 
-def test_one_bench_at_a_time_has_the_cores_it_says(phone: StartPhone, model: pathlib.Path) -> None:
+def test_one_bench_at_a_time_runs_on_the_given_cores(
+    phone: StartPhone, model: pathlib.Path
+) -> None:
     one = phone()
     command = ("bench", model, "-p", 0, "-n", 4, "-r", 1, "-s", one.serial, "--affinity", "0")
     row = json.loads(ok(*command, "-o", "jsonl"))

@@ -117,7 +117,7 @@ def test_errors_are_all_there_is_to_tell(bundle: BundleMaker, tmp_path: pathlib.
     assert json.loads(full.stdout)["error"]["code"] == "disk_full"
 
 
-def test_without_who_takes_them_errors_are_raised(
+def test_errors_are_raised_if_nothing_collects_them(
     facts: BundleFacts, device: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = open_target(device, facts)

@@ -59,7 +59,7 @@ def test_rows_fit_their_schema(rows: list[BenchResult]) -> None:
     assert not validator.is_valid(broken)
 
 
-def test_the_schema_lists_what_rows_have_in_their_order(rows: list[BenchResult]) -> None:
+def test_the_schema_lists_the_members_of_rows_in_order(rows: list[BenchResult]) -> None:
     assert list(SCHEMA["properties"]) == [f.name for f in dataclasses.fields(BenchResult)]
     assert list(SCHEMA["properties"]) == list(rows[0].as_dict(tokens=True))
     run = SCHEMA["properties"]["runs"]["items"]
@@ -124,7 +124,7 @@ def test_keys_tell_rows_apart(target: Target, rows: list[BenchResult]) -> None:
     assert len({rows[1].run_key, *others}) == 8
 
 
-def test_a_file_gives_back_what_was_written(
+def test_a_file_gives_back_the_written_rows(
     rows: list[BenchResult], tmp_path: pathlib.Path
 ) -> None:
     path = tmp_path / "rows.jsonl"

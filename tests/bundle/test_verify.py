@@ -148,7 +148,7 @@ def test_gaps_are_zero(bundle: tuple[Path, Manifest]) -> None:
     assert gaps
 
 
-def test_inspect_says_what_a_bundle_holds(bundle: tuple[Path, Manifest]) -> None:
+def test_inspect_describes_a_bundle(bundle: tuple[Path, Manifest]) -> None:
     path, manifest = bundle
     facts = inspect_bundle(path)
     assert facts["hash"] == verify_bundle(path)

@@ -126,7 +126,7 @@ def test_a_repetition_has_the_tokens_that_were_asked_for(change: Json) -> None:
     assert not _fits("bench", {"samples": [SAMPLE | change]})
 
 
-def test_there_is_one_of_each_that_was_asked_for() -> None:
+def test_lists_have_as_many_elements_as_were_requested() -> None:
     for command, answer in (
         ("bench", {"samples": []}),
         ("bench", {"samples": [SAMPLE, SAMPLE]}),

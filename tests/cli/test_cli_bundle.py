@@ -27,7 +27,7 @@ def _flip(path: pathlib.Path, position: int) -> None:
     path.write_bytes(data)
 
 
-def test_export_says_what_it_made(exported: tuple[pathlib.Path, str]) -> None:
+def test_export_reports_its_result(exported: tuple[pathlib.Path, str]) -> None:
     bundle, text = exported
     lines = dict(line.split(maxsplit=1) for line in text.splitlines())
     assert lines["bundle"] == str(bundle)
@@ -99,7 +99,7 @@ def test_prepare_packs_once(copy_bundle: MakeBundle) -> None:
     assert packed["blobs"] > 16
 
 
-def test_who_prepares_second_waits_for_the_first(copy_bundle: MakeBundle) -> None:
+def test_a_second_prepare_waits_for_the_first(copy_bundle: MakeBundle) -> None:
     bundle = copy_bundle()
     store = pathlib.Path(ok_json("prepare", bundle)["packed_dir"])
     (store / "layer-01.packed").unlink()
@@ -137,7 +137,7 @@ def test_verify_says_where_an_interrupted_prepare_left_off(copy_bundle: MakeBund
     assert "`moe-mobile prepare` goes on" in ok("verify", bundle)
 
 
-def test_verify_refuses_what_cannot_be_opened(copy_bundle: MakeBundle) -> None:
+def test_verify_refuses_bundles_that_cannot_be_opened(copy_bundle: MakeBundle) -> None:
     bundle = copy_bundle()
     store = pathlib.Path(ok_json("prepare", bundle, "--consume")["packed_dir"])
     layer = store / "layer-01.packed"

@@ -73,7 +73,7 @@ def test_the_exit_code_is_that_of_the_first_error(tmp_path: pathlib.Path) -> Non
     assert (empty.returncode, empty.stdout) == (0, "")
 
 
-def test_digest_tells_what_files_hold(tmp_path: pathlib.Path) -> None:
+def test_digest_gives_the_hashes_of_files(tmp_path: pathlib.Path) -> None:
     contents = [b"", b"abc", bytes(range(256)) * 1000]
     paths = [tmp_path / f"{i} file" for i in range(len(contents))]
     for path, content in zip(paths, contents, strict=True):

@@ -109,7 +109,7 @@ def test_no_server_of_that_host(phone: StartPhone, tiny_bundle: pathlib.Path) ->
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]"])
-def test_ipv6_is_said_not_to_be_supported(host: str) -> None:
+def test_ipv6_is_reported_as_unsupported(host: str) -> None:
     error = failed_in({"ANDROID_ADB_SERVER_HOST": host}, 12, "devices")
     assert error["setting"] == "ANDROID_ADB_SERVER_HOST"
     assert "IPv6 addresses only" in error["cause"]

@@ -27,7 +27,7 @@ def test_an_empty_folder_is_pruned_too(phone: StartPhone, tiny_bundle: pathlib.P
     assert sh(one, f"cd {phone_root()} && ls bundles runtime") == before
 
 
-def test_looking_makes_nothing(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
+def test_hashing_alone_creates_no_folders(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
     one = phone()
     ok("deploy", tiny_bundle)
     device, package = device_of(one), bundle_package(tiny_bundle)

@@ -84,7 +84,7 @@ def asleep(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return sleep
 
 
-def test_who_slept_notices_that_its_lock_has_lapsed(
+def test_after_a_sleep_a_lapsed_lock_is_noticed(
     phone: StartPhone,
     tiny_bundle: pathlib.Path,
     large_bundle: pathlib.Path,

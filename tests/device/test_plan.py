@@ -164,7 +164,7 @@ def test_following_the_plan_completes_any_state(files: dict[str, Present]) -> No
 
 
 @given(STATES)
-def test_the_inventory_is_what_the_script_prints(files: dict[str, Present]) -> None:
+def test_the_inventory_is_read_from_the_output_of_the_script(files: dict[str, Present]) -> None:
     folder = "bundles/aaaa"
     sums = [
         (path.removeprefix(folder + "/"), file)

@@ -47,7 +47,7 @@ def test_a_budget_below_one_token_cycle_is_refused(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, 4])
-def test_below_one_cycle_nothing_hits_and_nothing_changes(tiny: Path, lanes: int) -> None:
+def test_below_one_cycle_all_misses_and_the_output_stays(tiny: Path, lanes: int) -> None:
     ids = tiny_prompt(16)
     with Engine(tiny, residency="resident", threads=1) as engine:
         expected = engine.score(ids)
@@ -96,7 +96,7 @@ def test_the_plan_is_reported_before_anything_is_loaded(tiny: Path) -> None:
         assert {"load", "slots"} <= set(map(str, events[at:]))
 
 
-def test_programs_are_planned_with_what_they_are_read_into(tiny: Path) -> None:
+def test_plans_of_programs_include_their_read_buffers(tiny: Path) -> None:
     with Engine(tiny, threads=1, lanes=1) as engine:
         slots = engine.info.plan
     with Engine(tiny, threads=1, lanes=1, residency="programs") as engine:

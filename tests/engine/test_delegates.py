@@ -221,7 +221,7 @@ def test_shards_are_consumed_only_if_something_stands_for_them(
     assert np.array_equal(logits(consumed, "50%").view(np.uint32), before.view(np.uint32))
 
 
-def test_deploy_expects_a_store_of_what_is_packed(mixed: Path, experts_portable: Path) -> None:
+def test_deploy_expects_a_store_of_the_packed_programs(mixed: Path, experts_portable: Path) -> None:
     package = bundle_package(mixed)
     assert set(package.layers) == {"experts/layer-01.shard"}
     assert package.methods_bytes == 0

@@ -57,7 +57,7 @@ def test_cancel_stops_within_one_token_and_the_engine_goes_on(
 
 
 @pytest.mark.parametrize("work", ["generate", "score", "nll"])
-def test_cancel_reaches_what_another_thread_does(demo: Path, work: str) -> None:
+def test_cancel_stops_the_work_of_another_thread(demo: Path, work: str) -> None:
     with Engine(demo, threads=1, context=1024) as engine:
         begun = threading.Event()
         stopped: list[BaseException] = []
@@ -194,7 +194,7 @@ def test_info_shows_the_new_plan_and_growth_reaches_everything(
         assert engine.stats.totals.misses == 0
 
 
-def test_residency_shows_what_is_there_and_what_was_found(demo: Path) -> None:
+def test_residency_shows_cached_experts_and_hits(demo: Path) -> None:
     with Engine(demo, "50%", threads=1) as engine:
         first = engine.residency()
         layers, experts = first.states.shape

@@ -117,7 +117,7 @@ def test_what_the_adapters_make_of_tiny_configurations() -> None:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_all_adapters_refuse(family: str, changes: dict[str, Any], cause: str) -> None:
+def test_all_adapters_refuse_these(family: str, changes: dict[str, Any], cause: str) -> None:
     with pytest.raises(UnsupportedError, match=cause) as caught:
         architecture(family, **changes)
     assert caught.value.file == "config.json"
@@ -140,7 +140,7 @@ def test_what_all_adapters_refuse(family: str, changes: dict[str, Any], cause: s
         ("olmoe", {"sliding_window": 16}, "unknown option 'sliding_window'"),
     ],
 )
-def test_what_single_adapters_refuse(family: str, changes: dict[str, Any], cause: str) -> None:
+def test_single_adapters_refuse_these(family: str, changes: dict[str, Any], cause: str) -> None:
     with pytest.raises(UnsupportedError, match=cause):
         architecture(family, **changes)
 

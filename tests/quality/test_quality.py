@@ -74,7 +74,7 @@ class ToyScorer(Scorer):
         yield score
 
 
-def test_a_row_says_what_was_scored() -> None:
+def test_a_row_describes_the_scored_text_and_model() -> None:
     scorer = ToyScorer()
     steps: list[tuple[int, ...]] = []
     row = measure_quality(
@@ -116,7 +116,7 @@ def test_a_last_token_alone_predicts_nothing() -> None:
         assert caught.value.setting == "token_ids"
 
 
-def test_a_change_has_an_error_of_what_differs() -> None:
+def test_the_error_of_a_change_is_that_of_the_differences() -> None:
     ids, cache = range(1000), Cache("exact", 4)
     exact = measure_quality(ToyScorer(), ids, cache)
     assert (exact.change_from(exact), exact.change_error(exact)) == (0, 0)

@@ -8,7 +8,7 @@ from moe_mobile.quality.plot import draw_quality
 from tests.tune.test_tune_choice import a_row
 
 
-def test_the_legend_marks_what_is_lossy() -> None:
+def test_the_legend_marks_lossy_routings() -> None:
     rows = [
         a_row("exact", loads=1.5),
         a_row("cache-prior:0.2,J=1", 0.01),

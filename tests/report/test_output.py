@@ -93,7 +93,7 @@ def test_a_stream_of_its_own(tmp_path: pathlib.Path) -> None:
     assert result.stdout.startswith(b"<!doctype html>")
 
 
-def test_what_cannot_be_written_is_typed(tmp_path: pathlib.Path) -> None:
+def test_unwritable_outputs_give_typed_errors(tmp_path: pathlib.Path) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     for target in (loop, tmp_path):

@@ -93,7 +93,7 @@ def test_rows_of_different_regimes_are_refused(tmp_path: pathlib.Path) -> None:
     assert answer["refused"][0]["reasons"][0] in page.text
 
 
-def test_names_of_others_do_nothing(tmp_path: pathlib.Path) -> None:
+def test_hostile_names_are_escaped(tmp_path: pathlib.Path) -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
     hostile = row(model_type=evil, flags=[evil], cpu_info=evil, bundle_hash=evil)
     text, page = page_of(tmp_path, hostile)

@@ -72,7 +72,7 @@ def test_a_page_is_alone_and_tells_the_choice() -> None:
     assert len(text) < 6 << 20
 
 
-def test_names_of_others_do_nothing() -> None:
+def test_hostile_names_are_escaped() -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
     outcome = an_outcome(
         *ROWS, dataclasses.replace(TAKEN, routing=evil), model=dataclasses.replace(MODEL, name=evil)
@@ -143,7 +143,7 @@ def test_speed_if_it_was_measured() -> None:
     assert {"speed-0", "speed-1"} <= set(figures_of(text))
 
 
-def test_what_was_cached_is_what_is_drawn() -> None:
+def test_the_drawing_shows_the_cached_experts() -> None:
     trace = the_trace()
     views = [residency(trace, one.cache) for one in an_outcome().found[:2]]
     heat = shares(views, trace.layers)

@@ -145,7 +145,7 @@ def test_refuses_invalid_profiles(tmp_path: Path, data: bytes) -> None:
     assert caught.value.file == str(path)
 
 
-def test_what_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(IoError) as caught:
             read_profile(path)

@@ -134,7 +134,7 @@ def test_a_layer_that_is_not_there(pool: str, logits: NDArray[np.float32]) -> No
     assert "pool" not in str(caught.value.remedy)
 
 
-def test_what_is_refused_changes_nothing(logits: NDArray[np.float32]) -> None:
+def test_refused_arguments_change_nothing(logits: NDArray[np.float32]) -> None:
     run, other = made(routing="cache-prior:0.3"), made(routing="cache-prior:0.3")
     for part in (logits[:30, 0], logits[30:, 0]):
         broken = part.copy()

@@ -96,7 +96,7 @@ def test_sequences_are_those_that_they_would_be_alone(
 
 @settings(max_examples=60, deadline=None)
 @given(traces, st.data(), st.sampled_from(["layer", "global"]))
-def test_what_a_prompt_leaves(logits: Floats, data: st.DataObject, pool: str) -> None:
+def test_a_prompt_changes_only_the_cache(logits: Floats, data: st.DataObject, pool: str) -> None:
     top_k, capacity = _sizes(data, logits)
     prompt = data.draw(st.integers(0, len(logits) - 1))
     cache: dict[str, Any] = {"pool": pool, "prompt_tokens": prompt}

@@ -59,7 +59,7 @@ def test_gives_the_published_row(model: synthetic.SyntheticModel, seed: int) -> 
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
-def test_the_fit_gives_what_is_committed(model: synthetic.SyntheticModel) -> None:
+def test_the_fit_gives_the_committed_values(model: synthetic.SyntheticModel) -> None:
     # Another numpy may draw other numbers.
     assert fit(model).persistence == pytest.approx(model.persistence, abs=5 * STEP)
 

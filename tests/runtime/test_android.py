@@ -106,7 +106,7 @@ def test_the_first_variable_that_is_set_names_the_ndk(
     assert caught.value.setting == NDK_VARIABLES[0]
 
 
-def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tools_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = build_error(3)
     assert error["setting"] == "ANDROID_NDK"
     assert all(name in str(error["remedy"]) for name in NDK_VARIABLES)

@@ -58,7 +58,7 @@ def test_digest_is_that_of_sha256sum(place: Path) -> None:
     assert told.split()[0] == runtime.digest
 
 
-def test_what_failed_leaves_nothing(place: Path) -> None:
+def test_a_failed_build_leaves_nothing(place: Path) -> None:
     def fail(content: Path, scratch: Path) -> None:
         fill(content, scratch)
         raise RuntimeFailedError("no")
@@ -93,7 +93,7 @@ def test_few_old_ones_are_kept(place: Path) -> None:
     ]  # fmt: skip
 
 
-def test_one_of_other_sources_is_not_taken(
+def test_a_runtime_of_other_sources_is_not_used(
     place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     current = cross.recipe()

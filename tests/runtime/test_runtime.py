@@ -31,7 +31,7 @@ def runtime(request: pytest.FixtureRequest) -> Runtime:
     return build_runtime(request.param)
 
 
-def test_a_phone_gets_what_was_built(runtime: Runtime) -> None:
+def test_a_phone_gets_the_built_runtime(runtime: Runtime) -> None:
     found = find_runtime(TARGETS[runtime.target])
     assert found == runtime
     assert {"moe_runner", runtime.loader, "NOTICE"} <= set(runtime.files)

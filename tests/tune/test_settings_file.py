@@ -63,7 +63,7 @@ def test_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert sorted(child.name for child in path.parent.iterdir()) == ["settings.json"]
 
 
-def test_what_would_not_be_read_is_not_written(tmp_path: Path) -> None:
+def test_settings_that_reading_refuses_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a regular file"):
         write_settings(tmp_path, FILE)
     for wrong in (
@@ -208,7 +208,7 @@ def test_refuses_what_holds_no_settings(tmp_path: Path, data: bytes) -> None:
     assert caught.value.file == str(path)
 
 
-def test_what_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing", Path("/dev/zero")):
         with pytest.raises(IoError) as caught:
             read_settings(path)

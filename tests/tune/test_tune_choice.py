@@ -78,7 +78,7 @@ points = st.lists(
 
 
 @given(points)
-def test_the_front_is_what_nothing_dominates(found: list[tuple[float, float]]) -> None:
+def test_the_front_has_the_undominated_candidates(found: list[tuple[float, float]]) -> None:
     def dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
         return one[0] <= other[0] and one[1] <= other[1] and one != other
 
@@ -92,7 +92,7 @@ def test_the_front_is_what_nothing_dominates(found: list[tuple[float, float]]) -
     st.lists(st.tuples(st.floats(-0.05, 0.2), st.floats(0, 2), st.floats(0, 3)), max_size=12),
     st.sampled_from(["+0%", "+1%", "+5%", "20.4", "30"]),
 )
-def test_what_is_chosen_is_surely_within(
+def test_the_choice_is_surely_within_the_limit(
     values: list[tuple[float, float, float]], limit: str
 ) -> None:
     rows = [
@@ -150,7 +150,7 @@ def test_a_short_text_proves_nothing() -> None:
     assert "640 tokens are too few to tell whether 1 more is within" in told[1]
 
 
-def test_says_how_much_text_would_tell() -> None:
+def test_warns_how_much_text_is_needed() -> None:
     found = judged(a_row("max-rank:3", 0.004, 0.5, noise=1.0))
     (_, told) = warnings(found, parse_limit("+1%"))
     error, room = found[1].error, 0.006
@@ -162,7 +162,7 @@ def test_says_how_much_text_would_tell() -> None:
     assert warnings(within, parse_limit("+1%")) == []
 
 
-def test_what_is_off_is_exact() -> None:
+def test_a_routing_that_is_off_is_exact() -> None:
     off = a_row("exact", 0.0, 0.4, requested="cache-prior:0.5,J=2", note="top-2 with J=2")
     found = judged(off)
     assert choose(found).row is off
@@ -186,7 +186,7 @@ def test_speed_decides_if_it_is_significant() -> None:
     assert chosen([10, 11, 10], [30, 31, 32]) == "max-rank:3"
 
 
-def test_who_is_measured() -> None:
+def test_the_contenders_are_measured() -> None:
     rows = [a_row(f"max-rank:{i}", 0.001 * i, 1.4 - 0.1 * i) for i in range(3, 10)]
     found = judged(*rows, a_row("max-rank:20", 0.5, 0.1), a_row("max-rank:21", 0.009, 1.4))
     assert [one.row.routing for one in contenders(found)] == [

@@ -39,7 +39,7 @@ def tuned(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
     return folder, ok_json("tune", demo, *SMALL, "--cache", "25%,50%", *written, *page)
 
 
-def test_finds_what_reads_less(demo: Path, tuned: tuple[Path, dict[str, Any]]) -> None:
+def test_finds_the_routing_that_reads_less(demo: Path, tuned: tuple[Path, dict[str, Any]]) -> None:
     folder, document = tuned
     assert document["device"] == "local"
     assert document["source_id"] == inspect_bundle(demo)["hash"]
@@ -74,7 +74,7 @@ def test_rows_are_those_of_quality(
     assert one == other
 
 
-def test_goes_on_where_it_was(
+def test_continues_an_interrupted_search(
     demo: Path, tuned: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     lines = (tuned[0] / "rows.jsonl").read_text().splitlines(keepends=True)

@@ -108,7 +108,7 @@ def test_adbutils(shared_phone: VirtualPhone, tmp_path: Path, adb_server: int) -
     assert device.battery().level == 87
 
 
-def test_what_a_phone_says_of_itself(shared_phone: VirtualPhone) -> None:
+def test_the_properties_of_a_phone(shared_phone: VirtualPhone) -> None:
     listing = shell(shared_phone, "getprop").stdout
     assert "[ro.moe_mobile.virtual]: [1]" in listing
     script = "getprop ro.moe_mobile.limit; getprop ro.product.cpu.abi; getprop none; id -u"

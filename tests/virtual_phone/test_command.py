@@ -104,7 +104,7 @@ def test_sizes_are_read_and_written_alike(adb_server: int) -> None:
     assert "invalid size" in result.output
 
 
-def test_what_is_missing_is_said(adb_server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tools_are_reported(adb_server: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
     before = folders()
     with pytest.raises(UnsupportedError, match="apt-get install toybox mksh busybox-static"):

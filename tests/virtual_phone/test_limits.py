@@ -55,7 +55,7 @@ def test_something_limits_here(phone: StartPhone) -> None:
         assert one.record["limit"] == "hard"
 
 
-def test_what_uses_more_is_killed(limited: VirtualPhone) -> None:
+def test_a_process_that_uses_more_is_killed(limited: VirtualPhone) -> None:
     result = shell(limited, HOG.format(size="400M"))
     assert result.returncode == 137
     deadline = time.monotonic() + 5
@@ -71,7 +71,7 @@ def test_what_uses_more_is_killed(limited: VirtualPhone) -> None:
     assert shell(limited, "exit 5").returncode == 5
 
 
-def test_what_fits_is_not(limited: VirtualPhone) -> None:
+def test_a_process_that_fits_is_not_killed(limited: VirtualPhone) -> None:
     before = shell(limited, "logcat -d").stdout
     assert shell(limited, HOG.format(size="120M")).returncode == 0
     # Files do not count: they can be read again.
@@ -80,7 +80,7 @@ def test_what_fits_is_not(limited: VirtualPhone) -> None:
     assert shell(limited, "logcat -d").stdout == before
 
 
-def test_meminfo_tells_what_is_left(limited: VirtualPhone) -> None:
+def test_meminfo_shows_the_free_memory(limited: VirtualPhone) -> None:
     total = shell(limited, "grep MemTotal /proc/meminfo").stdout.split()[1]
     assert int(total) * 1024 == RAM
     free = available(limited)
@@ -123,7 +123,7 @@ def born(phone: VirtualPhone) -> str:
 
 
 @pytest.mark.parametrize("ram", [SMALLEST_RAM, 48 * MEBIBYTE])
-def test_what_is_killed_is_never_the_phone(phone: StartPhone, hard_limiter: str, ram: int) -> None:
+def test_the_phone_itself_is_never_killed(phone: StartPhone, hard_limiter: str, ram: int) -> None:
     one = phone(ram=ram, limiter=hard_limiter)
     before = born(one)
     assert before
@@ -137,7 +137,7 @@ def test_what_is_killed_is_never_the_phone(phone: StartPhone, hard_limiter: str,
         assert "'init'" not in shell(one, "logcat -d").stdout
 
 
-def test_a_phone_that_is_killed_all_the_same_says_so(phone: StartPhone, hard_limiter: str) -> None:
+def test_a_phone_that_is_killed_anyway_says_so(phone: StartPhone, hard_limiter: str) -> None:
     one = phone(ram=SMALLEST_RAM, limiter=hard_limiter)
     before = born(one)
     for status in Path("/proc").glob("[0-9]*/status"):

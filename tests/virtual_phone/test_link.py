@@ -95,7 +95,7 @@ def test_the_rate_holds_for_any_number_of_threads(threads: int) -> None:
     assert 0.78 < time.monotonic() - began < 1.8  # others may use the cores meanwhile
 
 
-def test_what_is_little_is_not_delayed() -> None:
+def test_small_amounts_are_not_delayed() -> None:
     clock = Clock()
     link = Link(10**6, now=clock.now, sleep=clock.sleep)
     for _ in range(100):

@@ -72,7 +72,7 @@ def test_unknown_streams_are_nobodys(shared_phone: VirtualPhone) -> None:
         assert client.receive()[0] == CLSE
 
 
-def test_a_stream_belongs_to_who_opened_it(shared_phone: VirtualPhone) -> None:
+def test_a_stream_belongs_to_the_connection_that_opened_it(shared_phone: VirtualPhone) -> None:
     with RawClient(shared_phone) as client:
         stream = client.open(b"exec:cat")
         assert stream is not None

@@ -15,7 +15,7 @@ def make_stream() -> Stream:
     return Stream(cast(Any, None), 1, 2, 4096)
 
 
-def test_a_close_is_heard_once_whenever_it_comes() -> None:
+def test_a_close_is_reported_once_before_or_after_listening() -> None:
     for before in (True, False):
         stream = make_stream()
         heard: list[int] = []
