@@ -19,10 +19,10 @@ class ExpertPool {
 
   // Uses the experts that one layer selected for one token, in rank order and distinct. They never
   // evict each other; the best becomes the most recent. Sets uncached[rank] to 0 or 1 and returns
-  // what was evicted, in that order; valid until the next access. kBudget if more are chosen than
-  // fit, kUsage if one is chosen twice or does not exist; neither changes the contents.
+  // the evicted experts, in that order; valid until the next access. kBudget if more are chosen
+  // than fit, kUsage if one is chosen twice or does not exist; neither changes the contents.
   Span<const uint32_t> access(Span<const uint32_t> chosen, uint8_t* uncached);
-  // Holds at most `capacity` experts from now on. Returns what was evicted for that, as access()
+  // Holds at most `capacity` experts from now on. Returns the experts evicted for that, as access()
   // does. kUsage if the capacity is above the number of experts.
   Span<const uint32_t> resize(uint32_t capacity);
   // For Belady: when the expert is used next after the coming access, as any rising number.

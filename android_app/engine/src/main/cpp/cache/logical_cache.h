@@ -29,7 +29,7 @@ class LogicalCache {
   explicit LogicalCache(const LogicalCacheOptions& options);
 
   // Uses the experts that a layer selected for one token, as ExpertPool::access() does, errors
-  // included. Returns what was evicted, valid until the next access.
+  // included. Returns the evicted experts, valid until the next access.
   Span<const ExpertKey> access(uint32_t layer, Span<const uint32_t> chosen, uint8_t* uncached);
   // Each pool holds at most `capacity` experts from now on; those that no longer fit are evicted.
   // kUsage if that is more than a pool's experts; then nothing changes.

@@ -129,7 +129,7 @@ class Engine {
 
   // Stops the running work: a prompt before its next batch in a layer; a Generator, score(),
   // run_bench() or measure_misses() after the token that is being decoded. They throw kCancelled.
-  // The conversation goes on with what was appended before: nothing of the prompt, all tokens
+  // The conversation keeps what was appended before: nothing of the prompt, all tokens
   // decoded. Does nothing if nothing runs.
   virtual void cancel() = 0;
   // Counts cancel()s, so that work of several calls notices a cancel() between two of them.

@@ -13,7 +13,8 @@ namespace moe_mobile {
 
 struct PrepareOptions {
   std::string packed_dir;  // empty: BUNDLE/.packed/<key>
-  // Deletes each shard once its packed bytes are durable: a phone must not hold the model twice.
+  // Deletes each shard once its packed bytes are durable: a phone may not have room for the model
+  // twice.
   bool consume = false;
   // False: only the dense methods, for residency `programs`.
   bool experts = true;

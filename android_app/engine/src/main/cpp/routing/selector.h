@@ -24,7 +24,7 @@ struct SelectorSettings {
   std::vector<uint32_t> layers;  // the model's numbers of those with experts, ascending
   bool global = false;           // one pool that all layers share, instead of one for each
   uint32_t capacity = 0;         // experts in variant 0, of each pool
-  uint32_t low_capacity = 0;     // experts in variant 1, likewise
+  uint32_t low_capacity = 0;     // the same for variant 1
   Precision precision;
   EvictionOptions eviction;
   Initial initial = Initial::kCold;
