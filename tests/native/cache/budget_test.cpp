@@ -53,7 +53,8 @@ TEST(ParseBudget, RefusesOtherTexts) {
                            "99999999999999999999",
                            "9999999999TiB",
                            "1,5GiB",
-                           "0.1B"}) {
+                           "0.1B",
+                           "33.3"}) {
     EXPECT_ERROR(parse_budget(text), ErrorCode::kUsage, "invalid size");
   }
 }

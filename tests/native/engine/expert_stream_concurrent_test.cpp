@@ -647,6 +647,13 @@ TEST(ExpertStream, APlaceThatCannotBeAddedLeavesItUsable) {
   bench.run_jobs(1, {0, 1}, 1, Phase::kDecode);
   bench.run_jobs(0, {0, 1}, 1, Phase::kDecode);
   EXPECT_EQ(bench.places().count(), 4u);
+
+  // The place that was not added cannot be given back.
+  bench.resize(8);
+  bench.places().fail_in(FakePlaces::Step::kAdd, 0);
+  EXPECT_ERROR(bench.run_jobs(0, {2, 3}, 1, Phase::kDecode), ErrorCode::kRuntime, "told to fail");
+  bench.resize(2);
+  bench.run_jobs(0, {2, 3}, 1, Phase::kDecode);
 }
 
 TEST(ExpertStream, APromptContinuesWithFewerAndMorePlaces) {

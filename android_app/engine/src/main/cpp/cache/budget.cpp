@@ -64,7 +64,10 @@ Budget parse_budget(const std::string& text) {
     return budget;
   }
   const std::optional<double> factor = unit_bytes(unit);
-  if (value.has_value() && factor.has_value() && *value * *factor >= 1 && *value * *factor < 1e18) {
+  // "33.3" is a share without its sign, not 33 bytes.
+  const bool whole = !unit.empty() || text.find('.') == std::string::npos;
+  if (whole && value.has_value() && factor.has_value() && *value * *factor >= 1 &&
+      *value * *factor < 1e18) {
     budget.kind = Budget::Kind::kBytes;
     budget.bytes = static_cast<uint64_t>(*value * *factor);
     return budget;

@@ -261,6 +261,9 @@ TokenMetrics Decoder::prefill(Span<const uint32_t> tokens, const Progress& progr
   experts_->begin_prompt(cached());
   try {
     prefill_layers(tokens.size(), x.data(), &metrics, progress);
+    selector_.replay(history_);
+    experts_->retain(cached());
+    if (position_ == 0) begin_decoding();
   } catch (...) {
     mixers_.rewind();
     // Within a conversation the routing method's averages keep the prompt's values.
@@ -268,9 +271,6 @@ TokenMetrics Decoder::prefill(Span<const uint32_t> tokens, const Progress& progr
     experts_->retain(cached());
     throw;
   }
-  selector_.replay(history_);
-  experts_->retain(cached());
-  if (position_ == 0) begin_decoding();
   std::copy(x.end() - static_cast<ptrdiff_t>(hidden), x.end(), x_.begin());
   position_ += static_cast<uint32_t>(tokens.size());
   metrics.total_ns = watch.lap();

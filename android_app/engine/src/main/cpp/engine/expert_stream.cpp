@@ -79,7 +79,9 @@ void ExpertStream::resize(Span<const uint32_t> places, Span<const ExpertKey> cac
       if (places[variant] < of.table.used() + of.table.free_slots()) of.table.reconcile(cached);
       of.plan.resize(places[variant]);
     }
-    for (const uint32_t slot : of.table.resize(places[variant])) of.places->give_back(slot);
+    // A place that could not be added has a slot in the table only.
+    for (const uint32_t slot : of.table.resize(places[variant]))
+      if (slot < of.places->count()) of.places->give_back(slot);
   }
 }
 

@@ -25,7 +25,11 @@ Generator::Generator(Engine* engine, Span<const uint32_t> prompt, uint32_t max_n
       sampler_(sampling, engine->model().vocab_size),
       remaining_(max_new_tokens),
       ignore_eos_(ignore_eos) {
-  engine_->prefill(prompt, progress);
+  // A cancel() before the prompt's own work begins counts too.
+  engine_->prefill(prompt, [&](const char* stage, uint64_t done, uint64_t total) {
+    cancellation_.check();
+    progress(stage, done, total);
+  });
 }
 
 std::optional<uint32_t> Generator::next() {

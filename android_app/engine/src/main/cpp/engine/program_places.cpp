@@ -47,6 +47,7 @@ bool ProgramPlaces::direct() const {
 }
 
 void ProgramPlaces::give_back(uint32_t place) {
+  places_[place].method.reset();  // before the program that it belongs to
   places_[place] = {};
   idle_staging_.clear();
 }
