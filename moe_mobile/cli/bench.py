@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,7 +28,6 @@ from moe_mobile.bench.fleet import Plan
 from moe_mobile.bench.gate import CPU_ABOVE_C, Gate
 from moe_mobile.bench.render import FORMATS, Shown, make_renderer
 from moe_mobile.bench.results import BenchTest
-from moe_mobile.bench.router_trace import RouterTrace
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.bundle.manifest import Manifest
 from moe_mobile.bundle.reader import read_manifest
@@ -62,6 +61,9 @@ from moe_mobile.cli.tuned import (
 )
 from moe_mobile.cli.writable import check_outputs
 from moe_mobile.errors import UsageError
+
+if TYPE_CHECKING:
+    from moe_mobile.bench.router_trace import RouterTrace
 
 _COOL_C = 40.0
 _COOL_SECONDS = 300.0

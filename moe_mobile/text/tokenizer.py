@@ -33,7 +33,7 @@ def load_tokenizer(bundle: pathlib.Path) -> Tokenizer:
         raise UsageError(
             "this bundle has no tokenizer",
             file=path,
-            remedy="Give token ids instead of text, or export again from a folder with "
+            remedy="Give `token_ids` instead of text, or export again from a folder with "
             "tokenizer.json",
         )
     from tokenizers import Tokenizer

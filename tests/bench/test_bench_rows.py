@@ -94,7 +94,7 @@ def test_each_row_has_a_process_and_its_settings(
     assert opened[0]["settings"] == {
         "cache": "25%", "residency": "slots", "routing": "exact", "pool": "auto",
         "eviction": "lru", "initial_cache": "warm", "lanes": 1, "context": 64,
-        "allow_below_cycle": False,
+        "precision": "full", "allow_below_cycle": False,
     }  # fmt: skip
     assert opened[2]["settings"]["threads"] == 2
     benched = [request for _, request in questions if request["command"] == "bench"]

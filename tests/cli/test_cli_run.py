@@ -120,7 +120,7 @@ def test_verbose_shows_the_memory_plan(bundle: pathlib.Path) -> None:
 def test_too_small_a_cache_is_refused_and_may_be_allowed(bundle: pathlib.Path) -> None:
     error = failed(9, "generate", bundle, "-p", PROMPT, "--cache", "20%")
     assert "one token uses" in error["cause"]
-    assert (error["file"], error["setting"]) == (None, "cache")
+    assert (error["file"], error["setting"]) == (None, "--cache")
     ok("generate", bundle, "-p", PROMPT, "-n", 2, "--cache", "20%", "--allow-below-cycle")
 
 

@@ -284,7 +284,7 @@ def test_routings_after_commas_are_several(near_choice: Path) -> None:
         (["--flash", "ufs4.0"], 2, "--flash", "an expert's size"),
         (["--flash", "x", "--expert-bytes", "1"], 2, "--flash", "is neither a flash memory"),
         (["--expert-bytes", "1", "--bundle", "b"], 2, "--expert-bytes, --bundle", "both"),
-        (["--flash", "measured", "--expert-bytes", "1"], 2, "--flash", "nothing to measure"),
+        (["--flash", "measured", "--expert-bytes", "1"], 2, "--flash", "measuring needs a bundle"),
         (["--device", "any"], 2, "--device", "only --flash measured"),
         (["--expert-bytes", "0"], 2, "--expert-bytes", "an expert's size must be above 0"),
         (["--capacity", "50%,"], 2, "--capacity", "invalid capacity"),
@@ -377,7 +377,7 @@ def test_the_size_of_an_expert_from_a_bundle(near_choice: Path, tmp_path: Path) 
     found = CliRunner().invoke(command, [str(trace), *arguments])
     row = json.loads(found.output)["rows"][0]
     assert row["bytes_per_token"] == len(layers) * moe.top_k * size  # nothing is cached yet
-    with pytest.raises(UsageError, match="no bundle of the traces' model") as caught:
+    with pytest.raises(UsageError, match="not a bundle of the traces' model") as caught:
         command.main([str(near_choice), *arguments], standalone_mode=False)
     assert caught.value.file == str(bundle)
 

@@ -70,15 +70,15 @@ def test_the_engine_records_what_transformers_does(
 
 def test_parts_change_no_bit(demo_bundle: DemoMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = heldout_tokens(50)
-    steps: list[tuple[str, int, int]] = []
+    steps: list[tuple[str, int, int, str]] = []
     whole = engine_trace(demo_bundle("8da4w"), ids)
     monkeypatch.setattr(trace_engine, "_PART_BYTES", 7 * whole.router_logits[:1].nbytes)
     parts = record_engine(
         LocalDevice(), demo_bundle("8da4w"), ids, settings={"threads": 1, "context": 40},
-        progress=lambda *step: steps.append(step),
+        progress=lambda stage, done, total, detail="": steps.append((stage, done, total, detail)),
     )  # fmt: skip
     assert np.array_equal(parts.router_logits[:40], whole.router_logits[:40])
-    done = [tokens for stage, tokens, total in steps if stage == "trace" and total == 50]
+    done = [tokens for stage, tokens, total, _ in steps if stage == "trace" and total == 50]
     assert done == sorted(done)
     assert {7, 35, 40, 47, 50} <= set(done)
 
