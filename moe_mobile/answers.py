@@ -170,21 +170,21 @@ def plan(value: object) -> dict[str, Any]:
 def whole(value: object) -> int:
     """A whole number from 0."""
     if not isinstance(value, int) or not _fits(value, int):
-        raise ValueError("no whole number")
+        raise ValueError("not a whole number")
     return value
 
 
 def token(value: object) -> int:
     """A token id."""
     if not isinstance(value, int) or not _token_id(value):
-        raise ValueError("no token id")
+        raise ValueError("not a token id")
     return value
 
 
 def text(value: object) -> str:
     """A text."""
     if not isinstance(value, str):
-        raise ValueError("no text")
+        raise ValueError("not a text")
     return value
 
 
@@ -200,7 +200,7 @@ def _fits(value: object, shape: Shape) -> bool:
     if not isinstance(shape, type):
         return shape(value)
     if shape in (int, float):
-        # A bool is not a number here; anything that is not a number is out of range.
+        # A bool is not a number here. NaN is out of range.
         kinds = int if shape is int else int | float
         return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value <= _MOST
     return isinstance(value, shape)

@@ -130,7 +130,7 @@ class _Tests:
     )
 
     def tests(self) -> list[BenchTest]:
-        """Raises UsageError for what is not a number, and if no number is above 0."""
+        """Raises UsageError for an invalid list of numbers, and if no number is above 0."""
         tests = [BenchTest(n, 0) for n in grids.values("-p", self.n_prompt, grids.natural) if n]
         tests += [BenchTest(0, n) for n in grids.values("-n", self.n_gen, grids.natural) if n]
         tests += [grids.pair(value) for value in self.prompt_gen]

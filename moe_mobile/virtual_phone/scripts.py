@@ -44,7 +44,7 @@ while [ $# -gt 0 ]; do
 done
 case "$lines" in
   +1|[0-9]*([0-9])) exec tail -n "$lines" $follow /virtual/log ;;
-  *) print -u2 -r -- "logcat: $lines is no number of lines"; exit 1 ;;
+  *) print -u2 -r -- "logcat: invalid number of lines: $lines"; exit 1 ;;
 esac
 """
 
