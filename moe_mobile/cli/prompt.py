@@ -13,10 +13,13 @@ __all__ = ["parse_ids", "read_text"]
 
 
 def read_text(file: IO[bytes] | None) -> str:
-    """A prompt from a file. Raises UsageError if it is not UTF-8."""
+    """A prompt from a file. Raises UsageError if it is empty or not UTF-8."""
     assert file is not None
+    data = file.read()
+    if not data:
+        raise UsageError("the file is empty", file=file.name, remedy="Give a file with a text")
     try:
-        return file.read().decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         raise UsageError(
             f"the prompt is not UTF-8: {error.reason} at byte {error.start}",

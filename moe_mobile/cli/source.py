@@ -44,6 +44,7 @@ Text = str | list[int]
 """A text, or its token ids."""
 
 _MANIFEST = "bundle.json"
+_WAYS = "one of --prompt, --file and --token-ids"
 
 source_argument = click.argument("source", metavar="BUNDLE|MODEL")
 
@@ -72,11 +73,11 @@ class PromptOptions:
 
     def read(self) -> Text:
         """The text. Raises UsageError if it was given more than once, or not at all."""
+        if not self.given:
+            raise UsageError("there is no text", remedy=f"Give a text with {_WAYS}")
         values = (self.prompt, self.text_file, self.token_ids)
-        if sum(value is not None for value in values) != 1:
-            raise UsageError(
-                "give the text once", remedy="Use one of --prompt, --file and --token-ids"
-            )
+        if sum(value is not None for value in values) > 1:
+            raise UsageError("the text is given more than once", remedy=f"Give it once: {_WAYS}")
         if self.token_ids is not None:
             return parse_ids(self.token_ids)
         return self.prompt if self.prompt is not None else read_text(self.text_file)

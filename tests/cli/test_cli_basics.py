@@ -158,8 +158,9 @@ def test_a_folder_that_is_missing(command: list[str], tmp_path: pathlib.Path) ->
         (["export", "a", "b", "--random-weights", "OLMoE-1B-7B"], "takes the place"),
         (["export", "--random-weights", "GPT-9", "out"], "unknown preset"),
         (["export", "/nowhere/model", "out"], "no such checkpoint"),
-        (["generate", "b"], "the text once"),
-        (["generate", "b", "-p", "x", "--token-ids", "1"], "the text once"),
+        (["generate", "b"], "there is no text"),
+        (["generate", "b", "--chat"], "there is no text"),
+        (["generate", "b", "-p", "x", "--token-ids", "1"], "more than once"),
         (["generate", "b", "--token-ids", "1,x"], "not a list of token ids"),
         (["generate", "b", "--token-ids", "-1"], "not a list of token ids"),
         (["generate", "b", "--token-ids", "1,,2"], "not a list of token ids"),
@@ -188,6 +189,12 @@ def test_a_prompt_file_must_be_text(tmp_path: pathlib.Path) -> None:
     error = failed(2, "generate", tmp_path, "-f", tmp_path / "prompt")
     assert "not UTF-8" in error["cause"]
     assert error["file"] == str(tmp_path / "prompt")
+
+
+def test_an_empty_text_file_is_named() -> None:
+    for command in (("generate", "b", "-f"), ("quality", "b", "--text")):
+        error = failed(2, *command, "/dev/null")
+        assert (error["cause"], error["file"]) == ("the file is empty", "/dev/null")
 
 
 def test_models_lists_families_and_presets() -> None:
