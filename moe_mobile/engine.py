@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, TypedDict, Unpack, cast, overload
+from typing import TYPE_CHECKING, TypedDict, TypeGuard, TypeVar, Unpack, cast, overload
 
 from moe_mobile.base.progress import Progress
 from moe_mobile.errors import UsageError
@@ -38,9 +38,13 @@ if TYPE_CHECKING:
     from moe_mobile import _native
     from moe_mobile.text.chat import Message
 
-"""Called with a stage ("verify", "wait" (for another process that prepares the bundle, in
-seconds), "prepare", "slots", "load", "prefill"), steps done, and steps in all. What it raises
-stops the work."""
+Group = TypeVar("Group", CacheSettings, RoutingSettings, ReadingSettings)
+
+_REMEDIES = {
+    "cache": 'Give a text such as "512MiB", "25%" or "auto", or a CacheSettings.',
+    "routing": 'Give a text such as "exact" or "cache-prior:auto", or a RoutingSettings.',
+    "reading": "Give a ReadingSettings.",
+}
 
 
 class GenerateKeywords(TypedDict, total=False):
@@ -72,7 +76,10 @@ class Engine:
         reading: how experts come from flash into memory.
         threads: threads that compute; None: one per core.
         context: positions of the KV cache; None: the model's, at most 4096.
-        progress: called while the bundle is opened and while a prompt is read.
+        progress: called while the bundle is opened and while a prompt is read, with a stage
+            ("verify", "wait" (for another process that prepares the bundle, in seconds),
+            "prepare", "slots", "load", "prefill"), steps done, and steps in all. What it raises
+            stops the work.
         planned: called with the memory plan (:attr:`info`'s ``plan``) before memory is taken, and
             again if the engine falls back to another residency.
         keywords: single members of the three groups, under the engine's names: ``residency``,
@@ -100,13 +107,20 @@ class Engine:
         from moe_mobile import _native
 
         settings = EngineSettings(
-            CacheSettings(cache) if isinstance(cache, str) else cache or CacheSettings(),
-            RoutingSettings(routing) if isinstance(routing, str) else routing or RoutingSettings(),
-            reading or ReadingSettings(),
+            _group(
+                "cache", CacheSettings, CacheSettings(cache) if isinstance(cache, str) else cache
+            ),
+            _group(
+                "routing",
+                RoutingSettings,
+                RoutingSettings(routing) if isinstance(routing, str) else routing,
+            ),
+            _group("reading", ReadingSettings, reading),
             threads,
             context,
         ).with_values(keywords)
-        self._text = BundleText(bundle)
+        path = utf8("bundle", bundle)
+        self._text = BundleText(path)
         self._lock = threading.Lock()
         self._user: int | None = None  # the thread that holds the lock
         self._generator: _native.Generator | None = None
@@ -118,7 +132,7 @@ class Engine:
                 planned(from_json(MemoryPlan, json.loads(plan)))
 
         self._engine: _native.Engine | None = _native.open(
-            utf8("bundle", bundle),
+            path,
             to_json(settings.as_request()),
             progress,
             tell,
@@ -181,8 +195,8 @@ class Engine:
         }
         count = whole("max_new_tokens", max_new_tokens)
         stream = None
-        if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], Mapping)):
-            ids = _checked(self._text.encode(cast("str | Sequence[Message]", prompt)))
+        if _is_text(prompt):
+            ids = _checked(self._text.encode(prompt))
             stream = self._text.stream(ids)
         else:
             ids = _checked(cast(Sequence[int], prompt))
@@ -257,7 +271,13 @@ class Engine:
             BudgetError: it is too small, or more than there is. Nothing has changed.
             UsageError: it is not a size, or the residency is ``resident``. Nothing has changed.
         """
-        self._opened().resize(utf8("cache", cache))
+        if not isinstance(cache, str):
+            raise UsageError(
+                f"invalid cache {cache!r}",
+                setting="cache",
+                remedy='Give a text such as "512MiB", "25%" or "auto".',
+            )
+        self._opened().resize(cache)
 
     def residency(self) -> Residency:
         """Which experts are in memory, from any thread; it costs a running call nothing."""
@@ -320,7 +340,41 @@ class Engine:
                 self._user = None
 
 
+def _group(name: str, kind: type[Group], value: object) -> Group:
+    """A group of settings; None stands for the defaults."""
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise UsageError(f"invalid {name} {value!r}", setting=name, remedy=_REMEDIES[name])
+    return value
+
+
+def _is_text(
+    prompt: str | Sequence[Message] | Sequence[int],
+) -> TypeGuard[str | Sequence[Message]]:
+    """Whether a prompt needs the tokenizer. Raises UsageError for what cannot be a prompt."""
+    if isinstance(prompt, str):
+        return True
+    try:
+        if isinstance(prompt, Mapping):
+            raise TypeError
+        return len(prompt) > 0 and isinstance(prompt[0], Mapping)
+    except TypeError:
+        raise UsageError(
+            f"the prompt is neither a text nor a list, but of type {type(prompt).__name__}",
+            setting="prompt",
+            remedy="Give a text, a list of token ids, or a list of messages such as "
+            '[{"role": "user", "content": "Hello"}].',
+        ) from None
+
+
 def _checked(token_ids: Sequence[int]) -> list[int]:
+    if isinstance(token_ids, bytes | bytearray | memoryview):
+        raise UsageError(
+            f"{type(token_ids).__name__} are not token ids",
+            setting="token_ids",
+            remedy="Give a list of whole numbers; for generate, a text will do: decode the bytes.",
+        )
     try:
         ids = [operator.index(token) for token in token_ids]
     except TypeError as error:

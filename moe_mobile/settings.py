@@ -223,6 +223,10 @@ def to_json(settings: Mapping[str, Any]) -> str:
 
 def utf8(setting: str, path: str | os.PathLike[str]) -> str:
     """A path as text. Raises UsageError if it is not UTF-8, which JSON and the engine need."""
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(
+            f"{path!r} is not a path", setting=setting, remedy="Give a text or a pathlib.Path."
+        )
     text = os.fspath(path)
     try:
         text.encode()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from moe_mobile import Engine
+from moe_mobile import Engine, RoutingSettings
 from moe_mobile.bundle import inspect_bundle
 from moe_mobile.errors import BudgetError, BundleInvalidError, UnsupportedError, UsageError
 from moe_mobile.export import export_bundle
@@ -355,6 +355,60 @@ def test_token_ids_are_integers(tiny: Path) -> None:
                 engine.score(ids)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="not a whole number"):
             list(engine.generate([1], 1.5))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "cause"),
+    [
+        ({"role": "user", "content": "Hello"}, "of type dict"),
+        (5, "of type int"),
+        (None, "of type NoneType"),
+        (iter([1, 2]), "iterator"),
+        (np.array(5), "of type ndarray"),
+        (b"abc", "bytes are not token ids"),
+        (bytearray(b"abc"), "bytearray are not token ids"),
+    ],
+)
+def test_a_prompt_of_another_type_is_refused(tiny: Path, prompt: Any, cause: str) -> None:
+    with Engine(tiny, threads=1) as engine:
+        with pytest.raises(UsageError, match=cause) as caught:
+            engine.generate(prompt)
+        assert caught.value.remedy
+
+
+def test_bytes_are_not_scored(tiny: Path) -> None:
+    with Engine(tiny, threads=1) as engine:
+        for call in (engine.score, engine.nll):
+            with pytest.raises(UsageError, match="bytes are not token ids"):
+                call(b"abc")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("cache", 50), ("cache", RoutingSettings()), ("routing", 1), ("routing", 0), ("reading", {})],
+)
+def test_a_setting_of_another_type_is_refused(tiny: Path, name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"invalid {name} ") as caught:
+        Engine(tiny, **{name: value})
+    assert caught.value.setting == name
+    assert f"{name.capitalize()}Settings" in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize("name", ["bundle", "packed_dir", "scratch_dir"])
+def test_a_path_of_another_type_is_refused(tiny: Path, name: str) -> None:
+    for value in (5, b"x"):
+        with pytest.raises(UsageError, match="is not a path") as caught:
+            Engine(**({"bundle": tiny} | {name: value}))  # type: ignore[arg-type]
+        assert caught.value.setting == name
+
+
+def test_a_resize_to_another_type_is_refused(tiny: Path) -> None:
+    with Engine(tiny, threads=1) as engine:
+        for value in (5, None, tiny):
+            with pytest.raises(UsageError, match="invalid cache") as caught:
+                engine.resize(value)  # type: ignore[arg-type]
+            assert caught.value.setting == "cache"
+            assert caught.value.remedy
 
 
 def test_sampling_needs_finite_numbers(tiny: Path) -> None:
