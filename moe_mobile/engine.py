@@ -60,10 +60,10 @@ class GenerateKeywords(TypedDict, total=False):
 class Engine:
     """An open bundle that generates and scores, its experts streaming through a bounded cache.
 
-    Calls from several threads wait for each other, except :meth:`cancel`, :meth:`resize` and
-    :meth:`residency`, which work at once while another call runs. Callbacks can use these three of
-    the engine that they are called by, and nothing else. All engines of one process share
-    ExecuTorch's thread pool and must use the same number of threads.
+    Calls from several threads wait for each other, except :meth:`cancel`, :meth:`resize`,
+    :meth:`residency` and :attr:`info`, which work at once while another call runs. Callbacks can
+    use these four of the engine that they are called by, and nothing else. All engines of one
+    process share ExecuTorch's thread pool and must use the same number of threads.
 
     >>> with Engine("demo", cache="25%") as engine:
     ...     for piece in engine.generate("Once upon a time", 20):
@@ -237,9 +237,11 @@ class Engine:
 
     @property
     def info(self) -> Info:
-        """Resolved settings, memory plan, model facts and the bundle's hash."""
-        with self._use() as engine:
-            return from_json(Info, json.loads(engine.info_json()))
+        """Resolved settings, memory plan, model facts and the bundle's hash, from any thread.
+
+        It does not wait for a running call.
+        """
+        return from_json(Info, json.loads(self._opened().info_json()))
 
     def reset(self) -> None:
         """Forgets the conversation and the statistics; of the cache what ``initial_cache`` says."""

@@ -129,6 +129,7 @@ def test_resizing_while_another_thread_decodes(demo: Path, expected: list[int]) 
             while not ended.is_set():
                 engine.resize(f"{drawn.randint(20, 100)}%")
                 engine.residency()
+                engine.info  # noqa: B018
                 resizes += 1
                 time.sleep(0.001)
 
