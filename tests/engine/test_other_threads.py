@@ -162,6 +162,22 @@ def test_routing_by_the_cache_depends_on_when_it_was_resized_and_on_nothing_else
     assert run(lanes=1) == run(lanes=4)
 
 
+def test_an_automatic_value_of_the_routing_stays_as_resolved_at_opening(demo: Path) -> None:
+    def after_growth(routing: str) -> tuple[str, list[int]]:
+        with Engine(demo, "25%", routing=routing, threads=1) as engine:
+            opened = engine.info.routing
+            engine.resize("60%")
+            assert engine.info.routing == opened
+            assert engine.info.settings.routing.method == opened.resolved
+            return opened.resolved, list(engine.generate(PROMPT, 60, ignore_eos=True))
+
+    with Engine(demo, "60%", routing="cache-prior:auto", threads=1) as engine:
+        other = engine.info.routing.resolved
+    resolved, tokens = after_growth("cache-prior:auto")
+    assert resolved != other
+    assert after_growth(resolved) == (resolved, tokens)
+
+
 def test_a_refused_budget_changes_nothing(demo: Path, expected: list[int]) -> None:
     with Engine(demo, "50%", threads=1) as engine:
         before = engine.info

@@ -140,6 +140,9 @@ void EngineImpl::resize(const Budget& budget) {
   EngineSettings settings = settings_;
   settings.cache = budget;
   EnginePlan plan = plan_engine(settings, bundle_.manifest(), facts_, available_to_plan());
+  // The router keeps the values that were resolved for the cache at opening.
+  plan.routing = plan_.routing;
+  plan.settings.routing = plan_.settings.routing;
   settings_ = std::move(settings);
   plan_ = std::move(plan);
   gate_.post([this, capacities = plan_.capacities,

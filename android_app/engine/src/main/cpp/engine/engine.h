@@ -137,9 +137,10 @@ class Engine {
   // Changes the experts' budget. Experts that no longer fit are evicted, and their memory goes back
   // to the system: at once if no call runs, else after the token that is being decoded, or after
   // the batch of the prompt. A larger budget takes memory as experts come in. With exact routing
-  // the output stays the same to the bit. info() shows the new plan. kBudget as open(), counting
-  // this engine's own memory as available; kUsage if all experts stay in memory (residency
-  // `resident`). If it throws, nothing changes.
+  // the output stays the same to the bit. An automatic value of the routing stays as resolved at
+  // opening. info() shows the new plan. kBudget as open(), counting this engine's own memory as
+  // available; kUsage if all experts stay in memory (residency `resident`). If it throws, nothing
+  // changes.
   virtual void resize(const Budget& budget) = 0;
   // Does not slow the running call: it may be called ten times a second, or more.
   virtual ResidencySnapshot residency() const = 0;
