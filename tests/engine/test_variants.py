@@ -174,6 +174,30 @@ def test_an_expert_counts_as_cached_in_the_precision_that_its_rank_has(two: Path
     assert not same(routed, exact)  # it began empty, so some were dropped
 
 
+@pytest.mark.parametrize("residency", ["slots", "programs"])
+def test_resizes_change_the_memory_of_both_precisions_and_not_the_output(
+    two: Path, residency: str
+) -> None:
+    settings = {"precision": "ranks:1", "residency": residency, "threads": 1}
+    with Engine(two, "100%", **settings) as engine:  # type: ignore[arg-type]
+        expected = list(engine.generate(PROMPT, 40, ignore_eos=True))
+    budgets = {4: "25%", 12: "100%", 20: "60%", 28: "30%"}
+    with Engine(two, "50%", **settings) as engine:  # type: ignore[arg-type]
+        for _ in range(2):
+            tokens = []
+            for token in engine.generate(PROMPT, 40, ignore_eos=True):
+                tokens.append(token)
+                if len(tokens) not in budgets:
+                    continue
+                share = budgets[len(tokens)]
+                engine.resize(share)
+                classes = engine.info.plan.classes
+                assert [one.variant for one in classes] == [0, 1]
+                with Engine(two, share, **settings) as other:  # type: ignore[arg-type]
+                    assert classes == other.info.plan.classes
+            assert tokens == expected
+
+
 def test_prepare_makes_only_what_is_missing(two: Path, tmp_path: Path) -> None:
     bundle = Path(
         shutil.copytree(two, tmp_path / "bundle", ignore=shutil.ignore_patterns(".packed"))

@@ -222,6 +222,36 @@ TEST(MemoryPlan, DescribesItself) {
   EXPECT_EQ(format_bytes(1536), "1.5 KiB");
 }
 
+TEST(AvailableToResize, CountsWhatHoldsMemory) {
+  MemoryPlanInputs in = inputs();
+  in.budget = parse_budget("50%");
+  in.classes.push_back({1, "8da4w", 2, 3 * kMiB});
+  const MemoryPlan plan = plan_memory(in);
+  const uint64_t dense = 100 * kMiB;
+  const Budget share = parse_budget("100%"), automatic = parse_budget("auto");
+  // Neither KV cache nor arenas count.
+  EXPECT_EQ(available_to_resize(share, plan, std::vector<uint32_t>{0, 0}, 2000 * kMiB),
+            2000 * kMiB + dense);
+  EXPECT_EQ(available_to_resize(share, plan, std::vector<uint32_t>{7, 9}, 2000 * kMiB),
+            2000 * kMiB + dense + (7 * 5 + 9 * 3) * kMiB);
+  EXPECT_EQ(available_to_resize(automatic, plan, std::vector<uint32_t>{7, 9}, kMiB),
+            kMiB + dense + (7 * 5 + 9 * 3) * kMiB);
+}
+
+TEST(AvailableToResize, NeverRefusesAPlanThatNeedsNoMoreThanThePresentOne) {
+  MemoryPlanInputs in = inputs();
+  in.budget = parse_budget("50%");
+  const MemoryPlan now = plan_memory(in);
+  const auto resized = [&](const char* budget) {  // nothing was used, and nothing is free
+    in.budget = parse_budget(budget);
+    in.available_bytes = available_to_resize(in.budget, now, std::vector<uint32_t>{0, 0}, 0);
+    return plan_memory(in);
+  };
+  EXPECT_EQ(resized("25%").slots, 60u);
+  EXPECT_EQ(resized("50%").total_bytes, now.total_bytes);
+  EXPECT_ERROR(resized("52%"), ErrorCode::kBudget, "are available");
+}
+
 class AvailableMemory : public ::testing::Test {
  protected:
   void SetUp() override {

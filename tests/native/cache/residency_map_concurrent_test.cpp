@@ -43,6 +43,34 @@ TEST(ResidencyMap, ShowsTheVariantClosestToRunning) {
   EXPECT_EQ(shown(), std::pair(ExpertState::kAbsent, 0));
 }
 
+TEST(ResidencyMap, CountsThePlacesThatHoldMemory) {
+  ResidencyMap map({0, 2}, 4);
+  EXPECT_EQ(map.places(0), 0u);
+  map.make_places(0, 3);
+  EXPECT_EQ(map.places(0), 3u);
+  for (uint32_t expert = 0; expert < 4; ++expert) {  // both precisions of the same experts
+    map.set({2, expert, 0}, ExpertState::kOnItsWay);
+    map.set({2, expert, 0}, ExpertState::kReady);
+    map.set({2, expert, 1}, ExpertState::kOnItsWay);
+  }
+  EXPECT_EQ(map.places(0), 4u);
+  EXPECT_EQ(map.places(1), 4u);
+  // An expert that leaves gives nothing back, and the next one takes its place.
+  map.set({2, 0, 0}, ExpertState::kAbsent);
+  map.set({2, 1, 0}, ExpertState::kAbsent);
+  map.set({0, 0, 0}, ExpertState::kReady);
+  EXPECT_EQ(map.places(0), 4u);
+  map.limit_places(0, 9);
+  EXPECT_EQ(map.places(0), 4u);
+  map.limit_places(0, 1);
+  EXPECT_EQ(map.places(0), 3u);  // they still hold experts
+  for (uint32_t expert = 0; expert < 4; ++expert) map.set({2, expert, 1}, ExpertState::kAbsent);
+  map.limit_places(1, 2);
+  EXPECT_EQ(map.places(1), 2u);
+  map.limit_places(1, 0);
+  EXPECT_EQ(map.places(1), 0u);
+}
+
 TEST(ResidencyMap, ManyReadersWithOneWriter) {
   ResidencyMap map({0, 1}, 8);
   std::atomic<bool> ended{false};

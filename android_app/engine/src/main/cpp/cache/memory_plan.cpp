@@ -174,6 +174,16 @@ MemoryPlan plan_memory(const MemoryPlanInputs& in) {
   return plan;
 }
 
+uint64_t available_to_resize(const Budget& budget, const MemoryPlan& plan,
+                             Span<const uint32_t> held_slots, uint64_t free_bytes) {
+  uint64_t available = saturating_add(free_bytes, plan.dense_bytes);
+  for (const SlotClassPlan& c : plan.classes)
+    available = saturating_add(available, held_slots[c.variant] * c.slot_bytes);
+  // An automatic budget is derived from the sum, so it must not be raised.
+  if (budget.kind == Budget::Kind::kAuto) return available;
+  return std::max(available, plan.total_bytes);
+}
+
 std::string describe(const MemoryPlan& plan) {
   const auto share = [](uint64_t part, uint64_t whole) {
     char text[16];

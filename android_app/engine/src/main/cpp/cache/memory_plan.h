@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/span.h"
 #include "cache/budget.h"
 
 namespace moe_mobile {
@@ -70,6 +71,14 @@ struct MemoryPlan {
 // fewer than one token cycle in a pool for all layers, unless allowed; more than the available
 // memory. A model without experts gets a plan with no slots.
 MemoryPlan plan_memory(const MemoryPlanInputs& inputs);
+
+// What plan_memory() may count as available for another budget of a process that runs `plan`:
+// `free_bytes` (available_memory() now), the dense weights, and the slots that hold memory,
+// `held_slots` by variant. KV cache and arenas take memory only as they are used, so none of it
+// counts: all of it must still fit. A budget in bytes or percent gets at least plan.total_bytes, so
+// a plan that needs no more than the present one is never refused for lack of memory.
+uint64_t available_to_resize(const Budget& budget, const MemoryPlan& plan,
+                             Span<const uint32_t> held_slots, uint64_t free_bytes);
 
 // A few lines for people.
 std::string describe(const MemoryPlan& plan);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cache/residency_map.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace moe_mobile {
@@ -31,8 +32,20 @@ ResidencyMap::ResidencyMap(std::vector<uint32_t> layers, uint32_t num_experts)
 void ResidencyMap::set(const ExpertKey& key, ExpertState state) {
   std::atomic<uint16_t>& entry = states_[row(key.layer) * num_experts_ + key.expert];
   const uint32_t shift = kBits * key.variant;
-  const uint32_t others = entry.load(kRelaxed) & ~(kMask << shift);
+  const uint32_t before = entry.load(kRelaxed);
+  const uint32_t others = before & ~(kMask << shift);
   entry.store(static_cast<uint16_t>(others | static_cast<uint32_t>(state) << shift), kRelaxed);
+
+  uint32_t& used = used_[key.variant];
+  used += state != ExpertState::kAbsent;
+  used -= before != others;
+  if (used > places_[key.variant].load(kRelaxed)) places_[key.variant].store(used, kRelaxed);
+}
+
+void ResidencyMap::limit_places(uint32_t variant, uint32_t most) {
+  const uint32_t least = used_[variant];
+  const uint32_t now = places_[variant].load(kRelaxed);
+  places_[variant].store(std::max(least, std::min(now, most)), kRelaxed);
 }
 
 void ResidencyMap::count(uint32_t layer, uint64_t hits, uint64_t misses) {

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <vector>
@@ -41,6 +42,18 @@ class ResidencyMap {
 
   ResidencySnapshot snapshot() const;
 
+  // How many places of a variant hold memory, with or without an expert. A place keeps its memory
+  // when its expert leaves, and is then the first to be used again, so this is the largest number
+  // of experts that were in memory at once, until memory is given back.
+  uint32_t places(uint32_t variant) const {
+    return places_[variant].load(std::memory_order_relaxed);
+  }
+  // So many places hold memory before their first expert.
+  void make_places(uint32_t variant, uint32_t count) { places_[variant] = count; }
+  // Memory was given back: at most `most` places, or those with an expert if they are more, still
+  // hold some. Called by the writer.
+  void limit_places(uint32_t variant, uint32_t most);
+
  private:
   size_t row(uint32_t layer) const { return rows_[layer]; }
 
@@ -49,6 +62,8 @@ class ResidencyMap {
   std::vector<size_t> rows_;                          // by the model's number of a layer
   std::vector<std::atomic<uint16_t>> states_;         // [L, E], two bits for each variant
   std::vector<std::atomic<uint64_t>> hits_, misses_;  // [L]
+  std::array<uint32_t, kVariants> used_{};            // places with an expert; for the writer
+  std::array<std::atomic<uint32_t>, kVariants> places_{};
 };
 
 }  // namespace moe_mobile

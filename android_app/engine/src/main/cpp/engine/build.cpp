@@ -51,6 +51,7 @@ std::vector<std::unique_ptr<ExpertPlaces>> make_places(const EnginePlan& plan, c
     try {
       places[variant] = std::make_unique<SlotPlaces>(bundle, *parts->store, variant,
                                                      counts[variant], parts->arena.get(), progress);
+      parts->residency->make_places(variant, counts[variant]);  // probing has written to them
     } catch (const Error& error) {
       if (error.code() == ErrorCode::kRuntime) throw SlotsUnusable(error);
       throw;

@@ -78,8 +78,8 @@ class EngineImpl final : public Engine {
   Decoder& decoder() const { return *parts_.decoder; }
   // prefill() within a call.
   void append_prompt(Span<const uint32_t> tokens, const Progress& progress);
-  // Memory for the experts under another budget, including all that this engine has now.
-  uint64_t available_to_plan() const REQUIRES(plan_mutex_);
+  // Memory for a plan with this budget, including what this engine holds now.
+  uint64_t available_to_plan(const Budget& budget) const REQUIRES(plan_mutex_);
 
   const Bundle bundle_;
   const ModelInfo model_;
@@ -120,15 +120,11 @@ EngineImpl::EngineImpl(const std::string& directory, EngineSettings settings,
   }
 }
 
-uint64_t EngineImpl::available_to_plan() const {
-  const MemoryPlan& memory = plan_.memory;
-  const ResidencySnapshot snapshot = parts_.residency->snapshot();
-  uint64_t held = 0;
-  for (size_t i = 0; i < snapshot.states.size(); ++i)
-    if (snapshot.states[i] != ExpertState::kAbsent)
-      for (const SlotClassPlan& c : memory.classes)
-        if (c.variant == snapshot.variants[i]) held += c.slot_bytes;
-  return available_memory() + memory.dense_bytes + memory.kv_bytes + memory.arena_bytes + held;
+uint64_t EngineImpl::available_to_plan(const Budget& budget) const {
+  std::vector<uint32_t> held(Precision::kVariants);
+  for (uint32_t variant = 0; variant < held.size(); ++variant)
+    held[variant] = parts_.residency->places(variant);
+  return available_to_resize(budget, plan_.memory, held, available_memory());
 }
 
 void EngineImpl::resize(const Budget& budget) {
@@ -139,15 +135,20 @@ void EngineImpl::resize(const Budget& budget) {
                 "Open the bundle with residency slots.");
   EngineSettings settings = settings_;
   settings.cache = budget;
-  EnginePlan plan = plan_engine(settings, bundle_.manifest(), facts_, available_to_plan());
+  EnginePlan plan = plan_engine(settings, bundle_.manifest(), facts_, available_to_plan(budget));
   // The router keeps the values that were resolved for the cache at opening.
   plan.routing = plan_.routing;
   plan.settings.routing = plan_.settings.routing;
   settings_ = std::move(settings);
   plan_ = std::move(plan);
   gate_.post([this, capacities = plan_.capacities,
-              places = plan_.memory.slots_by_variant(bundle_.manifest().precisions.size())] {
+              places = plan_.memory.slots_by_variant(bundle_.manifest().precisions.size()),
+              programs = plan_.settings.residency == Residency::kPrograms] {
     decoder().resize(capacities, places);
+    // Any of the free places may have unloaded its program. Counting none of them may refuse a
+    // larger budget too early, but never takes more memory than there is.
+    for (uint32_t variant = 0; variant < places.size(); ++variant)
+      parts_.residency->limit_places(variant, programs ? 0 : places[variant]);
     return_free_heap();
   });
 }
