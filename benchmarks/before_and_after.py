@@ -7,7 +7,7 @@ before, after, after, before; a ratio is the median over rounds of after / befor
 whose speed drifts treats both alike. Above 1 is faster.
 
 Measured: decoding with all experts in memory and with half of them, and a prompt of 256 tokens, on
-four layers of Qwen1.5-MoE-A2.7B's and Qwen3-30B-A3B's shapes with random weights; exporting; the
+some layers of Qwen1.5-MoE-A2.7B's and Qwen3-30B-A3B's shapes with random weights; exporting; the
 simulator; and the whole of ``moe-mobile demo``.
 """
 
@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SHAPES = ("Qwen1.5-MoE-A2.7B", "Qwen3-30B-A3B")
-LAYERS = 4
 DECODE = ["-p", "0", "-n", "64", "-r", "3"]
 TESTS = {
     "decode, all experts in memory": [*DECODE, "--residency", "resident"],
@@ -105,11 +104,11 @@ def demo_case(folder: Path) -> Case:
     return Case("moe-mobile demo (1/s)", measure)
 
 
-def prepare_inputs(before: Version, folder: Path) -> None:
+def prepare_inputs(before: Version, folder: Path, layers: int) -> None:
     """Bundles and a trace, made once by the version before, which both read."""
     for shape in SHAPES:
         if not (folder / shape).exists():
-            options = ["--random-weights", shape, "--layers", str(LAYERS)]
+            options = ["--random-weights", shape, "--layers", str(layers), "--vocab-size", "8192"]
             before.run("export", *options, str(folder / shape))
     if not (folder / "trace.npz").exists():
         from moe_mobile.cli import synthetic
@@ -129,6 +128,7 @@ def main() -> int:
     parser.add_argument("after", help="that of the version after")
     parser.add_argument("--dir", type=Path, default=Path("build/before-and-after"))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=4, help="of the two shapes")
     parser.add_argument("--only", help="only cases whose name contains this")
     parser.add_argument("--json", type=Path, help="write every measurement to this file")
     arguments = parser.parse_args()
@@ -136,7 +136,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     before = Version("before", arguments.before)
     after = Version("after", arguments.after)
-    prepare_inputs(before, folder)
+    prepare_inputs(before, folder, arguments.layers)
     cases = [bench_case(folder, shape, test) for shape in SHAPES for test in TESTS]
     cases += [export_case(folder), simulate_case(folder), demo_case(folder)]
     results = []
