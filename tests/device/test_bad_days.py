@@ -49,7 +49,7 @@ def test_no_device_and_too_many(phone: StartPhone, tiny_bundle: pathlib.Path) ->
     assert "no device" in error["cause"]
     assert "virtual-phone start" in error["remedy"]
     assert failed(12, "deploy", tiny_bundle, "--all")["code"] == "device"
-    assert "lists those" in failed(12, "prepare", tiny_bundle, "--device", "R58M")["remedy"]
+    assert "lists the connected ones" in failed(12, "prepare", tiny_bundle, "--device", "R58M")["remedy"]
     first, second = phone(), phone()
     error = failed(12, "deploy", tiny_bundle)
     assert first.serial in error["cause"]
@@ -142,7 +142,7 @@ def test_killed_for_memory(phone: StartPhone) -> None:
             runner.request("info")
     assert other.value.exit_code == 13
     assert (caught.value.exit_code, one.serial in str(caught.value.file)) == (13, True)
-    assert "--cache" in str(caught.value.remedy)
+    assert "`cache`" in str(caught.value.remedy)
 
 
 def test_a_crash_of_the_engine(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
