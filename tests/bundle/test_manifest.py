@@ -141,21 +141,21 @@ def require_rules(manifest: Manifest) -> None:
     stops = manifest.model.eos_token_ids
     assert list(stops) == sorted(set(stops))
     assert all(0 <= token < manifest.model.vocab_size for token in stops)
-    for layer in manifest.layers:
-        if layer.experts is None:
-            continue
-        end = 0
-        for program in layer.experts.programs:
-            assert program.offset >= end
-            assert program.offset % ALIGNMENT == 0
-            end = program.offset + program.bytes
-        assert len(layer.experts.programs) == moe.num_experts
-        assert layer.experts.bytes == (end + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
-    shards = [layer.experts.programs for layer in manifest.layers if layer.experts is not None]
-    sizes = [program.bytes for programs in shards for program in programs]
+    sizes = []
+    moe_layers = [layer.experts for layer in manifest.layers if layer.experts is not None]
+    for experts in moe_layers:
+        for shard in (experts, *experts.variants):
+            end = 0
+            for program in shard.programs:
+                assert program.offset >= end
+                assert program.offset % ALIGNMENT == 0
+                end = program.offset + program.bytes
+                sizes.append(program.bytes)
+            assert len(shard.programs) == moe.num_experts
+            assert shard.bytes == (end + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
     memory = manifest.memory
     assert memory.experts_bytes == sum(sizes)
-    assert memory.token_cycle_bytes == len(shards) * moe.top_k * max(sizes, default=0)
+    assert memory.token_cycle_bytes == len(moe_layers) * moe.top_k * max(sizes, default=0)
     assert memory.dense_bytes == manifest.head.bytes + sum(
         layer.dense.bytes for layer in manifest.layers
     )
