@@ -49,7 +49,8 @@ def test_no_device_and_too_many(phone: StartPhone, tiny_bundle: pathlib.Path) ->
     assert "no device" in error["cause"]
     assert "virtual-phone start" in error["remedy"]
     assert failed(12, "deploy", tiny_bundle, "--all")["code"] == "device"
-    assert "lists the connected ones" in failed(12, "prepare", tiny_bundle, "--device", "R58M")["remedy"]
+    remedy = failed(12, "prepare", tiny_bundle, "--device", "R58M")["remedy"]
+    assert "lists the connected ones" in remedy
     first, second = phone(), phone()
     error = failed(12, "deploy", tiny_bundle)
     assert first.serial in error["cause"]
