@@ -93,19 +93,6 @@ std::vector<SlotClassInput> slot_classes(const EngineSettings& settings, const M
   return classes;
 }
 
-void check_precision(const Precision& precision, const Manifest& manifest) {
-  if (precision.full_ranks == Precision::kAllRanks) return;
-  if (precision.full_ranks >= manifest.moe.top_k)
-    throw Error(ErrorCode::kUsage, Setting{"precision"},
-                "a token has " + std::to_string(manifest.moe.top_k) + " experts, so " +
-                    in_quotes(to_text(precision)) + " leaves none in low precision",
-                "Give a smaller number, or full.");
-  if (manifest.precisions.size() < Precision::kVariants)
-    throw Error(ErrorCode::kUsage, Setting{"precision"},
-                "the bundle holds its experts in " + manifest.precisions[0].quantization + " only",
-                "Export it with variants, or set precision to full.");
-}
-
 // A note on the precision for the reader: "" for the bundle's own precision.
 std::string precision_note(const Precision& precision, const Manifest& manifest) {
   const uint32_t top_k = manifest.moe.top_k;
@@ -138,6 +125,20 @@ MemoryPlan plan_memory_of(const EngineSettings& settings, const Manifest& manife
 
 }  // namespace
 
+void check_precision(const Precision& precision, uint32_t top_k,
+                     const std::vector<ExpertPrecision>& precisions) {
+  if (precision.full_ranks == Precision::kAllRanks) return;
+  if (precision.full_ranks >= top_k)
+    throw Error(ErrorCode::kUsage, Setting{"precision"},
+                "a token has " + std::to_string(top_k) + " experts, so " +
+                    in_quotes(to_text(precision)) + " leaves none in low precision",
+                "Give a smaller number, or full.");
+  if (precisions.size() < Precision::kVariants)
+    throw Error(ErrorCode::kUsage, Setting{"precision"},
+                "the model holds its experts in " + precisions[0].quantization + " only",
+                "Export a bundle with variants, or set precision to full.");
+}
+
 EngineSettings resolve_settings(const EngineSettings& settings, const Manifest& manifest) {
   check_settings(settings);
   EngineSettings resolved = settings;
@@ -160,7 +161,7 @@ EngineSettings resolve_settings(const EngineSettings& settings, const Manifest& 
                 "all experts are in memory, so the cache cannot begin with less",
                 "Leave it out, or choose residency slots.");
   check_profile(settings, manifest);
-  check_precision(settings.precision, manifest);
+  check_precision(settings.precision, manifest.moe.top_k, manifest.precisions);
   return resolved;
 }
 

@@ -43,6 +43,11 @@ struct EnginePlan {
   std::vector<std::string> fallbacks;  // what differs from the settings, and why
 };
 
+// kUsage if a bundle with these precisions of its experts, of which a token uses `top_k`, cannot
+// run in `precision`. REQUIRES: there is at least one.
+void check_precision(const Precision& precision, uint32_t top_k,
+                     const std::vector<ExpertPrecision>& precisions);
+
 // Settings with the automatic values that depend on the model alone filled in: context, pool and
 // initial cache. kUsage, naming the setting, for one that the model does not allow.
 EngineSettings resolve_settings(const EngineSettings& settings, const Manifest& manifest);

@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "cache/budget.h"
+#include "plan/engine_plan.h"
 #include "routing/simulator.h"
 #include "routing/top_k.h"
 
@@ -170,6 +171,14 @@ void bind_routing(nb::module_* module) {
         return budget.kind == Budget::Kind::kPercent ? std::optional(budget.percent) : std::nullopt;
       },
       "budget"_a, "Of each layer's experts; None: the budget is not a share.");
+  module->def(
+      "check_precision",
+      [](const std::string& precision, uint32_t top_k, const std::vector<std::string>& names) {
+        std::vector<ExpertPrecision> precisions;
+        for (const std::string& name : names) precisions.push_back({name, 0});
+        check_precision(parse_precision(precision), top_k, precisions);
+      },
+      "precision"_a, "top_k"_a, "precisions"_a);
   module->def("experts_of_share", &experts_of_share, "percent"_a, "experts"_a);
   module->def("share_text", &share_text, "slots"_a, "experts"_a);
   nb::class_<RouterSpec>(*module, "RouterSpec")
