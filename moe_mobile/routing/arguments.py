@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_mobile.base.router import RouterSpec
+from moe_mobile.base.router import SOFTMAX, RouterSpec
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.trace import MAX_EXPERTS, MAX_LAYERS
 
@@ -25,37 +26,59 @@ InitialCache = str | Sequence[Sequence[int]]
 """``cold``, ``prompt``, or for each layer experts to begin with, the most used first."""
 
 
-def run_settings(
-    *,
-    experts: int,
-    layers: Sequence[int],
-    top_k: int,
-    capacity: int,
-    routing: str,
-    eviction: str,
-    pool: str,
-    initial_cache: InitialCache,
-    router: RouterSpec,
-) -> _native.RunSettings:
-    """For C++. Raises UsageError if one of them has the wrong type."""
-    from moe_mobile import _native
+class RunKeywords(TypedDict, total=False):
+    """Keywords of :func:`moe_mobile.routing.simulate` and :class:`moe_mobile.routing.RoutingRun`.
 
-    experts = whole("experts", experts)
-    numbers = [whole("layers", layer, least=0) for layer in layers]
-    _require_size(experts, len(numbers))
-    is_text = isinstance(initial_cache, str)
-    if is_text:
-        choice("initial_cache", initial_cache, ("cold", "prompt"))
-    return _native.RunSettings(
-        _router(router, experts, len(numbers), whole("top_k", top_k)),
-        numbers,
-        whole("capacity", capacity, least=0),
-        text("routing", routing),
-        text("eviction", eviction),
-        choice("pool", pool, ("layer", "global")) == "global",
-        initial_cache == "prompt" if is_text else False,
-        [] if isinstance(initial_cache, str) else _profile(initial_cache),
-    )
+    Attributes:
+        pool: ``layer`` (the default): a cache of ``capacity`` for each; ``global``: one of capacity
+            x layers.
+        initial_cache: what is cached when a sequence's decoding begins: ``cold`` (the default),
+            nothing; ``prompt``, what the prompt left, which began with nothing; or for each layer a
+            list of experts, most used first, of which ``capacity`` are. A prompt goes through the
+            cache with ``prompt`` only, otherwise it leaves it alone.
+        router: how the model selects and weighs; its bias has a row for each layer. Plain softmax
+            by default.
+    """
+
+    pool: str
+    initial_cache: InitialCache
+    router: RouterSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunArguments:
+    """What routing and cache are made from, as a caller gave it: not checked yet."""
+
+    experts: int
+    layers: Sequence[int]
+    top_k: int
+    capacity: int
+    routing: str
+    eviction: str
+    pool: str = "layer"
+    initial_cache: InitialCache = "cold"
+    router: RouterSpec = SOFTMAX
+
+    def native(self) -> _native.RunSettings:
+        """For C++. Raises UsageError if one of them has the wrong type."""
+        from moe_mobile import _native
+
+        experts = whole("experts", self.experts)
+        numbers = [whole("layers", layer, least=0) for layer in self.layers]
+        _require_size(experts, len(numbers))
+        is_text = isinstance(self.initial_cache, str)
+        if is_text:
+            choice("initial_cache", self.initial_cache, ("cold", "prompt"))
+        return _native.RunSettings(
+            _router(self.router, experts, len(numbers), whole("top_k", self.top_k)),
+            numbers,
+            whole("capacity", self.capacity, least=0),
+            text("routing", self.routing),
+            text("eviction", self.eviction),
+            choice("pool", self.pool, ("layer", "global")) == "global",
+            self.initial_cache == "prompt" if is_text else False,
+            [] if isinstance(self.initial_cache, str) else _profile(self.initial_cache),
+        )
 
 
 def checked_logits(logits: NDArray[np.float32], shape: str, dimensions: int) -> NDArray[np.float32]:
@@ -89,20 +112,18 @@ def whole(setting: str, value: Any, least: int = 1) -> int:
 
 def listed(setting: str, values: Any, least: int = 1) -> list[int]:
     """Several such numbers."""
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+    try:
+        # Iterating over an array without dimensions is a TypeError too.
+        items = None if isinstance(values, str | bytes) else list(values)
+    except TypeError:
+        items = None
+    if items is None:
         raise UsageError(
             f"{values!r} is not a list of whole numbers",
             setting=setting,
             remedy="Give a list of them",
         )
-    try:
-        return [whole(setting, value, least) for value in values]
-    except TypeError as error:  # an array without dimensions
-        raise UsageError(
-            f"{values!r} is not a list of whole numbers",
-            setting=setting,
-            remedy="Give a list of them",
-        ) from error
+    return [whole(setting, value, least) for value in items]
 
 
 def text(setting: str, value: Any) -> str:
@@ -114,7 +135,7 @@ def text(setting: str, value: Any) -> str:
 def choice(setting: str, value: Any, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise UsageError(
-            f"{value!r} is unknown", setting=setting, remedy=f"Possible are: {', '.join(choices)}"
+            f"{value!r} is unknown", setting=setting, remedy=f"Valid values: {', '.join(choices)}"
         )
     return str(value)
 

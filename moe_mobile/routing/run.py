@@ -7,14 +7,19 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_mobile.base.router import SOFTMAX, RouterSpec
 from moe_mobile.errors import UsageError
-from moe_mobile.routing.arguments import InitialCache, checked_logits, listed, run_settings, whole
+from moe_mobile.routing.arguments import (
+    RunArguments,
+    RunKeywords,
+    checked_logits,
+    listed,
+    whole,
+)
 from moe_mobile.routing.trace import MAX_LAYERS
 
 __all__ = ["Routed", "RoutingRun", "RunTotals"]
@@ -68,11 +73,8 @@ class RoutingRun:
         experts: of each layer.
         layers: their number, or the model's numbers of those that have experts, ascending.
             ``first=N`` counts in the latter; :meth:`route` always counts from 0 without gaps.
-        top_k, capacity, routing, eviction, pool, router: as :func:`simulate` takes them, without
-            ``belady``.
-        initial_cache: what is cached when decoding begins: ``cold``, nothing; ``prompt``, what the
-            prompt left, which began with nothing; or for each layer a list of experts, most used
-            first, of which ``capacity`` are. A prompt goes through the cache with ``prompt`` only.
+        top_k, capacity, routing, eviction: as :func:`simulate` takes them, without ``belady``.
+        keywords: ``pool``, ``initial_cache`` and ``router``: :class:`RunKeywords`.
 
     Attributes:
         routing: as it came out, with ``auto`` and ``J`` settled; ``"exact"`` if the method is
@@ -95,9 +97,7 @@ class RoutingRun:
         capacity: int,
         routing: str = "exact",
         eviction: str = "lru",
-        pool: str = "layer",
-        initial_cache: InitialCache = "cold",
-        router: RouterSpec = SOFTMAX,
+        **keywords: Unpack[RunKeywords],
     ) -> None:
         from moe_mobile import _native
 
@@ -108,18 +108,16 @@ class RoutingRun:
                 remedy="Simulate a trace, or choose lru or lfu",
             )
         numbers = _numbers(layers)
-        settings = run_settings(
+        arguments = RunArguments(
             experts=experts,
             layers=numbers,
             top_k=top_k,
             capacity=capacity,
             routing=routing,
             eviction=eviction,
-            pool=pool,
-            initial_cache=initial_cache,
-            router=router,
+            **keywords,
         )
-        self._native = _native.RoutingRun(settings)
+        self._native = _native.RoutingRun(arguments.native())
         self.experts = int(experts)
         self.layers = len(numbers)
         self.routing = self._native.routing

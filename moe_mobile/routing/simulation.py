@@ -6,13 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_mobile.base.router import SOFTMAX, RouterSpec
 from moe_mobile.errors import UsageError
-from moe_mobile.routing.arguments import InitialCache, checked_logits, listed, run_settings, whole
+from moe_mobile.routing.arguments import (
+    RunArguments,
+    RunKeywords,
+    checked_logits,
+    listed,
+    whole,
+)
 
 __all__ = ["Simulation", "simulate"]
 
@@ -40,11 +46,6 @@ class Simulation:
         changed: slots whose expert exact routing would not have selected.
         evictions: experts that left the cache.
         lifetime_tokens: tokens from load to eviction, summed over all evictions.
-        hit_rate: hits per slot; 1 if there is no slot.
-        loads_per_token_layer: loads per token and layer.
-        changed_share: changed per slot.
-        mean_lifetime: mean number of tokens from an expert's load to its eviction, over all
-            evictions; None if there was none.
     """
 
     selected: NDArray[np.int32]
@@ -59,10 +60,26 @@ class Simulation:
     changed: int
     evictions: int
     lifetime_tokens: int
-    hit_rate: float
-    loads_per_token_layer: float
-    changed_share: float
-    mean_lifetime: float | None
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits per slot; 1 if there is no slot."""
+        return 1 - self.misses / max(1, self.hits + self.misses)
+
+    @property
+    def loads_per_token_layer(self) -> float:
+        layers: int = self.selected.shape[1]
+        return self.loads / (self.decoded_tokens * layers)
+
+    @property
+    def changed_share(self) -> float:
+        """Of the slots."""
+        return self.changed / max(1, self.hits + self.misses)
+
+    @property
+    def mean_lifetime(self) -> float | None:
+        """Of evicted experts, in tokens from load to eviction; None if there was none."""
+        return self.lifetime_tokens / self.evictions if self.evictions else None
 
 
 def simulate(
@@ -72,12 +89,10 @@ def simulate(
     routing: str = "cache-prior:0.2,J=2",
     eviction: str = "lru",
     *,
-    pool: str = "layer",
     sequences: Iterable[int] | None = None,
     prompt_tokens: int = 0,
-    initial_cache: InitialCache = "cold",
     layers: Iterable[int] | None = None,
-    router: RouterSpec = SOFTMAX,
+    **keywords: Unpack[RunKeywords],
 ) -> Simulation:
     """Replay a trace of router logits, and say what hit and what missed.
 
@@ -98,18 +113,13 @@ def simulate(
             gate mass. docs/routing/README.md describes them.
         eviction: ``lru``, ``lfu`` (``lfu:0.99``), ``lfu:DECAY`` with a decay of 0 to 1 per access
             of the pool, or ``belady`` (for exact routing without ``drop-cold`` only).
-        pool: ``layer``: a cache of ``capacity`` for each; ``global``: one of capacity x layers.
         sequences: how many tokens each sequence has, in all those of ``logits``. Each begins with
             the initial cache, and nothing is known of those before it.
         prompt_tokens: so many tokens at the beginning of each sequence are its prompt. They are
             routed exactly, and Cache-Prior sees their range.
-        initial_cache: what is cached when a sequence's decoding begins: ``cold``, nothing;
-            ``prompt``, what the prompt left, which began with nothing; or for each layer a list of
-            experts, most used first, of which ``capacity`` are. A prompt goes through the cache
-            with ``prompt`` only, otherwise it leaves it alone.
         layers: the model's number of each layer, ascending, in which ``first=N`` counts; without it
             0, 1, 2 ...
-        router: how the model selects and weighs; its bias has a row for each layer of ``logits``.
+        keywords: ``pool``, ``initial_cache`` and ``router``: :class:`RunKeywords`.
 
     Returns:
         The decisions and their totals. The same input gives the same output.
@@ -130,17 +140,16 @@ def simulate(
             setting="layers",
             remedy="Give the model's number of each",
         )
-    settings = run_settings(
+    arguments = RunArguments(
         experts=experts,
         layers=numbers,
         top_k=top_k,
         capacity=capacity,
         routing=routing,
         eviction=eviction,
-        pool=pool,
-        initial_cache=initial_cache,
-        router=router,
+        **keywords,
     )
+    settings = arguments.native()
     lengths = _lengths(sequences, tokens)
     prompt = whole("prompt_tokens", prompt_tokens, least=0)
     if prompt >= max(lengths):
@@ -150,27 +159,9 @@ def simulate(
             remedy="Give fewer than the longest sequence has",
         )
     result = _native.simulate(checked, lengths, prompt, settings)
-    slots = result["slots"]
     decoded = sum(max(0, length - prompt) for length in lengths)
-    evictions = result["evictions"]
-    return Simulation(
-        selected=result["selected"],
-        missed=result["missed"],
-        dropped=result["dropped"],
-        routing=result["routing"],
-        note=result["note"],
-        decoded_tokens=decoded,
-        hits=slots - result["misses"],
-        misses=result["misses"],
-        loads=result["loads"],
-        changed=result["changed"],
-        evictions=evictions,
-        lifetime_tokens=result["lifetime_tokens"],
-        hit_rate=1 - result["misses"] / max(1, slots),
-        loads_per_token_layer=result["loads"] / (decoded * depth),
-        changed_share=result["changed"] / max(1, slots),
-        mean_lifetime=result["lifetime_tokens"] / evictions if evictions else None,
-    )
+    hits = result.pop("slots") - result["misses"]
+    return Simulation(decoded_tokens=decoded, hits=hits, **result)
 
 
 def _lengths(sequences: Iterable[int] | None, tokens: int) -> list[int]:
