@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from moe_mobile.bundle.manifest import Manifest
 from moe_mobile.errors import UsageError
+from moe_mobile.routing.facts import MoeFacts, require_same
 from moe_mobile.routing.trace import read_trace
 
 __all__ = ["RouterTrace", "open_router_trace"]
@@ -55,23 +56,24 @@ def open_router_trace(
     """Read a trace that `moe-mobile trace` wrote, to replace the output of a bundle's routers.
 
     Its model may have another name, and other layers may have the experts; it is their number that
-    counts, and how many experts each has and uses.
+    counts, how many experts each has and uses, and by what their router scores them.
 
     Raises:
-        UsageError: it has other numbers of layers, experts or experts per token, or fewer tokens
-            than ``positions``, those of the longest test; or it is not a trace.
+        UsageError: it has other numbers of layers, experts or experts per token, another kind of
+            router, or fewer tokens than ``positions``, those of the longest test; or it is not a
+            trace.
         UnsupportedError, IoError: as :func:`moe_mobile.routing.trace.read_trace`.
     """
     trace = read_trace(path)
-    tokens, its_layers, its_experts = trace.router_logits.shape
-    its = _shape(its_layers, its_experts, trace.top_k)
-    wanted = _shape(len(manifest.moe_layers), manifest.moe.num_experts, manifest.moe.top_k)
-    if its != wanted:
-        raise UsageError(
-            f"is of {its}, the bundle has {wanted}",
-            file=path,
-            remedy="Name a trace of a model with the same",
-        )
+    tokens = len(trace.router_logits)
+    require_same(
+        trace.facts.compared(),
+        MoeFacts.of_bundle(manifest).compared(),
+        file=path,
+        other="the bundle",
+        remedy="Name a trace of a model with the same",
+        but=("model", "layers"),
+    )
     if tokens < positions:
         raise UsageError(
             f"has {tokens} tokens, and a test needs {positions}",
@@ -88,7 +90,3 @@ def open_router_trace(
             "tokens": tokens,
         },
     )
-
-
-def _shape(layers: int, experts: int, top_k: int) -> str:
-    return f"{layers} layers, the best {top_k} of {experts} experts in each"

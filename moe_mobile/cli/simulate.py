@@ -7,7 +7,6 @@ from __future__ import annotations
 import csv
 import functools
 import io
-import math
 import pathlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,15 +33,15 @@ from moe_mobile.errors import IoError, UsageError
 
 if TYPE_CHECKING:
     from moe_mobile.bundle.manifest import Manifest
-    from moe_mobile.routing.flash import Flash
+    from moe_mobile.routing.facts import MoeFacts
+    from moe_mobile.routing.flash import Flash, Timing
     from moe_mobile.routing.profile import CacheProfile
-    from moe_mobile.routing.replay import Model, Replay, Replayed
+    from moe_mobile.routing.replay import Replay
 
 _STATES = ("cold", "prompt")
 """Values of --initial-cache that are not files."""
 
 _MEASURED = "measured"
-_BY_FLASH = ("flash_ms_per_token", "expert_ms_per_token")
 
 
 @dataclass(frozen=True)
@@ -206,6 +205,8 @@ def command(
     check_writable(csv_file, replaced=True)
     check_replaceable(save_profile)
     # They import numpy: only now, so that --help and wrong options answer at once.
+    from moe_mobile.bundle.reader import read_manifest
+    from moe_mobile.routing.flash import Timing
     from moe_mobile.routing.profile import count_uses, write_profile
     from moe_mobile.routing.replay import replay
     from moe_mobile.routing.trace import read_trace
@@ -213,13 +214,11 @@ def command(
     routings, initial, capacities = split_routings(lab.routings), lab.initial(), lab.capacities()
     expert_bytes, check = timing.expert_bytes, None
     if timing.bundle is not None:
-        from moe_mobile.bundle.reader import read_manifest
-
         manifest = read_manifest(timing.bundle)
         expert_bytes = manifest.memory.expert_bytes
-        check = functools.partial(_check_bundle, timing.bundle, manifest)
+        check = functools.partial(_require_model, timing.bundle, manifest)
     with ProgressBar() as progress:
-        chips = timing.chips(device, expert_bytes, progress)
+        predicted = Timing(expert_bytes, timing.chips(device, expert_bytes, progress))
         found = replay(
             traces,
             routings,
@@ -234,51 +233,17 @@ def command(
     if save_profile is not None:
         profile = count_uses([functools.partial(read_trace, path) for path in traces])
         write_profile(save_profile, profile)
-    rows = [_facts(row, found.model, lab.initial_cache, expert_bytes, chips) for row in found.rows]
+    rows = [
+        row.as_dict() | {"initial_cache": lab.initial_cache} | predicted.of(row)
+        for row in found.rows
+    ]
     if csv_file is not None:
         write_output(csv_file, _csv_bytes(rows))
     if as_json:
-        echo_json(_document(traces, found, rows, expert_bytes, chips))
-        return
-    click.echo(_describe(found, rows, chips if expert_bytes is not None else ()))
-    remarks = _notes(found)
-    if expert_bytes is not None:
-        remarks.append(
-            "ms are of a token's experts: bytes read / flash, then bytes used / DRAM, without "
-            f"overlap, latency or the dense layers. An expert has {size(expert_bytes)}."
-        )
-    for note in remarks:
-        click.echo(f"note: {note}")
-
-
-def _document(
-    traces: tuple[pathlib.Path, ...],
-    found: Replay,
-    rows: list[dict[str, Any]],
-    expert_bytes: int | None,
-    chips: tuple[Flash, ...],
-) -> dict[str, Any]:
-    """All of it for scripts."""
-    return {
-        "traces": [str(path) for path in traces],
-        "model": found.model.name,
-        "moe_layers": len(found.model.layers),
-        "experts": found.model.experts,
-        "top_k": found.model.top_k,
-        "tokens": found.tokens,
-        "sequences": found.sequences,
-        "prompt_tokens": found.prompt_tokens,
-        "expert_bytes": expert_bytes,
-        "flash_bytes_per_second": {chip.name: chip.bytes_per_second for chip in chips},
-        "dram_bytes_per_second": {
-            chip.name: chip.dram_bytes_per_second
-            if math.isfinite(chip.dram_bytes_per_second)
-            else None
-            for chip in chips
-        },
-        "rows": rows,
-        "notes": _notes(found),
-    }
+        document = {"traces": list(map(str, traces)), **found.as_dict(), **predicted.as_dict()}
+        echo_json({**document, "rows": rows, "notes": found.notes})
+    else:
+        click.echo(_describe(found, rows, predicted))
 
 
 def _profile(file: str) -> CacheProfile:
@@ -295,72 +260,17 @@ def _profile(file: str) -> CacheProfile:
         ) from error
 
 
-def _check_bundle(bundle: pathlib.Path, manifest: Manifest, model: Model) -> None:
-    routed = (manifest.moe_layers, manifest.moe.num_experts, manifest.moe.top_k)
-    if routed != (model.layers, model.experts, model.top_k):
-        raise UsageError(
-            f"is not a bundle of the traces' model, {model.name}",
-            file=bundle,
-            remedy="Name the model's bundle, or give --expert-bytes",
-        )
+def _require_model(bundle: pathlib.Path, manifest: Manifest, model: MoeFacts) -> None:
+    from moe_mobile.routing.facts import MoeFacts, require_same
 
-
-def _facts(
-    row: Replayed,
-    model: Model,
-    initial_cache: str,
-    expert_bytes: int | None,
-    chips: tuple[Flash, ...],
-) -> dict[str, Any]:
-    """A row for scripts."""
-    bytes = None if expert_bytes is None else row.loads_per_token * expert_bytes
-    kept = row.hits + row.loads
-    used = None if expert_bytes is None else kept / row.tokens * expert_bytes
-    return {
-        "routing": row.routing,
-        "requested": row.requested,
-        "lossy": row.lossy,
-        "eviction": row.eviction,
-        "pool": row.pool,
-        "initial_cache": initial_cache,
-        "capacity": row.capacity,
-        "capacity_share": row.capacity / model.experts,
-        "tokens": row.tokens,
-        "hits": row.hits,
-        "misses": row.misses,
-        "loads": row.loads,
-        "dropped": row.dropped,
-        "changed": row.changed,
-        "evictions": row.evictions,
-        "hit_rate": row.hit_rate,
-        "loads_per_token_layer": row.loads_per_token_layer,
-        "changed_share": row.changed_share,
-        "mean_lifetime_tokens": row.mean_lifetime,
-        "bytes_per_token": bytes,
-        "flash_ms_per_token": {
-            chip.name: None if bytes is None else chip.ms(bytes) for chip in chips
-        },
-        "expert_ms_per_token": {
-            chip.name: None if bytes is None or used is None else chip.expert_ms(bytes, used)
-            for chip in chips
-        },
-    }
-
-
-def _notes(found: Replay) -> list[str]:
-    """Notes on the rows, printed with them."""
-    model = found.model
-    layers = len(model.layers)
-    said = list(dict.fromkeys(row.note for row in found.rows if row.note))
-    if layers > 1:
-        cycle, never, every = model.token_cycle, model.never_hits, layers * model.experts
-        said.append(
-            f"the LRU cliff: one token uses {cycle} of {every} experts ({percent(cycle / every)}). "
-            f"A global LRU of up to {never} ({percent(never / every)}) never hits with exact "
-            f"routing, because each token's other layers use {never} between two uses of a layer; "
-            f"below {cycle} it can hit only a token's best experts. Such caches are refused here."
-        )
-    return said
+    require_same(
+        MoeFacts.of_bundle(manifest).compared(),
+        model.compared(),
+        file=bundle,
+        other=f"the traces of {model.name}",
+        remedy="Name the model's bundle, or give --expert-bytes",
+        but=("model",),
+    )
 
 
 def _routing(row: dict[str, Any]) -> str:
@@ -369,9 +279,10 @@ def _routing(row: dict[str, Any]) -> str:
     return f"{routing} ({asked})" if routing == "exact" != asked else routing
 
 
-def _describe(found: Replay, rows: list[dict[str, Any]], chips: tuple[Flash, ...]) -> str:
-    """A table of the rows, with predicted times if there are chips."""
+def _describe(found: Replay, rows: list[dict[str, Any]], predicted: Timing) -> str:
+    """A table of the rows, with predicted times if the size of an expert is known, and notes."""
     model = found.model
+    chips = predicted.chips if predicted.expert_bytes is not None else ()
     several = "s" if found.sequences > 1 else ""
     header = ["routing", "lossy", "eviction", "per layer", "hits", "loads/token-layer"]
     header += ["changed", "lifetime"]
@@ -402,21 +313,34 @@ def _describe(found: Replay, rows: list[dict[str, Any]], chips: tuple[Flash, ...
     tokens = f"{found.tokens} tokens"
     if found.prompt_tokens:
         tokens += f", {found.prompt_tokens} of them prompts,"
-    return (
-        f"{model.name}: {len(model.layers)} MoE layers, the best {model.top_k} of {model.experts} "
-        f"experts; {tokens} in {found.sequences} sequence{several}; initial cache: "
-        f"{rows[0]['initial_cache']}; pool: {rows[0]['pool']}\n\n{table(header, cells, left=3)}\n"
-    )
+    notes = found.notes
+    if predicted.expert_bytes is not None:
+        notes.append(
+            "ms are of a token's experts: bytes read / flash, then bytes used / DRAM, without "
+            "overlap, latency or the dense layers. An expert has "
+            f"{size(predicted.expert_bytes)}."
+        )
+    lines = [
+        f"{model.name}: {model.words}; {tokens} in {found.sequences} sequence{several}; initial "
+        f"cache: {rows[0]['initial_cache']}; pool: {rows[0]['pool']}",
+        "",
+        table(header, cells, left=3),
+        "",
+        *(f"note: {note}" for note in notes),
+    ]
+    return "\n".join(lines)
 
 
 def _csv_bytes(rows: list[dict[str, Any]]) -> bytes:
     """The rows for a spreadsheet, a column for each flash."""
+    from moe_mobile.routing.flash import BY_FLASH
+
     flat = []
     for row in rows:
         values = {}
         for name, value in row.items():
             columns = (
-                {f"{name} {chip}": ms for chip, ms in value.items()} if name in _BY_FLASH else {}
+                {f"{name} {chip}": ms for chip, ms in value.items()} if name in BY_FLASH else {}
             )
             values.update(columns or {name: value})
         flat.append(values)

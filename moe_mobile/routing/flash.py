@@ -8,12 +8,19 @@ import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from moe_mobile.base.progress import Progress
 from moe_mobile.device.interface import Device
 from moe_mobile.errors import UsageError
 
-__all__ = ["PROFILES", "Flash", "measure_flash", "parse_flash"]
+if TYPE_CHECKING:
+    from moe_mobile.routing.replay import Replayed
+
+__all__ = ["BY_FLASH", "PROFILES", "Flash", "Timing", "measure_flash", "parse_flash"]
+
+BY_FLASH = ("flash_ms_per_token", "expert_ms_per_token")
+"""What :meth:`Timing.of` predicts for each flash."""
 
 _MAX_MBPS = 1e6
 _MEASURED_EXPERTS = 64
@@ -38,6 +45,47 @@ class Flash:
         """Milliseconds for experts of which ``read`` bytes come from flash first, and ``used`` go
         through the processor once each, one after the other."""
         return self.ms(read) + 1000 * used / self.dram_bytes_per_second
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What predicts how long a token's experts take.
+
+    Attributes:
+        expert_bytes: that a load reads; None: unknown, so nothing is predicted.
+        chips: flash memories, each with its DRAM.
+    """
+
+    expert_bytes: int | None
+    chips: tuple[Flash, ...]
+
+    def of(self, row: Replayed) -> dict[str, Any]:
+        """Bytes and milliseconds per token, JSON-ready, the latter by the name of the chip.
+
+        They leave out the latency of requests, computing and the dense layers, and assume that
+        nothing overlaps.
+        """
+        if self.expert_bytes is None:
+            unknown = dict.fromkeys(chip.name for chip in self.chips)
+            return dict.fromkeys(("bytes_per_token",)) | dict.fromkeys(BY_FLASH, unknown)
+        read = row.loads_per_token * self.expert_bytes
+        used = (row.hits + row.loads) / row.tokens * self.expert_bytes
+        return {
+            "bytes_per_token": read,
+            "flash_ms_per_token": {chip.name: chip.ms(read) for chip in self.chips},
+            "expert_ms_per_token": {chip.name: chip.expert_ms(read, used) for chip in self.chips},
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures that it is made from, JSON-ready."""
+        dram = {chip.name: chip.dram_bytes_per_second for chip in self.chips}
+        return {
+            "expert_bytes": self.expert_bytes,
+            "flash_bytes_per_second": {chip.name: chip.bytes_per_second for chip in self.chips},
+            "dram_bytes_per_second": {
+                name: rate if math.isfinite(rate) else None for name, rate in dram.items()
+            },
+        }
 
 
 PROFILES = (

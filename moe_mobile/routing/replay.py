@@ -8,45 +8,20 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from moe_mobile.base.progress import Progress, silent
-from moe_mobile.base.router import SOFTMAX, RouterSpec
+from moe_mobile.base.text import percent
 from moe_mobile.errors import BudgetError, UsageError, read_error
 from moe_mobile.routing.arguments import InitialCache
 from moe_mobile.routing.capacity import Capacity
 from moe_mobile.routing.counts import Counts
+from moe_mobile.routing.facts import MoeFacts, require_same
 from moe_mobile.routing.profile import CacheProfile
 from moe_mobile.routing.simulation import Simulation, simulate
 from moe_mobile.routing.trace import Trace, read_trace
 
-__all__ = ["Model", "Replay", "Replayed", "replay"]
-
-"""Called with what is done, how many of its tokens are, how many there are, and with what."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """What traces must have in common, to be added up."""
-
-    name: str
-    layers: tuple[int, ...]
-    experts: int
-    top_k: int
-    router: RouterSpec = SOFTMAX
-
-    @property
-    def token_cycle(self) -> int:
-        """Experts that one token uses, in all layers."""
-        return len(self.layers) * self.top_k
-
-    @property
-    def never_hits(self) -> int:
-        """The largest global LRU cache, in experts of all layers, that exact routing never hits.
-
-        Between a token's use of a layer and the next token's come the ``top_k`` experts of every
-        other layer, and as many as these are the most recent ones of an LRU cache.
-        """
-        return (len(self.layers) - 1) * self.top_k
+__all__ = ["Replay", "Replayed", "replay"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +58,29 @@ class Replayed(Counts):
         """In tokens; None if nothing was evicted."""
         return self.lifetime_tokens / self.evictions if self.evictions else None
 
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-ready object, derived figures included."""
+        return {
+            "routing": self.routing,
+            "requested": self.requested,
+            "lossy": self.lossy,
+            "eviction": self.eviction,
+            "pool": self.pool,
+            "capacity": self.capacity,
+            "capacity_share": self.capacity / self.experts,
+            "tokens": self.tokens,
+            "hits": self.hits,
+            "misses": self.misses,
+            "loads": self.loads,
+            "dropped": self.dropped,
+            "changed": self.changed,
+            "evictions": self.evictions,
+            "hit_rate": self.hit_rate,
+            "loads_per_token_layer": self.loads_per_token_layer,
+            "changed_share": self.changed_share,
+            "mean_lifetime_tokens": self.mean_lifetime,
+        }
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -96,11 +94,40 @@ class Replay:
         rows: capacity by capacity, in each the routings in the order given, Belady last.
     """
 
-    model: Model
+    model: MoeFacts
     sequences: int
     tokens: int
     prompt_tokens: int
     rows: tuple[Replayed, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader has to know of the rows."""
+        model = self.model
+        layers = len(model.layers)
+        notes = list(dict.fromkeys(row.note for row in self.rows if row.note))
+        if layers > 1:
+            cycle, never, every = model.token_cycle, model.never_hits, layers * model.experts
+            notes.append(
+                f"the LRU cliff: one token uses {cycle} of {every} experts "
+                f"({percent(cycle / every)}). A global LRU of up to {never} "
+                f"({percent(never / every)}) never hits with exact routing, because each token's "
+                f"other layers use {never} between two uses of a layer; below {cycle} it can hit "
+                "only a token's best experts. Such caches are refused here."
+            )
+        return notes
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the traces are of, JSON-ready; the rows are not in it."""
+        return {
+            "model": self.model.name,
+            "moe_layers": len(self.model.layers),
+            "experts": self.model.experts,
+            "top_k": self.model.top_k,
+            "tokens": self.tokens,
+            "sequences": self.sequences,
+            "prompt_tokens": self.prompt_tokens,
+        }
 
 
 def replay(
@@ -112,7 +139,7 @@ def replay(
     pool: str = "layer",
     initial_cache: str | CacheProfile = "cold",
     belady: bool = False,
-    check: Callable[[Model], object] | None = None,
+    check: Callable[[MoeFacts], object] | None = None,
     progress: Progress = silent,
 ) -> Replay:
     """Replay every sequence of the traces through each routing at each capacity.
@@ -137,7 +164,7 @@ def replay(
         BudgetError: a capacity holds less than one token uses of a layer.
         UnsupportedError, IoError: as :func:`read_trace`.
     """
-    model: Model | None = None
+    model: MoeFacts | None = None
     origin: dict[str, object] = {}
     initial: InitialCache = "cold"
     sequences = tokens = prompt = 0
@@ -147,7 +174,7 @@ def replay(
         trace = read_trace(path)
         _require_new(path, seen)
         if model is None:
-            model, origin = _model(trace), _origin(trace)
+            model, origin = trace.facts, _origin(trace)
             if check is not None:
                 check(model)
             wanted = [(routing, eviction) for routing in routings]
@@ -155,7 +182,13 @@ def replay(
             initial = _initial(initial_cache, model)
             rows = _empty_rows(trace, model, dict.fromkeys(wanted), capacities, pool, initial)
         else:
-            _require_same(path, _origin(trace), os.fspath(paths[0]), origin)
+            require_same(
+                _origin(trace),
+                origin,
+                file=path,
+                other=os.fspath(paths[0]),
+                remedy="Replay the traces of each model and precision by themselves",
+            )
         sequences += len(trace.sequences)
         tokens += sum(trace.sequences)
         prompt += sum(min(length, trace.prompt_tokens) for length in trace.sequences)
@@ -181,42 +214,15 @@ def replay(
     return Replay(model, sequences, tokens, prompt, tuple(rows))
 
 
-def _model(trace: Trace) -> Model:
-    experts = trace.router_logits.shape[2]
-    return Model(trace.model, trace.layers, experts, trace.top_k, trace.router)
-
-
 def _origin(trace: Trace) -> dict[str, object]:
     """What traces that are added up agree in, by the names that an error calls it."""
     return {
-        "model": trace.model,
-        "layers": trace.layers,
-        "number of experts": trace.router_logits.shape[2],
-        "top_k": trace.top_k,
+        **trace.facts.compared(),
         **dataclasses.asdict(trace.router),
         "source": trace.source,
         "source_id": trace.source_id,
         "precision": trace.precision,
     }
-
-
-def _require_same(
-    path: str | os.PathLike[str], its: dict[str, object], first: str, origin: dict[str, object]
-) -> None:
-    for name, value in its.items():
-        if value != origin[name]:
-            raise UsageError(
-                f"does not go with {first}: the {name} is {_shown(value)}, there "
-                f"{_shown(origin[name])}",
-                file=path,
-                remedy="Replay the traces of each model and precision by themselves",
-            )
-
-
-def _shown(value: object) -> str:
-    """A short text of it; a model may have 4096 layers."""
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _require_new(
@@ -236,7 +242,7 @@ def _require_new(
     seen[place] = path
 
 
-def _initial(cache: str | CacheProfile, model: Model) -> InitialCache:
+def _initial(cache: str | CacheProfile, model: MoeFacts) -> InitialCache:
     return cache if isinstance(cache, str) else cache.of(model.name, model.layers, model.experts)
 
 
@@ -259,7 +265,7 @@ def _simulate(
 
 def _empty_rows(
     trace: Trace,
-    model: Model,
+    model: MoeFacts,
     wanted: dict[tuple[str, str], None],
     capacities: Sequence[Capacity],
     pool: str,
@@ -286,7 +292,7 @@ def _empty_rows(
     return rows
 
 
-def _checked_size(capacity: Capacity, model: Model) -> int:
+def _checked_size(capacity: Capacity, model: MoeFacts) -> int:
     size, layers = capacity.of(model.experts), len(model.layers)
     if size > model.experts:
         raise UsageError(

@@ -22,12 +22,8 @@ from moe_mobile.base.router import SCORES, SOFTMAX, RouterSpec
 from moe_mobile.base.versioned_files import Format, write_regular
 from moe_mobile.bundle.reader import parse_router
 from moe_mobile.bundle.writer import router_to_json
-from moe_mobile.errors import (
-    IoError,
-    UnsupportedError,
-    UsageError,
-    read_error,
-)
+from moe_mobile.errors import IoError, UnsupportedError, UsageError, read_error
+from moe_mobile.routing.facts import MoeFacts
 
 __all__ = ["SOURCES", "Trace", "check_prompt", "check_tokens", "read_trace", "split", "write_trace"]
 
@@ -131,6 +127,14 @@ class Trace:
         with np.errstate(invalid="ignore"):
             total = float(logits.sum(dtype=np.float64))
         _require(math.isfinite(total), "router_logits hold NaN or infinity")
+
+    @property
+    def facts(self) -> MoeFacts:
+        """The routers that it is of."""
+        experts = self.router_logits.shape[2]
+        return MoeFacts(
+            self.model, self.layers, experts, self.top_k, self.router, (self.precision,)
+        )
 
     def spans(self) -> list[slice]:
         """Where each sequence lies among the tokens."""

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe_mobile.base.router import RouterSpec
+from moe_mobile.base.router import SCORES, RouterSpec
 from moe_mobile.bench.router_trace import open_router_trace
 from moe_mobile.bundle import Manifest
 from moe_mobile.errors import UsageError
-from moe_mobile.routing.trace import Trace, write_trace
 from tests.bundle.samples import write_sample
 from tests.cli.program import failed
+from tests.routing import traces
 
 
 @pytest.fixture
@@ -27,22 +27,17 @@ def bundle(tmp_path: Path) -> tuple[Path, Manifest]:
 
 
 def write(path: Path, manifest: Manifest, **changes: Any) -> Path:
-    layers = sum(layer.experts is not None for layer in manifest.layers)
+    layers = len(manifest.moe_layers)
     shape = (3, changes.pop("depth", layers), changes.pop("experts", manifest.moe.num_experts))
+    logits = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     members: dict[str, Any] = {
-        "router_logits": np.arange(np.prod(shape), dtype=np.float32).reshape(shape),
-        "token_ids": np.zeros(3, np.uint32),
-        "sequences": (3,),
         "layers": tuple(range(50, 50 + shape[1])),  # other numbers than the bundle's
         "top_k": manifest.moe.top_k,
-        "router": RouterSpec(renormalize=True),
+        "router": RouterSpec(manifest.moe.router.score),
         "model": "another",
         "source": "synthetic",
-        "source_id": "another s=0.5",
-        "precision": "float32",
     }
-    write_trace(path, Trace(**members | changes))
-    return path
+    return traces.write(path, logits, **members | changes)
 
 
 def test_another_models_trace_of_the_same_shape_stands_for_the_routers(
@@ -56,16 +51,25 @@ def test_another_models_trace_of_the_same_shape_stands_for_the_routers(
     np.testing.assert_array_equal(sent, trace.logits[[2, 0]].ravel())
 
 
-@pytest.mark.parametrize("change", ["depth", "experts", "top_k"])
+@pytest.mark.parametrize("change", ["depth", "experts", "top_k", "router"])
 def test_another_shape_is_refused(
     change: str, bundle: tuple[Path, Manifest], tmp_path: Path
 ) -> None:
     folder, manifest = bundle
     moe = manifest.moe
-    layers = sum(layer.experts is not None for layer in manifest.layers)
-    other = {"depth": layers + 1, "experts": moe.num_experts + 1, "top_k": moe.top_k - 1}[change]
-    path = write(tmp_path / "other", manifest, **{change: other})
-    with pytest.raises(UsageError, match=f"{other}.*, the bundle has {layers} layers") as caught:
+    layers = len(manifest.moe_layers)
+    name, there, other = {
+        "depth": ("number of layers", layers, layers + 1),
+        "experts": ("number of experts", moe.num_experts, moe.num_experts + 1),
+        "top_k": ("top_k", moe.top_k, moe.top_k - 1),
+        "router": ("router", moe.router.score, "another"),
+    }[change]
+    if change == "router":
+        other = next(score for score in SCORES if score != there)
+    value = RouterSpec(str(other)) if change == "router" else other
+    path = write(tmp_path / "other", manifest, **{change: value})
+    told = f"does not go with the bundle: the {name} is {other}, there {there}"
+    with pytest.raises(UsageError, match=told) as caught:
         open_router_trace(path, manifest=manifest, positions=1)
     assert caught.value.file == str(path)
     error = failed(2, "bench", folder, "-p", 0, "-n", 1, "--router-trace", path)

@@ -20,7 +20,7 @@ from moe_mobile.tune.outcome import Outcome
 from moe_mobile.tune.residency import residency
 from tests.report.rows import figures_of
 from tests.report.test_report import _Page
-from tests.routing.test_profile import a_trace
+from tests.routing.traces import a_trace
 from tests.tune.test_tune_choice import MODEL, a_row
 
 LIMIT = parse_limit("+1%")
@@ -44,7 +44,7 @@ def an_outcome(*rows: Quality, **changes: Any) -> Outcome:
 def the_trace(tokens: int = 60) -> Trace:
     """Of two layers with eight experts."""
     logits = a_trace(3, tokens).router_logits[:, :2].copy()
-    return a_trace(3, tokens, router_logits=logits, layers=(0, 3), sequences=(tokens - 20, 20))
+    return a_trace(3, tokens, logits=logits, layers=(0, 3), sequences=(tokens - 20, 20))
 
 
 def page_of(outcome: Outcome, **options: Any) -> tuple[str, _Page]:

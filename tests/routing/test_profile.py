@@ -11,33 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe_mobile.base.router import RouterSpec
-from moe_mobile.errors import IoError, MoeMobileError, UnsupportedError, UsageError
+from moe_mobile.errors import MoeMobileError, UnsupportedError, UsageError
 from moe_mobile.routing import simulate
 from moe_mobile.routing.profile import CacheProfile, count_uses, read_profile, write_profile
-from moe_mobile.routing.trace import Trace
+from tests.routing.traces import a_trace
 
 PROFILE = CacheProfile("tiny \u00e9", 4, {1: (2, 0, 3, 1), 12: (3,)})
 
 
-def a_trace(seed: int, tokens: int, **changes: Any) -> Trace:
-    rng = np.random.default_rng(seed)
-    members: dict[str, Any] = {
-        "router_logits": rng.standard_normal((tokens, 3, 8), dtype=np.float32),
-        "token_ids": np.zeros(tokens, np.uint32),
-        "sequences": (tokens,),
-        "layers": (0, 2, 3),
-        "top_k": 2,
-        "router": RouterSpec(renormalize=True),
-        "model": "tiny",
-        "source": "engine",
-        "source_id": "ab",
-        "precision": "fp32",
-    }
-    return Trace(**members | changes)
-
-
-def test_counts_what_exact_routing_uses() -> None:
+def test_counts_the_experts_that_exact_routing_uses() -> None:
     traces = [a_trace(1, 30, sequences=(10, 20), prompt_tokens=5), a_trace(2, 7)]
     profile = count_uses([lambda: traces[0], lambda: traces[1]])
     assert (profile.model, profile.experts, list(profile.layers)) == ("tiny", 8, [0, 2, 3])
@@ -132,21 +114,3 @@ def test_refuses_broken_files(
         read_profile(path)
     assert caught.value.file == str(path)
     assert "simulate TRACE --save-profile" in str(caught.value.remedy) or error is UnsupportedError
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"[]", b"7", b"{", b"\xff", b'{"a": 1, "a": 2}', b"[" * 10**6]
-)
-def test_refuses_invalid_profiles(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "profile.json"
-    path.write_bytes(data)
-    with pytest.raises(UsageError) as caught:
-        read_profile(path)
-    assert caught.value.file == str(path)
-
-
-def test_unreadable_files(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(IoError) as caught:
-            read_profile(path)
-        assert caught.value.file == str(path)

@@ -15,38 +15,21 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from moe_mobile.base.router import RouterSpec
+from moe_mobile.base.router import SCORES, RouterSpec
 from moe_mobile.cli import cli
 from moe_mobile.cli.simulate import command
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.errors import BudgetError, MoeMobileError, UsageError
 from moe_mobile.routing.capacity import Capacity, parse_capacity
+from moe_mobile.routing.facts import MoeFacts
 from moe_mobile.routing.flash import PROFILES, measure_flash, parse_flash
 from moe_mobile.routing.profile import CacheProfile, read_profile, write_profile
-from moe_mobile.routing.replay import Model, Replayed, replay
-from moe_mobile.routing.trace import Trace, write_trace
+from moe_mobile.routing.replay import Replayed, replay
 from tests.bundle.samples import write_sample
 from tests.bundles import DemoMaker
 from tests.cli.program import failed, ok_json
 from tests.oracles.routing import Pool
-
-
-def write(path: Path, logits: NDArray[np.float32], top_k: int, **changes: Any) -> Path:
-    tokens, layers, _ = logits.shape
-    members: dict[str, Any] = {
-        "router_logits": logits,
-        "token_ids": np.arange(tokens, dtype=np.uint32),
-        "sequences": (tokens,),
-        "layers": tuple(range(layers)),
-        "top_k": top_k,
-        "router": RouterSpec(renormalize=True),
-        "model": "tiny",
-        "source": "engine",
-        "source_id": "ab" * 32,
-        "precision": "fp32",
-    }
-    write_trace(path, Trace(**members | changes))
-    return path
+from tests.routing.traces import write
 
 
 def choosing(chosen: Sequence[Sequence[int]], experts: int) -> NDArray[np.float32]:
@@ -108,7 +91,7 @@ def test_traces_of_one_model_are_added_up(two_sequences: Path, tmp_path: Path) -
         ("layers", {"layers": (1,)}),
         ("top_k", {"top_k": 1}),
         ("renormalize", {"router": RouterSpec()}),
-        ("score", {"router": RouterSpec("relu", renormalize=True)}),
+        ("router", {"router": RouterSpec("relu", renormalize=True)}),
         ("source", {"source": "transformers"}),
         ("source_id", {"source_id": "cd" * 32}),
         ("precision", {"precision": "8da4w"}),
@@ -199,7 +182,7 @@ def test_a_lossy_routing_is_marked_and_saves_loads(near_choice: Path) -> None:
 
 def test_the_lru_cliff_is_where_it_is_said_to_be() -> None:
     """An LRU of its own, below the sizes that the simulator takes."""
-    model = Model("m", (0, 1, 2), experts=4, top_k=2)
+    model = MoeFacts("m", (0, 1, 2), experts=4, top_k=2)
     assert (model.token_cycle, model.never_hits) == (6, 4)
     random = np.random.default_rng(0)
     hits = dict.fromkeys((model.never_hits, model.never_hits + 1), 0)
@@ -300,7 +283,7 @@ def test_routings_after_commas_are_several(near_choice: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_the_command_refuses(
+def test_the_command_refuses_invalid_arguments(
     arguments: list[str], exit_code: int, setting: str, cause: str, near_choice: Path
 ) -> None:
     with pytest.raises(MoeMobileError, match=cause) as caught:
@@ -330,9 +313,7 @@ def test_a_profile_is_saved_and_used(near_choice: Path, tmp_path: Path) -> None:
     assert "Give cold, prompt or a file" in error["remedy"]
 
 
-def test_rows_never_replace_what_they_come_from(
-    near_choice: Path, used: Path, tmp_path: Path
-) -> None:
+def test_rows_never_replace_their_inputs(near_choice: Path, used: Path, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     before = {path: path.read_bytes() for path in (near_choice, used)}
     command = ["simulate", near_choice, "--initial-cache", used, "--capacity", "2"]
@@ -367,19 +348,24 @@ def test_unwritable_outputs_are_errors_before_the_work(
 def test_the_size_of_an_expert_from_a_bundle(near_choice: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     manifest, _ = write_sample(bundle, seed=1)
-    layers = tuple(i for i, layer in enumerate(manifest.layers) if layer.experts is not None)
+    layers = manifest.moe_layers
     moe, size = manifest.moe, manifest.memory.expert_bytes
     assert layers
     assert size > 0
     logits = np.zeros((1, len(layers), moe.num_experts), np.float32)
-    trace = write(tmp_path / "fits", logits, moe.top_k, layers=layers)
+    alike: dict[str, Any] = {"layers": layers, "router": RouterSpec(moe.router.score)}
+    trace = write(tmp_path / "fits", logits, moe.top_k, **alike)
     arguments = ["--bundle", str(bundle), "--capacity", "100%", "--json"]
     found = CliRunner().invoke(command, [str(trace), *arguments])
     row = json.loads(found.output)["rows"][0]
     assert row["bytes_per_token"] == len(layers) * moe.top_k * size  # nothing is cached yet
-    with pytest.raises(UsageError, match="not a bundle of the traces' model") as caught:
-        command.main([str(near_choice), *arguments], standalone_mode=False)
-    assert caught.value.file == str(bundle)
+    score = next(score for score in SCORES if score != moe.router.score)
+    other = write(tmp_path / "other", logits, moe.top_k, layers=layers, router=RouterSpec(score))
+    for path, name in ((near_choice, "number of experts"), (other, "router")):
+        told = f"does not go with the traces of tiny: the {name} is"
+        with pytest.raises(UsageError, match=told) as caught:
+            command.main([str(path), *arguments], standalone_mode=False)
+        assert caught.value.file == str(bundle)
 
 
 def test_measured_flash_gives_the_times_that_were_measured(demo_bundle: DemoMaker) -> None:

@@ -30,6 +30,7 @@ from moe_mobile.routing.trace import (
     split,
     write_trace,
 )
+from tests.routing.traces import trace_of
 
 SAME_FOLDER = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -37,19 +38,8 @@ SAME_FOLDER = settings(deadline=None, suppress_health_check=[HealthCheck.functio
 def example(**changes: Any) -> Trace:
     """Five tokens in two sequences, through two MoE layers of four experts."""
     logits = np.random.default_rng(0).normal(size=(5, 2, 4)).astype(np.float32)
-    members: dict[str, Any] = {
-        "router_logits": logits,
-        "token_ids": np.array([3, 1, 4, 1, 5], np.uint32),
-        "sequences": (3, 2),
-        "layers": (1, 3),
-        "top_k": 2,
-        "router": RouterSpec(renormalize=True),
-        "model": "tiny",
-        "source": "engine",
-        "source_id": "ab" * 32,
-        "precision": "8da4w",
-    }
-    return Trace(**members | changes)
+    members = {"sequences": (3, 2), "layers": (1, 3), "precision": "8da4w"}
+    return dataclasses.replace(trace_of(logits, **members), **changes)
 
 
 @st.composite
@@ -170,7 +160,7 @@ def test_equal_traces_are_equal_files_and_replace_one_whole(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "link"]
 
 
-def test_what_cannot_be_written_leaves_what_is_there(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "trace"
     write_trace(path, example())
     before = path.read_bytes()

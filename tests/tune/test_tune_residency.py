@@ -10,7 +10,7 @@ import pytest
 from moe_mobile.quality.score import Cache
 from moe_mobile.routing import simulate
 from moe_mobile.tune.residency import residency
-from tests.routing.test_profile import a_trace
+from tests.routing.traces import a_trace
 
 
 @pytest.mark.parametrize("pool", ["layer", "global"])
