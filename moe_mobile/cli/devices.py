@@ -127,6 +127,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
     if "fits" in row:
         fits = row["fits"]
-        lacks = [name for name in ("space", "memory") if not fits[name]]
-        cells.append("yes" if not lacks else f"no: {' and '.join(lacks)}")
+        missing = [name for name in ("space", "memory") if not fits[name]]
+        cells.append("yes" if not missing else f"no: {' and '.join(missing)}")
     return cells

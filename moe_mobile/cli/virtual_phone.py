@@ -46,36 +46,20 @@ def command() -> None:
     "--link-mbps", type=click.IntRange(1), help="MB/s that its connection to adb carries each way."
 )
 @json_option
-def start(
-    name: str | None,
-    abi: str | None,
-    ram: int | None,
-    flash_mbps: int | None,
-    flash_size: int | None,
-    link_mbps: int | None,
-    as_json: bool,
-) -> None:
+def start(as_json: bool, **settings: Any) -> None:
     """Start a phone in the background, connect adb to it and print its serial."""
     from moe_mobile.virtual_phone import PhoneSettings
     from moe_mobile.virtual_phone import start as start_phone
 
-    phone = start_phone(
-        PhoneSettings(
-            name=name,
-            abi=abi,
-            ram=ram,
-            flash_mbps=flash_mbps,
-            flash_size=flash_size,
-            link_mbps=link_mbps,
-        )
-    )
+    wanted = PhoneSettings(**settings)
+    phone = start_phone(wanted)
     if as_json:
         echo_json(phone.record)
         return
     record = phone.record
-    if ram is not None and record["limit"] != "hard":
+    if wanted.ram is not None and record["limit"] != "hard":
         click.echo(f"limit: {record['limit']} (by {record['limiter']})", err=True)
-    if flash_mbps is not None and record["flash_limit"] != "hard":
+    if wanted.flash_mbps is not None and record["flash_limit"] != "hard":
         click.echo("the flash bandwidth cannot be limited on this machine", err=True)
     click.echo(phone.serial)
 

@@ -83,7 +83,7 @@ def test_importing_the_package_does_not_import_torch() -> None:
         assert repr(name) in result.stdout
 
 
-def test_the_public_api_is_what_it_names() -> None:
+def test_the_public_api_is_listed() -> None:
     from moe_mobile.engine import Engine
     from moe_mobile.export import export_bundle
 

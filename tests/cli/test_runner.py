@@ -330,7 +330,7 @@ def test_the_process_ends_with_the_interpreter(make_runner: MakeRunner) -> None:
     assert not _alive(int(result.stdout))
 
 
-def test_a_missing_binary_says_where_and_what_to_do(
+def test_a_missing_binary_is_named_with_a_remedy(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOE_MOBILE_RUNNER", str(tmp_path / "none"))

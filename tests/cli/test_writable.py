@@ -76,7 +76,7 @@ def test_where_an_open_file_lies(tmp_path: Path) -> None:
     assert opened_path(None) is None
 
 
-def test_what_is_replaced_is_a_regular_file(tmp_path: Path) -> None:
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
     check_replaceable(None)
     check_replaceable(tmp_path / "new" / "folder" / "file")
     assert list(tmp_path.iterdir()) == []
