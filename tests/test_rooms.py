@@ -40,7 +40,7 @@ ROOMS = {
     "runtime": "base errors runner",
     "device": "base bundle errors runner runtime settings",
     "routing": "base bundle demo device errors model runner settings",
-    "quality": "base bundle demo device errors model routing runner settings",
+    "quality": "base bundle demo device errors model routing runner settings text",
     "bench": "base bundle device errors routing runner settings",
     "tune": "base bench bundle demo device errors model quality routing runner settings",
     "report": "base bench device errors quality routing tune settings",

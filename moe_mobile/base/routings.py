@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from moe_mobile.errors import UsageError
 
-__all__ = ["is_lossy", "lossy_mark", "marked", "split_routings"]
+__all__ = ["is_lossy", "labelled", "lossy_mark", "marked", "split_precisions", "split_routings"]
 
 # A comma between two routings; other commas belong to the routing before them, as in ",J=2".
 _BETWEEN = re.compile(r",(?!\s*[A-Za-z]+\s*=)")
@@ -38,6 +38,11 @@ def split_routings(texts: Iterable[str]) -> list[str]:
     return list(routings)
 
 
+def split_precisions(texts: Iterable[str]) -> list[str]:
+    """``full,ranks:1`` are two; each is listed once. What they mean is not checked."""
+    return list(dict.fromkeys(part.strip() for text in texts for part in text.split(",")))
+
+
 def lossy_mark(resolved: str, note: str) -> str:
     """What a reader has to know about an engine whose output may differ from the model's.
 
@@ -52,6 +57,12 @@ def is_lossy(resolved: str) -> bool:
     return re.fullmatch(r"exact(,[^+]*)?", resolved) is None
 
 
-def marked(routing: str) -> str:
-    """A routing, marked if it changes what the model computes."""
-    return routing + " (lossy)" * is_lossy(routing)
+def labelled(routing: str, precision: str) -> str:
+    """A routing, with the precision of the experts unless that is full."""
+    return routing if precision == "full" else f"{routing}, precision {precision}"
+
+
+def marked(routing: str, precision: str) -> str:
+    """The same, marked if one of them changes what the model computes."""
+    lossy = is_lossy(routing) or precision != "full"
+    return labelled(routing, precision) + " (lossy)" * lossy

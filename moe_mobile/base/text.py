@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-__all__ = ["BYTE_UNITS", "count", "digits", "parse_size", "percent", "size", "table"]
+__all__ = ["BYTE_UNITS", "change_text", "count", "digits", "parse_size", "percent", "size", "table"]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -60,6 +61,13 @@ def digits(value: float, significant: int = 4) -> str:
 def percent(share: float | None) -> str:
     """A share as a percentage; a dash for None."""
     return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def change_text(share: float, error: float | None) -> str:
+    """A change with half of its interval: "+0.63 ± 0.35 %"; "lost" if it is infinite."""
+    if not math.isfinite(share):
+        return "lost"
+    return f"{100 * share:+.2f}" + ("" if error is None else f" ± {100 * error:.2f}") + " %"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:

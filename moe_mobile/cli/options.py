@@ -50,6 +50,7 @@ __all__ = [
     "packed_dir_option",
     "pool_field",
     "precision_field",
+    "precisions_field",
     "profile_path",
     "reading_options",
     "rows_options",
@@ -117,6 +118,19 @@ def precision_field() -> Any:
         show_default=True,
         help="For a bundle with several precisions of its experts: low runs them in the second, "
         "ranks:N all but the N best of each token. Both change the output.",
+    )
+
+
+def precisions_field() -> Any:
+    """``--precision`` in a group, with several values."""
+    return option(
+        "--precision",
+        multiple=True,
+        default=("full",),
+        show_default=True,
+        metavar="full|low|ranks:N,...",
+        help="For a bundle with several precisions of its experts: score every routing in each of "
+        "these; may be given several times. exact in full precision is always scored.",
     )
 
 
@@ -372,8 +386,8 @@ def initial_cache_settings(text: str, bundle: pathlib.Path) -> dict[str, Any]:
         raise UsageError(
             f"{text} is neither a state of the cache nor a file",
             setting="--initial-cache",
-            remedy=f"Possible are {', '.join(INITIAL_CACHES)}, or a file that `moe-mobile simulate "
-            "--save-profile` wrote",
+            remedy=f"Valid values: {', '.join(INITIAL_CACHES)}, or a file that `moe-mobile "
+            "simulate --save-profile` wrote",
         )
     from moe_mobile.bundle.reader import read_manifest
     from moe_mobile.routing.profile import read_profile

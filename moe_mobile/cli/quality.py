@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_mobile.base.text import percent, table
+from moe_mobile.base.text import change_text, percent, size, table
 from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.options import (
     OUTPUT,
@@ -20,7 +20,9 @@ from moe_mobile.cli.options import (
     RowsOptions,
     device_option,
     echo_json,
+    engine_settings,
     json_option,
+    precisions_field,
     reading_options,
     rows_options,
 )
@@ -30,12 +32,13 @@ from moe_mobile.cli.source import (
     CheckpointOptions,
     TextOptions,
     checkpoint_options,
+    open_subject,
     refuse_others,
     source_argument,
     source_path,
     text_options,
 )
-from moe_mobile.cli.subject import open_subject
+from moe_mobile.cli.tune_text import scored_text
 from moe_mobile.cli.writable import check_outputs, check_writable
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class _Scored(LabOptions):
         metavar="METHOD,...",
         help="How experts are chosen; may be given several times. exact is always scored too.",
     )
+    precisions: tuple[str, ...] = precisions_field()
     pool: str = option(
         "--pool",
         type=click.Choice(("layer", "global")),
@@ -68,6 +72,7 @@ class _Scored(LabOptions):
     "moe-mobile quality olmoe -f prompt.txt --routing cache-prior:0.2,max-rank:12",
     "moe-mobile quality olmoe -f prompt.txt -n 512 --device any",
     "moe-mobile quality olmoe -f prompt.txt --capacity 25%,50%,75% --plot front.html",
+    "moe-mobile quality olmoe -f prompt.txt --routing exact --precision low,ranks:1",
     "moe-mobile quality demo -f prompt.txt --routing cache-prior:0.2,J=2     # by transformers",
     "moe-mobile quality Qwen/Qwen3-30B-A3B -f prompt.txt --dtype bfloat16 --out qwen3.jsonl",
 )
@@ -103,23 +108,25 @@ def command(
     check_outputs({"--out": kept.rows, "--plot": plot}, read)
     check_plot(plot)
     check_writable(kept.rows, replaced=False)
-    refuse_others(source, ReadingOptions, but=("context",))
+    refuse_others(source, ReadingOptions, but=("context",), also=("precisions",))
     # They import numpy: only now, so that --help and wrong options answer at once.
-    from moe_mobile.base.routings import split_routings
+    from moe_mobile.base.routings import split_precisions, split_routings
     from moe_mobile.quality.sweep import caches, score_here, sweep
 
-    routings = list(dict.fromkeys(["exact", *split_routings(lab.routings)]))
-    capacities = lab.capacities()
+    routings, capacities = split_routings(lab.routings), lab.capacities()
     given = text.read()
     with ProgressBar() as progress:
-        model = open_subject(source, device, reading, checkpoint, progress)
-        scorer, ids = model.scorer, model.ids(given)[: text.tokens]
-        sizes = [capacity.of(scorer.model.experts) for capacity in capacities]
-        wanted = caches(scorer.model, routings, sizes, pool=lab.pool, eviction=lab.eviction)
-
-        def report(stage: str, done: int, total: int, detail: str = "") -> None:
-            progress(stage, done, total, f"{len(wanted)} settings")
-
+        settings = engine_settings(pathlib.Path(source), reading)
+        subject = open_subject(source, device, settings, checkpoint, progress)
+        scorer, ids = subject.scorer, subject.ids(given)[: text.tokens]
+        wanted = caches(
+            scorer.model,
+            routings,
+            [capacity.of(scorer.model.experts) for capacity in capacities],
+            pool=lab.pool,
+            eviction=lab.eviction,
+            precisions=split_precisions(lab.precisions),
+        )
         with kept.running() as files:
             rows = sweep(
                 scorer.model,
@@ -127,7 +134,7 @@ def command(
                 wanted,
                 score_here(scorer),
                 file=kept.open_scores(files),
-                progress=report,
+                progress=progress,
             )
     if plot is not None:
         from moe_mobile.quality.plot import draw_quality
@@ -141,15 +148,10 @@ def command(
 
 def _exact(rows: Sequence[Quality]) -> list[Quality]:
     """For each row the exact one of its capacity."""
-    exact = {row.capacity: row for row in rows if row.requested == "exact"}
+    from moe_mobile.quality.score import exact_of
+
+    exact = exact_of(rows)
     return [exact[row.capacity] for row in rows]
-
-
-def _change(row: Quality, exact: Quality) -> str:
-    if row.requested == "exact":
-        return ""
-    change, error = row.change_from(exact), row.change_error(exact)
-    return f"{100 * change:+.2f}" + ("" if error is None else f" ± {100 * error:.2f}") + " %"
 
 
 def _document(scorer: Scorer, rows: Sequence[Quality]) -> dict[str, Any]:
@@ -187,25 +189,26 @@ def _text(scorer: Scorer, rows: Sequence[Quality]) -> str:
     model = scorer.model
     header = ["routing", "lossy", "per layer", "hits", "loads/token-layer", "changed"]
     drops = any(row.dropped for row in rows)
-    header += [*["dropped"] * drops, "perplexity", "change"]
+    # Loads of experts in several precisions are not alike.
+    mixed = any(row.expert_precision != "full" for row in rows)
+    header += [*["dropped"] * drops, *["bytes/token"] * mixed, "perplexity", "change"]
     cells = [
         [
-            row.routing,
+            row.label,
             "lossy" if row.lossy else "",
             f"{row.capacity} ({100 * row.capacity / row.experts:.0f} %)",
             percent(row.hit_rate),
             f"{row.loads_per_token_layer:.3f}",
             percent(row.changed_share),
             *([percent(row.dropped_share)] * drops),
+            *([size(round(row.bytes_read / row.tokens))] * mixed),
             f"{row.perplexity:.4f}",
-            _change(row, exact),
+            "" if row is exact else change_text(row.change_from(exact), row.change_error(exact)),
         ]
         for row, exact in zip(rows, _exact(rows), strict=True)
     ]
     lines = [
-        f"{model.name}, {model.source} in {model.precision}: {len(model.layers)} MoE layers, the "
-        f"best {model.top_k} of {model.experts} experts; {rows[0].predictions} of "
-        f"{rows[0].tokens} tokens predicted; pool: {rows[0].pool}, eviction: {rows[0].eviction}",
+        scored_text(model, rows[0]),
         "",
         table(header, cells, left=2),
         *(f"note: {note}" for note in _notes(rows)),

@@ -14,25 +14,23 @@ from click.core import ParameterSource
 
 from moe_mobile.cli.commands import group_of, option
 from moe_mobile.cli.options import names_of
+from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.prompt import parse_ids, read_text
 from moe_mobile.cli.writable import opened_path
-from moe_mobile.errors import CheckpointError, UsageError
-from moe_mobile.text.tokenizer import TOKENIZER, load_tokenizer
+from moe_mobile.errors import UsageError
+from moe_mobile.settings import EngineSettings
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-    from moe_mobile.routing.transformers_model import Checkpoint
+    from moe_mobile.quality.subject import Subject
 
 __all__ = [
     "CheckpointOptions",
     "PromptOptions",
     "Text",
     "TextOptions",
-    "bundle_ids",
-    "checkpoint_ids",
     "checkpoint_options",
     "is_bundle",
+    "open_subject",
     "prompt_options",
     "refuse_others",
     "source_argument",
@@ -164,38 +162,21 @@ def refuse_others(
             )
 
 
-def bundle_ids(bundle: pathlib.Path, text: Text) -> list[int]:
-    """Token ids by the bundle's tokenizer; errors as :func:`load_tokenizer`."""
-    if isinstance(text, list):
-        return text
-    ids: list[int] = load_tokenizer(bundle).encode(text).ids
-    return ids
+def open_subject(
+    source: str,
+    device: str | None,
+    settings: EngineSettings,
+    checkpoint: CheckpointOptions,
+    progress: ProgressBar,
+) -> Subject:
+    """The model that a command was given. Raises what opening the device or the checkpoint does.
 
-
-def checkpoint_ids(checkpoint: Checkpoint, text: Text) -> list[int]:
-    """Token ids by the checkpoint's tokenizer.
-
-    Raises UsageError without one, CheckpointError for one that cannot be read.
+    ``settings``: of the engine; a checkpoint takes their ``context`` only.
     """
-    if isinstance(text, list):
-        return text
-    ids: list[int] = _tokenizer(checkpoint).encode(text).ids
-    return ids
+    from moe_mobile.quality.subject import BundleSubject, CheckpointSubject
 
-
-def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    data = checkpoint.model.files.get(TOKENIZER)
-    if data is None:
-        raise UsageError(
-            f"there is no {TOKENIZER}",
-            file=checkpoint.location,
-            remedy="Pass --token-ids instead of text",
-        )
-    try:
-        return Tokenizer.from_str(data.decode())
-    except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(
-            f"{TOKENIZER} cannot be read: {error}", file=checkpoint.location
-        ) from error
+    if is_bundle(source):
+        return BundleSubject(pathlib.Path(source), device, settings.as_request(), progress)
+    return CheckpointSubject(
+        source, **vars(checkpoint), context=settings.context, progress=progress
+    )

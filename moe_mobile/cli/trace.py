@@ -25,17 +25,15 @@ from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.source import (
     CheckpointOptions,
     TextOptions,
-    bundle_ids,
-    checkpoint_ids,
     checkpoint_options,
     is_bundle,
+    open_subject,
     refuse_others,
     source_argument,
     source_path,
     text_options,
 )
 from moe_mobile.cli.writable import check_outputs, check_replaceable
-from moe_mobile.device.select import open_device
 
 if TYPE_CHECKING:
     from moe_mobile.routing.trace import Trace
@@ -95,45 +93,20 @@ def command(
     check_outputs({"--out": out}, inputs)
     check_replaceable(out)
     given = text.read()
-    place = None
     with ProgressBar() as progress:
-        if is_bundle(source):
-            from moe_mobile.routing.trace_engine import record_engine
-
-            bundle = pathlib.Path(source)
-            ids = bundle_ids(bundle, given)
-            place = open_device(device)
-            trace = record_engine(
-                place,
-                bundle,
-                ids[: text.tokens],
-                settings=engine_settings(bundle, reading, cached).as_request(),
-                prompt_tokens=prompt_tokens,
-                progress=progress,
-            )
-        else:
-            # Imports torch: only now, so that --help and wrong options answer at once.
-            from moe_mobile.routing.transformers_model import open_checkpoint
-            from moe_mobile.routing.transformers_trace import record_transformers
-
-            opened = open_checkpoint(source)
-            ids = checkpoint_ids(opened, given)
-            trace = record_transformers(
-                opened,
-                ids[: text.tokens],
-                context=reading.context,
-                dtype=checkpoint.dtype,
-                torch_device=checkpoint.torch_device,
-                prompt_tokens=prompt_tokens,
-                progress=progress,
-            )
+        bundle = pathlib.Path(source)
+        settings = engine_settings(bundle, reading, cached if is_bundle(source) else None)
+        subject = open_subject(source, device, settings, checkpoint, progress)
+        ids = subject.ids(given)[: text.tokens]
+        trace = subject.trace(ids, prompt_tokens=prompt_tokens, progress=progress)
+    # Imports numpy: only now, so that --help and wrong options answer at once.
     from moe_mobile.routing.trace import write_trace
 
     facts = {"path": str(out), "bytes": write_trace(out, trace), **_facts(trace)}
     if as_json:
-        echo_json({**facts, "device": None if place is None else place.serial})
+        echo_json({**facts, "device": subject.place})
     else:
-        click.echo(_text(facts))
+        click.echo(_text(facts, trace))
 
 
 def _facts(trace: Trace) -> dict[str, Any]:
@@ -154,16 +127,12 @@ def _facts(trace: Trace) -> dict[str, Any]:
     }
 
 
-def _text(facts: dict[str, Any]) -> str:
-    count = len(facts["sequences"])
+def _text(facts: dict[str, Any], trace: Trace) -> str:
+    count = len(trace.sequences)
     rows = [
         ("written", f"{facts['path']}, {size(facts['bytes'])}"),
-        (
-            "model",
-            f"{facts['model']}: {facts['moe_layers']} MoE layers, the best {facts['top_k']} of "
-            f"{facts['experts']} experts",
-        ),
+        ("model", f"{trace.model}: {trace.facts.words}"),
         ("tokens", f"{facts['tokens']} in {count} sequence{'s' if count > 1 else ''}"),
-        ("recorded by", f"{facts['source']} in {facts['precision']} from {facts['source_id']}"),
+        ("recorded by", f"{trace.source} in {trace.precision} from {trace.source_id}"),
     ]
     return "\n".join(f"{name:<13} {text}" for name, text in rows)

@@ -21,7 +21,9 @@ from moe_mobile.cli.options import (
     RowsOptions,
     device_option,
     echo_json,
+    engine_settings,
     json_option,
+    precisions_field,
     reading_options,
 )
 from moe_mobile.cli.output import write_output
@@ -31,17 +33,18 @@ from moe_mobile.cli.source import (
     CheckpointOptions,
     TextOptions,
     checkpoint_options,
+    open_subject,
     refuse_others,
     source_argument,
     source_path,
     text_options,
 )
-from moe_mobile.cli.subject import BundleSubject, open_subject
 from moe_mobile.cli.tune_text import describe
 from moe_mobile.cli.writable import check_outputs, check_replaceable, check_writable
 from moe_mobile.errors import UsageError
 
 if TYPE_CHECKING:
+    from moe_mobile.bench.store import ResultFile
     from moe_mobile.routing.trace import Trace
     from moe_mobile.tune.outcome import Outcome
 
@@ -80,6 +83,7 @@ class _Search(LabOptions):
         metavar="F,...",
         help="Also try all of them with each +drop-cold:F.",
     )
+    precisions: tuple[str, ...] = precisions_field()
     measure_speed: bool = option(
         "--measure-speed",
         is_flag=True,
@@ -124,6 +128,14 @@ class _Kept(RowsOptions):
     def speeds(self) -> pathlib.Path | None:
         """The file of what --measure-speed measures."""
         return None if self.rows is None else self.rows.with_name(self.rows.name + ".speed")
+
+    def open_speeds(self, files: contextlib.ExitStack) -> ResultFile | None:
+        """That file, if rows are kept."""
+        from moe_mobile.bench.store import ResultFile
+
+        if self.speeds is None:
+            return None
+        return files.enter_context(contextlib.closing(ResultFile(self.speeds, resume=self.resume)))
 
 
 @dataclass(frozen=True)
@@ -180,19 +192,18 @@ def command(
     """
     _check(source, text, search, device, kept, written)
     # They import numpy: only now, so that --help and wrong options answer at once.
-    from moe_mobile.bench.driver import bundle_facts
-    from moe_mobile.bench.store import ResultFile
+    from moe_mobile.base.routings import split_precisions
     from moe_mobile.tune.choice import parse_limit
-    from moe_mobile.tune.ray_cluster import score_on_ray
     from moe_mobile.tune.search import search as search_for
-    from moe_mobile.tune.search import tried_caches, with_measured_speeds
+    from moe_mobile.tune.search import tried_caches, with_measured_speeds, workers_for
 
     limit, capacities, drops = parse_limit(search.limit), search.capacities(), search.drops()
     given = text.read() if text.given else None
     with ProgressBar() as progress:
-        model = open_subject(source, device, reading, checkpoint, progress)
-        scored = model.scorer.model
-        ids = model.ids(given)[: text.tokens or _TOKENS]
+        settings = engine_settings(pathlib.Path(source), reading)
+        subject = open_subject(source, device, settings, checkpoint, progress)
+        scored = subject.scorer.model
+        ids = subject.ids(given)[: text.tokens or _TOKENS]
         tried = tried_caches(
             scored,
             search.routings,
@@ -200,37 +211,25 @@ def command(
             capacities,
             pool=search.pool,
             eviction=search.eviction,
+            precisions=split_precisions(search.precisions),
         )
-
-        def report(stage: str, done: int, total: int, detail: str = "") -> None:
-            progress(stage, done, total, f"{len(tried)} settings")
-
         with kept.running() as files:
-            file, speeds = kept.open_scores(files), None
-            if search.measure_speed and kept.speeds is not None:
-                opened = ResultFile(kept.speeds, resume=kept.resume)
-                speeds = files.enter_context(contextlib.closing(opened))
-            if search.ray is None:
-                workers = model.workers(search.jobs, tried)
-            else:
-                workers = score_on_ray(model.source, search.ray, search.jobs)
-            outcome = search_for(scored, ids, tried, limit, workers, file=file, progress=report)
+            file = kept.open_scores(files)
+            speeds = kept.open_speeds(files) if search.measure_speed else None
+            workers = workers_for(
+                subject, tried, jobs=search.jobs, ray=search.ray, progress=progress
+            )
+            outcome = search_for(scored, ids, tried, limit, workers, file=file, progress=progress)
             trace = None
             if search.measure_speed or written.report is not None:
-                trace = model.trace(ids[:_TRACED_TOKENS], progress)
-            if search.measure_speed and trace is not None and isinstance(model, BundleSubject):
+                trace = subject.trace(ids[:_TRACED_TOKENS], progress=progress)
+            if search.measure_speed and trace is not None:
                 outcome = with_measured_speeds(
-                    outcome,
-                    model.device,
-                    bundle_facts(model.bundle),
-                    trace,
-                    engine=model.engine,
-                    file=speeds,
-                    progress=progress,
+                    outcome, subject, trace, file=speeds, progress=progress
                 )
-    _write(outcome, trace, model.place, written)
+    _write(outcome, trace, subject.place, written)
     if as_json:
-        echo_json(outcome.as_dict() | {"device": model.place})
+        echo_json(outcome.as_dict() | {"device": subject.place})
         return
     click.echo(describe(outcome))
     if written.out is not None:
@@ -281,7 +280,9 @@ def _check(
     check_writable(kept.rows, replaced=False)
     check_replaceable(written.out)
     check_writable(written.report, replaced=True)
-    refuse_others(source, ReadingOptions, but=("context",), also=("out", "measure_speed"))
+    refuse_others(
+        source, ReadingOptions, but=("context",), also=("out", "measure_speed", "precisions")
+    )
 
 
 def _drop(text: str) -> str:

@@ -4,27 +4,22 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from moe_mobile.base.text import percent, table
+from moe_mobile.base.text import change_text, percent, table
 
 if TYPE_CHECKING:
+    from moe_mobile.quality.score import Quality, ScoredModel
     from moe_mobile.tune.choice import Candidate
     from moe_mobile.tune.outcome import Outcome
 
-__all__ = ["change", "describe", "saving"]
+__all__ = ["describe", "scored_text"]
 
 
 def describe(outcome: Outcome) -> str:
     """A table for each size of the cache, what was chosen, and warnings."""
     model, first = outcome.model, outcome.found[0].row
-    parts = [
-        f"{model.name}, {model.source} in {model.precision}: {len(model.layers)} MoE layers, the "
-        f"best {model.top_k} of {model.experts} experts; {first.predictions} of {first.tokens} "
-        f"tokens predicted; pool: {first.pool}, eviction: {first.eviction}; "
-        f"limit: {outcome.limit.text}"
-    ]
+    parts = [f"{scored_text(model, first)}; limit: {outcome.limit.text}"]
     chosen = outcome.chosen
     for capacity in outcome.capacities:
         group = outcome.of(capacity)
@@ -36,17 +31,15 @@ def describe(outcome: Outcome) -> str:
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])
 
 
-def change(one: Candidate) -> str:
-    """How the perplexity changed, with its error; a dash for exact routing."""
-    if not one.row.lossy:
-        return "-"
-    if not math.isfinite(one.change):
-        return "lost"
-    error = "" if one.error is None else f" ± {100 * one.error:.2f}"
-    return f"{100 * one.change:+.2f}{error} %"
+def scored_text(model: ScoredModel, row: Quality) -> str:
+    """What was scored: the beginning of a table of rows."""
+    return (
+        f"{model.name}, {model.source} in {model.precision}: {model.words}; {row.predictions} of "
+        f"{row.tokens} tokens predicted; pool: {row.pool}, eviction: {row.eviction}"
+    )
 
 
-def saving(one: Candidate) -> str:
+def _saving(one: Candidate) -> str:
     """Loads, compared with exact routing's with the same cache."""
     exact = one.exact.loads_per_token_layer
     return percent(one.loads / exact) if exact else "-"
@@ -62,15 +55,15 @@ def _table(group: list[Candidate], chosen: list[Candidate]) -> str:
         row, speed = one.row, one.speed
         rows.append(
             [
-                row.routing,
+                row.label,
                 "chosen" if one in chosen else "front" if one.on_front else "",
                 f"{one.loads:.3f}",
-                saving(one),
+                _saving(one),
                 percent(row.hit_rate),
                 percent(row.changed_share),
                 *([percent(row.dropped_share)] * drops),
                 f"{row.perplexity:.4f}",
-                change(one),
+                change_text(one.change, one.error) if row.lossy else "-",
                 one.verdict,
                 *(["-" if speed is None else f"{speed:.1f}"] * speeds),
             ]
@@ -80,10 +73,11 @@ def _table(group: list[Candidate], chosen: list[Candidate]) -> str:
 
 def _chosen(outcome: Outcome, one: Candidate) -> str:
     row = one.row
-    text = f"cache {outcome.share(row.capacity)}, routing {row.routing}"
+    text = f"cache {outcome.share(row.capacity)}, routing {row.label}"
     if not row.lossy:
         return f"{text}: the model's own choice of experts"
-    text += f" (lossy): {saving(one)} of exact routing's loads, perplexity {change(one)}"
+    told = change_text(one.change, one.error)
+    text += f" (lossy): {_saving(one)} of exact routing's loads, perplexity {told}"
     exact = next(other.speed for other in outcome.of(row.capacity) if other.row is one.exact)
     if one.speed is not None and exact:
         text += f", {one.speed:.1f} instead of {exact:.1f} tokens/s"

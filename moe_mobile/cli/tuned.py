@@ -33,8 +33,8 @@ settings_file_option = click.option(
     "settings_file",
     type=click.Path(path_type=pathlib.Path),
     metavar="FILE",
-    help="Take --cache, --routing, --pool, --eviction and --initial-cache from a file that `tune` "
-    "wrote, unless they are given here.",
+    help="Take --cache, --routing, --precision, --pool, --eviction and --initial-cache from a file "
+    "that `tune` wrote, unless they are given here.",
 )
 
 
@@ -84,7 +84,7 @@ class Tuned:
 
         capacity = parse_capacity(settings.cache).of(manifest.moe.num_experts)
         try:
-            require_routing(manifest, settings.routing, capacity)
+            require_routing(manifest, settings.routing, capacity, settings.precision)
         except (UsageError, BudgetError) as error:
             raise UsageError(
                 f"the choice for {settings.cache} does not fit this model: {error.cause}",
@@ -93,20 +93,16 @@ class Tuned:
             ) from error
 
 
-def require_routing(manifest: Manifest, routing: str, capacity: int) -> None:
-    """Raises UsageError or BudgetError if the model has too few experts for the routing, or the
-    cache of so many for each layer too little room."""
-    from moe_mobile.routing import RoutingRun
+def require_routing(
+    manifest: Manifest, routing: str, capacity: int, precision: str = "full"
+) -> None:
+    """Raises UsageError or BudgetError if the model has too few experts for the routing, not that
+    precision, or the cache of so many for each layer too little room."""
+    from moe_mobile.quality.score import Cache, open_run
+    from moe_mobile.routing.facts import MoeFacts
 
     if manifest.moe_layers:
-        RoutingRun(
-            experts=manifest.moe.num_experts,
-            layers=manifest.moe_layers,
-            top_k=manifest.moe.top_k,
-            capacity=capacity,
-            routing=routing,
-            router=manifest.moe.router,
-        )
+        open_run(MoeFacts.of_bundle(manifest), Cache(routing, capacity, precision=precision))
 
 
 def settings_option(function: Decorated) -> Decorated:

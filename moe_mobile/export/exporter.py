@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -313,7 +313,7 @@ class _Export:
                 num_experts=moe.num_experts,
                 top_k=moe.top_k,
                 intermediate_size=moe.intermediate_size,
-                router=replace(moe.router, bias=self._router_bias()),
+                router=self._model.router(),
             ),
             quantization=m.Quantization(
                 experts=options.experts,
@@ -331,12 +331,6 @@ class _Export:
             memory=m.memory_facts(layers=layers, head=head, embedding=embedding, top_k=moe.top_k),
             provenance={"source": self._model.label, **_versions()},
         )
-
-    def _router_bias(self) -> tuple[tuple[float, ...], ...]:
-        refs = (
-            self._model.tensors.router_bias(i) for i in range(len(self._model.architecture.layers))
-        )
-        return tuple(tuple(self._read(ref).float().tolist()) for ref in refs if ref is not None)
 
 
 def _check_name(name: object) -> None:

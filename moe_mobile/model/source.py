@@ -9,12 +9,13 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.errors import CheckpointError, IoError, UsageError, read_error
 from moe_mobile.model.architecture import Architecture
 from moe_mobile.model.config import JsonObject, read_json_object
@@ -79,6 +80,13 @@ class OpenModel:
         for name, content in sorted(self.files.items()):
             digest.update(f"{name}:{hashlib.sha256(content).hexdigest()}".encode())
         return digest.hexdigest()
+
+    def router(self) -> RouterSpec:
+        """How experts are selected, with the bias that the checkpoint holds. Errors as reading."""
+        layers = range(len(self.architecture.layers))
+        refs = [ref for ref in map(self.tensors.router_bias, layers) if ref is not None]
+        bias = tuple(tuple(self.store.read(ref).float().tolist()) for ref in refs)
+        return replace(self.architecture.moe.router, bias=bias)
 
     def check(self) -> None:
         """Raises a CheckpointError unless every tensor is there with the right shape."""

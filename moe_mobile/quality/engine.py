@@ -26,13 +26,13 @@ from moe_mobile.quality.score import (
     SequenceScore,
 )
 from moe_mobile.routing.capacity import share_text
+from moe_mobile.routing.facts import MoeFacts
 from moe_mobile.routing.run import RoutingRun
 from moe_mobile.runner import Runner
 
 __all__ = ["EngineScorer", "EngineSource"]
 
 _DEFAULT_CONTEXT = 4096  # the engine's
-_POOLS = {"layer": "layer", "global": "global"}
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,12 @@ class EngineScorer(Scorer):
         self._settings, self._progress = settings, progress
         self.place = device.serial
         self.model = ScoredModel(
-            name=manifest.model.name,
+            **vars(MoeFacts.of_bundle(manifest)),
             source="engine",
             source_id=inspect_bundle(bundle)["hash"],
-            precision=manifest.quantization.experts,
             identity=device.facts().identity,
             vocab_size=manifest.model.vocab_size,
             context=settings.get("context") or min(longest, _DEFAULT_CONTEXT),
-            layers=manifest.moe_layers,
-            experts=manifest.moe.num_experts,
-            top_k=manifest.moe.top_k,
-            router=manifest.moe.router,
         )
 
     @functools.cached_property
@@ -112,11 +107,14 @@ class EngineScorer(Scorer):
             yield score
 
     def _open(self, runner: Runner, folder: str, cache: Cache, run: RoutingRun) -> None:
-        """The bundle with this routing and cache, and nothing else."""
+        """The bundle with this routing, precision and cache, and nothing else."""
         layers, experts = len(self.model.layers), self.model.experts
         settings = {
             **self._settings,
-            "routing": cache.routing,
+            # An automatic value depends on how many experts are cached, which in two precisions is
+            # not quite the capacity.
+            "routing": run.routing if cache.is_mixed else cache.routing,
+            "precision": cache.precision,
             "pool": cache.pool,
             "eviction": cache.eviction,
             "initial_cache": "cold",
@@ -124,7 +122,8 @@ class EngineScorer(Scorer):
         }
         info = runner.request("open", bundle=folder, settings=settings, progress=self._progress)
         slots, wanted = info["plan"]["slots"], cache.capacity * layers
-        if slots != wanted:
+        # Two precisions share the memory by their ranks.
+        if slots != wanted and not cache.is_mixed:
             raise BudgetError(
                 f"the engine holds {slots} experts instead of {wanted}",
                 setting="capacity",
@@ -146,12 +145,17 @@ def _score(
         values = np.array(answer["log_probabilities"], np.float64)
         totals = answer["stats"]["totals"]
         hits, loads, dropped = (int(totals[name]) for name in ("hits", "misses", "dropped"))
-        changed = int(totals["slots_changed_by_routing"])
+        changed, read = int(totals["slots_changed_by_routing"]), int(totals["bytes_read"])
         if values.shape != (tokens - 1,):
             raise ValueError(f"{values.size} values")
         slots = tokens * len(model.layers) * model.top_k
         used = hits + loads + dropped
-        if used > slots or (used < slots and not model.router.may_select_fewer) or changed > slots:
+        if (
+            used > slots
+            or (used < slots and not model.router.may_select_fewer)
+            or changed > slots
+            or read < 0
+        ):
             raise ValueError(f"its counts are not those of {slots} slots")
     except (KeyError, TypeError, ValueError) as error:
         raise RuntimeFailedError(
@@ -160,4 +164,4 @@ def _score(
             remedy="Run `moe-mobile doctor`; the engine may be of another version",
         ) from error
     # The engine calls a miss what is read.
-    return SequenceScore(values, hits, loads + dropped, dropped, changed)
+    return SequenceScore(values, hits, loads + dropped, dropped, changed, read)

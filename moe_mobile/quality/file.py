@@ -16,14 +16,14 @@ import math
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import numpy as np
 
 import moe_mobile
-from moe_mobile.base.json_field import Json, parse_object
+from moe_mobile.base.json_field import MAX_INTEGER, Json, JsonField, parse_strict_json
 from moe_mobile.base.json_lines import JsonLines, refuse_content
-from moe_mobile.errors import UsageError
+from moe_mobile.base.routings import is_lossy
+from moe_mobile.errors import BundleInvalidError, UsageError
 from moe_mobile.quality.score import (
     BLOCK,
     Cache,
@@ -35,17 +35,17 @@ from moe_mobile.quality.score import (
 
 __all__ = ["QualityFile", "score_key"]
 
-VERSION = 1
+VERSION = 2
 """Grows if a member of a line changes its meaning or goes."""
 
 _MODEL = ("source", "source_id", "precision", "context")
-# The score has the numbers of layers and experts.
-_TEXTS = ("key", "model", "source", "source_id", "precision")
-_SHOWN = ("routing", "requested", "note", "eviction", "pool")
+_SHOWN = ("routing", "requested", "note", "eviction", "pool", "expert_precision")
 _COUNTS = ("tokens", "predictions", "hits", "misses", "dropped", "changed")
 _SIZES = ("context", "capacity", "layers", "experts", "top_k")
 _FIELDS = {field.name for field in dataclasses.fields(Quality)}
-_MOST = 1 << 53
+_MEMBERS = ("quality_version", "key", "model", *_MODEL, *sorted(_FIELDS))
+_MAX_TEXT = 4096
+_MOST_BYTES = 1 << 80
 _LARGEST = 1e45  # of a block: more than float32 logits can make of it
 _ROUNDING = 1e-3  # by which a block may be below zero
 
@@ -94,7 +94,7 @@ class QualityFile:
             if line.strip():
                 self._read(line, number)
         if self._lines.ends_foreign:
-            raise self._foreign(len(self._lines.found) + 1)
+            raise self._foreign(len(self._lines.found) + 1, "it does not begin as one")
 
     def append(self, key: str, model: ScoredModel, score: Quality) -> None:
         """Write a score through to the disk. Raises DiskFullError or IoError."""
@@ -125,97 +125,90 @@ class QualityFile:
         self._lines.close()
 
     def _read(self, line: bytes, number: int) -> None:
-        row = parse_object(line, finite=True)
-        if row is None or "quality_version" not in row:
-            raise self._foreign(number)
-        # Scores of other versions stay in the file, and are not used.
-        if row["quality_version"] != VERSION:
-            return
+        file = str(self._path)
         try:
-            self.scores[row.get("key", "")] = _checked(row)
-        except _BrokenError as error:
-            raise self._foreign(number, str(error)) from None
-        self._origins[row["key"]] = number, row
+            root = JsonField(parse_strict_json(line, file), "", file)
+            root.expect_object()
+            # Scores of other versions stay in the file, and are not used.
+            if root.has("quality_version") and root["quality_version"].value != VERSION:
+                return
+            score = _checked(root)
+        except (BundleInvalidError, UsageError) as error:
+            raise self._foreign(number, error.cause) from None
+        self.scores[root.value["key"]] = score
+        self._origins[root.value["key"]] = number, root.value
 
-    def _foreign(self, line: int, why: str = "") -> UsageError:
+    def _foreign(self, line: int, why: str) -> UsageError:
         return UsageError(
-            f"line {line} is not a score" + (f": {why}" if why else ""),
+            f"line {line} is not a score: {why}",
             file=self._path,
             remedy="Name another file, or delete that line: what is missing is scored again",
         )
-
-
-class _BrokenError(Exception):
-    """Says what is wrong with a line."""
 
 
 def _named(model: ScoredModel) -> Json:
     return {"model": model.name, **{name: getattr(model, name) for name in _MODEL}}
 
 
-def _checked(row: Json) -> Quality:
-    """The score of a line. Raises _BrokenError if a member is wrong, or members disagree."""
-    _check_members(row)
-    _check_counts(row)
+def _checked(root: JsonField) -> Quality:
+    """The score of a line. Raises BundleInvalidError if a member is wrong, or members disagree, and
+    UsageError for settings that no engine takes."""
+    from moe_mobile import _native
+
+    root.expect_members(_MEMBERS, root.value)
+    _check_members(root)
+    _check_counts(root)
+    row = root.value
     for name in ("routing", "requested"):
-        _check_routing(name, row[name])
+        settings = {"routing": row[name], "precision": row["expert_precision"]}
+        _native.check_settings(json.dumps(settings))
     score = Quality.from_dict(row)
-    if not score.lossy and (score.changed or score.dropped):
-        _refuse(f"its routing is {score.routing!r}, and 'changed' or 'dropped' is not 0")
+    if not is_lossy(score.routing) and (score.changed or score.dropped):
+        root["routing"].fail(f"is {score.routing!r}, and 'changed' or 'dropped' is not 0")
     for name, value in score.as_dict().items():
-        if name not in _FIELDS and (name not in row or not _same(row[name], value)):
-            _refuse(f"its {name!r} does not agree with the rest")
+        if name not in _FIELDS and not (root.has(name) and _same(row[name], value)):
+            root.fail(f"has a member {name!r} that does not agree with the rest")
     return score
 
 
-def _check_members(row: Json) -> None:
-    for name in (*_TEXTS, *_SHOWN):
-        if not isinstance(row.get(name), str):
-            _refuse(f"its {name!r} is not a text")
-        if name in _SHOWN and not row[name].isprintable():
-            _refuse(f"its {name!r} is not printable")
-    if row["pool"] not in ("layer", "global"):
-        _refuse("its 'pool' is neither layer nor global")
-    for name in (*_COUNTS, *_SIZES):
-        value = row.get(name)
-        if type(value) is not int or not (name in _SIZES) <= value <= _MOST:
-            _refuse(f"its {name!r} is not a valid number")
-    blocks = row.get("blocks")
-    if not isinstance(blocks, list) or not all(
-        type(block) in (int, float) and -_ROUNDING <= block <= _LARGEST for block in blocks
-    ):
-        _refuse("its 'blocks' are not a list of log-likelihoods")
+def _check_members(root: JsonField) -> None:
+    root["key"].text(_MAX_TEXT)
+    for name in _SHOWN:
+        if root[name].value != "" or name != "note":
+            root[name].text(_MAX_TEXT)
+    root["pool"].one_of(("layer", "global"))
+    for name in _COUNTS:
+        root[name].integer(0, MAX_INTEGER)
+    for name in _SIZES:
+        root[name].integer(1, MAX_INTEGER)
+    root["bytes_read"].integer(0, _MOST_BYTES)
+    for block in root["blocks"].items():
+        if type(block.value) not in (int, float) or not -_ROUNDING <= block.value <= _LARGEST:
+            block.fail("is not a log-likelihood")
 
 
-def _check_counts(row: Json) -> None:
+def _check_counts(root: JsonField) -> None:
+    row = root.value
     if not row["top_k"] <= row["capacity"] <= row["experts"]:
-        _refuse("its 'capacity' is not in top_k to experts")
+        root["capacity"].fail("is not in top_k to experts")
     # All sequences but the last are as long as the context.
     whole, rest = divmod(row["tokens"], row["context"])
     lengths = [(whole, row["context"]), (1, rest)] if rest else [(whole, row["context"])]
     if any(length < 2 for count, length in lengths if count) or not row["tokens"]:
-        _refuse("its 'tokens' make no sequences of the context")
+        root["tokens"].fail("make no sequences of the context")
     if row["predictions"] != sum(count * (length - 1) for count, length in lengths):
-        _refuse("its 'predictions' are not those of its tokens")
+        root["predictions"].fail("are not those of the tokens")
     if len(row["blocks"]) != sum(count * -(-(length - 1) // BLOCK) for count, length in lengths):
-        _refuse("its 'blocks' are not as many as its predictions make")
+        root["blocks"].fail("are not as many as the predictions make")
     slots = row["tokens"] * row["layers"] * row["top_k"]
     # Relu routers may use fewer.
-    if row["hits"] + row["misses"] > slots:
-        _refuse("its 'hits' and 'misses' are more than its slots")
-    if row["dropped"] > row["misses"]:
-        _refuse("its 'dropped' are more than its misses")
-    if row["changed"] > slots:
-        _refuse("its 'changed' are more than its slots")
-
-
-def _check_routing(name: str, routing: str) -> None:
-    from moe_mobile import _native
-
-    try:
-        _native.check_settings(json.dumps({"routing": routing}))
-    except UsageError as error:
-        _refuse(f"its {name!r} is not a routing: {error.cause}")
+    for name, count, most in (
+        ("misses", row["hits"] + row["misses"], slots),
+        ("dropped", row["dropped"], row["misses"]),
+        ("changed", row["changed"], slots),
+    ):
+        if count > most:
+            root[name].fail("are more than there can be")
 
 
 def _same(found: object, value: object) -> bool:
@@ -227,7 +220,3 @@ def _same(found: object, value: object) -> bool:
     return abs(found) <= sys.float_info.max and math.isclose(
         found, value, rel_tol=1e-9, abs_tol=1e-12
     )
-
-
-def _refuse(why: str) -> NoReturn:
-    raise _BrokenError(why)

@@ -8,7 +8,8 @@ harness's own command line with one more model; docs/routing/quality.md has exam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from tqdm import tqdm
 
 from moe_mobile.base.routings import is_lossy
 from moe_mobile.errors import UnsupportedError, UsageError
+from moe_mobile.quality.score import Cache, open_run
 from moe_mobile.quality.transformers_routing import RoutedModel
+from moe_mobile.routing.arguments import choice
 from moe_mobile.routing.capacity import parse_capacity
-from moe_mobile.routing.run import RoutingRun
 from moe_mobile.routing.transformers_model import (
     checked_context,
     find_device,
@@ -36,11 +38,49 @@ except ImportError:
         remedy="Install it: pip install 'moe-mobile[lm-eval]', or pip install lm_eval",
     ) from None
 
-__all__ = ["MoeMobileLM"]
+__all__ = ["Decoding", "MoeMobileLM"]
 
-_PROMPTS = ("exact", "decoded")
+_BATCHES = {"batch_size", "max_batch_size"}
 _TOKENS = 256  # to generate if a task does not say
 _PARTS = 64  # tokens of a long answer whose text is looked through for its end
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are decoded.
+
+    Attributes:
+        routing: as docs/routing/README.md writes it.
+        capacity: as ``--capacity`` of ``moe-mobile quality``.
+        pool: ``layer`` or ``global``; the latter computes prompts token by token too.
+        eviction: ``lru``, ``lfu`` or ``lfu:DECAY``.
+        prompt: ``exact``: what is given is routed exactly, as the engine does, and what the model
+            answers is decoded, with what the prompt left in the cache. ``decoded``: everything is,
+            from an empty cache. With the former an answer of one token costs nothing: it follows
+            from the prompt alone.
+
+    Raises UsageError for an unknown ``prompt``.
+    """
+
+    routing: str = "exact"
+    capacity: str | int = "50%"
+    pool: str = "layer"
+    eviction: str = "lru"
+    prompt: str = "exact"
+
+    def __post_init__(self) -> None:
+        choice("prompt", self.prompt, ("exact", "decoded"))
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Decoding:
+        """The harness's arguments; those that are not members are options of the routing."""
+        known = {field.name for field in fields(cls)}
+        members = {name: value for name, value in arguments.items() if name in known}
+        options = [
+            f",{name}={value}" for name, value in arguments.items() if name not in known | _BATCHES
+        ]
+        decoding = cls(**members)
+        return replace(decoding, routing="".join([decoding.routing, *options]))
 
 
 @register_model("moe-mobile")  # type: ignore[untyped-decorator, unused-ignore]
@@ -49,81 +89,43 @@ class MoeMobileLM(TemplateLM):  # type: ignore[misc, unused-ignore]
 
     Args:
         checkpoint: a folder, a Hugging Face id or "demo".
-        routing: as docs/routing/README.md writes it, but that the harness parts its arguments by
-            commas: ``routing=cache-prior:0.2,J=2,first=1+drop-cold:0.5`` arrives as three, and is
-            put together again.
-        capacity: as ``--capacity`` of ``moe-mobile quality``.
-        pool: ``layer`` or ``global``; the latter computes prompts token by token too.
-        eviction: ``lru``, ``lfu`` or ``lfu:DECAY``.
-        prompt: ``exact``: what is given is routed exactly, as the engine does, and what the model
-            answers is decoded, with what the prompt left in the cache. ``decoded``: everything is,
-            from an empty cache. With the former an answer of one token costs nothing: it follows
-            from the prompt alone.
         dtype, device, context: as ``--dtype``, ``--torch-device`` and ``--context``; without a GPU
             the device is the CPU.
-        batch_size, max_batch_size: the harness's; requests are computed one by one.
+        decoding: members of :class:`Decoding`. The harness splits its arguments at commas:
+            ``routing=cache-prior:0.2,J=2,first=1+drop-cold:0.5`` arrives as three, and is put
+            together again. ``batch_size`` and ``max_batch_size`` of the harness have no effect:
+            requests are computed one by one.
     """
 
     def __init__(
         self,
         checkpoint: str,
-        routing: str = "exact",
-        capacity: str | int = "50%",
-        pool: str = "layer",
-        eviction: str = "lru",
-        prompt: str = "exact",
         dtype: str = "float32",
         device: str | None = None,
         context: int | None = None,
-        batch_size: Any = 1,
-        max_batch_size: Any = None,
-        **options: Any,
+        **decoding: Any,
     ) -> None:
         super().__init__()
-        if prompt not in _PROMPTS:
-            raise UsageError(
-                f"{prompt!r} is unknown",
-                setting="prompt",
-                remedy=f"Possible: {', '.join(_PROMPTS)}",
-            )
+        decoded = Decoding.of(decoding)
         opened = open_checkpoint(checkpoint)
-        architecture, layers = opened.model.architecture, opened.layers
-        moe = architecture.moe
-        size = parse_capacity(str(capacity)).of(moe.num_experts)
+        facts = opened.facts(dtype)
+        size = parse_capacity(str(decoded.capacity)).of(facts.experts)
         self.max_length = checked_context(opened, context)
-        self.prompt = prompt
-        self.run = RoutingRun(
-            experts=moe.num_experts,
-            layers=layers,
-            top_k=moe.top_k,
-            capacity=size,
-            routing="".join([routing, *(f",{name}={value}" for name, value in options.items())]),
-            eviction=eviction,
-            pool=pool,
-            router=moe.router,
-            initial_cache="prompt" if prompt == "exact" else "cold",
+        self.prompt = decoded.prompt
+        self.run = open_run(
+            facts,
+            Cache(decoded.routing, size, decoded.pool, decoded.eviction),
+            initial_cache="prompt" if self.prompt == "exact" else "cold",
         )
         # The harness says cuda:0 if its user names no device.
         missing = str(device).startswith("cuda") and not torch.cuda.is_available()
         self._device = find_device(None if missing else device)
         model = load_model(opened, dtype, self._device, head=True)
-        self._routed = RoutedModel(
-            model,
-            self.run,
-            layers=layers,
-            renormalize=moe.router.renormalize,
-            shared=pool == "global",
-        )
+        self._routed = RoutedModel(model, self.run, facts, shared=decoded.pool == "global")
         from transformers import AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(opened.location)
-        self._facts = {
-            "capacity": size,
-            "pool": pool,
-            "eviction": eviction,
-            "prompt": prompt,
-            "dtype": dtype,
-        }
+        self._facts = asdict(decoded) | {"capacity": size, "dtype": dtype}
         self._last: tuple[tuple[int, ...], int, torch.Tensor] | None = None
 
     @property

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from moe_mobile.base.routings import labelled
 from moe_mobile.quality.score import Quality
 
 __all__ = ["draw_quality"]
@@ -45,11 +46,11 @@ def draw_quality(scores: Sequence[Quality], name: str) -> dict[str, Any]:
                 "array": [exact.perplexity * (score.change_error(exact) or 0) for score in group],
                 "thickness": 1,
             },
-            "text": [score.routing for score in group],
+            "text": [score.label for score in group],
             "textposition": "middle right",
             "textfont": {"size": 10},
             "marker": {
-                "symbol": _MARKS.get(method, "star"),
+                "symbol": _MARKS.get(method.partition(",")[0], "star"),
                 "size": 10,
                 "color": _COLORS[capacities.index(capacity) % len(_COLORS)],
             },
@@ -83,4 +84,6 @@ def draw_quality(scores: Sequence[Quality], name: str) -> dict[str, Any]:
 
 
 def _method(score: Quality) -> str:
-    return "drop-cold" if "+drop-cold" in score.routing else re.split("[:,]", score.routing)[0]
+    drops = "+drop-cold" in score.routing
+    method = "drop-cold" if drops else re.split("[:,]", score.routing)[0]
+    return labelled(method, score.expert_precision)

@@ -14,7 +14,7 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,9 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_mobile.base.progress import Progress, part_of, silent
-from moe_mobile.base.router import SOFTMAX, RouterSpec
+from moe_mobile.base.routings import labelled, marked
 from moe_mobile.errors import UsageError
+from moe_mobile.routing.arguments import InitialCache
 from moe_mobile.routing.counts import Counts
+from moe_mobile.routing.facts import MoeFacts
 from moe_mobile.routing.run import RoutingRun
 from moe_mobile.routing.trace import check_tokens, split
 
@@ -38,6 +40,7 @@ __all__ = [
     "ScoredModel",
     "Scorer",
     "SequenceScore",
+    "exact_of",
     "finite",
     "measure_quality",
     "open_run",
@@ -49,9 +52,6 @@ __all__ = [
 def finite(value: float | None) -> float | None:
     """None for infinities, which JSON does not have."""
     return value if value is not None and math.isfinite(value) else None
-
-
-"""Called with the tokens that are scored, and their number in all."""
 
 
 BLOCK = 64  # neighbouring tokens are similar: single ones would make errors seem too small
@@ -67,39 +67,43 @@ class Cache:
         capacity: experts per layer.
         pool: ``layer``: a cache of ``capacity`` for each; ``global``: one of capacity x layers.
         eviction: ``lru``, ``lfu`` or ``lfu:DECAY``.
+        precision: of a bundle with several precisions of its experts: ``full``, ``low`` or
+            ``ranks:N``. With the last, both precisions have memory for ``capacity`` experts, and
+            the engine divides it by the number of ranks.
     """
 
     routing: str
     capacity: int
     pool: str = "layer"
     eviction: str = "lru"
+    precision: str = "full"
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether experts of two precisions are cached."""
+        return self.precision not in ("full", "low")
 
 
-@dataclass(frozen=True)
-class ScoredModel:
+@dataclass(frozen=True, kw_only=True)
+class ScoredModel(MoeFacts):
     """What is scored.
 
     Attributes:
-        name: of the model.
-        source: ``engine`` or ``transformers``; ``source_id``, ``precision``: as in a trace.
+        source: ``engine`` or ``transformers``; ``source_id``: as in a trace.
         identity: differs if anything else differs that could change a score.
         vocab_size: number of tokens it knows; ``context``: positions of a sequence.
-        layers: the model's number of each MoE layer, ascending.
-        experts, top_k: of each layer, and how many of them a token uses.
-        router: how they are selected.
     """
 
-    name: str
     source: str
     source_id: str
-    precision: str
     identity: str
     vocab_size: int
     context: int
-    layers: tuple[int, ...]
-    experts: int
-    top_k: int
-    router: RouterSpec = SOFTMAX
+
+    @property
+    def precision(self) -> str:
+        """The first one of the experts."""
+        return self.precisions[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +118,7 @@ class SequenceScore:
     misses: int
     dropped: int
     changed: int
+    bytes_read: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,8 +128,12 @@ class Quality(Counts):
     Attributes:
         predictions: tokens that others came before.
         blocks: negative log-likelihood in nats, summed over each 64 predictions of a sequence.
+        expert_precision: the setting ``precision`` of the engine: ``full``, ``low``, ``ranks:N``.
+        bytes_read: by the loads; 0 in transformers, which reads nothing.
     """
 
+    expert_precision: str = "full"
+    bytes_read: int = 0
     predictions: int = 0
     blocks: tuple[float, ...] = ()
 
@@ -142,7 +151,23 @@ class Quality(Counts):
             misses=self.misses + score.misses,
             dropped=self.dropped + score.dropped,
             changed=self.changed + score.changed,
+            bytes_read=self.bytes_read + score.bytes_read,
         )
+
+    @property
+    def lossy(self) -> bool:
+        """Whether routing or precision may change what the model computes."""
+        return super().lossy or self.expert_precision != "full"
+
+    @property
+    def label(self) -> str:
+        """What was scored, in few words."""
+        return labelled(self.routing, self.expert_precision)
+
+    @property
+    def marked(self) -> str:
+        """The same, marked if it may change what the model computes."""
+        return marked(self.routing, self.expert_precision)
 
     @property
     def nll(self) -> float:
@@ -197,6 +222,11 @@ class Quality(Counts):
         """What :meth:`as_dict` gave. ``quality_file`` checks rows of files."""
         values = {field.name: row[field.name] for field in dataclasses.fields(cls)}
         return cls(**values | {"blocks": tuple(map(float, row["blocks"]))})
+
+
+def exact_of(rows: Iterable[Quality]) -> dict[int, Quality]:
+    """The rows that others are compared with, by their capacity: exact routing, full precision."""
+    return {row.capacity: row for row in rows if row.requested == "exact" and not row.lossy}
 
 
 class Scorer(abc.ABC):
@@ -296,8 +326,12 @@ def sequences_of(token_ids: Sequence[int], model: ScoredModel) -> list[list[int]
     return sequences
 
 
-def open_run(model: ScoredModel, cache: Cache) -> RoutingRun:
-    """The cache's routing. Raises UsageError and BudgetError if it makes no sense."""
+def open_run(model: MoeFacts, cache: Cache, *, initial_cache: InitialCache = "cold") -> RoutingRun:
+    """The cache's routing. Raises UsageError and BudgetError if it makes no sense for the model, or
+    if the model does not have the precision."""
+    from moe_mobile import _native
+
+    _native.check_precision(cache.precision, model.top_k, model.precisions)
     return RoutingRun(
         experts=model.experts,
         layers=model.layers,
@@ -306,6 +340,7 @@ def open_run(model: ScoredModel, cache: Cache) -> RoutingRun:
         routing=cache.routing,
         eviction=cache.eviction,
         pool=cache.pool,
+        initial_cache=initial_cache,
         router=model.router,
     )
 
@@ -319,6 +354,7 @@ def empty_row(model: ScoredModel, cache: Cache, run: RoutingRun) -> Quality:
         eviction=cache.eviction,
         pool=cache.pool,
         capacity=cache.capacity,
+        expert_precision=cache.precision,
         layers=len(model.layers),
         experts=model.experts,
         top_k=model.top_k,

@@ -68,11 +68,18 @@ def caches(
     *,
     pool: str,
     eviction: str,
+    precisions: Sequence[str] = ("full",),
 ) -> list[Cache]:
-    """One capacity after the other. Raises UsageError and BudgetError if one makes no sense."""
+    """Every routing in every precision, one capacity after the other.
+
+    Exact routing comes first in each precision, and first of all in full precision, with which the
+    others are compared. Raises UsageError and BudgetError if one makes no sense.
+    """
+    tried = [("full", "exact"), *itertools.product(precisions, ["exact", *routings])]
     found = [
-        Cache(routing, capacity, pool, eviction)
-        for capacity, routing in itertools.product(dict.fromkeys(capacities), routings)
+        Cache(routing, capacity, pool, eviction, precision)
+        for capacity in dict.fromkeys(capacities)
+        for precision, routing in dict.fromkeys(tried)
     ]
     for cache in found:
         open_run(model, cache)
@@ -112,7 +119,12 @@ def sweep(
             check(row)
     left = [index for index in range(len(wanted)) if index not in rows]
     if left:
-        found = workers(token_ids, [wanted[index] for index in left], progress)
+        text = f"{len(wanted)} settings"
+        found = workers(
+            token_ids,
+            [wanted[index] for index in left],
+            lambda stage, done, total, detail="": progress(stage, done, total, text),
+        )
         # Closed at once if something here fails, so that workers end then.
         with contextlib.closing(found):
             for scored in found:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from moe_mobile.base.progress import Progress, silent
+from moe_mobile.base.router import RouterSpec
+from moe_mobile.routing.facts import MoeFacts
 from moe_mobile.routing.run import RoutingRun
 from moe_mobile.routing.transformers_model import find_routers
 
@@ -31,14 +33,11 @@ class RoutedModel:
     layer after layer, and tokens go through the model one by one.
     """
 
-    def __init__(
-        self, model: Any, run: RoutingRun, *, layers: Sequence[int], renormalize: bool, shared: bool
-    ) -> None:
-        """``layers``: the model's numbers of those with experts; ``shared``: layers share a cache,
-        or tokens are to go one by one for another reason."""
+    def __init__(self, model: Any, run: RoutingRun, facts: MoeFacts, *, shared: bool) -> None:
+        """``shared``: layers share a cache, or tokens are to go one by one for another reason."""
         self._model, self._run = model, run
-        self._renormalize, self._shared = renormalize, shared
-        self._routers = find_routers(model, layers)
+        self._router, self._shared = facts.router, shared
+        self._routers = find_routers(model, facts.layers)
         self._prompt = 0
         self._done: Callable[[int], None] | None = None
         self._past: Any = None
@@ -125,25 +124,28 @@ class RoutedModel:
             if self._done is not None:
                 self._done(index)
             selected = selected.to(chosen.dtype)
-            mine = gate_weights(logits, selected, dropped, renormalize=self._renormalize)
+            mine = gate_weights(logits, selected, dropped, self._router)
             return logits, mine.to(weights.dtype), selected
 
         return route
 
 
 def gate_weights(
-    logits: torch.Tensor, selected: torch.Tensor, dropped: torch.Tensor, *, renormalize: bool
+    logits: torch.Tensor, selected: torch.Tensor, dropped: torch.Tensor, router: RouterSpec
 ) -> torch.Tensor:
     """float32 weights of the selected experts [tokens, top_k], from the original logits.
 
-    Softmax over all experts, divided by their sum if the model does that. Those of dropped
-    experts go to the others, in proportion. If all underflow they stay zeros.
+    Softmax over all experts or their sigmoids, divided by their sum if the model does that, and
+    scaled. Those of dropped experts go to the others, in proportion. If all underflow they stay
+    zeros.
     """
-    weights = logits.softmax(-1, dtype=torch.float32).gather(1, selected.long())
-    if renormalize:
-        weights = weights / _sums(weights)
+    logits = logits.float()
+    scores = logits.sigmoid() if router.score == "sigmoid" else logits.softmax(-1)
+    weights = scores.gather(1, selected.long())
+    if router.renormalize:
+        weights = weights / (_sums(weights) + router.epsilon)
     kept = weights.masked_fill(dropped, 0.0)
-    return kept * (_sums(weights) / _sums(kept))
+    return router.scale * kept * (_sums(weights) / _sums(kept))
 
 
 def _sums(weights: torch.Tensor) -> torch.Tensor:

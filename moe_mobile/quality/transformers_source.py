@@ -67,19 +67,13 @@ class TransformersScorer(Scorer):
         architecture = checkpoint.model.architecture
         self._checkpoint, self._source, self._progress = checkpoint, source, progress
         self._device = find_device(source.torch_device)
-        self._renormalize = architecture.moe.router.renormalize
         self.model = ScoredModel(
-            name=architecture.name,
+            **vars(checkpoint.facts(source.dtype)),
             source="transformers",
             source_id=checkpoint.model.label,
-            precision=source.dtype,
             identity=f"{checkpoint.model.fingerprint()} {self._device.type}",
             vocab_size=architecture.vocab_size,
             context=checked_context(checkpoint, source.context),
-            layers=checkpoint.layers,
-            experts=architecture.moe.num_experts,
-            top_k=architecture.moe.top_k,
-            router=architecture.moe.router,
         )
 
     @functools.cached_property
@@ -93,8 +87,7 @@ class TransformersScorer(Scorer):
         routed = RoutedModel(
             self._loaded,
             run,
-            layers=self.model.layers,
-            renormalize=self._renormalize,
+            self.model,
             shared=self._source.stepwise or cache.pool == "global",
         )
 

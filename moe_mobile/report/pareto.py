@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from moe_mobile.base.json_field import Json
-from moe_mobile.base.routings import marked
+from moe_mobile.base.text import change_text
 from moe_mobile.report.figure import Figure, Key, plain, rule, short, time_layout
 from moe_mobile.tune.choice import Candidate, Limit, front
 
@@ -49,11 +49,7 @@ def speed_front(group: Sequence[Candidate], chosen: Candidate, limit: Limit) -> 
 
 def told(one: Candidate) -> str:
     """A change with its error in words: "+0.63 ± 0.35 %"."""
-    if not one.row.lossy:
-        return "unchanged"
-    if not math.isfinite(one.change):
-        return "lost"
-    return f"{100 * one.change:+.2f}" + (f" ± {100 * one.error:.2f} %" if one.error else " %")
+    return change_text(one.change, one.error) if one.row.lossy else "unchanged"
 
 
 def _scatter(
@@ -93,9 +89,9 @@ def _scatter(
         elif one.row.requested == "exact":
             layout["annotations"].append(_below("exact", across(one), y))
     words = "; ".join(
-        f"{marked(one.row.routing)}: {across(one):.3g} {unit}, {told(one)}" for one in group[:12]
+        f"{one.row.marked}: {across(one):.3g} {unit}, {told(one)}" for one in group[:12]
     )
-    alt = f"Change of the perplexity over {unit}; chosen: {marked(chosen.row.routing)}. {words}"
+    alt = f"Change of the perplexity over {unit}; chosen: {chosen.row.marked}. {words}"
     return Figure(f"front-{name}", alt, data, layout, keys)
 
 
@@ -122,7 +118,7 @@ def _series(group: Sequence[Candidate]) -> dict[str, list[Candidate]]:
     """Candidates that differ in their method's strength alone, by what they have in common."""
     found: dict[str, list[Candidate]] = {"exact": []}
     for one in group:
-        name = re.sub(r"^([a-z-]+):[0-9.e+-]+", r"\1", one.row.routing)
+        name = re.sub(r"^([a-z-]+):[0-9.e+-]+", r"\1", one.row.label)
         found.setdefault(name.replace(",", ", "), []).append(one)
     return {name: members for name, members in found.items() if members}
 
@@ -163,7 +159,7 @@ def _points(
 ) -> Json:
     beyond = [100 * one.change > high for one in members]
     texts = [
-        f"<b>{plain(marked(one.row.routing))}</b><br>{across(one):.4g} {unit}<br>perplexity "
+        f"<b>{plain(one.row.marked)}</b><br>{across(one):.4g} {unit}<br>perplexity "
         f"{one.row.perplexity:.4f}: {told(one)}<br>{100 * one.row.hit_rate:.1f} % hits, "
         f"{100 * one.row.changed_share:.1f} % of the experts changed"
         + ("<br>far above this chart" if out else "")

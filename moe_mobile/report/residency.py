@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_mobile.base.json_field import Json
-from moe_mobile.base.routings import marked
 from moe_mobile.base.statistics import mean, percentile
 from moe_mobile.report.figure import Figure, Key, plain, short
 from moe_mobile.tune.residency import Residency
@@ -38,12 +37,12 @@ def shares(views: Sequence[Residency], layers: Sequence[int]) -> Figure:
         for place, view in enumerate(views)
     ]
     height = max(4, min(18, 420 // len(layers))) * len(layers)
-    layout = _panels([marked(view.routing) for view in views], height, "expert", "layer")
+    layout = _panels([view.marked for view in views], height, "expert", "layer")
     layout["xaxis"]["range"] = [-0.5, experts - 0.5]
     for place in range(len(views)):
         layout[_axis("y", place)] |= {"type": "category", "autorange": "reversed"}
     alt = "Share of the tokens after which each expert was cached, by layer. " + "; ".join(
-        f"{marked(view.routing)}: {100 * view.share.mean():.0f} % on average, "
+        f"{view.marked}: {100 * view.share.mean():.0f} % on average, "
         f"{(view.share > 0.9).mean() * 100:.0f} % of the experts nearly always"
         for view in views
     )
@@ -68,7 +67,7 @@ def over_time(views: Sequence[Residency], layers: Sequence[int]) -> Figure:
         for place in range(len(views))
     ]
     height = max(3, min(9, 300 // experts)) * experts
-    layout = _panels([marked(view.routing) for view in views], height, "token", "expert")
+    layout = _panels([view.marked for view in views], height, "token", "expert")
     layout["xaxis"]["range"] = [0, tokens]
     for place in range(len(views)):
         layout[_axis("y", place)]["range"] = [experts - 0.5, -0.5]
@@ -89,7 +88,7 @@ def lifetimes(views: Sequence[Residency]) -> Figure | None:
     for view, colour in zip(views, colours, strict=False):
         if not view.lifetimes:
             continue
-        name = marked(view.routing)
+        name = view.marked
         counts, _ = np.histogram(np.maximum(view.lifetimes, 1), bins=edges)
         part = 100 * counts / len(view.lifetimes)
         data.append(

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import moe_mobile
-from moe_mobile.base.routings import marked
 from moe_mobile.base.text import digits
 from moe_mobile.report.figure import Bar, Segment, bars
 from moe_mobile.report.pareto import loads_front, speed_front, told
@@ -73,7 +72,7 @@ def _lead(outcome: Outcome, one: Candidate) -> dict[str, str]:
     """What was chosen, in the words of a reader who wants nothing else."""
     size = f"With {outcome.share(one.row.capacity)} of the experts cached"
     if not one.row.lossy:
-        return {"size": size, "routing": one.row.routing, "text": "nothing else is surely within."}
+        return {"size": size, "routing": one.row.label, "text": "nothing else is surely within."}
     exact = _exact(outcome, one)
     text = (
         f"reads {one.loads:.3g} experts per token and layer instead of {exact.loads:.3g}, and "
@@ -81,7 +80,7 @@ def _lead(outcome: Outcome, one: Candidate) -> dict[str, str]:
     )
     if one.speed is not None and exact.speed is not None:
         text += f" {digits(one.speed)} tokens/s instead of {digits(exact.speed)}."
-    return {"size": size, "routing": marked(one.row.routing), "text": text}
+    return {"size": size, "routing": one.row.marked, "text": text}
 
 
 def _facts(outcome: Outcome, place: str | None) -> list[tuple[str, str]]:
@@ -152,7 +151,7 @@ def _speeds(outcome: Outcome) -> Section:
         measured = [one for one in group if one.speed is not None]
         shown = [
             Bar(
-                marked(one.row.routing),
+                one.row.marked,
                 digits(one.speed or 0),
                 [Segment(one.speed or 0, "@c0", f"{digits(one.speed or 0)} tokens/s")],
                 dots=one.speeds,
@@ -191,7 +190,7 @@ def _held(
 
 def _stayed(views: Sequence[Residency]) -> Section:
     figure = lifetimes(views)
-    left = ", ".join(f"{marked(view.routing)}: {view.staying:,}" for view in views)
+    left = ", ".join(f"{view.marked}: {view.staying:,}" for view in views)
     return Section(
         "lifetimes",
         "How long experts stayed",
@@ -224,7 +223,7 @@ def _cells(outcome: Outcome, one: Candidate, extra: _Extra) -> list[str]:
     marks = [*["chosen"] * (one in outcome.chosen), *["front"] * one.on_front, one.verdict]
     finite = math.isfinite(one.change)
     return [
-        row.routing,
+        row.label,
         "lossy" if row.lossy else "",
         *[outcome.share(row.capacity)] * extra.sizes,
         f"{one.loads:.3f}",

@@ -16,6 +16,7 @@ import torch
 
 from moe_mobile.errors import BudgetError, UnsupportedError, UsageError
 from moe_mobile.model.source import OpenModel, open_model
+from moe_mobile.routing.facts import MoeFacts
 
 __all__ = [
     "DTYPES",
@@ -31,7 +32,7 @@ __all__ = [
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _DEFAULT_CONTEXT = 4096  # the engine's, so that both make the same sequences
-_ROUTER = re.compile(r"(?:model\.)?layers\.(\d+)\.mlp\.gate")
+_ROUTER = re.compile(r"(?:model\.)?layers\.(\d+)\.(?:mlp|feed_forward)\.gate")
 
 
 @dataclass(frozen=True)
@@ -41,31 +42,23 @@ class Checkpoint:
     location: str
     model: OpenModel
 
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The model's number of each MoE layer."""
-        layers = self.model.architecture.layers
-        return tuple(i for i, layer in enumerate(layers) if layer.is_moe)
+    def facts(self, dtype: str) -> MoeFacts:
+        """The model's experts, computed in ``dtype``. Raises what reading a router's bias does."""
+        architecture = self.model.architecture
+        layers = tuple(i for i, layer in enumerate(architecture.layers) if layer.is_moe)
+        moe, router = architecture.moe, self.model.router()
+        return MoeFacts(architecture.name, layers, moe.num_experts, moe.top_k, router, (dtype,))
 
 
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     """A folder, a Hugging Face id or "demo"; errors as :func:`moe_mobile.model.source.open_model`.
 
     All tensors are there with the right shapes: transformers would make up those that are not.
-    UnsupportedError for routers that do not score by softmax: their bias and weights are not known
-    here.
     """
     from moe_mobile.demo import checkpoint_dir
 
     location = os.fspath(source)
     model = open_model(location)
-    score = model.architecture.moe.router.score
-    if score != "softmax":
-        raise UnsupportedError(
-            f"the routers score by {score}; in transformers only softmax routers are supported",
-            file=location,
-            remedy="Export the model and use the bundle: the engine runs every kind of router",
-        )
     return Checkpoint(str(checkpoint_dir()) if location == "demo" else location, model)
 
 
@@ -125,8 +118,8 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: torch.device, *, head
 def find_routers(model: Any, layers: Sequence[int]) -> dict[int, Any]:
     """The router module of each MoE layer, ascending. Raises UnsupportedError for other routers.
 
-    Every family's router returns its logits before the softmax, the weights of the selected
-    experts and the experts.
+    Every family's router returns its logits before softmax or sigmoid and without bias, the weights
+    of the selected experts, and the experts.
     """
     routers = {}
     for name, module in model.named_modules():

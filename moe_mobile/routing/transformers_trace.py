@@ -50,11 +50,11 @@ def record_transformers(
             that are all there is.
         BudgetError: the GPU's memory is too small.
     """
-    architecture, layers = checkpoint.model.architecture, checkpoint.layers
+    facts = checkpoint.facts(dtype)
+    layers = facts.layers
     context = checked_context(checkpoint, context)
-    check_tokens(token_ids, architecture.vocab_size)
-    moe = architecture.moe
-    logits = np.empty((len(token_ids), len(layers), moe.num_experts), np.float32)
+    check_tokens(token_ids, checkpoint.model.architecture.vocab_size)
+    logits = np.empty((len(token_ids), len(layers), facts.experts), np.float32)
     sequences = split(len(token_ids), context)
     check_prompt(prompt_tokens, sequences)
     progress("load", 0, 1)
@@ -74,9 +74,9 @@ def record_transformers(
         token_ids=np.array(token_ids, np.uint32),
         sequences=sequences,
         layers=layers,
-        top_k=moe.top_k,
-        router=moe.router,
-        model=architecture.name,
+        top_k=facts.top_k,
+        router=facts.router,
+        model=facts.name,
         source="transformers",
         source_id=checkpoint.model.label,
         precision=dtype,

@@ -17,17 +17,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from moe_mobile.base.statistics import paired_ratio
+from moe_mobile.base.text import change_text
 from moe_mobile.errors import UsageError
-from moe_mobile.quality.score import Cache, Quality
+from moe_mobile.quality.score import Cache, Quality, exact_of
 
 __all__ = [
     "Candidate",
     "Limit",
     "Verdict",
-    "cache_of",
     "candidates",
     "choose",
-    "exact_of",
     "front",
     "parse_limit",
     "warnings",
@@ -87,10 +86,12 @@ class Candidate:
     """A row, judged.
 
     Attributes:
-        exact: exact routing with a cache of the same size.
+        exact: exact routing in full precision, with a cache of the same size.
         change: of the perplexity against it; infinite if it is too large for a float.
         error: half of its 95 % interval; None if the text is too short to tell.
         verdict: see :data:`Verdict`.
+        loads: per token and layer, counted as experts of full precision: by the bytes that are
+            read.
         on_front: no other row of this size of the cache is better in one of loads and change, and
             as good in the other.
         speeds: tokens per second of repetitions that were measured in turns with those of others.
@@ -101,6 +102,7 @@ class Candidate:
     change: float
     error: float | None
     verdict: Verdict
+    loads: float
     on_front: bool = False
     speeds: tuple[float, ...] = ()
 
@@ -109,27 +111,14 @@ class Candidate:
         return self.verdict in ("exact", "within")
 
     @property
-    def loads(self) -> float:
-        """Per token and layer."""
-        return self.row.loads_per_token_layer
-
-    @property
     def speed(self) -> float | None:
         return math.fsum(self.speeds) / len(self.speeds) if self.speeds else None
 
     @property
     def cache(self) -> Cache:
-        return cache_of(self.row)
-
-
-def cache_of(row: Quality) -> Cache:
-    """What a row was measured with."""
-    return Cache(row.requested, row.capacity, row.pool, row.eviction)
-
-
-def exact_of(rows: Iterable[Quality]) -> dict[int, Quality]:
-    """The rows of exact routing by their capacity."""
-    return {row.capacity: row for row in rows if row.requested == "exact"}
+        """What the row was measured with."""
+        row = self.row
+        return Cache(row.requested, row.capacity, row.pool, row.eviction, row.expert_precision)
 
 
 def candidates(rows: Sequence[Quality], limit: Limit) -> list[Candidate]:
@@ -149,18 +138,22 @@ def _judge(row: Quality, exact: Quality, limit: Limit) -> Candidate:
     allowed = limit.change(exact)
     if len(row.blocks) != len(exact.blocks):
         raise UsageError(
-            f"the row of {row.routing} is of another text than that of exact routing",
+            f"the row of {row.label} is of another text than that of exact routing",
             setting="rows",
             remedy="Name another file, and score all of it again",
         )
+    loads = row.loads_per_token_layer
+    if exact.bytes_read and row.expert_precision != exact.expert_precision:
+        # Loads of full precision that read as many bytes.
+        loads = exact.loads_per_token_layer * row.bytes_read / exact.bytes_read
     if not row.lossy:
-        return Candidate(row, exact, 0.0, 0.0, "exact")
+        return Candidate(row, exact, 0.0, 0.0, "exact", loads)
     change, error = row.change_from(exact), row.change_error(exact)
     if not change <= allowed:
         verdict = "over"
     else:
         verdict = "within" if error is not None and change + error <= allowed else "unsure"
-    return Candidate(row, exact, change, error, verdict)
+    return Candidate(row, exact, change, error, verdict, loads)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -219,11 +212,10 @@ def _undecided(unsure: Sequence[Candidate], limit: Limit) -> str:
     """A note on candidates that load less, if the text is too short to accept them."""
     needed = {one: tokens for one in unsure if (tokens := _tokens_needed(one, limit)) is not None}
     best = min(needed, key=needed.__getitem__) if needed else min(unsure, key=lambda c: c.loads)
-    error = "" if best.error is None else f" ± {100 * best.error:.2f}"
     text = (
         f"{best.row.tokens} tokens are too few to tell whether {len(unsure)} more "
-        f"{'is' if len(unsure) == 1 else 'are'} within {limit.words}, such as {best.row.routing} "
-        f"({100 * best.change:+.2f}{error} %)"
+        f"{'is' if len(unsure) == 1 else 'are'} within {limit.words}, such as {best.row.label} "
+        f"({change_text(best.change, best.error)})"
     )
     return text + (f": about {needed[best]} would tell" if needed else "")
 

@@ -8,9 +8,10 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moe_mobile.base.progress import Progress
+from moe_mobile.base.progress import Progress, silent
 from moe_mobile.device.interface import Device
 from moe_mobile.quality.score import Cache
+from moe_mobile.quality.subject import BundleSubject
 from moe_mobile.routing.capacity import share_text
 from moe_mobile.tune.processes import cores
 
@@ -24,29 +25,22 @@ class _PlannedError(Exception):
 
 
 def engines_at_a_time(
-    device: Device,
-    folder: str,
-    settings: Mapping[str, Any],
-    caches: Sequence[Cache],
-    experts: int,
-    progress: Progress | None = None,
+    subject: BundleSubject, caches: Sequence[Cache], progress: Progress = silent
 ) -> int:
-    """At least 1: as many as fit into memory, each with a core, or the ``threads`` of ``settings``.
-
-    Args:
-        caches: what they score under, at most one at a time.
-        experts: per layer.
-
-    Raises as :func:`fitting_engines`.
-    """
+    """At least 1: as many as fit into this machine's memory, each with a core, or the ``threads``
+    of the subject's settings, and with one of the caches. Raises as :func:`fitting_engines`."""
+    experts, threads = subject.scorer.model.experts, subject.settings.get("threads", 1)
     share = share_text(max(cache.capacity for cache in caches), experts)
-    largest = {**settings, "cache": share, "pool": caches[0].pool}
-    fitting = fitting_engines(device, folder, largest, progress)
-    return min(fitting, max(1, cores() // int(settings.get("threads", 1))), len(caches))
+    # Two precisions at once need more memory than either.
+    most = next((cache for cache in caches if cache.is_mixed), caches[0])
+    largest = {"cache": share, "pool": most.pool, "precision": most.precision}
+    settings = subject.settings | largest
+    fitting = fitting_engines(subject.device, str(subject.bundle), settings, progress)
+    return min(fitting, max(1, cores() // int(threads)), len(caches))
 
 
 def fitting_engines(
-    device: Device, folder: str, settings: Mapping[str, Any], progress: Progress | None = None
+    device: Device, folder: str, settings: Mapping[str, Any], progress: Progress = silent
 ) -> int:
     """At least 1. The engine packs the weights first, if they are not packed yet.
 

@@ -107,6 +107,7 @@ def engine_settings(candidate: Candidate) -> ChosenSettings:
         routing=row.routing,
         pool=row.pool,
         eviction=row.eviction,
+        precision=row.expert_precision,
         initial_cache="prompt" if row.lossy else "warm",
     )
 

@@ -19,13 +19,12 @@ from moe_mobile.errors import CancelledError, KilledError
 from moe_mobile.quality.score import (
     Cache,
     QualitySource,
-    Scorer,
     measure_quality,
     opened,
 )
-from moe_mobile.quality.sweep import Scored, Workers, score_here
+from moe_mobile.quality.sweep import Scored, Workers
 
-__all__ = ["cores", "local_workers", "score_in_processes"]
+__all__ = ["cores", "score_in_processes"]
 
 _POLL_S = 0.2
 
@@ -37,11 +36,6 @@ _scored: Any = None
 def cores() -> int:
     """On which this process may run."""
     return len(os.sched_getaffinity(0))
-
-
-def local_workers(scorer: Scorer, source: QualitySource, jobs: int) -> Workers:
-    """Of this machine: the open ``scorer`` for one job, else processes that open ``source``."""
-    return score_here(scorer) if jobs == 1 else score_in_processes(source, jobs)
 
 
 def score_in_processes(source: QualitySource, jobs: int) -> Workers:

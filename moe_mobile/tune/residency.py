@@ -2,19 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which experts were cached when, and how long each stayed: a trace replayed, to be looked at.
 
-The decisions and the cache are the engine's own code's (:class:`RoutingRun`), looked at after every
-layer.
+The decisions and the cache are the engine's own code's (:class:`moe_mobile.routing.RoutingRun`),
+looked at after every layer.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_mobile.quality.score import Cache
-from moe_mobile.routing.run import RoutingRun
+from moe_mobile.base.routings import marked
+from moe_mobile.quality.score import Cache, open_run
 from moe_mobile.routing.trace import Trace
 
 __all__ = ["Residency", "residency"]
@@ -25,7 +26,7 @@ class Residency:
     """What a cache held while a text was decoded.
 
     Attributes:
-        routing: as resolved.
+        routing: as resolved; ``precision``: of the experts, which the replay does not see.
         cached: bool [tokens, layers, experts]: in the cache once the token was through.
         lifetimes: tokens from load to eviction, of every eviction.
         staying: experts that were cached when their sequence ended.
@@ -34,11 +35,17 @@ class Residency:
     """
 
     routing: str
+    precision: str
     cached: NDArray[np.bool_]
     lifetimes: tuple[int, ...]
     staying: int
     sequences: tuple[int, ...]
     loads_per_token_layer: float
+
+    @property
+    def marked(self) -> str:
+        """What it is of, for people."""
+        return marked(self.routing, self.precision)
 
     @property
     def tokens(self) -> int:
@@ -51,18 +58,9 @@ class Residency:
 
 
 def residency(trace: Trace, cache: Cache) -> Residency:
-    """The trace's sequences, each decoded from an empty cache."""
+    """The trace's sequences, each decoded from an empty cache, as if in one precision."""
     tokens, layers, experts = trace.router_logits.shape
-    run = RoutingRun(
-        experts=experts,
-        layers=trace.layers,
-        top_k=trace.top_k,
-        capacity=cache.capacity,
-        routing=cache.routing,
-        eviction=cache.eviction,
-        pool=cache.pool,
-        router=trace.router,
-    )
+    run = open_run(trace.facts, dataclasses.replace(cache, precision="full"))
     cached = np.zeros((tokens, layers, experts), np.bool_)
     lifetimes: list[int] = []
     staying = 0
@@ -82,6 +80,7 @@ def residency(trace: Trace, cache: Cache) -> Residency:
         staying += int(before.sum())
     return Residency(
         routing=run.routing,
+        precision=cache.precision,
         cached=cached,
         lifetimes=tuple(lifetimes),
         staying=staying,

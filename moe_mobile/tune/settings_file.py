@@ -8,6 +8,7 @@ docs/routing/tune.md describes the file.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -43,6 +44,20 @@ _FORMAT = Format(
     remedy=_REMEDY,
     newer="Make them again, or use the moe-mobile version that wrote them",
 )
+_ABOVE_0, _ABOVE_MINUS_1 = math.ulp(0.0), math.nextafter(-1, 0)
+# Of Measured: the least and the most, and whether null may stand for it.
+_NUMBERS = {
+    "perplexity": (_ABOVE_0, math.inf),
+    "exact_perplexity": (_ABOVE_0, math.inf),
+    "perplexity_change": (_ABOVE_MINUS_1, math.inf),
+    "change_error": (0, math.inf, True),
+    "loads_per_token_layer": (0, math.inf),
+    "exact_loads_per_token_layer": (0, math.inf),
+    "changed_share": (0, 1),
+    "dropped_share": (0, 1),
+    "tokens_per_second": (0, math.inf, True),
+    "exact_tokens_per_second": (0, math.inf, True),
+}
 _POOLS = ("layer", "global")
 _INITIAL = ("auto", "warm", "cold", "prompt")
 
@@ -55,7 +70,7 @@ class ChosenSettings:
         cache: a share of the experts, such as ``50%``.
         routing: as it came out, with ``auto`` and ``J`` settled.
         pool: ``layer`` or ``global``.
-        eviction, initial_cache: as the command line writes them.
+        eviction, initial_cache, precision: as the command line writes them.
     """
 
     cache: str
@@ -63,6 +78,7 @@ class ChosenSettings:
     pool: str
     eviction: str
     initial_cache: str
+    precision: str = "full"
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,8 @@ class Measured:
         perplexity, exact_perplexity: with these settings, and with exact routing.
         perplexity_change: how much larger: 0.01 is 1 %.
         change_error: half of its 95 % interval; None if the text is too short to tell.
-        loads_per_token_layer, exact_loads_per_token_layer: experts read per token and layer.
+        loads_per_token_layer, exact_loads_per_token_layer: experts read per token and layer; those
+            of a lower precision count by their bytes.
         changed_share, dropped_share: slots that exact routing would have filled otherwise, and
             slots that were left empty.
         tokens_per_second, exact_tokens_per_second: None if speed was not measured.
@@ -104,7 +121,7 @@ class Choice:
     @property
     def lossy(self) -> bool:
         """Whether it may change what the model computes."""
-        return is_lossy(self.settings.routing)
+        return is_lossy(self.settings.routing) or self.settings.precision != "full"
 
 
 @dataclass(frozen=True)
@@ -222,20 +239,25 @@ def _settings(root: JsonField) -> SettingsFile:
 def _choice(field: JsonField) -> Choice:
     field.expect_members(("settings", "lossy", "measured"))
     settings = field["settings"]
-    settings.expect_members(("cache", "routing", "pool", "eviction", "initial_cache"))
+    settings.expect_members(
+        ("cache", "routing", "pool", "eviction", "initial_cache"), ("precision",)
+    )
     chosen = ChosenSettings(
         cache=settings["cache"].text(_MAX_TEXT),
         routing=settings["routing"].text(_MAX_TEXT),
         pool=settings["pool"].one_of(_POOLS),
         eviction=settings["eviction"].text(_MAX_TEXT),
         initial_cache=settings["initial_cache"].one_of(_INITIAL),
+        precision=settings["precision"].text(_MAX_TEXT) if settings.has("precision") else "full",
     )
     if percent_of(chosen.cache) is None:
         settings["cache"].fail("is not a share of the experts such as '50%'")
     _check_engine_takes(chosen, settings)
     choice = Choice(chosen, _measured(field["measured"]))
     if field["lossy"].boolean() != choice.lossy:
-        field["lossy"].fail(f"is not what the routing {chosen.routing!r} is")
+        field["lossy"].fail(
+            f"is not what routing {chosen.routing!r} in precision {chosen.precision!r} is"
+        )
     return choice
 
 
@@ -265,17 +287,17 @@ def _measured(field: JsonField) -> Measured:
     return Measured(
         tokens=field["tokens"].integer(1, MAX_INTEGER),
         text_sha256=_hash(field["text_sha256"]),
-        perplexity=_positive(field["perplexity"]),
-        exact_perplexity=_positive(field["exact_perplexity"]),
-        perplexity_change=_change(field["perplexity_change"]),
-        change_error=_optional(field["change_error"]),
-        loads_per_token_layer=_natural(field["loads_per_token_layer"]),
-        exact_loads_per_token_layer=_natural(field["exact_loads_per_token_layer"]),
-        changed_share=_share(field["changed_share"]),
-        dropped_share=_share(field["dropped_share"]),
-        tokens_per_second=_optional(field["tokens_per_second"]),
-        exact_tokens_per_second=_optional(field["exact_tokens_per_second"]),
+        **{name: _number(field[name], *limits) for name, limits in _NUMBERS.items()},  # type: ignore[arg-type]
     )
+
+
+def _number(field: JsonField, least: float, most: float, optional: bool = False) -> float | None:
+    if optional and field.value is None:
+        return None
+    value = field.number()
+    if not least <= value <= most:
+        field.fail(f"is {value}, not in {least} to {most}")
+    return value
 
 
 def _hash(field: JsonField) -> str:
@@ -283,35 +305,3 @@ def _hash(field: JsonField) -> str:
     if re.fullmatch("[0-9a-f]{64}", text) is None:
         field.fail("is not a SHA-256 in 64 lower-case hexadecimal digits")
     return text
-
-
-def _change(field: JsonField) -> float:
-    value = field.number()
-    if value <= -1:
-        field.fail("leaves no perplexity")
-    return value
-
-
-def _natural(field: JsonField) -> float:
-    value = field.number()
-    if value < 0:
-        field.fail("is negative")
-    return value
-
-
-def _positive(field: JsonField) -> float:
-    value = _natural(field)
-    if value == 0:
-        field.fail("is zero")
-    return value
-
-
-def _optional(field: JsonField) -> float | None:
-    return None if field.value is None else _natural(field)
-
-
-def _share(field: JsonField) -> float:
-    value = _natural(field)
-    if value > 1:
-        field.fail("is a share above 1")
-    return value

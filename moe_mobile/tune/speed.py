@@ -99,6 +99,7 @@ def _settings(
         routing=chosen.routing,
         pool=chosen.pool,
         eviction=chosen.eviction,
+        precision=chosen.precision,
         initial_cache="profile",
         cache_profile=profile,
         **engine,

@@ -41,7 +41,6 @@ MODEL = ScoredModel(
     name="toy",
     source="transformers",
     source_id="toy",
-    precision="float32",
     identity="",
     vocab_size=1000,
     context=100,
@@ -164,9 +163,11 @@ def test_infinite_perplexities_are_reported() -> None:
         (Cache("exact", 4, "both"), UsageError),
         (Cache("exact", 4, eviction="belady"), UsageError),
         (Cache("exact", 4, eviction="lfu:2"), UsageError),
+        (Cache("exact", 4, precision="low"), UsageError),
+        (Cache("exact", 4, precision="half"), UsageError),
     ],
 )
-def test_what_makes_no_sense_is_refused(cache: Cache, kind: type[MoeMobileError]) -> None:
+def test_invalid_settings_are_refused(cache: Cache, kind: type[MoeMobileError]) -> None:
     scorer = ToyScorer()
     with pytest.raises(kind):
         measure_quality(scorer, range(10), cache)
@@ -195,7 +196,7 @@ def test_scores_are_kept(tmp_path: Path) -> None:
         "transformers",
         row.perplexity,
     )
-    for broken in ("{}", "[]", "rows", '{"quality_version": 1, "key": "x"}'):
+    for broken in ("{}", "[]", "rows", '{"quality_version": 2, "key": "x"}'):
         path.write_text(broken + "\n")
         with pytest.raises(UsageError, match="line 1 is not a score"):
             QualityFile(path, resume=True)
@@ -229,14 +230,19 @@ BROKEN: list[dict[str, Any]] = [
     {"requested": "max-rank:x"},
     {"note": "\x1b[2J"},
     {"pool": "both"},
-    {"model": 5},
     {"key": []},
+    {"expert_precision": "half"},
+    {"bytes_read": -1},
+    {"note": 0},
+    {"note": "\ud800"},
 ]
 MOVED: list[dict[str, Any]] = [
     {"routing": "max-rank:5,J=2"},
     {"requested": "max-rank:5"},
     {"note": "all is well"},
     {"pool": "global"},
+    {"expert_precision": "low"},
+    {"model": 5},
     {"eviction": "lfu"},
     {"capacity": 5},
     {"experts": 9},
@@ -279,8 +285,9 @@ def test_a_key_is_of_all_that_decides_a_score() -> None:
         score_key(MODEL, ids, Cache("exact", 4, "global")),
         score_key(MODEL, ids, Cache("exact", 4, eviction="lfu")),
         score_key(MODEL, ids, Cache("max-rank:3", 4)),
+        score_key(MODEL, ids, Cache("exact", 4, precision="low")),
     }
-    assert len(keys) == 7
+    assert len(keys) == 8
     assert score_key(MODEL, ids, cache) in keys
 
 

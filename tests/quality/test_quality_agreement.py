@@ -20,7 +20,7 @@ from tests.bundles import BundleMaker, CheckpointMaker
 from tests.oracles.logits import logits_of
 from tests.tiny import load_checkpoint, tiny_prompt
 
-FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe-dense-layer", "olmoe")
+FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe-dense-layer", "olmoe", "lfm2_moe")
 # Of two experts used of eight. With a dense layer before it, ``first=1`` still changes layer 1.
 ROUTINGS = (
     "exact",
@@ -82,9 +82,11 @@ def test_exact_is_the_model(name: str, checkpoint: CheckpointMaker, one_thread: 
     folder = checkpoint(name)
     expected = plain_values(folder)
     assert expected.std() > 0.3
+    # Tied to a large embedding, LFM2's head gives log-probabilities down to -50.
+    error = 1e-5 * max(1, np.abs(expected).max() / 20)
     for pool in ("layer", "global"):
         found = scored(TransformersSource(str(folder)).open(), Cache("exact", 4, pool))
-        np.testing.assert_allclose(found.values, expected, rtol=2e-6, atol=1e-5)
+        np.testing.assert_allclose(found.values, expected, rtol=2e-6, atol=error)
         assert [part.changed for part in found.counts] == [0, 0]
 
 

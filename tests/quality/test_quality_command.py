@@ -170,7 +170,7 @@ def test_an_unwritable_place_is_an_error_at_once(option: str, tmp_path: Path) ->
         ("nothing", "--token-ids 5,6", None, UsageError),
     ],
 )
-def test_arguments_that_make_no_sense(
+def test_invalid_arguments(
     source: str,
     arguments: str,
     setting: str | None,

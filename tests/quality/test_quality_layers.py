@@ -11,7 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from moe_mobile.base.router import RouterSpec
 from moe_mobile.quality.transformers_routing import RoutedModel, gate_weights
+from moe_mobile.routing.facts import MoeFacts
 from moe_mobile.routing.run import RoutingRun
 from moe_mobile.routing.transformers_model import find_routers
 from tests.oracles.routing import Replay, RouterModel, Setup, replay
@@ -84,7 +86,8 @@ def test_a_routed_layer_is_its_definition(family: str, routing: str, one_thread:
     # Mixtral has no such setting, and always does.
     renormalize = getattr(model.config, "norm_topk_prob", True)
     run = RoutingRun(experts=EXPERTS, layers=2, top_k=TOP_K, capacity=CAPACITY, routing=routing)
-    routed = RoutedModel(model, run, layers=(0, 1), renormalize=renormalize, shared=False)
+    router = RouterSpec(renormalize=renormalize)
+    routed = RoutedModel(model, run, MoeFacts("m", (0, 1), EXPERTS, TOP_K, router), shared=False)
     seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     logits: dict[int, torch.Tensor] = {}
     for index, router in find_routers(model, (0, 1)).items():
@@ -120,7 +123,7 @@ def test_weights(renormalize: bool) -> None:
         torch.from_numpy(logits),
         torch.from_numpy(selected),
         torch.from_numpy(dropped),
-        renormalize=renormalize,
+        RouterSpec(renormalize=renormalize),
     ).numpy()
     expected = [
         weights_of(row.astype(np.float64), chosen, gone, renormalize)
@@ -134,7 +137,10 @@ def test_weights(renormalize: bool) -> None:
 def test_weights_that_underflow_are_not_nan(renormalize: bool) -> None:
     logits = torch.tensor([[300.0, 0.0, -1.0]])
     found = gate_weights(
-        logits, torch.tensor([[1, 2]]), torch.tensor([[False, True]]), renormalize=renormalize
+        logits,
+        torch.tensor([[1, 2]]),
+        torch.tensor([[False, True]]),
+        RouterSpec(renormalize=renormalize),
     )
     assert found.tolist() == [[0, 0]]
 
@@ -144,7 +150,7 @@ def test_a_prompt_is_routed_exactly_and_its_decoding_is_not(one_thread: None) ->
 
     def hidden(routing: str, prompt: int, parts: tuple[int, ...], shared: bool) -> Array:
         run = RoutingRun(experts=EXPERTS, layers=2, top_k=TOP_K, capacity=3, routing=routing)
-        routed = RoutedModel(model, run, layers=(0, 1), renormalize=False, shared=shared)
+        routed = RoutedModel(model, run, MoeFacts("m", (0, 1), EXPERTS, TOP_K), shared=shared)
         rows, at = [], 0
         with routed.sequence():
             for length in parts:

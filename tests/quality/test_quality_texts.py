@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from moe_mobile.base.routings import is_lossy, split_routings
+from moe_mobile.base.routings import is_lossy, split_precisions, split_routings
 from moe_mobile.errors import UsageError
 
 
@@ -35,6 +35,10 @@ def test_a_routing_that_is_missing_is_missed(texts: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         split_routings(texts)
     assert caught.value.setting == "routing"
+
+
+def test_precisions_are_listed_once() -> None:
+    assert split_precisions(["full, low", "ranks:1", "low"]) == ["full", "low", "ranks:1"]
 
 
 def test_lossy_is_all_that_may_change_the_output() -> None:

@@ -185,7 +185,7 @@ def test_refused_arguments_change_nothing(logits: NDArray[np.float32]) -> None:
         ("initial_cache", {"initial_cache": [[1], [2]]}, UsageError),
     ],
 )
-def test_refuses_what_makes_no_sense(
+def test_refuses_invalid_arguments(
     setting: str, changes: dict[str, Any], error: type[MoeMobileError]
 ) -> None:
     with pytest.raises(error) as caught:

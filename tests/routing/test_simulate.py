@@ -269,7 +269,7 @@ GOOD = np.zeros((2, 3, 4), np.float32)
         ("top_groups", {"router": RouterSpec(groups=4)}, UsageError),
     ],
 )
-def test_refuses_what_makes_no_sense(
+def test_refuses_invalid_arguments(
     setting: str, arguments: dict[str, Any], error: type[MoeMobileError]
 ) -> None:
     valid = {"logits": GOOD, "top_k": 2, "capacity": 3, "routing": "exact"}

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import collections
 import json
 import shlex
 from pathlib import Path
@@ -19,7 +18,7 @@ from benchmarks.perplexity import heldout_tokens
 from moe_mobile.cli.trace import command
 from moe_mobile.demo import heldout_text
 from moe_mobile.device.local import LocalDevice
-from moe_mobile.errors import MoeMobileError, RuntimeFailedError, UnsupportedError, UsageError
+from moe_mobile.errors import MoeMobileError, RuntimeFailedError, UsageError
 from moe_mobile.routing import trace_engine
 from moe_mobile.routing.trace import Trace, read_trace
 from moe_mobile.routing.trace_engine import record_engine
@@ -29,11 +28,12 @@ from moe_mobile.runner import Runner
 from moe_mobile.virtual_phone import VirtualPhone
 from tests.bundles import BundleMaker, CheckpointMaker, DemoMaker
 from tests.cli.program import ok, ok_json
+from tests.oracles.routing import Pool
 from tests.tiny import tiny_prompt
 
 # Sums of float32 in another order. Logits of the tiny models are of size 1 to 3.
 WORST = 1e-3
-FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe-dense-layer", "olmoe")
+FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe-dense-layer", "olmoe", "lfm2_moe")
 
 
 def engine_trace(bundle: Path, ids: list[int], **settings: Any) -> Trace:
@@ -46,7 +46,7 @@ def best(trace: Trace) -> NDArray[np.int64]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_engine_records_what_transformers_does(
+def test_the_engine_and_transformers_record_the_same(
     name: str, bundle: BundleMaker, checkpoint: CheckpointMaker, one_thread: None
 ) -> None:
     ids = tiny_prompt(40)
@@ -60,9 +60,12 @@ def test_the_engine_records_what_transformers_does(
     ):
         assert (trace.source, trace.precision) == (source, precision)
         assert trace.sequences == (24, 16)
-        assert trace.layers == ((1,) if "dense" in name else (0, 1))
+        layers = {"qwen3_moe-dense-layer": (1,), "lfm2_moe": (1, 2, 3)}
+        assert trace.layers == layers.get(name, (0, 1))
         assert trace.token_ids.tolist() == ids
-        assert trace.router.renormalize == (name == "mixtral")
+        assert trace.router.renormalize == (name in ("mixtral", "lfm2_moe"))
+    assert engine.router == other.router
+    assert bool(engine.router.bias) == (name == "lfm2_moe")
     # The second sequence has no past.
     alone = engine_trace(bundle(name, "fp32"), ids[24:])
     assert np.array_equal(alone.router_logits, engine.router_logits[24:])
@@ -97,18 +100,13 @@ def test_a_replay_hits_as_the_engine_does(demo_bundle: DemoMaker) -> None:
 
 def replay(selected: NDArray[np.int64], slots: int) -> list[tuple[int, int]]:
     """Hits and misses of each token in a global LRU cache that starts cold."""
-    cache: collections.OrderedDict[tuple[int, int], None] = collections.OrderedDict()
-    counts = []
+    pool, counts = Pool(slots, "lru"), []
     for token in selected.tolist():
         hits = 0
         for layer, experts in enumerate(token):
-            chosen = [(layer, expert) for expert in reversed(experts)]
-            hits += sum(key in cache for key in chosen)
-            for key in chosen:
-                cache[key] = None
-                cache.move_to_end(key)
-            while len(cache) > slots:
-                cache.popitem(last=False)
+            keys = [(layer, expert) for expert in experts]
+            hits += sum(key in pool.by_use for key in keys)
+            pool.access(keys)
         counts.append((hits, selected[0].size - hits))
     return counts
 
@@ -158,7 +156,7 @@ def test_the_command_records_from_both(
         ("nothing", "--token-ids 5", None),
     ],
 )
-def test_arguments_that_make_no_sense(
+def test_invalid_arguments(
     source: str, arguments: str, setting: str | None, demo_bundle: DemoMaker, tmp_path: Path
 ) -> None:
     name = str(demo_bundle("8da4w")) if source == "bundle" else source
@@ -169,7 +167,7 @@ def test_arguments_that_make_no_sense(
     assert not out.exists()
 
 
-def test_a_trace_never_replaces_what_it_comes_from(
+def test_a_trace_never_replaces_its_inputs(
     demo_bundle: DemoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def recorded(*_: object, **__: object) -> None:
@@ -210,7 +208,7 @@ def test_an_answer_of_another_length_is_a_typed_error(
         engine_trace(demo_bundle("8da4w"), [5, 6])
 
 
-def test_transformers_refuses_what_the_model_does_not_have(
+def test_transformers_refuses_tokens_and_devices_that_are_not_there(
     checkpoint: CheckpointMaker, tmp_path: Path
 ) -> None:
     opened = open_checkpoint(checkpoint("olmoe"))
@@ -224,10 +222,3 @@ def test_transformers_refuses_what_the_model_does_not_have(
     assert coarse.precision == "bfloat16"
     # 8 bits of mantissa: the lower half of each float32 is zero.
     assert not (coarse.router_logits.view(np.uint32) & 0xFFFF).any()
-
-
-def test_checkpoints_with_other_routers_are_refused(
-    checkpoint: CheckpointMaker,
-) -> None:
-    with pytest.raises(UnsupportedError, match=r"score by sigmoid"):
-        open_checkpoint(checkpoint("lfm2_moe"))

@@ -32,7 +32,18 @@ from moe_mobile.tune.settings_file import SettingsFile, read_settings, write_set
 from moe_mobile.tune.speed import contenders
 
 TOKENS = 640
-MODEL = ScoredModel("m", "engine", "a" * 64, "8da4w", "here", 100, 64, (0, 1), 8, 2)
+MODEL = ScoredModel(
+    "m",
+    (0, 1),
+    8,
+    2,
+    precisions=("8da8w", "8da4w"),
+    source="engine",
+    source_id="a" * 64,
+    identity="here",
+    vocab_size=100,
+    context=64,
+)
 
 
 def a_row(
@@ -167,6 +178,17 @@ def test_a_routing_that_is_off_is_exact() -> None:
     found = judged(off)
     assert choose(found).row is off
     assert found[1].verdict == "exact"
+
+
+def test_loads_of_a_lower_precision_count_by_their_bytes() -> None:
+    exact = a_row("exact", loads=1.5, bytes_read=3000)
+    low = a_row("exact", 0.001, 1.5, bytes_read=1200, expert_precision="low")
+    found = candidates([exact, low], parse_limit("+1%"))
+    assert [one.loads for one in found] == pytest.approx([1.5, 0.6])
+    assert [one.verdict for one in found] == ["exact", "within"]
+    chosen = choose(found)
+    assert (chosen.row, chosen.exact, chosen.cache.precision) == (low, exact, "low")
+    assert chosen.row.marked == "exact, precision low (lossy)"
 
 
 def test_speed_decides_if_it_is_significant() -> None:

@@ -94,7 +94,7 @@ def test_settings_are_used(demo: Path, tuned: tuple[Path, dict[str, Any]]) -> No
 
     def used(*arguments: object) -> dict[str, Any]:
         settings = ok_json("info", demo, "--settings", file, *arguments)["settings"]
-        names = ("cache", "routing", "pool", "eviction", "initial_cache")
+        names = ("cache", "routing", "pool", "eviction", "initial_cache", "precision")
         return {name: settings[name] for name in names}
 
     assert used() == vars(wanted["50%"])
@@ -241,7 +241,7 @@ def test_tables_for_people(demo: Path, tuned: tuple[Path, dict[str, Any]], tmp_p
         (("--residency", "resident"), 2, "--residency"),
     ],
 )
-def test_what_makes_no_sense(
+def test_invalid_arguments(
     demo: Path, arguments: tuple[str, ...], code: int, what: str, tmp_path: Path
 ) -> None:
     error = failed(code, "tune", demo, "--routing", "exact", "-n", 200, *arguments)
