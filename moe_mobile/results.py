@@ -14,6 +14,7 @@ import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from moe_mobile.bundle.manifest import Quantization
 from moe_mobile.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ __all__ = [
     "Info",
     "MemoryPlan",
     "ModelInfo",
-    "QuantizationInfo",
     "Residency",
     "RoutingInfo",
     "SlotClass",
@@ -179,17 +179,6 @@ class MemoryPlan:
 
 
 @dataclass(frozen=True)
-class QuantizationInfo:
-    """Formats of the weights, such as ``8da4w``; ``group_size``: weights that share a scale."""
-
-    experts: str
-    dense: str
-    head: str
-    embedding: str
-    group_size: int
-
-
-@dataclass(frozen=True)
 class ModelInfo:
     """Facts of the bundle's model.
 
@@ -213,7 +202,7 @@ class ModelInfo:
     top_k: int
     num_parameters: int
     eos_token_ids: tuple[int, ...]
-    quantization: QuantizationInfo
+    quantization: Quantization
     expert_precisions: tuple[str, ...]
 
 

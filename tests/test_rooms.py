@@ -28,10 +28,10 @@ ROOMS = {
     "base": "errors",
     "demo": "",
     "model": "base demo errors",
-    "bundle": "base errors",
+    "bundle": "base errors model",
     "export": "base bundle errors model",
     "settings": "errors",
-    "results": "settings",
+    "results": "bundle settings",
     "text": "bundle errors",
     "generation": "errors results text",
     "engine": "base errors generation results settings text",
@@ -49,7 +49,7 @@ ROOMS = {
     "runtime settings text tune virtual_phone",
     "__main__": "cli",
     # The package itself: names that are loaded on first use.
-    "": "engine errors export generation results settings",
+    "": "bundle engine errors export generation results settings",
 }
 
 # The harness sets a variable of its own when it is imported.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_mobile.base.router import RouterSpec
+from moe_mobile.model.architecture import Rope as Rope
 
 FORMAT = "moe-mobile-bundle"
 VERSION = 1
@@ -43,12 +44,6 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Rope:
-    inverse_frequencies: tuple[float, ...]
-    amplitude: float
-
-
-@dataclass(frozen=True)
 class Attention:
     num_heads: int
     num_kv_heads: int
@@ -68,6 +63,8 @@ class Moe:
 
 @dataclass(frozen=True)
 class Quantization:
+    """Formats of the weights, such as ``8da4w``; ``group_size``: weights that share a scale."""
+
     experts: str
     dense: str
     head: str
@@ -100,16 +97,9 @@ class DenseProgram(File):
 
 
 @dataclass(frozen=True)
-class Embedding:
-    path: str
-    bytes: int
-    sha256: str
+class Embedding(File):
     dtype: str
     row_bytes: int
-
-    @property
-    def file(self) -> File:
-        return File(self.path, self.bytes, self.sha256)
 
 
 @dataclass(frozen=True)
@@ -122,18 +112,11 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Shard:
+class Shard(File):
     """A layer's experts in one precision. ``delegate`` None (absent): the manifest's."""
 
-    path: str
-    bytes: int
-    sha256: str
     programs: tuple[Program, ...]
     delegate: str | None = None
-
-    @property
-    def file(self) -> File:
-        return File(self.path, self.bytes, self.sha256)
 
 
 @dataclass(frozen=True)
@@ -258,10 +241,10 @@ class Manifest:
 
     def all_files(self) -> Iterator[File]:
         """Every file of the bundle but ``bundle.json``."""
-        yield self.embedding.file
+        yield self.embedding
         for layer in self.layers:
             yield layer.dense
-            yield from (shard.file for shard in layer.shards)
+            yield from layer.shards
         yield self.head
         yield from self.files
 

@@ -14,7 +14,6 @@ from moe_mobile.base.json_field import (
     JsonField,
     parse_strict_json,
 )
-from moe_mobile.base.router import SCORES, RouterSpec
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle.quantization import (
     EMBEDDINGS,
@@ -23,6 +22,7 @@ from moe_mobile.bundle.quantization import (
     Quant,
     embedding_row_bytes,
 )
+from moe_mobile.bundle.router import parse_router
 from moe_mobile.errors import BundleInvalidError, UnsupportedError, read_error
 
 _AGAIN = "Copy or export the bundle again"
@@ -73,55 +73,6 @@ def read_manifest_bytes(bundle: Path) -> bytes:
 def parse_manifest(data: bytes, file: str = m.MANIFEST_FILE) -> m.Manifest:
     """The manifest in these bytes; errors as :func:`read_manifest`."""
     return _Reader(JsonField(parse_strict_json(data, file), "", file)).read()
-
-
-def parse_router(f: JsonField, experts: int, top_k: int) -> RouterSpec:
-    """``moe.router``, in a bundle or a trace. The caller counts the rows of the bias."""
-    f.expect_members(("score", "renormalize"), ("scale", "epsilon", "groups", "top_groups", "bias"))
-    score = f["score"].one_of(SCORES, UnsupportedError)
-    renormalize = f["renormalize"].boolean()
-    epsilon = _between(f["epsilon"], 0, 1) if f.has("epsilon") else 0.0
-    if epsilon and not renormalize:
-        f["epsilon"].fail("is not 0, though the weights are not renormalised")
-    groups, top_groups = _groups(f, experts, top_k)
-    return RouterSpec(
-        score=score,
-        renormalize=renormalize,
-        scale=_between(f["scale"], 1e-6, 1e6) if f.has("scale") else 1.0,
-        epsilon=epsilon,
-        groups=groups,
-        top_groups=top_groups,
-        bias=_bias(f["bias"], score, experts) if f.has("bias") else (),
-    )
-
-
-def _between(f: JsonField, low: float, high: float) -> float:
-    value = f.number()
-    if not low <= value <= high:
-        f.fail("is out of range")
-    return value
-
-
-def _groups(f: JsonField, experts: int, top_k: int) -> tuple[int, int]:
-    groups = f["groups"].integer(1, experts) if f.has("groups") else 1
-    if experts % groups:
-        f["groups"].fail("is not a divisor of moe.num_experts")
-    top_groups = f["top_groups"].integer(1, groups) if f.has("top_groups") else 1
-    if experts // groups * top_groups < top_k:
-        f.fail("has groups that leave fewer than moe.top_k experts")
-    return groups, top_groups
-
-
-def _bias(f: JsonField, score: str, experts: int) -> tuple[tuple[float, ...], ...]:
-    if score != "sigmoid":
-        f.fail("needs the score sigmoid")
-    rows = []
-    for field in f.items():
-        row = tuple(value.number() for value in field.items())
-        if len(row) != experts:
-            field.fail("does not have moe.num_experts entries")
-        rows.append(row)
-    return tuple(rows)
 
 
 class _Reader:
@@ -223,8 +174,7 @@ class _Reader:
         )
         group = f["group_size"].integer(0, 256)
         if Quant.INT4 in (experts, dense, head):
-            if group not in GROUP_SIZES:
-                f["group_size"].fail("is not 32, 64, 128 or 256")
+            _check_group_size(f["group_size"])
         elif group:
             f["group_size"].fail("is not 0, though nothing is 8da4w")
         if attention.kv_dtype == "float32" and dense != Quant.FP32:
@@ -250,7 +200,7 @@ class _Reader:
             f["row_bytes"].fail(f"is not {expected}")
         if file.bytes != model.vocab_size * row_bytes:
             f["bytes"].fail("is not model.vocab_size x row_bytes")
-        return m.Embedding(file.path, file.bytes, file.sha256, dtype, row_bytes)
+        return m.Embedding(**vars(file), dtype=dtype, row_bytes=row_bytes)
 
     def _layers(
         self,
@@ -302,9 +252,10 @@ class _Reader:
         quantization = f["quantization"].one_of(QUANTS, UnsupportedError)
         if (quantization == Quant.INT4) != f.has("group_size"):
             f.fail("needs a group_size if and only if its quantization is 8da4w")
-        group = f["group_size"].integer(0, 256) if f.has("group_size") else None
-        if group is not None and group not in GROUP_SIZES:
-            f["group_size"].fail("is not 32, 64, 128 or 256")
+        group = None
+        if f.has("group_size"):
+            group = f["group_size"].integer(0, 256)
+            _check_group_size(f["group_size"])
         shard = self._shard(f, moe)
         return m.Variant(**vars(shard), quantization=quantization, group_size=group)
 
@@ -328,7 +279,7 @@ class _Reader:
             programs.append(m.Program(offset, size, _sha256(field["sha256"])))
         if file.bytes != -(-end // m.ALIGNMENT) * m.ALIGNMENT:
             f["bytes"].fail(f"is not the end of the last program rounded up to {m.ALIGNMENT}")
-        return m.Shard(file.path, file.bytes, file.sha256, tuple(programs), _program_delegate(f))
+        return m.Shard(**vars(file), programs=tuple(programs), delegate=_program_delegate(f))
 
     def _memory(
         self,
@@ -349,8 +300,7 @@ class _Reader:
 
     def _dense_program(self, f: JsonField) -> m.DenseProgram:
         f.expect_members(_FILE_MEMBERS, ("delegate",))
-        file = self._file_members(f, 1)
-        return m.DenseProgram(file.path, file.bytes, file.sha256, _program_delegate(f))
+        return m.DenseProgram(**vars(self._file_members(f, 1)), delegate=_program_delegate(f))
 
     def _file(self, f: JsonField, minimum: int) -> m.File:
         f.expect_members(_FILE_MEMBERS)
@@ -363,6 +313,11 @@ class _Reader:
             f["path"].fail(f"is listed twice: {path!r}")
         self._paths.add(path)
         return m.File(path, f["bytes"].integer(minimum, MAX_INTEGER), _sha256(f["sha256"]))
+
+
+def _check_group_size(f: JsonField) -> None:
+    if f.value not in GROUP_SIZES:
+        f.fail("is not 32, 64, 128 or 256")
 
 
 def _program_delegate(f: JsonField) -> str | None:

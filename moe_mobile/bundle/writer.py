@@ -8,8 +8,8 @@ import dataclasses
 import json
 from typing import Any
 
-from moe_mobile.base.router import SOFTMAX, RouterSpec
 from moe_mobile.bundle.manifest import FORMAT, VERSION, Manifest
+from moe_mobile.bundle.router import router_to_json
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:
@@ -33,15 +33,6 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
             del program["delegate"]
     value["moe"]["router"] = router_to_json(manifest.moe.router)
     return {"format": FORMAT, "version": VERSION, **value}
-
-
-def router_to_json(router: RouterSpec) -> dict[str, Any]:
-    """``moe.router``: the members that differ from their defaults, and those without one."""
-    value = dataclasses.asdict(router)
-    for name, default in dataclasses.asdict(SOFTMAX).items():
-        if name not in ("score", "renormalize") and value[name] == default:
-            del value[name]
-    return value
 
 
 def to_bytes(manifest: Manifest) -> bytes:

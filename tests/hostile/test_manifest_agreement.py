@@ -87,14 +87,10 @@ def test_further_precisions_are_accepted(valid: bytes) -> None:
                 layer.experts,
                 variants=(
                     m.Variant(
-                        **vars(
-                            m.Shard(
-                                f"experts/further-{index}",
-                                layer.experts.bytes,
-                                layer.experts.sha256,
-                                layer.experts.programs,
-                            )
-                        ),
+                        f"experts/further-{index}",
+                        layer.experts.bytes,
+                        layer.experts.sha256,
+                        layer.experts.programs,
                         quantization=quant,
                     ),
                 ),
