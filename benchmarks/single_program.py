@@ -17,25 +17,23 @@ import torch
 from torch import Tensor, nn
 
 from moe_mobile.export.lowering import lower
-from moe_mobile.export.programs import ExpertShape, LayerShape, Mix, Qkv, SwiGlu
-from moe_mobile.export.quantization import Encoding
+from moe_mobile.export.programs import AttentionLayerShape, ExpertShape, Mix, Qkv, SwiGlu
 from moe_mobile.export.shapes import Method, ProgramShape
 
 __all__ = ["write_single_program"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StackShape(ProgramShape):
     """``layers`` equal layers, each with ``top_k`` fixed experts; one row."""
 
-    layer: LayerShape
+    layer: AttentionLayerShape
     expert: ExpertShape
     layers: int
     top_k: int
-    encoding: Encoding
 
     def methods(self) -> tuple[Method, ...]:
-        return (Method("forward", "", lambda: _Stack(self), (self.layer.hidden,), 1),)
+        return (Method("forward", "", lambda: _Stack(self), (self.hidden,), self.max_rows),)
 
     def float_linears(self) -> frozenset[str]:
         return frozenset(f"layers.{i}.mix.switch" for i in range(self.layers))
@@ -76,10 +74,18 @@ class _Layer(nn.Module):
 
 
 def write_single_program(
-    layer: LayerShape, expert: ExpertShape, layers: int, top_k: int, path: pathlib.Path
+    layer: AttentionLayerShape, expert: ExpertShape, layers: int, top_k: int, path: pathlib.Path
 ) -> None:
     """Lowers the program with seeded random weights and writes it to ``path``."""
-    shape = StackShape(layer, expert, layers, top_k, expert.encoding)
+    shape = StackShape(
+        hidden=layer.hidden,
+        encoding=expert.encoding,
+        max_rows=1,
+        layer=layer,
+        expert=expert,
+        layers=layers,
+        top_k=top_k,
+    )
     generator = torch.Generator().manual_seed(0)
     weights = {
         parameter.name: torch.randn(parameter.dims, generator=generator)

@@ -57,13 +57,13 @@ def prepare_inputs(
         from benchmarks.single_program import write_single_program
         from moe_mobile.export.options import resolve_options
         from moe_mobile.export.plan import make_plan
-        from moe_mobile.export.programs import LayerShape
+        from moe_mobile.export.programs import AttentionLayerShape
 
         plan = make_plan(model.architecture, resolve_options())
         print("lowering the single program (about a minute)", file=sys.stderr)
         top_k = model.architecture.moe.top_k
         layer = plan.layers[0]
-        assert isinstance(layer, LayerShape)  # this model has attention alone
+        assert isinstance(layer, AttentionLayerShape)  # this model has attention alone
         write_single_program(layer, plan.experts[0], LAYERS, top_k, program)
     with Runner() as runner:
         runner.request("prepare", bundle=str(bundle), progress=progress)

@@ -5,9 +5,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from moe_mobile.export.options import Options, check_shape
-from moe_mobile.export.programs import ConvolutionLayerShape, ExpertShape, HeadShape, LayerShape
+from moe_mobile.export.programs import (
+    AttentionLayerShape,
+    ConvolutionLayerShape,
+    ExpertShape,
+    HeadShape,
+    LayerShape,
+)
 from moe_mobile.model.architecture import Architecture, Convolution, Layer
 
 
@@ -16,7 +23,7 @@ class Plan:
     """``layers[i]`` is the shape of layer i's dense program, ``experts[i]`` that of the experts in
     precision i: the bundle's own, then its variants."""
 
-    layers: tuple[LayerShape | ConvolutionLayerShape, ...]
+    layers: tuple[LayerShape, ...]
     experts: tuple[ExpertShape, ...]
     head: HeadShape
 
@@ -27,47 +34,38 @@ def make_plan(architecture: Architecture, options: Options) -> Plan:
     Raises:
         UnsupportedError: dimensions that the chosen quantization cannot store.
     """
-    moe = architecture.moe
+    moe, hidden, epsilon = architecture.moe, architecture.hidden_size, architecture.norm_epsilon
 
-    def layer(spec: Layer) -> LayerShape | ConvolutionLayerShape:
-        experts = moe.num_experts if spec.is_moe else 0
-        mlp_width = (
-            moe.shared_intermediate_size if spec.is_moe else architecture.dense_intermediate_size
-        )
-        encoding = options.encoding(options.dense)
-        if isinstance(spec.mixer, Convolution):
-            return ConvolutionLayerShape(
-                hidden=architecture.hidden_size,
-                kernel=spec.mixer.kernel,
-                epsilon=architecture.norm_epsilon,
-                experts=experts,
-                mlp_width=mlp_width,
-                encoding=encoding,
-                max_rows=options.max_batch,
-                delegate=options.dense_delegate,
-            )
-        return LayerShape(
-            hidden=architecture.hidden_size,
-            heads=spec.mixer.num_heads,
-            kv_heads=spec.mixer.num_kv_heads,
-            head_dim=spec.mixer.head_dim,
-            epsilon=architecture.norm_epsilon,
-            qk_norm=spec.mixer.qk_norm.value,
-            qkv_bias=spec.mixer.qkv_bias,
-            output_bias=spec.mixer.output_bias,
-            clip=spec.mixer.clip,
-            experts=experts,
-            mlp_width=mlp_width,
-            encoding=encoding,
-            max_rows=options.max_batch,
-            delegate=options.dense_delegate,
+    def layer(spec: Layer) -> LayerShape:
+        dense_width = architecture.dense_intermediate_size
+        common: dict[str, Any] = {
+            "hidden": hidden,
+            "epsilon": epsilon,
+            "experts": moe.num_experts if spec.is_moe else 0,
+            "mlp_width": moe.shared_intermediate_size if spec.is_moe else dense_width,
+            "encoding": options.encoding(options.dense),
+            "max_rows": options.max_batch,
+            "delegate": options.dense_delegate,
+        }
+        mixer = spec.mixer
+        if isinstance(mixer, Convolution):
+            return ConvolutionLayerShape(kernel=mixer.kernel, **common)
+        return AttentionLayerShape(
+            heads=mixer.num_heads,
+            kv_heads=mixer.num_kv_heads,
+            head_dim=mixer.head_dim,
+            qk_norm=mixer.qk_norm.value,
+            qkv_bias=mixer.qkv_bias,
+            output_bias=mixer.output_bias,
+            clip=mixer.clip,
+            **common,
         )
 
     plan = Plan(
         layers=tuple(layer(spec) for spec in architecture.layers),
         experts=tuple(
             ExpertShape(
-                hidden=architecture.hidden_size,
+                hidden=hidden,
                 width=moe.intermediate_size,
                 encoding=options.encoding(quant),
                 max_rows=options.max_batch,
@@ -76,9 +74,9 @@ def make_plan(architecture: Architecture, options: Options) -> Plan:
             for quant in (options.experts, *options.variants)
         ),
         head=HeadShape(
-            hidden=architecture.hidden_size,
+            hidden=hidden,
             vocab=architecture.vocab_size,
-            epsilon=architecture.norm_epsilon,
+            epsilon=epsilon,
             encoding=options.encoding(options.head),
             delegate=options.dense_delegate,
         ),

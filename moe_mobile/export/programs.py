@@ -15,21 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from moe_mobile.bundle.manifest import XNNPACK
-from moe_mobile.export.quantization import Encoding
 from moe_mobile.export.rms_norm import RmsNorm
 from moe_mobile.export.shapes import Method, ProgramShape
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExpertShape(ProgramShape):
     """An expert's program."""
 
-    hidden: int
     width: int
-    encoding: Encoding
-    max_rows: int
-    delegate: str = XNNPACK
 
     def methods(self) -> tuple[Method, ...]:
         def module() -> nn.Module:
@@ -57,67 +51,17 @@ def _swiglu(module: SwiGlu | Mix, x: Tensor) -> Tensor:
     return out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerShape(ProgramShape):
-    """The program of a layer with attention. ``qk_norm`` is none, head or projection.
+    """What the dense programs of all layers share.
 
     ``experts`` 0: a dense layer whose MLP is ``mlp_width`` wide; else ``mlp_width`` is that of the
     shared expert, 0 if there is none.
     """
 
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    epsilon: float
-    qk_norm: str
-    qkv_bias: bool
-    output_bias: bool
-    clip: float | None
-    experts: int
-    mlp_width: int
-    encoding: Encoding
-    max_rows: int
-    delegate: str = XNNPACK
-
-    def methods(self) -> tuple[Method, ...]:
-        attention = self.heads * self.head_dim
-        return (
-            Method("qkv", "qkv.", lambda: Qkv(self), (self.hidden,), self.max_rows),
-            Method("mix", "mix.", lambda: Mix(self), (attention, self.hidden), self.max_rows),
-        )
-
-    def float_linears(self) -> frozenset[str]:
-        return frozenset({"mix.router", "mix.switch"})
-
-    def norm_widths(self) -> set[int]:
-        widths = {self.hidden}
-        if self.qk_norm == "head":
-            widths.add(self.head_dim)
-        elif self.qk_norm == "projection":
-            widths |= {self.heads * self.head_dim, self.kv_heads * self.head_dim}
-        return widths
-
-
-@dataclass(frozen=True)
-class ConvolutionLayerShape(ProgramShape):
-    """The program of a layer with a short convolution; ``experts``, ``mlp_width`` as above."""
-
-    hidden: int
-    kernel: int
     epsilon: float
     experts: int
     mlp_width: int
-    encoding: Encoding
-    max_rows: int
-    delegate: str = XNNPACK
-
-    def methods(self) -> tuple[Method, ...]:
-        mixed = (self.hidden,) * (self.kernel + 2)
-        return (
-            Method("qkv", "qkv.", lambda: ConvolutionIn(self), (self.hidden,), self.max_rows),
-            Method("mix", "mix.", lambda: ConvolutionMix(self), mixed, self.max_rows),
-        )
 
     def float_linears(self) -> frozenset[str]:
         return frozenset({"mix.router", "mix.switch"})
@@ -126,10 +70,52 @@ class ConvolutionLayerShape(ProgramShape):
         return {self.hidden}
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttentionLayerShape(LayerShape):
+    """The program of a layer with attention. ``qk_norm`` is none, head or projection."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    qk_norm: str
+    qkv_bias: bool
+    output_bias: bool
+    clip: float | None
+
+    def methods(self) -> tuple[Method, ...]:
+        attention = self.heads * self.head_dim
+        return (
+            Method("qkv", "qkv.", lambda: Qkv(self), (self.hidden,), self.max_rows),
+            Method("mix", "mix.", lambda: Mix(self), (attention, self.hidden), self.max_rows),
+        )
+
+    def norm_widths(self) -> set[int]:
+        widths = super().norm_widths()
+        if self.qk_norm == "head":
+            widths.add(self.head_dim)
+        elif self.qk_norm == "projection":
+            widths |= {self.heads * self.head_dim, self.kv_heads * self.head_dim}
+        return widths
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvolutionLayerShape(LayerShape):
+    """The program of a layer with a short convolution."""
+
+    kernel: int
+
+    def methods(self) -> tuple[Method, ...]:
+        mixed = (self.hidden,) * (self.kernel + 2)
+        return (
+            Method("qkv", "qkv.", lambda: ConvolutionIn(self), (self.hidden,), self.max_rows),
+            Method("mix", "mix.", lambda: ConvolutionMix(self), mixed, self.max_rows),
+        )
+
+
 class Qkv(nn.Module):
     """Input norm, projections, query and key norms: [n, H] -> q, k, v."""
 
-    def __init__(self, shape: LayerShape) -> None:
+    def __init__(self, shape: AttentionLayerShape) -> None:
         super().__init__()
         self.shape = shape
         self.norm = RmsNorm(shape.hidden, shape.epsilon)
@@ -170,10 +156,10 @@ class Mix(nn.Module):
     shared expert's part), the experts' input, and router logits; a dense layer gives x' alone.
     """
 
-    def __init__(self, shape: LayerShape | ConvolutionLayerShape) -> None:
+    def __init__(self, shape: LayerShape) -> None:
         super().__init__()
         self.shape = shape
-        if isinstance(shape, LayerShape):
+        if isinstance(shape, AttentionLayerShape):
             self.o = nn.Linear(shape.heads * shape.head_dim, shape.hidden, bias=shape.output_bias)
         else:
             self.o = nn.Linear(shape.hidden, shape.hidden, bias=False)
@@ -242,18 +228,16 @@ class ConvolutionMix(Mix):
         return super().forward(total * gate, x)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HeadShape(ProgramShape):
     """The head's program."""
 
-    hidden: int
     vocab: int
     epsilon: float
-    encoding: Encoding
-    delegate: str = XNNPACK
+    max_rows: int = 1
 
     def methods(self) -> tuple[Method, ...]:
-        return (Method("forward", "", lambda: Head(self), (self.hidden,), 1),)
+        return (Method("forward", "", lambda: Head(self), (self.hidden,), self.max_rows),)
 
     def norm_widths(self) -> set[int]:
         return {self.hidden}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from moe_mobile.bundle.manifest import XNNPACK
 from moe_mobile.bundle.quantization import Quant
 from moe_mobile.export.quantization import FLOAT, Encoding, quantize
 from moe_mobile.export.rms_norm import mean_constants
@@ -48,11 +49,21 @@ class Method:
     max_rows: int
 
 
+@dataclass(frozen=True, kw_only=True)
 class ProgramShape:
-    """Base of the shapes. Subclasses are frozen dataclasses."""
+    """Base of the shapes.
 
+    Attributes:
+        hidden: the model's width H.
+        encoding: of the linear layers that do not stay float32.
+        max_rows: largest number of rows of a call.
+        delegate: what the program is lowered for.
+    """
+
+    hidden: int
     encoding: Encoding
-    delegate: str
+    max_rows: int
+    delegate: str = XNNPACK
 
     def methods(self) -> tuple[Method, ...]:
         raise NotImplementedError

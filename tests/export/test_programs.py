@@ -8,6 +8,7 @@ The reference takes a different road: a float module, torchao's ``quantize_``, t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from moe_mobile.bundle.manifest import PORTABLE, XNNPACK
 from moe_mobile.bundle.quantization import Quant
 from moe_mobile.export.options import resolve_options
 from moe_mobile.export.plan import make_plan
-from moe_mobile.export.programs import ConvolutionLayerShape, ExpertShape, LayerShape
+from moe_mobile.export.programs import AttentionLayerShape, ConvolutionLayerShape, ExpertShape
 from moe_mobile.export.quantization import Encoding
 from moe_mobile.export.shapes import Method, ProgramShape
 from moe_mobile.export.template import Programs, random_weights
@@ -32,18 +33,17 @@ from tests.tiny import FAMILIES
 QUANTS = ("fp32", "8da8w", "8da4w")
 
 
+@dataclass(frozen=True, kw_only=True)
 class TorchaoShape(ProgramShape):
     """Builds another shape's modules through torchao's ``quantize_``."""
 
-    def __init__(self, shape: ProgramShape) -> None:
-        self._shape = shape
-        self.delegate = shape.delegate
+    shape: ProgramShape
 
     def methods(self) -> tuple[Method, ...]:
-        return self._shape.methods()
+        return self.shape.methods()
 
     def build(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.nn.Module]:
-        encoding = self._shape.encoding
+        encoding = self.encoding
         modules = {}
         for method in self.methods():
             module = method.module().eval().requires_grad_(False)
@@ -58,7 +58,8 @@ class TorchaoShape(ProgramShape):
 
 
 def reference(shape: ProgramShape, weights: dict[str, torch.Tensor]) -> bytes:
-    return lower(TorchaoShape(shape), weights)
+    common = {field.name: getattr(shape, field.name) for field in fields(ProgramShape)}
+    return lower(TorchaoShape(shape=shape, **common), weights)
 
 
 @pytest.mark.parametrize("quant", QUANTS)
@@ -85,7 +86,7 @@ def test_a_bundles_programs_are_those_of_lowering(
     assert expert == reference(plan.experts[0], weights(model.tensors.expert(1, 5)))
 
 
-def layer_shape(quant: Quant, **changes: object) -> LayerShape:
+def layer_shape(quant: Quant, **changes: object) -> AttentionLayerShape:
     values: dict[str, object] = {
         "hidden": 64,
         "heads": 4,
@@ -101,7 +102,7 @@ def layer_shape(quant: Quant, **changes: object) -> LayerShape:
         "encoding": Encoding(quant, 32 if quant is Quant.INT4 else 0),
         "max_rows": 16,
     }
-    return LayerShape(**{**values, **changes})  # type: ignore[arg-type]
+    return AttentionLayerShape(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def untrained(shape: ProgramShape, seed: int) -> dict[str, torch.Tensor]:
@@ -173,7 +174,9 @@ def test_portable_programs_are_substituted_too(program: str, parameters: str) ->
     shape: ProgramShape = (
         layer_shape(Quant.FP32, delegate=PORTABLE)
         if program == "layer"
-        else ExpertShape(64, 32, Encoding(Quant.FP32), max_rows=8, delegate=PORTABLE)
+        else ExpertShape(
+            hidden=64, width=32, encoding=Encoding(Quant.FP32), max_rows=8, delegate=PORTABLE
+        )
     )
     programs = Programs(shape)
     generator = torch.Generator().manual_seed(5)
