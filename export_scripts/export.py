@@ -19,7 +19,7 @@ import argparse
 
 from tqdm import tqdm
 
-from moe_mobile import export_bundle
+from moe_mobile import QuantizationSettings, export_bundle
 
 
 def main() -> None:
@@ -43,10 +43,12 @@ def main() -> None:
         bundle = export_bundle(
             options.source,
             options.out,
-            options.experts,
-            dense=options.dense,
-            head=options.dense,
-            group_size=options.group_size,
+            QuantizationSettings(
+                options.experts,
+                dense=options.dense,
+                head=options.dense,
+                group_size=options.group_size,
+            ),
             max_batch=options.max_batch,
             progress=show,
         )

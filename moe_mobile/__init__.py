@@ -9,6 +9,7 @@
 ...         print(piece, end="", flush=True)
 
 * :func:`export_bundle` turns a Hugging Face checkpoint into a bundle of ExecuTorch programs.
+  :class:`QuantizationSettings` says how it stores weights.
 * :class:`Engine` runs a bundle, streaming its experts from disk through a bounded cache.
 * :class:`CacheSettings`, :class:`RoutingSettings` and :class:`ReadingSettings` say how.
 * :class:`Generation`, :class:`GenerationResult`, :class:`Stats`, :class:`Info` and
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from moe_mobile import errors
+    from moe_mobile.bundle.quantization import QuantizationSettings
     from moe_mobile.engine import Engine
     from moe_mobile.export import export_bundle
     from moe_mobile.generation import Generation
@@ -40,6 +42,7 @@ __all__ = [
     "Generation",
     "GenerationResult",
     "Info",
+    "QuantizationSettings",
     "ReadingSettings",
     "Residency",
     "RoutingSettings",
@@ -56,6 +59,7 @@ _LAZY = {
     "Generation": "moe_mobile.generation",
     "GenerationResult": "moe_mobile.results",
     "Info": "moe_mobile.results",
+    "QuantizationSettings": "moe_mobile.bundle.quantization",
     "ReadingSettings": "moe_mobile.settings",
     "Residency": "moe_mobile.results",
     "RoutingSettings": "moe_mobile.settings",

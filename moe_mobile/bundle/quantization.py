@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -25,3 +27,26 @@ def embedding_row_bytes(dtype: str, hidden: int) -> int:
     """Bytes of a row of ``hidden`` values. ``int8`` rows are padded to a multiple of 4 bytes, and
     end with their float32 scale."""
     return 4 * hidden if dtype == "fp32" else -(-hidden // 4) * 4 + 4
+
+
+@dataclass(frozen=True)
+class QuantizationSettings:
+    """How an export stores weights; :func:`moe_mobile.export_bundle` takes it.
+
+    Attributes:
+        quant: ``fp32``, ``8da8w`` (int8 per channel) or ``8da4w`` (int4 in groups), activations
+            int8 per token: of the experts, and of ``dense`` and ``head`` if they are None.
+        variants: further precisions of the experts, in the same bundle: engines choose by the
+            setting ``precision``, which knows the first of them.
+        dense: as ``quant``, for attention, dense and shared MLPs.
+        head: the same for the output head.
+        embedding: ``fp32`` or ``int8``; None: ``int8`` unless ``quant`` is ``fp32``.
+        group_size: columns per scale in ``8da4w``: 32, 64, 128 or 256.
+    """
+
+    quant: str = Quant.INT4.value
+    variants: Sequence[str] = ()
+    dense: str | None = None
+    head: str | None = None
+    embedding: str | None = None
+    group_size: int = 32

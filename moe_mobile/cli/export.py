@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moe_mobile.bundle.quantization import EMBEDDINGS, GROUP_SIZES, QUANTS
+from moe_mobile.bundle.quantization import (
+    EMBEDDINGS,
+    GROUP_SIZES,
+    QUANTS,
+    QuantizationSettings,
+)
 from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.describe import summary
 from moe_mobile.cli.options import echo_json, json_option
@@ -65,7 +70,7 @@ class _Random:
 
 
 @dataclass(frozen=True)
-class _Precision:
+class _Quantization(QuantizationSettings):
     """The number formats of weights."""
 
     quant: str = option(
@@ -94,9 +99,10 @@ class _Precision:
         type=click.Choice(EMBEDDINGS),
         help="Quantization of the embedding.  [default: int8, or fp32 with --quant fp32]",
     )
-    group_size: str = option(
+    group_size: int = option(
         "--group-size",
         type=click.Choice([str(size) for size in GROUP_SIZES]),
+        callback=lambda _context, _option, size: int(size),
         default="32",
         show_default=True,
         help="Columns that share a scale in 8da4w.",
@@ -112,7 +118,7 @@ class _Precision:
 )
 @click.argument("paths", nargs=-1, required=True, metavar="[SOURCE] OUT")
 @group_of(_Random, "random")
-@group_of(_Precision, "precision")
+@group_of(_Quantization, "quantization")
 @click.option(
     "--max-batch",
     type=click.IntRange(1, 4096),
@@ -124,7 +130,7 @@ class _Precision:
 def command(
     paths: tuple[str, ...],
     random: _Random,
-    precision: _Precision,
+    quantization: _Quantization,
     max_batch: int | None,
     name: str | None,
     overwrite: bool,
@@ -145,12 +151,7 @@ def command(
         bundle = export_bundle(
             source,
             out,
-            precision.quant,
-            variants=precision.variants,
-            dense=precision.dense,
-            head=precision.head,
-            embedding=precision.embedding,
-            group_size=int(precision.group_size),
+            quantization,
             max_batch=max_batch,
             name=name,
             overwrite=overwrite,

@@ -8,8 +8,8 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from moe_mobile.base.json_field import JsonField
 from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bundle import manifest as m
-from moe_mobile.bundle.quantization import Quant, embedding_row_bytes
+from moe_mobile.bundle.quantization import Quant, QuantizationSettings, embedding_row_bytes
 from moe_mobile.bundle.writer import to_bytes
 from moe_mobile.errors import BundleInvalidError, CancelledError, UnsupportedError, UsageError
 from moe_mobile.export import lowering
@@ -30,7 +30,7 @@ from moe_mobile.export.programs import ExpertShape
 from moe_mobile.export.shapes import ProgramShape
 from moe_mobile.export.template import Programs
 from moe_mobile.export.workspace import Record, Workspace, open_workspace, refuse_early
-from moe_mobile.model.architecture import Attention, Convolution, Rope
+from moe_mobile.model.architecture import Attention, Convolution
 from moe_mobile.model.names import TensorRef
 from moe_mobile.model.source import OpenModel, SourceLike, open_model
 
@@ -38,13 +38,8 @@ from moe_mobile.model.source import OpenModel, SourceLike, open_model
 def export_bundle(
     source: SourceLike,
     out: str | os.PathLike[str],
-    quant: str = "8da4w",
+    quant: str | QuantizationSettings = Quant.INT4.value,
     *,
-    variants: Sequence[str] = (),
-    dense: str | None = None,
-    head: str | None = None,
-    embedding: str | None = None,
-    group_size: int = 32,
     max_batch: int | None = None,
     dense_delegate: str = m.XNNPACK,
     expert_delegate: str = m.XNNPACK,
@@ -61,14 +56,8 @@ def export_bundle(
         source: a folder with a Hugging Face checkpoint, a Hugging Face model id, ``"demo"``, or
             :class:`~moe_mobile.model.presets.RandomWeights`.
         out: the bundle's folder.
-        quant: ``fp32``, ``8da8w`` (int8 per channel) or ``8da4w`` (int4 in groups), activations
-            int8 per token: of the experts, and of what the next two leave open.
-        variants: further precisions of the experts, in the same bundle: engines choose by the
-            setting ``precision``, which knows the first of them.
-        dense: as ``quant``, for attention, dense and shared MLPs.
-        head: the same for the output head.
-        embedding: ``fp32`` or ``int8``; by default ``int8`` unless ``quant`` is ``fp32``.
-        group_size: columns per scale in ``8da4w``: 32, 64, 128 or 256.
+        quant: how weights are stored; a text such as ``"8da8w"`` is the experts' format, and that
+            of everything else but the embedding.
         max_batch: largest number of rows per call of a program, by default 256.
         dense_delegate: what runs the layers' dense programs and the head: ``xnnpack``, or
             ``portable`` for ExecuTorch's own kernels, which take fp32 only and are much slower.
@@ -91,11 +80,6 @@ def export_bundle(
     """
     options = resolve_options(
         quant,
-        variants=variants,
-        dense=dense,
-        head=head,
-        embedding=embedding,
-        group_size=group_size,
         max_batch=max_batch,
         dense_delegate=dense_delegate,
         expert_delegate=expert_delegate,
@@ -118,27 +102,22 @@ def export_bundle(
     return target
 
 
+@dataclass
 class _Export:
     """One run of an export; every file is skipped if an earlier run finished it."""
 
-    def __init__(
-        self,
-        model: OpenModel,
-        options: Options,
-        plan: Plan,
-        workspace: Workspace,
-        progress: Progress,
-    ) -> None:
-        self._model = model
-        self._options = options
-        self._plan = plan
-        self._workspace = workspace
-        self._progress = progress
-        self._programs: dict[ProgramShape, Programs] = {}
-        self._done = 0
-        architecture = model.architecture
+    _model: OpenModel
+    _options: Options
+    _plan: Plan
+    _workspace: Workspace
+    _progress: Progress
+    _programs: dict[ProgramShape, Programs] = field(default_factory=dict)
+    _done: int = 0
+
+    def __post_init__(self) -> None:
+        architecture = self._model.architecture
         moe_layers = sum(layer.is_moe for layer in architecture.layers)
-        experts = moe_layers * architecture.moe.num_experts * len(plan.experts)
+        experts = moe_layers * architecture.moe.num_experts * len(self._plan.experts)
         self._total = 2 + len(architecture.layers) + experts
 
     def run(self, out: Path) -> None:
@@ -194,11 +173,10 @@ class _Export:
         common = self._model.architecture.attention
         own = {
             name: getattr(mixer, name)
-            for name in ("num_heads", "num_kv_heads", "head_dim", "scale")
+            for name in ("num_heads", "num_kv_heads", "head_dim", "scale", "rope")
             if getattr(mixer, name) != getattr(common, name)
         }
-        rope = None if mixer.rope == common.rope else _rope(mixer.rope)
-        return m.AttentionMixer(mixer.window, rope=rope, **own)
+        return m.AttentionMixer(mixer.window, **own)
 
     def _experts(self, index: int) -> m.Experts:
         variants = []
@@ -306,7 +284,7 @@ class _Export:
                 num_kv_heads=attention.num_kv_heads,
                 head_dim=attention.head_dim,
                 scale=attention.scale,
-                rope=_rope(attention.rope),
+                rope=attention.rope,
                 kv_dtype=options.kv_dtype,
             ),
             moe=m.Moe(
@@ -343,10 +321,6 @@ def _check_name(name: object) -> None:
             setting="name",
             remedy="Give the model another name",
         ) from None
-
-
-def _rope(rope: Rope) -> m.Rope:
-    return m.Rope(rope.inverse_frequencies, rope.amplitude)
 
 
 def _file(record: Record) -> Record:

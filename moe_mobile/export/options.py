@@ -4,11 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moe_mobile.bundle.manifest import DELEGATES, PORTABLE, XNNPACK
-from moe_mobile.bundle.quantization import EMBEDDINGS, GROUP_SIZES, QUANTS, Quant
+from moe_mobile.bundle.quantization import (
+    EMBEDDINGS,
+    GROUP_SIZES,
+    QUANTS,
+    Quant,
+    QuantizationSettings,
+)
 from moe_mobile.errors import UnsupportedError, UsageError
 from moe_mobile.export.quantization import Encoding
 from moe_mobile.export.shapes import ProgramShape
@@ -46,13 +51,8 @@ class Options:
 
 
 def resolve_options(
-    quant: str = "8da4w",
+    quant: str | QuantizationSettings = Quant.INT4.value,
     *,
-    variants: Sequence[str] = (),
-    dense: str | None = None,
-    head: str | None = None,
-    embedding: str | None = None,
-    group_size: int = 32,
     max_batch: int | None = None,
     dense_delegate: str = XNNPACK,
     expert_delegate: str = XNNPACK,
@@ -63,8 +63,10 @@ def resolve_options(
         UsageError: an unknown value.
         UnsupportedError: quantized programs for ExecuTorch's own kernels.
     """
-    dense, head = dense or quant, head or quant
-    embedding = embedding or ("fp32" if quant == Quant.FP32.value else "int8")
+    given = QuantizationSettings(quant) if isinstance(quant, str) else quant
+    quant, variants, group_size = given.quant, given.variants, given.group_size
+    dense, head = given.dense or quant, given.head or quant
+    embedding = given.embedding or ("fp32" if quant == Quant.FP32.value else "int8")
     for name, value, known in (
         ("quant", quant, QUANTS),
         *(("variants", variant, QUANTS) for variant in variants),

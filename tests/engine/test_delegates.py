@@ -16,6 +16,7 @@ import pytest
 from moe_mobile import Engine
 from moe_mobile.bundle import inspect_bundle, read_manifest, verify_bundle
 from moe_mobile.bundle import manifest as m
+from moe_mobile.bundle.quantization import QuantizationSettings
 from moe_mobile.bundle.writer import to_bytes
 from moe_mobile.device.deploy.package import bundle_package
 from moe_mobile.errors import BundleCorruptError, MoeMobileError, UnsupportedError
@@ -54,9 +55,7 @@ class Exporter:
             lambda out: export_bundle(
                 self._checkpoint(CASE),
                 out,
-                quant,
-                dense="fp32",
-                head="fp32",
+                QuantizationSettings(quant, dense="fp32", head="fp32"),
                 dense_delegate=dense,
                 expert_delegate=experts,
             ),

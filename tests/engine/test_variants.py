@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from moe_mobile import Engine, RoutingSettings
 from moe_mobile.bundle import read_manifest, verify_bundle
+from moe_mobile.bundle.quantization import QuantizationSettings
 from moe_mobile.cli import cli
 from moe_mobile.device.deploy.package import bundle_package
 from moe_mobile.errors import BudgetError, BundleCorruptError, CancelledError, UsageError
@@ -34,7 +35,8 @@ PROMPT, DECODED = IDS[:20], 6
 
 
 def export_two(checkpoint: Path, out: Path, **options: object) -> Path:
-    return export_bundle(checkpoint, out, "8da8w", variants=["8da4w"], max_batch=8, **options)  # type: ignore[arg-type]
+    formats = QuantizationSettings("8da8w", variants=["8da4w"])
+    return export_bundle(checkpoint, out, formats, max_batch=8, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +55,8 @@ def full(made_once: OnceMaker, checkpoint: CheckpointMaker) -> Path:
 @pytest.fixture(scope="module")
 def low(made_once: OnceMaker, checkpoint: CheckpointMaker) -> Path:
     """The same with experts in 8da4w alone."""
-    source = checkpoint(NAME)
-    return made_once(
-        "low-precision",
-        lambda out: export_bundle(source, out, "8da4w", dense="8da8w", head="8da8w", max_batch=8),
-    )
+    source, formats = checkpoint(NAME), QuantizationSettings("8da4w", dense="8da8w", head="8da8w")
+    return made_once("low-precision", lambda out: export_bundle(source, out, formats, max_batch=8))
 
 
 def outputs(bundle: Path, cache: str, **settings: object) -> list[Logits]:
@@ -294,8 +293,9 @@ def test_a_budget_below_what_a_token_uses_in_one_precision_is_refused(two: Path)
 
 
 def test_a_precision_is_named_once(checkpoint: CheckpointMaker, tmp_path: Path) -> None:
+    twice = QuantizationSettings("8da4w", variants=["8da4w"])
     with pytest.raises(UsageError, match="one precision twice"):
-        export_bundle(checkpoint(NAME), tmp_path / "out", "8da4w", variants=["8da4w"])
+        export_bundle(checkpoint(NAME), tmp_path / "out", twice)
 
 
 def test_the_command_line_makes_and_runs_both_precisions(

@@ -14,7 +14,7 @@ import torch
 
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle import read_manifest, verify_bundle
-from moe_mobile.bundle.quantization import embedding_row_bytes
+from moe_mobile.bundle.quantization import QuantizationSettings, embedding_row_bytes
 from moe_mobile.errors import (
     CancelledError,
     CheckpointError,
@@ -96,10 +96,7 @@ def test_quantizations_are_independent(checkpoint: CheckpointMaker, tmp_path: Pa
     out = export_bundle(
         checkpoint("mixtral"),
         tmp_path / "bundle",
-        "8da4w",
-        dense="fp32",
-        head="8da8w",
-        embedding="fp32",
+        QuantizationSettings("8da4w", dense="fp32", head="8da8w", embedding="fp32"),
     )
     verify_bundle(out)
     manifest = read_manifest(out)
@@ -126,28 +123,29 @@ def test_a_group_size_that_does_not_fit(
     group_size: int, layer: str, checkpoint: CheckpointMaker, tmp_path: Path
 ) -> None:
     with pytest.raises(UnsupportedError, match=layer) as caught:
-        export_bundle(checkpoint("mixtral"), tmp_path / "out", "8da4w", group_size=group_size)
+        export_bundle(
+            checkpoint("mixtral"), tmp_path / "out", QuantizationSettings(group_size=group_size)
+        )
     assert "group_size=" in (caught.value.remedy or "")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("options", "cause"),
+    ("formats", "delegate", "cause"),
     [
-        ({"quant": "8da4w", "expert_delegate": "portable"}, "quant is 8da4w"),
-        ({"quant": "8da4w", "dense_delegate": "portable"}, "dense is 8da4w"),
-        (
-            {"quant": "8da4w", "dense": "fp32", "head": "8da8w", "dense_delegate": "portable"},
-            "head is 8da8w",
-        ),
+        ({}, "expert_delegate", "quant is 8da4w"),
+        ({}, "dense_delegate", "dense is 8da4w"),
+        ({"dense": "fp32", "head": "8da8w"}, "dense_delegate", "head is 8da8w"),
     ],
     ids=str,
 )
 def test_portable_programs_are_not_quantized(
-    options: dict[str, str], cause: str, tmp_path: Path
+    formats: dict[str, str], delegate: str, cause: str, tmp_path: Path
 ) -> None:
+    quant = QuantizationSettings(**formats)  # type: ignore[arg-type]
+    options = {delegate: "portable"}
     with pytest.raises(UnsupportedError, match=cause) as caught:
-        export_bundle(tmp_path / "nothing", tmp_path / "out", **options)  # type: ignore[arg-type]
+        export_bundle(tmp_path / "nothing", tmp_path / "out", quant, **options)  # type: ignore[arg-type]
     assert "fp32" in (caught.value.remedy or "")
     assert not list(tmp_path.iterdir())
 
@@ -156,10 +154,10 @@ def test_portable_programs_are_not_quantized(
     ("options", "cause"),
     [
         ({"quant": "int4"}, "quant must be one of"),
-        ({"dense": "q4"}, "dense must be one of"),
-        ({"head": ""}, None),
-        ({"embedding": "8da4w"}, "embedding must be one of"),
-        ({"group_size": 48}, "group_size must be one of"),
+        ({"quant": QuantizationSettings(dense="q4")}, "dense must be one of"),
+        ({"quant": QuantizationSettings(head="")}, None),
+        ({"quant": QuantizationSettings(embedding="8da4w")}, "embedding must be one of"),
+        ({"quant": QuantizationSettings(group_size=48)}, "group_size must be one of"),
         ({"max_batch": 0}, r"max_batch must be 1\.\.4096"),
         ({"max_batch": 4097}, r"max_batch must be 1\.\.4096"),
         ({"dense_delegate": "qnn"}, "dense_delegate must be one of xnnpack, portable"),
