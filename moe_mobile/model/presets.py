@@ -135,6 +135,8 @@ _DEEPSEEK_V2_LITE = {
     "bos_token_id": 100000,
     "eos_token_id": 100001,
 }
+# As config.json of LiquidAI/LFM2-8B-A1B has it, with attention in six layers. Lfm2MoeConfig of
+# transformers has the same widths as its defaults, but other numbers of layers and no layer_types.
 _LFM2_8B = {
     "model_type": "lfm2_moe",
     "vocab_size": 65536,
