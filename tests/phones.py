@@ -16,7 +16,8 @@ import pytest
 
 from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone, phones, start
 
-__all__ = ["adb", "adb_server", "phone", "shared_phone"]
+HOME = "/data/local/tmp"
+MEBIBYTE = 1 << 20
 
 StartPhone = Callable[..., VirtualPhone]
 
@@ -32,11 +33,32 @@ def adb(
     return subprocess.run(command, **options)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
+def shell(phone: VirtualPhone, script: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a script on a phone by adb."""
+    return adb("-s", phone.serial, "shell", "-T", script, **options)
+
+
+def available(phone: VirtualPhone) -> int:
+    """Bytes of memory that a phone says are available."""
+    return int(shell(phone, "grep MemAvailable /proc/meminfo").stdout.split()[1]) * 1024
+
+
+def born(phone: VirtualPhone) -> str:
+    """When a phone's process 1 was started: another time after a reboot."""
+    return shell(phone, "cut -d ' ' -f 22 /proc/1/stat").stdout
+
+
+def runs(command: str) -> bool:
+    """Whether a process with that command line runs, on this machine or on one of its phones."""
+    return subprocess.run(["pgrep", "-f", command], capture_output=True).returncode == 0
+
+
+def wait_until(condition: Callable[[], bool], pause: float = 0.01) -> None:
+    """Fails after half a minute."""
+    end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 @pytest.fixture(scope="session")

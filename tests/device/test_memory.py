@@ -18,9 +18,8 @@ from moe_mobile.errors import UnsupportedError
 from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone, start
 from moe_mobile.virtual_phone.settings import LIMITERS, SMALLEST_RAM
 from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli
-from tests.phones import StartPhone, adb, wait_until
+from tests.phones import MEBIBYTE, StartPhone, available, born, shell, wait_until
 
-MEBIBYTE = 1 << 20
 RAM = 80 * MEBIBYTE
 EXPERTS = 48 * MEBIBYTE
 # Less than the engine with all experts, so that the engine is the one to go; with it too much,
@@ -34,16 +33,10 @@ ENDLESS: dict[str, tuple[object, ...]] = {
 }
 
 
-def shell(phone: VirtualPhone, script: str) -> str:
-    return adb("-s", phone.serial, "shell", "-T", script).stdout
-
-
-def available(phone: VirtualPhone) -> int:
-    return int(shell(phone, "grep MemAvailable /proc/meminfo").split()[1]) * 1024
-
-
 def kills(phone: VirtualPhone) -> list[str]:
-    return [line for line in shell(phone, "logcat -d").splitlines() if "lowmemorykiller" in line]
+    return [
+        line for line in shell(phone, "logcat -d").stdout.splitlines() if "lowmemorykiller" in line
+    ]
 
 
 @pytest.fixture(scope="module", params=LIMITERS)
@@ -167,16 +160,16 @@ def test_the_smallest_phone_kills_the_engine_and_not_itself(
         one = phone(ram=SMALLEST_RAM, limiter=limiter)
     except UnsupportedError:
         pytest.skip(f"no {limiter} on this machine")
-    born = shell(one, "cut -d ' ' -f 22 /proc/1/stat")
-    assert born
+    before = born(one)
+    assert before
     ok_json("generate", tiny_bundle, "-s", one.serial, "--token-ids", 5, "-n", 4)
     run = ("bench", wide_bundle, "-s", one.serial, "-p", 0, "-n", 4, "-r", 1, "--cache", "100%")
     # Refused, or killed if packing the weights took too much before that was known.
     result = run_cli(*run, "--json")
     error = json.loads(result.stdout)["error"]
     assert (result.returncode, error["code"]) in ((9, "budget"), (13, "killed")), error
-    assert shell(one, "cut -d ' ' -f 22 /proc/1/stat") == born
+    assert born(one) == before
     # An app that wants more than there is.
     with app(one):
-        wait_until(lambda: "Kill" in shell(one, "logcat -d"))
-    assert shell(one, "cut -d ' ' -f 22 /proc/1/stat") == born
+        wait_until(lambda: "Kill" in shell(one, "logcat -d").stdout)
+    assert born(one) == before

@@ -50,6 +50,12 @@ class ExportServer:
         answer: dict[str, Any] = json.loads(stdout.readline())
         return answer
 
+    def finish(self, source: Path, out: Path) -> dict[str, Any]:
+        """The answer to an export that must succeed."""
+        answer = self.run(source, out)
+        assert answer["status"] == 0, answer
+        return answer
+
     def _pipes(self) -> tuple[IO[str], IO[str]]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None

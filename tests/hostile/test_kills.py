@@ -14,19 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.files import contents
-from tests.hostile.support import (
-    CarefulRunner,
-    ExportServer,
-    copy_bundle,
-    packed_folder,
-)
+from tests.hostile.support import CarefulRunner, ExportServer, copy_bundle, packed_folder
 
 LOCK = "lock"  # of prepare: empty, and stays
-
-
-def unfinished(out: Path) -> bool:
-    """Whether ``out`` is not there, as it must be until the export is complete."""
-    return not out.exists()
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +28,7 @@ def changes(
 ) -> int:
     """How often an uninterrupted export changes files; two exports are equal."""
     out = tmp_path_factory.mktemp("again") / "bundle"
-    answer = export_server.run(tiny_checkpoint, out)
-    assert answer["status"] == 0, answer
+    answer = export_server.finish(tiny_checkpoint, out)
     assert contents(out) == contents(exported)
     return int(answer["changes"])
 
@@ -58,11 +47,10 @@ def test_export_killed_between_two_changes_of_files(
     for _ in range(5):
         answer = export_server.run(tiny_checkpoint, out, kill_at=draw.randint(1, changes // 2))
         assert answer["status"] in (0, -signal.SIGKILL), answer
-        if not unfinished(out):
+        if out.exists():  # not before the export is complete
             break
-    if unfinished(out):
-        answer = export_server.run(tiny_checkpoint, out)
-        assert answer["status"] == 0, answer
+    if not out.exists():
+        export_server.finish(tiny_checkpoint, out)
     # If the final name exists, the bundle is complete.
     assert contents(out) == contents(exported)
 
@@ -80,9 +68,8 @@ def test_export_killed_while_it_finishes(
     out = tmp_path / "bundle"
     answer = export_server.run(tiny_checkpoint, out, kill_at=changes - before_the_end)
     assert answer["status"] == -signal.SIGKILL, answer
-    if unfinished(out):
-        answer = export_server.run(tiny_checkpoint, out)
-        assert answer["status"] == 0, answer
+    if not out.exists():
+        export_server.finish(tiny_checkpoint, out)
     assert contents(out) == contents(exported)
 
 
@@ -97,7 +84,7 @@ def test_export_killed_at_any_time(
         after = [signal.SIGKILL, draw.uniform(0, reach)]
         answer = export_server.run(tiny_checkpoint, out, signal_after=after)
         assert answer["status"] in (0, -signal.SIGKILL), answer
-        if not unfinished(out):
+        if out.exists():  # not before the export is complete
             break
         reach *= 1.3  # however slow the machine is, it comes to an end
     assert contents(out) == contents(exported)
@@ -118,9 +105,8 @@ def test_interrupt_leaves_what_the_next_run_continues(
     error = json.loads(answer["output"])["error"]
     assert error["code"] == "cancelled"
     assert "Run it again" in error["remedy"]
-    assert unfinished(out)
-    answer = export_server.run(tiny_checkpoint, out)
-    assert answer["status"] == 0, answer
+    assert not out.exists()
+    export_server.finish(tiny_checkpoint, out)
     assert contents(out) == contents(exported)
 
 

@@ -6,12 +6,9 @@ from __future__ import annotations
 
 import socket
 import struct
-from types import TracebackType
 
 from moe_mobile.virtual_phone import VirtualPhone
 from moe_mobile.virtual_phone.wire import CLSE, CNXN, HEADER, OKAY, OPEN, WRTE
-
-__all__ = ["RawClient", "packet"]
 
 VERSION = 0x01000001
 
@@ -36,12 +33,7 @@ class RawClient:
     def __enter__(self) -> RawClient:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.socket.close()
 
     def send(self, data: bytes) -> None:

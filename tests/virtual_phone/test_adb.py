@@ -9,20 +9,12 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import adbutils
 import pytest
 
 from moe_mobile.virtual_phone import VirtualPhone
-from tests.phones import StartPhone, adb
-
-HOME = "/data/local/tmp"
-MEBIBYTE = 1 << 20
-
-
-def shell(phone: VirtualPhone, script: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return adb("-s", phone.serial, "shell", "-T", script, **options)
+from tests.phones import HOME, MEBIBYTE, StartPhone, adb, runs, shell
 
 
 def test_it_is_listed(shared_phone: VirtualPhone) -> None:
@@ -162,8 +154,8 @@ def test_direct_reads_are_possible(shared_phone: VirtualPhone) -> None:
 def test_stopping_ends_everything(phone: StartPhone) -> None:
     one = phone()
     shell(one, "sleep 5432 >/dev/null 2>&1 </dev/null &")
-    assert subprocess.run(["pgrep", "-f", "sleep 5432"], capture_output=True).returncode == 0
+    assert runs("sleep 5432")
     one.stop()
     assert not one._folder.path.exists()
-    assert subprocess.run(["pgrep", "-f", "sleep 5432"], capture_output=True).returncode == 1
+    assert not runs("sleep 5432")
     assert one.serial not in adb("devices").stdout

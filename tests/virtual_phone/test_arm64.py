@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.phones import StartPhone, adb
+from tests.phones import HOME, StartPhone, adb, shell
 
-HOME = "/data/local/tmp"
 COMPILER = shutil.which("aarch64-linux-gnu-gcc")
 SYSROOT = Path("/usr/aarch64-linux-gnu/lib")
 PROGRAM = """
@@ -39,7 +38,7 @@ def test_a_program_and_its_bundled_loader(phone: StartPhone, tmp_path: Path) -> 
     assert adb("-s", one.serial, "push", folder, HOME).returncode == 0
     loader = "./ld-linux-aarch64.so.1 --library-path $PWD/lib ./program hello"
     script = f"cd {HOME}/folder; {loader}; echo $?; ./static hi; echo $?; taskset 1 {loader}"
-    result = adb("-s", one.serial, "shell", "-T", script)
+    result = shell(one, script)
     assert result.stdout == "hello 8\n3\nhi 8\n3\nhello 8\n"
     assert result.returncode == 3
 
@@ -47,6 +46,6 @@ def test_a_program_and_its_bundled_loader(phone: StartPhone, tmp_path: Path) -> 
 def test_it_says_it_is_arm64(phone: StartPhone) -> None:
     one = phone(abi="arm64-v8a")
     script = "getprop ro.product.cpu.abi; uname -m; grep -c asimd /proc/cpuinfo"
-    words = adb("-s", one.serial, "shell", "-T", script).stdout.split()
+    words = shell(one, script).stdout.split()
     assert words[:2] == ["arm64-v8a", "aarch64"]
     assert int(words[2]) >= 1

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,9 +22,8 @@ from moe_mobile.cli.virtual_phone import command
 from moe_mobile.errors import IoError, UnsupportedError, UsageError
 from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone, start
 from moe_mobile.virtual_phone.folder import claim, folders
-from tests.phones import adb
+from tests.phones import MEBIBYTE, adb, wait_until
 
-MEBIBYTE = 1 << 20
 NOBODY = "65534"
 
 # Starts a phone without adb, which would want a home, and asks its shell who it is.
@@ -143,14 +141,9 @@ def test_an_interrupted_start_leaves_no_phone(
     monkeypatch.setenv("MOE_MOBILE_PHONES_DIR", str(tmp_path))
     code = "from moe_mobile.virtual_phone import start; start()"
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as starter:
-        deadline = time.monotonic() + 10
-        while not (tmp_path / "phone1/control").exists():  # made before the phone is
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        wait_until((tmp_path / "phone1/control").exists, pause=0.001)  # made before the phone is
         starter.kill()
-    while folders():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not folders())
 
     def interrupt(phone: VirtualPhone) -> str:
         raise KeyboardInterrupt

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,22 +16,11 @@ import pytest
 from moe_mobile.errors import UnsupportedError
 from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone, start
 from moe_mobile.virtual_phone.settings import SMALLEST_RAM
-from tests.phones import StartPhone, adb, wait_until
+from tests.phones import HOME, MEBIBYTE, StartPhone, available, born, shell, wait_until
 
-HOME = "/data/local/tmp"
-MEBIBYTE = 1 << 20
 RAM = 200 * MEBIBYTE
 # Reads a block of that size into memory, not faster than a watchdog can look.
 HOG = "cat /dev/zero | dd of=/dev/null bs={size} count=1 iflag=fullblock"
-
-
-def shell(phone: VirtualPhone, script: str) -> subprocess.CompletedProcess[str]:
-    return adb("-s", phone.serial, "shell", "-T", script)
-
-
-def available(phone: VirtualPhone) -> int:
-    text = shell(phone, "grep MemAvailable /proc/meminfo").stdout
-    return int(text.split()[1]) * 1024
 
 
 @pytest.fixture(scope="module", params=["cgroup2", "cgroup1", "systemd", "watchdog"])
@@ -58,9 +46,8 @@ def test_something_limits_here(phone: StartPhone) -> None:
 def test_a_process_that_uses_more_is_killed(limited: VirtualPhone) -> None:
     result = shell(limited, HOG.format(size="400M"))
     assert result.returncode == 137
-    deadline = time.monotonic() + 5
-    while not (log := shell(limited, "logcat -d").stdout):
-        assert time.monotonic() < deadline
+    wait_until(lambda: shell(limited, "logcat -d").stdout != "")
+    log = shell(limited, "logcat -d").stdout
     match = re.search(
         r" lowmemorykiller: Kill '(\w+)' \((\d+)\), uid 2000, oom_score_adj 1000 to free (\d+)kB "
         r"rss, 0kB swap; reason: ",
@@ -88,9 +75,7 @@ def test_meminfo_shows_the_free_memory(limited: VirtualPhone) -> None:
     # Holds its block while it waits for the rest.
     script = f"(head -c 100M /dev/zero; sleep 30) | dd of={HOME}/o bs=120M iflag=fullblock"
     shell(limited, f'nohup sh -c "{script}" >/dev/null 2>&1 </dev/null &')
-    deadline = time.monotonic() + 10
-    while available(limited) > free - 80 * MEBIBYTE:
-        assert time.monotonic() < deadline, available(limited)
+    wait_until(lambda: available(limited) <= free - 80 * MEBIBYTE)
     shell(limited, "pkill dd")
 
 
@@ -115,11 +100,6 @@ def hard_limiter(request: pytest.FixtureRequest, phone: StartPhone) -> str:
     except UnsupportedError:
         pytest.skip(f"no {request.param} on this machine")
     return str(request.param)
-
-
-def born(phone: VirtualPhone) -> str:
-    """When process 1 was started: another time after a reboot."""
-    return shell(phone, "cut -d ' ' -f 22 /proc/1/stat").stdout
 
 
 @pytest.mark.parametrize("ram", [SMALLEST_RAM, 48 * MEBIBYTE])

@@ -20,10 +20,9 @@ from moe_mobile.cli.virtual_phone import command
 from moe_mobile.errors import UsageError
 from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone
 from moe_mobile.virtual_phone.link import Link
-from tests.phones import StartPhone, adb
+from tests.phones import HOME, StartPhone, adb
 from tests.virtual_phone.raw import RawClient
 
-HOME = "/data/local/tmp"
 MBPS = 20
 SIZE = 8_000_000
 SECONDS = SIZE / (MBPS * 10**6)

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,14 +15,7 @@ import pytest
 
 from moe_mobile.errors import DeviceError, UsageError
 from moe_mobile.virtual_phone import Misbehaviour, PhoneSettings, VirtualPhone, start
-from tests.phones import StartPhone, adb
-
-HOME = "/data/local/tmp"
-MEBIBYTE = 1 << 20
-
-
-def shell(phone: VirtualPhone, script: str) -> subprocess.CompletedProcess[str]:
-    return adb("-s", phone.serial, "shell", "-T", script)
+from tests.phones import HOME, MEBIBYTE, StartPhone, adb, shell, wait_until
 
 
 def state(phone: VirtualPhone) -> str:
@@ -31,10 +24,7 @@ def state(phone: VirtualPhone) -> str:
 
 
 def wait_for_state(phone: VirtualPhone, wanted: str) -> None:
-    deadline = time.monotonic() + 15
-    while state(phone) != wanted:
-        assert time.monotonic() < deadline, state(phone)
-        time.sleep(0.05)
+    wait_until(lambda: state(phone) == wanted)
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +116,12 @@ def test_reboot_kills_and_keeps_data(phone: StartPhone) -> None:
             adb("-s", one.serial, "reboot")
         else:
             assert shell(one, "reboot").returncode != 0
-    deadline = time.monotonic() + 20
-    for how, one in rebooted.items():
-        while (result := shell(one, f"cat {HOME}/file; pgrep sleep")).stdout != "kept\n":
-            assert time.monotonic() < deadline, (how, result)
-            time.sleep(0.05)
+
+    def is_back(phone: VirtualPhone) -> bool:
+        return shell(phone, f"cat {HOME}/file; pgrep sleep").stdout == "kept\n"
+
+    for one in rebooted.values():
+        wait_until(functools.partial(is_back, one))
         assert "Thermal Status: 2" in shell(one, "dumpsys thermalservice").stdout
 
 

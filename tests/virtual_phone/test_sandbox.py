@@ -7,21 +7,13 @@ from __future__ import annotations
 import os
 import signal
 import struct
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from moe_mobile.virtual_phone import VirtualPhone
-from tests.phones import StartPhone, adb
+from tests.phones import HOME, StartPhone, adb, runs, shell, wait_until
 from tests.virtual_phone.raw import RawClient
-
-HOME = "/data/local/tmp"
-
-
-def shell(phone: VirtualPhone, script: str) -> subprocess.CompletedProcess[str]:
-    return adb("-s", phone.serial, "shell", "-T", script)
 
 
 @pytest.fixture
@@ -106,11 +98,8 @@ def test_a_terminated_phone_leaves_nothing(phone: StartPhone) -> None:
     shell(one, "sleep 6543 >/dev/null 2>&1 </dev/null &")
     folder = one._folder.path
     os.kill(one.record["pid"], signal.SIGTERM)
-    deadline = time.monotonic() + 10
-    while folder.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert subprocess.run(["pgrep", "-f", "sleep 6543"], capture_output=True).returncode == 1
+    wait_until(lambda: not folder.exists())
+    assert not runs("sleep 6543")
     assert str(folder) not in Path("/proc/mounts").read_text()
     groups = Path("/sys/fs/cgroup").rglob(f"moe-mobile-{one.record['pid']}*")
     assert list(groups) == []
@@ -120,7 +109,4 @@ def test_a_killed_supervisor_takes_its_phone_along(phone: StartPhone) -> None:
     one = phone()
     shell(one, "sleep 7654 >/dev/null 2>&1 </dev/null &")
     os.kill(one.record["pid"], signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while subprocess.run(["pgrep", "-f", "sleep 7654"], capture_output=True).returncode == 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: not runs("sleep 7654"))
