@@ -20,6 +20,9 @@ def command() -> None:
 
     adb and everything above it work with them unmodified. They can be short of memory, of space, of
     bandwidth to flash and to adb, and misbehave on demand, as real phones sometimes do.
+
+    They need Linux and packages of Debian or Ubuntu: apt-get install toybox mksh busybox-static
+    (and qemu-user-static for --abi arm64-v8a), but no extra of the Python package.
     """
 
 
