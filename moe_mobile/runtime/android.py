@@ -18,8 +18,6 @@ from moe_mobile.runtime.folder import Recipe, Runtime, place_files, publish, sum
 from moe_mobile.runtime.notice import notice
 from moe_mobile.runtime.sources import find_sources, sources_digest
 
-__all__ = ["EXECUTORCH_VARIABLE", "NDK_VARIABLES", "build_android", "find_executorch", "find_ndk"]
-
 TARGET = "android-arm64"
 
 NDK_VARIABLES = ("ANDROID_NDK", "ANDROID_NDK_ROOT", "ANDROID_NDK_HOME")

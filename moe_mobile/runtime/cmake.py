@@ -18,8 +18,6 @@ from moe_mobile.base.progress import Progress
 from moe_mobile.errors import RuntimeFailedError, UnsupportedError
 from moe_mobile.runtime.sources import find_sources
 
-__all__ = ["build", "find_tool"]
-
 _MINIMUM = (3, 28)
 _LAST_LINES = 25
 _LABEL = "compiling the engine"

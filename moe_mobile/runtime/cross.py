@@ -21,8 +21,6 @@ from moe_mobile.runtime.notice import notice
 from moe_mobile.runtime.sources import find_sources, sources_digest
 from moe_mobile.runtime.wheel import WHEEL_SHA256, fetch_wheel, unpack_wheel
 
-__all__ = ["build_arm64", "recipe"]
-
 TARGET = "linux-arm64"
 
 _COMPILER = "aarch64-linux-gnu-g++"

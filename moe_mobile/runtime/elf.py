@@ -11,8 +11,6 @@ from pathlib import Path
 
 from moe_mobile.errors import IoError, UnsupportedError, read_error
 
-__all__ = ["Elf", "machine_of", "read_elf"]
-
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 
 _MAGIC = b"\x7fELF\x02\x01"

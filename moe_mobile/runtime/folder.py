@@ -25,23 +25,8 @@ from moe_mobile.errors import (
 )
 from moe_mobile.runtime.elf import machine_of
 
-__all__ = [
-    "ROOT_VARIABLE",
-    "Recipe",
-    "Runtime",
-    "build_command",
-    "place_files",
-    "publish",
-    "read_runtime",
-    "runtimes_of",
-    "sum_line",
-    "target_folder",
-]
-
 ROOT_VARIABLE = "MOE_MOBILE_RUNTIME_DIR"
 """Environment variable that names another folder for runtimes."""
-
-"""Called with what is being done, steps done, steps in all."""
 
 _MANIFEST = "runtime.json"
 _KEPT = 4
@@ -58,7 +43,8 @@ class Recipe:
         version: of moe-mobile.
         executorch: version of ExecuTorch.
         key: digest of all that decides the content; the name of its folder.
-        loader: the glibc loader that starts ``moe_runner``, "" if the phone's own does.
+        loader: file name of the glibc loader that starts ``moe_runner``, such as
+            ``ld-linux-aarch64.so.1``; "" if the phone's own does.
     """
 
     target: str
@@ -70,31 +56,21 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Runtime:
+class Runtime(Recipe):
     """A folder that a phone can run the engine from.
 
     Started inside it as ``./LOADER --library-path $PWD/lib ./moe_runner``; if ``loader`` is "",
     as ``./moe_runner``.
 
     Args:
-        abi: Android's name of the instruction set, ``arm64-v8a`` or ``x86_64``.
         folder: absolute path on this machine.
-        loader: file name of the glibc loader, such as ``ld-linux-aarch64.so.1``.
         files: all files, relative to ``folder``, sorted.
         digest: SHA-256 of what ``sha256sum FILES`` prints.
-        executorch: version of the ExecuTorch libraries.
-        version: of moe-mobile.
-        target: ``linux-arm64``, ``linux-x86_64`` or ``android-arm64``.
     """
 
-    abi: str
     folder: Path
-    loader: str
     files: tuple[str, ...]
     digest: str
-    executorch: str
-    version: str
-    target: str
 
 
 def build_command(target: str) -> str:
@@ -139,16 +115,7 @@ def read_runtime(folder: Path) -> Runtime:
             remedy=f"Build it again: `{build_command(recipe.target)}`",
         )
     _check_machine(folder, recipe, files)
-    return Runtime(
-        abi=recipe.abi,
-        folder=folder,
-        loader=recipe.loader,
-        files=files,
-        digest=digest,
-        executorch=recipe.executorch,
-        version=recipe.version,
-        target=recipe.target,
-    )
+    return Runtime(**vars(recipe), folder=folder, files=files, digest=digest)
 
 
 def _check_machine(folder: Path, recipe: Recipe, files: Sequence[str]) -> None:

@@ -22,8 +22,6 @@ from moe_mobile.runtime.elf import read_elf
 from moe_mobile.runtime.folder import Recipe, Runtime, place_files, publish, sum_line
 from moe_mobile.runtime.notice import notice
 
-__all__ = ["assemble_native", "gather"]
-
 TARGET = "linux-x86_64"
 
 # "\tlibm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x00007f...)"

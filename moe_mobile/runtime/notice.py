@@ -8,8 +8,6 @@ import importlib.metadata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["notice"]
-
 
 @dataclass(frozen=True)
 class _Part:

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from moe_mobile.errors import UnsupportedError
 
-__all__ = ["find_sources", "sources_digest"]
-
 _ENGINE = Path("android_app/engine/src/main/cpp")
 _SUFFIXES = {".h", ".cpp", ".cmake", ".txt"}
 

@@ -17,8 +17,6 @@ from moe_mobile.base.progress import Progress
 from moe_mobile.errors import IoError, UnsupportedError
 from moe_mobile.runtime.folder import target_folder
 
-__all__ = ["WHEEL_SHA256", "fetch_wheel", "unpack_wheel"]
-
 # One wheel for all, whichever Python runs this: equal inputs give equal runtimes. The hash is of
 # the pinned version's; a new version needs the new hash.
 _WHEEL = "executorch-{}-cp311-cp311-manylinux_2_28_aarch64.whl"
