@@ -148,7 +148,7 @@ def _quality_section(facts: dict[str, Any]) -> str:
     sample = facts["sample"]
     return (
         f"## Held-out perplexity\n\nPer token, in windows of the full context, bf16 weights "
-        f"computed in fp32; all tokens but the first of a window are scored. Beside it an "
+        f"computed in fp32; all tokens but the first of a window are scored. Next to it an "
         f"interpolated modified Kneser-Ney trigram over the same tokens, trained on all the "
         f"training text of all domains.\n\n{_table(head, rows)}\n"
         f"`heldout.txt` ({sample['bytes']:,} bytes of held-out Bible and novels, "

@@ -67,7 +67,7 @@ HEADER_EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "true as size": lambda h: h["matrix"].update(shape=[True, 24]),
     "bytes do not fit": lambda h: h["matrix"].update(shape=[6, 5]),
     "beyond the end": lambda h: h["matrix"].update(shape=[2**40, 4], data_offsets=[0, 2**44]),
-    "entry is no object": lambda h: h.update(matrix=3),
+    "entry is not an object": lambda h: h.update(matrix=3),
 }
 
 
