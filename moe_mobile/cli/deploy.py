@@ -24,7 +24,7 @@ from moe_mobile.cli.options import (
 from moe_mobile.cli.progress import PhoneBar, say
 from moe_mobile.cli.tuned import Tuned
 from moe_mobile.device.adb import AdbDevice
-from moe_mobile.device.deploy.deploy import Deployed
+from moe_mobile.device.deploy.attempt import Deployed
 from moe_mobile.device.interface import Device
 from moe_mobile.device.select import ANY, Opened
 from moe_mobile.errors import CancelledError, MoeMobileError

@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from moe_mobile.base.command_line import command_line
 from moe_mobile.base.progress import Progress
 from moe_mobile.device.adb_server import AdbServer, adb_command, unusable
-from moe_mobile.device.deploy.deploy import Deployed, Deployer
+from moe_mobile.device.deploy.attempt import Deployed
+from moe_mobile.device.deploy.deploy import Deployer
 from moe_mobile.device.deploy.inventory import Inventory, phone_root
 from moe_mobile.device.deploy.package import (
     SETTINGS,
@@ -25,6 +26,7 @@ from moe_mobile.device.deploy.package import (
     runtime_package,
 )
 from moe_mobile.device.deploy.plan import make_plan, other_stores, packed_bytes
+from moe_mobile.device.deploy.remote import Remote
 from moe_mobile.device.facts import facts_script, parse_facts
 from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
 from moe_mobile.device.script_output import decoded, mask
@@ -39,8 +41,6 @@ from moe_mobile.errors import (
 )
 from moe_mobile.runner import Launch, Runner
 from moe_mobile.runtime import Runtime, find_runtime
-
-__all__ = ["AdbDevice"]
 
 _KILL = re.compile(r"lowmemorykiller: (Kill .*)")
 # How long to wait for a kill to appear in the log.
@@ -60,7 +60,7 @@ class AdbDevice(Device):
     def __init__(self, server: AdbServer, serial: str) -> None:
         super().__init__(serial)
         self._server = server
-        self._deployer = Deployer(server, serial, self.shell, self.aborted)
+        self._deployer = Deployer(Remote(server, serial, self.shell, self.aborted))
         self._runtime: Runtime | None = None
         self._runtime_folder = ""
 

@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moe_mobile.errors import DeviceError, UsageError, from_code, write_error
-
-__all__ = ["PhoneFolder", "claim", "folders"]
+from moe_mobile.errors import DeviceError, MoeMobileError, UsageError, from_code, write_error
 
 # What phone.json has in every version.
 _RECORD = {"name": str, "serial": str, "pid": int}
@@ -141,15 +139,14 @@ class PhoneFolder:
         if not isinstance(answer, dict):
             raise DeviceError(f"the virtual phone {self.name} has ended")
         if "error" in answer:
-            problem = answer["error"]
-            raise from_code(
-                problem["code"],
-                problem["file"] or "",
-                problem["cause"],
-                problem["remedy"] or "",
-                problem["setting"] or "",
-            )
+            raise error_of(answer)
         return answer
+
+
+def error_of(answer: dict[str, Any]) -> MoeMobileError:
+    """The typed error in what a phone's process says."""
+    members = ("code", "file", "cause", "remedy", "setting")
+    return from_code(**{name: answer["error"][name] or "" for name in members})
 
 
 def _state_folder() -> Path:

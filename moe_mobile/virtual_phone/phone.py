@@ -13,13 +13,11 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from moe_mobile.errors import DeviceError, UsageError, from_code, write_error
-from moe_mobile.virtual_phone.folder import PhoneFolder, claim, folders
+from moe_mobile.errors import DeviceError, UsageError, write_error
+from moe_mobile.virtual_phone.folder import PhoneFolder, claim, error_of, folders
 from moe_mobile.virtual_phone.groups import has_systemd
 from moe_mobile.virtual_phone.settings import Misbehaviour, PhoneSettings, host_abi
 from moe_mobile.virtual_phone.userland import require_programs
-
-__all__ = ["VirtualPhone", "find", "phones", "start"]
 
 _ADB_TIMEOUT = 30.0
 _SCOPE = ("--user", "--scope", "--quiet", "--property=Delegate=yes", "--")
@@ -113,9 +111,7 @@ def start(settings: PhoneSettings | None = None, *, connect: bool = True) -> Vir
     finally:
         os.close(lock)
     if "error" in answer:
-        error = answer["error"]
-        text = {name: error[name] or "" for name in ("code", "file", "cause", "remedy", "setting")}
-        raise from_code(**text)
+        raise error_of(answer)
     phone = VirtualPhone(answer["name"], answer["serial"], answer, folder)
     if connect:
         try:

@@ -13,6 +13,7 @@ import select
 import socket
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from moe_mobile.errors import DeviceError, MoeMobileError
@@ -28,8 +29,6 @@ from moe_mobile.virtual_phone.stream import Stream
 from moe_mobile.virtual_phone.sync import serve_sync
 from moe_mobile.virtual_phone.wire import Traffic, Wire
 
-__all__ = ["Server"]
-
 _MOST_CONNECTIONS = 16
 _REQUEST_SIZE = 1 << 16
 # While something runs, its memory is looked at so often (seconds).
@@ -41,6 +40,7 @@ _RESERVED_DESCRIPTORS = 64
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECONNABORTED)
 
 
+@dataclass(eq=False, kw_only=True)
 class Server:
     """Runs inside the phone's root file system.
 
@@ -51,30 +51,18 @@ class Server:
         init: the socket of process 1; its end is the phone's.
     """
 
-    def __init__(
-        self,
-        *,
-        listener: socket.socket,
-        control: socket.socket,
-        supervisor: socket.socket,
-        init: socket.socket,
-        traffic: Traffic,
-        door: Door,
-        storage: Storage,
-        hardware: Hardware,
-        memory: Memory,
-        processes: Processes,
-    ) -> None:
-        self._listener = listener
-        self._control = control
-        self._supervisor = supervisor
-        self._init = init
-        self._traffic = traffic
-        self._door = door
-        self._storage = storage
-        self._hardware = hardware
-        self._memory = memory
-        self._processes = processes
+    listener: socket.socket
+    control: socket.socket
+    supervisor: socket.socket
+    init: socket.socket
+    traffic: Traffic
+    door: Door
+    storage: Storage
+    hardware: Hardware
+    memory: Memory
+    processes: Processes
+
+    def __post_init__(self) -> None:
         self._wires: set[Wire] = set()
         self._lock = threading.Lock()
         self._lasting: dict[str, Any] = {}
@@ -87,18 +75,18 @@ class Server:
 
     def run(self) -> NoReturn:
         """Serve until process 1 ends or the phone reboots."""
-        self._listener.listen(64)
-        self._supervisor.send(json.dumps({"ready": True}).encode())
+        self.listener.listen(64)
+        self.supervisor.send(json.dumps({"ready": True}).encode())
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
-        alarm = self._memory.alarm()
+        alarm = self.memory.alarm()
         if alarm is not None:
             poll.register(*alarm)
-        for source in (self._listener, self._control, self._init, self._requests, self._supervisor):
+        for source in (self.listener, self.control, self.init, self._requests, self.supervisor):
             poll.register(source, select.POLLIN)
         while True:
             try:
-                busy = self._memory.sample() or self._sessions > 0
+                busy = self.memory.sample() or self._sessions > 0
                 interval = _BUSY_INTERVAL if busy else _IDLE_INTERVAL
                 for fd, _ in poll.poll(interval * 1000):
                     if alarm is not None and fd == alarm[0]:
@@ -112,38 +100,38 @@ class Server:
                 time.sleep(_BUSY_INTERVAL)  # the work is still there then
 
     def _react(self, fd: int) -> None:
-        if fd == self._listener.fileno():
+        if fd == self.listener.fileno():
             self._accept()
-        elif fd == self._control.fileno():
+        elif fd == self.control.fileno():
             self._answer()
         elif fd == self._wake:
             os.eventfd_read(self._wake)
         elif fd == self._requests:
             words = os.read(self._requests, 4096).split()
             if b"clear" in words:
-                self._memory.clear_log()
+                self.memory.clear_log()
             if b"reboot" in words:
                 self._reboot(2.0)
-        elif fd == self._init.fileno():
-            self._memory.log_end()
+        elif fd == self.init.fileno():
+            self.memory.log_end()
             self._reboot(1.0)
         else:  # the supervisor is gone
             os._exit(1)
 
     def _accept(self) -> None:
-        peer, _ = self._listener.accept()
+        peer, _ = self.listener.accept()
         if len(self._wires) >= _MOST_CONNECTIONS:
             peer.close()
             return
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        wire = Wire(peer, self._traffic)
+        wire = Wire(peer, self.traffic)
         with self._lock:
             self._wires.add(wire)
 
         def serve() -> None:
             drop_privileges(SHELL_ID, SHELL_ID)
             try:
-                Connection(wire, self._door, self._service, self._room).run()
+                Connection(wire, self.door, self._service, self._room).run()
             finally:
                 peer.close()
                 with self._lock:
@@ -167,7 +155,7 @@ class Server:
             self._sessions += 1
         os.eventfd_write(self._wake, 1)
         try:
-            serve_shell(stream, kind, rest, self._processes)
+            serve_shell(stream, kind, rest, self.processes)
         finally:
             with self._lock:
                 self._sessions -= 1
@@ -176,7 +164,7 @@ class Server:
         os.write(self._requests, b"reboot\n")
 
     def _answer(self) -> None:
-        peer, _ = self._control.accept()
+        peer, _ = self.control.accept()
         with peer, contextlib.suppress(OSError, ValueError):
             peer.settimeout(5)
             changes = json.loads(peer.recv(_REQUEST_SIZE))
@@ -197,24 +185,24 @@ class Server:
             DeviceError: there is no process of that name.
         """
         if "full" in changes:
-            self._storage.fill("/data", changes["full"])
+            self.storage.fill("/data", changes["full"])
         again = bool(changes.get("drop_again", False))
         for direction, name in enumerate(("drop_after_received", "drop_after_sent")):
             if name in changes:
-                self._traffic.cut_after(direction, changes[name], again=again)
+                self.traffic.cut_after(direction, changes[name], again=again)
         for name in ("unauthorized", "offline"):
             if name in changes:
-                setattr(self._door, name, changes[name])
+                setattr(self.door, name, changes[name])
                 self._hang_up()
         for name in ("thermal_status", "battery_level", "charging"):
             if name in changes:
-                setattr(self._hardware, name, changes[name])
+                setattr(self.hardware, name, changes[name])
         if "battery_temperature" in changes:
-            self._hardware.battery_c = changes["battery_temperature"]
-        self._hardware.update()
+            self.hardware.battery_c = changes["battery_temperature"]
+        self.hardware.update()
         lasting = {"drop_after_received", "drop_after_sent", "drop_again", "reboot", "kill"}
         self._lasting |= {name: value for name, value in changes.items() if name not in lasting}
-        if "kill" in changes and not self._memory.kill(changes["kill"]):
+        if "kill" in changes and not self.memory.kill(changes["kill"]):
             raise DeviceError(
                 f"the phone has no process called {changes['kill']!r}",
                 setting="kill",
@@ -227,7 +215,7 @@ class Server:
                 wire.close()
 
     def _reboot(self, seconds: float) -> NoReturn:
-        self._supervisor.send(
+        self.supervisor.send(
             json.dumps({"reboot": seconds, "misbehaviour": self._lasting}).encode()
         )
         os._exit(0)

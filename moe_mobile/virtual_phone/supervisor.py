@@ -38,8 +38,6 @@ from moe_mobile.virtual_phone.storage import Storage, make_storage
 from moe_mobile.virtual_phone.userland import QEMU_ARM64, build_root, require_programs
 from moe_mobile.virtual_phone.wire import Traffic
 
-__all__ = ["main"]
-
 _COUNTERS_SIZE = 16
 # More than all connections with all their streams can take; Android's own limit is half of it.
 _DESCRIPTORS = 1 << 16

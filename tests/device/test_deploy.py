@@ -15,7 +15,7 @@ import time
 import pytest
 
 from moe_mobile.device.adb import AdbDevice
-from moe_mobile.device.deploy.deploy import Deployed
+from moe_mobile.device.deploy.attempt import Deployed
 from moe_mobile.device.deploy.inventory import phone_root
 from moe_mobile.device.deploy.package import Package, Wanted, bundle_package
 from moe_mobile.device.select import open_device

@@ -11,12 +11,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from moe_mobile.base.progress import Progress
-from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.attempt import Attempt, Deployed, Digest, parent
 from moe_mobile.device.deploy.inventory import (
     Inventory,
@@ -30,7 +28,6 @@ from moe_mobile.device.deploy.lock import STALE_S
 from moe_mobile.device.deploy.package import Package
 from moe_mobile.device.deploy.plan import Plan, make_plan
 from moe_mobile.device.deploy.remote import MIB, Remote
-from moe_mobile.device.interface import ShellResult
 from moe_mobile.errors import (
     BundleCorruptError,
     CancelledError,
@@ -39,8 +36,6 @@ from moe_mobile.errors import (
     MoeMobileError,
 )
 
-__all__ = ["Deployed", "Deployer", "Digest"]
-
 # Also of a connection of ours that broke.
 _LOCK_SECONDS = STALE_S + 5.0
 _BACK_SECONDS = 20.0
@@ -48,20 +43,14 @@ _FRUITLESS = 3
 
 
 class Deployer:
-    """Deploys to one device, until ``aborted`` is set.
+    """Deploys to one device.
 
     All methods raise DeviceError, DiskFullError, ReadOnlyError, and IoError if another command
     deploys to it too.
     """
 
-    def __init__(
-        self,
-        server: AdbServer,
-        serial: str,
-        shell: Callable[..., ShellResult],
-        aborted: threading.Event,
-    ) -> None:
-        self._remote = Remote(server, serial, shell, aborted)
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
 
     def inventory(self) -> Inventory:
         """What is there, in one round trip."""

@@ -8,6 +8,7 @@ import contextlib
 import shlex
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.inventory import phone_root
@@ -15,29 +16,21 @@ from moe_mobile.device.deploy.lock import Lock, lock
 from moe_mobile.device.deploy.transfer import LAPSED, device_error
 from moe_mobile.device.interface import ShellResult
 
-__all__ = ["MIB", "Remote"]
-
 MIB = 1 << 20
 
 _ANSWER_SECONDS = 60.0
 _SLOWEST_FLASH = 10 * MIB  # bytes per second
 
 
+@dataclass
 class Remote:
     """One device, until ``aborted`` is set. All methods raise DeviceError and IoError."""
 
-    def __init__(
-        self,
-        server: AdbServer,
-        serial: str,
-        shell: Callable[..., ShellResult],
-        aborted: threading.Event,
-    ) -> None:
-        self.server = server
-        self.serial = serial
-        self.aborted = aborted
-        self._shell = shell
-        self._held: list[Lock] = []
+    server: AdbServer
+    serial: str
+    shell: Callable[..., ShellResult]
+    aborted: threading.Event
+    _held: list[Lock] = field(default_factory=list)
 
     @contextlib.contextmanager
     def lock(self, name: str, busy: str, wait_s: float) -> Iterator[None]:
@@ -70,9 +63,7 @@ class Remote:
         ``written``: bytes that it may have to wait for until they are on the flash.
         """
         self.require_locks(path)
-        result = self._shell(
-            self.guard + script, timeout=_ANSWER_SECONDS + written / _SLOWEST_FLASH
-        )
+        result = self.shell(self.guard + script, timeout=_ANSWER_SECONDS + written / _SLOWEST_FLASH)
         if result.exit_code != 0:
             place = f"{phone_root()}/{path}".rstrip("/")
             raise device_error(self.serial, place, result.stderr, result.exit_code)
