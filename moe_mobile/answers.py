@@ -13,8 +13,6 @@ from typing import Any
 
 from moe_mobile.results import TokenStats, TotalStats, members_of
 
-__all__ = ["is_answer", "is_error", "plan", "text", "token", "whole"]
-
 # A type, the members of an object, the shape of an array's elements, one of several, or a
 # function. An int is a whole number from 0, a float any number from 0, both up to _MOST.
 Shape = type | dict[str, "Shape"] | list["Shape"] | tuple["Shape", ...] | Callable[[object], bool]

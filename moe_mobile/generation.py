@@ -11,8 +11,6 @@ from moe_mobile.errors import UsageError
 from moe_mobile.results import GenerationResult, Stats
 from moe_mobile.text.detokenizer import Detokenizer
 
-__all__ = ["Ending", "Generation"]
-
 Piece = TypeVar("Piece")
 """``str`` or ``int``."""
 

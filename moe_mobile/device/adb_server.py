@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 _PORT = "ANDROID_ADB_SERVER_PORT"
 _HOST = "ANDROID_ADB_SERVER_HOST"
-__all__ = ["AdbServer", "adb_command", "adb_program", "is_network_serial", "unusable"]
-
 _READY = "device"
 _NETWORK_SERIAL = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 # What is in a socket when a client is killed is sent again later: keep it small.

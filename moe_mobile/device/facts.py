@@ -11,8 +11,6 @@ from moe_mobile.device.interface import Cluster, DeviceFacts
 from moe_mobile.device.script_output import MARK, cpu_list, free_bytes, kibibytes, number, sections
 from moe_mobile.device.state import parse_thermal
 
-__all__ = ["facts_script", "parse_facts"]
-
 _PROPERTIES = (
     "ro.product.manufacturer",
     "ro.product.model",

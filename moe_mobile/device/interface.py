@@ -18,8 +18,6 @@ from moe_mobile.base.progress import Progress
 from moe_mobile.errors import BundleCorruptError, CancelledError, MoeMobileError
 from moe_mobile.runner import Runner
 
-__all__ = ["Cluster", "Device", "DeviceFacts", "ShellResult"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:

@@ -16,8 +16,6 @@ from moe_mobile.device.script_output import decoded
 from moe_mobile.errors import BundleCorruptError, DeviceError, MoeMobileError, UsageError
 from moe_mobile.runner import Runner
 
-__all__ = ["LocalDevice"]
-
 
 class LocalDevice(Device):
     """Runs the engine here; bundles are used where they lie."""

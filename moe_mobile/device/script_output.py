@@ -12,8 +12,6 @@ from collections.abc import Iterable
 
 from moe_mobile.base.terminal import without_controls
 
-__all__ = ["MARK", "cpu_list", "decoded", "free_bytes", "kibibytes", "mask", "number", "sections"]
-
 MARK = "@@@"
 """Begins a line that names the section after it."""
 

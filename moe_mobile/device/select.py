@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from moe_mobile.device.interface import Device
 from moe_mobile.errors import DeviceError, MoeMobileError, UsageError
 
-__all__ = ["ANY", "Opened", "open_device", "open_devices"]
-
 ANY = "any"
 """Stands for the one device that is connected, or the one that ``ANDROID_SERIAL`` names."""
 

@@ -13,10 +13,7 @@ import select
 import socket
 import struct
 import time
-from types import TracebackType
 from typing import Self
-
-__all__ = ["ShellStream"]
 
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN = range(5)
 _HEADER = struct.Struct("<BI")
@@ -89,12 +86,7 @@ class ShellStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _send(self, parts: list[memoryview]) -> bool:

@@ -16,19 +16,6 @@ from typing import Any
 from moe_mobile.device.interface import Device
 from moe_mobile.device.script_output import MARK, kibibytes, number, sections
 
-__all__ = [
-    "THERMAL_STATUSES",
-    "Battery",
-    "DeviceState",
-    "Thermal",
-    "parse_battery",
-    "parse_state",
-    "parse_supply",
-    "parse_thermal",
-    "read_state",
-    "zone_temperatures",
-]
-
 THERMAL_STATUSES = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 """Names of Android's thermal statuses 0 to 6 (``PowerManager.THERMAL_STATUS_...``)."""
 

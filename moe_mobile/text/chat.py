@@ -26,8 +26,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from moe_mobile.errors import BundleInvalidError, MoeMobileError, UsageError
 from moe_mobile.text.files import read_files
 
-__all__ = ["ChatTemplate", "Message", "load_chat_template"]
-
 Message = Mapping[str, Any]
 """``{"role": "user", "content": "..."}``, and further members that the model's template reads."""
 

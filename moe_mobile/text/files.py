@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 from moe_mobile.errors import BundleCorruptError, read_error
 
-__all__ = ["read_files"]
-
 
 def read_files(bundle: pathlib.Path, names: Sequence[str]) -> dict[str, bytes]:
     """Contents of the files, of those that the bundle has.

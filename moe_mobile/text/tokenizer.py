@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from moe_mobile.text.chat import ChatTemplate, Message
 
-__all__ = ["TOKENIZER", "BundleText", "load_tokenizer"]
-
 TOKENIZER = "tokenizer.json"
 """Name of the tokenizer's file in a bundle or checkpoint."""
 

@@ -25,8 +25,6 @@ from moe_mobile.virtual_phone.wire import (
     Wire,
 )
 
-__all__ = ["Connection", "Door", "Service"]
-
 Service = Callable[[Stream, str, str], None]
 """Serves a stream: called with it, the part of its name before the colon, and the rest."""
 

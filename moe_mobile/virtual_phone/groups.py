@@ -11,8 +11,6 @@ import shutil
 import time
 from pathlib import Path
 
-__all__ = ["Group", "block_device", "group_1", "group_2", "has_systemd", "own_group_2"]
-
 _MEMORY_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control", "oom_kill")
 _MEMORY_2 = ("memory.max", "memory.current", "memory.events", "oom_kill")
 

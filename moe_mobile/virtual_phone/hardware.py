@@ -7,8 +7,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-__all__ = ["Hardware", "clusters"]
-
 _MAX_KHZ = {"little": 1_800_000, "big": 2_800_000}
 _MIN_KHZ = 300_000
 _SKIN_C = (33.5, 39.5, 41.5, 43.5, 46.0, 51.0, 56.0)

@@ -23,8 +23,6 @@ from typing import Any, NoReturn
 from moe_mobile.virtual_phone.linux import die_with_parent, drop_privileges
 from moe_mobile.virtual_phone.settings import SHELL_ID
 
-__all__ = ["KILL_FIRST", "MAX_REQUEST", "REPORT", "run"]
-
 REPORT = struct.Struct("<ii")
 """What goes through a process's pipe: its id and 0, then its id and its exit code."""
 

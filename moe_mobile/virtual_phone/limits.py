@@ -12,8 +12,6 @@ from moe_mobile.errors import UnsupportedError
 from moe_mobile.virtual_phone import groups
 from moe_mobile.virtual_phone.settings import LIMITERS, PhoneSettings
 
-__all__ = ["Limits", "make_limits"]
-
 
 @dataclass(frozen=True)
 class Limits:

@@ -8,8 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["Link"]
-
 # So much may pass at once, in seconds of the link's time. It is also how long the link remembers
 # that it was idle, and so makes up for sleeping too long.
 _BURST_S = 0.01

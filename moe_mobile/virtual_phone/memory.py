@@ -14,8 +14,6 @@ from moe_mobile.virtual_phone.groups import Group
 from moe_mobile.virtual_phone.init import KILL_FIRST
 from moe_mobile.virtual_phone.processes import Processes
 
-__all__ = ["Memory", "ProcessMemory", "meminfo"]
-
 _WORTH_WRITING = 64 << 10
 # Seconds to wait for a process that the kernel says it killed to disappear.
 _PATIENCE = 1.0

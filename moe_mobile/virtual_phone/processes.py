@@ -14,8 +14,6 @@ from collections.abc import Sequence
 
 from moe_mobile.virtual_phone.init import MAX_REQUEST, REPORT
 
-__all__ = ["Process", "Processes"]
-
 _NO_EXIT_CODE = 255
 _TOO_LONG = 126
 

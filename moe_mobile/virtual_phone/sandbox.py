@@ -15,8 +15,6 @@ from moe_mobile.virtual_phone import init, linux
 from moe_mobile.virtual_phone.settings import SHELL_ID
 from moe_mobile.virtual_phone.storage import Storage, make_shell_home
 
-__all__ = ["enter", "map_users", "unshare_all"]
-
 _NODES = ("null", "zero", "full", "random", "urandom", "tty")
 _BINFMT = (
     rb":moe-arm64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:"
@@ -85,7 +83,7 @@ def enter(name: str, storage: Storage, adopt: Callable[[int], None]) -> socket.s
 
     Args:
         name: the phone's, for its host name.
-        storage: what is mounted at, or to be mounted over, the folder data beside its root.
+        storage: what is mounted at, or to be mounted over, the folder ``data`` next to its root.
         adopt: is given process 1's id before that starts anything.
 
     Returns:

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-__all__ = ["all_scripts"]
-
 _SHELL = "#!/system/bin/sh\n"
 
 _GETPROP = """

@@ -15,16 +15,6 @@ from typing import Any
 from moe_mobile.base.text import BYTE_UNITS
 from moe_mobile.errors import UsageError
 
-__all__ = [
-    "ABIS",
-    "LIMITERS",
-    "SHELL_ID",
-    "SMALLEST_RAM",
-    "Misbehaviour",
-    "PhoneSettings",
-    "host_abi",
-]
-
 SMALLEST_RAM = 16 << 20
 """Bytes in which a phone's shell works."""
 

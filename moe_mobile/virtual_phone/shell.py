@@ -21,8 +21,6 @@ from moe_mobile.virtual_phone.processes import Process, Processes
 from moe_mobile.virtual_phone.stream import Stream, StreamClosed
 from moe_mobile.virtual_phone.wire import ConnectionClosed
 
-__all__ = ["MOST_DESCRIPTORS", "serve_shell"]
-
 MOST_DESCRIPTORS = 9
 """What a command takes while it starts; later less."""
 

@@ -23,8 +23,6 @@ from moe_mobile.virtual_phone.linux import (
 )
 from moe_mobile.virtual_phone.settings import SHELL_ID
 
-__all__ = ["Storage", "make_storage"]
-
 _DEFAULT_SIZE = 16 << 30
 _SHELL_HOME = "local/tmp"
 _BALLOON = "balloon"

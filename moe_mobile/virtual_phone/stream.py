@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 
 from moe_mobile.virtual_phone.wire import CLSE, MAX_PAYLOAD, OKAY, WRTE, ProtocolError, Wire
 
-__all__ = ["Stream", "StreamClosed"]
-
 # The peer may send the next packet as soon as we acknowledge one: so much may wait here.
 _READ_AHEAD = 4 * MAX_PAYLOAD
 

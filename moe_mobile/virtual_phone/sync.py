@@ -16,8 +16,6 @@ import struct
 
 from moe_mobile.virtual_phone.stream import Stream, StreamClosed
 
-__all__ = ["serve_sync"]
-
 _HEADER = struct.Struct("<4sI")
 _STAT_1 = struct.Struct("<III")
 _STAT_2 = struct.Struct("<QQIIIIQqqq")

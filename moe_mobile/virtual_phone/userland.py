@@ -14,8 +14,6 @@ from moe_mobile.errors import UnsupportedError
 from moe_mobile.virtual_phone import scripts
 from moe_mobile.virtual_phone.settings import SHELL_ID
 
-__all__ = ["QEMU_ARM64", "build_root", "require_programs"]
-
 QEMU_ARM64 = ("qemu-aarch64-static", "qemu-aarch64")
 _SHELLS = ("/usr/lib/diet/bin/mksh", "mksh")
 # Missing in Debian's toybox; its cat takes twice as long.

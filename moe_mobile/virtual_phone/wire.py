@@ -17,21 +17,6 @@ import threading
 
 from moe_mobile.virtual_phone.link import Link
 
-__all__ = [
-    "AUTH",
-    "CLSE",
-    "CNXN",
-    "HEADER",
-    "MAX_PAYLOAD",
-    "OKAY",
-    "OPEN",
-    "WRTE",
-    "ConnectionClosed",
-    "ProtocolError",
-    "Traffic",
-    "Wire",
-]
-
 CNXN = int.from_bytes(b"CNXN", "little")
 AUTH = int.from_bytes(b"AUTH", "little")
 OPEN = int.from_bytes(b"OPEN", "little")

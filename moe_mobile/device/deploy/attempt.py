@@ -17,8 +17,6 @@ from moe_mobile.device.deploy.plan import Copy, Plan, Send
 from moe_mobile.device.deploy.remote import MIB, Remote
 from moe_mobile.device.deploy.transfer import send_files
 
-__all__ = ["Attempt", "Deployed", "Digest", "parent"]
-
 Digest = Callable[[str], str]
 """SHA-256 of a file on the device, given its absolute path; it makes the file durable too."""
 

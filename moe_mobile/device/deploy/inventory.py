@@ -19,16 +19,6 @@ from collections.abc import Iterable
 from moe_mobile.device.script_output import free_bytes
 from moe_mobile.errors import UsageError
 
-__all__ = [
-    "FOLDER_VARIABLE",
-    "Inventory",
-    "Present",
-    "inventory_script",
-    "parse_inventory",
-    "phone_root",
-    "sums_lines",
-]
-
 FOLDER_VARIABLE = "MOE_MOBILE_PHONE_FOLDER"
 """Environment variable that names another folder than `moe-mobile`."""
 

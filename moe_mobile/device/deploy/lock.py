@@ -22,8 +22,6 @@ from moe_mobile.device.deploy.transfer import LAPSED, device_error
 from moe_mobile.device.shell_stream import ShellStream
 from moe_mobile.errors import DeviceError, IoError, UnsupportedError
 
-__all__ = ["STALE_S", "Lock", "lock"]
-
 STALE_S = 15
 """A lock whose owner was not heard of for so many seconds is free: Wi-Fi ends without a word."""
 

@@ -15,10 +15,8 @@ from moe_mobile.bundle.verify import check_files
 from moe_mobile.errors import UsageError, read_error
 from moe_mobile.runtime import Runtime
 
-__all__ = ["SETTINGS", "Package", "Wanted", "bundle_package", "runtime_package"]
-
 SETTINGS = "moe-mobile-settings.json"
-"""Beside a bundle's files: what `tune` chose for it, for programs on the device."""
+"""Next to a bundle's files: what `tune` chose for it, for programs on the device."""
 
 _ID_DIGITS = 16
 

@@ -10,8 +10,6 @@ from collections.abc import Collection
 from moe_mobile.device.deploy.inventory import Inventory
 from moe_mobile.device.deploy.package import Package, Wanted
 
-__all__ = ["Copy", "Plan", "Send", "make_plan", "other_stores", "packed_bytes"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Send:

@@ -28,8 +28,6 @@ from moe_mobile.errors import (
     read_error,
 )
 
-__all__ = ["LANES", "LAPSED", "device_error", "send_files"]
-
 LANES = 3
 LAPSED = 76
 """Exit code of scripts whose lock is not theirs any more."""
