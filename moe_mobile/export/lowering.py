@@ -66,8 +66,8 @@ def _partitioners(delegate: str) -> list[Any]:
 
 
 def _whole_operators(delegate: str) -> list[torch._ops.OpOverload]:
-    """Operators to leave whole. A partitioner names its own. ExecuTorch's kernels would transpose
-    the weights in each call, did they get a linear layer in parts."""
+    """Operators to leave whole. A partitioner names its own. If ExecuTorch's kernels got a linear
+    layer in parts, they would transpose the weights in each call."""
     return [torch.ops.aten.linear.default] if delegate == PORTABLE else []
 
 

@@ -63,7 +63,7 @@ def resolve_options(
         UsageError: an unknown value.
         UnsupportedError: quantized programs for ExecuTorch's own kernels.
     """
-    given = QuantizationSettings(quant) if isinstance(quant, str) else quant
+    given = quant if isinstance(quant, QuantizationSettings) else QuantizationSettings(quant)
     quant, variants, group_size = given.quant, given.variants, given.group_size
     dense, head = given.dense or quant, given.head or quant
     embedding = given.embedding or ("fp32" if quant == Quant.FP32.value else "int8")

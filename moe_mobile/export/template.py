@@ -207,9 +207,7 @@ class _ProgramFile:
                 index = getattr(tensor, "data_buffer_idx", 0)
                 if type(tensor).__name__ != "Tensor" or index == 0 or segment is None:
                     continue
-                size = 4  # all our tensors are float32
-                for extent in tensor.sizes:
-                    size *= extent
+                size = 4 * math.prod(tensor.sizes)  # all our tensors are float32
                 begin = self._base + segment.offset + offsets[index]
                 digest = hashlib.sha256(self._data[begin : begin + size]).digest()
                 self._require(found.setdefault(digest, begin) == begin)

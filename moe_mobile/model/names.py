@@ -9,6 +9,7 @@ with the architecture and what a checkpoint really holds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
 from dataclasses import dataclass, replace
 
@@ -251,7 +252,4 @@ def _swiglu(
 
 
 def _count(ref: TensorRef) -> int:
-    count = 1
-    for size in ref.part_shape:
-        count *= size
-    return count
+    return math.prod(ref.part_shape)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,15 +95,11 @@ class SafetensorsStore:
                 remedy="Only F32, F16 and BF16 weights can be exported",
             )
         shape = ref.part_shape if ref.column is None else ref.shape
-        begin, elements = 0, 1
-        for size in shape:
-            elements *= size
-        if ref.index is not None:
-            begin += ref.index * _elements(ref.shape[1:])
+        begin = (ref.index or 0) * math.prod(ref.shape[1:])
         if ref.rows is not None:
-            begin += ref.rows[0] * _elements(shape[1:])
-        item = dtype.itemsize
-        data = _read_exactly(stored.file, stored.begin + begin * item, elements * item, ref.name)
+            begin += ref.rows[0] * math.prod(shape[1:])
+        item, size = dtype.itemsize, math.prod(shape) * dtype.itemsize
+        data = _read_exactly(stored.file, stored.begin + begin * item, size, ref.name)
         tensor = torch.frombuffer(data, dtype=dtype).reshape(shape).to(torch.float32)
         if ref.column is not None:
             tensor = tensor[..., ref.column].reshape(ref.part_shape).contiguous()
@@ -186,7 +183,7 @@ def _entry(path: Path, name: str, entry: Any, base: int, size: int) -> _Stored:
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise CheckpointError(f"tensor {name}: bad shape or offsets", file=path, remedy=_AGAIN)
     begin, end = offsets
-    if end - begin != _elements(shape) * _SIZES[dtype]:
+    if end - begin != math.prod(shape) * _SIZES[dtype]:
         raise CheckpointError(
             f"tensor {name}: {end - begin} bytes do not fit {dtype} {shape}",
             file=path,
@@ -215,13 +212,6 @@ def _check_cover(path: Path, spans: list[tuple[int, int, str]], size: int) -> No
 
 def _naturals(value: Any) -> bool:
     return isinstance(value, list) and all(type(i) is int and i >= 0 for i in value)
-
-
-def _elements(shape: tuple[int, ...] | list[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def _read_exactly(path: Path, offset: int, length: int, what: str) -> bytearray:

@@ -14,11 +14,10 @@ from typing import Any
 import adbutils
 import pytest
 
-from moe_mobile.errors import UnsupportedError
 from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone, start
 from moe_mobile.virtual_phone.settings import LIMITERS, SMALLEST_RAM
 from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli
-from tests.phones import MEBIBYTE, StartPhone, available, born, shell, wait_until
+from tests.phones import MEBIBYTE, StartPhone, available, born, needs_limiter, shell, wait_until
 
 RAM = 80 * MEBIBYTE
 EXPERTS = 48 * MEBIBYTE
@@ -45,11 +44,8 @@ def limited(
 ) -> Iterator[VirtualPhone]:
     """A phone with the bundle, by every limiter that this machine has; the watchdog is
     everywhere."""
-    try:
+    with needs_limiter(request.param):
         one = start(PhoneSettings(ram=RAM, limiter=request.param))
-    except UnsupportedError:
-        assert request.param != "watchdog"
-        pytest.skip(f"no {request.param} on this machine")
     try:
         ok("prepare", wide_bundle, "--device", one.serial)
         yield one
@@ -156,10 +152,8 @@ def test_the_low_memory_killer_ends_a_run(
 def test_the_smallest_phone_kills_the_engine_and_not_itself(
     phone: StartPhone, tiny_bundle: pathlib.Path, wide_bundle: pathlib.Path, limiter: str
 ) -> None:
-    try:
+    with needs_limiter(limiter):
         one = phone(ram=SMALLEST_RAM, limiter=limiter)
-    except UnsupportedError:
-        pytest.skip(f"no {limiter} on this machine")
     before = born(one)
     assert before
     ok_json("generate", tiny_bundle, "-s", one.serial, "--token-ids", 5, "-n", 4)

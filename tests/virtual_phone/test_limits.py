@@ -13,10 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from moe_mobile.errors import UnsupportedError
 from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone, start
 from moe_mobile.virtual_phone.settings import SMALLEST_RAM
-from tests.phones import HOME, MEBIBYTE, StartPhone, available, born, shell, wait_until
+from tests.phones import (
+    HOME,
+    MEBIBYTE,
+    StartPhone,
+    available,
+    born,
+    needs_limiter,
+    shell,
+    wait_until,
+)
 
 RAM = 200 * MEBIBYTE
 # Reads a block of that size into memory, not faster than a watchdog can look.
@@ -26,11 +34,8 @@ HOG = "cat /dev/zero | dd of=/dev/null bs={size} count=1 iflag=fullblock"
 @pytest.fixture(scope="module", params=["cgroup2", "cgroup1", "systemd", "watchdog"])
 def limited(request: pytest.FixtureRequest, adb_server: int) -> Iterator[VirtualPhone]:
     """A phone of 200 MiB, by every limiter that this machine has; the watchdog is everywhere."""
-    try:
+    with needs_limiter(request.param):
         one = start(PhoneSettings(ram=RAM, limiter=request.param))
-    except UnsupportedError:
-        assert request.param != "watchdog"
-        pytest.skip(f"no {request.param} on this machine")
     yield one
     one.stop()
 
@@ -95,10 +100,8 @@ def test_flash_is_as_slow_as_asked(phone: StartPhone) -> None:
 @pytest.fixture(params=["cgroup2", "cgroup1", "systemd"])
 def hard_limiter(request: pytest.FixtureRequest, phone: StartPhone) -> str:
     """Each that has the kernel keep the limit, and so choose whom to kill."""
-    try:
+    with needs_limiter(request.param):
         phone(ram=RAM, limiter=request.param)
-    except UnsupportedError:
-        pytest.skip(f"no {request.param} on this machine")
     return str(request.param)
 
 
