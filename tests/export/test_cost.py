@@ -11,9 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from moe_mobile.export import RandomWeights, export_bundle
 
@@ -89,19 +89,12 @@ def write_large_checkpoint(folder: Path) -> int:
             shapes[own + "down_proj.weight"] = (hidden, width)
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    header, offset = {}, 0
-    for tensor, shape in shapes.items():
-        end = offset + 2 * int(np.prod(shape))
-        header[tensor] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    generator = np.random.default_rng(0)
-    with open(folder / "model.safetensors", "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for shape in shapes.values():
-            # Upper halves of float32 values: bfloat16.
-            values = generator.standard_normal(shape, dtype=np.float32) * 0.02 + (len(shape) == 1)
-            file.write((values.view(np.uint32) >> 16).astype("<u2").tobytes())
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: (torch.randn(shape, generator=generator) * 0.02 + (len(shape) == 1)).bfloat16()
+        for name, shape in shapes.items()
+    }
+    save_file(tensors, folder / "model.safetensors")
     return vocab * hidden
 
 

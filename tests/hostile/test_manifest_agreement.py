@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +19,7 @@ from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle import parse_manifest
 from moe_mobile.bundle.writer import to_bytes
 from moe_mobile.errors import MoeMobileError
+from tests.bundle.damage import damage
 from tests.hostile.manifest_cases import MANIFEST, NOT_UTF8, _deep
 
 COUNTS = settings(
@@ -146,59 +146,12 @@ def test_both_draw_the_line_of_values_at_the_same_count(valid: bytes) -> None:
     assert python_says(with_zeros(high)) == "bundle_invalid"
 
 
-EDGES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-3, 300),
-    st.sampled_from([2**31, 2**32, 2**53 - 1, 2**53, 2**53 + 1, 2**63, 2**64, 2**64 + 1, 10**309]),
-    st.floats(),
-    st.floats(allow_nan=False, width=32),
-    st.text(max_size=5),
-    st.sampled_from(["fp32", "8da8w", "8da4w", "int8", "float32", "float16", "a/b", "..", "é"]),
-    st.lists(st.integers(0, 200), max_size=3),
-    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
-)
-
-
-def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Paths to everything inside a JSON value."""
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    found = []
-    for key, inner in items:
-        found.append((*at, key))
-        if isinstance(inner, dict | list):
-            found += places(inner, (*at, key))
-    return found
-
-
-def mutate(draw: Any, manifest: Any) -> None:
-    place = draw(st.sampled_from(places(manifest)))
-    parent = manifest
-    for key in place[:-1]:
-        parent = parent[key]
-    last = place[-1]
-    action = draw(st.sampled_from(["set", "nudge", "remove", "add", "copy"]))
-    if action == "set":
-        parent[last] = draw(EDGES)
-    elif action == "nudge" and isinstance(parent[last], int):
-        parent[last] += draw(st.sampled_from([-16384, -1, 1, 16384]))
-    elif action == "remove":
-        del parent[last]
-    elif action == "add" and isinstance(parent, dict):
-        parent[draw(st.text(max_size=4))] = draw(EDGES)
-    elif action == "copy":
-        source: Any = manifest
-        for key in draw(st.sampled_from(places(manifest))):
-            source = source[key]
-        parent[last] = json.loads(json.dumps(source))
-
-
 @COUNTS
 @given(data=st.data())
 def test_mutated_manifests(data: st.DataObject, valid: bytes) -> None:
     manifest = json.loads(with_router(valid, data.draw(st.sampled_from(ROUTERS))))
     for _ in range(data.draw(st.integers(1, 2))):
-        mutate(data.draw, manifest)
+        damage(data.draw, manifest)
     text = json.dumps(manifest, ensure_ascii=False)
     try:
         encoded = text.encode()
