@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The state folder: one folder per phone, and who holds its lock runs it."""
+"""The state folder: one folder per phone. The process that holds its lock runs the phone."""
 
 from __future__ import annotations
 

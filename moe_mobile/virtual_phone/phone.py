@@ -148,8 +148,8 @@ def find(name: str) -> VirtualPhone:
 def _launch(folder: PhoneFolder, lock: int, prefix: list[str], suffix: list[str]) -> dict[str, Any]:
     """Start a phone's supervisor, and return what it reports.
 
-    It gets the folder's lock as its standard input, so that at no time nobody holds it. If we
-    are interrupted before it spoke it finds nobody to speak to, and ends.
+    It gets the folder's lock as its standard input, so that the lock is held at all times. If we
+    are interrupted before it reports, it has no reader and ends.
 
     Raises:
         DeviceError: it ended without a report.

@@ -102,7 +102,7 @@ def test_equal_files_of_another_bundle_are_not_sent(
     assert failed(2, "verify", tiny_bundle, "--device", "any")["remedy"].startswith("Run")
 
 
-def test_bytes_that_rot_are_mended(
+def test_damaged_bytes_are_found_and_sent_again(
     phone: StartPhone, tiny_bundle: pathlib.Path, large_bundle: pathlib.Path
 ) -> None:
     one = phone()
@@ -149,7 +149,7 @@ def test_bytes_that_rot_are_mended(
     assert mended["bytes_copied"] == (tiny_bundle / "embedding.bin").stat().st_size
 
 
-def test_no_number_of_files_is_too_large(phone: StartPhone, tmp_path: pathlib.Path) -> None:
+def test_many_files_with_long_paths_are_deployed(phone: StartPhone, tmp_path: pathlib.Path) -> None:
     one = phone()
     device = device_of(one)
     folder = f"{'a' * 240}/{'b' * 240}/{'c' * 240}"
@@ -177,7 +177,7 @@ def test_no_number_of_files_is_too_large(phone: StartPhone, tmp_path: pathlib.Pa
     assert sh(one, f"cd {phone_root()}/bundles/many/{folder} && ls").split() == names
 
 
-def test_a_writer_that_never_ends_is_left_behind(
+def test_a_writer_that_never_ends_does_not_block_the_next(
     phone: StartPhone, tiny_bundle: pathlib.Path
 ) -> None:
     one = phone()
@@ -226,7 +226,7 @@ def _kill_while_sending(phone: VirtualPhone, bundle: pathlib.Path, after: int) -
     process.wait()
 
 
-def test_twenty_cuts(
+def test_a_deployment_survives_twenty_broken_connections(
     phone: StartPhone, tiny_bundle: pathlib.Path, large_bundle: pathlib.Path
 ) -> None:
     one = phone()
@@ -255,7 +255,7 @@ def test_twenty_cuts(
     assert one.traffic()[0] - start <= 1.2 * total, (killed, report)
 
 
-def test_room_is_checked_before_anything_is_sent(
+def test_free_space_is_checked_before_anything_is_sent(
     phone: StartPhone, tiny_bundle: pathlib.Path, large_bundle: pathlib.Path
 ) -> None:
     one = phone(flash_size=80 * MIB)
@@ -304,7 +304,7 @@ def test_consumed_shards_count_as_present(phone: StartPhone, tiny_bundle: pathli
     ok("verify", tiny_bundle, "--device", "any")
 
 
-def test_replace_gives_up_the_old_one_first(
+def test_replace_deletes_the_old_bundle_first(
     phone: StartPhone, tiny_bundle: pathlib.Path, large_bundle: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     phone(flash_size=200 * MIB)
@@ -334,7 +334,7 @@ def test_a_file_of_more_than_4_gib(phone: StartPhone, tmp_path: pathlib.Path) ->
     package = Package(room="bundles", id="large", files=(Wanted("large", path, size, digest),))
     deployer = device._deployer
 
-    # Cut beyond 4 GiB, then gone on with.
+    # The connection breaks beyond 4 GiB, then the file is continued.
     one.misbehave(drop_after_received=(4 << 30) + (4 << 20))
     sent = deployer.deploy(package, deployer.inventory(), device._sha256sum)
     assert size < sent.bytes_sent < 1.01 * size

@@ -91,7 +91,9 @@ def app(phone: VirtualPhone) -> Iterator[subprocess.Popen[bytes]]:
     wait_until(lambda: available(phone) > ram - 8 * MEBIBYTE)
 
 
-def told_as_killed(process: subprocess.Popen[str], phone: VirtualPhone, why: str) -> None:
+def assert_reported_as_killed(
+    process: subprocess.Popen[str], phone: VirtualPhone, why: str
+) -> None:
     """How a command has to end when its engine was killed: soon, and saying what to do."""
     stdout, stderr = process.communicate(timeout=15)
     assert process.returncode == 13, stdout + stderr
@@ -111,7 +113,7 @@ def test_more_memory_than_the_phone_has_ends_the_engine(
     limited: VirtualPhone, wide_bundle: pathlib.Path, command: str
 ) -> None:
     with endless(command, wide_bundle, limited) as process, app(limited):
-        told_as_killed(process, limited, "memory limit of the phone")
+        assert_reported_as_killed(process, limited, "memory limit of the phone")
 
 
 def test_a_budget_that_the_phone_has_is_enough(
@@ -145,7 +147,7 @@ def test_the_low_memory_killer_ends_a_run(
     with endless(command, wide_bundle, limited) as process:
         result = run_cli("virtual-phone", "misbehave", limited.serial, "--kill", "moe_runner")
         assert result.returncode == 0, result.stderr
-        told_as_killed(process, limited, "device is low on memory")
+        assert_reported_as_killed(process, limited, "device is low on memory")
 
 
 @pytest.mark.parametrize("limiter", [kind for kind in LIMITERS if kind != "watchdog"])

@@ -73,14 +73,14 @@ def test_unverified_files_are_hashed_not_sent() -> None:
         assert not plan.complete
 
 
-def test_a_piece_is_gone_on_with() -> None:
+def test_a_partial_file_is_continued() -> None:
     there = {"bundles/aaaa.partial/experts/layer-01.shard": Present(40, 5)}
     plan = make_plan(PACKAGE, inventory(there))
     assert {send.file.path: send.offset for send in plan.sends}["experts/layer-01.shard"] == 40
     assert plan.bytes_to_send == 406 - 40
 
 
-def test_a_piece_that_is_too_long_or_damaged_is_sent_again() -> None:
+def test_a_partial_file_that_is_too_long_or_damaged_is_sent_again() -> None:
     path = "bundles/aaaa.partial/experts/layer-01.shard"
     for there, damaged in (({path: Present(4000, 5)}, ()), ({path: Present(103, 5)}, {path})):
         plan = make_plan(PACKAGE, inventory(there), damaged)
@@ -107,7 +107,7 @@ def test_a_consumed_shard_is_present_if_its_packed_file_is() -> None:
     assert not make_plan(PACKAGE, inventory(there)).complete
 
 
-def test_room_for_packed_weights() -> None:
+def test_space_needed_for_packed_weights() -> None:
     assert packed_bytes(PACKAGE, inventory(), consume=False) == 102 + 103 + 10
     assert packed_bytes(PACKAGE, inventory(), consume=True) == 103 + 10
     there = inventory(

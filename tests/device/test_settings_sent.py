@@ -64,7 +64,9 @@ def test_settings_of_another_bundle_are_not_sent(
     assert error["file"] == str(path)
 
 
-def test_they_take_room_like_any_file(tiny_bundle: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_settings_count_as_a_file_of_the_package(
+    tiny_bundle: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     path = tmp_path / "chosen.json"
     write_settings(path, FILE)
     plain, package = bundle_package(tiny_bundle), bundle_package(tiny_bundle, path)
@@ -85,7 +87,7 @@ def test_a_name_that_is_taken(
         bundle_package(tiny_bundle, path)
 
 
-def test_the_device_is_asked_for_nothing_new(
+def test_settings_alone_are_sent_to_a_deployed_bundle(
     phone: StartPhone, tiny_bundle: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     device = device_of(phone())

@@ -30,7 +30,7 @@ from tests.phones import StartPhone, wait_until
 BENCH = ("-p", 0, "-n", 4, "-r", 1)
 
 
-def test_all_tells_of_phones_that_are_not_ready(
+def test_all_reports_phones_that_are_not_ready(
     phone: StartPhone, tiny_bundle: pathlib.Path
 ) -> None:
     shy = phone(misbehaviour=Misbehaviour(unauthorized=True))
@@ -76,7 +76,9 @@ def test_a_serial_that_is_not_there_does_not_stop_the_others(
     assert error["error"]["setting"] == "nosuch"
 
 
-def test_none_of_several_is_there(phone: StartPhone, tiny_bundle: pathlib.Path) -> None:
+def test_none_of_the_named_phones_is_connected(
+    phone: StartPhone, tiny_bundle: pathlib.Path
+) -> None:
     phone()
     named = ("-s", "nosuch", "-s", "nothing")
     result = run_cli("deploy", tiny_bundle, *named, "--json")
@@ -135,7 +137,9 @@ def test_the_rate_begins_again_with_another_package(monkeypatch: pytest.MonkeyPa
     assert told == ["", "10 MiB/s", "15 MiB/s", "", "5 MiB/s", "", "4 MiB/s"]
 
 
-def test_they_are_sent_to_at_the_same_time(phone: StartPhone, large_bundle: pathlib.Path) -> None:
+def test_all_phones_are_sent_to_at_the_same_time(
+    phone: StartPhone, large_bundle: pathlib.Path
+) -> None:
     both = [phone(link_mbps=40), phone(link_mbps=40)]
     most = length(large_bundle)
     got = []
@@ -177,7 +181,9 @@ def test_they_are_sent_to_at_the_same_time(phone: StartPhone, large_bundle: path
         assert max(map(len, bars)) <= 80
 
 
-def test_an_interruption_ends_them_all(phone: StartPhone, large_bundle: pathlib.Path) -> None:
+def test_an_interruption_ends_all_deployments(
+    phone: StartPhone, large_bundle: pathlib.Path
+) -> None:
     both = [phone(link_mbps=10), phone(link_mbps=10)]
     with subprocess.Popen(
         [*INTERRUPTIBLE, "deploy", str(large_bundle), "--all", "--json"],

@@ -159,7 +159,7 @@ def test_other_inputs_start_again(tmp_path: Path) -> None:
     "damage",
     [b'{"path": "dense/a.pte", "by', b"\xff\xfe\n", b"null\n", b"[]\n", b'{"path": 3}\n'],
 )
-def test_a_damaged_journal_costs_work_only(damage: bytes, tmp_path: Path) -> None:
+def test_a_damaged_journal_only_repeats_work(damage: bytes, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with open_workspace(out, "key", overwrite=False) as space:
         assert space is not None
@@ -171,7 +171,7 @@ def test_a_damaged_journal_costs_work_only(damage: bytes, tmp_path: Path) -> Non
     assert contents(out) == WHOLE
 
 
-def test_a_line_cut_off_by_a_kill_hides_no_later_line(tmp_path: Path) -> None:
+def test_lines_after_a_cut_line_of_the_journal_are_read(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with open_workspace(out, "key", overwrite=False):
         pass

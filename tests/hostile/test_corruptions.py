@@ -63,7 +63,7 @@ def expect(outcome: Outcome, case: Corruption) -> None:
     assert outcome.error.cause
 
 
-def test_there_are_enough_of_them() -> None:
+def test_there_are_at_least_forty_corruptions() -> None:
     assert len(CASES) >= 40
 
 
@@ -117,7 +117,7 @@ def test_damaged_shard_is_not_packed(
 
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize("expert", range(8))
-def test_a_flip_in_any_expert_is_met_on_its_first_use(
+def test_a_flipped_bit_is_found_when_the_expert_is_first_used(
     layer: int, expert: int, reference: Reference, engine: CarefulRunner, tmp_path: Path
 ) -> None:
     bundle = reference.copy(tmp_path / "bundle")

@@ -68,7 +68,7 @@ def test_a_failed_build_leaves_nothing(place: Path) -> None:
     assert [path.name for path in (place / "linux-arm64").iterdir()] == [".lock"]
 
 
-def test_two_at_once_make_it_once(place: Path) -> None:
+def test_two_builds_at_once_build_once(place: Path) -> None:
     made = []
 
     def slowly(content: Path, scratch: Path) -> None:
@@ -85,7 +85,7 @@ def test_two_at_once_make_it_once(place: Path) -> None:
     assert read_runtime(place / "linux-arm64/k0").files == ("lib/a.so", "moe_runner")
 
 
-def test_few_old_ones_are_kept(place: Path) -> None:
+def test_the_newest_four_runtimes_are_kept(place: Path) -> None:
     for number in range(7):
         publish(dataclasses.replace(RECIPE, key=f"k{number}"), fill)
     assert [runtime.folder.name for runtime in runtimes_of("linux-arm64")] == [

@@ -40,7 +40,7 @@ def limited(request: pytest.FixtureRequest, adb_server: int) -> Iterator[Virtual
     one.stop()
 
 
-def test_something_limits_here(phone: StartPhone) -> None:
+def test_memory_can_be_limited_on_this_machine(phone: StartPhone) -> None:
     one = phone(ram=RAM)
     assert one.record["limit"] in ("hard", "soft")
     assert shell(one, "getprop ro.moe_mobile.limit").stdout == one.record["limit"] + "\n"
@@ -99,7 +99,7 @@ def test_flash_is_as_slow_as_asked(phone: StartPhone) -> None:
 
 @pytest.fixture(params=["cgroup2", "cgroup1", "systemd"])
 def hard_limiter(request: pytest.FixtureRequest, phone: StartPhone) -> str:
-    """Each that has the kernel keep the limit, and so choose whom to kill."""
+    """Each limiter with which the kernel keeps the limit, and chooses which process to kill."""
     with needs_limiter(request.param):
         phone(ram=RAM, limiter=request.param)
     return str(request.param)
@@ -120,7 +120,7 @@ def test_the_phone_itself_is_never_killed(phone: StartPhone, hard_limiter: str, 
         assert "'init'" not in shell(one, "logcat -d").stdout
 
 
-def test_a_phone_that_is_killed_anyway_says_so(phone: StartPhone, hard_limiter: str) -> None:
+def test_a_phone_that_is_killed_logs_it_and_restarts(phone: StartPhone, hard_limiter: str) -> None:
     one = phone(ram=SMALLEST_RAM, limiter=hard_limiter)
     before = born(one)
     for status in Path("/proc").glob("[0-9]*/status"):

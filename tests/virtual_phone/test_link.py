@@ -53,7 +53,7 @@ def carry(link: Link, direction: int, size: int, largest: int) -> None:
 
 @pytest.mark.parametrize("largest", [24, 65536, 1 << 20])
 @pytest.mark.parametrize("overshoot", [0.0, 0.001, 0.005])
-def test_so_much_in_so_long(largest: int, overshoot: float) -> None:
+def test_the_link_carries_the_set_rate(largest: int, overshoot: float) -> None:
     clock = Clock(overshoot)
     link = Link(10**8, now=clock.now, sleep=clock.sleep)
     carry(link, 0, 10**7, largest)
@@ -150,7 +150,7 @@ def test_every_service_has_the_same_link(slow: VirtualPhone, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("count", [2, 15])
-def test_connections_share_it(slow: VirtualPhone, count: int) -> None:
+def test_connections_share_the_link(slow: VirtualPhone, count: int) -> None:
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(slow)) for _ in range(count)]
 

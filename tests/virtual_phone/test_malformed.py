@@ -61,7 +61,7 @@ def test_a_stranger_is_cut_off(shared_phone: VirtualPhone, data: bytes) -> None:
     assert alive(shared_phone)
 
 
-def test_unknown_streams_are_nobodys(shared_phone: VirtualPhone) -> None:
+def test_packets_for_unknown_streams_are_refused(shared_phone: VirtualPhone) -> None:
     with RawClient(shared_phone) as client:
         client.send(packet(CLSE, 7, 9) + packet(OKAY, 7, 9) + packet(CLSE, 0, 0))
         client.send(packet(WRTE, 7, 9, b"x"))
@@ -113,7 +113,7 @@ def test_commands_give_back_their_descriptors(shared_phone: VirtualPhone) -> Non
     wait_until(lambda: descriptors(shared_phone)[1] <= before)
 
 
-def test_few_descriptors(phone: StartPhone) -> None:
+def test_a_phone_works_with_few_file_descriptors(phone: StartPhone) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
     try:

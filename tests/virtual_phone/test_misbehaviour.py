@@ -47,7 +47,9 @@ def test_the_connection_is_cut_after_the_given_bytes(one: VirtualPhone, tmp_path
     assert adb("-s", one.serial, "push", tmp_path / "big", HOME).returncode == 0
 
 
-def test_what_came_before_a_cut_is_kept_by_commands(one: VirtualPhone, tmp_path: Path) -> None:
+def test_commands_keep_what_arrived_before_the_connection_broke(
+    one: VirtualPhone, tmp_path: Path
+) -> None:
     (tmp_path / "big").write_bytes(data := os.urandom(8 * MEBIBYTE))
     one.misbehave(drop_after_received=5 * MEBIBYTE)
     command = [adbutils.adb_path(), "-s", one.serial, "shell", "-T", f"cat >> {HOME}/part"]
@@ -59,7 +61,7 @@ def test_what_came_before_a_cut_is_kept_by_commands(one: VirtualPhone, tmp_path:
     assert data.startswith(kept)  # type: ignore[arg-type]
 
 
-def test_cuts_while_sending_repeat_if_asked(one: VirtualPhone) -> None:
+def test_the_connection_breaks_again_if_asked(one: VirtualPhone) -> None:
     one.misbehave(drop_after_sent=2 * MEBIBYTE, drop_again=True)
     for _ in range(2):
         wait_for_state(one, "device")
@@ -71,7 +73,7 @@ def test_cuts_while_sending_repeat_if_asked(one: VirtualPhone) -> None:
     assert len(result.stdout) == 5_000_000
 
 
-def test_no_space_is_left(phone: StartPhone, tmp_path: Path) -> None:
+def test_a_full_phone_refuses_writes(phone: StartPhone, tmp_path: Path) -> None:
     one = phone(flash_size=64 * MEBIBYTE)
     (tmp_path / "file").write_bytes(bytes(MEBIBYTE))
     one.misbehave(full=True)

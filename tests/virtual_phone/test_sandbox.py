@@ -86,7 +86,7 @@ def test_processes_of_this_machine_are_unknown(shared_phone: VirtualPhone) -> No
     assert len(shell(shared_phone, "cat /proc/net/route").stdout.splitlines()) <= 1
 
 
-def test_formats_are_registered_for_the_phone_alone(phone: StartPhone) -> None:
+def test_binary_formats_are_registered_inside_the_phone_only(phone: StartPhone) -> None:
     folder = Path("/proc/sys/fs/binfmt_misc")
     before = sorted(folder.glob("*"))
     phone(abi="arm64-v8a")
