@@ -33,21 +33,18 @@ from moe_mobile.bundle.manifest import Manifest
 from moe_mobile.bundle.reader import read_manifest
 from moe_mobile.cli import grids
 from moe_mobile.cli.bench_run import run_plan
-from moe_mobile.cli.commands import cli_command, group_of, option
+from moe_mobile.cli.commands import again, cli_command, group_of, option
 from moe_mobile.cli.options import (
     OUTPUT,
     RESIDENCIES,
+    CacheOptions,
     DevicesOptions,
+    LabOptions,
+    ReadingOptions,
     RowsOptions,
-    below_cycle_field,
     bundle_argument,
     devices_options,
-    eviction_field,
-    initial_cache_field,
     initial_cache_settings,
-    packed_dir_field,
-    pool_field,
-    precision_field,
     profile_path,
     rows_options,
 )
@@ -78,7 +75,6 @@ class _Tests:
         "--n-prompt",
         default="512",
         metavar="N,...",
-        show_default=True,
         help="Prompt lengths to measure; 0: none.",
     )
     n_gen: str = option(
@@ -86,7 +82,6 @@ class _Tests:
         "--n-gen",
         default="128",
         metavar="N,...",
-        show_default=True,
         help="Numbers of tokens to decode; 0: none.",
     )
     prompt_gen: tuple[str, ...] = option(
@@ -104,14 +99,12 @@ class _Tests:
         "--repetitions",
         type=click.IntRange(1),
         default=5,
-        show_default=True,
         help="Times to repeat each test.",
     )
     warmup: int = option(
         "--warmup",
         type=click.IntRange(0, 1000),
         default=1,
-        show_default=True,
         metavar="N",
         help="Runs of each test before measuring; a large cache takes several to fill.",
     )
@@ -119,7 +112,6 @@ class _Tests:
         "--seed",
         type=click.IntRange(0),
         default=0,
-        show_default=True,
         help="Seed of the random tokens, up to 32 bits; repetition r, from 0, uses seed + r.",
     )
     interleave: bool = option(
@@ -162,51 +154,41 @@ class _Tests:
 class _Grid:
     """Settings of the engine; those with several values multiply into a grid."""
 
-    cache: str = option(
-        "--cache",
-        default="50%",
-        metavar="SIZE,...",
-        show_default=True,
-        help="Memory for experts; see generate.",
+    cache: str = again(
+        CacheOptions, "cache", metavar="SIZE,...", help="Memory for experts; see generate."
     )
-    routing: tuple[str, ...] = option(
-        "--routing",
-        multiple=True,
-        default=("exact",),
-        metavar="METHOD,...",
-        show_default=True,
+    routing: tuple[str, ...] = again(
+        LabOptions,
+        "routings",
         help="How experts are chosen, see generate; may be given several times.",
     )
-    residency: str = option(
-        "--residency",
-        default="slots",
+    residency: str = again(
+        ReadingOptions,
+        "residency",
+        type=str,
         metavar="KIND,...",
-        show_default=True,
         help=f"Any of {', '.join(RESIDENCIES)}.",
     )
-    lanes: str = option(
-        "--lanes", default="2", metavar="N,...", show_default=True, help="Reads in flight at once."
-    )
-    threads: str = option(
-        "-t",
-        "--threads",
+    lanes: str = again(ReadingOptions, "lanes", type=str, default="2", metavar="N,...")
+    threads: str = again(
+        ReadingOptions,
+        "threads",
+        type=str,
         default="auto",
         metavar="N,...",
-        show_default=True,
         help="Threads that compute.",
     )
-    precision: str = precision_field()
-    initial_cache: str = initial_cache_field("warm")
-    pool: str = pool_field()
-    eviction: str = eviction_field()
-    context: int | None = option(
-        "-c",
-        "--context",
-        type=click.IntRange(1),
+    precision: str = again(CacheOptions, "precision")
+    initial_cache: str = again(CacheOptions, "initial_cache", default="warm")
+    pool: str = again(CacheOptions, "pool")
+    eviction: str = again(CacheOptions, "eviction")
+    context: int | None = again(
+        ReadingOptions,
+        "context",
         help="Positions to keep keys and values for.  [default: what a test needs]",
     )
-    packed_dir: pathlib.Path | None = packed_dir_field()
-    allow_below_cycle: bool = below_cycle_field()
+    packed_dir: pathlib.Path | None = again(ReadingOptions, "packed_dir")
+    allow_below_cycle: bool = again(CacheOptions, "allow_below_cycle")
 
     def rows(
         self, bundle: pathlib.Path, tests: Sequence[BenchTest], settings_file: pathlib.Path | None
@@ -268,14 +250,12 @@ class _Phone:
         "--affinity",
         default="big",
         metavar="big|all|CORES",
-        show_default=True,
         help="Cores to keep the engine to: the fast ones, all, or a list like 4-6,7.",
     )
     cool_to: str = option(
         "--cool-to",
         default="auto",
         metavar="C|off",
-        show_default=True,
         help="Before each repetition wait until skin and battery are at most this warm, the "
         f"CPU at most {CPU_ABOVE_C:g} more; auto: {_COOL_C:g} on phones.",
     )
@@ -284,7 +264,6 @@ class _Phone:
         type=click.FloatRange(0),
         default=_COOL_SECONDS,
         metavar="S",
-        show_default=True,
         help="Seconds to wait at most; then the repetition is measured anyway, and flagged.",
     )
 

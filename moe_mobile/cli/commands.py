@@ -15,7 +15,17 @@ import click
 
 from moe_mobile.errors import MoeMobileError
 
-__all__ = ["Command", "Group", "cli_command", "examples", "group_of", "option", "with_options"]
+__all__ = [
+    "Command",
+    "Group",
+    "again",
+    "cli_command",
+    "examples",
+    "group_of",
+    "option",
+    "option_of",
+    "with_options",
+]
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -79,7 +89,8 @@ def examples(*lines: str) -> str:
 
 def cli_command(*lines: str) -> Callable[[Callable[..., Any]], Command]:
     """Make a function a command whose help ends with these examples."""
-    return click.command(cls=Command, epilog=examples(*lines))
+    settings = {"show_default": True}
+    return click.command(cls=Command, epilog=examples(*lines), context_settings=settings)
 
 
 def option(*declarations: str, **attributes: Any) -> Any:
@@ -90,6 +101,23 @@ def option(*declarations: str, **attributes: Any) -> Any:
     if default is None and attributes.get("multiple"):
         default = ()
     return dataclasses.field(default=default, metadata={_OPTION: (declarations, attributes)})
+
+
+def again(kind: type[Any], name: str, *declarations: str, **changes: Any) -> Any:
+    """A field that is the option of another group again, but for other declarations and attributes.
+
+    Args:
+        kind: the other group.
+        name: of its field.
+    """
+    known, attributes = kind.__dataclass_fields__[name].metadata[_OPTION]
+    return option(*(declarations or known), **(attributes | changes))
+
+
+def option_of(kind: type[Any], name: str) -> Callable[[Decorated], Decorated]:
+    """A decorator that adds one option of a group, for commands that take no other of it."""
+    declarations, attributes = kind.__dataclass_fields__[name].metadata[_OPTION]
+    return click.option(*declarations, name, **attributes)
 
 
 def group_of(kind: type[Any], name: str) -> Callable[[Decorated], Decorated]:
@@ -110,8 +138,7 @@ def group_of(kind: type[Any], name: str) -> Callable[[Decorated], Decorated]:
 
         decorated: Callable[..., Any] = handler
         for field in reversed(fields):
-            declarations, attributes = field.metadata[_OPTION]
-            decorated = click.option(*declarations, field.name, **attributes)(decorated)
+            decorated = option_of(kind, field.name)(decorated)
         return cast(Decorated, decorated)
 
     return decorate

@@ -55,7 +55,6 @@ _PHONE_FLASH_MBPS = 800
     "folder",
     type=click.Path(path_type=pathlib.Path, file_okay=False),
     default=DEFAULT_FOLDER,
-    show_default=True,
     help="Where to write bundles; a second run uses them again. Takes about 1 GB.",
 )
 @click.option("--quick", is_flag=True, help="Leave out experts of real size, and the phone.")

@@ -27,6 +27,7 @@ _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
     "folder",
     type=click.Path(path_type=pathlib.Path, file_okay=False),
     default=pathlib.Path(),
+    show_default=False,
     help="The folder whose disk to check.  [default: the current one]",
 )
 @json_option

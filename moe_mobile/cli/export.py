@@ -77,7 +77,6 @@ class _Quantization(QuantizationSettings):
         "--quant",
         type=click.Choice(QUANTS),
         default="8da4w",
-        show_default=True,
         help="Quantization of the experts, and the default of --dense and --head.",
     )
     variants: tuple[str, ...] = option(
@@ -104,7 +103,6 @@ class _Quantization(QuantizationSettings):
         type=click.Choice([str(size) for size in GROUP_SIZES]),
         callback=lambda _context, _option, size: int(size),
         default="32",
-        show_default=True,
         help="Columns that share a scale in 8da4w.",
     )
 

@@ -51,35 +51,30 @@ class Sampling:
         "--max-new-tokens",
         type=click.IntRange(1),
         default=128,
-        show_default=True,
         help="Stop after this many tokens.",
     )
     temperature: float = option(
         "--temperature",
         type=click.FloatRange(0),
         default=0.0,
-        show_default=True,
         help="0 takes the likeliest token each time.",
     )
     top_k: int = option(
         "--top-k",
         type=click.IntRange(0),
         default=0,
-        show_default=True,
         help="Sample among this many likeliest tokens; 0 among all.",
     )
     top_p: float = option(
         "--top-p",
         type=click.FloatRange(0, 1, min_open=True),
         default=1.0,
-        show_default=True,
         help="Sample among the likeliest tokens that together have this probability.",
     )
     seed: int = option(
         "--seed",
         type=click.IntRange(0),
         default=0,
-        show_default=True,
         help="Seed of the sampling: the same seed gives the same tokens.",
     )
     ignore_eos: bool = option(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from moe_mobile.base.text import parse_size
-from moe_mobile.cli.commands import group_of, option
+from moe_mobile.cli.commands import again, group_of, option, option_of
 from moe_mobile.errors import BudgetError, CancelledError, MoeMobileError, UsageError
 from moe_mobile.settings import EngineSettings
 
@@ -34,23 +34,17 @@ __all__ = [
     "LabOptions",
     "ReadingOptions",
     "RowsOptions",
-    "below_cycle_field",
+    "ScoredOptions",
     "bundle_argument",
     "cache_options",
     "device_option",
     "devices_options",
     "echo_json",
     "engine_settings",
-    "eviction_field",
-    "initial_cache_field",
     "initial_cache_settings",
     "json_option",
     "names_of",
-    "packed_dir_field",
     "packed_dir_option",
-    "pool_field",
-    "precision_field",
-    "precisions_field",
     "profile_path",
     "reading_options",
     "rows_options",
@@ -67,94 +61,11 @@ BUNDLE = click.Path(path_type=pathlib.Path)
 OUTPUT = click.Path(path_type=pathlib.Path, dir_okay=False)
 """A file that a command writes."""
 
-_PACKED_DIR: dict[str, Any] = {
-    "type": click.Path(path_type=pathlib.Path),
-    "help": "Folder of the packed weights.  [default: BUNDLE/.packed/<cpu>]",
-}
-
 bundle_argument = click.argument("bundle", type=BUNDLE)
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object, errors included."
 )
-
-packed_dir_option = click.option("--packed-dir", **_PACKED_DIR)
-
-
-def packed_dir_field() -> Any:
-    """``--packed-dir`` in a group."""
-    return option("--packed-dir", **_PACKED_DIR)
-
-
-def pool_field() -> Any:
-    """``--pool`` of the engine in a group."""
-    return option(
-        "--pool",
-        type=click.Choice(("auto", "global", "layer")),
-        default="auto",
-        show_default=True,
-        help="One cache for all layers, or one for each; auto: global for exact routing, else "
-        "layer.",
-    )
-
-
-def eviction_field() -> Any:
-    """``--eviction`` in a group."""
-    return option(
-        "--eviction",
-        default="lru",
-        metavar="POLICY",
-        show_default=True,
-        help="What leaves the cache: lru, lfu or lfu:DECAY.",
-    )
-
-
-def precision_field() -> Any:
-    """``--precision`` in a group."""
-    return option(
-        "--precision",
-        default="full",
-        metavar="full|low|ranks:N",
-        show_default=True,
-        help="For a bundle with several precisions of its experts: low runs them in the second, "
-        "ranks:N all but the N best of each token. Both change the output.",
-    )
-
-
-def precisions_field() -> Any:
-    """``--precision`` in a group, with several values."""
-    return option(
-        "--precision",
-        multiple=True,
-        default=("full",),
-        show_default=True,
-        metavar="full|low|ranks:N,...",
-        help="For a bundle with several precisions of its experts: score every routing in each of "
-        "these; may be given several times. exact in full precision is always scored.",
-    )
-
-
-def initial_cache_field(default: str) -> Any:
-    """``--initial-cache`` in a group; :func:`initial_cache_settings` reads its value."""
-    return option(
-        "--initial-cache",
-        default=default,
-        metavar="STATE|FILE",
-        show_default=True,
-        help="What is cached when decoding begins: warm (what was left there), cold (nothing), "
-        "prompt (what the prompt leaves), the profile in FILE; auto: warm for exact routing, else "
-        "prompt.",
-    )
-
-
-def below_cycle_field() -> Any:
-    """``--allow-below-cycle`` in a group."""
-    return option(
-        "--allow-below-cycle",
-        is_flag=True,
-        help="Run even if the cache holds less than one token uses, and so never hits.",
-    )
-
 
 device_option = click.option(
     "-s",
@@ -200,22 +111,48 @@ class CacheOptions:
     cache: str = option(
         "--cache",
         default="50%",
-        show_default=True,
         help="Memory for experts: a share of them (50%), a size (512MiB) or auto.",
     )
     routing: str = option(
         "--routing",
         default="exact",
         metavar="METHOD",
-        show_default=True,
         help="How experts are chosen: exact is the model's own choice; cache-prior:auto and other "
         "methods prefer those in the cache, and change the output (docs/routing/README.md).",
     )
-    precision: str = precision_field()
-    initial_cache: str = initial_cache_field("auto")
-    pool: str = pool_field()
-    eviction: str = eviction_field()
-    allow_below_cycle: bool = below_cycle_field()
+    precision: str = option(
+        "--precision",
+        default="full",
+        metavar="full|low|ranks:N",
+        help="For a bundle with several precisions of its experts: low runs them in the second, "
+        "ranks:N all but the N best of each token. Both change the output.",
+    )
+    initial_cache: str = option(
+        "--initial-cache",
+        default="auto",
+        metavar="STATE|FILE",
+        help="What is cached when decoding begins: warm (what was left there), cold (nothing), "
+        "prompt (what the prompt leaves), the profile in FILE; auto: warm for exact routing, else "
+        "prompt.",
+    )
+    pool: str = option(
+        "--pool",
+        type=click.Choice(("auto", "global", "layer")),
+        default="auto",
+        help="One cache for all layers, or one for each; auto: global for exact routing, else "
+        "layer.",
+    )
+    eviction: str = option(
+        "--eviction",
+        default="lru",
+        metavar="POLICY",
+        help="What leaves the cache: lru, lfu or lfu:DECAY.",
+    )
+    allow_below_cycle: bool = option(
+        "--allow-below-cycle",
+        is_flag=True,
+        help="Run even if the cache holds less than one token uses, and so never hits.",
+    )
 
     @property
     def profile(self) -> pathlib.Path | None:
@@ -231,7 +168,6 @@ class ReadingOptions:
         "--residency",
         type=click.Choice(RESIDENCIES),
         default="slots",
-        show_default=True,
         help="slots: swap weights under live programs; programs: load a program per miss; "
         "resident: everything in memory.",
     )
@@ -239,7 +175,6 @@ class ReadingOptions:
         "--lanes",
         type=click.IntRange(1, 16),
         default=2,
-        show_default=True,
         help="Reads in flight at once.",
     )
     threads: int | None = option(
@@ -254,7 +189,11 @@ class ReadingOptions:
         type=click.IntRange(1),
         help="Positions to keep keys and values for.  [default: the model's, at most 4096]",
     )
-    packed_dir: pathlib.Path | None = packed_dir_field()
+    packed_dir: pathlib.Path | None = option(
+        "--packed-dir",
+        type=click.Path(path_type=pathlib.Path),
+        help="Folder of the packed weights.  [default: BUNDLE/.packed/<cpu>]",
+    )
 
 
 @dataclass(frozen=True)
@@ -264,7 +203,6 @@ class LabOptions:
     capacity: str = option(
         "--capacity",
         default="50%",
-        show_default=True,
         metavar="LIST",
         help="What the cache holds: shares of the experts, or experts per layer.",
     )
@@ -272,16 +210,15 @@ class LabOptions:
         "--routing",
         multiple=True,
         default=("exact",),
-        show_default=True,
         metavar="METHOD,...",
         help="How experts are chosen; may be given several times.",
     )
-    eviction: str = eviction_field()
-    pool: str = option(
-        "--pool",
+    eviction: str = again(CacheOptions, "eviction")
+    pool: str = again(
+        CacheOptions,
+        "pool",
         type=click.Choice(("layer", "global")),
         default="layer",
-        show_default=True,
         help="A cache for each layer, or one of the same size for all together.",
     )
 
@@ -290,6 +227,21 @@ class LabOptions:
         from moe_mobile.routing.capacity import parse_capacity  # imports numpy
 
         return [parse_capacity(part) for part in self.capacity.split(",")]
+
+
+@dataclass(frozen=True)
+class ScoredOptions(LabOptions):
+    """The same for what is scored, which may be in several precisions."""
+
+    precisions: tuple[str, ...] = again(
+        CacheOptions,
+        "precision",
+        multiple=True,
+        default=("full",),
+        metavar="full|low|ranks:N,...",
+        help="For a bundle with several precisions of its experts: score every routing in each of "
+        "these; may be given several times. exact in full precision is always scored.",
+    )
 
 
 @dataclass(frozen=True)
@@ -346,6 +298,7 @@ class RowsOptions:
         return type(error)(error.cause, file=error.file, setting=error.setting, remedy=remedy)
 
 
+packed_dir_option = option_of(ReadingOptions, "packed_dir")
 devices_options = group_of(DevicesOptions, "devices")
 cache_options = group_of(CacheOptions, "cached")
 reading_options = group_of(ReadingOptions, "reading")

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_mobile.base.text import change_text, percent, size, table
-from moe_mobile.cli.commands import cli_command, group_of, option
+from moe_mobile.cli.commands import again, cli_command, group_of
 from moe_mobile.cli.options import (
     OUTPUT,
     LabOptions,
     ReadingOptions,
     RowsOptions,
+    ScoredOptions,
     device_option,
     echo_json,
     engine_settings,
     json_option,
-    precisions_field,
     reading_options,
     rows_options,
 )
@@ -46,23 +46,18 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Scored(LabOptions):
+class _Scored(ScoredOptions):
     """The routings and caches with which a text is scored."""
 
-    routings: tuple[str, ...] = option(
-        "--routing",
-        multiple=True,
+    routings: tuple[str, ...] = again(
+        LabOptions,
+        "routings",
         default=("cache-prior:auto",),
-        show_default=True,
-        metavar="METHOD,...",
         help="How experts are chosen; may be given several times. exact is always scored too.",
     )
-    precisions: tuple[str, ...] = precisions_field()
-    pool: str = option(
-        "--pool",
-        type=click.Choice(("layer", "global")),
-        default="layer",
-        show_default=True,
+    pool: str = again(
+        LabOptions,
+        "pool",
         help="A cache for each layer, or one of the same size for all together. Checkpoints are "
         "scored token by token with the latter, which takes long.",
     )

@@ -36,7 +36,6 @@ _OTHERS = (".csv", ".json", ".jsonl", ".md", ".pdf", ".png", ".svg", ".txt")
     "--output",
     type=click.Path(dir_okay=False),
     default="report.html",
-    show_default=True,
     help="The page to write; an earlier page is replaced, any other file is not.",
 )
 @click.option("--title", help="Title of the page.  [default: the names of the files]")

@@ -35,7 +35,6 @@ def command() -> None:
     "--target",
     type=click.Choice(TARGETS),
     default=TARGETS[0],
-    show_default=True,
     help="linux-arm64 needs Debian's g++-aarch64-linux-gnu; android-arm64 an NDK and an "
     "ExecuTorch build for Android.",
 )

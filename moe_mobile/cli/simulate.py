@@ -15,11 +15,12 @@ import click
 
 from moe_mobile.base.routings import split_routings
 from moe_mobile.base.text import percent, size, table
-from moe_mobile.cli.commands import cli_command, group_of, option
+from moe_mobile.cli.commands import again, cli_command, group_of, option
 from moe_mobile.cli.options import (
     BUNDLE,
     OUTPUT,
     SIZE,
+    CacheOptions,
     LabOptions,
     device_option,
     echo_json,
@@ -48,23 +49,16 @@ _MEASURED = "measured"
 class _Replayed(LabOptions):
     """The routings and caches for traces."""
 
-    capacity: str = option(
-        "--capacity",
-        default="25%,50%,75%",
-        show_default=True,
-        metavar="LIST",
-        help="What the cache holds: shares of the experts, or experts per layer.",
-    )
-    eviction: str = option(
-        "--eviction",
-        default="lru",
-        show_default=True,
+    capacity: str = again(LabOptions, "capacity", default="25%,50%,75%")
+    eviction: str = again(
+        LabOptions,
+        "eviction",
         help="What leaves the cache: lru, lfu, lfu:DECAY, or belady with exact routing.",
     )
-    initial_cache: str = option(
-        "--initial-cache",
+    initial_cache: str = again(
+        CacheOptions,
+        "initial_cache",
         default="cold",
-        show_default=True,
         metavar="cold|prompt|FILE",
         help="What is cached when a sequence's decoding begins: nothing, what its prompt left, or "
         "the experts of a profile.",

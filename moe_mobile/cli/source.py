@@ -109,7 +109,6 @@ class CheckpointOptions:
         "--dtype",
         type=click.Choice(("float32", "bfloat16")),
         default="float32",
-        show_default=True,
         help="For MODEL: the type to compute in.",
     )
     torch_device: str | None = option(

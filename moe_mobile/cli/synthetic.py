@@ -29,12 +29,10 @@ __all__ = ["main"]
     help="The trace; an existing file is replaced.",
 )
 @click.option("--layers", type=int, help="Only so many of the model's.")
-@click.option("--tokens", type=int, default=1024, show_default=True, help="Of each sequence.")
-@click.option("--sequences", type=int, default=1, show_default=True, help="How many.")
-@click.option(
-    "--prompt-tokens", type=int, default=0, show_default=True, help="So many of them are a prompt."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random numbers.")
+@click.option("--tokens", type=int, default=1024, help="Of each sequence.")
+@click.option("--sequences", type=int, default=1, help="How many.")
+@click.option("--prompt-tokens", type=int, default=0, help="So many of them are a prompt.")
+@click.option("--seed", type=int, default=0, help="Of the random numbers.")
 def command(
     model: str,
     out: Path,

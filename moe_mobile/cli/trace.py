@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     "--prompt-tokens",
     type=click.IntRange(0),
     default=0,
-    show_default=True,
     help="Mark this many tokens at the start of each sequence as a prompt, which replays route "
     "exactly.",
 )

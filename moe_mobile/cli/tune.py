@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 import click
 
 from moe_mobile.cli import grids
-from moe_mobile.cli.commands import cli_command, group_of, option
+from moe_mobile.cli.commands import again, cli_command, group_of, option
 from moe_mobile.cli.options import (
     OUTPUT,
     LabOptions,
     ReadingOptions,
     RowsOptions,
+    ScoredOptions,
     device_option,
     echo_json,
     engine_settings,
     json_option,
-    precisions_field,
     reading_options,
 )
 from moe_mobile.cli.output import write_output
@@ -53,28 +53,26 @@ _TRACED_TOKENS = 4096
 
 
 @dataclass(frozen=True)
-class _Search(LabOptions):
+class _Search(ScoredOptions):
     """What is searched, and by how many processes."""
 
     limit: str = option(
         "--quality",
         default="+1%",
-        show_default=True,
         metavar="LIMIT",
         help="Limit of the perplexity: +1% more than exact routing's, or a number.",
     )
-    capacity: str = option(
+    capacity: str = again(
+        LabOptions,
+        "capacity",
         "--cache",
-        default="50%",
-        show_default=True,
-        metavar="LIST",
         help="What the cache holds: shares of the experts, or experts per layer. A setting is "
         "chosen for each.",
     )
-    routings: tuple[str, ...] = option(
-        "--routing",
-        multiple=True,
-        metavar="METHOD,...",
+    routings: tuple[str, ...] = again(
+        LabOptions,
+        "routings",
+        default=(),
         help="Try these instead of the usual ones; may be given several times. exact is always "
         "scored.",
     )
@@ -83,7 +81,6 @@ class _Search(LabOptions):
         metavar="F,...",
         help="Also try all of them with each +drop-cold:F.",
     )
-    precisions: tuple[str, ...] = precisions_field()
     measure_speed: bool = option(
         "--measure-speed",
         is_flag=True,
@@ -115,14 +112,13 @@ class _Kept(RowsOptions):
 
     file_option = "--rows"
 
-    rows: pathlib.Path | None = option(
+    rows: pathlib.Path | None = again(
+        RowsOptions,
+        "rows",
         "--rows",
-        type=OUTPUT,
         help="Keep rows in this file of JSON lines: each is on disk as soon as it is complete.",
     )
-    resume: bool = option(
-        "--resume", is_flag=True, help="Continue --rows: score only what is missing."
-    )
+    resume: bool = again(RowsOptions, "resume", help="Continue --rows: score only what is missing.")
 
     @property
     def speeds(self) -> pathlib.Path | None:
