@@ -34,7 +34,11 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+BY_CODE: dict[str, type[MoeMobileError]] = {}
+"""Error class of each code, for turning the engine's error objects into exceptions."""
 
 
 class MoeMobileError(Exception):
@@ -49,6 +53,13 @@ class MoeMobileError(Exception):
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
+    _errno: ClassVar[int | None] = None
+
+    def __init_subclass__(
+        cls, *, code: str = "error", exit_code: int = 1, errno: int | None = None
+    ) -> None:
+        cls.code, cls.exit_code, cls._errno = code, exit_code, errno
+        BY_CODE[code] = cls
 
     def __init__(
         self,
@@ -63,6 +74,8 @@ class MoeMobileError(Exception):
         self.setting = setting
         self.remedy = remedy
         super().__init__(cause)
+        if isinstance(self, OSError):
+            _fill(self, self._errno, cause, self.file)
 
     def __str__(self) -> str:
         place = self.setting if self.file is None else self.file
@@ -71,165 +84,85 @@ class MoeMobileError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments would otherwise get lost between processes.
-        number = self.errno if isinstance(self, OSError) else None
-        return (_rebuild, (type(self), self.cause, self.file, self.setting, self.remedy, number))
+        return (_rebuild, (type(self), self._parts(), getattr(self, "errno", None)))
+
+    def replaced(self, **parts: str | None) -> MoeMobileError:
+        """The same error with another cause, file, setting or remedy."""
+        return _rebuild(type(self), self._parts() | parts, getattr(self, "errno", None))
 
     def as_dict(self) -> dict[str, str | int | None]:
         """The error as a JSON-ready object with the members the engine's error objects have."""
-        return {
-            "code": self.code,
-            "file": self.file,
-            "setting": self.setting,
-            "cause": self.cause,
-            "remedy": self.remedy,
-            "exit_code": self.exit_code,
-        }
+        return {"code": self.code, **self._parts(), "exit_code": self.exit_code}
+
+    def _parts(self) -> dict[str, str | None]:
+        parts = ("file", "setting", "cause", "remedy")
+        return {name: getattr(self, name) for name in parts}
+
+
+def _fill(error: OSError, number: int | None, cause: str, file: str | None) -> None:
+    """Set what code for OSError looks at."""
+    error.errno, error.strerror, error.filename = number, cause, file
 
 
 def _rebuild(
-    kind: type[MoeMobileError],
-    cause: str,
-    file: str | None,
-    setting: str | None,
-    remedy: str | None,
-    number: int | None,
+    kind: type[MoeMobileError], parts: Mapping[str, Any], number: int | None
 ) -> MoeMobileError:
-    error = kind(cause, file=file, setting=setting, remedy=remedy)
+    error = kind(**parts)
     if isinstance(error, OSError):
         error.errno = number
     return error
 
 
-class _SystemError(MoeMobileError, OSError):
-    """What fills in the attributes that code for OSError looks at."""
-
-    number: ClassVar[int | None] = None
-
-    def __init__(
-        self,
-        cause: str,
-        *,
-        file: str | os.PathLike[str] | None = None,
-        setting: str | None = None,
-        remedy: str | None = None,
-    ) -> None:
-        super().__init__(cause, file=file, setting=setting, remedy=remedy)
-        self.errno = self.number
-        self.strerror = cause
-        self.filename = self.file
-
-
-class UsageError(MoeMobileError, ValueError):
+class UsageError(MoeMobileError, ValueError, code="usage", exit_code=2):
     """An argument is wrong, or arguments do not fit each other."""
 
-    code = "usage"
-    exit_code = 2
 
-
-class UnsupportedError(MoeMobileError, NotImplementedError):
+class UnsupportedError(MoeMobileError, NotImplementedError, code="unsupported", exit_code=3):
     """A model, option or version that this build cannot handle."""
 
-    code = "unsupported"
-    exit_code = 3
 
-
-class BundleInvalidError(MoeMobileError, ValueError):
+class BundleInvalidError(MoeMobileError, ValueError, code="bundle_invalid", exit_code=4):
     """A manifest or file breaks the bundle format."""
 
-    code = "bundle_invalid"
-    exit_code = 4
 
-
-class BundleCorruptError(MoeMobileError, ValueError):
+class BundleCorruptError(MoeMobileError, ValueError, code="bundle_corrupt", exit_code=5):
     """Bytes do not match their hash."""
 
-    code = "bundle_corrupt"
-    exit_code = 5
 
-
-class IoError(_SystemError):
+class IoError(MoeMobileError, OSError, code="io", exit_code=6):
     """Reading or writing failed. ``errno`` is the system's, if it gave one."""
 
-    code = "io"
-    exit_code = 6
 
-
-class DiskFullError(IoError):
+class DiskFullError(IoError, code="disk_full", exit_code=7, errno=errno.ENOSPC):
     """No space or quota is left where we write."""
 
-    number = errno.ENOSPC
-    code = "disk_full"
-    exit_code = 7
 
-
-class ReadOnlyError(IoError, PermissionError):
+class ReadOnlyError(IoError, PermissionError, code="read_only", exit_code=8, errno=errno.EACCES):
     """The target cannot be written: a read-only file system, or a missing permission."""
 
-    number = errno.EACCES
-    code = "read_only"
-    exit_code = 8
 
-
-class BudgetError(MoeMobileError, MemoryError):
+class BudgetError(MoeMobileError, MemoryError, code="budget", exit_code=9):
     """The memory budget is too small."""
 
-    code = "budget"
-    exit_code = 9
 
-
-class RuntimeFailedError(MoeMobileError, RuntimeError):
+class RuntimeFailedError(MoeMobileError, RuntimeError, code="runtime", exit_code=10):
     """ExecuTorch, or the process that runs the engine, failed."""
 
-    code = "runtime"
-    exit_code = 10
 
-
-class CheckpointError(MoeMobileError, ValueError):
+class CheckpointError(MoeMobileError, ValueError, code="checkpoint", exit_code=11):
     """The source checkpoint is broken or incomplete."""
 
-    code = "checkpoint"
-    exit_code = 11
 
-
-class DeviceError(_SystemError, ConnectionError):
+class DeviceError(MoeMobileError, ConnectionError, code="device", exit_code=12):
     """No usable device: none is connected, not authorised, offline, or adb does not work."""
 
-    code = "device"
-    exit_code = 12
 
-
-class KilledError(MoeMobileError, RuntimeError):
+class KilledError(MoeMobileError, RuntimeError, code="killed", exit_code=13):
     """The system killed the engine, mostly for lack of memory (Android's low-memory killer)."""
 
-    code = "killed"
-    exit_code = 13
 
-
-class CancelledError(MoeMobileError):
+class CancelledError(MoeMobileError, code="cancelled", exit_code=130):
     """The work was stopped on request."""
-
-    code = "cancelled"
-    exit_code = 130
-
-
-_ALL: tuple[type[MoeMobileError], ...] = (
-    UsageError,
-    UnsupportedError,
-    BundleInvalidError,
-    BundleCorruptError,
-    IoError,
-    DiskFullError,
-    ReadOnlyError,
-    BudgetError,
-    RuntimeFailedError,
-    CheckpointError,
-    DeviceError,
-    KilledError,
-    CancelledError,
-)
-
-BY_CODE: dict[str, type[MoeMobileError]] = {kind.code: kind for kind in _ALL}
-"""Error class of each code, for turning the engine's error objects into exceptions."""
 
 
 def from_code(code: str, file: str, cause: str, remedy: str, setting: str = "") -> MoeMobileError:

@@ -50,12 +50,13 @@ def test_the_tree_is_complete() -> None:
 @pytest.mark.parametrize("kind", BY_CODE.values(), ids=BY_CODE)
 def test_errors_keep_their_parts(kind: type[MoeMobileError]) -> None:
     error = kind("the cause", file="a/file", remedy="Do that")
-    for same in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+    for same in (error, pickle.loads(pickle.dumps(error)), copy.copy(error), error.replaced()):
         assert type(same) is kind
         assert str(same) == "a/file: the cause. Do that"
         assert same.args == ("the cause",)
         assert same.as_dict() == error.as_dict()
     assert str(kind("the cause", setting="cache")) == "cache: the cause"
+    assert str(error.replaced(file=None, cause="another")) == "another. Do that"
 
 
 def test_system_errors_have_what_oserror_has() -> None:

@@ -119,9 +119,7 @@ class Fleet:
         if len(self._plan.rows) > 1:
             place.append(name)
         cause = f"{', '.join(place)}: {error.cause}" if place else error.cause
-        self.failed.append(
-            type(error)(cause, file=error.file, setting=error.setting, remedy=error.remedy)
-        )
+        self.failed.append(error.replaced(cause=cause))
 
     def run_all(self, devices: Sequence[Device], progress: Progress) -> list[MoeMobileError]:
         """The plan on all devices at once; one that fails does not stop the others.

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import re
@@ -48,11 +47,11 @@ def with_options(error: MoeMobileError, command: click.Command | None = None) ->
     def rename(text: str) -> str:
         return re.sub(r"`([a-z_]+)`", lambda found: names.get(found[1], found[0]), text)
 
-    renamed = copy.copy(error)
-    renamed.cause = rename(error.cause)
-    renamed.setting = None if error.setting is None else names.get(error.setting, error.setting)
-    renamed.remedy = None if error.remedy is None else rename(error.remedy)
-    return renamed
+    return error.replaced(
+        cause=rename(error.cause),
+        setting=None if error.setting is None else names.get(error.setting, error.setting),
+        remedy=None if error.remedy is None else rename(error.remedy),
+    )
 
 
 def _option_names(command: click.Command) -> dict[str, str]:

@@ -73,7 +73,7 @@ def _row(
 
 def _problem(error: MoeMobileError) -> str:
     """What is wrong with a device, without its serial, which is in the next column."""
-    return str(type(error)(error.cause, file=error.file, remedy=error.remedy))
+    return str(error.replaced(setting=None))
 
 
 def _fits(

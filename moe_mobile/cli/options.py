@@ -295,7 +295,7 @@ class RowsOptions:
             return error
         go_on = f"{self.file_option} {self.rows} --resume measures what is missing"
         remedy = go_on if error.remedy is None else f"{error.remedy.rstrip('.')}. {go_on}"
-        return type(error)(error.cause, file=error.file, setting=error.setting, remedy=remedy)
+        return error.replaced(remedy=remedy)
 
 
 packed_dir_option = option_of(ReadingOptions, "packed_dir")
