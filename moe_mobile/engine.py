@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, TypedDict, TypeGuard, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, TypedDict, TypeGuard, Unpack, cast, overload
 
 from moe_mobile.base.progress import Progress
 from moe_mobile.errors import UsageError
@@ -37,14 +37,6 @@ if TYPE_CHECKING:
 
     from moe_mobile import _native
     from moe_mobile.text.chat import Message
-
-Group = TypeVar("Group", CacheSettings, RoutingSettings, ReadingSettings)
-
-_REMEDIES = {
-    "cache": 'Give a text such as "512MiB", "25%" or "auto", or a CacheSettings.',
-    "routing": 'Give a text such as "exact" or "cache-prior:auto", or a RoutingSettings.',
-    "reading": "Give a ReadingSettings.",
-}
 
 
 class GenerateKeywords(TypedDict, total=False):
@@ -73,7 +65,7 @@ class Engine:
         bundle: folder of the bundle. One that was not prepared for this CPU is prepared now.
         cache: which experts stay in memory; a text is its ``size``, such as ``"512MiB"``.
         routing: how experts are chosen; a text is its ``method``, such as ``"cache-prior:auto"``.
-        reading: how experts come from flash into memory.
+        reading: how experts come from flash into memory; a text is its ``residency``.
         threads: threads that compute; None: one per core.
         context: positions of the KV cache; None: the model's, at most 4096.
         progress: called while the bundle is opened and while a prompt is read, with a stage
@@ -96,7 +88,7 @@ class Engine:
         bundle: str | os.PathLike[str],
         cache: str | CacheSettings | None = None,
         routing: str | RoutingSettings | None = None,
-        reading: ReadingSettings | None = None,
+        reading: str | ReadingSettings | None = None,
         *,
         threads: int | None = None,
         context: int | None = None,
@@ -106,19 +98,8 @@ class Engine:
     ) -> None:
         from moe_mobile import _native
 
-        settings = EngineSettings(
-            _group(
-                "cache", CacheSettings, CacheSettings(cache) if isinstance(cache, str) else cache
-            ),
-            _group(
-                "routing",
-                RoutingSettings,
-                RoutingSettings(routing) if isinstance(routing, str) else routing,
-            ),
-            _group("reading", ReadingSettings, reading),
-            threads,
-            context,
-        ).with_values(keywords)
+        settings = EngineSettings.of(cache, routing, reading, threads, context)
+        settings = settings.with_values(keywords)
         path = utf8("bundle", bundle)
         self._text = BundleText(path)
         self._lock = threading.Lock()
@@ -132,10 +113,7 @@ class Engine:
                 planned(from_json(MemoryPlan, json.loads(plan)))
 
         self._engine: _native.Engine | None = _native.open(
-            path,
-            to_json(settings.as_request()),
-            progress,
-            tell,
+            path, to_json(settings.as_request()), progress, tell
         )
 
     @overload
@@ -340,15 +318,6 @@ class Engine:
                 yield self._opened()
             finally:
                 self._user = None
-
-
-def _group(name: str, kind: type[Group], value: object) -> Group:
-    """A group of settings; None stands for the defaults."""
-    if value is None:
-        return kind()
-    if not isinstance(value, kind):
-        raise UsageError(f"invalid {name} {value!r}", setting=name, remedy=_REMEDIES[name])
-    return value
 
 
 def _is_text(

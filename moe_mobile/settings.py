@@ -14,7 +14,7 @@ import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, SupportsFloat, SupportsIndex, TypedDict
+from typing import Any, SupportsFloat, SupportsIndex, TypedDict, TypeVar
 
 from moe_mobile.errors import UsageError
 
@@ -28,6 +28,9 @@ __all__ = [
     "utf8",
     "whole",
 ]
+
+
+Group = TypeVar("Group", "CacheSettings", "RoutingSettings", "ReadingSettings")
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,14 @@ _PLACES = {
 }
 
 
+_GROUPS = {"cache": CacheSettings, "routing": RoutingSettings, "reading": ReadingSettings}
+_TEXTS = {
+    "cache": '"512MiB", "25%" or "auto"',
+    "routing": '"exact" or "cache-prior:auto"',
+    "reading": '"slots" or "resident"',
+}
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """Everything an engine is opened with, apart from the bundle.
@@ -142,6 +153,8 @@ class EngineSettings:
         cache, routing, reading: the three groups.
         threads: threads that compute; None: one per core.
         context: positions of the KV cache; None: the model's, at most 4096.
+
+    Raises UsageError for a group of another type.
     """
 
     cache: CacheSettings = field(default_factory=CacheSettings)
@@ -150,12 +163,40 @@ class EngineSettings:
     threads: int | None = None
     context: int | None = None
 
+    def __post_init__(self) -> None:
+        for name, kind in _GROUPS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                remedy = f"Give a text such as {_TEXTS[name]}, or a {kind.__name__}."
+                raise UsageError(f"invalid {name} {value!r}", setting=name, remedy=remedy)
+
+    @classmethod
+    def of(
+        cls,
+        cache: str | CacheSettings | None = None,
+        routing: str | RoutingSettings | None = None,
+        reading: str | ReadingSettings | None = None,
+        threads: int | None = None,
+        context: int | None = None,
+    ) -> EngineSettings:
+        """Settings of which a text stands for the first member of a group, None for the defaults.
+
+        Raises UsageError for a group of another type.
+        """
+        return cls(
+            _group(CacheSettings, cache),
+            _group(RoutingSettings, routing),
+            _group(ReadingSettings, reading),
+            threads,
+            context,
+        )
+
     def with_values(self, values: Mapping[str, Any]) -> EngineSettings:
         """A copy with other values, given under the names of the engine's JSON (docs/runner.md).
 
         Raises TypeError for a name that does not exist.
         """
-        changed: dict[str, dict[str, Any]] = {"cache": {}, "routing": {}, "reading": {}}
+        changed: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
         own: dict[str, Any] = {}
         for name, value in values.items():
             if name in ("threads", "context"):
@@ -181,7 +222,7 @@ class EngineSettings:
         """The ``settings`` of the runner's ``open`` request (docs/runner.md).
 
         Members that are None are left out: they are the engine's choice. Raises UsageError for a
-        path that is not UTF-8, and for 0 threads or positions.
+        path that is not UTF-8, for 0 threads or positions, and for a profile of another type.
         """
         values = {
             name: getattr(getattr(self, group), member) for name, (group, member) in _PLACES.items()
@@ -194,9 +235,7 @@ class EngineSettings:
             if values[name] is not None:
                 values[name] = utf8(name, values[name])
         if self.cache.profile is not None:
-            values["cache_profile"] = {
-                str(layer): list(experts) for layer, experts in self.cache.profile.items()
-            }
+            values["cache_profile"] = _profile(self.cache.profile)
         return {name: value for name, value in values.items() if value is not None}
 
     def check(self) -> None:
@@ -204,6 +243,24 @@ class EngineSettings:
         from moe_mobile import _native
 
         _native.check_settings(to_json(self.as_request()))
+
+
+def _group(kind: type[Group], value: str | Group | None) -> Group:
+    if value is None:
+        return kind()
+    return kind(value) if isinstance(value, str) else value
+
+
+def _profile(profile: Mapping[int, Sequence[int]]) -> dict[str, list[int]]:
+    """As JSON, whose keys are texts. Raises UsageError for another type."""
+    try:
+        return {str(layer): list(experts) for layer, experts in profile.items()}
+    except (AttributeError, TypeError):
+        raise UsageError(
+            f"a profile of type {type(profile).__name__} does not list experts by layer",
+            setting="cache_profile",
+            remedy="Give a mapping such as {0: [3, 1]}: for each layer its experts",
+        ) from None
 
 
 def to_json(settings: Mapping[str, Any]) -> str:
@@ -231,7 +288,11 @@ def utf8(setting: str, path: str | os.PathLike[str]) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"the path {text!r} is not UTF-8", setting=setting) from None
+        raise UsageError(
+            f"the path {text!r} is not UTF-8",
+            setting=setting,
+            remedy="Rename it, or give a link that has another name.",
+        ) from None
     return text
 
 

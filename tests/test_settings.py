@@ -79,6 +79,30 @@ def test_values_go_to_their_groups() -> None:
     ("name", "value"),
     [
         ("cache", "50 %"),
+        ("cache", 5),
+        ("pool", 5),
+        ("eviction", 0.5),
+        ("initial_cache", True),
+        ("cache_profile", 5),
+        ("cache_profile", [[3, 1]]),
+        ("cache_profile", {0: 3}),
+        ("cache_profile", {0: ["a"]}),
+        ("cache_profile", {0: [0.5]}),
+        ("cache_profile", {0: [-1]}),
+        ("cache_profile", {"a": [1]}),
+        ("cache_profile", {0: [object()]}),
+        ("allow_below_cycle", "no"),
+        ("routing", 5),
+        ("routing", b"exact"),
+        ("precision", 1),
+        ("residency", 5),
+        ("packed_dir", 5),
+        ("packed_dir", b"packed"),
+        ("scratch_dir", []),
+        ("overlap", 1),
+        ("direct", "yes"),
+        ("threads", "2"),
+        ("context", []),
         ("pool", "both"),
         ("eviction", "belady"),
         ("initial_cache", "profile"),
@@ -97,9 +121,11 @@ def test_values_go_to_their_groups() -> None:
     ],
 )
 def test_the_engine_refuses_what_makes_no_sense(name: str, value: Any) -> None:
+    base = {"initial_cache": "profile"} if name == "cache_profile" else {}
     with pytest.raises(UsageError) as caught:
-        EngineSettings().with_values({name: value}).check()
-    wanted = "cache_profile" if name == "initial_cache" else name
+        EngineSettings().with_values(base | {name: value}).check()
+    assert caught.value.remedy
+    wanted = "cache_profile" if value == "profile" else name
     assert caught.value.setting == wanted
     assert isinstance(caught.value, ValueError)
 

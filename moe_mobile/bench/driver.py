@@ -9,12 +9,13 @@ import hashlib
 import itertools
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moe_mobile.bench.gate import Gate
 from moe_mobile.bench.results import BenchTest
 from moe_mobile.errors import UsageError
+from moe_mobile.settings import EngineSettings
 
 if TYPE_CHECKING:
     from moe_mobile.bench.router_trace import RouterTrace
@@ -23,38 +24,13 @@ __all__ = [
     "BundleFacts",
     "Cell",
     "Protocol",
-    "Settings",
     "bundle_facts",
     "check_fits",
-    "check_settings",
     "grid",
     "row_name",
     "run_key",
     "varied",
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Engine settings of one row; None leaves the choice to the engine."""
-
-    cache: str = "50%"
-    residency: str = "slots"
-    routing: str = "exact"
-    precision: str = "full"
-    pool: str = "auto"
-    eviction: str = "lru"
-    initial_cache: str = "warm"
-    cache_profile: Mapping[int, Sequence[int]] | None = None
-    lanes: int = 2
-    threads: int | None = None
-    context: int | None = None
-    packed_dir: str | None = None
-    allow_below_cycle: bool = False
-
-    def as_request(self) -> dict[str, Any]:
-        """The `settings` member of the runner's `open` request."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +79,7 @@ class BundleFacts:
     bundle_hash: str
 
 
-Cell = tuple[BenchTest, Settings]
+Cell = tuple[BenchTest, EngineSettings]
 """Of a grid: one test under one set of settings. Measuring it makes a row of results."""
 
 
@@ -133,7 +109,7 @@ def _backend(delegate: dict[str, Any]) -> str:
 
 def grid(
     tests: Sequence[BenchTest],
-    caches: Sequence[Settings],
+    caches: Sequence[EngineSettings],
     *,
     residencies: Sequence[str],
     lanes: Sequence[int],
@@ -144,7 +120,7 @@ def grid(
     ``caches``: a cache and a routing each, and what all have in common.
     """
     settings = [
-        dataclasses.replace(cache, residency=residency, lanes=lane, threads=thread)
+        cache.with_values({"residency": residency, "lanes": lane, "threads": thread})
         for residency, cache, lane, thread in itertools.product(residencies, caches, lanes, threads)
     ]
     return [(test, setting) for setting in settings for test in tests]
@@ -153,22 +129,18 @@ def grid(
 def varied(rows: Sequence[Cell]) -> list[str]:
     """The settings other than test and cache in which rows differ."""
     names = ("residency", "routing", "lanes", "threads")
-    return [name for name in names if len({getattr(settings, name) for _, settings in rows}) > 1]
+    requests = [settings.as_request() for _, settings in rows]
+    return [name for name in names if len({request.get(name) for request in requests}) > 1]
 
 
 def row_name(test: BenchTest, settings: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Tells a row from others of its grid that differ in ``names``."""
+    """Tells a row from others of its grid that differ in ``names``.
+
+    ``settings`` has the names of the engine's JSON.
+    """
     cache = "all" if settings["residency"] == "resident" else settings["cache"]
     others = [f"{name} {settings.get(name) or 'auto'}" for name in names]
     return ", ".join([f"cache {cache}", *others, test.name])
-
-
-def check_settings(rows: Iterable[Settings]) -> None:
-    """Raise the UsageError of a row's settings before anything is measured."""
-    from moe_mobile import _native
-
-    for row in rows:
-        _native.check_settings(json.dumps(row.as_request()))
 
 
 def check_fits(tests: Sequence[BenchTest], facts: BundleFacts, context: int | None) -> None:

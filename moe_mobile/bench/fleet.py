@@ -97,7 +97,7 @@ class Fleet:
         turns = None if self._file is None else self._file.turns
 
         def fail(row: Cell, error: MoeMobileError) -> None:
-            name = row_name(row[0], dataclasses.asdict(row[1]), self._varied)
+            name = row_name(row[0], row[1].as_request(), self._varied)
             self._fail(device, name, error)
 
         for result in measure(target, todo, protocol, progress, turns, fail):

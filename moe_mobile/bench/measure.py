@@ -21,7 +21,7 @@ from moe_mobile.base.json_field import Json
 from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bench import driver
 from moe_mobile.bench.build import build
-from moe_mobile.bench.driver import BundleFacts, Cell, Settings
+from moe_mobile.bench.driver import BundleFacts, Cell
 from moe_mobile.bench.energy import measure_energy
 from moe_mobile.bench.gate import pass_gate
 from moe_mobile.bench.results import BenchResult, BenchTest, summarize
@@ -31,6 +31,7 @@ from moe_mobile.bench.target import Target, open_target, regime_of
 from moe_mobile.device.interface import Device
 from moe_mobile.device.state import read_state
 from moe_mobile.errors import BudgetError, KilledError, MoeMobileError, RuntimeFailedError
+from moe_mobile.settings import EngineSettings
 
 __all__ = ["measure", "run_test"]
 
@@ -136,7 +137,7 @@ def _turn(
 
 def run_test(
     test: BenchTest,
-    settings: Settings,
+    settings: EngineSettings,
     bundle: BundleFacts,
     *,
     device: Device | None = None,
@@ -150,7 +151,8 @@ def run_test(
         from moe_mobile.device.select import open_device
 
         device = open_device(None)
-    target = open_target(device, bundle, packed_dir=settings.packed_dir, progress=progress)
+    packed_dir = settings.as_request().get("packed_dir")
+    target = open_target(device, bundle, packed_dir=packed_dir, progress=progress)
     protocol = driver.Protocol(repetitions=repetitions, warmup=warmup, seed=seed)
     (result,) = measure(target, [(test, settings)], protocol, progress)
     return result

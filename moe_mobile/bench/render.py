@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from moe_mobile.base.routings import is_lossy
-from moe_mobile.bench.driver import Cell, Settings, row_name, varied
+from moe_mobile.bench.driver import Cell, row_name, varied
 from moe_mobile.bench.observer import observer_lines
 from moe_mobile.bench.results import BenchResult
 from moe_mobile.errors import MoeMobileError
+from moe_mobile.settings import EngineSettings
 
 __all__ = ["FORMATS", "Renderer", "Shown", "make_renderer"]
 
@@ -109,7 +110,8 @@ class Markdown(Renderer):
     """llama-bench's table and our columns. Settings that no row changes have no column."""
 
     def begin(self, rows: Sequence[Cell], *, phones: int = 0) -> None:
-        default = Settings()
+        default = EngineSettings().as_request()
+        asked = [settings.as_request() for _, settings in rows]
         columns: list[_Column] = [
             ("model", 22, lambda r: r.model_type),
             ("size", 10, lambda r: _size(r.model_size)),
@@ -126,7 +128,7 @@ class Markdown(Renderer):
         if phones > 1:
             columns.insert(0, ("device", 16, lambda r: str(r.device["serial"])))
         for column in optional:
-            if any(getattr(s, column[0]) != getattr(default, column[0]) for _, s in rows):
+            if any(one[column[0]] != default[column[0]] for one in asked):
                 columns.append(column)
         columns += [
             ("test", 14, lambda r: r.test.name),
@@ -254,7 +256,7 @@ def _routing_width(rows: Sequence[Cell]) -> int:
     """Wide enough for the rows' resolved routings, which may name a J that was not given."""
     widths = [8]
     for _, settings in rows:
-        asked = settings.routing
+        asked = settings.routing.method
         j = _J * ("J=" not in asked)
         widths.append(len(asked + j + _LOSSY) if is_lossy(asked) else len(asked))
     return max(widths)

@@ -18,10 +18,8 @@ from moe_mobile.bench.affinity import check_wish
 from moe_mobile.bench.driver import (
     Cell,
     Protocol,
-    Settings,
     bundle_facts,
     check_fits,
-    check_settings,
     grid,
 )
 from moe_mobile.bench.fleet import Plan
@@ -58,6 +56,7 @@ from moe_mobile.cli.tuned import (
 )
 from moe_mobile.cli.writable import check_outputs
 from moe_mobile.errors import UsageError
+from moe_mobile.settings import EngineSettings
 
 if TYPE_CHECKING:
     from moe_mobile.bench.router_trace import RouterTrace
@@ -206,10 +205,11 @@ class _Grid:
             lanes=grids.values("--lanes", self.lanes, grids.positive),
             threads=grids.values("-t", self.threads, grids.threads),
         )
-        check_settings([settings for _, settings in rows])
+        for _, settings in rows:
+            settings.check()
         return rows
 
-    def _settings(self, bundle: pathlib.Path, tuned: Tuned | None) -> list[Settings]:
+    def _settings(self, bundle: pathlib.Path, tuned: Tuned | None) -> list[EngineSettings]:
         """Of each cache and routing, in the order the user gave them.
 
         ``tuned`` stands for options that were not given.
@@ -234,7 +234,7 @@ class _Grid:
             one |= initial_cache_settings(one["initial_cache"], bundle)
             routings = one.pop("routing")
             for routing in split_routings([routings] if isinstance(routings, str) else routings):
-                found.append(Settings(**one, routing=routing))
+                found.append(EngineSettings().with_values(one | {"routing": routing}))
         return found
 
     @property
@@ -363,7 +363,7 @@ def command(
     facts = bundle_facts(bundle)
     check_fits(tests, facts, engine.context)
     manifest = read_manifest(bundle)
-    for routing in {settings.routing for _, settings in rows}:
+    for routing in {settings.routing.method for _, settings in rows}:
         require_routing(manifest, routing, manifest.moe.num_experts)
     plan = Plan(
         bundle=facts,

@@ -15,7 +15,7 @@ import click
 from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.statistics import percentile
 from moe_mobile.base.text import percent, size, table
-from moe_mobile.bench.driver import Settings, bundle_facts
+from moe_mobile.bench.driver import bundle_facts
 from moe_mobile.bench.measure import run_test
 from moe_mobile.bench.results import BenchResult, BenchTest
 from moe_mobile.cli.commands import cli_command
@@ -26,6 +26,7 @@ from moe_mobile.cli.options import echo_json, json_option
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.errors import CheckpointError, DeviceError, MoeMobileError, UnsupportedError
 from moe_mobile.runner import Runner
+from moe_mobile.settings import EngineSettings
 
 if TYPE_CHECKING:
     from moe_mobile.model.source import SourceLike
@@ -163,7 +164,7 @@ def on_a_phone(bundle: pathlib.Path, folder: pathlib.Path, show: bool) -> dict[s
 def _misses(bundle: pathlib.Path) -> dict[str, Any]:
     """Medians in ms of the parts of a miss, from alternating measurements of the same experts."""
     with ProgressBar() as progress, Runner() as runner:
-        settings = Settings(cache=_CACHE, context=64).as_request()
+        settings = EngineSettings.of(_CACHE, context=64).as_request()
         runner.request("open", bundle=str(bundle), settings=settings, progress=progress)
         samples = runner.request("measure_misses", count=_MISSES)
 
@@ -184,7 +185,7 @@ def _decode(bundle: pathlib.Path, residency: str) -> BenchResult:
     with ProgressBar() as progress:
         return run_test(
             BenchTest(0, _DECODED),
-            Settings(cache=_CACHE, residency=residency),
+            EngineSettings.of(_CACHE, reading=residency),
             bundle_facts(bundle),
             repetitions=3,
             progress=progress,

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from moe_mobile.base.progress import Progress
-from moe_mobile.bench.driver import BundleFacts, Cell, Protocol, Settings, check_fits
+from moe_mobile.bench.driver import BundleFacts, Cell, Protocol, check_fits
 from moe_mobile.bench.measure import measure
 from moe_mobile.bench.results import BenchTest
 from moe_mobile.bench.router_trace import RouterTrace
@@ -25,6 +26,7 @@ from moe_mobile.device.interface import Device
 from moe_mobile.quality.score import Cache
 from moe_mobile.routing.profile import count_uses
 from moe_mobile.routing.trace import Trace
+from moe_mobile.settings import EngineSettings
 from moe_mobile.tune.choice import Candidate
 from moe_mobile.tune.outcome import engine_settings
 
@@ -92,18 +94,9 @@ def measure_speeds(
 
 def _settings(
     candidate: Candidate, profile: Mapping[int, Sequence[int]], engine: Mapping[str, Any]
-) -> Settings:
-    chosen = engine_settings(candidate)
-    return Settings(
-        cache=chosen.cache,
-        routing=chosen.routing,
-        pool=chosen.pool,
-        eviction=chosen.eviction,
-        precision=chosen.precision,
-        initial_cache="profile",
-        cache_profile=profile,
-        **engine,
-    )
+) -> EngineSettings:
+    full = {"initial_cache": "profile", "cache_profile": profile}
+    return EngineSettings().with_values(asdict(engine_settings(candidate)) | dict(engine) | full)
 
 
 def _replayed(trace: Trace) -> RouterTrace:

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from moe_mobile.bench import driver
-from moe_mobile.bench.driver import BundleFacts, Settings
+from moe_mobile.bench.driver import BundleFacts
 from moe_mobile.bench.measure import measure
 from moe_mobile.bench.results import BenchResult, BenchTest
 from moe_mobile.bench.target import open_target
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.runner import Runner
+from moe_mobile.settings import EngineSettings
 
 MIB = 1 << 20
 
@@ -105,6 +106,10 @@ for line in sys.stdin:
         return Runner(self.program)
 
 
+def settings(**values: Any) -> EngineSettings:
+    return EngineSettings().with_values(values)
+
+
 def rows_of(
     device: LocalDevice, facts: BundleFacts, rows: Sequence[driver.Cell], **protocol: Any
 ) -> list[BenchResult]:
@@ -115,7 +120,7 @@ def rows_of(
 def row_of(
     device: LocalDevice, facts: BundleFacts, test: BenchTest, **protocol: Any
 ) -> BenchResult:
-    (row,) = rows_of(device, facts, [(test, Settings())], **protocol)
+    (row,) = rows_of(device, facts, [(test, settings())], **protocol)
     return row
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from moe_mobile import errors
-from moe_mobile.bench.driver import BundleFacts, Settings, check_fits, grid
+from moe_mobile.bench.driver import BundleFacts, check_fits, grid
 from moe_mobile.bench.results import BenchTest
 from moe_mobile.bench.router_trace import RouterTrace
 from moe_mobile.device.local import LocalDevice
-from tests.bench.scripted import MIB, asked, row_of, rows_of
+from tests.bench.scripted import MIB, asked, row_of, rows_of, settings
 
 
 def test_a_decode_row_by_hand(facts: BundleFacts, device: LocalDevice) -> None:
@@ -77,7 +77,7 @@ def test_each_row_has_a_process_and_its_settings(
 ) -> None:
     rows = grid(
         [BenchTest(8, 0), BenchTest(0, 2)],
-        [Settings(cache=cache, context=64) for cache in ("25%", "50%")],
+        [settings(cache=cache, context=64) for cache in ("25%", "50%")],
         residencies=["slots"],
         lanes=[1],
         threads=[None, 2],
@@ -93,8 +93,8 @@ def test_each_row_has_a_process_and_its_settings(
     assert [request["settings"]["cache"] for request in opened] == ["25%"] * 4 + ["50%"] * 4
     assert opened[0]["settings"] == {
         "cache": "25%", "residency": "slots", "routing": "exact", "pool": "auto",
-        "eviction": "lru", "initial_cache": "warm", "lanes": 1, "context": 64,
-        "precision": "full", "allow_below_cycle": False,
+        "eviction": "lru", "initial_cache": "auto", "lanes": 1, "context": 64,
+        "precision": "full", "allow_below_cycle": False, "overlap": True, "direct": True,
     }  # fmt: skip
     assert opened[2]["settings"]["threads"] == 2
     benched = [request for _, request in questions if request["command"] == "bench"]
@@ -116,7 +116,7 @@ def test_each_row_has_a_process_and_its_settings(
 def test_interleaved_rows_take_turns_there_and_back(
     facts: BundleFacts, device: LocalDevice, tmp_path: pathlib.Path
 ) -> None:
-    rows = [(BenchTest(0, 2), Settings(cache=cache)) for cache in ("25%", "50%", "75%")]
+    rows = [(BenchTest(0, 2), settings(cache=cache)) for cache in ("25%", "50%", "75%")]
     results = rows_of(device, facts, rows, repetitions=3, warmup=0, interleave=True)
     opened = [request for _, request in asked(tmp_path) if request["command"] == "open"]
     turns = [request["settings"]["cache"] for request in opened]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from moe_mobile import errors
-from moe_mobile.bench.driver import BundleFacts, Cell, Protocol, Settings
+from moe_mobile.bench.driver import BundleFacts, Cell, Protocol
 from moe_mobile.bench.fleet import Fleet, Plan
 from moe_mobile.bench.measure import measure
 from moe_mobile.bench.results import BenchResult, BenchTest
@@ -25,7 +25,7 @@ from moe_mobile.bench.target import open_target
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.errors import MoeMobileError
 from moe_mobile.runner import find_runner
-from tests.bench.scripted import row_of
+from tests.bench.scripted import row_of, settings
 from tests.bundles import BundleMaker
 from tests.cli.program import run_cli
 
@@ -121,7 +121,7 @@ def test_errors_are_raised_if_nothing_collects_them(
     facts: BundleFacts, device: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = open_target(device, facts)
-    grid = [(BenchTest(0, 2), Settings(cache=cache)) for cache in ("25%", "50%")]
+    grid = [(BenchTest(0, 2), settings(cache=cache)) for cache in ("25%", "50%")]
 
     def killed(self: object) -> None:
         raise errors.KilledError("killed")
@@ -156,7 +156,7 @@ def test_a_row_that_could_not_be_read_again_is_not_kept(
     assert path.read_text() == ""
     shown: list[BenchResult] = []
     plan = Plan(
-        bundle=facts, rows=[(BenchTest(0, 2), Settings())], protocol=Protocol(1), gate=None,
+        bundle=facts, rows=[(BenchTest(0, 2), settings())], protocol=Protocol(1), gate=None,
         gate_asked=False, affinity="all", packed_dir=None,
     )  # fmt: skip
     fleet = Fleet(plan, file=file, show=shown.append, note=lambda text: None)
@@ -175,7 +175,7 @@ def test_turns_of_a_row_that_is_not_kept_are_measured_again(
 ) -> None:
     target = open_target(device, facts)
     protocol = Protocol(2, interleave=True)
-    grid = [(BenchTest(0, 2), Settings(cache=cache)) for cache in ("25%", "50%")]
+    grid = [(BenchTest(0, 2), settings(cache=cache)) for cache in ("25%", "50%")]
     path, turns = tmp_path / "rows.jsonl", tmp_path / "rows.jsonl.turns"
     file = ResultFile(path, resume=False)
     first, second = measure(target, grid, protocol, turns=file.turns)
@@ -204,7 +204,7 @@ def test_a_file_with_only_dropped_turns_is_deleted(
     target, protocol = open_target(device, facts), Protocol(2, interleave=True)
     path = tmp_path / "rows.jsonl"
     file = ResultFile(path, resume=False)
-    (row,) = measure(target, [(BenchTest(0, 2), Settings())], protocol, turns=file.turns)
+    (row,) = measure(target, [(BenchTest(0, 2), settings())], protocol, turns=file.turns)
     with pytest.raises(errors.RuntimeFailedError, match="not fit its schema"):
         file.append(dataclasses.replace(row, rss_bytes=-1))
     file.close()
@@ -246,7 +246,7 @@ def test_errors_name_the_row_and_device_if_there_are_several(
     for one, serial in zip(devices, serials, strict=True):
         one.serial = serial
     plan = Plan(
-        bundle=facts, rows=[(BenchTest(0, 2), Settings(cache=cache)) for cache in caches],
+        bundle=facts, rows=[(BenchTest(0, 2), settings(cache=cache)) for cache in caches],
         protocol=Protocol(1), gate=None, gate_asked=False, affinity="all", packed_dir=None,
     )  # fmt: skip
     fleet = Fleet(plan, file=None, show=lambda row: None, note=lambda text: None)

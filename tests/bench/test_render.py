@@ -13,11 +13,12 @@ import pathlib
 import pytest
 
 from moe_mobile import errors
-from moe_mobile.bench.driver import Settings
 from moe_mobile.bench.plot import draw_results, token_parts
 from moe_mobile.bench.render import FORMATS, Shown, make_renderer
 from moe_mobile.bench.results import BenchResult, BenchTest
 from moe_mobile.cli.output import check_plot, write_plot
+from moe_mobile.settings import EngineSettings
+from tests.bench.scripted import settings
 
 _LLAMA_BENCH = (
     "build_commit build_number cpu_info gpu_info backends model_filename model_type model_size "
@@ -36,7 +37,9 @@ OBSERVER_KEYS = [
 def _written(format: str, results: list[BenchResult], *, tokens: bool = False) -> str:
     out = io.StringIO()
     renderer = make_renderer(format, out, tokens=tokens)
-    renderer.begin([(result.test, Settings(**result.config)) for result in results])
+    renderer.begin(
+        [(result.test, EngineSettings.from_request(result.config)) for result in results]
+    )
     for result in results:
         renderer.row(result)
     renderer.end()
@@ -128,7 +131,7 @@ def test_markdown_is_a_table(results: list[BenchResult]) -> None:
 
 def test_markdown_shows_settings_that_differ(results: list[BenchResult]) -> None:
     out = io.StringIO()
-    make_renderer("md", out).begin([(BenchTest(0, 2), Settings(lanes=4, residency="programs"))])
+    make_renderer("md", out).begin([(BenchTest(0, 2), settings(lanes=4, residency="programs"))])
     assert "lanes" in out.getvalue()
     assert "residency" in out.getvalue()
     assert "routing" not in out.getvalue()
@@ -148,7 +151,7 @@ def test_markdown_lines_up_lossy_routings(
 ) -> None:
     out = io.StringIO()
     renderer = make_renderer("md", out)
-    renderer.begin([(results[1].test, Settings()), (results[1].test, Settings(routing=asked))])
+    renderer.begin([(results[1].test, settings()), (results[1].test, settings(routing=asked))])
     renderer.row(results[1])
     renderer.row(_lossy(results[1], resolved))
     assert len({len(line) for line in out.getvalue().splitlines()}) == 1
@@ -165,7 +168,7 @@ def test_markdown_of_phones_tells_them_apart(results: list[BenchResult]) -> None
     )
     out = io.StringIO()
     renderer = make_renderer("md", out)
-    renderer.begin([(phone.test, Settings())], phones=2)
+    renderer.begin([(phone.test, settings())], phones=2)
     renderer.row(phone)
     renderer.end()
     header, _, row = (
@@ -183,7 +186,7 @@ def test_markdown_of_phones_tells_them_apart(results: list[BenchResult]) -> None
 def _with_notes(format: str, results: list[BenchResult]) -> list[str]:
     """Lines of a terminal that shows both; a note before each row and after the last."""
     out = io.StringIO()
-    rows = [(result.test, Settings()) for result in results]
+    rows = [(result.test, settings()) for result in results]
     shown = Shown(
         make_renderer(format, out), rows, phones=0, note=lambda text: print(text, file=out)
     )
@@ -209,7 +212,7 @@ def test_notes_leave_the_table_whole(results: list[BenchResult]) -> None:
 def test_rows_appear_as_they_are_measured(results: list[BenchResult], format: str) -> None:
     out = io.StringIO()
     renderer = make_renderer(format, out)
-    renderer.begin([(result.test, Settings()) for result in results])
+    renderer.begin([(result.test, settings()) for result in results])
     sizes = []
     for result in [results[1], results[1]]:
         renderer.row(result)
@@ -246,12 +249,12 @@ def test_a_plot_of_unknown_type_is_refused_before_measuring() -> None:
 
 
 def test_notes_name_the_settings_in_which_rows_differ(results: list[BenchResult]) -> None:
-    rows = [(results[1].test, Settings(lanes=lanes)) for lanes in (1, 2)]
+    rows = [(results[1].test, settings(lanes=lanes)) for lanes in (1, 2)]
     out = io.StringIO()
     renderer = make_renderer("md", out)
     renderer.begin(rows)
-    for _, settings in rows:
-        config = results[1].config | {"lanes": settings.lanes}
+    for _, one in rows:
+        config = results[1].config | {"lanes": one.reading.lanes}
         renderer.row(dataclasses.replace(results[1], config=config, flags=["odd"]))
     renderer.end()
     *_, one, two = out.getvalue().splitlines()

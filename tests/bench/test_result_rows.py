@@ -18,13 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_mobile import errors
-from moe_mobile.bench.driver import Protocol, Settings, bundle_facts
+from moe_mobile.bench.driver import Protocol, bundle_facts
 from moe_mobile.bench.gate import Gate
 from moe_mobile.bench.measure import measure
 from moe_mobile.bench.results import BenchResult, BenchTest
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.bench.target import Target, open_target
 from moe_mobile.device.local import LocalDevice
+from tests.bench.scripted import settings
 from tests.bundles import BundleMaker
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -41,11 +42,15 @@ def rows(target: Target) -> list[BenchResult]:
     """A prompt, decoding, and both with other settings in turns: all by the engine."""
     plain = Protocol(repetitions=2)
     found = list(
-        measure(target, [(BenchTest(8, 0), Settings()), (BenchTest(0, 4), Settings())], plain)
+        measure(
+            target,
+            [(BenchTest(8, 0), settings()), (BenchTest(0, 4), settings())],
+            plain,
+        )
     )
     turns = Protocol(repetitions=2, warmup=0, interleave=True, gate=Gate(90, 5))
-    settings = [Settings(cache="60%"), Settings(residency="resident", lanes=1)]
-    found += measure(target, [(BenchTest(4, 3), one) for one in settings], turns)
+    varied = [settings(cache="60%"), settings(residency="resident", lanes=1)]
+    found += measure(target, [(BenchTest(4, 3), one) for one in varied], turns)
     return found
 
 
@@ -109,12 +114,12 @@ def test_the_surroundings_of_a_repetition_are_recorded(rows: list[BenchResult]) 
 
 
 def test_keys_tell_rows_apart(target: Target, rows: list[BenchResult]) -> None:
-    row = (BenchTest(0, 4), Settings())
+    row = (BenchTest(0, 4), settings())
     plain = Protocol(repetitions=2)
     assert rows[1].run_key == target.key(row, plain)
     others = [
-        target.key((BenchTest(0, 5), Settings()), plain),
-        target.key((BenchTest(0, 4), Settings(lanes=1)), plain),
+        target.key((BenchTest(0, 5), settings()), plain),
+        target.key((BenchTest(0, 4), settings(lanes=1)), plain),
         target.key(row, Protocol(repetitions=3)),
         target.key(row, dataclasses.replace(plain, warmup=0)),
         target.key(row, dataclasses.replace(plain, seed=1)),
@@ -176,7 +181,7 @@ def test_a_file_may_be_torn_anywhere(
 def test_interleaved_rows_continue_within_a_grid(target: Target, tmp_path: pathlib.Path) -> None:
     out, turns = tmp_path / "rows.jsonl", tmp_path / "rows.jsonl.turns"
     protocol = Protocol(repetitions=3, warmup=0, interleave=True)
-    grid = [(BenchTest(0, count), Settings()) for count in (2, 3)]
+    grid = [(BenchTest(0, count), settings()) for count in (2, 3)]
 
     class Interrupted(Exception):
         pass
