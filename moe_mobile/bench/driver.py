@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moe_mobile.bench.gate import Gate
-from moe_mobile.bench.results import BenchTest
+from moe_mobile.bench.row import BenchTest
 from moe_mobile.errors import UsageError
 from moe_mobile.settings import EngineSettings
 

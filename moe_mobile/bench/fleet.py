@@ -13,7 +13,7 @@ from moe_mobile.base.progress import Progress
 from moe_mobile.bench.driver import BundleFacts, Cell, Protocol, row_name, varied
 from moe_mobile.bench.gate import Gate
 from moe_mobile.bench.measure import measure
-from moe_mobile.bench.results import BenchResult
+from moe_mobile.bench.row import Row
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.bench.target import Target, open_target
 from moe_mobile.device.interface import Device
@@ -57,7 +57,7 @@ class Fleet:
         plan: Plan,
         *,
         file: ResultFile | None,
-        show: Callable[[BenchResult], None],
+        show: Callable[[Row], None],
         note: Callable[[str], None],
     ) -> None:
         self._plan = plan

@@ -24,10 +24,12 @@ from moe_mobile.bench.build import build
 from moe_mobile.bench.driver import BundleFacts, Cell
 from moe_mobile.bench.energy import measure_energy
 from moe_mobile.bench.gate import pass_gate
-from moe_mobile.bench.results import BenchResult, BenchTest, summarize
+from moe_mobile.bench.regime import regime
+from moe_mobile.bench.results import summarize
+from moe_mobile.bench.row import BenchTest, Row
 from moe_mobile.bench.sampler import Sampler
 from moe_mobile.bench.store import TurnFile
-from moe_mobile.bench.target import Target, open_target, regime_of
+from moe_mobile.bench.target import Target, open_target
 from moe_mobile.device.interface import Device
 from moe_mobile.device.state import read_state
 from moe_mobile.errors import BudgetError, KilledError, MoeMobileError, RuntimeFailedError
@@ -52,7 +54,7 @@ def measure(
     progress: Progress = silent,
     turns: TurnFile | None = None,
     failed: Failed | None = None,
-) -> Iterator[BenchResult]:
+) -> Iterator[Row]:
     """The results of the rows, each as soon as it is complete: interleaved, that is at the end.
 
     ``turns`` has repetitions of an interleaved grid that was interrupted, and gets the new ones.
@@ -145,7 +147,7 @@ def run_test(
     warmup: int = 1,
     seed: int = 0,
     progress: Progress = silent,
-) -> BenchResult:
+) -> Row:
     """One row without a gate, on this machine by default."""
     if device is None:
         from moe_mobile.device.select import open_device
@@ -292,7 +294,7 @@ class _Opened:
 
 def _result(
     target: Target, row: Cell, protocol: driver.Protocol, runs: Sequence[_Repetition]
-) -> BenchResult:
+) -> Row:
     bundle, facts = target.bundle, target.facts.as_dict()
     clusters = [{**cluster, "cpus": list(cluster["cpus"])} for cluster in facts["clusters"]]
     info = runs[0].info
@@ -328,7 +330,7 @@ def _result(
             "run_key": target.key(row, protocol),
             "device": {name: facts[name] for name in _DEVICE_MEMBERS} | {"clusters": clusters},
             "affinity": target.affinity.as_dict(),
-            "regime": regime_of(protocol),
+            "regime": regime(protocol),
         },
     )
 

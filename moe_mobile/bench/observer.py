@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from moe_mobile.bench.results import BenchResult
+from moe_mobile.bench.row import Row
 
 __all__ = ["observer_lines"]
 
 
-def observer_lines(result: BenchResult) -> list[str]:
+def observer_lines(result: Row) -> list[str]:
     """A line per repetition of a row that decoded tokens; none for others.
 
     Tokens are drawn beforehand, so no time goes into sampling.

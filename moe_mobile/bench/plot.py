@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from moe_mobile.bench.results import BenchResult
+from moe_mobile.bench.row import Row
 from moe_mobile.errors import UsageError
 
 __all__ = ["draw_results", "token_parts"]
@@ -16,7 +16,7 @@ PARTS = ("dense", "attention", "expert", "wait", "router", "head", "rest")
 _COLORS = ("#4c72b0", "#8172b3", "#55a868", "#c44e52", "#ccb974", "#64b5cd", "#bbbbbb")
 
 
-def token_parts(result: BenchResult) -> dict[str, list[float]]:
+def token_parts(result: Row) -> dict[str, list[float]]:
     """Milliseconds of each part by decoded token, all repetitions one after the other.
 
     Each list has one value per token; `rest` is what the named parts leave of the token's total.
@@ -30,7 +30,7 @@ def token_parts(result: BenchResult) -> dict[str, list[float]]:
     return parts
 
 
-def draw_results(results: Sequence[BenchResult]) -> dict[str, Any]:
+def draw_results(results: Sequence[Row]) -> dict[str, Any]:
     """A Plotly figure with one stacked panel per result that decoded tokens.
 
     Raises UsageError if none did.

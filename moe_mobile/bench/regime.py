@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from moe_mobile.bench.driver import Protocol
+
 __all__ = ["agreed_charging", "incomparable", "regime"]
 
 _NOT_RECORDED = "not recorded"
@@ -33,21 +35,15 @@ _MEMBERS: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 
 
-def regime(
-    *,
-    interleaved: bool,
-    warmup: int,
-    gate: Mapping[str, Any] | None,
-    seed: int,
-    router_trace: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+def regime(protocol: Protocol) -> dict[str, Any]:
     """The member ``regime`` of a row, as far as it is known before measuring."""
+    gate, trace = protocol.gate, protocol.router_trace
     return {
-        "order": "interleaved" if interleaved else "sequential",
-        "warmup": warmup,
-        "gate": None if gate is None else dict(gate),
-        "seed": seed,
-        "router_trace": None if router_trace is None else dict(router_trace),
+        "order": "interleaved" if protocol.interleave else "sequential",
+        "warmup": protocol.warmup,
+        "gate": None if gate is None else gate.as_dict(),
+        "seed": protocol.seed,
+        "router_trace": None if trace is None else dict(trace.facts),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from moe_mobile.base.routings import is_lossy
 from moe_mobile.bench.driver import Cell, row_name, varied
 from moe_mobile.bench.observer import observer_lines
-from moe_mobile.bench.results import BenchResult
+from moe_mobile.bench.row import Row
 from moe_mobile.errors import MoeMobileError
 from moe_mobile.settings import EngineSettings
 
@@ -35,7 +35,7 @@ class Renderer:
     def begin(self, rows: Sequence[Cell], *, phones: int = 0) -> None:
         """Called once with what will be measured, and on how many phones; 0: this machine."""
 
-    def row(self, result: BenchResult) -> None:
+    def row(self, result: Row) -> None:
         """Called with each result."""
         raise NotImplementedError
 
@@ -48,7 +48,7 @@ class Renderer:
 class JsonLines(Renderer):
     """One JSON object per line."""
 
-    def row(self, result: BenchResult) -> None:
+    def row(self, result: Row) -> None:
         self.out.write(json.dumps(result.as_dict(tokens=self.tokens)) + "\n")
         self.out.flush()
 
@@ -56,7 +56,7 @@ class JsonLines(Renderer):
 class Observer(Renderer):
     """`PyTorchObserver {json}`, a line per repetition of rows that decode."""
 
-    def row(self, result: BenchResult) -> None:
+    def row(self, result: Row) -> None:
         for line in observer_lines(result):
             self.out.write(line + "\n")
         self.out.flush()
@@ -68,7 +68,7 @@ class Json(Renderer):
     def begin(self, rows: Sequence[Cell], *, phones: int = 0) -> None:
         self._separator = "[\n"
 
-    def row(self, result: BenchResult) -> None:
+    def row(self, result: Row) -> None:
         self.out.write(self._separator + json.dumps(result.as_dict(tokens=self.tokens), indent=2))
         self.out.flush()
         self._separator = ",\n"
@@ -88,7 +88,7 @@ class Csv(Renderer):
         self._writer = csv.writer(self.out, lineterminator="\n")
         self._header_due = True
 
-    def row(self, result: BenchResult) -> None:
+    def row(self, result: Row) -> None:
         flat: dict[str, Any] = {}
         for name, value in result.as_dict().items():
             if name == "flags":  # of the lists the one without which a row misleads
@@ -103,7 +103,7 @@ class Csv(Renderer):
         self.out.flush()
 
 
-_Column = tuple[str, int, Callable[[BenchResult], str]]
+_Column = tuple[str, int, Callable[[Row], str]]
 
 
 class Markdown(Renderer):
@@ -162,7 +162,7 @@ class Markdown(Renderer):
         self.out.write("|" + "|".join(rule) + "|\n")
         self.out.flush()
 
-    def row(self, result: BenchResult) -> None:
+    def row(self, result: Row) -> None:
         self._line([value(result) for _, _, value in self._columns])
         self.out.flush()
         self._last = result
@@ -176,7 +176,7 @@ class Markdown(Renderer):
             self._notes.append(f"{where}{name}: {'; '.join(notes)}")
 
     def end(self, errors: Sequence[MoeMobileError] = ()) -> None:
-        last: BenchResult | None = getattr(self, "_last", None)
+        last: Row | None = getattr(self, "_last", None)
         if last is not None:
             reading = "O_DIRECT" if last.direct_io else "buffered reads"
             self.out.write(
@@ -218,7 +218,7 @@ class Shown:
         else:
             self._print(text)
 
-    def row(self, result: BenchResult) -> None:
+    def row(self, result: Row) -> None:
         """Render it."""
         if not self._begun:
             self._renderer.begin(self._rows, phones=self._phones)
@@ -243,11 +243,11 @@ def make_renderer(format: str, out: TextIO, *, tokens: bool = False) -> Renderer
     return kinds[format](out, tokens=tokens)
 
 
-def _cache(result: BenchResult) -> str:
+def _cache(result: Row) -> str:
     return "all" if result.config["residency"] == "resident" else str(result.config["cache"])
 
 
-def _routing(result: BenchResult) -> str:
+def _routing(result: Row) -> str:
     resolved = str(result.routing["resolved"])
     return resolved + _LOSSY if result.routing["lossy"] else resolved
 
@@ -282,7 +282,7 @@ def _mib(bytes: int | None) -> str:
     return "-" if bytes is None else f"{bytes / _MIB:.0f}"
 
 
-def _joules(result: BenchResult) -> str:
+def _joules(result: Row) -> str:
     """An asterisk leads to the note that says why not to believe it."""
     star = "" if result.energy_reliable else "*"
     return "-" if result.joules_per_token is None else f"{result.joules_per_token:.2f}{star}"

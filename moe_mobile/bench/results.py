@@ -1,10 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One row of a benchmark: llama-bench's members under their names, and ours.
-
-:class:`BenchResult` is the one place that defines them; `docs/results-schema.md` describes every
-member, `results.schema.json` in this folder is the same for programs.
-"""
+"""Rows from what a runner answered to each repetition."""
 
 from __future__ import annotations
 
@@ -17,127 +13,11 @@ from moe_mobile.base.json_field import Json
 from moe_mobile.base.routings import lossy_mark
 from moe_mobile.base.statistics import mean, percentile, sample_stddev
 from moe_mobile.bench.regime import agreed_charging
+from moe_mobile.bench.row import SCHEMA_VERSION, BenchTest, Row
 
-__all__ = ["SCHEMA_VERSION", "BenchResult", "BenchTest", "Rates", "phase_rates", "summarize"]
-
-SCHEMA_VERSION = 2
-"""Grows if a member changes its meaning or goes; new members alone do not change it."""
+__all__ = ["Rates", "phase_rates", "summarize"]
 
 _MIB = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class BenchTest:
-    """What one row measures: a prompt of `n_prompt` random tokens, then `n_gen` decoded ones.
-
-    The decoded tokens are random too, as llama-bench has them: what the model prefers must not
-    decide how fast it seems.
-    """
-
-    n_prompt: int
-    n_gen: int
-
-    @property
-    def positions(self) -> int:
-        """Positions of the context that it fills."""
-        return self.n_prompt + self.n_gen
-
-    @property
-    def name(self) -> str:
-        """llama-bench's name of the test: `pp512`, `tg128` or `pp512+tg128`."""
-        parts = [f"pp{self.n_prompt}"] if self.n_prompt else []
-        parts += [f"tg{self.n_gen}"] if self.n_gen else []
-        return "+".join(parts)
-
-
-@dataclasses.dataclass(frozen=True)
-class BenchResult:
-    """A row. Times in nanoseconds or milliseconds as named, sizes in bytes unless named MiB."""
-
-    # llama-bench's members
-    build_commit: str
-    build_number: int
-    cpu_info: str
-    gpu_info: str
-    backends: str
-    model_filename: str
-    model_type: str
-    model_size: int
-    model_n_params: int
-    n_batch: int
-    n_ubatch: int
-    n_threads: int
-    n_prompt: int
-    n_gen: int
-    n_depth: int
-    test_time: str
-    avg_ns: int
-    stddev_ns: int
-    avg_ts: float
-    stddev_ts: float
-    samples_ns: list[int]
-    samples_ts: list[float]
-    # ours
-    version: str
-    executorch_version: str
-    bundle_hash: str
-    config: Json
-    routing: Json
-    plan: Json
-    direct_io: bool
-    fallbacks: list[str]
-    load_ms: float
-    ttft_ms: float | None
-    ttft_stddev_ms: float | None
-    prompt_ts: float | None
-    gen_ts: float | None
-    itl_ns: list[list[int]]
-    itl_p50_ms: float | None
-    itl_p95_ms: float | None
-    itl_p99_ms: float | None
-    hit_rate: float | None
-    changed_share: float | None
-    dropped_share: float | None
-    mib_read_per_token: float
-    mib_wasted_per_token: float
-    wait_share: float
-    rss_anon_bytes: int
-    rss_file_bytes: int
-    rss_bytes: int
-    peak_rss_bytes: int
-    swap_bytes: int
-    major_faults: int
-    # of the device, and how it was measured
-    schema_version: int
-    run_key: str
-    device: Json
-    affinity: Json
-    regime: Json
-    runs: list[Json]
-    pss_bytes: int | None
-    joules_per_token: float | None
-    energy_reliable: bool
-    energy_note: str | None
-    flags: list[str]
-    tokens: list[list[Json]]
-
-    @property
-    def test(self) -> BenchTest:
-        """What this row measured."""
-        return BenchTest(self.n_prompt, self.n_gen)
-
-    def as_dict(self, *, tokens: bool = False) -> Json:
-        """The row as a JSON-ready object; the parts of every token only if asked for."""
-        row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if not tokens:
-            del row["tokens"]
-        return row
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> BenchResult:
-        """A row that was read back. Raises KeyError if a member is missing."""
-        values = {field.name: row[field.name] for field in dataclasses.fields(cls)}
-        return cls(**values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +66,7 @@ def summarize(
     samples: Sequence[Mapping[str, Any]],
     runs: Sequence[Json],
     facts: Mapping[str, Any],
-) -> BenchResult:
+) -> Row:
     """The row of a test from its repetitions: `samples` of the runner's `bench` answers, and what
     was recorded around each (`runs`).
 
@@ -208,7 +88,7 @@ def summarize(
     pss = [s["pss"] for run in runs for s in run["samples"] if s["pss"] is not None]
     states = [run[name] for run in runs for name in ("entry", "exit")]
     facts = {**facts, "regime": {**facts["regime"], "charging": agreed_charging(states)}}
-    return BenchResult(
+    return Row.of(
         **facts,
         schema_version=SCHEMA_VERSION,
         runs=list(runs),

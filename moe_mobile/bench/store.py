@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from moe_mobile.base.json_field import Json, parse_object
 from moe_mobile.base.json_lines import JsonLines, refuse_content
 from moe_mobile.base.terminal import all_without_controls
-from moe_mobile.bench.results import SCHEMA_VERSION, BenchResult
+from moe_mobile.bench.row import SCHEMA_VERSION, Row
 from moe_mobile.errors import RuntimeFailedError, UsageError
 
 __all__ = ["ResultFile", "TurnFile"]
@@ -40,7 +40,7 @@ class ResultFile:
         something else; IoError if it cannot be read or written.
         """
         self.path = path
-        self.rows: dict[str, BenchResult] = {}
+        self.rows: dict[str, Row] = {}
         turns = path.with_name(path.name + ".turns")
         if not resume:
             for one in (path, turns):
@@ -58,7 +58,7 @@ class ResultFile:
                 raise self._foreign(len(self._lines.found) + 1)
             opened.pop_all()
 
-    def append(self, result: BenchResult) -> None:
+    def append(self, result: Row) -> None:
         """Write a row through to the disk. Raises DiskFullError or IoError, and RuntimeFailedError
         for a row that could not be read again; its turns are dropped then, to be measured again."""
         row = result.as_dict(tokens=True)
@@ -91,7 +91,7 @@ class ResultFile:
             shown = all_without_controls(row)
         except RecursionError:
             raise self._foreign(number) from None
-        self.rows[row["run_key"]] = BenchResult.from_dict(shown)
+        self.rows[row["run_key"]] = Row(shown)
 
     def _foreign(self, line: int) -> UsageError:
         return UsageError(

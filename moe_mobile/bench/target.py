@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from typing import Any
 
 import moe_mobile
 from moe_mobile.base.progress import Progress, silent
@@ -17,7 +16,7 @@ from moe_mobile.bench.driver import BundleFacts, Cell
 from moe_mobile.bench.regime import regime
 from moe_mobile.device.interface import Device, DeviceFacts
 
-__all__ = ["Target", "open_target", "regime_of"]
+__all__ = ["Target", "open_target"]
 
 
 @dataclasses.dataclass
@@ -65,7 +64,7 @@ class Target:
                 "affinity": self.affinity.as_dict(),
                 "test": dataclasses.asdict(test),
                 "repetitions": protocol.repetitions,
-                "regime": regime_of(protocol),
+                "regime": regime(protocol),
                 "version": moe_mobile.__version__,
                 "build": build()[0],
             }
@@ -92,14 +91,3 @@ def open_target(
     with device.runner() as runner:
         runner.request("prepare", bundle=folder, packed_dir=packed_dir, progress=progress)
     return Target(device, facts, folder, bundle, chosen)
-
-
-def regime_of(protocol: driver.Protocol) -> dict[str, Any]:
-    """The member ``regime`` of what the protocol measures, as far as it is known before."""
-    return regime(
-        interleaved=protocol.interleave,
-        warmup=protocol.warmup,
-        gate=None if protocol.gate is None else protocol.gate.as_dict(),
-        seed=protocol.seed,
-        router_trace=None if protocol.router_trace is None else protocol.router_trace.facts,
-    )

@@ -25,7 +25,7 @@ from moe_mobile.bench.driver import (
 from moe_mobile.bench.fleet import Plan
 from moe_mobile.bench.gate import CPU_ABOVE_C, Gate
 from moe_mobile.bench.render import FORMATS, Shown, make_renderer
-from moe_mobile.bench.results import BenchTest
+from moe_mobile.bench.row import BenchTest
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.bundle.manifest import Manifest
 from moe_mobile.bundle.reader import read_manifest

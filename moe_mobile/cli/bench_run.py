@@ -11,7 +11,7 @@ import click
 from moe_mobile.bench.fleet import Fleet, Plan
 from moe_mobile.bench.plot import draw_results
 from moe_mobile.bench.render import Shown
-from moe_mobile.bench.results import BenchResult
+from moe_mobile.bench.row import Row
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.cli.commands import with_options
 from moe_mobile.cli.errors import format_error
@@ -39,7 +39,7 @@ def run_plan(
     An error of one row or device does not stop the others. Returns the exit code of the first
     error. Raises an error if there is nothing else to show.
     """
-    results: list[BenchResult] = []
+    results: list[Row] = []
     try:
         found = _measure(plan, opened, shown, file, results)
         errors = [kept.resumable(with_options(one)) for one in found]
@@ -69,11 +69,11 @@ def _measure(
     opened: Opened,
     shown: Shown,
     file: ResultFile | None,
-    results: list[BenchResult],
+    results: list[Row],
 ) -> list[MoeMobileError]:
     """The errors, in the order in which to report them."""
 
-    def show(result: BenchResult) -> None:
+    def show(result: Row) -> None:
         results.append(result)
         shown.row(result)
 

@@ -17,7 +17,7 @@ from moe_mobile.base.statistics import percentile
 from moe_mobile.base.text import percent, size, table
 from moe_mobile.bench.driver import bundle_facts
 from moe_mobile.bench.measure import run_test
-from moe_mobile.bench.results import BenchResult, BenchTest
+from moe_mobile.bench.row import BenchTest, Row
 from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.describe import summary
 from moe_mobile.cli.generate import Sampling, statistics_line
@@ -181,7 +181,7 @@ def _misses(bundle: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _decode(bundle: pathlib.Path, residency: str) -> BenchResult:
+def _decode(bundle: pathlib.Path, residency: str) -> Row:
     with ProgressBar() as progress:
         return run_test(
             BenchTest(0, _DECODED),
@@ -192,7 +192,7 @@ def _decode(bundle: pathlib.Path, residency: str) -> BenchResult:
         )
 
 
-def _comparison(misses: dict[str, Any], rows: list[BenchResult]) -> str:
+def _comparison(misses: dict[str, Any], rows: list[Row]) -> str:
     lines = []
     names = ("load a program per miss", "swap a slot per miss", "everything in memory")
     for name, row in zip(names, rows, strict=True):

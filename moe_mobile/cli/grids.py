@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from moe_mobile.bench.results import BenchTest
+from moe_mobile.bench.row import BenchTest
 from moe_mobile.cli.options import RESIDENCIES
 from moe_mobile.errors import UsageError
 

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results of `bench` as one self-contained page.
 
-load, rows         what the files hold, however broken
+load               what the files hold, however broken
 settings, entry    which rows are of one configuration, and what to call it
-compare, student   ratios with their uncertainty, and refusals
+compare            ratios with their uncertainty, and refusals
 figure, overview, latency, timeline, heat, forest    the charts
-facts, text        what a reader needs first, and numbers in words
+facts              what a reader needs first
 page               all of it in one file
 """

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from moe_mobile.base.statistics import Ratio, paired_ratio, welch_ratio
 from moe_mobile.bench.regime import incomparable
-from moe_mobile.report.rows import Row, finite
+from moe_mobile.bench.row import Row
 from moe_mobile.report.settings import NOT_RECORDED, settings
 
 __all__ = ["METHOD", "REPEATED", "Comparison", "Refusal", "compare"]
@@ -89,7 +89,7 @@ def _groups(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
         alike: dict[tuple[str, tuple[tuple[str, str], ...]], list[Row]] = {}
         for row, values in chosen.items():
             rest = tuple(pair for pair in values.items() if pair[0] != setting)
-            alike.setdefault((row.test, rest), []).append(row)
+            alike.setdefault((row.test_name, rest), []).append(row)
         for group in alike.values():
             several = setting == REPEATED or len({_value(row, setting) for row in group}) > 1
             if len(group) > 1 and several:
@@ -99,11 +99,10 @@ def _groups(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 def _comparison(setting: str, base: Row, other: Row) -> list[Comparison]:
     """Empty if a row has no speeds."""
-    speeds = [_speeds(row) for row in (base, other)]
-    if not all(speeds):
+    if not base.speeds or not other.speeds:
         return []
     method = paired_ratio if _paired(base, other) else welch_ratio
-    return [Comparison(setting, base, other, method(*speeds))]
+    return [Comparison(setting, base, other, method(base.speeds, other.speeds))]
 
 
 def _paired(base: Row, other: Row) -> bool:
@@ -114,20 +113,14 @@ def _paired(base: Row, other: Row) -> bool:
     """
     if not all(row.get("regime", "order") == "interleaved" for row in (base, other)):
         return False
-    sessions = [[run.get("session") for run in row.runs] for row in (base, other)]
+    sessions = [[run.get("session") for run in row.records] for row in (base, other)]
     counts = {
         len(values)
         for row in (base, other)
-        for values in (row.runs, row.get("samples_ts"), _speeds(row))
+        for values in (row.records, row.items("samples_ts"), row.speeds)
     }
     known = all(isinstance(session, str) and session for session in sessions[0])
     return known and sessions[0] == sessions[1] and len(counts) == 1
-
-
-def _speeds(row: Row) -> list[float]:
-    values = row.get("samples_ts")
-    numbers = [finite(value) for value in values] if isinstance(values, list) else []
-    return [number for number in numbers if number is not None and number > 0]
 
 
 def _value(row: Row, setting: str) -> str:

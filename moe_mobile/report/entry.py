@@ -9,7 +9,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from moe_mobile.report.rows import Row, finite
+from moe_mobile.bench.row import Row, finite
 from moe_mobile.report.settings import Configuration
 
 __all__ = ["Entry", "make_entries"]
@@ -34,7 +34,7 @@ class Entry:
     @property
     def label_with_test(self) -> str:
         """The label, and the test if the rows have several."""
-        return f"{self.label} · {self.row.test}" if self.several_tests else self.label
+        return f"{self.label} · {self.row.test_name}" if self.several_tests else self.label
 
     @functools.cached_property
     def parts(self) -> dict[str, float]:
@@ -55,11 +55,11 @@ class Entry:
 
 def make_entries(found: Sequence[Configuration]) -> list[Entry]:
     """The rows of all configurations, one configuration after the other."""
-    several = len({row.test for configuration in found for row in configuration.rows}) > 1
+    several = len({row.test_name for configuration in found for row in configuration.rows}) > 1
     entries = []
     for configuration in found:
         for row in configuration.rows:
-            same = [other for other in configuration.rows if other.test == row.test]
+            same = [other for other in configuration.rows if other.test_name == row.test_name]
             again = f" · run {same.index(row) + 1}" if len(same) > 1 else ""
             entries.append(Entry(row, configuration, configuration.label + again, several))
     return entries

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from moe_mobile.bench.row import Row
 from moe_mobile.report.load import Results
-from moe_mobile.report.rows import Row
 from moe_mobile.report.settings import NOT_RECORDED, device_name, settings
 
 __all__ = ["facts", "flags", "why_no_energy"]
@@ -51,8 +51,7 @@ def flags(results: Results) -> list[str]:
     """What was noted on reading, and the rows' flags, each with how many rows have it."""
     counts: dict[str, int] = {}
     for row in results.rows:
-        told = row.get("flags")
-        for flag in dict.fromkeys(map(str, told)) if isinstance(told, list) else []:
+        for flag in dict.fromkeys(map(str, row.items("flags"))):
             counts[flag] = counts.get(flag, 0) + 1
     total = len(results.rows)
     counted = [

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from moe_mobile.base.text import digits
+from moe_mobile.bench.row import Row
 from moe_mobile.report.compare import REPEATED, Comparison
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Figure, Key, listing, logarithmic, plain, short
-from moe_mobile.report.rows import Row
 from moe_mobile.report.settings import label, settings, varying
 
 __all__ = ["context", "forest", "ratio_text"]
@@ -27,8 +27,8 @@ def context(setting: str, row: Row, rows: Sequence[Row]) -> str:
     if setting != REPEATED:
         names = [name for name in names if name != setting]
     parts = [label(settings(row), names)] if names else []
-    if len({other.test for other in rows}) > 1:
-        parts.append(row.test)
+    if len({other.test_name for other in rows}) > 1:
+        parts.append(row.test_name)
     return " · ".join(part for part in parts if part)
 
 

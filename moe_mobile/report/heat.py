@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from moe_mobile.base.json_field import Json
+from moe_mobile.bench.row import finite, pick
 from moe_mobile.device.state import THERMAL_STATUSES
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Figure, Key, band, plain, rule, short, time_layout, time_line
-from moe_mobile.report.rows import finite, pick
 from moe_mobile.report.settings import device_name
 from moe_mobile.report.timeline import Span, spans
 

@@ -8,10 +8,10 @@ import math
 from typing import Any
 
 from moe_mobile.base.command_line import command_line
+from moe_mobile.bench.row import finite
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Figure, Key, logarithmic, rule, short, time_layout
 from moe_mobile.report.overview import PARTS
-from moe_mobile.report.rows import finite
 
 __all__ = ["MAX_POINTS", "latency", "latency_note"]
 

@@ -12,9 +12,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from moe_mobile.bench.results import SCHEMA_VERSION
+from moe_mobile.bench.row import SCHEMA_VERSION, Row
 from moe_mobile.errors import UnsupportedError, UsageError, read_error
-from moe_mobile.report.rows import Row
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "Results", "read_results"]
 
@@ -65,7 +64,7 @@ def read_results(paths: Sequence[pathlib.Path]) -> Results:
                     repeated += 1
                 else:
                     seen.add(key)
-                    rows.append(Row(row, name, len(rows)))
+                    rows.append(Row(row, name))
         notes += parser.notes
         if repeated:
             notes.append(f"{name}: {_count(repeated, 'row')} left out, read before")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from moe_mobile.base.statistics import mean
 from moe_mobile.base.text import digits
+from moe_mobile.bench.row import finite
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Bar, Figure, Key, Segment, bars, listing, plain, short
-from moe_mobile.report.rows import finite
 
 __all__ = [
     "PARTS",
@@ -49,7 +49,7 @@ def throughput(entries: Sequence[Entry], phase: str) -> Figure | None:
             continue
         alone = entry.row.phases == [phase]
         deviation = entry.row.number("stddev_ts") if alone else None
-        dots = entry.row.speeds(phase)
+        dots = entry.row.speeds if alone else []
         if len(dots) < 2:
             deviation, dots = None, []
         spread = f" ± {digits(deviation, 3)}" if deviation is not None else ""
@@ -76,7 +76,7 @@ def first_token(entries: Sequence[Entry]) -> Figure | None:
         time = entry.row.number("ttft_ms")
         if time is None:
             continue
-        several = len(entry.row.runs) > 1 or len(entry.row.repetitions) > 1
+        several = len(entry.row.records) > 1 or len(entry.row.repetitions) > 1
         deviation = entry.row.number("ttft_stddev_ms") if several else None
         spread = f" ± {digits(deviation, 3)}" if deviation is not None else ""
         text = f"{digits(time)}{spread} ms"
@@ -240,7 +240,7 @@ def energy(entries: Sequence[Entry]) -> Figure | None:
         reliable = entry.row.get("energy_reliable") is True
         note = "" if reliable else " (unreliable)"
         each = [
-            value for run in entry.row.runs if (value := finite(run.get("energy_j"))) is not None
+            value for run in entry.row.records if (value := finite(run.get("energy_j"))) is not None
         ]
         title = f"mean of {mean(each):.3g} J per repetition" if each else ""
         segment = Segment(joules, entry.colour, f"{joules:.3g} J{note}", hatched=not reliable)

@@ -10,6 +10,7 @@ from typing import Any
 
 from moe_mobile.base.command_line import command_line
 from moe_mobile.base.text import digits
+from moe_mobile.bench.row import Row
 from moe_mobile.report import overview
 from moe_mobile.report.compare import METHOD, Comparison, Refusal, compare
 from moe_mobile.report.entry import Entry, make_entries
@@ -19,7 +20,6 @@ from moe_mobile.report.forest import context, forest
 from moe_mobile.report.heat import heat
 from moe_mobile.report.latency import latency, latency_note
 from moe_mobile.report.load import Results
-from moe_mobile.report.rows import Row
 from moe_mobile.report.settings import configurations, settings
 from moe_mobile.report.template import Chart, Section, render, script_json
 from moe_mobile.report.timeline import FEWEST_SAMPLES, memory_over_time, too_few_samples
@@ -64,7 +64,7 @@ def summary(results: Results) -> dict[str, Any]:
     return {
         "rows": [
             {
-                "test": row.test,
+                "test": row.test_name,
                 "settings": settings(row),
                 "avg_ts": row.number("avg_ts"),
                 "stddev_ts": row.number("stddev_ts"),
@@ -75,7 +75,7 @@ def summary(results: Results) -> dict[str, Any]:
         "comparisons": [
             {
                 "setting": c.setting,
-                "test": c.base.test,
+                "test": c.base.test_name,
                 "from": c.values()[0],
                 "to": c.values()[1],
                 **dataclasses.asdict(c.ratio),
@@ -86,7 +86,7 @@ def summary(results: Results) -> dict[str, Any]:
         "refused": [
             {
                 "setting": r.setting,
-                "test": r.base.test,
+                "test": r.base.test_name,
                 "from": r.values()[0],
                 "to": r.values()[1],
                 "reasons": r.reasons,
@@ -228,10 +228,9 @@ _COLUMNS = (
 
 def _cells(entry: Entry) -> list[str]:
     row = entry.row
-    told = row.get("flags")
     return [
         entry.label,
-        row.test,
+        row.test_name,
         _number(row.number("avg_ts")),
         _number(row.number("stddev_ts"), 3),
         _number(row.number("ttft_ms")),
@@ -241,7 +240,7 @@ def _cells(entry: Entry) -> list[str]:
         _number(_scaled(row.number("wait_share"), 100)),
         _number(_scaled(row.number("pss_bytes"), 1 / (1 << 20))),
         _number(row.number("joules_per_token")),
-        "; ".join(map(str, told)) if isinstance(told, list) else "",
+        "; ".join(map(str, row.items("flags"))),
     ]
 
 

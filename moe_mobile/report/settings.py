@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from moe_mobile.report.rows import Row
+from moe_mobile.bench.row import Row
 
 __all__ = [
     "COLOURS",

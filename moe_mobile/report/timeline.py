@@ -9,9 +9,9 @@ import datetime
 from typing import Any
 
 from moe_mobile.base.json_field import Json
+from moe_mobile.bench.row import finite, objects
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Figure, Key, band, plain, rule, short, time_layout, time_line
-from moe_mobile.report.rows import finite, items
 
 __all__ = ["FEWEST_SAMPLES", "Span", "memory_over_time", "spans", "too_few_samples"]
 
@@ -46,14 +46,13 @@ class Span:
 
 def spans(entry: Entry) -> list[Span]:
     """The repetitions in time, by their clock if every one is recorded, else in a row."""
-    lengths = entry.row.get("samples_ns")
-    known = [finite(value) for value in lengths] if isinstance(lengths, list) else []
-    starts = [_seconds(run.get("started_at")) for run in entry.row.runs]
+    known = [finite(value) for value in entry.row.items("samples_ns")]
+    starts = [_seconds(run.get("started_at")) for run in entry.row.records]
     clocked = all(start is not None for start in starts)
     found: list[Span] = []
     position = 0.0
-    for index, run in enumerate(entry.row.runs):
-        samples = [s for s in items(run.get("samples")) if finite(s.get("t_ms")) is not None]
+    for index, run in enumerate(entry.row.records):
+        samples = [s for s in objects(run.get("samples")) if finite(s.get("t_ms")) is not None]
         length = (known[index] or 0.0) / 1e9 if index < len(known) else 0.0
         length = max([length, *(sample["t_ms"] / 1e3 for sample in samples)])
         waited = finite(run.get("waited_s")) or 0.0
@@ -62,7 +61,7 @@ def spans(entry: Entry) -> list[Span]:
             position = max(own - first, position)
         elif index:
             position += waited
-        step = max(len(samples) * len(entry.row.runs) // _MAX_SAMPLES, 1)
+        step = max(len(samples) * len(entry.row.records) // _MAX_SAMPLES, 1)
         clock = first + position if clocked and first is not None else None
         found.append(Span(position, length, waited, run, samples[::step], clock))
         position += length

@@ -18,8 +18,8 @@ from typing import Any
 from moe_mobile.base.progress import Progress
 from moe_mobile.bench.driver import BundleFacts, Cell, Protocol, check_fits
 from moe_mobile.bench.measure import measure
-from moe_mobile.bench.results import BenchTest
 from moe_mobile.bench.router_trace import RouterTrace
+from moe_mobile.bench.row import BenchTest
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.bench.target import open_target
 from moe_mobile.device.interface import Device

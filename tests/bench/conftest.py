@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 from moe_mobile.bench.driver import BundleFacts
-from moe_mobile.bench.results import BenchResult, BenchTest
+from moe_mobile.bench.row import BenchTest, Row
 from moe_mobile.device.local import LocalDevice
 from tests.bench.scripted import MIB, Scripted, row_of
 
@@ -27,6 +27,6 @@ def device(tmp_path: pathlib.Path) -> LocalDevice:
 
 
 @pytest.fixture
-def results(facts: BundleFacts, device: LocalDevice) -> list[BenchResult]:
+def results(facts: BundleFacts, device: LocalDevice) -> list[Row]:
     tests = [BenchTest(8, 0), BenchTest(0, 2)]
     return [row_of(device, facts, test) for test in tests]

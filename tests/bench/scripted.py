@@ -13,7 +13,7 @@ from typing import Any
 from moe_mobile.bench import driver
 from moe_mobile.bench.driver import BundleFacts
 from moe_mobile.bench.measure import measure
-from moe_mobile.bench.results import BenchResult, BenchTest
+from moe_mobile.bench.row import BenchTest, Row
 from moe_mobile.bench.target import open_target
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.runner import Runner
@@ -110,16 +110,18 @@ def settings(**values: Any) -> EngineSettings:
     return EngineSettings().with_values(values)
 
 
+def changed(row: Row, **members: Any) -> Row:
+    return Row(row.data | members)
+
+
 def rows_of(
     device: LocalDevice, facts: BundleFacts, rows: Sequence[driver.Cell], **protocol: Any
-) -> list[BenchResult]:
+) -> list[Row]:
     protocol = {"repetitions": 2} | protocol
     return list(measure(open_target(device, facts), rows, driver.Protocol(**protocol)))
 
 
-def row_of(
-    device: LocalDevice, facts: BundleFacts, test: BenchTest, **protocol: Any
-) -> BenchResult:
+def row_of(device: LocalDevice, facts: BundleFacts, test: BenchTest, **protocol: Any) -> Row:
     (row,) = rows_of(device, facts, [(test, settings())], **protocol)
     return row
 

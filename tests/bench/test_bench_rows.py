@@ -12,8 +12,8 @@ import pytest
 
 from moe_mobile import errors
 from moe_mobile.bench.driver import BundleFacts, check_fits, grid
-from moe_mobile.bench.results import BenchTest
 from moe_mobile.bench.router_trace import RouterTrace
+from moe_mobile.bench.row import BenchTest
 from moe_mobile.device.local import LocalDevice
 from tests.bench.scripted import MIB, asked, row_of, rows_of, settings
 

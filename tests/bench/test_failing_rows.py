@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import os
 import pathlib
@@ -19,13 +18,13 @@ from moe_mobile import errors
 from moe_mobile.bench.driver import BundleFacts, Cell, Protocol
 from moe_mobile.bench.fleet import Fleet, Plan
 from moe_mobile.bench.measure import measure
-from moe_mobile.bench.results import BenchResult, BenchTest
+from moe_mobile.bench.row import BenchTest, Row
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.bench.target import open_target
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.errors import MoeMobileError
 from moe_mobile.runner import find_runner
-from tests.bench.scripted import row_of, settings
+from tests.bench.scripted import changed, row_of, settings
 from tests.bundles import BundleMaker
 from tests.cli.program import run_cli
 
@@ -152,9 +151,9 @@ def test_a_row_that_could_not_be_read_again_is_not_kept(
     ]
     for change in changes:
         with pytest.raises(errors.RuntimeFailedError, match="does not fit its schema"):
-            file.append(dataclasses.replace(row, **change))
+            file.append(changed(row, **change))
     assert path.read_text() == ""
-    shown: list[BenchResult] = []
+    shown: list[Row] = []
     plan = Plan(
         bundle=facts, rows=[(BenchTest(0, 2), settings())], protocol=Protocol(1), gate=None,
         gate_asked=False, affinity="all", packed_dir=None,
@@ -180,7 +179,7 @@ def test_turns_of_a_row_that_is_not_kept_are_measured_again(
     file = ResultFile(path, resume=False)
     first, second = measure(target, grid, protocol, turns=file.turns)
     with pytest.raises(errors.RuntimeFailedError, match="does not fit its schema"):
-        file.append(dataclasses.replace(second, rss_bytes=-1))
+        file.append(changed(second, rss_bytes=-1))
     file.close()
 
     # Those of the other row are still there.
@@ -206,7 +205,7 @@ def test_a_file_with_only_dropped_turns_is_deleted(
     file = ResultFile(path, resume=False)
     (row,) = measure(target, [(BenchTest(0, 2), settings())], protocol, turns=file.turns)
     with pytest.raises(errors.RuntimeFailedError, match="not fit its schema"):
-        file.append(dataclasses.replace(row, rss_bytes=-1))
+        file.append(changed(row, rss_bytes=-1))
     file.close()
     assert not path.with_name("rows.jsonl.turns").exists()
     ResultFile(path, resume=False).close()

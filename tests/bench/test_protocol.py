@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from moe_mobile import errors
 from moe_mobile.bench.affinity import Affinity, choose
+from moe_mobile.bench.driver import Protocol
 from moe_mobile.bench.gate import Gate, pass_gate
 from moe_mobile.bench.regime import agreed_charging, incomparable, regime
 from moe_mobile.device.interface import Cluster, DeviceFacts, ShellResult
@@ -136,12 +137,10 @@ def test_waiting_can_be_stopped(dumpsys: pathlib.Path) -> None:
 
 
 def _row(**changes: Any) -> dict[str, Any]:
-    gate = {"limit_c": 40.0, "timeout_s": 300.0}
     row: dict[str, Any] = {
         "n_prompt": 0, "n_gen": 128, "n_depth": 0, "bundle_hash": "ab" * 32,
         "model_type": "olmoe 8da4w", "direct_io": True, "config": {"cache": "50%"},
-        "regime": regime(interleaved=False, warmup=1, gate=gate, seed=0, router_trace=None)
-        | {"charging": False},
+        "regime": regime(Protocol(gate=Gate(40.0, 300.0))) | {"charging": False},
         "affinity": {"policy": "big", "cpus": [4, 5]},
         "device": {"virtual": False, "limit": None, "serial": "R58M"},
     }  # fmt: skip

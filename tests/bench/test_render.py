@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import pathlib
@@ -15,10 +14,10 @@ import pytest
 from moe_mobile import errors
 from moe_mobile.bench.plot import draw_results, token_parts
 from moe_mobile.bench.render import FORMATS, Shown, make_renderer
-from moe_mobile.bench.results import BenchResult, BenchTest
+from moe_mobile.bench.row import BenchTest, Row
 from moe_mobile.cli.output import check_plot, write_plot
 from moe_mobile.settings import EngineSettings
-from tests.bench.scripted import settings
+from tests.bench.scripted import changed, settings
 
 _LLAMA_BENCH = (
     "build_commit build_number cpu_info gpu_info backends model_filename model_type model_size "
@@ -34,7 +33,7 @@ OBSERVER_KEYS = [
 ]  # fmt: skip
 
 
-def _written(format: str, results: list[BenchResult], *, tokens: bool = False) -> str:
+def _written(format: str, results: list[Row], *, tokens: bool = False) -> str:
     out = io.StringIO()
     renderer = make_renderer(format, out, tokens=tokens)
     renderer.begin(
@@ -46,7 +45,7 @@ def _written(format: str, results: list[BenchResult], *, tokens: bool = False) -
     return out.getvalue()
 
 
-def test_json_has_llama_bench_members_and_ours(results: list[BenchResult]) -> None:
+def test_json_has_llama_bench_members_and_ours(results: list[Row]) -> None:
     rows = json.loads(_written("json", results))
     assert [row["n_prompt"] for row in rows] == [8, 0]
     for row in rows:
@@ -58,8 +57,8 @@ def test_json_has_llama_bench_members_and_ours(results: list[BenchResult]) -> No
     assert json.loads(_written("json", [])) == []
 
 
-def test_observer_lines_have_executorchs_keys(results: list[BenchResult]) -> None:
-    both = dataclasses.replace(results[1], n_prompt=8, samples_ns=[1_200_000_000, 1_400_000_000])
+def test_observer_lines_have_executorchs_keys(results: list[Row]) -> None:
+    both = changed(results[1], n_prompt=8, samples_ns=[1_200_000_000, 1_400_000_000])
     lines = _written("observer", [*results, both]).splitlines()
     # Rows without decoded tokens have no such line.
     assert len(lines) == 4
@@ -77,16 +76,14 @@ def test_observer_lines_have_executorchs_keys(results: list[BenchResult]) -> Non
     assert third["inference_end_ms"] == start + 1200
 
 
-def _lossy(result: BenchResult, resolved: str = "cache-prior:0.3,J=2") -> BenchResult:
+def _lossy(result: Row, resolved: str = "cache-prior:0.3,J=2") -> Row:
     routing = result.routing | {"resolved": resolved, "lossy": True}
-    return dataclasses.replace(result, routing=routing)
+    return changed(result, routing=routing)
 
 
-def test_observer_lines_tell_the_routing(results: list[BenchResult]) -> None:
+def test_observer_lines_tell_the_routing(results: list[Row]) -> None:
     trace = {"name": "qwen.safetensors", "sha256": "c" * 64, "source": "synthetic", "tokens": 9}
-    replayed = dataclasses.replace(
-        _lossy(results[1]), regime=results[1].regime | {"router_trace": trace}
-    )
+    replayed = changed(_lossy(results[1]), regime=results[1].regime | {"router_trace": trace})
     lines = _written("observer", [results[1], replayed]).splitlines()
     plain, *_, last = (json.loads(line.partition(" ")[2]) for line in lines)
     assert (plain["routing"], plain["lossy"]) == ("exact", False)
@@ -94,28 +91,28 @@ def test_observer_lines_tell_the_routing(results: list[BenchResult]) -> None:
     assert last["router_trace"] == "qwen.safetensors"
 
 
-def test_json_lines_are_the_same_rows(results: list[BenchResult]) -> None:
+def test_json_lines_are_the_same_rows(results: list[Row]) -> None:
     lines = _written("jsonl", results).splitlines()
     assert [json.loads(line) for line in lines] == json.loads(_written("json", results))
 
 
-def test_tokens_are_written_if_asked_for(results: list[BenchResult]) -> None:
+def test_tokens_are_written_if_asked_for(results: list[Row]) -> None:
     rows = json.loads(_written("json", results, tokens=True))
     assert rows[1]["tokens"][0][0]["wait_ns"] == 60_000_000
 
 
-def test_csv_has_a_column_per_scalar(results: list[BenchResult]) -> None:
+def test_csv_has_a_column_per_scalar(results: list[Row]) -> None:
     rows = list(csv.DictReader(io.StringIO(_written("csv", results))))
     assert [float(row["avg_ts"]) for row in rows] == [6.0, 7.5]
     assert json.loads(rows[0]["config"])["lanes"] == 2
     assert rows[1]["ttft_ms"] == ""
     assert "samples_ns" not in rows[0]
-    flagged = dataclasses.replace(results[0], flags=["lossy: so", "virtual phone"])
+    flagged = changed(results[0], flags=["lossy: so", "virtual phone"])
     (row,) = csv.DictReader(io.StringIO(_written("csv", [flagged])))
     assert row["flags"] == "lossy: so; virtual phone"
 
 
-def test_markdown_is_a_table(results: list[BenchResult]) -> None:
+def test_markdown_is_a_table(results: list[Row]) -> None:
     lines = _written("md", results).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:4]]
     assert len({len(row) for row in cells}) == 1
@@ -129,7 +126,7 @@ def test_markdown_is_a_table(results: list[BenchResult]) -> None:
     assert "O_DIRECT" in lines[5]
 
 
-def test_markdown_shows_settings_that_differ(results: list[BenchResult]) -> None:
+def test_markdown_shows_settings_that_differ(results: list[Row]) -> None:
     out = io.StringIO()
     make_renderer("md", out).begin([(BenchTest(0, 2), settings(lanes=4, residency="programs"))])
     assert "lanes" in out.getvalue()
@@ -146,9 +143,7 @@ def test_markdown_shows_settings_that_differ(results: list[BenchResult]) -> None
         ("max-rank:6", "exact"),
     ],
 )
-def test_markdown_lines_up_lossy_routings(
-    results: list[BenchResult], asked: str, resolved: str
-) -> None:
+def test_markdown_lines_up_lossy_routings(results: list[Row], asked: str, resolved: str) -> None:
     out = io.StringIO()
     renderer = make_renderer("md", out)
     renderer.begin([(results[1].test, settings()), (results[1].test, settings(routing=asked))])
@@ -158,8 +153,8 @@ def test_markdown_lines_up_lossy_routings(
     assert f"| {resolved} (lossy) " in out.getvalue()
 
 
-def test_markdown_of_phones_tells_them_apart(results: list[BenchResult]) -> None:
-    phone = dataclasses.replace(
+def test_markdown_of_phones_tells_them_apart(results: list[Row]) -> None:
+    phone = changed(
         results[1],
         device=results[1].device | {"serial": "R58M"},
         joules_per_token=0.25,
@@ -183,7 +178,7 @@ def test_markdown_of_phones_tells_them_apart(results: list[BenchResult]) -> None
     )
 
 
-def _with_notes(format: str, results: list[BenchResult]) -> list[str]:
+def _with_notes(format: str, results: list[Row]) -> list[str]:
     """Lines of a terminal that shows both; a note before each row and after the last."""
     out = io.StringIO()
     rows = [(result.test, settings()) for result in results]
@@ -198,7 +193,7 @@ def _with_notes(format: str, results: list[BenchResult]) -> list[str]:
     return out.getvalue().splitlines()
 
 
-def test_notes_leave_the_table_whole(results: list[BenchResult]) -> None:
+def test_notes_leave_the_table_whole(results: list[Row]) -> None:
     lines = _with_notes("md", results)
     table = ["|" in line for line in lines]
     assert lines[0] == "note 0"
@@ -209,7 +204,7 @@ def test_notes_leave_the_table_whole(results: list[BenchResult]) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_rows_appear_as_they_are_measured(results: list[BenchResult], format: str) -> None:
+def test_rows_appear_as_they_are_measured(results: list[Row], format: str) -> None:
     out = io.StringIO()
     renderer = make_renderer(format, out)
     renderer.begin([(result.test, settings()) for result in results])
@@ -220,7 +215,7 @@ def test_rows_appear_as_they_are_measured(results: list[BenchResult], format: st
     assert 0 < sizes[0] < sizes[1]
 
 
-def test_parts_of_a_token_add_up(results: list[BenchResult]) -> None:
+def test_parts_of_a_token_add_up(results: list[Row]) -> None:
     parts = token_parts(results[1])
     assert {len(values) for values in parts.values()} == {4}
     assert parts["wait"] == [60.0, 20.0, 100.0, 0.0]
@@ -228,7 +223,7 @@ def test_parts_of_a_token_add_up(results: list[BenchResult]) -> None:
     assert totals == pytest.approx([150.0, 50.0, 300.0, 100.0])
 
 
-def test_a_plot_is_drawn(results: list[BenchResult], tmp_path: pathlib.Path) -> None:
+def test_a_plot_is_drawn(results: list[Row], tmp_path: pathlib.Path) -> None:
     figure = draw_results(results)
     assert [bar["name"] for bar in figure["data"]] == list(token_parts(results[1]))
     assert figure["data"][3]["y"] == [60.0, 20.0, 100.0, 0.0]
@@ -248,20 +243,20 @@ def test_a_plot_of_unknown_type_is_refused_before_measuring() -> None:
         check_plot(pathlib.Path("plot.txt"))
 
 
-def test_notes_name_the_settings_in_which_rows_differ(results: list[BenchResult]) -> None:
+def test_notes_name_the_settings_in_which_rows_differ(results: list[Row]) -> None:
     rows = [(results[1].test, settings(lanes=lanes)) for lanes in (1, 2)]
     out = io.StringIO()
     renderer = make_renderer("md", out)
     renderer.begin(rows)
     for _, one in rows:
         config = results[1].config | {"lanes": one.reading.lanes}
-        renderer.row(dataclasses.replace(results[1], config=config, flags=["odd"]))
+        renderer.row(changed(results[1], config=config, flags=["odd"]))
     renderer.end()
     *_, one, two = out.getvalue().splitlines()
     assert (one, two) == ("- cache 50%, lanes 1, tg2: odd", "- cache 50%, lanes 2, tg2: odd")
 
 
-def test_json_tells_errors_after_the_rows(results: list[BenchResult]) -> None:
+def test_json_tells_errors_after_the_rows(results: list[Row]) -> None:
     failures = [errors.KilledError("killed"), errors.BudgetError("too small")]
     for told in (results, []):
         out = io.StringIO()
