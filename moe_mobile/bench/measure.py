@@ -13,7 +13,6 @@ import dataclasses
 import datetime
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import Self
 
 import moe_mobile
@@ -210,17 +209,12 @@ class _Opened:
                 self._counter.progress("bench", self._counter.done, self._counter.total, "warm-up")
                 self._bench(self._protocol.repetitions + number)
         except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
+            self.__exit__(type(error))
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._runner.__exit__(kind, error, traceback)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._runner.__exit__(kind)
         if kind is not None:
             self._target.device.check_aborted()
 
