@@ -79,6 +79,13 @@ _INFO: dict[str, Shape] = {
     "fallbacks": [str], "moe_mobile": str, "executorch": str,
     "routing": {"requested": str, "resolved": str, "note": str, "lossy": bool},
 }  # fmt: skip
+EVENTS: dict[str, dict[str, Shape]] = {
+    "progress": {"stage": str, "done": int, "total": int},
+    "token": {"token": _token_id},
+    "plan": {"plan": _PLAN},
+}
+"""What comes before an answer, and the members that callbacks get."""
+
 _MISS_TIMES = (
     "raw_read_ns", "slot_miss_ns", "slot_rest_ns", "program_read_ns", "program_load_ns",
     "forward_ns",
@@ -151,39 +158,16 @@ def _is_sample(sample: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     )
 
 
+def is_event(event: Mapping[str, Any]) -> bool:
+    """Whether an event of :data:`EVENTS` has its members."""
+    return _fits(event, EVENTS[event["event"]])
+
+
 def is_error(error: object) -> bool:
     """Whether it is an error object of the engine; members may be missing."""
     return isinstance(error, dict) and all(
         isinstance(error.get(name), str | None) for name in _ERROR
     )
-
-
-def plan(value: object) -> dict[str, Any]:
-    """A memory plan. Raises ValueError for anything else, as all functions below."""
-    if not isinstance(value, dict) or not _fits(value, _PLAN):
-        raise ValueError("no plan")
-    return value
-
-
-def whole(value: object) -> int:
-    """A whole number from 0."""
-    if not isinstance(value, int) or not _fits(value, int):
-        raise ValueError("not a whole number")
-    return value
-
-
-def token(value: object) -> int:
-    """A token id."""
-    if not isinstance(value, int) or not _token_id(value):
-        raise ValueError("not a token id")
-    return value
-
-
-def text(value: object) -> str:
-    """A text."""
-    if not isinstance(value, str):
-        raise ValueError("not a text")
-    return value
 
 
 def _fits(value: object, shape: Shape) -> bool:

@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, Self
 
-from moe_mobile.answers import is_answer, is_error, plan, text, token, whole
+from moe_mobile.answers import EVENTS, is_answer, is_error, is_event
 from moe_mobile.base.command_line import command_line
 from moe_mobile.base.json_field import parse_object
 from moe_mobile.base.progress import Progress
@@ -41,19 +41,11 @@ from moe_mobile.results import Residency
 
 __all__ = ["Launch", "Runner", "find_runner"]
 
-"""Called with a stage (docs/runner.md lists them), steps done, steps in all."""
-
 RUNNER_VARIABLE = "MOE_MOBILE_RUNNER"
 """Environment variable that names another ``moe_runner``."""
 
 _STDERR_LINES = 40
 _MOST_LINE = 256 << 20
-_MEMBERS: dict[str, dict[str, Callable[[Any], Any]]] = {
-    # Nobody divides by 0 steps in all.
-    "progress": {"stage": text, "done": whole, "total": lambda value: max(1, whole(value))},
-    "token": {"token": token},
-    "plan": {"plan": plan},
-}
 _CLOSE_SECONDS = 5.0
 
 
@@ -187,6 +179,8 @@ class Runner:
         RuntimeFailedError if it ends or breaks the protocol. An exception from a callback (or
         Ctrl-C) ends the process: its answer would be taken for the next request's.
         """
+        callbacks: dict[str, Callable[..., None] | None]
+        callbacks = {"progress": progress, "token": on_token, "plan": planned}
         request_id = next(self._ids)
         message = {"id": request_id, "command": command}
         message |= {name: value for name, value in members.items() if value is not None}
@@ -206,15 +200,15 @@ class Runner:
                     if not is_error(event.get("error")):
                         raise self._unexpected(event)
                     raise _typed_error(event["error"], self._launch)
-                if not isinstance(kind, str) or kind not in _MEMBERS:
+                if not isinstance(kind, str) or kind not in EVENTS:
                     continue
-                try:
-                    values = [cast(event[name]) for name, cast in _MEMBERS[kind].items()]
-                except (KeyError, ValueError):
-                    raise self._unexpected(event) from None
-                callback = {"progress": progress, "token": on_token, "plan": planned}[kind]
+                if not is_event(event):
+                    raise self._unexpected(event)
+                if kind == "progress":
+                    event["total"] = max(1, event["total"])  # nobody divides by 0
+                callback = callbacks[kind]
                 if callback is not None:
-                    callback(*values)
+                    callback(*(event[name] for name in EVENTS[kind]))
         except MoeMobileError:
             raise
         except BaseException:
@@ -237,7 +231,8 @@ class Runner:
 
         Returns the new memory plan. Raises BudgetError or UsageError; then nothing has changed.
         """
-        return plan(self.request("resize", cache=cache)["plan"])
+        plan: dict[str, Any] = self.request("resize", cache=cache)["plan"]
+        return plan
 
     def residency(self) -> Residency:
         """Which of the open bundle's experts are in memory."""

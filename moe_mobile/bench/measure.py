@@ -63,77 +63,9 @@ def measure(
     engine's other errors, and without ``failed`` those of rows.
     """
     rows = [target.resolve(row) for row in rows]
-    done = _Counter(len(rows) * protocol.repetitions, progress)
-    measured = _in_turns if protocol.interleave else _one_by_one
-    for row, runs in measured(target, rows, protocol, done, turns, failed):
-        yield _result(target, row, protocol, runs)
-
-
-def _one_by_one(
-    target: Target,
-    rows: Sequence[Cell],
-    protocol: driver.Protocol,
-    done: _Counter,
-    turns: TurnFile | None,
-    failed: Failed | None,
-) -> Iterator[tuple[Cell, list[_Repetition]]]:
-    for row in rows:
-        before = done.done
-        try:
-            with _Opened(target, row, protocol, done) as opened:
-                runs = [opened.repeat(number) for number in range(protocol.repetitions)]
-        except _OF_A_ROW as error:
-            if failed is None:
-                raise
-            failed(row, error)
-            done.leave_out(protocol.repetitions - (done.done - before))
-            continue
-        yield row, runs
-
-
-def _in_turns(
-    target: Target,
-    rows: Sequence[Cell],
-    protocol: driver.Protocol,
-    done: _Counter,
-    turns: TurnFile | None,
-    failed: Failed | None,
-) -> Iterator[tuple[Cell, list[_Repetition]]]:
-    found: dict[int, list[_Repetition]] = {index: [] for index in range(len(rows))}
-    for number in range(protocol.repetitions):
-        order = list(found) if number % 2 == 0 else list(reversed(found))
-        for index in order:
-            try:
-                found[index].append(_turn(target, rows[index], protocol, done, number, turns))
-            except _OF_A_ROW as error:
-                if failed is None:
-                    raise
-                failed(rows[index], error)
-                del found[index]
-                done.leave_out(protocol.repetitions - number)
-    for index, runs in found.items():
-        yield rows[index], runs
-
-
-def _turn(
-    target: Target,
-    row: Cell,
-    protocol: driver.Protocol,
-    counter: _Counter,
-    number: int,
-    turns: TurnFile | None,
-) -> _Repetition:
-    """Repetition `number` of an interleaved row, unless it was measured already."""
-    key = target.key(row, protocol)
-    earlier = None if turns is None else turns.get(key, number)
-    if earlier is not None:
-        counter.step(row[0].name)
-        return _Repetition(**earlier)
-    with _Opened(target, row, protocol, counter) as opened:
-        repetition = opened.repeat(number)
-    if turns is not None:
-        turns.keep(key, number, dataclasses.asdict(repetition))
-    return repetition
+    run = _Run(target, rows, protocol, progress, turns, failed, len(rows) * protocol.repetitions)
+    for row, repetitions in run.in_turns() if protocol.interleave else run.one_by_one():
+        yield _result(target, row, protocol, repetitions)
 
 
 def run_test(
@@ -159,22 +91,6 @@ def run_test(
     return result
 
 
-@dataclasses.dataclass
-class _Counter:
-    """Reports progress in repetitions of all rows."""
-
-    total: int
-    progress: Progress
-    done: int = 0
-
-    def step(self, detail: str) -> None:
-        self.done += 1
-        self.progress("bench", self.done, self.total, detail)
-
-    def leave_out(self, repetitions: int) -> None:
-        self.total -= repetitions
-
-
 @dataclasses.dataclass(frozen=True)
 class _Repetition:
     info: Json
@@ -182,16 +98,74 @@ class _Repetition:
     run: Json
 
 
+@dataclasses.dataclass
+class _Run:
+    """The rows of :func:`measure`; progress is counted in repetitions of all of them."""
+
+    target: Target
+    rows: Sequence[Cell]
+    protocol: driver.Protocol
+    progress: Progress
+    turns: TurnFile | None
+    failed: Failed | None
+    total: int
+    done: int = 0
+
+    def one_by_one(self) -> Iterator[tuple[Cell, list[_Repetition]]]:
+        numbers = range(self.protocol.repetitions)
+        for row in self.rows:
+            before = self.done
+            try:
+                with _Opened(self, row) as opened:
+                    found = [opened.repeat(number) for number in numbers]
+            except _OF_A_ROW as error:
+                self._leave_out(row, error, len(numbers) - (self.done - before))
+                continue
+            yield row, found
+
+    def in_turns(self) -> Iterator[tuple[Cell, list[_Repetition]]]:
+        found: dict[int, list[_Repetition]] = {index: [] for index in range(len(self.rows))}
+        for number in range(self.protocol.repetitions):
+            for index in list(found) if number % 2 == 0 else list(reversed(found)):
+                try:
+                    found[index].append(self._turn(self.rows[index], number))
+                except _OF_A_ROW as error:
+                    self._leave_out(self.rows[index], error, self.protocol.repetitions - number)
+                    del found[index]
+        for index, repetitions in found.items():
+            yield self.rows[index], repetitions
+
+    def step(self, detail: str) -> None:
+        self.done += 1
+        self.progress("bench", self.done, self.total, detail)
+
+    def _turn(self, row: Cell, number: int) -> _Repetition:
+        """Repetition `number` of an interleaved row, unless it was measured already."""
+        key = self.target.key(row, self.protocol)
+        earlier = None if self.turns is None else self.turns.get(key, number)
+        if earlier is not None:
+            self.step(row[0].name)
+            return _Repetition(**earlier)
+        with _Opened(self, row) as opened:
+            repetition = opened.repeat(number)
+        if self.turns is not None:
+            self.turns.keep(key, number, dataclasses.asdict(repetition))
+        return repetition
+
+    def _leave_out(self, row: Cell, error: MoeMobileError, repetitions: int) -> None:
+        """A row failed, with so many repetitions missing."""
+        if self.failed is None:
+            raise error
+        self.failed(row, error)
+        self.total -= repetitions
+
+
 class _Opened:
     """A process that has the bundle open with the settings of a row, warmed up."""
 
-    def __init__(
-        self, target: Target, row: Cell, protocol: driver.Protocol, counter: _Counter
-    ) -> None:
-        self._target = target
+    def __init__(self, run: _Run, row: Cell) -> None:
+        self._run, self._target, self._protocol = run, run.target, run.protocol
         self._test, self._settings = row
-        self._protocol = protocol
-        self._counter = counter
 
     def __enter__(self) -> Self:
         runner = self._target.device.runner(cpus=self._target.affinity.pinned)
@@ -202,11 +176,11 @@ class _Opened:
                 "open",
                 bundle=self._target.folder,
                 settings=self._settings.as_request(),
-                progress=self._counter.progress,
+                progress=self._run.progress,
             )
             self._load_end_ms = _now_ms()
             for number in range(self._protocol.warmup):
-                self._counter.progress("bench", self._counter.done, self._counter.total, "warm-up")
+                self._run.progress("bench", self._run.done, self._run.total, "warm-up")
                 self._bench(self._protocol.repetitions + number)
         except BaseException as error:
             self.__exit__(type(error))
@@ -223,7 +197,7 @@ class _Opened:
         target = self._target
 
         def waiting(what: str, waited: float, most: float) -> None:
-            self._counter.progress("cool", round(waited), round(most), what)
+            self._run.progress("cool", round(waited), round(most), what)
 
         wait = pass_gate(target.device, self._protocol.gate, waiting, target.device.aborted)
         sampler = Sampler(
@@ -265,7 +239,7 @@ class _Opened:
             "energy_source": energy.source,
             "energy_note": energy.note,
         }
-        self._counter.step(self._test.name)
+        self._run.step(self._test.name)
         return _Repetition(self._info, sample, run)
 
     def _bench(self, number: int) -> Json:
