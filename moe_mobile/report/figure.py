@@ -27,11 +27,14 @@ __all__ = [
     "bars",
     "listing",
     "logarithmic",
+    "note",
     "plain",
+    "points",
     "rule",
     "short",
     "time_layout",
     "time_line",
+    "upright",
 ]
 
 _LINE = 16  # pixels of a line of text
@@ -127,8 +130,8 @@ def listing(labels: Sequence[tuple[str, str]], unit: str) -> tuple[Json, list[fl
         values = value.split("\n")
         room = max(_CHARACTERS - max(map(len, values)), _SHORTEST)
         lines = textwrap.wrap(label, room) or [""]
-        annotations.append(_note("<br>".join(plain(line) for line in lines), 0, top))
-        annotations.append(_note("<br>".join(f"<b>{plain(line)}</b>" for line in values), 1, top))
+        annotations.append(_label("<br>".join(plain(line) for line in lines), 0, top))
+        annotations.append(_label("<br>".join(f"<b>{plain(line)}</b>" for line in values), 1, top))
         top += _LINE * max(len(lines), len(values)) + 2
         centres.append(top + _BAR / 2)
         top += _BAR + _GAP
@@ -173,19 +176,12 @@ def bars(
     return Figure(name, alt, data, layout, keys)
 
 
-def _note(text: str, x: int, y: float) -> Json:
-    return {
-        "text": text,
-        "x": x,
-        "y": y,
-        "xref": "paper",
-        "xanchor": "right" if x else "left",
-        "yanchor": "top",
-        "align": "right" if x else "left",
-        "showarrow": False,
-        "borderpad": 0,
-        "font": {"color": "@ink", "size": 12},
-    }
+def _label(text: str, x: int, y: float) -> Json:
+    side = "right" if x else "left"
+    font = {"color": "@ink", "size": 12}
+    return note(
+        text, x, y, xref="paper", xanchor=side, yanchor="top", align=side, borderpad=0, font=font
+    )
 
 
 def _stacks(entries: Sequence[Bar], centres: Sequence[float]) -> list[Json]:
@@ -232,47 +228,48 @@ def _extras(entries: Sequence[Bar], centres: Sequence[float], unit: str) -> list
         if entry.deviation
     ]
     if spread:
-        traces.append(
-            _points([total for total, _, _ in spread], [y for _, _, y in spread])
-            | {
-                "hoverinfo": "skip",
-                "marker": {"size": 1, "color": "@ink"},
-                "error_x": {
-                    "type": "data",
-                    "array": [short(deviation) for _, deviation, _ in spread],
-                    "color": "@ink",
-                    "thickness": 1.6,
-                    "width": 5,
-                },
-            }
-        )
+        x, deviations, y = zip(*spread, strict=True)
+        bars = {"color": "@ink", "thickness": 1.6, "width": 5}
+        error = {"type": "data", "array": list(map(short, deviations)), **bars}
+        traces.append(points(x, y, None, marker={"size": 1, "color": "@ink"}, error_x=error))
     dots = [(dot, y + _BAR / 2 + 4) for entry, y in pairs for dot in entry.dots]
     if dots:
-        traces.append(
-            _points(*map(list, zip(*dots, strict=True)))
-            | {
-                "marker": {"size": 4, "color": "@muted", "opacity": 0.75},
-                "hovertemplate": f"one repetition: %{{x:.5g}} {plain(unit)}<extra></extra>",
-            }
-        )
+        hover = f"one repetition: %{{x:.5g}} {plain(unit)}"
+        mark = {"size": 4, "color": "@muted", "opacity": 0.75}
+        traces.append(points(*zip(*dots, strict=True), hover, marker=mark))
     marks = [(entry.mark, y) for entry, y in pairs if entry.mark is not None]
     if marks:
-        traces.append(
-            _points([short(mark) for mark, _ in marks], [y for _, y in marks])
-            | {
-                "marker": {
-                    "symbol": "line-ns",
-                    "size": _BAR + 6,
-                    "line": {"width": 2.5, "color": "@ink"},
-                },
-                "hovertemplate": f"planned: %{{x:.5g}} {plain(unit)}<extra></extra>",
-            }
-        )
+        hover = f"planned: %{{x:.5g}} {plain(unit)}"
+        line = {"width": 2.5, "color": "@ink"}
+        mark = {"symbol": "line-ns", "size": _BAR + 6, "line": line}
+        traces.append(points(*zip(*marks, strict=True), hover, marker=mark))
     return traces
 
 
-def _points(x: list[Any], y: list[Any]) -> Json:
-    return {"type": "scatter", "mode": "markers", "x": [short(v) for v in x], "y": y}
+def points(
+    x: Sequence[float], y: Sequence[float], hover: str | Sequence[str] | None, **more: Any
+) -> Json:
+    """Marks. `hover` is said of each: texts, or one with plotly's placeholders; None: nothing."""
+    shortened = [value if isinstance(value, int) else short(value) for value in x]
+    trace: Json = {"type": "scatter", "mode": "markers", "x": shortened, "y": list(y)}
+    if hover is None:
+        trace["hoverinfo"] = "skip"
+    elif isinstance(hover, str):
+        trace["hovertemplate"] = f"{hover}<extra></extra>"
+    else:
+        trace |= {"hovertext": list(hover), "hovertemplate": "%{hovertext}<extra></extra>"}
+    return trace | more
+
+
+def note(text: str, x: float, y: float, **more: Any) -> Json:
+    """A text at a place, without an arrow."""
+    return {"text": text, "x": x, "y": y, "showarrow": False, **more}
+
+
+def upright(x: float, colour: str, width: float, **more: Any) -> Json:
+    """The shape of a vertical line through the whole chart."""
+    line = {"color": colour, "width": width, **more}
+    return {"type": "line", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": line}
 
 
 def time_layout(title: str, unit: str, height: int = 320) -> Json:
@@ -316,16 +313,9 @@ def rule(layout: Json, y: float, text: str, colour: str = "@muted", dash: str = 
             "line": {"color": colour, "width": 1.4, "dash": dash},
         }
     )
+    font = {"size": 11, "color": colour}
     layout["annotations"].append(
-        {
-            "text": plain(text),
-            "xref": "paper",
-            "x": 1.005,
-            "xanchor": "left",
-            "y": short(y),
-            "showarrow": False,
-            "font": {"size": 11, "color": colour},
-        }
+        note(plain(text), 1.005, short(y), xref="paper", xanchor="left", font=font)
     )
 
 

@@ -10,7 +10,16 @@ from moe_mobile.base.text import digits
 from moe_mobile.bench.row import Row
 from moe_mobile.report.compare import REPEATED, Comparison
 from moe_mobile.report.entry import Entry
-from moe_mobile.report.figure import Figure, Key, listing, logarithmic, plain, short
+from moe_mobile.report.figure import (
+    Figure,
+    Key,
+    listing,
+    logarithmic,
+    plain,
+    points,
+    short,
+    upright,
+)
 from moe_mobile.report.settings import label, settings, varying
 
 __all__ = ["context", "forest", "ratio_text"]
@@ -57,47 +66,28 @@ def forest(setting: str, comparisons: Sequence[Comparison], entries: Mapping[Row
         ends += [value for value in (ratio.value, ratio.low, ratio.high) if value is not None]
     if max(ends) / min(ends) > _LOGARITHMIC_FROM:
         logarithmic(layout["xaxis"], min(ends), max(ends))
-    layout["shapes"] = [
-        {
-            "type": "line",
-            "layer": "below",
-            "yref": "paper",
-            "x0": 1,
-            "x1": 1,
-            "y0": 0,
-            "y1": 1,
-            "line": {"color": "@ink", "width": 1.2, "dash": "dot"},
-        }
-    ]
+    layout["shapes"] = [upright(1, "@ink", 1.2, dash="dot") | {"layer": "below"}]
     data = []
     for comparison, (text, value), y in zip(comparisons, labels, centres, strict=True):
         ratio = comparison.ratio
         low, high = (ratio.value if end is None else end for end in (ratio.low, ratio.high))
         colour = entries[comparison.other].colour
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": [short(ratio.value)],
-                "y": [y],
-                "marker": {
-                    "color": colour if ratio.verdict in _SHOWN else "@paper",
-                    "size": 10,
-                    "line": {"color": colour, "width": 2},
-                },
-                "error_x": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [short(high - ratio.value)],
-                    "arrayminus": [short(ratio.value - low)],
-                    "color": colour,
-                    "thickness": 2,
-                    "width": 5,
-                },
-                "hovertext": [f"<b>{plain(text)}</b><br>" + plain(value).replace("\n", "<br>")],
-                "hovertemplate": "%{hovertext}<extra></extra>",
-            }
-        )
+        hover = f"<b>{plain(text)}</b><br>" + plain(value).replace("\n", "<br>")
+        marker = {
+            "color": colour if ratio.verdict in _SHOWN else "@paper",
+            "size": 10,
+            "line": {"color": colour, "width": 2},
+        }
+        error = {
+            "type": "data",
+            "symmetric": False,
+            "array": [short(high - ratio.value)],
+            "arrayminus": [short(ratio.value - low)],
+            "color": colour,
+            "thickness": 2,
+            "width": 5,
+        }
+        data.append(points([ratio.value], [y], [hover], marker=marker, error_x=error))
     words = "; ".join(f"{text}: " + value.replace("\n", ", ") for text, value in labels[:12])
     keys = (
         Key("@muted", "the interval does not hold 1: a difference", "dot"),

@@ -15,7 +15,17 @@ from moe_mobile.base.json_field import Json
 from moe_mobile.bench.row import finite, pick
 from moe_mobile.device.state import THERMAL_STATUSES
 from moe_mobile.report.entry import Entry
-from moe_mobile.report.figure import Figure, Key, band, plain, rule, short, time_layout, time_line
+from moe_mobile.report.figure import (
+    Figure,
+    Key,
+    band,
+    plain,
+    points,
+    rule,
+    short,
+    time_layout,
+    time_line,
+)
 from moe_mobile.report.settings import device_name
 from moe_mobile.report.timeline import Span, spans
 
@@ -173,16 +183,9 @@ def _lane(turns: Sequence[_Turn], zero: float, scale: float) -> Json:
             text += f"<br>waited {span.waited:.3g} s"
             text += " in vain" if span.run.get("gate") == "timed_out" else ""
         texts.append(text)
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "yaxis": "y3",
-        "x": [short(((turn.start + turn.end) / 2 - zero) / scale) for turn in turns],
-        "y": [0.5] * len(turns),
-        "marker": {"color": [turn.entry.colour for turn in turns], "size": 8},
-        "hovertext": texts,
-        "hovertemplate": "%{hovertext}<extra></extra>",
-    }
+    x = [((turn.start + turn.end) / 2 - zero) / scale for turn in turns]
+    marker = {"color": [turn.entry.colour for turn in turns], "size": 8}
+    return points(x, [0.5] * len(turns), texts, marker=marker, yaxis="y3")
 
 
 def _line(name: str, dash: str, colour: str) -> Json:

@@ -10,7 +10,17 @@ from typing import Any
 from moe_mobile.base.command_line import command_line
 from moe_mobile.bench.row import finite
 from moe_mobile.report.entry import Entry
-from moe_mobile.report.figure import Figure, Key, logarithmic, rule, short, time_layout
+from moe_mobile.report.figure import (
+    Figure,
+    Key,
+    logarithmic,
+    note,
+    points,
+    rule,
+    short,
+    time_layout,
+    upright,
+)
 from moe_mobile.report.overview import PARTS
 
 __all__ = ["MAX_POINTS", "latency", "latency_note"]
@@ -106,12 +116,12 @@ def _misses(token: dict[str, Any] | None) -> float:
     return max(finite(token.get("misses")) or 0.0, 0.0) if token else 0.0
 
 
-def _markers(entry: Entry, points: list[Any], *, filled: bool) -> dict[str, Any]:
-    misses = [_misses(point[4]) for point in points]
+def _markers(entry: Entry, shown: list[Any], *, filled: bool) -> dict[str, Any]:
+    misses = [_misses(point[4]) for point in shown]
     size = [short(5 if not value else 5 + 2.2 * math.sqrt(min(value, 40))) for value in misses]
     custom, lines = [], ["repetition %{customdata[0]}, token %{customdata[1]}: <b>%{y:.4g} ms</b>"]
-    has_parts = any(point[4] for point in points)
-    for _, _, repetition, index, token in points:
+    has_parts = any(point[4] for point in shown)
+    for _, _, repetition, index, token in shown:
         custom.append([repetition, index, *(_hover(token) if has_parts else [])])
     if has_parts:
         names = [title for key, title in PARTS.items() if key != "rest"]
@@ -121,23 +131,14 @@ def _markers(entry: Entry, points: list[Any], *, filled: bool) -> dict[str, Any]
             f"%{{customdata[{start}]}} hits, %{{customdata[{start + 1}]}} misses, "
             f"%{{customdata[{start + 2}]}} KiB read"
         )
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [point[0] for point in points],
-        "y": [short(point[1]) for point in points],
-        "marker": {
-            "size": size if any(misses) else 5,
-            "color": entry.colour if filled else "@paper",
-            "opacity": 0.72 if filled else 1,
-            "line": {
-                "color": "@paper" if filled else "@muted",
-                "width": 0.6 if filled else 1.2,
-            },
-        },
-        "customdata": custom,
-        "hovertemplate": "<br>".join(lines) + "<extra></extra>",
+    marker = {
+        "size": size if any(misses) else 5,
+        "color": entry.colour if filled else "@paper",
+        "opacity": 0.72 if filled else 1,
+        "line": {"color": "@paper" if filled else "@muted", "width": 0.6 if filled else 1.2},
     }
+    x, y = [point[0] for point in shown], [short(point[1]) for point in shown]
+    return points(x, y, "<br>".join(lines), marker=marker, customdata=custom)
 
 
 def _hover(token: dict[str, Any] | None) -> list[Any]:
@@ -155,23 +156,13 @@ def _separate(layout: dict[str, Any], start: int, length: int, index: int, count
     """Name a repetition above its tokens, and rule it off from the one before."""
     if count < 2:
         return
+    name = f"repetition {index + 1}" if count <= 3 else str(index + 1)
+    font = {"size": 11, "color": "@muted"}
     layout["annotations"].append(
-        {
-            "text": f"repetition {index + 1}" if count <= 3 else str(index + 1),
-            "x": start + length / 2,
-            "y": 1,
-            "yref": "paper",
-            "yanchor": "bottom",
-            "showarrow": False,
-            "font": {"size": 11, "color": "@muted"},
-        }
+        note(name, start + length / 2, 1, yref="paper", yanchor="bottom", font=font)
     )
     if index:
-        line = {"color": "@rule", "width": 1}
-        x = start - 0.5
-        layout["shapes"].append(
-            {"type": "line", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": line}
-        )
+        layout["shapes"].append(upright(start - 0.5, "@rule", 1))
 
 
 def _percentile_lines(entry: Entry, layout: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from moe_mobile.base.json_field import Json
 from moe_mobile.base.text import change_text
-from moe_mobile.report.figure import Figure, Key, plain, rule, short, time_layout
+from moe_mobile.report.figure import Figure, Key, note, plain, points, rule, short, time_layout
 from moe_mobile.tune.choice import Candidate, Limit, front
 
 __all__ = ["loads_front", "speed_front", "told"]
@@ -165,48 +165,31 @@ def _points(
         + ("<br>far above this chart" if out else "")
         for one, out in zip(members, beyond, strict=True)
     ]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [short(across(one)) for one in members],
-        "y": [short(min(100 * one.change, high)) for one in members],
-        "error_y": {
-            "type": "data",
-            "array": [
-                0 if out or one.error is None else short(100 * one.error)
-                for one, out in zip(members, beyond, strict=True)
-            ],
-            "color": colour,
-            "thickness": 0.7,
-            "width": 0,
-        },
-        "marker": {
-            "color": colour,
-            "size": 9,
-            "symbol": ["triangle-up-open" if out else symbol for out in beyond],
-            "line": {"width": 2 if symbol.endswith("open") else 0, "color": colour},
-        },
-        "cliponaxis": False,
-        "hovertext": texts,
-        "hovertemplate": "%{hovertext}<extra></extra>",
+    error = {
+        "type": "data",
+        "array": [
+            0 if out or one.error is None else short(100 * one.error)
+            for one, out in zip(members, beyond, strict=True)
+        ],
+        "color": colour,
+        "thickness": 0.7,
+        "width": 0,
     }
+    marker = {
+        "color": colour,
+        "size": 9,
+        "symbol": ["triangle-up-open" if out else symbol for out in beyond],
+        "line": {"width": 2 if symbol.endswith("open") else 0, "color": colour},
+    }
+    y = [short(min(100 * one.change, high)) for one in members]
+    x = [across(one) for one in members]
+    return points(x, y, texts, error_y=error, marker=marker, cliponaxis=False)
 
 
 def _ring(x: float, y: float) -> Json:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [short(x)],
-        "y": [short(y)],
-        "marker": {
-            "symbol": "circle-open",
-            "size": 19,
-            "color": "@ink",
-            "line": {"width": 2.5, "color": "@ink"},
-        },
-        "cliponaxis": False,
-        "hoverinfo": "skip",
-    }
+    line = {"width": 2.5, "color": "@ink"}
+    marker = {"symbol": "circle-open", "size": 19, "color": "@ink", "line": line}
+    return points([x], [short(y)], None, marker=marker, cliponaxis=False)
 
 
 def _pointer(text: str, x: float, y: float) -> Json:
@@ -216,11 +199,5 @@ def _pointer(text: str, x: float, y: float) -> Json:
 
 
 def _below(text: str, x: float, y: float) -> Json:
-    return {
-        "text": f"<b>{text}</b>",
-        "x": short(x),
-        "y": short(y),
-        "showarrow": False,
-        "yshift": -14,
-        "font": {"color": "@ink", "size": 12},
-    }
+    font = {"color": "@ink", "size": 12}
+    return note(f"<b>{text}</b>", short(x), short(y), yshift=-14, font=font)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moe_mobile.base.json_field import Json
 from moe_mobile.base.statistics import mean, percentile
-from moe_mobile.report.figure import Figure, Key, plain, short
+from moe_mobile.report.figure import Figure, Key, note, plain, short
 from moe_mobile.tune.residency import Residency
 
 __all__ = ["lifetimes", "over_time", "shares"]
@@ -175,18 +175,10 @@ def _panels(titles: Sequence[str], height: int, across: str, down: str) -> Json:
             "showline": True,
             "mirror": True,
         }
+        place_of = {"xref": "paper", "xanchor": "left", "yref": "paper", "yanchor": "bottom"}
+        font = {"color": "@ink", "size": 12}
         layout["annotations"].append(
-            {
-                "text": f"<b>{plain(title)}</b>",
-                "x": 0,
-                "xref": "paper",
-                "xanchor": "left",
-                "y": top / inner,
-                "yref": "paper",
-                "yanchor": "bottom",
-                "showarrow": False,
-                "font": {"color": "@ink", "size": 12},
-            }
+            note(f"<b>{plain(title)}</b>", 0, top / inner, font=font, **place_of)
         )
     return layout
 
