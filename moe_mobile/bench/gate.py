@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -15,10 +16,21 @@ from moe_mobile.device.interface import Device
 from moe_mobile.device.state import DeviceState, read_state
 from moe_mobile.errors import CancelledError, UsageError
 
-__all__ = ["CPU_ABOVE_C", "Gate", "Wait", "pass_gate"]
+__all__ = [
+    "COOL_C",
+    "COOL_SECONDS",
+    "CPU_ABOVE_C",
+    "Gate",
+    "Wait",
+    "parse_gate",
+    "pass_gate",
+]
 
 CPU_ABOVE_C = 10.0
 """How much warmer than skin and battery the CPU may be: it idles so, and cools in seconds."""
+
+COOL_C, COOL_SECONDS = 40.0, 300.0
+"""What phones are cooled to before a repetition by default, and the longest wait for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +78,23 @@ class Wait:
     outcome: str
     waited_s: float
     state: DeviceState
+
+
+def parse_gate(cool_to: str, timeout_s: float) -> Gate | None:
+    """The gate for degrees Celsius like ``40``, ``auto`` (:data:`COOL_C`) or ``off`` (None).
+
+    Raises UsageError for anything else, and for an invalid time.
+    """
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*°?C?", cool_to, re.ASCII | re.IGNORECASE)
+    if match is None and cool_to not in ("auto", "off"):
+        raise UsageError(
+            f"{cool_to!r} is not a temperature",
+            setting="cool_to",
+            remedy="Write degrees Celsius like 40, or off",
+        )
+    # The time is checked without a gate too.
+    gate = Gate(COOL_C if match is None else float(match[1]), timeout_s)
+    return None if cool_to == "off" else gate
 
 
 def pass_gate(

@@ -5,11 +5,10 @@
 from __future__ import annotations
 
 import pathlib
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,7 +22,7 @@ from moe_mobile.bench.driver import (
     grid,
 )
 from moe_mobile.bench.fleet import Plan
-from moe_mobile.bench.gate import CPU_ABOVE_C, Gate
+from moe_mobile.bench.gate import COOL_C, COOL_SECONDS, CPU_ABOVE_C, parse_gate
 from moe_mobile.bench.render import FORMATS, Shown, make_renderer
 from moe_mobile.bench.row import BenchTest
 from moe_mobile.bench.store import ResultFile
@@ -60,9 +59,6 @@ from moe_mobile.settings import EngineSettings
 
 if TYPE_CHECKING:
     from moe_mobile.bench.router_trace import RouterTrace
-
-_COOL_C = 40.0
-_COOL_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -219,17 +215,7 @@ class _Grid:
             sizes = [None]  # the file's
         found = []
         for size in sizes:
-            one: dict[str, Any] = {
-                "cache": size,
-                "routing": self.routing,
-                "precision": self.precision,
-                "initial_cache": self.initial_cache,
-                "pool": self.pool,
-                "eviction": self.eviction,
-                "context": self.context,
-                "packed_dir": self.packed,
-                "allow_below_cycle": self.allow_below_cycle,
-            }
+            one = vars(self) | {"cache": size, "lanes": None, "threads": None}
             one |= {} if tuned is None else tuned.values(size)
             one |= initial_cache_settings(one["initial_cache"], bundle)
             routings = one.pop("routing")
@@ -257,28 +243,15 @@ class _Phone:
         default="auto",
         metavar="C|off",
         help="Before each repetition wait until skin and battery are at most this warm, the "
-        f"CPU at most {CPU_ABOVE_C:g} more; auto: {_COOL_C:g} on phones.",
+        f"CPU at most {CPU_ABOVE_C:g} more; auto: {COOL_C:g} on phones.",
     )
     cool_timeout: float = option(
         "--cool-timeout",
         type=click.FloatRange(0),
-        default=_COOL_SECONDS,
+        default=COOL_SECONDS,
         metavar="S",
         help="Seconds to wait at most; then the repetition is measured anyway, and flagged.",
     )
-
-    def gate(self) -> Gate | None:
-        """None: no gate. Raises UsageError for an invalid temperature or time."""
-        if self.cool_to in ("off", "auto"):
-            gate = Gate(_COOL_C, self.cool_timeout)  # the time is checked without a gate too
-            return gate if self.cool_to == "auto" else None
-        match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*°?C?", self.cool_to, re.ASCII | re.IGNORECASE)
-        if match is None:
-            raise UsageError(
-                f"--cool-to {self.cool_to}: not a temperature",
-                remedy="Write degrees Celsius like 40, or off",
-            )
-        return Gate(float(match[1]), self.cool_timeout)
 
 
 @dataclass(frozen=True)
@@ -358,7 +331,7 @@ def command(
     check_plot(shown.plot)
     rows = engine.rows(bundle, tests, settings_file)
     check_wish(phone.affinity)
-    gate = phone.gate()
+    gate = parse_gate(phone.cool_to, phone.cool_timeout)
     wanted.protocol(None)  # a wrong seed before a wrong bundle
     facts = bundle_facts(bundle)
     check_fits(tests, facts, engine.context)

@@ -26,31 +26,36 @@ METHOD = (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Comparison:
+class _Pair:
     """`other` against `base`: they differ in `setting` alone."""
 
     setting: str
     base: Row
     other: Row
-    ratio: Ratio
 
     def values(self) -> tuple[str, str]:
         """What the setting is in both rows."""
         return _value(self.base, self.setting), _value(self.other, self.setting)
+
+    def as_dict(self) -> dict[str, str]:
+        """What it is that is compared, JSON-ready."""
+        before, after = self.values()
+        test = self.base.test_name
+        return {"setting": self.setting, "test": test, "from": before, "to": after}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Refusal:
-    """Two rows that would be compared, were they measured in the same way."""
+class Comparison(_Pair):
+    """A pair with the ratio of its speeds."""
 
-    setting: str
-    base: Row
-    other: Row
+    ratio: Ratio
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Refusal(_Pair):
+    """A pair that would be compared, were both rows measured in the same way."""
+
     reasons: list[str]
-
-    def values(self) -> tuple[str, str]:
-        """What the setting is in both rows."""
-        return _value(self.base, self.setting), _value(self.other, self.setting)
 
 
 def compare(rows: Sequence[Row]) -> tuple[list[Comparison], list[Refusal]]:

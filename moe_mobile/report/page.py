@@ -73,26 +73,10 @@ def summary(results: Results) -> dict[str, Any]:
             for row in results.rows
         ],
         "comparisons": [
-            {
-                "setting": c.setting,
-                "test": c.base.test_name,
-                "from": c.values()[0],
-                "to": c.values()[1],
-                **dataclasses.asdict(c.ratio),
-                "verdict": c.ratio.verdict,
-            }
+            c.as_dict() | dataclasses.asdict(c.ratio) | {"verdict": c.ratio.verdict}
             for c in comparisons
         ],
-        "refused": [
-            {
-                "setting": r.setting,
-                "test": r.base.test_name,
-                "from": r.values()[0],
-                "to": r.values()[1],
-                "reasons": r.reasons,
-            }
-            for r in refusals
-        ],
+        "refused": [r.as_dict() | {"reasons": r.reasons} for r in refusals],
         "notes": results.notes,
     }
 

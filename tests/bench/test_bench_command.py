@@ -66,8 +66,8 @@ def test_a_grid_continues(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     ("arguments", "cause"),
     [
         (["--resume"], "needs --out"),
-        (["--cool-to", "warm"], "not a temperature"),
-        (["--cool-to", "40F"], "not a temperature"),
+        (["--cool-to", "warm"], "is not a temperature"),
+        (["--cool-to", "40F"], "is not a temperature"),
         (["--cool-timeout", "nan"], "nan s is not a time"),
         (["--cool-timeout", "inf"], "inf s is not a time"),
         (["--cool-to", "off", "--cool-timeout", "inf"], "inf s is not a time"),
