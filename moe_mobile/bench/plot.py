@@ -7,27 +7,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from moe_mobile.bench.row import Row
+from moe_mobile.bench.row import PARTS, Row, parts_of
 from moe_mobile.errors import UsageError
 
 __all__ = ["draw_results", "token_parts"]
 
-PARTS = ("dense", "attention", "expert", "wait", "router", "head", "rest")
-_COLORS = ("#4c72b0", "#8172b3", "#55a868", "#c44e52", "#ccb974", "#64b5cd", "#bbbbbb")
+_COLORS = ("#4c72b0", "#8172b3", "#55a868", "#ccb974", "#64b5cd", "#bbbbbb", "#c44e52")
 
 
 def token_parts(result: Row) -> dict[str, list[float]]:
-    """Milliseconds of each part by decoded token, all repetitions one after the other.
-
-    Each list has one value per token; `rest` is what the named parts leave of the token's total.
-    """
-    parts: dict[str, list[float]] = {name: [] for name in PARTS}
-    for token in (t for sample in result.tokens for t in sample if t["phase"] == "decode"):
-        named = {name: token[f"{name}_ns"] / 1e6 for name in PARTS[:-1]}
-        for name, value in named.items():
-            parts[name].append(value)
-        parts["rest"].append(max(token["total_ns"] / 1e6 - sum(named.values()), 0.0))
-    return parts
+    """Milliseconds of each part by decoded token, all repetitions one after the other."""
+    tokens = [t for sample in result.tokens for t in sample if t["phase"] == "decode"]
+    of_each = [parts_of([token]) for token in tokens]
+    return {name: [parts[name] for parts in of_each] for name in PARTS}
 
 
 def draw_results(results: Sequence[Row]) -> dict[str, Any]:

@@ -22,16 +22,11 @@ _MIB = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """What the cache and the flash did for the tokens of one phase."""
+    """What the cache and the flash did for the tokens of one phase, as members of a row."""
 
     tokens: int
     total_ns: int
-    hit_rate: float | None
-    changed_share: float | None
-    dropped_share: float | None
-    mib_read_per_token: float
-    mib_wasted_per_token: float
-    wait_share: float
+    shares: Json
 
 
 def phase_rates(tokens: Iterable[Mapping[str, Any]], phase: str) -> Rates:
@@ -52,12 +47,14 @@ def phase_rates(tokens: Iterable[Mapping[str, Any]], phase: str) -> Rates:
     return Rates(
         tokens=count,
         total_ns=total_ns,
-        hit_rate=share("hits"),
-        changed_share=share("slots_changed_by_routing"),
-        dropped_share=share("dropped"),
-        mib_read_per_token=sum(part["bytes_read"] for part in parts) * per_token,
-        mib_wasted_per_token=sum(part["bytes_wasted"] for part in parts) * per_token,
-        wait_share=sum(part["wait_ns"] for part in parts) / total_ns if total_ns else 0.0,
+        shares={
+            "hit_rate": share("hits"),
+            "changed_share": share("slots_changed_by_routing"),
+            "dropped_share": share("dropped"),
+            "mib_read_per_token": sum(part["bytes_read"] for part in parts) * per_token,
+            "mib_wasted_per_token": sum(part["bytes_wasted"] for part in parts) * per_token,
+            "wait_share": sum(part["wait_ns"] for part in parts) / total_ns if total_ns else 0.0,
+        },
     )
 
 
@@ -112,12 +109,7 @@ def summarize(
         itl_p50_ms=percentile(every_itl, 50) if every_itl else None,
         itl_p95_ms=percentile(every_itl, 95) if every_itl else None,
         itl_p99_ms=percentile(every_itl, 99) if every_itl else None,
-        hit_rate=rates.hit_rate,
-        changed_share=rates.changed_share,
-        dropped_share=rates.dropped_share,
-        mib_read_per_token=rates.mib_read_per_token,
-        mib_wasted_per_token=rates.mib_wasted_per_token,
-        wait_share=rates.wait_share,
+        **rates.shares,
         rss_anon_bytes=max(m["rss_anon"] for m in memory),
         rss_file_bytes=max(m["rss_file"] for m in memory),
         rss_bytes=max(m["rss"] for m in memory),

@@ -9,17 +9,40 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from moe_mobile.base.json_field import Json
 from moe_mobile.base.statistics import LARGEST
 
-__all__ = ["MEMBERS", "SCHEMA_VERSION", "BenchTest", "Row", "finite", "objects", "pick"]
+__all__ = [
+    "MEMBERS",
+    "PARTS",
+    "SCHEMA_VERSION",
+    "BenchTest",
+    "Row",
+    "finite",
+    "objects",
+    "parts_of",
+    "pick",
+]
 
 SCHEMA_VERSION = 2
 """Grows if a member changes its meaning or goes; new members alone do not change it."""
 
 _PHASES = {"prefill": ("n_prompt", "prompt_ts"), "decode": ("n_gen", "gen_ts")}
+
+
+PARTS = {
+    "dense": "dense layers",
+    "attention": "attention",
+    "expert": "experts",
+    "router": "router",
+    "head": "output head",
+    "rest": "everything else",
+    "wait": "waiting for flash",
+}
+"""Parts of a token's time, in the order of a stack. `rest` is what the others leave of it."""
 
 
 def finite(value: Any) -> float | None:
@@ -39,6 +62,16 @@ def pick(value: Any, *path: str) -> Any:
 def objects(value: Any) -> list[Json]:
     """The objects in a list; empty if it is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def parts_of(tokens: Sequence[Json]) -> dict[str, float]:
+    """Milliseconds of each of :data:`PARTS` over tokens' entries together."""
+
+    def total(name: str) -> float:
+        return sum(finite(token.get(f"{name}_ns")) or 0.0 for token in tokens) / 1e6
+
+    parts = {name: 0.0 if name == "rest" else total(name) for name in PARTS}
+    return parts | {"rest": max(total("total") - sum(parts.values()), 0.0)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -263,9 +263,7 @@ def _summary(stats: dict[str, Any]) -> dict[str, Any]:
     return {
         "ttft_ms": prompt.total_ns / 1e6 if prompt.tokens else None,
         "tokens_per_second": rates.tokens * 1e9 / rates.total_ns if rates.total_ns else None,
-        "hit_rate": rates.hit_rate,
-        "mib_read_per_token": rates.mib_read_per_token,
-        "wait_share": rates.wait_share,
+        **{name: rates.shares[name] for name in ("hit_rate", "mib_read_per_token", "wait_share")},
     }
 
 

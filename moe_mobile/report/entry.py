@@ -7,14 +7,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
-from moe_mobile.bench.row import Row, finite
+from moe_mobile.bench.row import Row, finite, parts_of
 from moe_mobile.report.settings import Configuration
 
 __all__ = ["Entry", "make_entries"]
-
-_NAMED = ("dense", "attention", "expert", "router", "head", "wait")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,12 +42,9 @@ class Entry:
         phase = "decode" if "decode" in self.row.phases else "prefill"
         tokens = [t for entries in self.row.repetitions for t in entries if t.get("phase") == phase]
         count = sum(finite(token.get("count")) or 1 for token in tokens)
-        total = _sum(tokens, "total")
-        if not count or not total:
+        if not count or not any(finite(token.get("total_ns")) for token in tokens):
             return {}
-        parts = {name: _sum(tokens, name) / count for name in _NAMED}
-        parts["rest"] = max(total / count - sum(parts.values()), 0.0)
-        return parts
+        return {name: value / count for name, value in parts_of(tokens).items()}
 
 
 def make_entries(found: Sequence[Configuration]) -> list[Entry]:
@@ -63,8 +57,3 @@ def make_entries(found: Sequence[Configuration]) -> list[Entry]:
             again = f" · run {same.index(row) + 1}" if len(same) > 1 else ""
             entries.append(Entry(row, configuration, configuration.label + again, several))
     return entries
-
-
-def _sum(tokens: Sequence[dict[str, Any]], name: str) -> float:
-    """Milliseconds over all tokens."""
-    return sum(finite(token.get(f"{name}_ns")) or 0.0 for token in tokens) / 1e6

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from moe_mobile.base.command_line import command_line
-from moe_mobile.bench.row import finite
+from moe_mobile.bench.row import PARTS, finite
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import (
     Figure,
@@ -21,7 +21,6 @@ from moe_mobile.report.figure import (
     time_layout,
     upright,
 )
-from moe_mobile.report.overview import PARTS
 
 __all__ = ["MAX_POINTS", "latency", "latency_note"]
 

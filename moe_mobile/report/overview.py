@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 from moe_mobile.base.statistics import mean
 from moe_mobile.base.text import digits
-from moe_mobile.bench.row import finite
+from moe_mobile.bench.row import PARTS, finite
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Bar, Figure, Key, Segment, bars, listing, plain, short
 
 __all__ = [
-    "PARTS",
     "cache",
     "energy",
     "first_token",
@@ -24,18 +23,6 @@ __all__ = [
 ]
 
 _MIB = 1 << 20
-
-PARTS = {
-    "dense": "dense layers",
-    "attention": "attention",
-    "expert": "experts",
-    "router": "router",
-    "head": "output head",
-    "rest": "everything else",
-    "wait": "waiting for flash",
-}
-"""Parts of a token's time, in the order of the stack. `rest` is what the others leave."""
-
 
 _PERCENTILE_MARKS = (("p50 (median)", "dot"), ("p95", "ring"), ("p99", "diamond"))
 

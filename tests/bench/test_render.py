@@ -226,7 +226,7 @@ def test_parts_of_a_token_add_up(results: list[Row]) -> None:
 def test_a_plot_is_drawn(results: list[Row], tmp_path: pathlib.Path) -> None:
     figure = draw_results(results)
     assert [bar["name"] for bar in figure["data"]] == list(token_parts(results[1]))
-    assert figure["data"][3]["y"] == [60.0, 20.0, 100.0, 0.0]
+    assert figure["data"][-1]["y"] == [60.0, 20.0, 100.0, 0.0]
     (boundary,) = figure["layout"]["shapes"]
     assert boundary["x0"] == 1.5  # between two repetitions of two tokens
     write_plot(tmp_path / "plot.html", figure)
