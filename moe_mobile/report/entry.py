@@ -42,9 +42,9 @@ class Entry:
         phase = "decode" if "decode" in self.row.phases else "prefill"
         tokens = [t for entries in self.row.repetitions for t in entries if t.get("phase") == phase]
         count = sum(finite(token.get("count")) or 1 for token in tokens)
-        if not count or not any(finite(token.get("total_ns")) for token in tokens):
-            return {}
-        return {name: value / count for name, value in parts_of(tokens).items()}
+        parts = parts_of(tokens)
+        known = count and sum(parts.values())
+        return {name: value / count for name, value in parts.items()} if known else {}
 
 
 def make_entries(found: Sequence[Configuration]) -> list[Entry]:

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import pathlib
+from collections.abc import Sequence
 
 import pytest
 
@@ -33,12 +34,20 @@ OBSERVER_KEYS = [
 ]  # fmt: skip
 
 
-def _written(format: str, results: list[Row], *, tokens: bool = False) -> str:
+def _written(
+    format: str,
+    results: list[Row],
+    *,
+    asked: Sequence[EngineSettings] | None = None,
+    phones: int = 0,
+    tokens: bool = False,
+) -> str:
+    """``asked``: the settings of the grid, if not those of the results."""
     out = io.StringIO()
     renderer = make_renderer(format, out, tokens=tokens)
-    renderer.begin(
-        [(result.test, EngineSettings.from_request(result.config)) for result in results]
-    )
+    if asked is None:
+        asked = [EngineSettings.from_request(result.config) for result in results]
+    renderer.begin([(BenchTest(0, 2), one) for one in asked], phones=phones)
     for result in results:
         renderer.row(result)
     renderer.end()
@@ -127,11 +136,10 @@ def test_markdown_is_a_table(results: list[Row]) -> None:
 
 
 def test_markdown_shows_settings_that_differ(results: list[Row]) -> None:
-    out = io.StringIO()
-    make_renderer("md", out).begin([(BenchTest(0, 2), settings(lanes=4, residency="programs"))])
-    assert "lanes" in out.getvalue()
-    assert "residency" in out.getvalue()
-    assert "routing" not in out.getvalue()
+    header = _written("md", [], asked=[settings(lanes=4, residency="programs")])
+    assert "lanes" in header
+    assert "residency" in header
+    assert "routing" not in header
 
 
 @pytest.mark.parametrize(
@@ -144,13 +152,10 @@ def test_markdown_shows_settings_that_differ(results: list[Row]) -> None:
     ],
 )
 def test_markdown_lines_up_lossy_routings(results: list[Row], asked: str, resolved: str) -> None:
-    out = io.StringIO()
-    renderer = make_renderer("md", out)
-    renderer.begin([(results[1].test, settings()), (results[1].test, settings(routing=asked))])
-    renderer.row(results[1])
-    renderer.row(_lossy(results[1], resolved))
-    assert len({len(line) for line in out.getvalue().splitlines()}) == 1
-    assert f"| {resolved} (lossy) " in out.getvalue()
+    rows = [results[1], _lossy(results[1], resolved)]
+    text = _written("md", rows, asked=[settings(), settings(routing=asked)])
+    assert len({len(line) for line in text.split("\n\n")[0].splitlines()}) == 1
+    assert f"| {resolved} (lossy) " in text
 
 
 def test_markdown_of_phones_tells_them_apart(results: list[Row]) -> None:
@@ -161,19 +166,12 @@ def test_markdown_of_phones_tells_them_apart(results: list[Row]) -> None:
         energy_note="shorter than 30 s",
         flags=["waited too long before repetition 2"],
     )
-    out = io.StringIO()
-    renderer = make_renderer("md", out)
-    renderer.begin([(phone.test, settings())], phones=2)
-    renderer.row(phone)
-    renderer.end()
-    header, _, row = (
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in out.getvalue().splitlines()[:3]
-    )
+    lines = _written("md", [phone], phones=2).splitlines()
+    header, _, row = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[:3])
     named = dict(zip(header, row, strict=True))
     assert (named["device"], named["J/tok"]) == ("R58M", "0.25*")
     assert int(named["pss MiB"]) > 0  # of the script in place of the engine
-    assert out.getvalue().splitlines()[-1] == (
+    assert lines[-1] == (
         "- R58M, cache 50%, tg2: waited too long before repetition 2; * energy: shorter than 30 s"
     )
 
@@ -244,15 +242,11 @@ def test_a_plot_of_unknown_type_is_refused_before_measuring() -> None:
 
 
 def test_notes_name_the_settings_in_which_rows_differ(results: list[Row]) -> None:
-    rows = [(results[1].test, settings(lanes=lanes)) for lanes in (1, 2)]
-    out = io.StringIO()
-    renderer = make_renderer("md", out)
-    renderer.begin(rows)
-    for _, one in rows:
-        config = results[1].config | {"lanes": one.reading.lanes}
-        renderer.row(changed(results[1], config=config, flags=["odd"]))
-    renderer.end()
-    *_, one, two = out.getvalue().splitlines()
+    rows = [
+        changed(results[1], config=results[1].config | {"lanes": lanes}, flags=["odd"])
+        for lanes in (1, 2)
+    ]
+    *_, one, two = _written("md", rows).splitlines()
     assert (one, two) == ("- cache 50%, lanes 1, tg2: odd", "- cache 50%, lanes 2, tg2: odd")
 
 
