@@ -59,10 +59,7 @@ def throughput(entries: Sequence[Entry], phase: str) -> Figure | None:
 def first_token(entries: Sequence[Entry]) -> Figure | None:
     """Time from the prompt's start to its logits, with one standard deviation."""
     shown = []
-    for entry in entries:
-        time = entry.row.number("ttft_ms")
-        if time is None:
-            continue
+    for entry, time in _with(entries, "ttft_ms"):
         several = len(entry.row.records) > 1 or len(entry.row.repetitions) > 1
         deviation = entry.row.number("ttft_stddev_ms") if several else None
         spread = f" ± {digits(deviation, 3)}" if deviation is not None else ""
@@ -150,19 +147,16 @@ def shares(entries: Sequence[Entry]) -> Figure | None:
 def cache(entries: Sequence[Entry]) -> list[Figure]:
     """Hit rates, and MiB read per token, of which the hatched part was never used."""
     rates, reads = [], []
-    for entry in entries:
-        rate = entry.row.number("hit_rate")
-        if rate is not None:
-            text = f"{100 * rate:.1f} %"
-            segment = Segment(100 * rate, entry.colour, f"{text} of expert uses found in memory")
-            rates.append(Bar(entry.label_with_test, text, [segment]))
-        read = entry.row.number("mib_read_per_token")
-        if read is not None:
-            wasted = min(entry.row.number("mib_wasted_per_token") or 0.0, read)
-            used = Segment(read - wasted, entry.colour, f"{read - wasted:.3g} MiB read and used")
-            unused = Segment(wasted, entry.colour, f"{wasted:.3g} MiB never used", hatched=True)
-            pieces = [used, unused] if wasted else [used]
-            reads.append(Bar(entry.label_with_test, f"{read:.3g} MiB", pieces))
+    for entry, rate in _with(entries, "hit_rate"):
+        text = f"{100 * rate:.1f} %"
+        segment = Segment(100 * rate, entry.colour, f"{text} of expert uses found in memory")
+        rates.append(Bar(entry.label_with_test, text, [segment]))
+    for entry, read in _with(entries, "mib_read_per_token"):
+        wasted = min(entry.row.number("mib_wasted_per_token") or 0.0, read)
+        used = Segment(read - wasted, entry.colour, f"{read - wasted:.3g} MiB read and used")
+        unused = Segment(wasted, entry.colour, f"{wasted:.3g} MiB never used", hatched=True)
+        pieces = [used, unused] if wasted else [used]
+        reads.append(Bar(entry.label_with_test, f"{read:.3g} MiB", pieces))
     wasteful = any(len(bar.segments) > 1 for bar in reads)
     unused_key = [Key("@muted", "read and never used", "hatched")] if wasteful else []
     figures = [
@@ -220,10 +214,7 @@ def memory(entries: Sequence[Entry]) -> Figure | None:
 def energy(entries: Sequence[Entry]) -> Figure | None:
     """Joules per token, hatched if the battery counters cannot be relied on."""
     shown = []
-    for entry in entries:
-        joules = entry.row.number("joules_per_token")
-        if joules is None:
-            continue
+    for entry, joules in _with(entries, "joules_per_token"):
         reliable = entry.row.get("energy_reliable") is True
         note = "" if reliable else " (unreliable)"
         each = [
@@ -233,6 +224,11 @@ def energy(entries: Sequence[Entry]) -> Figure | None:
         segment = Segment(joules, entry.colour, f"{joules:.3g} J{note}", hatched=not reliable)
         shown.append(Bar(entry.label_with_test, f"{joules:.3g} J{note}", [segment], title=title))
     return _bars("energy", "Energy per token in joules", "J per token", shown)
+
+
+def _with(entries: Sequence[Entry], member: str) -> list[tuple[Entry, float]]:
+    """The entries whose row has a number, and the number."""
+    return [(one, value) for one in entries if (value := one.row.number(member)) is not None]
 
 
 def _bars(
