@@ -229,20 +229,22 @@ def _extras(entries: Sequence[Bar], centres: Sequence[float], unit: str) -> list
     ]
     if spread:
         x, deviations, y = zip(*spread, strict=True)
-        bars = {"color": "@ink", "thickness": 1.6, "width": 5}
-        error = {"type": "data", "array": list(map(short, deviations)), **bars}
+        look = {"color": "@ink", "thickness": 1.6, "width": 5}
+        error = {"type": "data", "array": list(map(short, deviations)), **look}
         traces.append(points(x, y, None, marker={"size": 1, "color": "@ink"}, error_x=error))
     dots = [(dot, y + _BAR / 2 + 4) for entry, y in pairs for dot in entry.dots]
     if dots:
         hover = f"one repetition: %{{x:.5g}} {plain(unit)}"
         mark = {"size": 4, "color": "@muted", "opacity": 0.75}
-        traces.append(points(*zip(*dots, strict=True), hover, marker=mark))
+        x, y = zip(*dots, strict=True)
+        traces.append(points(x, y, hover, marker=mark))
     marks = [(entry.mark, y) for entry, y in pairs if entry.mark is not None]
     if marks:
         hover = f"planned: %{{x:.5g}} {plain(unit)}"
         line = {"width": 2.5, "color": "@ink"}
         mark = {"symbol": "line-ns", "size": _BAR + 6, "line": line}
-        traces.append(points(*zip(*marks, strict=True), hover, marker=mark))
+        x, y = zip(*marks, strict=True)
+        traces.append(points(x, y, hover, marker=mark))
     return traces
 
 

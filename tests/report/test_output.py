@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import pathlib
 import stat
-import subprocess
 import sys
 import threading
 
@@ -15,7 +14,7 @@ import pytest
 
 from moe_mobile import errors
 from moe_mobile.cli.output import write_output
-from tests.cli.program import COMMAND, failed, ok
+from tests.cli.program import failed, ok, run_cli
 from tests.report.rows import row, write
 
 
@@ -26,18 +25,12 @@ def test_results_are_not_replaced_by_their_page(tmp_path: pathlib.Path) -> None:
     before = path.read_text()
     for target in (path, tmp_path / "link.html", tmp_path / "hard.html"):
         # With --json nothing is written: the error is asked for on stderr.
-        result = subprocess.run(
-            [*COMMAND, "report", str(other), str(path), "-o", str(target)],
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+        result = run_cli("report", other, path, "-o", target)
         assert result.returncode == 2, result.stderr
         assert "is what RESULTS names, and -o would replace it" in result.stderr
         assert str(target) in result.stderr
     with path.open() as stdin:
-        result = subprocess.run(
-            [*COMMAND, "report", "-", "-o", str(path)],
-            stdin=stdin, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+        result = run_cli("report", "-", "-o", path, stdin=stdin)
     assert (result.returncode, path.read_text()) == (2, before)
     assert list(tmp_path.glob("*.tmp")) == []
 
@@ -45,8 +38,7 @@ def test_results_are_not_replaced_by_their_page(tmp_path: pathlib.Path) -> None:
 def test_only_a_page_is_replaced(tmp_path: pathlib.Path) -> None:
     path, other = write(tmp_path / "rows.jsonl", row()), write(tmp_path / "other.jsonl", row())
     before = other.read_text()
-    command = [*COMMAND, "report", str(path), "-o"]
-    result = subprocess.run([*command, str(other)], capture_output=True, text=True, timeout=60)
+    result = run_cli("report", path, "-o", other)
     assert (result.returncode, other.read_text()) == (2, before)
     assert "holds something other than a page" in result.stderr
     page = tmp_path / "page.html"
@@ -54,9 +46,7 @@ def test_only_a_page_is_replaced(tmp_path: pathlib.Path) -> None:
     ok("report", path, "-o", page)
     ok("report", path, "-o", page, "--title", "another")
     assert "<h1>another</h1>" in page.read_text()
-    result = subprocess.run(
-        [*command, str(tmp_path / "page.pdf")], capture_output=True, text=True, timeout=60
-    )
+    result = run_cli("report", path, "-o", tmp_path / "page.pdf")
     assert result.returncode == 2
     assert "the page is HTML" in result.stderr
     # Nothing is written, so nothing is refused.
@@ -87,10 +77,7 @@ def test_a_pipe_stays_a_pipe(tmp_path: pathlib.Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/fd of other systems differs")
 def test_a_stream_of_its_own(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path / "rows.jsonl", row())
-    command = [*COMMAND, "report", str(path), "-o", "/proc/self/fd/1"]
-    result = subprocess.run(command, capture_output=True, timeout=60)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith(b"<!doctype html>")
+    assert ok("report", path, "-o", "/proc/self/fd/1").startswith("<!doctype html>")
 
 
 def test_unwritable_outputs_give_typed_errors(tmp_path: pathlib.Path) -> None:
@@ -104,9 +91,6 @@ def test_unwritable_outputs_give_typed_errors(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_page_needs_a_name(tmp_path: pathlib.Path) -> None:
-    result = subprocess.run(
-        [*COMMAND, "report", str(write(tmp_path / "rows.jsonl", row())), "-o", ""],
-        capture_output=True, text=True, timeout=60, cwd=tmp_path,
-    )  # fmt: skip
+    result = run_cli("report", write(tmp_path / "rows.jsonl", row()), "-o", "", cwd=tmp_path)
     assert result.returncode == 2
     assert "names no file\n  setting: -o\n  what to do: Name one" in result.stderr
