@@ -118,26 +118,23 @@ class SettingKeywords(TypedDict, total=False):
     direct: bool
 
 
-# The engine's JSON is flat: group and member of each of its names.
-_PLACES = {
-    "cache": ("cache", "size"),
-    "pool": ("cache", "pool"),
-    "eviction": ("cache", "eviction"),
-    "initial_cache": ("cache", "initial"),
-    "cache_profile": ("cache", "profile"),
-    "allow_below_cycle": ("cache", "allow_below_cycle"),
-    "routing": ("routing", "method"),
-    "precision": ("routing", "precision"),
-    "residency": ("reading", "residency"),
-    "lanes": ("reading", "lanes"),
-    "packed_dir": ("reading", "packed_dir"),
-    "scratch_dir": ("reading", "scratch_dir"),
-    "overlap": ("reading", "overlap"),
-    "direct": ("reading", "direct"),
+_GROUPS: dict[str, type[Any]] = {
+    "cache": CacheSettings,
+    "routing": RoutingSettings,
+    "reading": ReadingSettings,
 }
-
-
-_GROUPS = {"cache": CacheSettings, "routing": RoutingSettings, "reading": ReadingSettings}
+# The engine's JSON is flat: group and member of each of its names.
+_NAMES = {
+    "size": "cache",
+    "initial": "initial_cache",
+    "profile": "cache_profile",
+    "method": "routing",
+}
+_PLACES = {
+    _NAMES.get(member.name, member.name): (group, member.name)
+    for group, kind in _GROUPS.items()
+    for member in dataclasses.fields(kind)
+}
 _TEXTS = {
     "cache": '"512MiB", "25%" or "auto"',
     "routing": '"exact" or "cache-prior:auto"',
