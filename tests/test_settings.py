@@ -130,6 +130,20 @@ def test_the_engine_refuses_what_makes_no_sense(name: str, value: Any) -> None:
     assert isinstance(caught.value, ValueError)
 
 
+def test_a_text_stands_for_the_first_member_of_a_group() -> None:
+    settings = EngineSettings.of("25%", "max-rank:6", "resident", threads=2)
+    groups = CacheSettings("25%"), RoutingSettings("max-rank:6"), ReadingSettings("resident")
+    assert settings == EngineSettings(*groups, threads=2)
+    assert EngineSettings.of() == EngineSettings()
+
+
+@pytest.mark.parametrize(("group", "value"), [("cache", "25%"), ("routing", 5), ("reading", None)])
+def test_a_group_of_another_type_is_refused(group: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"invalid {group} ") as caught:
+        EngineSettings(**{group: value})
+    assert (caught.value.setting, bool(caught.value.remedy)) == (group, True)
+
+
 def test_numbers_may_be_numpys() -> None:
     settings = {"lanes": np.int64(3), "temperature": np.float32(0.5), "top_p": np.float64(0.25)}
     assert json.loads(to_json(settings)) == {"lanes": 3, "temperature": 0.5, "top_p": 0.25}
