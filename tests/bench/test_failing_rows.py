@@ -129,7 +129,7 @@ def test_errors_are_raised_if_nothing_collects_them(
     told: list[tuple[str, str]] = []
 
     def tell(row: Cell, error: MoeMobileError) -> None:
-        told.append((row[1].cache, error.code))
+        told.append((row[1].cache.size, error.code))
 
     for protocol in (Protocol(), Protocol(interleave=True)):
         with pytest.raises(errors.KilledError):
