@@ -12,7 +12,7 @@ import pytest
 
 from moe_mobile.demo import checkpoint_dir
 from moe_mobile.export import RandomWeights, export_bundle
-from tests.bundles import OnceMaker
+from tests.bundles import DemoMaker, OnceMaker
 
 _TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<{{ message.role }}>{{ message.content }}\n"
@@ -23,6 +23,11 @@ _TEMPLATE = (
 @pytest.fixture(scope="session", autouse=True)
 def tiny_models(one_thread: None, lowered_once: None) -> None:
     """What keeps exports of tiny models short."""
+
+
+@pytest.fixture(scope="session")
+def demo(demo_bundle: DemoMaker) -> Path:
+    return demo_bundle("8da4w")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -26,3 +27,16 @@ def logits_after_prompt(engine: Engine, prompt: Sequence[int], count: int) -> Lo
     while generator.next() is not None:
         rows.append(generator.logits)
     return np.stack(rows)
+
+
+def same_bits(a: Logits | Sequence[Logits], b: Logits | Sequence[Logits]) -> bool:
+    """Whether arrays are equal bit by bit: -0 differs from 0, and one NaN from another."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.array_equal(a.view(np.uint32), b.view(np.uint32))
+    return all(same_bits(x, y) for x, y in zip(a, b, strict=True))
+
+
+def rss_anon(pid: int) -> int:
+    """Anonymous memory of a process in bytes, from the kernel."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "RssAnon:" in line)

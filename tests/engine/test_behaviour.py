@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from moe_mobile.bundle import inspect_bundle
 from moe_mobile.errors import BudgetError, BundleInvalidError, UnsupportedError, UsageError
 from moe_mobile.export import export_bundle
 from moe_mobile.results import MemoryPlan
-from tests.bundles import BundleMaker, DemoMaker
+from tests.bundles import BundleMaker
+from tests.engine.native import same_bits
 from tests.oracles.logits import logits_of
 from tests.tiny import VOCAB, load_checkpoint, tiny_model, tiny_prompt
 
@@ -28,6 +30,12 @@ from tests.tiny import VOCAB, load_checkpoint, tiny_model, tiny_prompt
 @pytest.fixture(scope="module")
 def tiny(bundle: BundleMaker) -> Path:
     return bundle("qwen2_moe", "fp32", 64)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: Path) -> Iterator[Engine]:
+    with Engine(tiny, threads=1) as opened:
+        yield opened
 
 
 def test_a_budget_below_one_token_cycle_is_refused(tiny: Path) -> None:
@@ -55,7 +63,7 @@ def test_below_one_cycle_all_misses_and_the_output_stays(tiny: Path, lanes: int)
         slot_bytes = engine.info.plan.slot_bytes
     cache = f"{2 * slot_bytes}B"
     with Engine(tiny, cache, lanes=lanes, threads=1, allow_below_cycle=True) as engine:
-        assert np.array_equal(engine.score(ids).view(np.uint32), expected.view(np.uint32))
+        assert same_bits(engine.score(ids), expected)
         assert engine.stats.totals.hits == 0
         assert list(engine.generate(ids, 8, ignore_eos=True)) == continuation
 
@@ -106,10 +114,10 @@ def test_plans_of_programs_include_their_read_buffers(tiny: Path) -> None:
     assert programs.arena_bytes == slots.arena_bytes + 2 * expert
 
 
-def test_a_long_prompt_reads_each_expert_once(demo_bundle: DemoMaker) -> None:
+def test_a_long_prompt_reads_each_expert_once(demo: Path) -> None:
     """Four batches, and a cache of a quarter of the experts: more than one layer has."""
     ids = [7 + 31 * i % 4000 for i in range(1000)]
-    with Engine(demo_bundle("8da4w"), "25%", threads=1) as engine:
+    with Engine(demo, "25%", threads=1) as engine:
         engine.generate(ids, 1)
         info, totals = engine.info, engine.stats.totals
     experts = info.plan.num_experts
@@ -154,6 +162,7 @@ def test_numbers_of_numpy_will_do(tiny: Path) -> None:
         ids: Any = np.array(tiny_prompt(4))
         count: Any = np.int32(8)
         assert list(engine.generate(ids, count, **same)) == plain
+        assert np.array_equal(engine.score(ids), engine.score(tiny_prompt(4)))
 
 
 def test_each_engine_chooses_its_threads(tiny: Path) -> None:
@@ -216,18 +225,6 @@ def test_a_slot_file_left_by_a_killed_process_does_no_harm(tiny: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def test_generate_refuses_before_the_first_token_is_taken(tiny: Path) -> None:
-    with Engine(tiny, threads=1) as engine:
-        with pytest.raises(UsageError):
-            engine.generate(tiny_prompt(4), 4, temperature=-1.0)
-        with pytest.raises(UsageError):
-            engine.generate(tiny_prompt(4), 4, top_p=0.0)
-        with pytest.raises(UsageError):
-            engine.generate([VOCAB], 4)
-        with pytest.raises(UsageError):
-            engine.generate([], 4)
-
-
 def test_sampling_repeats_with_its_seed(tiny: Path) -> None:
     def sample(engine: Engine, seed: int) -> list[int]:
         return list(
@@ -250,10 +247,9 @@ def test_sampling_repeats_with_its_seed(tiny: Path) -> None:
         assert sample(engine, 1) == first
 
 
-def test_nll_agrees_with_logits(tiny: Path) -> None:
+def test_nll_agrees_with_logits(engine: Engine) -> None:
     ids = tiny_prompt(24)
-    with Engine(tiny, threads=1) as engine:
-        logits, nll = engine.score(ids).astype(np.float64), engine.nll(ids)
+    logits, nll = engine.score(ids).astype(np.float64), engine.nll(ids)
     expected = np.log(np.exp(logits).sum(1))[:-1] - logits[np.arange(23), ids[1:]]
     assert nll.dtype == np.float32
     np.testing.assert_allclose(nll, expected, atol=1e-5)
@@ -275,22 +271,21 @@ def test_context_is_a_limit_and_the_engine_survives(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [[VOCAB], [5, VOCAB + 1, 6], [2**31]], ids=str)
-def test_unknown_tokens_are_refused_and_the_engine_survives(tiny: Path, bad: list[int]) -> None:
+def test_unknown_tokens_are_refused_and_the_engine_survives(engine: Engine, bad: list[int]) -> None:
     ids = tiny_prompt(8)
-    with Engine(tiny, threads=1) as engine:
-        expected = engine.score(ids)
-        for call in (engine.score, engine.nll):
-            with pytest.raises(UsageError):
-                call(bad)
-            with pytest.raises(UsageError) as caught:
-                call([1, *bad])
-            assert caught.value.setting == "token_ids"
-            assert caught.value.remedy
+    expected = engine.score(ids)
+    for call in (engine.score, engine.nll):
         with pytest.raises(UsageError):
-            list(engine.generate(bad, 2))
-        with pytest.raises(UsageError):
-            engine.score([])
-        assert np.array_equal(engine.score(ids), expected)
+            call(bad)
+        with pytest.raises(UsageError) as caught:
+            call([1, *bad])
+        assert caught.value.setting == "token_ids"
+        assert caught.value.remedy
+    with pytest.raises(UsageError):
+        list(engine.generate(bad, 2))
+    with pytest.raises(UsageError):
+        engine.score([])
+    assert np.array_equal(engine.score(ids), expected)
 
 
 def test_a_new_conversation_forgets_the_old_one(tiny: Path) -> None:
@@ -307,25 +302,23 @@ def test_a_new_conversation_forgets_the_old_one(tiny: Path) -> None:
         engine.score(ids)
 
 
-def test_a_short_generation_is_the_beginning_of_a_long_one(tiny: Path) -> None:
+def test_a_short_generation_is_the_beginning_of_a_long_one(engine: Engine) -> None:
     ids = tiny_prompt(12)
-    with Engine(tiny, threads=1) as engine:
-        long = list(engine.generate(ids, 12, ignore_eos=True))
-        assert list(engine.generate(ids, 5, ignore_eos=True)) == long[:5]
-        assert list(engine.generate(ids, 0)) == []
+    long = list(engine.generate(ids, 12, ignore_eos=True))
+    assert list(engine.generate(ids, 5, ignore_eos=True)) == long[:5]
+    assert list(engine.generate(ids, 0)) == []
 
 
-def test_an_abandoned_generation_cannot_go_on(tiny: Path) -> None:
-    with Engine(tiny, threads=1) as engine:
-        abandoned = engine.generate(tiny_prompt(8), 8, ignore_eos=True)
+def test_an_abandoned_generation_cannot_go_on(engine: Engine) -> None:
+    abandoned = engine.generate(tiny_prompt(8), 8, ignore_eos=True)
+    next(abandoned)
+    engine.nll(tiny_prompt(6))
+    with pytest.raises(UsageError, match="another conversation"):
         next(abandoned)
-        engine.nll(tiny_prompt(6))
-        with pytest.raises(UsageError, match="another conversation"):
-            next(abandoned)
 
 
-def test_threads_take_turns(tiny: Path) -> None:
-    with Engine(tiny, threads=1) as engine, ThreadPoolExecutor(3) as threads:
+def test_threads_take_turns(engine: Engine) -> None:
+    with ThreadPoolExecutor(3) as threads:
         expected = engine.score(tiny_prompt(12))
         scores = list(threads.map(engine.score, [tiny_prompt(12)] * 9))
         assert all(np.array_equal(score, expected) for score in scores)
@@ -347,43 +340,6 @@ def test_zero_does_not_mean_the_default(tiny: Path, name: str) -> None:
         Engine(tiny, **{name: 2**32})  # type: ignore[arg-type]
 
 
-def test_token_ids_are_integers(tiny: Path) -> None:
-    with Engine(tiny, threads=1) as engine:
-        expected = engine.score([1, 2])
-        assert np.array_equal(engine.score(np.array([1, 2])), expected)  # type: ignore[arg-type]
-        for ids in ([1.5], ["1"], [None]):
-            with pytest.raises(UsageError, match="not an integer"):
-                engine.score(ids)  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match="not a whole number"):
-            list(engine.generate([1], 1.5))  # type: ignore[call-overload]
-
-
-@pytest.mark.parametrize(
-    ("prompt", "cause"),
-    [
-        ({"role": "user", "content": "Hello"}, "of type dict"),
-        (5, "of type int"),
-        (None, "of type NoneType"),
-        (iter([1, 2]), "iterator"),
-        (np.array(5), "of type ndarray"),
-        (b"abc", "bytes are not token ids"),
-        (bytearray(b"abc"), "bytearray are not token ids"),
-    ],
-)
-def test_a_prompt_of_another_type_is_refused(tiny: Path, prompt: Any, cause: str) -> None:
-    with Engine(tiny, threads=1) as engine:
-        with pytest.raises(UsageError, match=cause) as caught:
-            engine.generate(prompt)
-        assert caught.value.remedy
-
-
-def test_bytes_are_not_scored(tiny: Path) -> None:
-    with Engine(tiny, threads=1) as engine:
-        for call in (engine.score, engine.nll):
-            with pytest.raises(UsageError, match="bytes are not token ids"):
-                call(b"abc")
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [("cache", 50), ("cache", RoutingSettings()), ("routing", 1), ("routing", 0), ("reading", {})],
@@ -403,18 +359,37 @@ def test_a_path_of_another_type_is_refused(tiny: Path, name: str) -> None:
         assert caught.value.setting == name
 
 
-def test_a_resize_to_another_type_is_refused(tiny: Path) -> None:
-    with Engine(tiny, threads=1) as engine:
-        for value in (5, None, tiny):
-            with pytest.raises(UsageError, match="invalid cache") as caught:
-                engine.resize(value)  # type: ignore[arg-type]
-            assert caught.value.setting == "cache"
-            assert caught.value.remedy
-
-
-def test_sampling_needs_finite_numbers(tiny: Path) -> None:
-    with Engine(tiny, threads=1) as engine:
-        with pytest.raises(UsageError, match="finite"):
-            list(engine.generate([1], 1, temperature=float("nan")))
-        with pytest.raises(UsageError, match="finite"):
-            list(engine.generate([1], 1, top_p=float("inf")))
+@pytest.mark.parametrize(
+    ("call", "arguments", "options", "cause"),
+    [
+        ("generate", [[1, 2], 4], {"temperature": -1.0}, "temperature"),
+        ("generate", [[1, 2], 4], {"temperature": float("nan")}, "finite"),
+        ("generate", [[1, 2], 4], {"top_p": 0.0}, "top_p"),
+        ("generate", [[1, 2], 4], {"top_p": float("inf")}, "finite"),
+        ("generate", [[VOCAB], 4], {}, "outside the vocabulary"),
+        ("generate", [[], 4], {}, "no tokens"),
+        ("generate", [[1], 1.5], {}, "not a whole number"),
+        ("generate", [{"role": "user", "content": "Hello"}], {}, "of type dict"),
+        ("generate", [5], {}, "of type int"),
+        ("generate", [None], {}, "of type NoneType"),
+        ("generate", [iter([1, 2])], {}, "iterator"),
+        ("generate", [np.array(5)], {}, "of type ndarray"),
+        ("generate", [b"abc"], {}, "bytes are not token ids"),
+        ("generate", [bytearray(b"abc")], {}, "bytearray are not token ids"),
+        ("score", [b"abc"], {}, "bytes are not token ids"),
+        ("nll", [b"abc"], {}, "bytes are not token ids"),
+        ("score", [[1.5]], {}, "not an integer"),
+        ("score", [["1"]], {}, "not an integer"),
+        ("score", [[None]], {}, "not an integer"),
+        ("resize", [5], {}, "invalid cache"),
+        ("resize", [None], {}, "invalid cache"),
+        ("resize", [Path("50%")], {}, "invalid cache"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_the_first_token_is_taken(
+    engine: Engine, call: str, arguments: list[Any], options: dict[str, Any], cause: str
+) -> None:
+    with pytest.raises(UsageError, match=cause) as caught:
+        getattr(engine, call)(*arguments, **options)
+    assert caught.value.setting
+    assert caught.value.remedy or cause == "finite"

@@ -23,7 +23,7 @@ from moe_mobile.errors import BundleCorruptError, MoeMobileError, UnsupportedErr
 from moe_mobile.export import export_bundle
 from moe_mobile.runner import Runner
 from tests.bundles import CheckpointMaker, OnceMaker
-from tests.engine.native import logits_after_prompt
+from tests.engine.native import logits_after_prompt, same_bits
 from tests.oracles.logits import Logits, logits_of
 from tests.tiny import load_checkpoint, tiny_prompt
 
@@ -135,10 +135,8 @@ def test_slots_over_portable_dense_programs_change_no_bit(mixed: Path) -> None:
         assert engine.stats.totals.misses > EXPERTS
     reference = logits(mixed, residency="resident")
     for residency, cache, lanes in product(("slots", "programs"), ("25%", "50%", "100%"), (1, 4)):
-        same = np.array_equal(
-            logits(mixed, cache, residency, lanes).view(np.uint32), reference.view(np.uint32)
-        )
-        assert same, (residency, cache, lanes)
+        again = logits(mixed, cache, residency, lanes)
+        assert same_bits(again, reference), (residency, cache, lanes)
 
 
 def test_experts_without_packed_weights_become_programs(experts_portable: Path) -> None:
@@ -165,7 +163,7 @@ def test_programs_of_portable_experts_change_no_bit(experts_portable: Path) -> N
     reference = logits(experts_portable, "100%", "programs")
     for cache, lanes in product(("25%", "50%"), (1, 4)):
         other = logits(experts_portable, cache, "programs", lanes)
-        assert np.array_equal(other.view(np.uint32), reference.view(np.uint32)), (cache, lanes)
+        assert same_bits(other, reference), (cache, lanes)
 
 
 def test_dense_weights_are_in_the_plan(all_portable: Path) -> None:
@@ -217,7 +215,7 @@ def test_shards_are_consumed_only_if_something_stands_for_them(
         before = logits(consumed, "50%")
         runner.request("prepare", bundle=str(consumed), consume=True)
     assert not (consumed / "experts/layer-01.shard").exists()
-    assert np.array_equal(logits(consumed, "50%").view(np.uint32), before.view(np.uint32))
+    assert same_bits(logits(consumed, "50%"), before)
 
 
 def test_deploy_expects_a_store_of_the_packed_programs(mixed: Path, experts_portable: Path) -> None:

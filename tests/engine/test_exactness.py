@@ -7,16 +7,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from benchmarks.perplexity import heldout_tokens
 from moe_mobile import Engine
-from moe_mobile.demo import checkpoint_dir, heldout_text
-from tests.bundles import DemoMaker
-from tests.engine.native import logits_after_prompt
+from tests.engine.native import logits_after_prompt, same_bits
 from tests.oracles.logits import Logits
 
 RESIDENCIES = ("slots", "programs", "resident")
@@ -36,42 +33,34 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def bundle(demo_bundle: DemoMaker) -> Path:
-    return demo_bundle("8da4w")
-
-
-@pytest.fixture(scope="module")
 def tokens() -> list[int]:
     """The beginning of the held-out text, and its end, as token ids."""
-    from tokenizers import Tokenizer
-
-    tokenizer: Any = Tokenizer.from_file(str(checkpoint_dir() / "tokenizer.json"))
-    ids: list[int] = tokenizer.encode(heldout_text()).ids
+    ids = heldout_tokens()
     return ids[:SCORED] + ids[-PROMPT:]
 
 
 @pytest.fixture(scope="module")
-def runs(bundle: Path, tokens: list[int]) -> dict[tuple[str, str, int], Run]:
+def runs(demo: Path, tokens: list[int]) -> dict[tuple[str, str, int], Run]:
     """One run per (residency, cache, lanes)."""
-    cycle = cycle_budget(bundle)
+    cycle = cycle_budget(demo)
     budgets = (cycle, "25%", "50%", "75%", "100%")
     keys = [
         *product(("slots", "programs"), budgets, LANES),
         *product(("resident",), ("100%",), LANES),
     ]
-    return {key: run(bundle, tokens, *key) for key in keys}
+    return {key: run(demo, tokens, *key) for key in keys}
 
 
-def cycle_budget(bundle: Path) -> str:
+def cycle_budget(demo: Path) -> str:
     """The budget of exactly one token cycle."""
-    with Engine(bundle, threads=1) as engine:
+    with Engine(demo, threads=1) as engine:
         plan = engine.info.plan
     assert plan.token_cycle_slots < 0.25 * plan.num_experts
     return f"{plan.token_cycle_slots * plan.slot_bytes}B"
 
 
-def run(bundle: Path, tokens: list[int], residency: str, cache: str, lanes: int) -> Run:
-    with Engine(bundle, cache, residency=residency, lanes=lanes, threads=1) as engine:
+def run(demo: Path, tokens: list[int], residency: str, cache: str, lanes: int) -> Run:
+    with Engine(demo, cache, residency=residency, lanes=lanes, threads=1) as engine:
         assert engine.info.settings.reading.residency == residency
         assert engine.info.fallbacks == ()
         scored = engine.score(tokens[:SCORED])
@@ -86,27 +75,18 @@ def steps(engine: Engine, phase: str) -> list[tuple[int, int]]:
     return [(s.hits, s.misses) for s in engine.stats.tokens if s.phase == phase]
 
 
-def bits(values: Logits) -> NDArray[np.uint32]:
-    """So that -0 differs from 0, and one NaN from another."""
-    return values.view(np.uint32)
-
-
 @pytest.mark.parametrize("part", ["scored", "generated"])
 def test_logits_are_byte_identical(runs: dict[tuple[str, str, int], Run], part: str) -> None:
     reference = getattr(runs["resident", "100%", 1], part)
     assert np.isfinite(reference).all()
     assert reference.std() > 0.5
-    different = [
-        key
-        for key, run in runs.items()
-        if not np.array_equal(bits(getattr(run, part)), bits(reference))
-    ]
+    different = [key for key, run in runs.items() if not same_bits(getattr(run, part), reference)]
     assert different == []
 
 
-def test_the_runs_did_stream(runs: dict[tuple[str, str, int], Run], bundle: Path) -> None:
+def test_the_runs_did_stream(runs: dict[tuple[str, str, int], Run], demo: Path) -> None:
     """Otherwise identical logits would prove nothing."""
-    with Engine(bundle, threads=1) as engine:
+    with Engine(demo, threads=1) as engine:
         uses = engine.info.plan.token_cycle_slots
     for (residency, cache, _), run in runs.items():
         assert all(hits + misses == uses for hits, misses in run.score_steps)

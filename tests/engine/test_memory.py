@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from moe_mobile.runner import Runner
+from tests.engine.native import rss_anon
 
 MIB = 2**20
 
@@ -18,14 +19,6 @@ MIB = 2**20
 # the plan allows for buffers, so that the whole stays below the plan; another allocator may keep
 # more.
 PROCESS_BASE = 8 * MIB
-
-
-def rss_anon(pid: int) -> int:
-    """Anonymous memory of a process in bytes, from the kernel."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("no RssAnon")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from moe_mobile.routing.trace import read_trace, write_trace
 from moe_mobile.routing.trace_engine import record_engine
 from tests.bundles import BundleMaker
 from tests.engine.agreement import replayed, simulated
-from tests.engine.native import logits_after_prompt
+from tests.engine.native import logits_after_prompt, same_bits
 from tests.oracles.interpreter import Interpreter
 from tests.oracles.logits import Logits
 from tests.tiny import EXPERTS, TOP_K, tiny_prompt
@@ -88,11 +88,9 @@ def test_logits_follow_the_definition(routed: Path) -> None:
 
 
 def test_budgets_and_residencies_change_no_bit(routed: Path) -> None:
-    scored, generated = logits_of(routed, "100%", "resident")
+    reference = logits_of(routed, "100%", "resident")
     for cache, residency in (("25%", "slots"), ("50%", "slots"), ("25%", "programs")):
-        again = logits_of(routed, cache, residency)
-        assert np.array_equal(again[0].view(np.uint32), scored.view(np.uint32)), (cache, residency)
-        assert np.array_equal(again[1].view(np.uint32), generated.view(np.uint32))
+        assert same_bits(logits_of(routed, cache, residency), reference), (cache, residency)
 
 
 @pytest.mark.parametrize("method", METHODS)

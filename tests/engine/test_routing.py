@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from benchmarks.perplexity import heldout_tokens
 from moe_mobile import Engine
-from moe_mobile.demo import checkpoint_dir, heldout_text
+from moe_mobile.base.routings import is_lossy
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.errors import BudgetError, UsageError
 from moe_mobile.results import RoutingInfo
@@ -21,10 +21,9 @@ from moe_mobile.routing.capacity import parse_capacity
 from moe_mobile.routing.profile import CacheProfile, write_profile
 from moe_mobile.routing.trace import Trace
 from moe_mobile.routing.trace_engine import record_engine
-from tests.bundles import DemoMaker
 from tests.cli.program import failed, ok_json
 from tests.engine.agreement import Counts, counted, replayed, simulated
-from tests.engine.native import logits_after_prompt
+from tests.engine.native import logits_after_prompt, same_bits
 from tests.oracles.logits import Logits
 
 METHODS = (
@@ -40,32 +39,23 @@ PROFILE = {str(layer): [*range(31, 10, -1)] for layer in range(6)}
 
 
 @pytest.fixture(scope="module")
-def bundle(demo_bundle: DemoMaker) -> Path:
-    return demo_bundle("8da4w")
-
-
-@pytest.fixture(scope="module")
 def tokens() -> list[int]:
     """The beginning of the held-out text."""
-    from tokenizers import Tokenizer
-
-    tokenizer: Any = Tokenizer.from_file(str(checkpoint_dir() / "tokenizer.json"))
-    ids: list[int] = tokenizer.encode(heldout_text()).ids
-    return ids[:TOKENS]
+    return heldout_tokens()[:TOKENS]
 
 
 @pytest.fixture(scope="module")
-def trace(bundle: Path, tokens: list[int]) -> Trace:
+def trace(demo: Path, tokens: list[int]) -> Trace:
     """What the routers say of it: routed exactly."""
-    return record_engine(LocalDevice(), bundle, tokens, settings={"threads": 1})
+    return record_engine(LocalDevice(), demo, tokens, settings={"threads": 1})
 
 
 @pytest.mark.parametrize("routing", METHODS)
 @pytest.mark.parametrize(("cache", "capacity"), [("25%", 8), ("50%", 16)])
 def test_the_lab_counts_what_the_engine_counts(
-    bundle: Path, trace: Trace, routing: str, cache: str, capacity: int
+    demo: Path, trace: Trace, routing: str, cache: str, capacity: int
 ) -> None:
-    ours = replayed(bundle, trace, cache=cache, routing=routing)
+    ours = replayed(demo, trace, cache=cache, routing=routing)
     assert np.array_equal(ours, simulated(trace, capacity, routing=routing))
     assert (ours.sum(1) - ours[:, 3] == 6 * trace.top_k).all()
     assert ours[:, 3].any() == (not routing.startswith("exact"))
@@ -83,19 +73,17 @@ def test_the_lab_counts_what_the_engine_counts(
     ids=lambda settings: "-".join(settings.values()),
 )
 def test_pools_and_evictions_are_the_labs(
-    bundle: Path, trace: Trace, settings: dict[str, Any]
+    demo: Path, trace: Trace, settings: dict[str, Any]
 ) -> None:
-    ours = replayed(bundle, trace, cache="50%", **settings)
+    ours = replayed(demo, trace, cache="50%", **settings)
     assert np.array_equal(ours, simulated(trace, 16, **settings))
 
 
 @pytest.mark.parametrize("initial_cache", ["cold", "prompt", "profile"])
-def test_decoding_begins_with_the_labs_cache(
-    bundle: Path, trace: Trace, initial_cache: str
-) -> None:
+def test_decoding_begins_with_the_labs_cache(demo: Path, trace: Trace, initial_cache: str) -> None:
     settings: dict[str, Any] = {"routing": "cache-prior:0.3+drop-cold:0.5"}
     profile = {"cache_profile": PROFILE} if initial_cache == "profile" else {}
-    ours = replayed(bundle, trace, PROMPT, initial_cache=initial_cache, **settings, **profile)
+    ours = replayed(demo, trace, PROMPT, initial_cache=initial_cache, **settings, **profile)
     lab = [*PROFILE.values()] if profile else initial_cache
     expected = simulated(trace, 16, PROMPT, initial_cache=lab, **settings)
     if initial_cache == "prompt":
@@ -107,20 +95,16 @@ def test_decoding_begins_with_the_labs_cache(
 
 
 def test_without_replaying_the_counts_are_those_of_the_trace(
-    bundle: Path, trace: Trace, tokens: list[int]
+    demo: Path, trace: Trace, tokens: list[int]
 ) -> None:
     """The model's own routers, the exact ones: what they say does not depend on the cache."""
-    with Engine(bundle, "50%", pool="layer", initial_cache="cold", threads=1) as engine:
+    with Engine(demo, "50%", pool="layer", initial_cache="cold", threads=1) as engine:
         engine.nll(tokens)
         assert np.array_equal(counted(engine.stats.tokens), simulated(trace, 16, routing="exact"))
 
 
-def bits(values: Logits) -> NDArray[np.uint32]:
-    return values.view(np.uint32)
-
-
-def logits_of(bundle: Path, tokens: list[int], **settings: Any) -> tuple[Logits, Logits, Counts]:
-    with Engine(bundle, "25%", threads=1, **settings) as engine:
+def logits_of(demo: Path, tokens: list[int], **settings: Any) -> tuple[Logits, Logits, Counts]:
+    with Engine(demo, "25%", threads=1, **settings) as engine:
         scored = engine.score(tokens[:24])
         return (
             scored,
@@ -130,56 +114,51 @@ def logits_of(bundle: Path, tokens: list[int], **settings: Any) -> tuple[Logits,
 
 
 @pytest.mark.parametrize("routing", METHODS)
-def test_lanes_and_residency_change_no_bit(bundle: Path, tokens: list[int], routing: str) -> None:
+def test_lanes_and_residency_change_no_bit(demo: Path, tokens: list[int], routing: str) -> None:
     """Earlier work of the engine changes nothing either, unless the cache is warm."""
-    reference = logits_of(bundle, tokens, routing=routing)
+    reference = logits_of(demo, tokens, routing=routing)
     for residency, lanes in product(("slots", "programs"), (1, 4)):
-        other = logits_of(bundle, tokens, routing=routing, residency=residency, lanes=lanes)
-        assert np.array_equal(bits(other[0]), bits(reference[0])), (residency, lanes)
-        assert np.array_equal(bits(other[1]), bits(reference[1])), (residency, lanes)
+        other = logits_of(demo, tokens, routing=routing, residency=residency, lanes=lanes)
+        assert same_bits(other[:2], reference[:2]), (residency, lanes)
         assert np.array_equal(other[2][:, 2:], reference[2][:, 2:])
-    with Engine(bundle, "25%", threads=1, routing=routing) as engine:
+    with Engine(demo, "25%", threads=1, routing=routing) as engine:
         first, _, second = (
             engine.score(tokens[:24]),
             engine.nll(tokens[30:]),
             engine.score(tokens[:24]),
         )
-    assert np.array_equal(bits(first), bits(second))
-    assert np.array_equal(bits(first), bits(reference[0]))
+    assert same_bits([first, second], [second, reference[0]])
 
 
 @pytest.mark.parametrize(
     "routing", ["cache-prior:0", "cache-prior:0.5,J=4", "max-rank:4", "cache-prior:9,first=6"]
 )
 def test_routings_that_are_exact_by_definition_change_no_bit(
-    bundle: Path, tokens: list[int], routing: str
+    demo: Path, tokens: list[int], routing: str
 ) -> None:
-    exact = logits_of(bundle, tokens)
-    same = logits_of(bundle, tokens, routing=routing)
-    assert np.array_equal(bits(same[0]), bits(exact[0]))
-    assert np.array_equal(bits(same[1]), bits(exact[1]))
+    assert same_bits(logits_of(demo, tokens, routing=routing)[:2], logits_of(demo, tokens)[:2])
 
 
-def test_a_cache_of_all_experts_is_exact(bundle: Path, tokens: list[int]) -> None:
+def test_a_cache_of_all_experts_is_exact(demo: Path, tokens: list[int]) -> None:
     settings: dict[str, Any] = {
         "routing": "cache-prior:0.5+drop-cold:0.9", "residency": "resident",
     }  # fmt: skip
-    with Engine(bundle, threads=1, **settings) as engine:
+    with Engine(demo, threads=1, **settings) as engine:
         info, scored = engine.info, engine.score(tokens[:24])
-    with Engine(bundle, threads=1) as engine:
-        assert np.array_equal(bits(scored), bits(engine.score(tokens[:24])))
+    with Engine(demo, threads=1) as engine:
+        assert same_bits(scored, engine.score(tokens[:24]))
     assert info.settings.cache.initial == "warm"
 
 
-def test_info_has_the_resolved_routing(bundle: Path) -> None:
-    with Engine(bundle, threads=1, routing="cache-prior:auto") as engine:
+def test_info_has_the_resolved_routing(demo: Path) -> None:
+    with Engine(demo, threads=1, routing="cache-prior:auto") as engine:
         info = engine.info
     assert info.routing == RoutingInfo("cache-prior:auto", "cache-prior:0.3,J=2", "", lossy=True)
     settings = info.settings
     assert (settings.cache.pool, settings.cache.initial) == ("layer", "prompt")
     assert info.plan.slots_per_layer == 16
     assert "16 per layer" in info.plan.text
-    with Engine(bundle, threads=1, routing="cache-prior:0.2,J=4") as engine:
+    with Engine(demo, threads=1, routing="cache-prior:0.2,J=4") as engine:
         info = engine.info
     assert info.routing.resolved == "exact"
     settings = info.settings
@@ -188,9 +167,18 @@ def test_info_has_the_resolved_routing(bundle: Path) -> None:
     assert info.routing.note
 
 
-def test_the_command_line_takes_a_profile_of_the_model_only(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "routing", [*METHODS, "exact", "exact,first=2", "cache-prior:0.2,J=4", "max-rank:8,first=6"]
+)
+def test_a_resolved_routing_shows_whether_it_is_lossy(demo: Path, routing: str) -> None:
+    with Engine(demo, threads=1, routing=routing) as engine:
+        found = engine.info.routing
+    assert is_lossy(found.resolved) == found.lossy
+
+
+def test_the_command_line_takes_a_profile_of_the_model_only(demo: Path, tmp_path: Path) -> None:
     file = tmp_path / "used.json"
-    run = ("generate", bundle, "--token-ids", "5,6", "-n", 2, "--ignore-eos", "-t", 1)
+    run = ("generate", demo, "--token-ids", "5,6", "-n", 2, "--ignore-eos", "-t", 1)
     write_profile(file, CacheProfile("demo", 32, {layer: [3, 1] for layer in range(6)}))
     answer = ok_json(*run, "--routing", "cache-prior:0.2", "--initial-cache", file)
     assert answer["settings"]["initial_cache"] == "profile"
@@ -210,18 +198,18 @@ def test_the_command_line_takes_a_profile_of_the_model_only(bundle: Path, tmp_pa
 
 
 @pytest.mark.parametrize("pool", ["global", "layer"])
-def test_a_share_of_the_cache_is_the_lab_s(bundle: Path, pool: str) -> None:
+def test_a_share_of_the_cache_is_the_lab_s(demo: Path, pool: str) -> None:
     """33 % of 32 experts are 10 in each of 6 layers, for the engine and the lab."""
     capacity = parse_capacity("33%").of(32)
-    plan = Engine(bundle, cache="33%", pool=pool, threads=1).info.plan
+    plan = Engine(demo, cache="33%", pool=pool, threads=1).info.plan
     assert plan.slots == 6 * capacity == 60
     assert plan.slots_per_layer == (capacity if pool == "layer" else 0)
 
 
-def test_what_makes_no_sense_is_refused(bundle: Path) -> None:
+def test_what_makes_no_sense_is_refused(demo: Path) -> None:
     def refused(kind: type[BudgetError | UsageError], cause: str, **settings: Any) -> None:
         with pytest.raises(kind, match=cause):
-            Engine(bundle, **{"threads": 1} | settings)
+            Engine(demo, **{"threads": 1} | settings)
 
     refused(BudgetError, "3 for each layer", cache="700KiB", routing="cache-prior:0.2")
     # A divided cache has no lower limit of one token cycle.

@@ -17,15 +17,10 @@ from tokenizers import Tokenizer
 from moe_mobile import CacheSettings, Engine, ReadingSettings, RoutingSettings
 from moe_mobile.demo import checkpoint_dir
 from moe_mobile.errors import BundleCorruptError, UsageError
-from tests.bundles import BundleMaker, DemoMaker
+from tests.bundles import BundleMaker
 
 TEXT = "Once upon a time"
 TALK = [{"role": "user", "content": "Tell me a story."}]
-
-
-@pytest.fixture(scope="module")
-def demo(demo_bundle: DemoMaker) -> Path:
-    return demo_bundle("8da4w")
 
 
 @pytest.fixture
