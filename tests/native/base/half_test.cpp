@@ -67,13 +67,7 @@ TEST(Half, BulkEqualsScalar) {
     }
     std::vector<uint16_t> halves(count);
     floats_to_halves(floats.data(), halves.data(), count);
-    std::vector<float> back(count);
-    halves_to_floats(halves.data(), back.data(), count);
-    for (size_t i = 0; i < count; ++i) {
-      ASSERT_EQ(halves[i], float_to_half(floats[i])) << floats[i];
-      const float expected = half_to_float(halves[i]);
-      ASSERT_EQ(std::memcmp(&back[i], &expected, 4), 0) << halves[i];
-    }
+    for (size_t i = 0; i < count; ++i) ASSERT_EQ(halves[i], float_to_half(floats[i])) << floats[i];
   }
 }
 

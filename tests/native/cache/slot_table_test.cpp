@@ -6,7 +6,6 @@
 
 #include <map>
 #include <random>
-#include <set>
 
 #include "base/expect_error.h"
 
@@ -52,21 +51,8 @@ TEST(SlotTable, ShowsReadyAndReadingSlots) {
   EXPECT_EQ(states(), (States{SlotState::kFree, SlotState::kReading, SlotState::kFree}));
   EXPECT_EQ(table.assign(a), 0u);
   EXPECT_EQ(table.slot(0).state, SlotState::kReading);
-  EXPECT_EQ(table.reconcile(Keys{a}), (Keys{}));
+  table.keep_only(Keys{a});
   EXPECT_EQ(states(), (States{SlotState::kReading, SlotState::kFree, SlotState::kFree}));
-}
-
-TEST(SlotTable, ReconcileKeepsWhatIsWanted) {
-  SlotTable table(3);
-  const ExpertKey a{0, 1, 0}, b{0, 2, 0}, c{1, 1, 0}, d{1, 2, 0};
-  table.assign(a);
-  table.assign(b);
-  table.assign(c);
-  EXPECT_EQ(table.reconcile(Keys{d, b}), (Keys{d}));
-  EXPECT_EQ(table.find(b), 1u);
-  EXPECT_EQ(table.free_slots(), 2u);
-  EXPECT_EQ(table.reconcile(Keys{}), (Keys{}));
-  EXPECT_EQ(table.free_slots(), 3u);
 }
 
 TEST(SlotTable, EqualsTheNaiveModel) {
@@ -84,16 +70,10 @@ TEST(SlotTable, EqualsTheNaiveModel) {
         case 0: {
           Keys wanted;
           for (unsigned i = random() % slots; i > 0; --i) wanted.push_back(random_key());
-          Keys missing;
+          table.keep_only(wanted);
           std::map<ExpertKey, uint32_t> kept;
-          for (const ExpertKey& w : wanted) {
-            if (naive.count(w) != 0) {
-              kept[w] = naive[w];
-            } else {
-              missing.push_back(w);
-            }
-          }
-          ASSERT_EQ(table.reconcile(wanted), missing);
+          for (const ExpertKey& w : wanted)
+            if (naive.count(w) != 0) kept[w] = naive[w];
           naive = kept;
           break;
         }

@@ -17,21 +17,12 @@ namespace {
 
 #if defined(MOE_X86)
 
-// Each returns how many values it converted: a multiple of 8.
+// Returns how many values it converted: a multiple of 8.
 MOE_TARGET_AVX2 size_t to_halves_avx2(const float* source, uint16_t* destination, size_t count) {
   size_t i = 0;
   for (; i + 8 <= count; i += 8) {
     const __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(source + i), _MM_FROUND_TO_NEAREST_INT);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(destination + i), halves);
-  }
-  return i;
-}
-
-MOE_TARGET_AVX2 size_t to_floats_avx2(const uint16_t* source, float* destination, size_t count) {
-  size_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i));
-    _mm256_storeu_ps(destination + i, _mm256_cvtph_ps(halves));
   }
   return i;
 }
@@ -96,18 +87,6 @@ void floats_to_halves(const float* source, uint16_t* destination, size_t count) 
   }
 #endif
   for (; i < count; ++i) destination[i] = float_to_half(source[i]);
-}
-
-void halves_to_floats(const uint16_t* source, float* destination, size_t count) {
-  size_t i = 0;
-#if defined(MOE_X86)
-  if (cpu_has_avx2()) i = to_floats_avx2(source, destination, count);
-#elif defined(MOE_ARM64)
-  for (; i + 4 <= count; i += 4) {
-    vst1q_f32(destination + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(source + i))));
-  }
-#endif
-  for (; i < count; ++i) destination[i] = half_to_float(source[i]);
 }
 
 }  // namespace moe_mobile

@@ -13,6 +13,5 @@ float half_to_float(uint16_t half);
 
 // Converts `count` values, with the CPU's conversion instructions if it has them. Same results.
 void floats_to_halves(const float* source, uint16_t* destination, size_t count);
-void halves_to_floats(const uint16_t* source, float* destination, size_t count);
 
 }  // namespace moe_mobile

@@ -28,7 +28,6 @@ class Span {
   constexpr T* begin() const { return data_; }
   constexpr T* end() const { return data_ + size_; }
   constexpr T& operator[](size_t index) const { return data_[index]; }
-  constexpr Span subspan(size_t offset, size_t count) const { return {data_ + offset, count}; }
 
  private:
   T* data_ = nullptr;

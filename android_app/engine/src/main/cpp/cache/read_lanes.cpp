@@ -178,9 +178,11 @@ ReadDone ReadLanes::take_done() {
 void ReadLanes::run() {
   while (const std::optional<ReadRequest> request = next_request()) {
     ReadDone done = perform(*request);
-    const MutexLock lock(&mutex_);
-    done_.push_back(std::move(done));
-    arrival_.notify_one();
+    {
+      const MutexLock lock(&mutex_);
+      done_.push_back(std::move(done));
+    }
+    arrival_.notify_one();  // without the lock, which the consumer takes when it wakes up
   }
 }
 

@@ -74,16 +74,11 @@ uint32_t SlotTable::release(const ExpertKey& key) {
   return slot;
 }
 
-std::vector<ExpertKey> SlotTable::reconcile(Span<const ExpertKey> wanted) {
+void SlotTable::keep_only(Span<const ExpertKey> wanted) {
   const std::unordered_set<ExpertKey> keep(wanted.begin(), wanted.end());
   for (const Slot& slot : slots_) {
     if (slot.state != SlotState::kFree && keep.count(slot.key) == 0) release(slot.key);
   }
-  std::vector<ExpertKey> missing;
-  for (const ExpertKey& key : wanted) {
-    if (slots_of_.count(key) == 0) missing.push_back(key);
-  }
-  return missing;
 }
 
 }  // namespace moe_mobile

@@ -51,9 +51,8 @@ class SlotTable {
   void set_ready(uint32_t slot) { set(slot, SlotState::kReady); }
   // Frees the key's slot and returns it; kRuntime if it has none.
   uint32_t release(const ExpertKey& key);
-  // Frees every slot whose key is not wanted, and returns the wanted keys that have no slot, in
-  // the order given.
-  std::vector<ExpertKey> reconcile(Span<const ExpertKey> wanted);
+  // Frees every slot whose key is not wanted.
+  void keep_only(Span<const ExpertKey> wanted);
 
  private:
   void set(uint32_t slot, SlotState state);

@@ -76,7 +76,7 @@ void ExpertStream::resize(Span<const uint32_t> places, Span<const ExpertKey> cac
     if (in_prompt_) {
       for (const ExpertKey& key : of.plan.resize(places[variant])) release(key);
     } else {
-      if (places[variant] < of.table.used() + of.table.free_slots()) of.table.reconcile(cached);
+      if (places[variant] < of.table.used() + of.table.free_slots()) of.table.keep_only(cached);
       of.plan.resize(places[variant]);
     }
     // A place that could not be added has a slot in the table only.
@@ -276,7 +276,7 @@ void ExpertStream::prefill_jobs(Span<const ExpertJob> jobs, bool last_of_layer,
   std::vector<size_t> misses;
   for (size_t job = 0; job < jobs.size(); ++job)
     (find(experts[job]) ? hits : misses).push_back(job);
-  metrics->hits += static_cast<uint32_t>(hits.size());
+  metrics->hits += hits.size();
   if (options_.shown != nullptr && !jobs.empty())
     options_.shown->count(jobs[0].expert.layer, hits.size(), misses.size());
 
@@ -309,13 +309,11 @@ void ExpertStream::prefill_jobs(Span<const ExpertJob> jobs, bool last_of_layer,
 void ExpertStream::retain(Span<const ExpertKey> cached) {
   end_speculation();
   in_prompt_ = false;
-  for (Class& of : classes_) of.table.reconcile(cached);
+  for (Class& of : classes_) of.table.keep_only(cached);
 }
 
 void ExpertStream::load(Span<const ExpertKey> cached, const Progress& progress) {
-  end_speculation();
-  in_prompt_ = false;
-  for (Class& of : classes_) of.table.reconcile(cached);
+  retain(cached);
   std::vector<ExpertKey> missing;
   for (const ExpertKey& key : cached)
     if (!find(key)) missing.push_back(key);

@@ -20,10 +20,7 @@ et::HierarchicalAllocator* PlannedArena::fit(const std::vector<size_t>& sizes) {
     if (sizes_.size() < sizes.size()) sizes_.resize(sizes.size(), 0);
     for (size_t i = 0; i < sizes.size(); ++i) sizes_[i] = std::max(sizes_[i], sizes[i]);
     auto next = std::make_unique<Generation>();
-    for (size_t size : sizes_) {
-      next->buffers.emplace_back(size);
-      bytes_ += next->buffers.back().capacity();
-    }
+    for (size_t size : sizes_) next->buffers.emplace_back(size);
     for (size_t i = 0; i < sizes_.size(); ++i)
       next->spans.emplace_back(next->buffers[i].data(), sizes_[i]);
     next->allocator = std::make_unique<et::HierarchicalAllocator>(

@@ -23,7 +23,6 @@ class PlannedArena {
   // Grows to at least `sizes`, one per planned buffer. Methods loaded before keep their old memory
   // alive.
   executorch::runtime::HierarchicalAllocator* fit(const std::vector<size_t>& sizes);
-  uint64_t bytes() const { return bytes_; }
 
  private:
   struct Generation {
@@ -33,7 +32,6 @@ class PlannedArena {
   };
   std::vector<std::unique_ptr<Generation>> generations_;
   std::vector<size_t> sizes_;
-  uint64_t bytes_ = 0;
 };
 
 // A parsed ExecuTorch program. Its weights (named data) are needed only while methods are loaded,

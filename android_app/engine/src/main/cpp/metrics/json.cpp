@@ -5,41 +5,17 @@
 namespace moe_mobile {
 
 void to_json(nlohmann::json& json, const TokenMetrics& m) {
-  json = {{"token", m.token},
-          {"total_ns", m.total_ns},
-          {"dense_ns", m.dense_ns},
-          {"attention_ns", m.attention_ns},
-          {"expert_ns", m.expert_ns},
-          {"wait_ns", m.wait_ns},
-          {"router_ns", m.router_ns},
-          {"head_ns", m.head_ns},
-          {"hits", m.hits},
-          {"misses", m.misses},
-          {"dropped", m.dropped},
-          {"bytes_read", m.bytes_read},
-          {"bytes_wasted", m.bytes_wasted},
-          {"slots_changed_by_routing", m.slots_changed_by_routing}};
+  json = {{"token", m.token}};
+  for (const auto& cost : kCosts) json[cost.name] = m.*cost.member;
 }
 
 void to_json(nlohmann::json& json, const RunMetrics& m) {
   json = {{"tokens", m.tokens},
-          {"total_ns", m.total_ns},
-          {"dense_ns", m.dense_ns},
-          {"attention_ns", m.attention_ns},
-          {"expert_ns", m.expert_ns},
-          {"wait_ns", m.wait_ns},
-          {"router_ns", m.router_ns},
-          {"head_ns", m.head_ns},
-          {"hits", m.hits},
-          {"misses", m.misses},
-          {"dropped", m.dropped},
           {"hit_rate", m.hit_rate()},
-          {"bytes_read", m.bytes_read},
-          {"bytes_wasted", m.bytes_wasted},
-          {"slots_changed_by_routing", m.slots_changed_by_routing},
           {"p50_ns", m.p50_ns},
           {"p95_ns", m.p95_ns},
           {"p99_ns", m.p99_ns}};
+  for (const auto& cost : kCosts) json[cost.name] = m.*cost.member;
 }
 
 void to_json(nlohmann::json& json, const ProcessMemory& m) {

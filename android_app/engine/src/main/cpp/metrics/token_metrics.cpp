@@ -28,19 +28,7 @@ RunMetrics aggregate(Span<const TokenMetrics> tokens) {
   totals.reserve(tokens.size());
   for (const TokenMetrics& t : tokens) {
     ++run.tokens;
-    run.total_ns += t.total_ns;
-    run.dense_ns += t.dense_ns;
-    run.attention_ns += t.attention_ns;
-    run.expert_ns += t.expert_ns;
-    run.wait_ns += t.wait_ns;
-    run.router_ns += t.router_ns;
-    run.head_ns += t.head_ns;
-    run.hits += t.hits;
-    run.misses += t.misses;
-    run.dropped += t.dropped;
-    run.bytes_read += t.bytes_read;
-    run.bytes_wasted += t.bytes_wasted;
-    run.slots_changed_by_routing += t.slots_changed_by_routing;
+    for (const auto& cost : kCosts) run.*cost.member += t.*cost.member;
     totals.push_back(t.total_ns);
   }
   std::sort(totals.begin(), totals.end());
