@@ -20,6 +20,8 @@ VERSION = 1
 MANIFEST_FILE = "bundle.json"
 MAX_NAME_BYTES = 200
 ALIGNMENT = 16384
+MOST_VARIANTS = 1
+"""Further precisions of the experts: engines run them in at most two."""
 """Expert programs start at multiples of this: Android's larger page size, and O_DIRECT."""
 XNNPACK, PORTABLE = "xnnpack", "portable"
 DELEGATES = (XNNPACK, PORTABLE)
@@ -129,7 +131,7 @@ class Variant(Shard):
 
 @dataclass(frozen=True)
 class Experts(Shard):
-    """A layer's experts: in the bundle's own precision, and in further ones."""
+    """A layer's experts: in the bundle's own precision, and perhaps in a further one."""
 
     variants: tuple[Variant, ...] = ()
 

@@ -36,8 +36,8 @@ class QuantizationSettings:
     Attributes:
         quant: ``fp32``, ``8da8w`` (int8 per channel) or ``8da4w`` (int4 in groups), activations
             int8 per token: of the experts, and of ``dense`` and ``head`` if they are None.
-        variants: further precisions of the experts, in the same bundle: engines choose by the
-            setting ``precision``, which knows the first of them.
+        variants: a further precision of the experts, in the same bundle: engines choose by the
+            setting ``precision``. At most one.
         dense: as ``quant``, for attention, dense and shared MLPs.
         head: the same for the output head.
         embedding: ``fp32`` or ``int8``; None: ``int8`` unless ``quant`` is ``fp32``.

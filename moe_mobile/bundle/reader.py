@@ -233,13 +233,14 @@ class _Reader:
             fields = f["variants"].items()
             if not fields:
                 f["variants"].fail("is empty")
-            names = {quantization.experts}
-            for field in fields:
-                variant = self._variant(field, moe)
-                if variant.quantization in names:
-                    field["quantization"].fail("names a precision of these experts twice")
-                names.add(variant.quantization)
-                variants.append(variant)
+            if len(fields) > m.MOST_VARIANTS:
+                f["variants"].fail(
+                    "has several entries, and engines run experts in at most two precisions",
+                    UnsupportedError,
+                )
+            variants = [self._variant(fields[0], moe)]
+            if variants[0].quantization == quantization.experts:
+                fields[0]["quantization"].fail("names a precision of these experts twice")
         precisions = [(variant.quantization, variant.group_size) for variant in variants]
         if self._precisions is None:
             self._precisions = precisions

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moe_mobile.bundle.manifest import DELEGATES, PORTABLE, XNNPACK
+from moe_mobile.bundle.manifest import DELEGATES, MOST_VARIANTS, PORTABLE, XNNPACK
 from moe_mobile.bundle.quantization import (
     EMBEDDINGS,
     GROUP_SIZES,
@@ -81,11 +81,18 @@ def resolve_options(
     if group_size not in GROUP_SIZES:
         sizes = ", ".join(map(str, GROUP_SIZES))
         raise UsageError(f"group_size must be one of {sizes}, not {group_size!r}")
-    if len({quant, *variants}) != 1 + len(variants):
+    if len(variants) > MOST_VARIANTS:
+        raise UsageError(
+            f"engines run experts in at most {1 + MOST_VARIANTS} precisions, not in "
+            f"{', '.join((quant, *variants))}",
+            setting="variants",
+            remedy="Name one further precision",
+        )
+    if quant in variants:
         raise UsageError(
             f"the experts would be there in one precision twice: {', '.join((quant, *variants))}",
             setting="variants",
-            remedy="Name further precisions, each once",
+            remedy="Name another one as the further precision",
         )
     for name, value, delegate in (
         ("quant", quant, expert_delegate),

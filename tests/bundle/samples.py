@@ -36,7 +36,7 @@ def sample(seed: int) -> Sample:
     experts = draw.randint(1, 5)
     quants = [draw.choice(QUANTS) for _ in range(3)]
     further = [quant for quant in QUANTS if quant != quants[0]]
-    variants = draw.sample(further, draw.choice((0, 0, 1, 2)))
+    variants = draw.sample(further, draw.choice((0, 0, 1)))
     layers = []
     for index in range(draw.randint(1, 4)):
         dense = program(f"dense/layer-{index:02d}.pte")

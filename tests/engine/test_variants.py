@@ -22,7 +22,7 @@ from moe_mobile.errors import BudgetError, BundleCorruptError, CancelledError, U
 from moe_mobile.export import export_bundle
 from moe_mobile.runner import Runner
 from tests.bundles import CheckpointMaker, OnceMaker
-from tests.engine.native import logits_after_prompt
+from tests.engine.native import logits_after_prompt, same_bits
 from tests.oracles.interpreter import Interpreter
 from tests.oracles.logits import Logits, logits_of
 from tests.oracles.torchao_model import half_precision_cache, torchao_model
@@ -67,12 +67,6 @@ def outputs(bundle: Path, cache: str, **settings: object) -> list[Logits]:
         return [scored, logits_after_prompt(engine, PROMPT, DECODED)]
 
 
-def same(a: list[Logits], b: list[Logits]) -> bool:
-    return all(
-        np.array_equal(x.view(np.uint32), y.view(np.uint32)) for x, y in zip(a, b, strict=True)
-    )
-
-
 def test_shards_are_those_of_bundles_of_one_precision(two: Path, full: Path, low: Path) -> None:
     manifest = read_manifest(two)
     assert manifest.precisions == ("8da8w", "8da4w")
@@ -86,10 +80,10 @@ def test_shards_are_those_of_bundles_of_one_precision(two: Path, full: Path, low
 
 def test_full_and_low_equal_bundles_of_one_precision(two: Path, full: Path, low: Path) -> None:
     in_full, in_low = outputs(full, "50%"), outputs(low, "50%")
-    assert not same(in_full, in_low)
+    assert not same_bits(in_full, in_low)
     for cache in ("25%", "50%", "100%"):
-        assert same(outputs(two, cache), in_full)
-        assert same(outputs(two, cache, precision="low"), in_low)
+        assert same_bits(outputs(two, cache), in_full)
+        assert same_bits(outputs(two, cache, precision="low"), in_low)
     with Engine(two, "50%", threads=1) as engine:
         assert not engine.info.routing.lossy
         assert [one.quantization for one in engine.info.plan.classes] == ["8da8w"]
@@ -102,14 +96,14 @@ def test_output_depends_on_neither_budget_nor_residency_nor_lanes(two: Path) -> 
     expected = outputs(two, "100%", precision="ranks:1")
     for residency, cache, lanes in product(("slots", "programs"), ("25%", "60%"), (1, 3)):
         got = outputs(two, cache, precision="ranks:1", residency=residency, lanes=lanes)
-        assert same(got, expected), (residency, cache, lanes)
-    assert same(outputs(two, "50%", precision="ranks:1", residency="resident"), expected)
+        assert same_bits(got, expected), (residency, cache, lanes)
+    assert same_bits(outputs(two, "50%", precision="ranks:1", residency="resident"), expected)
     for pool, eviction in (("layer", "lru"), ("global", "lfu")):
-        assert same(
+        assert same_bits(
             outputs(two, "50%", precision="ranks:1", pool=pool, eviction=eviction), expected
         )
     for other in ("full", "low"):
-        assert not same(outputs(two, "50%", precision=other), expected)
+        assert not same_bits(outputs(two, "50%", precision=other), expected)
 
 
 def test_both_classes_share_the_budget_and_are_used(two: Path) -> None:
@@ -169,8 +163,8 @@ def test_an_expert_counts_as_cached_in_the_precision_that_its_rank_has(two: Path
     resident = outputs(
         two, "100%", precision="ranks:1", routing="exact+drop-cold:0.9", residency="resident"
     )
-    assert same(resident, exact)
-    assert not same(routed, exact)  # it began empty, so some were dropped
+    assert same_bits(resident, exact)
+    assert not same_bits(routed, exact)  # it began empty, so some were dropped
 
 
 @pytest.mark.parametrize("residency", ["slots", "programs"])
@@ -210,7 +204,7 @@ def test_prepare_makes_only_what_is_missing(two: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     (store / "layer-01.8da4w.packed").unlink()
     kept = (store / "layer-01.packed").stat()
-    assert same(outputs(bundle, "50%", precision="ranks:1"), before)
+    assert same_bits(outputs(bundle, "50%", precision="ranks:1"), before)
     assert {path.name: path.read_bytes() for path in store.glob("*.packed")} == files
     assert (store / "layer-01.packed").stat().st_mtime_ns == kept.st_mtime_ns
 
@@ -223,7 +217,7 @@ def test_consumed_shards_of_both_precisions_are_not_missed(two: Path, tmp_path: 
         assert answer["experts"] == 2 * LAYERS * EXPERTS
         assert not list((bundle / "experts").glob("*.shard"))
         assert runner.request("verify", bundle=str(bundle))["packed"]["complete"] is True
-    assert same(outputs(bundle, "50%", precision="ranks:1"), before)
+    assert same_bits(outputs(bundle, "50%", precision="ranks:1"), before)
 
 
 def test_verify_finds_damage_in_a_variants_files(two: Path, tmp_path: Path) -> None:
@@ -292,10 +286,19 @@ def test_a_budget_below_what_a_token_uses_in_one_precision_is_refused(two: Path)
         Engine(two, "80KiB", precision="ranks:1")  # one slot of 16 KiB too few
 
 
-def test_a_precision_is_named_once(checkpoint: CheckpointMaker, tmp_path: Path) -> None:
-    twice = QuantizationSettings("8da4w", variants=["8da4w"])
-    with pytest.raises(UsageError, match="one precision twice"):
-        export_bundle(checkpoint(NAME), tmp_path / "out", twice)
+@pytest.mark.parametrize(
+    ("variants", "cause"),
+    [(["8da4w"], "one precision twice"), (["8da8w", "fp32"], "at most 2 precisions, not in 8da4w")],
+)
+def test_two_different_precisions_are_the_most(
+    checkpoint: CheckpointMaker, tmp_path: Path, variants: list[str], cause: str
+) -> None:
+    with pytest.raises(UsageError, match=cause) as refused:
+        export_bundle(
+            checkpoint(NAME), tmp_path / "out", QuantizationSettings("8da4w", variants=variants)
+        )
+    assert refused.value.setting == "variants"
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_line_makes_and_runs_both_precisions(

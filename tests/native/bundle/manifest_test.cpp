@@ -4,7 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <random>
 
 #include "base/expect_error.h"
@@ -142,30 +141,40 @@ TEST(Manifest, LayersHaveMixersOfTheirOwn) {
   EXPECT_EQ(common.inverse_frequencies, m.attention.inverse_frequencies);
 }
 
-TEST(Manifest, ReadsFurtherPrecisionsOfTheExperts) {
+TEST(Manifest, ReadsAFurtherPrecisionOfTheExperts) {
   SampleBundle sample;
   EXPECT_EQ(parse_manifest(sample.text(), "b").precisions,
             (std::vector<ExpertPrecision>{{"8da4w", 32}}));
   for (const int layer : {0, 2}) {
     json& experts = sample.json()["layers"][layer]["experts"];
-    json low = experts, lowest = experts;
+    json low = experts;
     low["path"] = "experts/low-" + std::to_string(layer);
     low["quantization"] = "8da8w";
-    lowest["path"] = "experts/lowest-" + std::to_string(layer);
-    lowest["quantization"] = "fp32";
-    experts["variants"] = {low, lowest};
+    experts["variants"] = {low};
   }
   json& memory = sample.json()["memory"];
-  memory["experts_bytes"] = 3 * memory["experts_bytes"].get<uint64_t>();
+  memory["experts_bytes"] = 2 * memory["experts_bytes"].get<uint64_t>();
   const Manifest m = parse_manifest(sample.text(), "b");
-  EXPECT_EQ(m.precisions, (std::vector<ExpertPrecision>{{"8da4w", 32}, {"8da8w", 0}, {"fp32", 0}}));
+  EXPECT_EQ(m.precisions, (std::vector<ExpertPrecision>{{"8da4w", 32}, {"8da8w", 0}}));
   EXPECT_EQ(m.experts(2, 0).shard.path, "experts/layer-02.shard");
   EXPECT_EQ(m.experts(2, 1).shard.path, "experts/low-2");
-  EXPECT_EQ(m.experts(2, 2).programs.size(), 4u);
+  EXPECT_EQ(m.experts(2, 1).programs.size(), 4u);
   EXPECT_EQ(m.expert_bytes(1), m.memory.expert_bytes);
-  sample.json()["layers"][2]["experts"]["variants"].erase(1);
+
+  json& variants = sample.json()["layers"][2]["experts"]["variants"];
+  json& one = variants[0];
+  one["quantization"] = "fp32";
   EXPECT_ERROR(parse_manifest(sample.text(), "b"), ErrorCode::kBundleInvalid,
                "layers[2].experts has other variants than the layers before it");
+  one["quantization"] = "8da4w";
+  one["group_size"] = 64;
+  EXPECT_ERROR(
+      parse_manifest(sample.text(), "b"), ErrorCode::kBundleInvalid,
+      "layers[2].experts.variants[0].quantization names a precision of these experts twice");
+  variants.push_back(variants[0]);
+  EXPECT_ERROR(parse_manifest(sample.text(), "b"), ErrorCode::kUnsupported,
+               "layers[2].experts.variants has several entries, and this build runs experts in at "
+               "most two precisions");
 }
 
 // One change of a valid manifest, and the start of the cause it must give.

@@ -33,13 +33,13 @@ TEST(ResidencyMap, ShowsTheVariantClosestToRunning) {
     const ResidencySnapshot snapshot = map.snapshot();
     return std::pair(snapshot.states[0], int{snapshot.variants[0]});
   };
-  map.set({0, 0, 7}, ExpertState::kOnItsWay);
-  EXPECT_EQ(shown(), std::pair(ExpertState::kOnItsWay, 7));
-  map.set({0, 0, 1}, ExpertState::kReady);
-  EXPECT_EQ(shown(), std::pair(ExpertState::kReady, 1));
+  map.set({0, 0, 1}, ExpertState::kOnItsWay);
+  EXPECT_EQ(shown(), std::pair(ExpertState::kOnItsWay, 1));
+  map.set({0, 0, 0}, ExpertState::kReady);
+  EXPECT_EQ(shown(), std::pair(ExpertState::kReady, 0));
+  map.set({0, 0, 0}, ExpertState::kAbsent);
+  EXPECT_EQ(shown(), std::pair(ExpertState::kOnItsWay, 1));
   map.set({0, 0, 1}, ExpertState::kAbsent);
-  EXPECT_EQ(shown(), std::pair(ExpertState::kOnItsWay, 7));
-  map.set({0, 0, 7}, ExpertState::kAbsent);
   EXPECT_EQ(shown(), std::pair(ExpertState::kAbsent, 0));
 }
 
@@ -85,7 +85,7 @@ TEST(ResidencyMap, ManyReadersWithOneWriter) {
       }
     });
   for (uint32_t i = 0; i < 20000; ++i) {
-    map.set({i % 2, i % 8, i % 3}, static_cast<ExpertState>(i % 3));
+    map.set({i % 2, i % 8, i / 2 % 2}, static_cast<ExpertState>(i % 3));
     map.count(i % 2, 1, 2);
   }
   ended = true;

@@ -4,6 +4,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <set>
 
@@ -116,10 +117,10 @@ Bundle Bundle::open(const std::string& directory) {
 }
 
 bool Bundle::has_all_shards() const {
-  for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer)
-    for (uint32_t variant = 0; variant < manifest_.precisions.size(); ++variant)
-      if (manifest_.layers[layer].experts && !has_shard(layer, variant)) return false;
-  return true;
+  const std::vector<ShardKey> shards = manifest_.shards();
+  return std::all_of(shards.begin(), shards.end(), [this](const ShardKey& shard) {
+    return has_shard(shard.layer, shard.variant);
+  });
 }
 
 std::string Bundle::path(const FileRef& file) const { return directory_ + "/" + file.path; }

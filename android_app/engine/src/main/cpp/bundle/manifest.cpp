@@ -8,12 +8,16 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "bundle/json_field.h"
+#include "cache/expert_key.h"
 
 namespace moe_mobile {
 namespace {
 
 constexpr uint64_t kMaxInteger = 1ull << 53;
 constexpr uint32_t kMaxTokens = 1u << 24;
+// How an expert's or a program's weights may be quantized; kGrouped has a scale for each group.
+constexpr std::initializer_list<const char*> kQuantizations = {"fp32", "8da8w", "8da4w"};
+constexpr char kGrouped[] = "8da4w";
 constexpr Delegate kDelegates[] = {Delegate::kXnnpack, Delegate::kPortable};
 
 // Sums that throw if they exceed the format's largest number.
@@ -205,20 +209,24 @@ class Reader {
   void read_quantization(const JsonField& f) {
     f.expect_members({"experts", "dense", "head", "embedding", "group_size"});
     Quantization& q = m_.quantization;
-    q.experts = f["experts"].one_of({"fp32", "8da8w", "8da4w"}, ErrorCode::kUnsupported);
-    q.dense = f["dense"].one_of({"fp32", "8da8w", "8da4w"}, ErrorCode::kUnsupported);
-    q.head = f["head"].one_of({"fp32", "8da8w", "8da4w"}, ErrorCode::kUnsupported);
+    q.experts = f["experts"].one_of(kQuantizations, ErrorCode::kUnsupported);
+    q.dense = f["dense"].one_of(kQuantizations, ErrorCode::kUnsupported);
+    q.head = f["head"].one_of(kQuantizations, ErrorCode::kUnsupported);
     q.embedding = f["embedding"].one_of({"fp32", "int8"}, ErrorCode::kUnsupported);
-    q.group_size = f["group_size"].integer32(0, 256);
-    const bool grouped = q.experts == "8da4w" || q.dense == "8da4w" || q.head == "8da4w";
-    const uint32_t g = q.group_size;
-    if (grouped ? g != 32 && g != 64 && g != 128 && g != 256 : g != 0) {
-      f["group_size"].fail(grouped ? "is not 32, 64, 128 or 256"
-                                   : "is not 0, though nothing is 8da4w");
+    if (q.experts == kGrouped || q.dense == kGrouped || q.head == kGrouped) {
+      q.group_size = read_group_size(f["group_size"]);
+    } else if (f["group_size"].integer32(0, 256) != 0) {
+      f["group_size"].fail("is not 0, though nothing is 8da4w");
     }
     if (m_.attention.kv_float32 && q.dense != "fp32") {
       root_["attention"]["kv_dtype"].fail("is float32, though quantization.dense is not fp32");
     }
+  }
+
+  static uint32_t read_group_size(const JsonField& f) {
+    const uint32_t size = f.integer32(0, 256);
+    if (size != 32 && size != 64 && size != 128 && size != 256) f.fail("is not 32, 64, 128 or 256");
+    return size;
   }
 
   void read_delegate(const JsonField& f) {
@@ -306,24 +314,24 @@ class Reader {
     return read_shard(f);
   }
 
-  // Further precisions of a layer's experts; the first layer with experts says which there are.
+  // A further precision of a layer's experts; the first layer with experts says whether there is
+  // one.
   std::vector<LayerExperts> read_variants(const JsonField& experts) {
     std::vector<ExpertPrecision> precisions = {base_precision()};
     std::vector<LayerExperts> variants;
     if (experts.has("variants")) {
       const JsonField f = experts["variants"];
-      const size_t count = f.array_size();
-      if (count == 0) f.fail("is empty");
-      for (size_t i = 0; i < count; ++i) {
-        f.at(i).expect_members({"quantization", "path", "bytes", "sha256", "programs"},
-                               {"delegate", "group_size"});
-        const ExpertPrecision precision = read_precision(f.at(i));
-        for (const ExpertPrecision& other : precisions)
-          if (precision.quantization == other.quantization)
-            f.at(i)["quantization"].fail("names a precision of these experts twice");
-        precisions.push_back(precision);
-        variants.push_back(read_shard(f.at(i)));
-      }
+      if (f.array_size() == 0) f.fail("is empty");
+      if (f.array_size() >= ExpertKey::kVariants)
+        f.fail("has several entries, and this build runs experts in at most two precisions",
+               ErrorCode::kUnsupported);
+      const JsonField one = f.at(0);
+      one.expect_members({"quantization", "path", "bytes", "sha256", "programs"},
+                         {"delegate", "group_size"});
+      precisions.push_back(read_precision(one));
+      if (precisions[1].quantization == precisions[0].quantization)
+        one["quantization"].fail("names a precision of these experts twice");
+      variants.push_back(read_shard(one));
     }
     if (m_.precisions.empty()) m_.precisions = precisions;
     if (m_.precisions != precisions) experts.fail("has other variants than the layers before it");
@@ -332,20 +340,15 @@ class Reader {
 
   ExpertPrecision base_precision() const {
     const Quantization& q = m_.quantization;
-    return {q.experts, q.experts == "8da4w" ? q.group_size : 0};
+    return {q.experts, q.experts == kGrouped ? q.group_size : 0};
   }
 
   static ExpertPrecision read_precision(const JsonField& f) {
     ExpertPrecision precision;
-    precision.quantization =
-        f["quantization"].one_of({"fp32", "8da8w", "8da4w"}, ErrorCode::kUnsupported);
-    if ((precision.quantization == "8da4w") != f.has("group_size"))
+    precision.quantization = f["quantization"].one_of(kQuantizations, ErrorCode::kUnsupported);
+    if ((precision.quantization == kGrouped) != f.has("group_size"))
       f.fail("needs a group_size if and only if its quantization is 8da4w");
-    if (!f.has("group_size")) return precision;
-    const uint32_t g = f["group_size"].integer32(0, 256);
-    if (g != 32 && g != 64 && g != 128 && g != 256)
-      f["group_size"].fail("is not 32, 64, 128 or 256");
-    precision.group_size = g;
+    if (f.has("group_size")) precision.group_size = read_group_size(f["group_size"]);
     return precision;
   }
 
@@ -451,22 +454,25 @@ const char* delegate_name(Delegate delegate) {
 
 uint64_t Manifest::expert_bytes(uint32_t variant) const {
   uint64_t largest = 0;
-  for (uint32_t layer = 0; layer < num_layers; ++layer)
-    if (layers[layer].experts)
-      for (const ExpertProgram& program : experts(layer, variant).programs)
-        largest = std::max(largest, program.bytes);
+  for (const uint32_t layer : moe_layers())
+    for (const ExpertProgram& program : experts(layer, variant).programs)
+      largest = std::max(largest, program.bytes);
   return largest;
 }
 
-uint32_t Manifest::num_moe_layers() const {
-  return static_cast<uint32_t>(std::count_if(
-      layers.begin(), layers.end(), [](const LayerSpec& l) { return l.experts.has_value(); }));
+std::vector<ShardKey> Manifest::shards() const {
+  std::vector<ShardKey> keys;
+  for (const uint32_t layer : moe_layers())
+    for (uint32_t variant = 0; variant < precisions.size(); ++variant)
+      keys.push_back({layer, variant});
+  return keys;
 }
 
-uint32_t Manifest::moe_layers_end() const {
-  uint32_t end = num_layers;
-  while (end > 0 && !layers[end - 1].experts) --end;
-  return end;
+std::vector<uint32_t> Manifest::moe_layers() const {
+  std::vector<uint32_t> numbers;
+  for (uint32_t layer = 0; layer < layers.size(); ++layer)
+    if (layers[layer].experts) numbers.push_back(layer);
+  return numbers;
 }
 
 Manifest parse_manifest(const std::string& text, const std::string& file) {

@@ -94,7 +94,7 @@ struct LayerSpec {
   MixerSpec mixer;
   DenseProgram dense;
   std::optional<LayerExperts> experts;  // absent if the MLP is dense
-  std::vector<LayerExperts> variants;   // the same experts in further precisions
+  std::vector<LayerExperts> variants;   // the same experts in a further precision, at most one
 };
 
 struct EmbeddingSpec {
@@ -109,6 +109,12 @@ struct MemoryFacts {
   uint64_t expert_bytes = 0;       // the largest expert program, of any precision
   uint64_t token_cycle_bytes = 0;  // layers with experts x top_k x expert_bytes
   uint64_t experts_bytes = 0;      // all expert programs, of all precisions
+};
+
+// Where a layer's experts are stored in one precision.
+struct ShardKey {
+  uint32_t layer = 0;
+  uint32_t variant = 0;
 };
 
 struct Manifest {
@@ -144,10 +150,13 @@ struct Manifest {
   }
   // The largest expert program in this precision, in bytes.
   uint64_t expert_bytes(uint32_t variant) const;
-  // Number of layers with experts.
-  uint32_t num_moe_layers() const;
+  // The shards of all layers with experts: layer by layer, in each variant by variant.
+  std::vector<ShardKey> shards() const;
+  // The layers with experts, ascending.
+  std::vector<uint32_t> moe_layers() const;
+  uint32_t num_moe_layers() const { return static_cast<uint32_t>(moe_layers().size()); }
   // One more than the number of the last layer with experts.
-  uint32_t moe_layers_end() const;
+  uint32_t moe_layers_end() const { return num_moe_layers() == 0 ? 0 : moe_layers().back() + 1; }
 };
 
 constexpr uint64_t kMaxManifestBytes = 64ull << 20;

@@ -10,6 +10,8 @@ namespace moe_mobile {
 
 // Names the weights of one expert. `variant` tells its precisions apart.
 struct ExpertKey {
+  static constexpr uint32_t kVariants = 2;  // precisions of one expert, at most
+
   uint32_t layer = 0;
   uint32_t expert = 0;
   uint32_t variant = 0;

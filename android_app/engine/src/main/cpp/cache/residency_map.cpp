@@ -30,11 +30,11 @@ ResidencyMap::ResidencyMap(std::vector<uint32_t> layers, uint32_t num_experts)
 }
 
 void ResidencyMap::set(const ExpertKey& key, ExpertState state) {
-  std::atomic<uint16_t>& entry = states_[row(key.layer) * num_experts_ + key.expert];
+  std::atomic<uint8_t>& entry = states_[row(key.layer) * num_experts_ + key.expert];
   const uint32_t shift = kBits * key.variant;
   const uint32_t before = entry.load(kRelaxed);
   const uint32_t others = before & ~(kMask << shift);
-  entry.store(static_cast<uint16_t>(others | static_cast<uint32_t>(state) << shift), kRelaxed);
+  entry.store(static_cast<uint8_t>(others | static_cast<uint32_t>(state) << shift), kRelaxed);
 
   uint32_t& used = used_[key.variant];
   used += state != ExpertState::kAbsent;
@@ -62,7 +62,7 @@ ResidencySnapshot ResidencyMap::snapshot() const {
   for (size_t i = 0; i < states_.size(); ++i) {
     const uint32_t entry = states_[i].load(kRelaxed);
     // Among several variants, show the one that is closest to running.
-    for (uint32_t variant = 0; variant < kVariants; ++variant) {
+    for (uint32_t variant = 0; variant < ExpertKey::kVariants; ++variant) {
       const auto state = static_cast<ExpertState>(entry >> kBits * variant & kMask);
       if (state <= snapshot.states[i]) continue;
       snapshot.states[i] = state;

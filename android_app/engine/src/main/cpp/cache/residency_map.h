@@ -31,12 +31,11 @@ struct ResidencySnapshot {
 // which need not be the same for all.
 class ResidencyMap {
  public:
-  static constexpr uint32_t kVariants = 8;  // of one expert, at most
-
   // `layers`: the model's numbers of those with experts, ascending.
   ResidencyMap(std::vector<uint32_t> layers, uint32_t num_experts);
 
-  // REQUIRES: the layer has experts, `key` is one of them, and its variant is below kVariants.
+  // REQUIRES: the layer has experts, `key` is one of them, and its variant is below
+  // ExpertKey::kVariants.
   void set(const ExpertKey& key, ExpertState state);
   void count(uint32_t layer, uint64_t hits, uint64_t misses);
 
@@ -59,11 +58,11 @@ class ResidencyMap {
 
   const std::vector<uint32_t> layers_;
   const uint32_t num_experts_;
-  std::vector<size_t> rows_;                          // by the model's number of a layer
-  std::vector<std::atomic<uint16_t>> states_;         // [L, E], two bits for each variant
-  std::vector<std::atomic<uint64_t>> hits_, misses_;  // [L]
-  std::array<uint32_t, kVariants> used_{};            // places with an expert; for the writer
-  std::array<std::atomic<uint32_t>, kVariants> places_{};
+  std::vector<size_t> rows_;                           // by the model's number of a layer
+  std::vector<std::atomic<uint8_t>> states_;           // [L, E], two bits for each variant
+  std::vector<std::atomic<uint64_t>> hits_, misses_;   // [L]
+  std::array<uint32_t, ExpertKey::kVariants> used_{};  // places with an expert; for the writer
+  std::array<std::atomic<uint32_t>, ExpertKey::kVariants> places_{};
 };
 
 }  // namespace moe_mobile

@@ -6,6 +6,7 @@
 #include "base/crc32c.h"
 #include "base/error.h"
 #include "decoder/mixers.h"
+#include "executorch/backend.h"
 
 namespace moe_mobile {
 

@@ -10,9 +10,7 @@
 #include "decoder/mixer.h"
 #include "engine/packed_store.h"
 #include "engine/progress.h"
-#include "executorch/backend.h"
-#include "executorch/method.h"
-#include "executorch/program.h"
+#include "executorch/packed_weights.h"
 
 namespace moe_mobile {
 

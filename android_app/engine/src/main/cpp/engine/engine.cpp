@@ -121,7 +121,7 @@ EngineImpl::EngineImpl(const std::string& directory, EngineSettings settings,
 }
 
 uint64_t EngineImpl::available_to_plan(const Budget& budget) const {
-  std::vector<uint32_t> held(Precision::kVariants);
+  std::vector<uint32_t> held(ExpertKey::kVariants);
   for (uint32_t variant = 0; variant < held.size(); ++variant)
     held[variant] = parts_.residency->places(variant);
   return available_to_resize(budget, plan_.memory, held, available_memory());

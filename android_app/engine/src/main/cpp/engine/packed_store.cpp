@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "engine/store_key.h"
+#include "executorch/backend.h"
 
 namespace moe_mobile {
 namespace {
@@ -42,10 +43,8 @@ std::vector<DenseEntry> dense_entries(const Manifest& manifest) {
 
 bool packs_experts(const Manifest& manifest) {
   const Delegate delegate = manifest.layers[template_layer(manifest)].experts->delegate;
-  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
-    for (uint32_t variant = 0; variant < manifest.precisions.size(); ++variant)
-      if (manifest.layers[layer].experts && manifest.experts(layer, variant).delegate != delegate)
-        return false;
+  for (const auto& [layer, variant] : manifest.shards())
+    if (manifest.experts(layer, variant).delegate != delegate) return false;
   return backend_of(delegate).packed_weights() != nullptr;
 }
 
@@ -53,10 +52,8 @@ std::optional<Error> why_experts_are_not_packed(const Bundle& bundle) {
   const Manifest& manifest = bundle.manifest();
   if (packs_experts(manifest)) return std::nullopt;
   std::set<std::string> delegates;
-  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
-    for (uint32_t variant = 0; variant < manifest.precisions.size(); ++variant)
-      if (manifest.layers[layer].experts)
-        delegates.insert(delegate_name(manifest.experts(layer, variant).delegate));
+  for (const auto& [layer, variant] : manifest.shards())
+    delegates.insert(delegate_name(manifest.experts(layer, variant).delegate));
   return Error(ErrorCode::kUnsupported, bundle.directory(),
                delegates.size() > 1 ? "its experts are of different delegates, and slots hold "
                                       "experts of one"
@@ -80,8 +77,8 @@ std::string layer_file(const Manifest& manifest, const std::string& directory, u
 }
 
 uint32_t template_layer(const Manifest& manifest) {
-  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
-    if (manifest.layers[layer].experts) return layer;
+  const std::vector<uint32_t> layers = manifest.moe_layers();
+  if (!layers.empty()) return layers[0];
   throw Error(ErrorCode::kUnsupported, "bundle.json", "the model has no layer with experts",
               "moe-mobile is for Mixture-of-Experts models.");
 }
@@ -147,9 +144,9 @@ PackedStore::PackedStore(const Bundle& bundle, const std::string& directory, con
     const uint64_t weight_bytes =
         packed_experts(manifest).weight_bytes({index.data(), index.size()}, methods_->path());
     slot_bytes_[variant] = align_up(weight_bytes, kBlobAlignment);
-    for (uint32_t layer = 0; layer < manifest.num_layers && options.experts; ++layer)
-      if (manifest.layers[layer].experts)
-        open_layer(manifest, layer, variant, weight_bytes, options.direct);
+    if (!options.experts) continue;
+    for (const uint32_t layer : manifest.moe_layers())
+      open_layer(manifest, layer, variant, weight_bytes, options.direct);
   }
 }
 

@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "bundle/bundle.h"
 #include "bundle/packed_file.h"
-#include "executorch/backend.h"
+#include "executorch/packed_weights.h"
 
 namespace moe_mobile {
 

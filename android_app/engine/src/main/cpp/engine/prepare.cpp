@@ -106,10 +106,13 @@ void require_space(const std::string& directory, uint64_t bytes) {
                 "Free some space, choose another `packed_dir`, or set `consume`.");
 }
 
+// The shards whose experts are in the store, if `experts` are wanted there.
+std::vector<ShardKey> packed_shards(const Manifest& manifest, bool experts) {
+  return experts && packs_experts(manifest) ? manifest.shards() : std::vector<ShardKey>();
+}
+
 uint64_t packed_experts_of(const Manifest& manifest, const PrepareOptions& options) {
-  if (!options.experts || !packs_experts(manifest)) return 0;
-  return uint64_t{manifest.num_moe_layers()} * manifest.moe.num_experts *
-         manifest.precisions.size();
+  return packed_shards(manifest, options.experts).size() * manifest.moe.num_experts;
 }
 
 // An estimate of the size of methods.packed.
@@ -135,9 +138,8 @@ class Preparation {
 
   void run(PrepareResult* result) {
     pack_methods();
-    for (uint32_t layer = 0; layer < manifest_.num_layers && options_.experts; ++layer)
-      for (uint32_t variant = 0; variant < manifest_.precisions.size(); ++variant)
-        if (!layer_sources(manifest_, layer, variant).empty()) pack_layer(layer, variant);
+    for (const auto& [layer, variant] : packed_shards(manifest_, options_.experts))
+      pack_layer(layer, variant);
     result->bytes_written = bytes_written_;
     result->already_prepared = bytes_written_ == 0;
     result->experts = packed_experts_of(manifest_, options_);
@@ -288,10 +290,9 @@ bool is_prepared(const Bundle& bundle, const std::string& directory, bool expert
     return sources.empty() || intact(path, sources);
   };
   bool all = ready(methods_file(directory), method_sources(manifest));
-  for (uint32_t layer = 0; layer < manifest.num_layers && experts; ++layer)
-    for (uint32_t variant = 0; variant < manifest.precisions.size() && all; ++variant)
-      all = ready(layer_file(manifest, directory, layer, variant),
-                  layer_sources(manifest, layer, variant));
+  for (const auto& [layer, variant] : packed_shards(manifest, experts))
+    all = all && ready(layer_file(manifest, directory, layer, variant),
+                       layer_sources(manifest, layer, variant));
   return all;
 }
 
@@ -311,23 +312,20 @@ PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
   }
   if (result.directory != packed_directory(bundle, "")) {
     require_own(methods_file(result.directory), method_sources(manifest));
-    for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
-      for (uint32_t variant = 0; variant < manifest.precisions.size(); ++variant)
-        require_own(layer_file(manifest, result.directory, layer, variant),
-                    layer_sources(manifest, layer, variant));
+    for (const auto& [layer, variant] : packed_shards(manifest, true))
+      require_own(layer_file(manifest, result.directory, layer, variant),
+                  layer_sources(manifest, layer, variant));
   }
   make_directories(result.directory);
   const UniqueFd lock = lock_directory(result.directory, progress);
   uint64_t missing_bytes = 0;
-  for (uint32_t layer = 0; layer < manifest.num_layers && options.experts; ++layer)
-    for (uint32_t variant = 0; variant < manifest.precisions.size(); ++variant) {
-      if (layer_sources(manifest, layer, variant).empty()) continue;
-      const std::string path = layer_file(manifest, result.directory, layer, variant);
-      if (access(path.c_str(), F_OK) == 0) continue;
-      const uint64_t shard = manifest.experts(layer, variant).shard.bytes;
-      // With --consume a shard is deleted before the next one is packed.
-      missing_bytes = options.consume ? std::max(missing_bytes, shard) : missing_bytes + shard;
-    }
+  for (const auto& [layer, variant] : packed_shards(manifest, options.experts)) {
+    const std::string path = layer_file(manifest, result.directory, layer, variant);
+    if (access(path.c_str(), F_OK) == 0) continue;
+    const uint64_t shard = manifest.experts(layer, variant).shard.bytes;
+    // With `consume` a shard is deleted before the next one is packed.
+    missing_bytes = options.consume ? std::max(missing_bytes, shard) : missing_bytes + shard;
+  }
   if (access(methods_file(result.directory).c_str(), F_OK) != 0)
     missing_bytes += packed_dense_bytes(manifest);
   require_space(result.directory, missing_bytes);

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/heap.h"
+#include "executorch/backend.h"
 
 namespace moe_mobile {
 
@@ -16,27 +17,25 @@ ProgramPlaces::ProgramPlaces(const Bundle& bundle, uint32_t variant, uint32_t co
       checked_(size_t{manifest_.num_layers} * manifest_.moe.num_experts, false),
       places_(count) {
   keep_large_blocks_out_of_heap();
-  for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
-    Shard shard;
-    if (manifest_.layers[layer].experts) {
-      shard.path = bundle.path(manifest_.experts(layer, variant).shard);
-      if (!bundle.has_shard(layer, variant))
-        throw Error(ErrorCode::kIo, shard.path,
-                    "the shard is missing (preparing with `consume` deletes it)",
-                    "Set `residency` to slots, or deploy the bundle again.");
-      if (allow_direct) {
-        try {
-          shard.fd = open_read(shard.path, /*direct=*/true);
-          AlignedBuffer first(kBlobAlignment);
-          read_exactly(shard.fd.get(), first.data(), first.size(), 0, shard.path);
-          shard.direct = true;
-        } catch (const Error&) {
-          shard.fd.reset();  // the file system has no O_DIRECT
-        }
+  shards_.resize(manifest_.num_layers);
+  for (const uint32_t layer : manifest_.moe_layers()) {
+    Shard& shard = shards_[layer];
+    shard.path = bundle.path(manifest_.experts(layer, variant).shard);
+    if (!bundle.has_shard(layer, variant))
+      throw Error(ErrorCode::kIo, shard.path,
+                  "the shard is missing (preparing with `consume` deletes it)",
+                  "Set `residency` to slots, or deploy the bundle again.");
+    if (allow_direct) {
+      try {
+        shard.fd = open_read(shard.path, /*direct=*/true);
+        AlignedBuffer first(kBlobAlignment);
+        read_exactly(shard.fd.get(), first.data(), first.size(), 0, shard.path);
+        shard.direct = true;
+      } catch (const Error&) {
+        shard.fd.reset();  // the file system has no O_DIRECT
       }
-      if (!shard.fd.valid()) shard.fd = open_read(shard.path);
     }
-    shards_.push_back(std::move(shard));
+    if (!shard.fd.valid()) shard.fd = open_read(shard.path);
   }
 }
 

@@ -8,7 +8,7 @@
 
 #include "bundle/bundle.h"
 #include "engine/expert_places.h"
-#include "executorch/backend.h"
+#include "executorch/method.h"
 
 namespace moe_mobile {
 

@@ -15,9 +15,8 @@ bool exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
 
 bool has_packed_files(const Manifest& manifest, const std::string& directory) {
   bool found = exists(methods_file(directory));
-  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
-    for (uint32_t variant = 0; variant < manifest.precisions.size(); ++variant)
-      found = found || exists(layer_file(manifest, directory, layer, variant));
+  for (const auto& [layer, variant] : manifest.shards())
+    found = found || exists(layer_file(manifest, directory, layer, variant));
   return found;
 }
 
@@ -38,11 +37,11 @@ VerifiedStore verify_store(const Bundle& bundle, const std::string& directory,
     store.blobs += file.entries().size();
   };
   check(methods_file(directory), method_sources(manifest));
-  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
-    for (uint32_t variant = 0; variant < manifest.precisions.size(); ++variant)
-      check(layer_file(manifest, directory, layer, variant),
-            layer_sources(manifest, layer, variant));
-    progress("verify packed store", layer + 1, manifest.num_layers);
+  const std::vector<ShardKey> shards = manifest.shards();
+  for (size_t i = 0; i < shards.size(); ++i) {
+    check(layer_file(manifest, directory, shards[i].layer, shards[i].variant),
+          layer_sources(manifest, shards[i].layer, shards[i].variant));
+    progress("verify packed store", i + 1, shards.size());
   }
   return store;
 }
@@ -57,18 +56,15 @@ VerifiedBundle verify_bundle(const Bundle& bundle, const std::string& packed_dir
   const bool packed = packs_experts(manifest);
   std::vector<const FileRef*> files = {&manifest.embedding.file, &manifest.head};
   for (const FileRef& file : manifest.files) files.push_back(&file);
-  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
-    files.push_back(&manifest.layers[layer].dense);
-    if (!manifest.layers[layer].experts) continue;
-    for (uint32_t variant = 0; variant < manifest.precisions.size(); ++variant) {
-      const FileRef& shard = manifest.experts(layer, variant).shard;
-      if (bundle.has_shard(layer, variant)) {
-        files.push_back(&shard);
-      } else if (!packed || !exists(layer_file(manifest, directory, layer, variant))) {
-        throw Error(ErrorCode::kBundleInvalid, bundle.path(shard),
-                    "the shard is missing, and there is no packed file for this CPU to replace it",
-                    "Copy or export the bundle again.");
-      }
+  for (const LayerSpec& layer : manifest.layers) files.push_back(&layer.dense);
+  for (const auto& [layer, variant] : manifest.shards()) {
+    const FileRef& shard = manifest.experts(layer, variant).shard;
+    if (bundle.has_shard(layer, variant)) {
+      files.push_back(&shard);
+    } else if (!packed || !exists(layer_file(manifest, directory, layer, variant))) {
+      throw Error(ErrorCode::kBundleInvalid, bundle.path(shard),
+                  "the shard is missing, and there is no packed file for this CPU to replace it",
+                  "Copy or export the bundle again.");
     }
   }
   bool has_templates = true;

@@ -81,7 +81,7 @@ void check_profile(const EngineSettings& settings, const Manifest& manifest) {
 std::vector<SlotClassInput> slot_classes(const EngineSettings& settings, const Manifest& manifest,
                                          const StoreFacts& store) {
   std::vector<SlotClassInput> classes;
-  for (uint32_t variant = 0; variant < Precision::kVariants; ++variant) {
+  for (uint32_t variant = 0; variant < ExpertKey::kVariants; ++variant) {
     const uint32_t ranks = settings.precision.ranks(variant, manifest.moe.top_k);
     if (ranks == 0) continue;
     uint64_t bytes = store.slot_bytes[variant];
@@ -133,7 +133,7 @@ void check_precision(const Precision& precision, uint32_t top_k,
                 "a token has " + std::to_string(top_k) + " experts, so " +
                     in_quotes(to_text(precision)) + " leaves none in low precision",
                 "Give a smaller number, or full.");
-  if (precisions.size() < Precision::kVariants)
+  if (precisions.size() < ExpertKey::kVariants)
     throw Error(ErrorCode::kUsage, Setting{"precision"},
                 "the model holds its experts in " + precisions[0].quantization + " only",
                 "Export a bundle with variants, or set precision to full.");
@@ -195,7 +195,7 @@ EnginePlan plan_engine(const EngineSettings& settings, const Manifest& manifest,
     plan.note = plan.routing.note + (plan.note.empty() ? "" : "; " + plan.note);
 
   plan.global_pool = plan.settings.pool == Pool::kGlobal;
-  plan.capacities.resize(Precision::kVariants);
+  plan.capacities.resize(ExpertKey::kVariants);
   for (const SlotClassPlan& c : plan.memory.classes)
     plan.capacities[c.variant] =
         static_cast<uint32_t>(plan.global_pool ? c.slots : c.slots_per_layer);

@@ -12,7 +12,6 @@ namespace moe_mobile {
 // The precision (ExpertKey::variant) in which a selected expert runs. Its rank alone decides.
 // Variant 0 is the bundle's own precision, variant 1 the first of its `variants`.
 struct Precision {
-  static constexpr uint32_t kVariants = 2;
   static constexpr uint32_t kAllRanks = std::numeric_limits<uint32_t>::max();
 
   uint32_t full_ranks = kAllRanks;  // the best ranks, which use variant 0; the others use variant 1
