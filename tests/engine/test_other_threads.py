@@ -5,26 +5,25 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from moe_mobile import Engine
-from moe_mobile.errors import BudgetError, CancelledError, UsageError
+from moe_mobile.errors import BudgetError, CancelledError, IoError, UsageError
 from moe_mobile.runner import Runner
-from tests.bundles import DemoMaker
+from tests.engine.native import rss_anon, same_bits
 
 PROMPT = [5, 6, 7, 8, 9, 10, 11, 12]
 MIB = 2**20
-
-
-@pytest.fixture(scope="module")
-def demo(demo_bundle: DemoMaker) -> Path:
-    return demo_bundle("8da4w")
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +82,54 @@ def test_cancel_stops_the_work_of_another_thread(demo: Path, work: str) -> None:
         engine.score(PROMPT)
 
 
+def test_one_cancel_stops_a_measurement_at_any_moment(demo: Path) -> None:
+    works: dict[str, dict[str, Any]] = {
+        "measure_misses": {"count": 1_000_000},
+        "time_program": {"path": str(demo / "dense/head.pte"), "iterations": 1_000_000},
+    }
+    with Runner() as runner, ThreadPoolExecutor(1) as asking:
+        runner.request("open", bundle=str(demo), settings={"cache": "50%", "threads": 1})
+        for (command, members), delay in product(works.items(), (0, 0.0003, 0.001, 0.01, 0.1)):
+            answer = asking.submit(runner.request, command, **members)
+            time.sleep(delay)
+            while runner.cancel() == 0:
+                pass  # it has not been received yet
+            with pytest.raises(CancelledError):
+                answer.result(timeout=10)
+
+
+@pytest.mark.parametrize("settings", [{"cache": "50%"}, {"residency": "resident"}])
+def test_measuring_misses_leaves_the_cache_as_it_is(
+    demo: Path, expected: list[int], settings: dict[str, Any]
+) -> None:
+    generation: dict[str, Any] = {"token_ids": PROMPT, "max_new_tokens": 40, "ignore_eos": True}
+    with Runner() as runner:
+        runner.request("open", bundle=str(demo), settings={"threads": 1} | settings)
+        runner.request("generate", **generation)
+        before = runner.residency().states
+        shown = []
+        for _ in range(2):
+            runner.request("measure_misses", count=3)
+            shown.append(runner.residency().states)
+        assert np.array_equal(*shown)
+        assert (shown[0] >= before).all()
+        result = runner.request("generate", **generation)
+        assert result["token_ids"] == expected[:40]
+        if "residency" in settings:
+            assert result["stats"]["totals"]["misses"] == 0
+
+
+def test_misses_of_a_bundle_without_programs_are_not_measured(demo: Path, tmp_path: Path) -> None:
+    bundle = str(shutil.copytree(demo, tmp_path / "bundle"))
+    with Runner() as runner:
+        runner.request("prepare", bundle=bundle, consume=True)
+        runner.request("open", bundle=bundle, settings={"residency": "resident", "threads": 1})
+        with pytest.raises(IoError, match="programs are missing") as refused:
+            runner.request("measure_misses", count=3)
+        assert refused.value.file == bundle
+        assert (runner.residency().states == 2).all()
+
+
 def test_a_prompt_is_cancelled_from_its_progress(demo: Path) -> None:
     engine: Engine
 
@@ -138,7 +185,7 @@ def test_resizing_while_another_thread_decodes(demo: Path, expected: list[int]) 
             assert list(engine.generate(PROMPT, 400, ignore_eos=True)) == expected
             with Engine(demo, "50%", threads=1) as other:
                 logits = other.score(PROMPT * 4)
-            assert np.array_equal(engine.score(PROMPT * 4).view(np.uint32), logits.view(np.uint32))
+            assert same_bits(engine.score(PROMPT * 4), logits)
         finally:
             ended.set()
             thread.join()
@@ -230,26 +277,20 @@ def test_residency_shows_cached_experts_and_hits(demo: Path) -> None:
 
 @pytest.mark.parametrize("residency", ["slots", "programs"])
 def test_shrinking_gives_memory_back_to_the_system(demo: Path, residency: str) -> None:
-    def anonymous(pid: int) -> int:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-        raise AssertionError("no RssAnon")
-
     with Runner() as runner:
         settings = {"cache": "100%", "residency": residency, "threads": 1, "context": 512}
         plan = runner.request("open", bundle=str(demo), settings=settings)["plan"]
         tokens = [(37 * i) % 400 for i in range(300)]
         runner.request("generate", token_ids=tokens, max_new_tokens=100, ignore_eos=True)
         used = int(np.count_nonzero(runner.residency().states))
-        before = anonymous(runner.pid)
+        before = rss_anon(runner.pid)
         small = runner.resize("20%")
-        after = anonymous(runner.pid)
+        after = rss_anon(runner.pid)
         given_back = (used - small["slots"]) * plan["slot_bytes"]
         assert given_back > MIB
         assert before - after >= 0.8 * given_back
         grown = runner.resize("100%")
         assert grown["slots"] == plan["slots"]
-        assert anonymous(runner.pid) <= after + 0.1 * given_back  # lazily
+        assert rss_anon(runner.pid) <= after + 0.1 * given_back  # lazily
         runner.request("generate", token_ids=tokens, max_new_tokens=100, ignore_eos=True)
-        assert anonymous(runner.pid) > after
+        assert rss_anon(runner.pid) > after

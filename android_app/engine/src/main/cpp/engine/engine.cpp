@@ -68,7 +68,8 @@ class EngineImpl final : public Engine {
   std::vector<float> trace(Span<const uint32_t> tokens, const Progress& progress) override;
   void replay_router(Span<const float> logits) override;
   double cache_fill() const override;
-  MissCosts measure_misses(uint32_t count, uint32_t seed) override;
+  MissCosts measure_misses(uint32_t count, uint32_t seed,
+                           const std::function<void()>& before_each) override;
   void cancel() override { ++cancels_; }
   uint64_t cancels() const override { return cancels_; }
   void resize(const Budget& budget) override EXCLUDES(plan_mutex_);
@@ -252,18 +253,28 @@ double EngineImpl::cache_fill() const {
   return capacity == 0 ? 1 : size / capacity;
 }
 
-MissCosts EngineImpl::measure_misses(uint32_t count, uint32_t seed) {
+MissCosts EngineImpl::measure_misses(uint32_t count, uint32_t seed,
+                                     const std::function<void()>& before_each) {
   {
     const MutexLock lock(&plan_mutex_);
     if (plan_.settings.residency == Residency::kPrograms)
       throw Error(ErrorCode::kUsage, Setting{"residency"}, "only slots can be measured",
                   "Open the bundle with residency slots.");
   }
+  if (!bundle_.has_all_shards())
+    throw Error(ErrorCode::kIo, bundle_.directory(),
+                "the experts' programs are missing (preparing with `consume` deletes them), so "
+                "loading them cannot be measured",
+                "Copy or export the bundle again.");
   const CallGate::Call call(&gate_);
   const Cancellation cancellation(this);
-  decoder().forget_experts();  // it overwrites the first slot
-  return moe_mobile::measure_misses(bundle_, &decoder().experts(), count, seed,
-                                    [&](const char*, uint64_t, uint64_t) { cancellation.check(); });
+  const MissCosts costs =
+      moe_mobile::measure_misses(bundle_, &decoder().experts(), count, seed, [&] {
+        cancellation.check();
+        before_each();
+      });
+  decoder().load_cached([&](const char*, uint64_t, uint64_t) { cancellation.check(); });
+  return costs;
 }
 
 }  // namespace

@@ -127,8 +127,9 @@ class Engine {
 
   // From any thread, see the thread rule.
 
-  // Stops the running work: a prompt before its next batch in a layer; a Generator, score(),
-  // run_bench() or measure_misses() after the token that is being decoded. They throw kCancelled.
+  // Stops the running work: a prompt before its next batch in a layer; a Generator, score() or
+  // run_bench() after the token that is being decoded; measure_misses() before its next read or
+  // run. They throw kCancelled.
   // The conversation keeps what was appended before: nothing of the prompt, all tokens
   // decoded. Does nothing if nothing runs.
   virtual void cancel() = 0;
@@ -155,9 +156,12 @@ class Engine {
   virtual void replay_router(Span<const float> logits) = 0;
   // Share of the cache that holds experts, 0 to 1.
   virtual double cache_fill() const = 0;
-  // Times `count` misses, 1 to 1000000, of experts drawn at random. Empties the cache.
-  // REQUIRES: residency is not `programs` (kUsage).
-  virtual MissCosts measure_misses(uint32_t count, uint32_t seed) = 0;
+  // Times `count` misses, 1 to 1000000, of experts drawn at random. `before_each` is called before
+  // each read and each run, and may throw to end it. The cache stays as it is: its experts are read
+  // again at the end, or when they are first used if this throws. kUsage if residency is
+  // `programs`; kIo if the bundle has lost the experts' programs (prepare with `consume`).
+  virtual MissCosts measure_misses(uint32_t count, uint32_t seed,
+                                   const std::function<void()>& before_each) = 0;
 
  protected:
   Engine() = default;

@@ -152,14 +152,15 @@ json Session::run(const std::string& command, const json& request) {
        {{"count", "seed"},
         [&] {
           return engine().measure_misses(optional_uint(request, "count", 64),
-                                         optional_uint(request, "seed", 0));
+                                         optional_uint(request, "seed", 0),
+                                         [this] { check_cancelled(); });
         }}},
       {"time_program",
        {{"path", "iterations", "threads"},
         [&] {
           return time_program(required_string(request, "path"),
                               optional_uint(request, "iterations", 50),
-                              optional_uint(request, "threads", 0));
+                              optional_uint(request, "threads", 0), [this] { check_cancelled(); });
         }}},
   };
   const auto found = commands.find(command);
