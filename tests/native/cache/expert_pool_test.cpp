@@ -38,13 +38,6 @@ TEST(ExpertPool, EvictsTheLeastRecentlyUsed) {
   EXPECT_EQ(pool.size(), 3u);
 }
 
-TEST(ExpertPool, ChosenExpertsNeverEvictEachOther) {
-  Pool pool(6, 3, "lru");
-  pool.use({0, 1, 2});
-  EXPECT_EQ(pool.use({4, 2, 5}), (Mask{1, 0, 1}));  // 2 was the oldest
-  EXPECT_EQ(pool.evicted, (Experts{1, 0}));
-}
-
 TEST(ExpertPool, LfuEvictsTheOneUsedLeast) {
   Pool pool(6, 2, "lfu:1");
   pool.use({0});

@@ -1,12 +1,13 @@
-// Copyright the moe-mobile authors. SPDX-License-Identifier: Apache-2.0 The parts of the attention
-// mixer: rotary embedding and KV cache.
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+//
+// The parts of the attention mixer: rotary embedding and KV cache.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <random>
 

@@ -56,8 +56,12 @@ StoreFacts store() {
 }
 
 EnginePlan plan(const EngineSettings& settings, const StoreFacts& facts = store(),
-                uint64_t available = 4096 * kMiB) {
-  return plan_engine(settings, model(), facts, available);
+                uint64_t available = 4096 * kMiB, const Manifest& manifest = model()) {
+  return plan_engine(resolve_settings(settings, manifest), manifest, facts, available);
+}
+
+EnginePlan plan_with_variants(const EngineSettings& settings) {
+  return plan(settings, store(), 4096 * kMiB, model_with_variants());
 }
 
 TEST(EnginePlan, ResolvesAutomaticSettingsForExactRouting) {
@@ -67,11 +71,13 @@ TEST(EnginePlan, ResolvesAutomaticSettingsForExactRouting) {
   EXPECT_EQ(p.settings.initial_cache, InitialCache::kWarm);
   EXPECT_EQ(p.settings.context, kDefaultContext);
   EXPECT_EQ(p.memory.slots, 12u);  // half of 3 x 8
-  EXPECT_EQ(p.capacities[0], 12u);
-  EXPECT_TRUE(p.global_pool);
+  EXPECT_EQ(p.selector.capacity, 12u);
+  EXPECT_TRUE(p.selector.global);
+  EXPECT_EQ(p.selector.layers, (std::vector<uint32_t>{1, 2, 3}));
+  EXPECT_EQ(p.selector.initial, InitialCache::kWarm);
   EXPECT_EQ(p.routing.text, "exact");
   EXPECT_FALSE(p.routing.lossy());
-  EXPECT_EQ(p.preload, std::vector<std::vector<uint32_t>>(4));
+  EXPECT_EQ(p.selector.profile, std::vector<std::vector<uint32_t>>(3));
   EXPECT_TRUE(p.fallbacks.empty());
 }
 
@@ -82,9 +88,8 @@ TEST(EnginePlan, RoutingByTheCacheGetsAPoolForEachLayer) {
   EXPECT_EQ(p.settings.pool, Pool::kPerLayer);
   EXPECT_EQ(p.settings.initial_cache, InitialCache::kPrompt);
   EXPECT_EQ(p.memory.slots_per_layer, 4u);
-  EXPECT_EQ(p.capacities[0], 4u);
-  EXPECT_FALSE(p.global_pool);
-  EXPECT_EQ(p.requested_routing, "cache-prior:auto");
+  EXPECT_EQ(p.selector.capacity, 4u);
+  EXPECT_FALSE(p.selector.global);
   EXPECT_TRUE(p.routing.lossy());
   EXPECT_FALSE(p.settings.routing.automatic);
   EXPECT_EQ(to_text(p.settings.routing), p.routing.text);
@@ -119,15 +124,16 @@ TEST(EnginePlan, KeepsTheHostsChoices) {
 TEST(EnginePlan, RanksOfBothPrecisionsGetSlots) {
   EngineSettings settings;
   settings.precision = parse_precision("ranks:1");
-  const EnginePlan p = plan_engine(settings, model_with_variants(), store(), 4096 * kMiB);
+  const EnginePlan p = plan_with_variants(settings);
   ASSERT_EQ(p.memory.classes.size(), 2u);
   EXPECT_EQ(p.memory.classes[0].slot_bytes, 2 * kMiB);
   EXPECT_EQ(p.memory.classes[1].slot_bytes, kMiB);
-  EXPECT_EQ(p.capacities, (std::vector<uint32_t>{12, 12}));
+  EXPECT_EQ(p.selector.capacity, 12u);
+  EXPECT_EQ(p.selector.low_capacity, 12u);
   EXPECT_TRUE(p.lossy);
   EXPECT_EQ(p.note, "the best 1 of 2 experts run in 8da8w, the others in 8da4w");
   // The output does not depend on the cache, so the pool is the same as for exact routing.
-  EXPECT_TRUE(p.global_pool);
+  EXPECT_TRUE(p.selector.global);
   EXPECT_FALSE(p.routing.lossy());
 }
 
@@ -135,14 +141,15 @@ TEST(EnginePlan, LowPrecisionAloneGetsTheWholeBudget) {
   EngineSettings settings;
   settings.precision = parse_precision("low");
   settings.cache = parse_budget("20MiB");
-  const EnginePlan p = plan_engine(settings, model_with_variants(), store(), 4096 * kMiB);
+  const EnginePlan p = plan_with_variants(settings);
   ASSERT_EQ(p.memory.classes.size(), 1u);
-  EXPECT_EQ(p.capacities, (std::vector<uint32_t>{0, 20}));
-  EXPECT_EQ(p.memory.slots_by_variant(2), p.capacities);
+  EXPECT_EQ(p.selector.capacity, 0u);
+  EXPECT_EQ(p.selector.low_capacity, 20u);
+  EXPECT_EQ(p.memory.slots_by_variant(2), (std::vector<uint32_t>{0, 20}));
   EXPECT_EQ(p.note, "all experts run in 8da4w");
   settings.precision = {};
-  const EnginePlan full = plan_engine(settings, model_with_variants(), store(), 4096 * kMiB);
-  EXPECT_EQ(full.capacities, (std::vector<uint32_t>{10, 0}));
+  const EnginePlan full = plan_with_variants(settings);
+  EXPECT_EQ(full.memory.slots_by_variant(2), (std::vector<uint32_t>{10, 0}));
   EXPECT_FALSE(full.lossy);
   EXPECT_EQ(full.note, "");
 }
@@ -152,8 +159,8 @@ TEST(EnginePlan, PrecisionsThatTheBundleDoesNotHaveAreRefused) {
   settings.precision = parse_precision("low");
   EXPECT_ERROR(plan(settings), ErrorCode::kUsage, "holds its experts in 8da8w only");
   settings.precision = parse_precision("ranks:2");
-  EXPECT_ERROR(plan_engine(settings, model_with_variants(), store(), 4096 * kMiB),
-               ErrorCode::kUsage, "\"ranks:2\" leaves none in low precision");
+  EXPECT_ERROR(plan_with_variants(settings), ErrorCode::kUsage,
+               "\"ranks:2\" leaves none in low precision");
 }
 
 TEST(EnginePlan, ResidentKeepsAllExpertsForAnyCache) {
@@ -163,9 +170,8 @@ TEST(EnginePlan, ResidentKeepsAllExpertsForAnyCache) {
   const EnginePlan p = plan(settings);
   EXPECT_EQ(p.memory.slots, 24u);
   EXPECT_EQ(p.settings.initial_cache, InitialCache::kWarm);
-  EXPECT_TRUE(p.preload[0].empty());
-  for (uint32_t layer = 1; layer < 4; ++layer)
-    EXPECT_EQ(p.preload[layer], (std::vector<uint32_t>{0, 1, 2, 3, 4, 5, 6, 7}));
+  for (const std::vector<uint32_t>& experts : p.selector.profile)
+    EXPECT_EQ(experts, (std::vector<uint32_t>{0, 1, 2, 3, 4, 5, 6, 7}));
   settings.initial_cache = InitialCache::kCold;
   EXPECT_ERROR(plan(settings), ErrorCode::kUsage, "all experts are in memory");
 }
@@ -224,7 +230,7 @@ TEST(EnginePlan, TheProfileMustFitTheModel) {
   settings.initial_cache = InitialCache::kProfile;
   settings.cache_profile = {{1, {3, 1}}, {3, {}}};
   const EnginePlan p = plan(settings);
-  EXPECT_EQ(p.profile, (std::vector<std::vector<uint32_t>>{{}, {3, 1}, {}, {}}));
+  EXPECT_EQ(p.selector.profile, (std::vector<std::vector<uint32_t>>{{3, 1}, {}, {}}));
   const struct {
     std::map<uint32_t, std::vector<uint32_t>> profile;
     const char* cause;
@@ -268,17 +274,6 @@ TEST(EnginePlan, SettingsMadeWithoutTheParserAreCheckedToo) {
   EXPECT_ERROR(plan(settings), ErrorCode::kUsage, "would not be used");
 }
 
-TEST(EnginePlan, TheRoutersBiasGetsARowForEachLayer) {
-  Manifest m = model();
-  m.moe.scoring = Scoring::kSigmoid;
-  for (uint32_t row = 0; row < 3; ++row)
-    m.moe.bias.insert(m.moe.bias.end(), m.moe.num_experts, static_cast<float>(row + 1));
-  const EnginePlan p = plan_engine({}, m, store(), 4096 * kMiB);
-  ASSERT_EQ(p.router.bias.size(), 4u * 8u);
-  for (uint32_t layer = 0; layer < 4; ++layer)
-    EXPECT_EQ(p.router.bias[layer * 8 + 7], static_cast<float>(layer)) << layer;
-}
-
 TEST(EnginePlan, IsTheSameForTheSameArguments) {
   EngineSettings settings;
   settings.routing = parse_routing("cache-prior:auto");
@@ -288,7 +283,7 @@ TEST(EnginePlan, IsTheSameForTheSameArguments) {
   // Planning again from resolved settings changes only the requested routing.
   const EnginePlan again = plan(first.settings);
   EXPECT_EQ(again.routing.text, first.routing.text);
-  EXPECT_EQ(again.capacities, first.capacities);
+  EXPECT_EQ(again.selector.capacity, first.selector.capacity);
   EXPECT_EQ(again.settings.initial_cache, first.settings.initial_cache);
 }
 

@@ -78,7 +78,7 @@ TEST(Cumulative, DecidesAtTheThresholdToTheLastBit) {
         options.value = p;
         options.guaranteed = guaranteed;
         Selection out;
-        Router(spec, options, 1, n).decode(0, token.logits.data(), token.cached.data(), &out);
+        Router(spec, options, 1).decode(0, token.logits.data(), token.cached.data(), &out);
         std::sort(out.experts.begin(), out.experts.end());
         ASSERT_EQ(out.experts, plain_choice(token, k, guaranteed, p))
             << n << " experts, top-" << k << ", p " << p << ", " << off << " from rank " << m;

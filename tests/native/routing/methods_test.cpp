@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "base/expect_error.h"
-#include "routing/router.h"
+#include "routing/make_router.h"
 
 namespace moe_mobile {
 namespace {
@@ -19,7 +19,7 @@ Router router_of(uint32_t num_experts, uint32_t top_k, const std::string& routin
   spec.num_experts = num_experts;
   spec.top_k = top_k;
   spec.renormalize = true;
-  return Router(spec, parse_routing(routing), 1, num_experts);
+  return testing::make_router(spec, routing);
 }
 
 Selection decode(const std::string& routing, uint32_t top_k, const Logits& logits,
@@ -105,7 +105,7 @@ TEST(Methods, LeaveFirstLayersExact) {
   RouterSpec spec;
   spec.num_experts = 6;
   spec.top_k = 3;
-  Router router(spec, parse_routing("max-rank:6,J=0,first=1+drop-cold:3"), 2, 3);
+  Router router = testing::make_router(spec, "max-rank:6,J=0,first=1+drop-cold:3", 2);
   const Mask cold(6, 0);
   Selection out;
   router.decode(0, kRising.data(), kCached.data(), &out);

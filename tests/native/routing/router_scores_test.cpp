@@ -8,7 +8,7 @@
 #include <cmath>
 
 #include "base/expect_error.h"
-#include "routing/router.h"
+#include "routing/make_router.h"
 
 namespace moe_mobile {
 namespace {
@@ -27,7 +27,7 @@ Selection exact(const RouterSpec& spec, const std::vector<float>& logits, uint32
   const auto layers =
       static_cast<uint32_t>(std::max<size_t>(1, spec.bias.size() / spec.num_experts));
   Selection out;
-  Router(spec, parse_routing("exact"), layers, 1).prefill(layer, logits.data(), &out);
+  testing::make_router(spec, "exact", layers).prefill(layer, logits.data(), &out);
   return out;
 }
 
@@ -81,7 +81,7 @@ TEST(RouterScores, ExpertsOfOtherGroupsAreNeverSelected) {
   const std::vector<uint8_t> cached = {1, 1, 1, 0, 0, 1};
   for (const char* routing : {"max-rank:6,J=0", "cumulative:1,J=0", "cache-prior:100,J=0"}) {
     Selection out;
-    Router(spec, parse_routing(routing), 1, 4).decode(0, logits.data(), cached.data(), &out);
+    testing::make_router(spec, routing).decode(0, logits.data(), cached.data(), &out);
     EXPECT_EQ(out.experts, (Indices{3, 5})) << routing;
   }
 }
@@ -109,7 +109,7 @@ TEST(RouterScores, MethodsChooseAmongExpertsThatReluAllows) {
   const std::vector<uint8_t> cached = {1, 1, 0, 1, 0, 0};
   for (const char* routing : {"exact", "max-rank:6,J=1", "cumulative:1,J=1", "cache-prior:100,J=1",
                               "cache-prior:100,J=0", "exact+drop-cold:1"}) {
-    Router router(spec, parse_routing(routing), 1, 4);
+    Router router = testing::make_router(spec, routing);
     const auto decode = [&](const std::vector<float>& logits) {
       Selection out;
       router.decode(0, logits.data(), cached.data(), &out);

@@ -10,6 +10,7 @@
 #include <random>
 
 #include "base/expect_error.h"
+#include "routing/make_router.h"
 
 namespace moe_mobile {
 namespace {
@@ -22,23 +23,8 @@ Selection select(const std::vector<float>& logits, uint32_t top_k, bool renormal
   spec.top_k = top_k;
   spec.renormalize = renormalize;
   Selection out;
-  Router(spec, parse_routing("exact"), 1, 0).prefill(0, logits.data(), &out);
+  testing::make_router(spec, "exact").prefill(0, logits.data(), &out);
   return out;
-}
-
-TEST(Router, SelectsBestFirst) {
-  const Selection s = select({0.f, 2.f, 1.f, 3.f}, 2, false);
-  EXPECT_EQ(s.experts, (Indices{3, 1}));
-  const double sum = 1 + std::exp(2.0) + std::exp(1.0) + std::exp(3.0);
-  EXPECT_NEAR(s.weights[0], std::exp(3.0) / sum, 1e-7);
-  EXPECT_NEAR(s.weights[1], std::exp(2.0) / sum, 1e-7);
-}
-
-TEST(Router, RenormalizesOverTheSelected) {
-  const Selection s = select({0.f, 2.f, 1.f, 3.f}, 2, true);
-  EXPECT_NEAR(s.weights[0], 1 / (1 + std::exp(-1.0)), 1e-7);
-  EXPECT_NEAR(s.weights[0] + s.weights[1], 1, 1e-6);
-  EXPECT_EQ(select({1.f, 5.f}, 1, true).weights[0], 1.f);
 }
 
 TEST(Router, TiesGoToTheLowerIndex) {

@@ -41,7 +41,7 @@ TEST(RoutingRun, TakesTokensOneByOne) {
 TEST(RoutingRun, APromptIsRoutedExactly) {
   const float first[] = {9, 8, 0, 0}, second[] = {0, 8, 9, 8.5};
   SelectorSettings settings = two_of_four({0}, "max-rank:3,J=1");
-  settings.initial = SelectorSettings::Initial::kPrompt;
+  settings.initial = InitialCache::kPrompt;
   RoutingRun run(settings);
   run.step(0, first, true);
   EXPECT_EQ(run.step(0, second, true).selection.experts, (std::vector<uint32_t>{2, 3}));
@@ -89,7 +89,7 @@ TEST(RoutingRun, RefusesInvalidInput) {
   settings.capacity = 5;
   EXPECT_ERROR(RoutingRun{settings}, ErrorCode::kUsage, "larger");
   settings.capacity = 3;
-  settings.initial = SelectorSettings::Initial::kProfile;
+  settings.initial = InitialCache::kProfile;
   settings.profile = {{0, 1}};
   EXPECT_ERROR(RoutingRun{settings}, ErrorCode::kUsage, "1 layers, the model 2");
   for (const std::vector<uint32_t>& wrong : {std::vector<uint32_t>{1, 0, 1}, {4}}) {

@@ -112,14 +112,14 @@ TEST(Simulator, OnlyDecodingCounts) {
   EXPECT_EQ(cold.totals.uncached, 2u);
   EXPECT_EQ(cold.totals.evictions, 0u);
 
-  simulation.run.initial = SelectorSettings::Initial::kPrompt;
+  simulation.run.initial = InitialCache::kPrompt;
   const Result warm = replay(simulation, choices);
   EXPECT_EQ(warm.uncached, (std::vector<uint8_t>{1, 0, 1, 1, 1, 0, 1}));
   EXPECT_EQ(warm.totals.uncached, 1u);
   EXPECT_EQ(warm.totals.evictions, 1u);        // the prompt's own is not counted
   EXPECT_EQ(warm.totals.lifetime_tokens, 2u);  // of expert 2, loaded by the prompt's last token
 
-  simulation.run.initial = SelectorSettings::Initial::kProfile;
+  simulation.run.initial = InitialCache::kProfile;
   simulation.run.profile = {{0, 2, 1}};
   const Result profile = replay(simulation, choices);
   EXPECT_EQ(profile.uncached, (std::vector<uint8_t>{0, 0, 0, 1, 0, 1, 0}));
@@ -131,7 +131,7 @@ TEST(Simulator, OnlyDecodingCounts) {
 // Belady keeps what decoding uses, whatever the prompt does.
 TEST(Simulator, BeladyCountsDecodingOnly) {
   Simulation simulation = one_of_three(1, 2, "exact", "belady");
-  simulation.run.initial = SelectorSettings::Initial::kPrompt;
+  simulation.run.initial = InitialCache::kPrompt;
   simulation.prompt_tokens = 4;
   EXPECT_EQ(replay(simulation, {0, 1, 2, 1, 0, 0}).uncached,
             (std::vector<uint8_t>{1, 1, 1, 1, 0, 0}));

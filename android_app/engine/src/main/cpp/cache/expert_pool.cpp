@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cache/expert_pool.h"
 
-#include <algorithm>
 #include <string>
 
 #include "base/error.h"

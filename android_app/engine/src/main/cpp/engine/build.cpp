@@ -2,8 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/build.h"
 
-#include <algorithm>
-
 #include "base/heap.h"
 #include "engine/prepare.h"
 #include "engine/program_places.h"
@@ -11,11 +9,6 @@
 
 namespace moe_mobile {
 namespace {
-
-bool any_experts(const std::vector<std::vector<uint32_t>>& layers) {
-  return std::any_of(layers.begin(), layers.end(),
-                     [](const std::vector<uint32_t>& experts) { return !experts.empty(); });
-}
 
 std::unique_ptr<PackedStore> open_prepared(const Bundle& bundle, const EngineSettings& settings,
                                            bool experts, const Progress& progress) {
@@ -60,35 +53,6 @@ std::vector<std::unique_ptr<ExpertPlaces>> make_places(const EnginePlan& plan, c
   return places;
 }
 
-std::vector<uint32_t> moe_layers(const Manifest& manifest) {
-  std::vector<uint32_t> layers;
-  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer)
-    if (manifest.layers[layer].experts) layers.push_back(layer);
-  return layers;
-}
-
-// The selector counts only layers with experts.
-SelectorSettings selector_settings(const EnginePlan& plan, const Manifest& manifest) {
-  SelectorSettings selector;
-  selector.router = manifest.moe;
-  selector.routing = plan.routing.options;
-  selector.global = plan.global_pool;
-  selector.capacity = plan.capacities[0];
-  selector.low_capacity = plan.capacities[1];
-  selector.precision = plan.settings.precision;
-  selector.eviction = plan.settings.eviction;
-  using Initial = SelectorSettings::Initial;
-  const InitialCache initial = plan.settings.initial_cache;
-  selector.initial = initial == InitialCache::kCold      ? Initial::kCold
-                     : initial == InitialCache::kPrompt  ? Initial::kPrompt
-                     : initial == InitialCache::kProfile ? Initial::kProfile
-                                                         : Initial::kWarm;
-  const auto& profile = selector.initial == Initial::kProfile ? plan.profile : plan.preload;
-  selector.layers = moe_layers(manifest);
-  for (const uint32_t layer : selector.layers) selector.profile.push_back(profile[layer]);
-  return selector;
-}
-
 }  // namespace
 
 StoreFacts read_store_facts(const Bundle& bundle, const EngineSettings& settings,
@@ -118,20 +82,20 @@ EngineParts build(const EnginePlan& plan, const Bundle& bundle, std::unique_ptr<
   EngineParts parts;
   parts.store = std::move(store);
   parts.arena = std::make_unique<PlannedArena>();
-  parts.residency = std::make_unique<ResidencyMap>(moe_layers(bundle.manifest()),
-                                                   bundle.manifest().moe.num_experts);
+  parts.residency =
+      std::make_unique<ResidencyMap>(plan.selector.layers, plan.selector.router.num_experts);
   auto dense = std::make_unique<DensePrograms>(bundle, *parts.store, parts.arena.get(), progress);
   ExpertStream::Options options;
   options.lanes = plan.settings.lanes;
-  options.moe_layers = bundle.manifest().num_moe_layers();
+  options.moe_layers = static_cast<uint32_t>(plan.selector.layers.size());
   options.overlap = plan.settings.overlap;
   options.shown = parts.residency.get();
   auto experts =
       std::make_unique<ExpertStream>(make_places(plan, bundle, &parts, progress), options);
   parts.decoder = std::make_unique<Decoder>(bundle, std::move(dense), std::move(experts),
-                                            Selector(selector_settings(plan, bundle.manifest())),
-                                            plan.settings.context, std::move(parallel));
-  if (any_experts(plan.preload)) parts.decoder->load_cached(progress);
+                                            Selector(plan.selector), plan.settings.context,
+                                            std::move(parallel));
+  if (plan.settings.residency == Residency::kResident) parts.decoder->load_cached(progress);
   return_free_heap();
   return parts;
 }

@@ -11,7 +11,7 @@
 #include "engine/decoder.h"
 #include "engine/packed_store.h"
 #include "engine/progress.h"
-#include "executorch/method.h"
+#include "executorch/program.h"
 #include "plan/engine_plan.h"
 
 namespace moe_mobile {

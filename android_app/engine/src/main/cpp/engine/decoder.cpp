@@ -35,9 +35,8 @@ Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
                  manifest_.hidden_size),
       mixers_(manifest_, context),
       parallel_(std::move(parallel)),
-      context_(context) {
-  for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer)
-    if (manifest_.layers[layer].experts) moe_layers_.push_back(layer);
+      context_(context),
+      moe_layers_(manifest_.moe_layers()) {
   // plan_engine() must count all that is allocated here.
   const size_t batch = manifest_.max_batch;
   const size_t hidden = manifest_.hidden_size;
@@ -73,30 +72,25 @@ void Decoder::clear() {
   selector_.reset();
   position_ = 0;
   // With other initial caches memory stays as it is: the prompt may find some of its experts there.
-  if (selector_.settings().initial == SelectorSettings::Initial::kPrompt)
-    experts_->retain(cached());
+  if (selector_.settings().initial == InitialCache::kPrompt) experts_->retain(cached());
 }
 
-void Decoder::resize(Span<const uint32_t> capacities, Span<const uint32_t> places) {
-  selector_.resize(capacities[0], capacities[1]);
+void Decoder::resize(uint32_t capacity, uint32_t low_capacity, Span<const uint32_t> places) {
+  selector_.resize(capacity, low_capacity);
   experts_->resize(places, cached());
-}
-
-void Decoder::forget_experts() {
-  selector_.forget_cached();
-  experts_->retain({});
 }
 
 void Decoder::begin_decoding() {
   switch (selector_.settings().initial) {
-    case SelectorSettings::Initial::kProfile:
+    case InitialCache::kProfile:
       load_cached(ignore_progress);
       break;
-    case SelectorSettings::Initial::kCold:
+    case InitialCache::kCold:
       experts_->retain(cached());
       break;
-    case SelectorSettings::Initial::kPrompt:
-    case SelectorSettings::Initial::kWarm:
+    case InitialCache::kAuto:
+    case InitialCache::kPrompt:
+    case InitialCache::kWarm:
       break;  // memory already holds nothing else
   }
 }

@@ -7,13 +7,13 @@
 #include <memory>
 #include <vector>
 
+#include "base/parallel_for.h"
 #include "bundle/bundle.h"
 #include "decoder/embedding.h"
 #include "decoder/mixers.h"
 #include "engine/dense_programs.h"
 #include "engine/expert_stream.h"
 #include "engine/progress.h"
-#include "executorch/thread_pool.h"
 #include "routing/selector.h"
 
 namespace moe_mobile {
@@ -35,13 +35,11 @@ class Decoder {
   void load_cached(const Progress& progress);
   // Forgets the conversation and sets the cache as the selector's settings say.
   void clear();
-  // Sets, by variant, how many experts each pool of the caches holds from now on, and how many
-  // memory holds in all.
+  // Sets how many experts each pool of the caches holds from now on, as Selector::resize(), and how
+  // many memory holds in all, by variant.
   // REQUIRES: the selector allows it; called between tokens, or from the progress callback of a
   // prompt.
-  void resize(Span<const uint32_t> capacities, Span<const uint32_t> places);
-  // Empties the cache, for a caller that uses the places of experts() directly.
-  void forget_experts();
+  void resize(uint32_t capacity, uint32_t low_capacity, Span<const uint32_t> places);
   // From now on appends the router's logits [rows, experts] of each MoE layer to `logits`, in the
   // order they are computed; null ends that.
   void record_router(std::vector<float>* logits) { recorded_ = logits; }
@@ -92,7 +90,7 @@ class Decoder {
   uint32_t context_;
   uint32_t position_ = 0;
 
-  std::vector<uint32_t> moe_layers_;
+  const std::vector<uint32_t> moe_layers_;
   std::vector<float> x_;  // [hidden]: the last token's
   // The inputs and outputs of a layer's mixer, and where each matrix begins, by layer.
   std::vector<float> mixer_inputs_, mixer_outputs_;

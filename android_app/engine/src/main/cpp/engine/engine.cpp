@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/engine.h"
 
-#include <algorithm>
 #include <atomic>
 #include <utility>
 
@@ -87,7 +86,8 @@ class EngineImpl final : public Engine {
   const ThreadPoolLease threads_;
   StoreFacts facts_;
   mutable Mutex plan_mutex_;
-  EngineSettings settings_ GUARDED_BY(plan_mutex_);  // as the host gave them
+  // From resolve_settings(): only the cache and values of the routing may be automatic.
+  EngineSettings settings_ GUARDED_BY(plan_mutex_);
   EnginePlan plan_ GUARDED_BY(plan_mutex_);
   EngineParts parts_;
   std::vector<Step> steps_;
@@ -106,7 +106,7 @@ EngineImpl::EngineImpl(const std::string& directory, EngineSettings settings,
   settings_.threads = threads_.threads();
   settings_.packed_dir = packed_directory(bundle_, settings_.packed_dir);
   // Wrong settings are reported before the bundle is prepared, which may take long.
-  resolve_settings(settings_, bundle_.manifest());
+  settings_ = resolve_settings(settings_, bundle_.manifest());
   facts_ = read_store_facts(bundle_, settings_, progress);
   for (;;) {
     try {
@@ -142,10 +142,10 @@ void EngineImpl::resize(const Budget& budget) {
   plan.settings.routing = plan_.settings.routing;
   settings_ = std::move(settings);
   plan_ = std::move(plan);
-  gate_.post([this, capacities = plan_.capacities,
+  gate_.post([this, capacity = plan_.selector.capacity, low = plan_.selector.low_capacity,
               places = plan_.memory.slots_by_variant(bundle_.manifest().precisions.size()),
               programs = plan_.settings.residency == Residency::kPrograms] {
-    decoder().resize(capacities, places);
+    decoder().resize(capacity, low, places);
     // Any of the free places may have unloaded its program. Counting none of them may refuse a
     // larger budget too early, but never takes more memory than there is.
     for (uint32_t variant = 0; variant < places.size(); ++variant)
@@ -161,7 +161,7 @@ EngineInfo EngineImpl::info() const {
   info.model = model_;
   info.plan = plan_.memory;
   info.settings = plan_.settings;
-  info.routing = {plan_.requested_routing, plan_.routing.text, plan_.note, plan_.lossy};
+  info.routing = {to_text(settings_.routing), plan_.routing.text, plan_.note, plan_.lossy};
   info.direct_io = parts_.direct_io;
   info.fallbacks = plan_.fallbacks;
   info.store_key = packed_store_key();

@@ -5,7 +5,6 @@
 
 #include <functional>
 #include <optional>
-#include <vector>
 
 #include "decoder/sampler.h"
 #include "engine/cancellation.h"

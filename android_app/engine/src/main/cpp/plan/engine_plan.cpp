@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <numeric>
-#include <utility>
 
 #include "base/file.h"
 #include "decoder/mixers.h"
@@ -42,21 +41,6 @@ uint64_t activation_bytes(const Manifest& manifest) {
 uint64_t staging_bytes(const Manifest& manifest, unsigned lanes, uint64_t slots) {
   const uint64_t reads = std::max<uint64_t>(manifest.moe.top_k, 2 * uint64_t{lanes});
   return std::min(reads, slots) * manifest.memory.expert_bytes;
-}
-
-RouterSpec router_spec(const Manifest& manifest) {
-  RouterSpec spec = manifest.moe;
-  if (spec.bias.empty()) return spec;
-  // The router counts all layers of the model.
-  std::vector<float> bias(size_t{manifest.moe_layers_end()} * spec.num_experts);
-  auto row = spec.bias.begin();
-  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
-    if (!manifest.layers[layer].experts) continue;
-    std::copy_n(row, spec.num_experts, bias.begin() + ptrdiff_t{layer} * spec.num_experts);
-    row += spec.num_experts;
-  }
-  spec.bias = std::move(bias);
-  return spec;
 }
 
 void check_profile(const EngineSettings& settings, const Manifest& manifest) {
@@ -123,6 +107,35 @@ MemoryPlan plan_memory_of(const EngineSettings& settings, const Manifest& manife
   return plan_memory(inputs);
 }
 
+// All but the routing, which depends on the capacity.
+SelectorSettings selector_settings(const EnginePlan& plan, const Manifest& manifest) {
+  const EngineSettings& settings = plan.settings;
+  SelectorSettings selector;
+  selector.router = manifest.moe;
+  selector.layers = manifest.moe_layers();
+  selector.global = settings.pool == Pool::kGlobal;
+  for (const SlotClassPlan& c : plan.memory.classes) {
+    uint32_t& capacity = c.variant == 0 ? selector.capacity : selector.low_capacity;
+    capacity = static_cast<uint32_t>(selector.global ? c.slots : c.slots_per_layer);
+  }
+  selector.precision = settings.precision;
+  selector.eviction = settings.eviction;
+  selector.initial = settings.initial_cache;
+  std::vector<uint32_t> all(manifest.moe.num_experts);
+  std::iota(all.begin(), all.end(), 0u);
+  for (const uint32_t layer : selector.layers) {
+    const auto best = settings.cache_profile.find(layer);
+    if (settings.residency == Residency::kResident) {
+      selector.profile.push_back(all);
+    } else if (best != settings.cache_profile.end()) {
+      selector.profile.push_back(best->second);
+    } else {
+      selector.profile.emplace_back();
+    }
+  }
+  return selector;
+}
+
 }  // namespace
 
 void check_precision(const Precision& precision, uint32_t top_k,
@@ -150,8 +163,7 @@ EngineSettings resolve_settings(const EngineSettings& settings, const Manifest& 
                 "Give a smaller context.");
   // A method may turn out to be exact routing; that does not depend on the cache.
   const bool exact =
-      !resolve_routing(settings.routing, router_spec(manifest), manifest.moe_layers_end(), 0)
-           .lossy();
+      !resolve_routing(settings.routing, manifest.moe, manifest.moe_layers_end(), 0).lossy();
   const bool resident = settings.residency == Residency::kResident;
   if (settings.pool == Pool::kAuto) resolved.pool = exact ? Pool::kGlobal : Pool::kPerLayer;
   if (settings.initial_cache == InitialCache::kAuto)
@@ -168,8 +180,7 @@ EngineSettings resolve_settings(const EngineSettings& settings, const Manifest& 
 EnginePlan plan_engine(const EngineSettings& settings, const Manifest& manifest,
                        const StoreFacts& store, uint64_t available_bytes) {
   EnginePlan plan;
-  plan.requested_routing = to_text(settings.routing);
-  plan.settings = resolve_settings(settings, manifest);
+  plan.settings = settings;
   if (store.no_slots && plan.settings.residency != Residency::kPrograms) {
     // No fallback if all experts must stay in memory, or if their programs are gone.
     if (plan.settings.residency == Residency::kResident || !store.has_programs)
@@ -180,35 +191,14 @@ EnginePlan plan_engine(const EngineSettings& settings, const Manifest& manifest,
   }
   plan.memory = plan_memory_of(plan.settings, manifest, store, available_bytes);
 
-  plan.router = router_spec(manifest);
-  const double layers = std::max(1u, manifest.num_moe_layers());
-  // The same as SelectorSettings::capacity_per_layer().
-  double slots = 0;
-  for (const SlotClassPlan& c : plan.memory.classes)
-    slots += static_cast<double>(c.ranks) * static_cast<double>(c.slots) / plan.router.top_k;
-  plan.routing =
-      resolve_routing(settings.routing, plan.router, manifest.moe_layers_end(), slots / layers);
-  plan.settings.routing = plan.routing.options;
+  plan.selector = selector_settings(plan, manifest);
+  plan.routing = resolve_routing(settings.routing, manifest.moe, manifest.moe_layers_end(),
+                                 plan.selector.capacity_per_layer());
+  plan.settings.routing = plan.selector.routing = plan.routing.options;
   plan.note = precision_note(settings.precision, manifest);
   plan.lossy = plan.routing.lossy() || !plan.note.empty();
   if (!plan.routing.note.empty())
     plan.note = plan.routing.note + (plan.note.empty() ? "" : "; " + plan.note);
-
-  plan.global_pool = plan.settings.pool == Pool::kGlobal;
-  plan.capacities.resize(ExpertKey::kVariants);
-  for (const SlotClassPlan& c : plan.memory.classes)
-    plan.capacities[c.variant] =
-        static_cast<uint32_t>(plan.global_pool ? c.slots : c.slots_per_layer);
-
-  plan.profile.resize(manifest.num_layers);
-  for (const auto& [layer, experts] : plan.settings.cache_profile) plan.profile[layer] = experts;
-  plan.preload.resize(manifest.num_layers);
-  if (plan.settings.residency == Residency::kResident)
-    for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
-      if (!manifest.layers[layer].experts) continue;
-      plan.preload[layer].resize(manifest.moe.num_experts);
-      std::iota(plan.preload[layer].begin(), plan.preload[layer].end(), 0u);
-    }
   return plan;
 }
 

@@ -9,11 +9,9 @@
 
 #include "base/error.h"
 #include "bundle/manifest.h"
-#include "cache/logical_cache.h"
 #include "cache/memory_plan.h"
 #include "plan/settings.h"
-#include "routing/router_spec.h"
-#include "routing/routing_options.h"
+#include "routing/selector.h"
 
 namespace moe_mobile {
 
@@ -28,18 +26,12 @@ struct StoreFacts {
 
 // Everything that opening an engine decides before it takes any memory.
 struct EnginePlan {
-  EngineSettings settings;        // without automatic values, except `cache`
-  std::string requested_routing;  // as the host asked for it
+  EngineSettings settings;  // without automatic values, except `cache`
   ResolvedRouting routing;
-  RouterSpec router;
+  bool lossy = false;  // whether the output may differ from what the model computes
+  std::string note;    // a note on the routing for the user; may be empty
   MemoryPlan memory;
-  bool lossy = false;                // whether the output may differ from what the model computes
-  std::string note;                  // a note on the routing for the user; may be empty
-  bool global_pool = false;          // one cache for all layers, instead of one for each
-  std::vector<uint32_t> capacities;  // experts in each pool, by variant
-  // By layer: the experts of the profile, best first, and those that are loaded when the engine
-  // opens.
-  std::vector<std::vector<uint32_t>> profile, preload;
+  SelectorSettings selector;
   std::vector<std::string> fallbacks;  // what differs from the settings, and why
 };
 
@@ -55,7 +47,8 @@ EngineSettings resolve_settings(const EngineSettings& settings, const Manifest& 
 // Decides how to run a bundle. Reads no file and asks the system nothing, so equal arguments give
 // equal plans. `available_bytes` is available_memory() before anything is loaded.
 // If slots do not work the plan falls back to whole programs; it throws `store.no_slots` if it
-// cannot. kUsage as resolve_settings() and resolve_routing(), kBudget as plan_memory().
+// cannot. kBudget as plan_memory().
+// REQUIRES: the settings are from resolve_settings().
 EnginePlan plan_engine(const EngineSettings& settings, const Manifest& manifest,
                        const StoreFacts& store, uint64_t available_bytes);
 

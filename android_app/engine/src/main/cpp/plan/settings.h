@@ -7,8 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "cache/budget.h"
 #include "cache/eviction.h"
-#include "cache/memory_plan.h"
+#include "routing/initial_cache.h"
 #include "routing/precision.h"
 #include "routing/routing_options.h"
 
@@ -25,15 +26,6 @@ enum class Pool {
   kAuto,      // global for exact routing, else per layer
   kGlobal,    // one for all layers
   kPerLayer,  // one for each layer, all of one size
-};
-
-// What is cached when decoding begins. Only `warm` depends on what the engine did before.
-enum class InitialCache {
-  kAuto,     // warm for exact routing, whose output does not change; else prompt
-  kWarm,     // what earlier conversations and the prompt left
-  kCold,     // nothing
-  kPrompt,   // what the prompt leaves in a cache that was empty
-  kProfile,  // the experts of `cache_profile`
 };
 
 // How to run a bundle. Facts about the model are in the bundle, never here.

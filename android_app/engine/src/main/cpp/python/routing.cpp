@@ -74,8 +74,8 @@ void init_settings(SelectorSettings* self, const RouterSpec& router, std::vector
   settings.capacity = static_cast<uint32_t>(std::min<uint64_t>(pool, UINT32_MAX));
   settings.layers = std::move(layers);
   settings.eviction = parse_eviction(eviction);
-  if (warm) settings.initial = SelectorSettings::Initial::kPrompt;
-  if (!profile.empty()) settings.initial = SelectorSettings::Initial::kProfile;
+  if (warm) settings.initial = InitialCache::kPrompt;
+  if (!profile.empty()) settings.initial = InitialCache::kProfile;
   settings.profile = std::move(profile);
   new (self) SelectorSettings(std::move(settings));
 }

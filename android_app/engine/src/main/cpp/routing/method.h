@@ -41,7 +41,7 @@ struct MethodSettings {
   uint32_t num_experts = 0;
   uint32_t top_k = 0;
   uint32_t num_layers = 0;
-  double capacity = 0;  // experts that the cache holds per layer
+  double capacity = 0;  // experts that the cache holds per layer; for `automatic` only
 };
 
 // A method's row in the registry.

@@ -8,30 +8,17 @@
 #include "routing/top_k.h"
 
 namespace moe_mobile {
-namespace {
 
-RouterSpec checked(const RouterSpec& spec, uint32_t num_layers) {
-  check_router(spec, num_layers);
-  return spec;
-}
-
-}  // namespace
-
-Router::Router(const RouterSpec& spec, const RoutingOptions& options, uint32_t num_layers,
-               double capacity_per_layer)
-    : num_experts_(spec.num_experts),
-      scores_(checked(spec, num_layers)),
-      routing_(resolve_routing(options, spec, num_layers, capacity_per_layer)) {
-  const RoutingOptions& settled = routing_.options;
-  if (settled.method->make == nullptr) return;
+Router::Router(const RouterSpec& spec, const RoutingOptions& options, uint32_t num_layers)
+    : num_experts_(spec.num_experts), scores_(spec), options_(options) {
+  if (options.method->make == nullptr) return;
   MethodSettings settings;
-  settings.value = settled.value;
-  settings.guaranteed = *settled.guaranteed;
+  settings.value = options.value;
+  settings.guaranteed = *options.guaranteed;
   settings.num_experts = spec.num_experts;
   settings.top_k = spec.top_k;
   settings.num_layers = num_layers;
-  settings.capacity = capacity_per_layer;
-  method_ = settled.method->make(settings);
+  method_ = options.method->make(settings);
 }
 
 void Router::reset() {
@@ -40,7 +27,7 @@ void Router::reset() {
 
 Ranking Router::rank(uint32_t layer, const float* logits, Selection* out) {
   const Ranking ranking = scores_.rank(layer, logits);
-  if (method_ && layer >= routing_.options.first && ranking.top_k > 0) method_->observe(ranking);
+  if (method_ && layer >= options_.first && ranking.top_k > 0) method_->observe(ranking);
   out->experts.assign(ranking.best, ranking.best + ranking.top_k);
   out->dropped.assign(ranking.top_k, 0);
   out->changed = 0;
@@ -64,8 +51,8 @@ const uint8_t* Router::merged(const CachedExperts& cached) {
 void Router::decide(uint32_t layer, const float* logits, const CachedExperts& masks,
                     Selection* out) {
   ranking_ = rank(layer, logits, out);
-  if (layer < routing_.options.first || ranking_.top_k == 0) return;
-  if (!method_ && routing_.options.drop_cold == 0) return;
+  if (layer < options_.first || ranking_.top_k == 0) return;
+  if (!method_ && options_.drop_cold == 0) return;
   const uint8_t* cached = merged(masks);
   if (method_) {
     std::vector<uint32_t>& experts = out->experts;
@@ -82,7 +69,7 @@ void Router::decide(uint32_t layer, const float* logits, const CachedExperts& ma
       experts[at] = expert;
     }
   }
-  if (routing_.options.drop_cold > 0) drop_cold(routing_.options.drop_cold, ranking_, cached, out);
+  if (options_.drop_cold > 0) drop_cold(options_.drop_cold, ranking_, cached, out);
 }
 
 void Router::decode(uint32_t layer, const float* logits, const CachedExperts& cached,

@@ -31,13 +31,10 @@ struct CachedExperts {
 // depend only on the logits since reset() and on the masks it is given.
 class Router {
  public:
-  // Automatic values follow from the number of experts that the cache holds per layer. kUsage if
-  // `spec` or the options are invalid.
-  Router(const RouterSpec& spec, const RoutingOptions& options, uint32_t num_layers,
-         double capacity_per_layer);
+  // REQUIRES: check_router() accepts the spec, and the options are from resolve_routing(), with a
+  // `first` that counts these layers.
+  Router(const RouterSpec& spec, const RoutingOptions& options, uint32_t num_layers);
 
-  // The resolved options, with a note about them ("" if there is none).
-  const ResolvedRouting& routing() const { return routing_; }
   void reset();
 
   // A token of a prompt: routed exactly; the method sees it too. kRuntime if a logit is NaN or
@@ -55,7 +52,7 @@ class Router {
 
   const uint32_t num_experts_;
   RouterScores scores_;
-  ResolvedRouting routing_;
+  const RoutingOptions options_;
   std::unique_ptr<RoutingMethod> method_;  // null: exact
   Ranking ranking_;
   std::vector<uint8_t> mask_;

@@ -19,8 +19,7 @@ namespace {
 RoutingRun::RoutingRun(const SelectorSettings& settings)
     : selector_(settings),
       tokens_(settings.layers.size()),
-      loaded_at_(settings.layers.size() * settings.router.num_experts),
-      uncached_(settings.router.top_k) {
+      loaded_at_(settings.layers.size() * settings.router.num_experts) {
   // An engine may be allowed a smaller cache, but a simulation of it shows nothing: LRU never hits.
   if (settings.capacity_per_layer() < settings.router.top_k)
     throw Error(ErrorCode::kBudget, Setting{"capacity"},
@@ -34,7 +33,7 @@ void RoutingRun::reset() {
   selector_.reset();
   std::fill(tokens_.begin(), tokens_.end(), 0);
   next_layer_ = 0;
-  if (selector_.settings().initial == SelectorSettings::Initial::kProfile)
+  if (selector_.settings().initial == InitialCache::kProfile)
     std::fill(loaded_at_.begin(), loaded_at_.end(), 0);
 }
 
@@ -55,22 +54,14 @@ RunStep RoutingRun::step(uint32_t layer, const float* logits, bool prompt, const
     totals_.changed += selection_.changed;
     totals_.slots += selection_.experts.size();
   }
-  const size_t ranks = selection_.experts.size();
-  if (ranks < uncached_.size()) std::fill(uncached_.begin(), uncached_.end(), 0);
   if (next_use != nullptr)
-    for (size_t rank = 0; rank < ranks; ++rank)
+    for (size_t rank = 0; rank < selection_.experts.size(); ++rank)
       selector_.set_next_use(layer, selection_.experts[rank], next_use[rank]);
-  if (!prompt || selector_.prompt_is_cached()) {
-    use(layer, !prompt);
-  } else {
-    const uint8_t* cached = cache().cached(layer);
-    for (size_t rank = 0; rank < ranks; ++rank)
-      uncached_[rank] = cached[selection_.experts[rank]] ^ 1;
-  }
-  return {selection_, uncached_};
+  const bool used = !prompt || selector_.prompt_is_cached();
+  return {selection_, used ? use(layer, !prompt) : selector_.uncached(layer, selection_)};
 }
 
-void RoutingRun::use(uint32_t layer, bool counts) {
+const std::vector<uint8_t>& RoutingRun::use(uint32_t layer, bool counts) {
   const Selector::Use use = selector_.use(layer, selection_);
   const uint64_t now = tokens_[layer]++, experts = selector_.settings().router.num_experts;
   if (counts) {
@@ -79,15 +70,14 @@ void RoutingRun::use(uint32_t layer, bool counts) {
     totals_.evictions += use.evicted.size();
   }
   for (size_t rank = 0; rank < selection_.experts.size(); ++rank) {
-    uncached_[rank] = use.uncached[rank];
-    const bool dropped = selection_.dropped[rank] != 0;
+    const uint8_t uncached = use.uncached[rank], dropped = selection_.dropped[rank];
     if (counts) {
-      totals_.uncached += uncached_[rank];
+      totals_.uncached += uncached;
       totals_.dropped += dropped;
     }
-    if (uncached_[rank] != 0 && !dropped)
-      loaded_at_[layer * experts + selection_.experts[rank]] = now;
+    if (uncached > dropped) loaded_at_[layer * experts + selection_.experts[rank]] = now;
   }
+  return use.uncached;
 }
 
 }  // namespace moe_mobile

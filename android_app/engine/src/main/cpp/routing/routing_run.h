@@ -51,14 +51,13 @@ class RoutingRun {
   }
 
  private:
-  void use(uint32_t layer, bool counts);
+  const std::vector<uint8_t>& use(uint32_t layer, bool counts);
 
   Selector selector_;
   uint32_t next_layer_ = 0;
   std::vector<uint64_t> tokens_;     // tokens that went through the cache, per layer
   std::vector<uint64_t> loaded_at_;  // token, per layer and expert
   Selection selection_;
-  std::vector<uint8_t> uncached_;
   RunTotals totals_;
 };
 

@@ -76,7 +76,7 @@ SelectorSettings checked(const SelectorSettings& settings) {
            "Give the numbers of the model's layers with experts.");
   check_router(settings.router, static_cast<uint32_t>(layers.size()));
   check_capacity(settings);
-  if (settings.initial == SelectorSettings::Initial::kProfile || !settings.profile.empty())
+  if (settings.initial == InitialCache::kProfile || !settings.profile.empty())
     check_profile(settings);
   return settings;
 }
@@ -108,13 +108,13 @@ Selector::Selector(const SelectorSettings& settings)
     : settings_(checked(settings)),
       routing_(resolve_routing(settings.routing, settings.router, settings.layers.back() + 1,
                                settings.capacity_per_layer())),
-      router_(settings.router, with_own_layers(settings.routing, settings.layers),
-              static_cast<uint32_t>(settings.layers.size()), settings.capacity_per_layer()),
+      router_(settings.router, with_own_layers(routing_.options, settings.layers),
+              static_cast<uint32_t>(settings.layers.size())),
       caches_(make_caches(settings)),
       kept_(settings.router.top_k),
       uncached_(settings.router.top_k),
       scratch_(settings.router.top_k) {
-  if (settings_.initial == SelectorSettings::Initial::kWarm)
+  if (settings_.initial == InitialCache::kWarm)
     for (LogicalCache& cache : caches_) cache.fill(settings_.profile);
   reset();
 }
@@ -128,14 +128,15 @@ void Selector::reset() {
   router_.reset();
   begun_ = false;
   switch (settings_.initial) {
-    case SelectorSettings::Initial::kCold:
-    case SelectorSettings::Initial::kPrompt:
-      forget_cached();
+    case InitialCache::kCold:
+    case InitialCache::kPrompt:
+      for (LogicalCache& cache : caches_) cache.clear();
       break;
-    case SelectorSettings::Initial::kProfile:
+    case InitialCache::kProfile:
       for (LogicalCache& cache : caches_) cache.fill(settings_.profile);
       break;
-    case SelectorSettings::Initial::kWarm:
+    case InitialCache::kAuto:
+    case InitialCache::kWarm:
       break;
   }
 }
@@ -175,24 +176,38 @@ Selector::Use Selector::decode(uint32_t layer, const float* logits, Selection* o
   return use(layer, *out);
 }
 
-Selector::Use Selector::use(uint32_t layer, const Selection& selection) {
-  evicted_.clear();
+const std::vector<uint8_t>& Selector::uncached(uint32_t layer, const Selection& selection) {
   const size_t used = selection.experts.size();
-  if (used < uncached_.size()) std::fill(uncached_.begin(), uncached_.end(), 0);
+  std::fill(uncached_.begin() + static_cast<ptrdiff_t>(used), uncached_.end(), uint8_t{0});
   size_t rank = 0;
   for (uint32_t variant = 0; variant < caches_.size(); ++variant) {
     const uint8_t* cached = caches_[variant].cached(layer);
-    uint32_t kept = 0;
-    for (const size_t end = std::min(used, rank + ranks(variant)); rank < end; ++rank) {
-      const uint32_t expert = selection.experts[rank];
-      uncached_[rank] = cached[expert] ^ 1;
-      if (selection.dropped[rank] == 0) kept_[kept++] = expert;
-    }
-    if (kept == 0) continue;
-    for (const ExpertKey& key :
-         caches_[variant].access(layer, {kept_.data(), kept}, scratch_.data()))
-      evicted_.push_back(key);
+    for (const size_t end = std::min(used, rank + ranks(variant)); rank < end; ++rank)
+      uncached_[rank] = cached[selection.experts[rank]] ^ 1;
   }
+  return uncached_;
+}
+
+Span<const ExpertKey> Selector::access(uint32_t variant, uint32_t layer, const Selection& selection,
+                                       size_t first, size_t end) {
+  uint32_t kept = 0;
+  for (size_t rank = first; rank < end; ++rank) {
+    kept_[kept] = selection.experts[rank];
+    kept += selection.dropped[rank] ^ 1;
+  }
+  if (kept == 0) return {};
+  return caches_[variant].access(layer, {kept_.data(), kept}, scratch_.data());
+}
+
+Selector::Use Selector::use(uint32_t layer, const Selection& selection) {
+  uncached(layer, selection);
+  const size_t used = selection.experts.size();
+  if (caches_.size() == 1) return {access(0, layer, selection, 0, used), uncached_};
+  const size_t split = std::min<size_t>(used, ranks(0));
+  const Span<const ExpertKey> best = access(0, layer, selection, 0, split);
+  const Span<const ExpertKey> rest = access(1, layer, selection, split, used);
+  evicted_.assign(best.begin(), best.end());
+  evicted_.insert(evicted_.end(), rest.begin(), rest.end());
   return {evicted_, uncached_};
 }
 

@@ -6,19 +6,13 @@
 #include <vector>
 
 #include "cache/logical_cache.h"
+#include "routing/initial_cache.h"
 #include "routing/precision.h"
 #include "routing/router.h"
 
 namespace moe_mobile {
 
 struct SelectorSettings {
-  // What the cache holds when decoding of a sequence begins.
-  enum class Initial {
-    kCold,     // nothing
-    kPrompt,   // what the prompt left in a cache that was empty
-    kProfile,  // the first experts of `profile`, as many as fit
-    kWarm,     // what earlier sequences and the prompt left; at first `profile`, as kProfile
-  };
   RouterSpec router;
   RoutingOptions routing;
   std::vector<uint32_t> layers;  // the model's numbers of those with experts, ascending
@@ -27,7 +21,7 @@ struct SelectorSettings {
   uint32_t low_capacity = 0;     // the same for variant 1
   Precision precision;
   EvictionOptions eviction;
-  Initial initial = Initial::kCold;
+  InitialCache initial = InitialCache::kCold;  // not kAuto
   std::vector<std::vector<uint32_t>> profile;  // per layer, most used first; empty: none
 
   // Experts per layer that the cache of a rank holds, on average over the ranks.
@@ -78,8 +72,7 @@ class Selector {
   void replay(Span<const uint32_t> selected);
   // Whether a sequence's first prompt goes through the cache.
   bool prompt_is_cached() const {
-    return settings_.initial == SelectorSettings::Initial::kPrompt ||
-           settings_.initial == SelectorSettings::Initial::kWarm;
+    return settings_.initial == InitialCache::kPrompt || settings_.initial == InitialCache::kWarm;
   }
 
   // Routes a decoded token, with weights, given what is cached, and uses the cache. kRuntime as for
@@ -87,11 +80,12 @@ class Selector {
   Use decode(uint32_t layer, const float* logits, Selection* out);
 
   // The steps of decode(), for the lab. decide() gives no weights and takes finite logits only;
-  // use() takes the experts of a selection that are not dropped.
+  // use() takes the experts of a selection that are not dropped. uncached() looks only.
   void decide(uint32_t layer, const float* logits, Selection* out) {
     router_.decide(layer, logits, cached(layer), out);
   }
   Use use(uint32_t layer, const Selection& selection);
+  const std::vector<uint8_t>& uncached(uint32_t layer, const Selection& selection);
   // For Belady, see LogicalCache::set_next_use().
   void set_next_use(uint32_t layer, uint32_t expert, double when) {
     for (LogicalCache& cache : caches_) cache.set_next_use(layer, expert, when);
@@ -102,13 +96,11 @@ class Selector {
   // as the constructor does (kBudget, kUsage), and then changes nothing.
   void resize(uint32_t capacity, uint32_t low_capacity = 0);
 
-  // Empties the cache; the method's state stays.
-  void forget_cached() {
-    for (LogicalCache& cache : caches_) cache.clear();
-  }
-
  private:
   CachedExperts cached(uint32_t layer) const;
+  // Uses the ranks from `first` to before `end` that are not dropped.
+  Span<const ExpertKey> access(uint32_t variant, uint32_t layer, const Selection& selection,
+                               size_t first, size_t end);
   // How many experts of one token use this variant, at most.
   uint32_t ranks(uint32_t variant) const {
     return settings_.precision.ranks(variant, settings_.router.top_k);

@@ -79,7 +79,7 @@ class Simulator {
   // When each exactly selected expert of a sequence is used next, for Belady. Uses by a prompt do
   // not count: loading an expert for a prompt is free, so keeping it for that gains nothing.
   void look_ahead(uint64_t begin, uint64_t decoded, uint64_t end) {
-    foreseen_ = in_.run.initial == SelectorSettings::Initial::kPrompt ? begin : decoded;
+    foreseen_ = in_.run.initial == InitialCache::kPrompt ? begin : decoded;
     const uint64_t steps = (end - foreseen_) * layers_;
     const uint64_t prompt = (decoded - foreseen_) * layers_;
     next_use_.resize(steps * top_k_);
@@ -115,19 +115,6 @@ class Simulator {
 };
 
 }  // namespace
-
-void write_slots(const RunStep& step, uint32_t top_k, const SimulatedSlots& out) {
-  const auto used = static_cast<uint32_t>(step.selection.experts.size());
-  for (uint32_t rank = 0; rank < used; ++rank) {
-    out.selected[rank] = static_cast<int32_t>(step.selection.experts[rank]);
-    out.uncached[rank] = step.uncached[rank];
-    out.dropped[rank] = step.selection.dropped[rank];
-  }
-  if (used == top_k) return;
-  std::fill(out.selected + used, out.selected + top_k, -1);
-  std::fill(out.uncached + used, out.uncached + top_k, uint8_t{0});
-  std::fill(out.dropped + used, out.dropped + top_k, uint8_t{0});
-}
 
 SimulatedTotals simulate(const Simulation& simulation, const SimulatedSlots& slots,
                          const std::function<void()>& between) {

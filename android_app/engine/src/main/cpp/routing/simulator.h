@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -28,7 +29,18 @@ struct SimulatedSlots {
 };
 
 // Writes a step's slots, top_k of each.
-void write_slots(const RunStep& step, uint32_t top_k, const SimulatedSlots& out);
+inline void write_slots(const RunStep& step, uint32_t top_k, const SimulatedSlots& out) {
+  const auto used = static_cast<uint32_t>(step.selection.experts.size());
+  for (uint32_t rank = 0; rank < used; ++rank) {
+    out.selected[rank] = static_cast<int32_t>(step.selection.experts[rank]);
+    out.uncached[rank] = step.uncached[rank];
+    out.dropped[rank] = step.selection.dropped[rank];
+  }
+  if (used == top_k) return;
+  std::fill(out.selected + used, out.selected + top_k, -1);
+  std::fill(out.uncached + used, out.uncached + top_k, uint8_t{0});
+  std::fill(out.dropped + used, out.dropped + top_k, uint8_t{0});
+}
 
 struct SimulatedTotals {
   RunTotals decoded;

@@ -14,8 +14,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/error.h"
 #include "runner/line_reader.h"
-#include "runner/request.h"
 #include "runner/session.h"
 
 int main(int argc, char** argv) {
