@@ -102,7 +102,7 @@ def test_a_misspelt_member_is_refused() -> None:
 def test_a_full_stdout_ends_the_runner_with_an_error() -> None:
     with open("/dev/full", "wb") as full:
         result = subprocess.run(
-            [find_runner()], input=b'{"command": "info"}\n', stdout=full, timeout=30
+            [find_runner()], input=b'{"command": "info"}\n', stdout=full, timeout=300
         )
     assert result.returncode == errors.IoError.exit_code
 

@@ -139,14 +139,14 @@ def test_callbacks_cannot_use_their_engine(tiny: Path) -> None:
     def look(stage: str, done: int, total: int, detail: str = "") -> None:
         if stage == "prefill":
             with pytest.raises(UsageError, match="its own callback"):
-                engine.stats  # noqa: B018
-            assert engine.info.plan.slots > 0  # waits for no call
+                opened.stats  # noqa: B018
+            assert opened.info.plan.slots > 0  # waits for no call
             seen.append(stage)
 
-    with Engine(tiny, threads=1, progress=look) as engine:
-        engine.generate(tiny_prompt(4), 1)
+    with Engine(tiny, threads=1, progress=look) as opened:
+        opened.generate(tiny_prompt(4), 1)
         assert seen
-        assert engine.stats.tokens
+        assert opened.stats.tokens
 
 
 def test_numbers_of_numpy_will_do(tiny: Path) -> None:

@@ -95,7 +95,7 @@ def test_one_cancel_stops_a_measurement_at_any_moment(demo: Path) -> None:
             while runner.cancel() == 0:
                 pass  # it has not been received yet
             with pytest.raises(CancelledError):
-                answer.result(timeout=10)
+                answer.result(timeout=300)
 
 
 @pytest.mark.parametrize("settings", [{"cache": "50%"}, {"residency": "resident"}])
@@ -111,7 +111,7 @@ def test_measuring_misses_leaves_the_cache_as_it_is(
         for _ in range(2):
             runner.request("measure_misses", count=3)
             shown.append(runner.residency().states)
-        assert np.array_equal(*shown)
+        assert np.array_equal(shown[0], shown[1])
         assert (shown[0] >= before).all()
         result = runner.request("generate", **generation)
         assert result["token_ids"] == expected[:40]
