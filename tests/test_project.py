@@ -164,6 +164,22 @@ def test_core_rooms_do_not_include_what_depends_on_executorch() -> None:
     assert wrong == []
 
 
+def test_locks_are_what_the_thread_safety_analysis_knows() -> None:
+    hidden = re.compile(
+        r"std::(?:\w*mutex|\w*_lock|lock_guard|condition_variable\w*|once_flag)\b"
+        r"|#include <(?:mutex|shared_mutex|condition_variable)>"
+    )
+    assert hidden.search("const std::lock_guard lock(mutex_);")
+    assert hidden.search("std::mutex mutex_;")
+    found = {
+        str(path.relative_to(ROOT))
+        for folder in (ENGINE, ROOT / "tests/native")
+        for path in folder.rglob("*")
+        if path.suffix in (".h", ".cpp") and hidden.search(path.read_text())
+    }
+    assert found == {str((ENGINE / "base/mutex.h").relative_to(ROOT))}
+
+
 def test_the_engines_public_header_shows_only_what_hosts_need() -> None:
     shown = included("engine/engine.h")
     assert "plan/settings.h" in shown

@@ -7,14 +7,15 @@
 #include <executorch/runtime/platform/runtime.h>
 
 #include <deque>
-#include <mutex>
+
+#include "base/mutex.h"
 
 namespace moe_mobile {
 namespace {
 
 constexpr size_t kMaxKeptErrors = 4;
-std::mutex mutex;
-std::deque<std::string>& errors() {
+Mutex mutex;
+std::deque<std::string>& errors() REQUIRES(mutex) {
   static std::deque<std::string> kept;
   return kept;
 }
@@ -22,7 +23,7 @@ std::deque<std::string>& errors() {
 void emit(et_timestamp_t, et_pal_log_level_t level, const char*, const char*, size_t,
           const char* message, size_t length) {
   if (level != kError && level != kFatal) return;
-  std::lock_guard<std::mutex> lock(mutex);
+  const MutexLock lock(&mutex);
   errors().emplace_back(message, length);
   if (errors().size() > kMaxKeptErrors) errors().pop_front();
 }
@@ -39,7 +40,7 @@ void init_executorch() {
 }
 
 std::string take_executorch_errors() {
-  std::lock_guard<std::mutex> lock(mutex);
+  const MutexLock lock(&mutex);
   std::string joined;
   for (const std::string& error : errors()) joined += (joined.empty() ? "" : "; ") + error;
   errors().clear();

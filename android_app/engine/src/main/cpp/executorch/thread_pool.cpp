@@ -7,9 +7,9 @@
 
 #include <algorithm>
 #include <memory>
-#include <mutex>
 
 #include "base/error.h"
+#include "base/mutex.h"
 #include "executorch/runtime_log.h"
 
 // The wheel exports the pool but does not ship its header; these are the members that we use.
@@ -27,8 +27,8 @@ namespace moe_mobile {
 namespace {
 
 constexpr unsigned kMaxThreads = 256;
-std::mutex mutex;
-unsigned leases = 0;
+Mutex mutex;
+unsigned leases GUARDED_BY(mutex) = 0;
 
 }  // namespace
 
@@ -39,7 +39,7 @@ ThreadPoolLease::ThreadPoolLease(unsigned threads) {
                     std::to_string(kMaxThreads) + " supported",
                 "Give a number from 1 to the number of cores.");
   init_executorch();
-  std::lock_guard<std::mutex> lock(mutex);
+  const MutexLock lock(&mutex);
   auto* pool = executorch::extension::threadpool::get_threadpool();
   if (pool == nullptr)
     throw Error(ErrorCode::kRuntime, "", "ExecuTorch could not create its thread pool");
@@ -59,7 +59,7 @@ ThreadPoolLease::ThreadPoolLease(unsigned threads) {
 }
 
 ThreadPoolLease::~ThreadPoolLease() {
-  std::lock_guard<std::mutex> lock(mutex);
+  const MutexLock lock(&mutex);
   --leases;
 }
 

@@ -15,9 +15,9 @@ LineReader::LineReader(std::istream& stream, AtOnce at_once, std::function<void(
 LineReader::~LineReader() { thread_.join(); }
 
 std::optional<std::string> LineReader::next() {
-  std::unique_lock lock(mutex_);
+  const MutexLock lock(&mutex_);
   busy_ = false;
-  changed_.wait(lock, [this] { return ended_ || !lines_.empty(); });
+  while (!ended_ && lines_.empty()) changed_.wait(&mutex_);
   if (lines_.empty()) return std::nullopt;
   std::string line = std::move(lines_.front());
   lines_.pop_front();
@@ -29,11 +29,11 @@ void LineReader::read(std::istream& stream, const AtOnce& at_once,
                       const std::function<void(bool busy)>& ended) {
   for (std::string line; std::getline(stream, line);) {
     if (at_once(line)) continue;
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(&mutex_);
     lines_.push_back(std::move(line));
     changed_.notify_one();
   }
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(&mutex_);
   ended(busy_ || !lines_.empty());
   ended_ = true;
   changed_.notify_one();

@@ -3,14 +3,14 @@
 
 #pragma once
 
-#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <istream>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
+
+#include "base/mutex.h"
 
 namespace moe_mobile {
 
@@ -29,17 +29,17 @@ class LineReader {
   LineReader& operator=(const LineReader&) = delete;
 
   // The next line; the caller is done with the one before. Nothing at the end.
-  std::optional<std::string> next();
+  std::optional<std::string> next() EXCLUDES(mutex_);
 
  private:
   void read(std::istream& stream, const AtOnce& at_once,
-            const std::function<void(bool busy)>& ended);
+            const std::function<void(bool busy)>& ended) EXCLUDES(mutex_);
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::string> lines_;
-  bool busy_ = false;
-  bool ended_ = false;
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<std::string> lines_ GUARDED_BY(mutex_);
+  bool busy_ GUARDED_BY(mutex_) = false;
+  bool ended_ GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
 

@@ -9,12 +9,12 @@
 #include <atomic>
 #include <cstdlib>
 #include <iostream>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 
 #include "base/error.h"
+#include "base/mutex.h"
 #include "runner/line_reader.h"
 #include "runner/session.h"
 
@@ -31,9 +31,9 @@ int main(int argc, char** argv) {
   std::ios::sync_with_stdio(false);
   // Reading would flush cout, on the reader's thread and in the middle of an event.
   std::cin.tie(nullptr);
-  std::mutex output;
+  moe_mobile::Mutex output;
   moe_mobile::Session session([&output](const json& event) {
-    const std::lock_guard lock(output);
+    const moe_mobile::MutexLock lock(&output);
     // Error causes quote file names, which may not be UTF-8.
     std::cout << event.dump(-1, ' ', false, json::error_handler_t::replace) << '\n' << std::flush;
     // Stop if no one can read the output.
