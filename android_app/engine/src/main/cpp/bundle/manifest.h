@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/sha256.h"
+#include "bundle/quantization.h"
 #include "routing/router_spec.h"
 
 namespace moe_mobile {
@@ -56,25 +57,6 @@ using MixerSpec = std::variant<AttentionSpec, ConvolutionSpec>;
 // The bias of the routers has a row per layer with experts.
 struct MoeSpec : RouterSpec {
   uint32_t intermediate_size = 0;
-};
-
-// One precision of the experts.
-struct ExpertPrecision {
-  std::string quantization;  // fp32, 8da8w or 8da4w
-  uint32_t group_size = 0;   // for 8da4w; else 0
-
-  friend bool operator==(const ExpertPrecision& a, const ExpertPrecision& b) {
-    return a.quantization == b.quantization && a.group_size == b.group_size;
-  }
-  friend bool operator!=(const ExpertPrecision& a, const ExpertPrecision& b) { return !(a == b); }
-};
-
-struct Quantization {
-  std::string experts;    // fp32, 8da8w or 8da4w
-  std::string dense;      // the same
-  std::string head;       // the same
-  std::string embedding;  // fp32 or int8
-  uint32_t group_size = 0;
 };
 
 struct ExpertProgram {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/span.h"
-#include "bundle/manifest.h"
+#include "bundle/quantization.h"
 #include "cache/memory_plan.h"
 #include "cache/residency_map.h"
 #include "engine/progress.h"
