@@ -9,7 +9,15 @@ from collections.abc import Iterable
 
 from moe_mobile.errors import UsageError
 
-__all__ = ["is_lossy", "labelled", "lossy_mark", "marked", "split_precisions", "split_routings"]
+__all__ = [
+    "is_lossy",
+    "labelled",
+    "lossy_cause",
+    "lossy_mark",
+    "marked",
+    "split_precisions",
+    "split_routings",
+]
 
 # A comma between two routings; other commas belong to the routing before them, as in ",J=2".
 _BETWEEN = re.compile(r",(?!\s*[A-Za-z]+\s*=)")
@@ -43,13 +51,17 @@ def split_precisions(texts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(part.strip() for text in texts for part in text.split(",")))
 
 
-def lossy_mark(resolved: str, note: str) -> str:
-    """What a reader has to know about an engine whose output may differ from the model's.
+def lossy_mark(resolved: str, precision: str) -> str:
+    """What a reader has to know about an engine whose output may differ from the model's."""
+    cause = lossy_cause(resolved, precision)
+    verb = "change" if " and " in cause else "changes"
+    return f"lossy: {cause} {verb} what the model computes"
 
-    ``note``: the engine's; it says why, if the routing is not the reason.
-    """
-    cause = f"routing {resolved} changes" if is_lossy(resolved) else f"{note}, which changes"
-    return f"lossy: {cause} what the model computes"
+
+def lossy_cause(resolved: str, precision: str) -> str:
+    """What makes an engine lossy: its routing, the precision of its experts, or both."""
+    causes = [f"routing {resolved}"] * is_lossy(resolved)
+    return " and ".join([*causes, *[f"precision {precision}"] * (precision != "full")])
 
 
 def is_lossy(resolved: str) -> bool:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from moe_mobile.base.routings import is_lossy
+from moe_mobile.base.routings import is_lossy, marked
 from moe_mobile.bench.driver import Cell, row_name, varied
 from moe_mobile.bench.observer import observer_lines
 from moe_mobile.bench.row import Row
@@ -21,7 +21,6 @@ __all__ = ["FORMATS", "Renderer", "Shown", "make_renderer"]
 FORMATS = ("md", "csv", "json", "jsonl", "observer")
 _MIB = 1 << 20
 _GIB = 1 << 30
-_LOSSY = " (lossy)"
 _J = ",J=2"
 
 
@@ -248,17 +247,16 @@ def _cache(result: Row) -> str:
 
 
 def _routing(result: Row) -> str:
-    resolved = str(result.routing["resolved"])
-    return resolved + _LOSSY if result.routing["lossy"] else resolved
+    return marked(result.routing["resolved"], result.config["precision"])
 
 
 def _routing_width(rows: Sequence[Cell]) -> int:
     """Wide enough for the rows' resolved routings, which may name a J that was not given."""
     widths = [8]
     for _, settings in rows:
-        asked = settings.routing.method
-        j = _J * ("J=" not in asked)
-        widths.append(len(asked + j + _LOSSY) if is_lossy(asked) else len(asked))
+        asked, precision = settings.routing.method, settings.routing.precision
+        j = _J * (is_lossy(asked) and "J=" not in asked)
+        widths.append(len(marked(asked + j, precision)))
     return max(widths)
 
 

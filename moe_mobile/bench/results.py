@@ -148,7 +148,7 @@ def _flags(facts: Mapping[str, Any], runs: Sequence[Json]) -> list[str]:
     trace = facts["regime"]["router_trace"]
     flags = []
     if routing["lossy"]:
-        flags.append(lossy_mark(routing["resolved"], routing["note"]))
+        flags.append(lossy_mark(routing["resolved"], facts["config"]["precision"]))
     if trace is not None:
         flags.append(
             f"router logits replayed from {trace['name']} ({trace['source']}): "

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from moe_mobile.base.routings import lossy_cause
 from moe_mobile.base.terminal import without_controls
 from moe_mobile.base.text import percent
 from moe_mobile.bench.results import phase_rates
@@ -275,7 +276,8 @@ def statistics_line(answer: dict[str, Any]) -> str:
     if answer["ttft_ms"] is not None:
         parts.append(f"first token after {answer['ttft_ms']:.0f} ms")
     if answer["routing"]["lossy"]:
-        parts.append(f"lossy: {answer['routing']['resolved']}")
+        cause = lossy_cause(answer["routing"]["resolved"], answer["settings"]["precision"])
+        parts.append(f"lossy: {cause}")
     parts += [
         f"cache hits {percent(answer['hit_rate'])}",
         f"{answer['mib_read_per_token']:.2f} MiB read per token",

@@ -38,7 +38,8 @@ def notes_of(info: dict[str, Any]) -> list[str]:
     """Notes for people on the answer to the runner's `open` request."""
     routing = info["routing"]
     notes = [*info["fallbacks"], *([routing["note"]] if routing["note"] else [])]
-    return notes + [lossy_mark(routing["resolved"], routing["note"])] * routing["lossy"]
+    mark = lossy_mark(routing["resolved"], info["settings"]["precision"])
+    return notes + [mark] * routing["lossy"]
 
 
 def open_standard_streams() -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from moe_mobile.base.routings import is_lossy
 from moe_mobile.bench.row import Row
 
 __all__ = [
@@ -72,8 +73,6 @@ def settings(row: Row) -> dict[str, str]:
     values = {"device": _device_key(row), "model": _model(row), "build": _build(row)}
     for name in _CONFIG:
         values[name] = _text(row.get("config", name))
-    if row.get("routing", "lossy") is True:
-        values["routing"] += " (lossy)"
     affinity = row.get("affinity")
     if isinstance(affinity, dict):
         cpus = affinity.get("cpus")
@@ -86,6 +85,9 @@ def settings(row: Row) -> dict[str, str]:
     for name in sorted(config) if isinstance(config, dict) else []:
         if name not in _IGNORED:
             values[name] = _text(config[name])
+    if row.get("routing", "lossy") is True:
+        by_routing = is_lossy(values["routing"]) or "precision" not in values
+        values["routing" if by_routing else "precision"] += " (lossy)"
     return values
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from moe_mobile.base.routings import is_lossy, split_precisions, split_routings
+from moe_mobile.base.routings import is_lossy, lossy_mark, split_precisions, split_routings
 from moe_mobile.errors import UsageError
 
 
@@ -45,3 +45,11 @@ def test_lossy_is_all_that_may_change_the_output() -> None:
     assert not any(map(is_lossy, ("exact", "exact,first=1")))
     lossy = ("exact+drop-cold:0.75", "exact,first=1+drop-cold:1", "cache-prior:0.2,J=2")
     assert all(map(is_lossy, lossy))
+
+
+def test_a_lossy_mark_names_routing_and_precision() -> None:
+    end = "what the model computes"
+    assert lossy_mark("max-rank:4,J=1", "full") == f"lossy: routing max-rank:4,J=1 changes {end}"
+    assert lossy_mark("exact", "ranks:1") == f"lossy: precision ranks:1 changes {end}"
+    both = "lossy: routing max-rank:4,J=1 and precision low change"
+    assert lossy_mark("max-rank:4,J=1", "low") == f"{both} {end}"
