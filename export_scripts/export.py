@@ -20,16 +20,16 @@ import argparse
 from tqdm import tqdm
 
 from moe_mobile import QuantizationSettings, export_bundle
+from moe_mobile.bundle.quantization import GROUP_SIZES, QUANTS
 
 
 def main() -> None:
-    formats = ("fp32", "8da8w", "8da4w")
     parser = argparse.ArgumentParser(description="Export a Mixture-of-Experts checkpoint")
     parser.add_argument("source", help="checkpoint folder, or a model id such as org/name")
     parser.add_argument("out", help="the bundle's folder")
-    parser.add_argument("--experts", default="8da4w", choices=formats, help="format of experts")
-    parser.add_argument("--dense", choices=formats, help="format of everything else")
-    parser.add_argument("--group-size", type=int, default=32, choices=(32, 64, 128, 256))
+    parser.add_argument("--experts", default="8da4w", choices=QUANTS, help="format of experts")
+    parser.add_argument("--dense", choices=QUANTS, help="format of everything else")
+    parser.add_argument("--group-size", type=int, default=32, choices=GROUP_SIZES)
     parser.add_argument("--max-batch", type=int, help="prompt tokens per program call")
     options = parser.parse_args()
 

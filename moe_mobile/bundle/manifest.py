@@ -20,9 +20,9 @@ VERSION = 1
 MANIFEST_FILE = "bundle.json"
 MAX_NAME_BYTES = 200
 ALIGNMENT = 16384
+"""Expert programs start at multiples of this: Android's larger page size, and O_DIRECT."""
 MOST_VARIANTS = 1
 """Further precisions of the experts: engines run them in at most two."""
-"""Expert programs start at multiples of this: Android's larger page size, and O_DIRECT."""
 XNNPACK, PORTABLE = "xnnpack", "portable"
 DELEGATES = (XNNPACK, PORTABLE)
 """What runs a program: the ExecuTorch delegate it was lowered for; ``portable`` is none, but

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -36,8 +35,8 @@ class QuantizationSettings:
     Attributes:
         quant: ``fp32``, ``8da8w`` (int8 per channel) or ``8da4w`` (int4 in groups), activations
             int8 per token: of the experts, and of ``dense`` and ``head`` if they are None.
-        variants: a further precision of the experts, in the same bundle: engines choose by the
-            setting ``precision``. At most one.
+        also_quant: a second precision of the experts in the same bundle: engines choose by the
+            setting ``precision``.
         dense: as ``quant``, for attention, dense and shared MLPs.
         head: the same for the output head.
         embedding: ``fp32`` or ``int8``; None: ``int8`` unless ``quant`` is ``fp32``.
@@ -45,7 +44,7 @@ class QuantizationSettings:
     """
 
     quant: str = Quant.INT4.value
-    variants: Sequence[str] = ()
+    also_quant: str | None = None
     dense: str | None = None
     head: str | None = None
     embedding: str | None = None

@@ -79,11 +79,10 @@ class _Quantization(QuantizationSettings):
         default="8da4w",
         help="Quantization of the experts, and the default of --dense and --head.",
     )
-    variants: tuple[str, ...] = option(
+    also_quant: str | None = option(
         "--also-quant",
         type=click.Choice(QUANTS),
-        multiple=True,
-        help="A further precision of the experts, which engines can choose by --precision.",
+        help="A second precision of the experts, which engines can choose by --precision.",
     )
     dense: str | None = option(
         "--dense",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moe_mobile.bundle.manifest import DELEGATES, MOST_VARIANTS, PORTABLE, XNNPACK
+from moe_mobile.bundle.manifest import DELEGATES, PORTABLE, XNNPACK
 from moe_mobile.bundle.quantization import (
     EMBEDDINGS,
     GROUP_SIZES,
@@ -64,12 +64,12 @@ def resolve_options(
         UnsupportedError: quantized programs for ExecuTorch's own kernels.
     """
     given = quant if isinstance(quant, QuantizationSettings) else QuantizationSettings(quant)
-    quant, variants, group_size = given.quant, given.variants, given.group_size
+    quant, also_quant, group_size = given.quant, given.also_quant, given.group_size
     dense, head = given.dense or quant, given.head or quant
     embedding = given.embedding or ("fp32" if quant == Quant.FP32.value else "int8")
     for name, value, known in (
         ("quant", quant, QUANTS),
-        *(("variants", variant, QUANTS) for variant in variants),
+        ("also_quant", also_quant, (*QUANTS, None)),
         ("dense", dense, QUANTS),
         ("head", head, QUANTS),
         ("embedding", embedding, EMBEDDINGS),
@@ -77,41 +77,42 @@ def resolve_options(
         ("expert_delegate", expert_delegate, DELEGATES),
     ):
         if value not in known:
-            raise UsageError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+            names = ", ".join(name for name in known if name is not None)
+            raise UsageError(f"invalid value {value!r}", setting=name, remedy=f"Use one of {names}")
     if group_size not in GROUP_SIZES:
-        sizes = ", ".join(map(str, GROUP_SIZES))
-        raise UsageError(f"group_size must be one of {sizes}, not {group_size!r}")
-    if len(variants) > MOST_VARIANTS:
         raise UsageError(
-            f"engines run experts in at most {1 + MOST_VARIANTS} precisions, not in "
-            f"{', '.join((quant, *variants))}",
-            setting="variants",
-            remedy="Name one further precision",
+            f"invalid value {group_size!r}",
+            setting="group_size",
+            remedy=f"Use one of {', '.join(map(str, GROUP_SIZES))}",
         )
-    if quant in variants:
+    if also_quant == quant:
         raise UsageError(
-            f"the experts would be there in one precision twice: {', '.join((quant, *variants))}",
-            setting="variants",
-            remedy="Name another one as the further precision",
+            f"the experts are in {quant} already",
+            setting="also_quant",
+            remedy="Name another precision, or leave it out",
         )
     for name, value, delegate in (
         ("quant", quant, expert_delegate),
-        *(("variants", variant, expert_delegate) for variant in variants),
+        ("also_quant", also_quant or Quant.FP32.value, expert_delegate),
         ("dense", dense, dense_delegate),
         ("head", head, dense_delegate),
     ):
         if delegate == PORTABLE and value != Quant.FP32.value:
             raise UnsupportedError(
-                f"{name} is {value}, and programs for ExecuTorch's own kernels are made in fp32",
-                remedy=f"Use {name}=fp32, or the delegate {XNNPACK}",
+                f"{value} programs for ExecuTorch's own kernels cannot be made",
+                setting=name,
+                remedy=f"Use fp32, or the delegate {XNNPACK}",
             )
     max_batch = DEFAULT_MAX_BATCH if max_batch is None else max_batch
     if type(max_batch) is not int or not 1 <= max_batch <= 4096:
-        raise UsageError(f"max_batch must be 1..4096, not {max_batch!r}")
+        raise UsageError(
+            f"invalid value {max_batch!r}", setting="max_batch", remedy="Use 1 to 4096"
+        )
+    variants = () if also_quant is None else (also_quant,)
     grouped = Quant.INT4.value in (quant, dense, head, *variants)
     return Options(
         experts=quant,
-        variants=tuple(variants),
+        variants=variants,
         dense=dense,
         head=head,
         embedding=embedding,
@@ -128,7 +129,7 @@ def check_shape(shape: ProgramShape, what: str) -> None:
         group = parameter.encoding.group_size
         if group and parameter.dims[1] % group:
             smaller = [size for size in GROUP_SIZES if parameter.dims[1] % size == 0]
-            other = f"group_size={smaller[-1]} or " if smaller else ""
+            other = f"`group_size` {smaller[-1]} or " if smaller else ""
             raise UnsupportedError(
                 f"{what}: {parameter.name} has {parameter.dims[1]} columns, not a multiple of the "
                 f"group size {group}",

@@ -35,7 +35,7 @@ PROMPT, DECODED = IDS[:20], 6
 
 
 def export_two(checkpoint: Path, out: Path, **options: object) -> Path:
-    formats = QuantizationSettings("8da8w", variants=["8da4w"])
+    formats = QuantizationSettings("8da8w", also_quant="8da4w")
     return export_bundle(checkpoint, out, formats, max_batch=8, **options)  # type: ignore[arg-type]
 
 
@@ -284,21 +284,6 @@ def test_a_bundle_of_one_precision_has_no_other(full: Path) -> None:
 def test_a_budget_below_what_a_token_uses_in_one_precision_is_refused(two: Path) -> None:
     with pytest.raises(BudgetError, match="one token uses 2 in 8da4w"):
         Engine(two, "80KiB", precision="ranks:1")  # one slot of 16 KiB too few
-
-
-@pytest.mark.parametrize(
-    ("variants", "cause"),
-    [(["8da4w"], "one precision twice"), (["8da8w", "fp32"], "at most 2 precisions, not in 8da4w")],
-)
-def test_two_different_precisions_are_the_most(
-    checkpoint: CheckpointMaker, tmp_path: Path, variants: list[str], cause: str
-) -> None:
-    with pytest.raises(UsageError, match=cause) as refused:
-        export_bundle(
-            checkpoint(NAME), tmp_path / "out", QuantizationSettings("8da4w", variants=variants)
-        )
-    assert refused.value.setting == "variants"
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_line_makes_and_runs_both_precisions(
