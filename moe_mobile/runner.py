@@ -38,6 +38,7 @@ from moe_mobile.errors import (
     RuntimeFailedError,
 )
 from moe_mobile.results import Residency
+from moe_mobile.settings import to_json
 
 __all__ = ["Launch", "Runner", "find_runner"]
 
@@ -131,6 +132,7 @@ class Runner:
         self._reading = False
         self._waiting: dict[int, collections.deque[dict[str, Any]]] = {}
         self._pid_there: int | None = None
+        self._killed_here = False
         self._last_words: collections.deque[str] = collections.deque(maxlen=_STDERR_LINES)
         try:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
@@ -176,18 +178,23 @@ class Runner:
         """Send one request and wait for its result, the members of the ``result`` event.
 
         Members that are None are left out. Raises the typed error the runner reports,
-        RuntimeFailedError if it ends or breaks the protocol. An exception from a callback (or
-        Ctrl-C) ends the process: its answer would be taken for the next request's.
+        RuntimeFailedError if it ends or breaks the protocol, UsageError for a member that JSON
+        cannot hold. An exception from a callback (or Ctrl-C) ends the process: it would go on with
+        a request that nobody waits for.
         """
         callbacks: dict[str, Callable[..., None] | None]
         callbacks = {"progress": progress, "token": on_token, "plan": planned}
         request_id = next(self._ids)
         message = {"id": request_id, "command": command}
         message |= {name: value for name, value in members.items() if value is not None}
+        line = to_json(message).encode() + b"\n"
         with self._turn:
             self._waiting[request_id] = collections.deque()
+        begun = False
         try:
-            self._send(message)
+            with self._sending:
+                begun = True
+                self._send(line)
             while True:
                 event = self._receive(request_id)
                 kind = event.get("event")
@@ -212,7 +219,8 @@ class Runner:
         except MoeMobileError:
             raise
         except BaseException:
-            self.kill()
+            if begun:
+                self.kill()
             raise
         finally:
             with self._turn:
@@ -250,6 +258,8 @@ class Runner:
 
     def kill(self) -> None:
         """End the process at once."""
+        if self._process.poll() is None:
+            self._killed_here = True
         self._finalizer()
         self._drain.join(timeout=_CLOSE_SECONDS)
 
@@ -262,14 +272,15 @@ class Runner:
         else:
             self.kill()
 
-    def _send(self, message: dict[str, object]) -> None:
+    def _send(self, line: bytes) -> None:
         stdin = self._process.stdin
         if stdin is None or stdin.closed:
             raise RuntimeFailedError("the runner is closed", file=self.name)
         try:
-            with self._sending:
-                stdin.write(json.dumps(message).encode() + b"\n")
-                stdin.flush()
+            stdin.write(line)
+            stdin.flush()
+        except ValueError:  # another thread closed it
+            raise RuntimeFailedError("the runner is closed", file=self.name) from None
         except BrokenPipeError:
             raise self._ended() from None
         except OSError as error:
@@ -341,12 +352,19 @@ class Runner:
             code = self._process.wait(timeout=_CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
             code = None
+        killed_here = self._killed_here
         self.kill()
         if self._launch is not None and code is not None and 128 < code <= 192:
             code = 128 - code
         if code == -signal.SIGINT:
             # Ctrl-C reaches every process of the terminal; this one may notice it last.
             return CancelledError("stopped by the user")
+        if killed_here:
+            return RuntimeFailedError(
+                "the runner was stopped before it answered",
+                file=self.name,
+                remedy="Another request's callback failed, or the runner was closed: start another",
+            )
         tail = "\n".join(list(self._last_words)[-12:])
         if self._launch is not None:
             error = self._launch.explain(code, tail, self._pid_there)

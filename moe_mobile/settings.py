@@ -12,6 +12,7 @@ import dataclasses
 import json
 import operator
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, SupportsFloat, SupportsIndex, TypedDict, TypeVar
@@ -268,9 +269,11 @@ def to_json(settings: Mapping[str, Any]) -> str:
     for name, value in settings.items():
         try:
             json.dumps(value, allow_nan=False, default=_number)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             raise UsageError(
-                f"invalid value {value!r}", setting=name, remedy="Correct it, or leave it out"
+                f"invalid value {reprlib.repr(value)}",
+                setting=name,
+                remedy="Correct it, or leave it out",
             ) from None
     return json.dumps(settings, default=_number)
 

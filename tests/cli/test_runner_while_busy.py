@@ -157,8 +157,9 @@ def test_cancel_stops_requests_that_wait_too_and_each_answer_has_its_id(
     assert ended.returncode == 130
 
 
-def test_two_threads_get_their_own_answers(tmp_path: Path) -> None:
-    """Also if the other thread read them."""
+def answering_pairs(tmp_path: Path, event: str = "{}") -> Path:
+    """A program that answers requests once there are two, the later one first. ``event``: what it
+    sends before the later one's answer, if it is not empty."""
     program = tmp_path / "moe_runner"
     program.write_text(
         f"#!{sys.executable}\n"
@@ -167,12 +168,73 @@ def test_two_threads_get_their_own_answers(tmp_path: Path) -> None:
         "for line in sys.stdin:\n"
         "    requests.append(json.loads(line))\n"
         "    if len(requests) == 2:\n"
+        f"        event = {event}\n"
+        "        if event:\n"
+        "            print(json.dumps({'id': requests[1]['id'], **event}), flush=True)\n"
+        "            sys.stdin.read()\n"
         "        for request in reversed(requests):\n"
         "            print(json.dumps({'id': request['id'], 'event': 'result',\n"
         "                              'name': request['name']}), flush=True)\n"
         "        requests = []\n"
     )
     program.chmod(0o755)
+    return program
+
+
+def test_a_request_that_cannot_be_sent_disturbs_no_other(tmp_path: Path) -> None:
+    names: list[str] = []
+    with Runner(answering_pairs(tmp_path)) as runner:
+        thread = threading.Thread(
+            target=lambda: names.append(runner.request("ask", name="a")["name"])
+        )
+        thread.start()
+        with pytest.raises(errors.UsageError, match="invalid value b'25%'") as refused:
+            runner.resize(b"25%")  # type: ignore[arg-type]
+        assert refused.value.setting == "cache"
+        deep: list[Any] = []
+        for _ in range(100_000):
+            deep = [deep]
+        for wrong in (float("nan"), {(1, 2): 3}, deep):
+            with pytest.raises(errors.UsageError, match="invalid value") as refused:
+                runner.request("ask", name=wrong)
+            assert refused.value.setting == "name"
+        assert runner.request("ask", name="b")["name"] == "b"
+        thread.join(60)
+    assert names == ["a"]
+
+
+def test_who_waits_for_a_runner_that_was_killed_here_is_not_told_of_memory(
+    tmp_path: Path,
+) -> None:
+    event = "{'event': 'progress', 'stage': 'load', 'done': 0, 'total': 1}"
+    caught: list[BaseException] = []
+
+    def fail(stage: str, done: int, total: int, detail: str = "") -> None:
+        raise LookupError
+
+    with Runner(answering_pairs(tmp_path, event)) as runner:
+
+        def ask() -> None:
+            try:
+                runner.request("ask", name="a")
+            except errors.MoeMobileError as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while 1 not in runner._waiting:
+            thread.join(0.01)
+        with pytest.raises(LookupError):
+            runner.request("ask", name="b", progress=fail)
+        thread.join(60)
+    (error,) = caught
+    assert isinstance(error, errors.RuntimeFailedError)
+    assert "memory" not in str(error)
+
+
+def test_two_threads_get_their_own_answers(tmp_path: Path) -> None:
+    """Also if the other thread read them."""
+    program = answering_pairs(tmp_path)
     with Runner(program) as runner:
         for _ in range(50):
             names: dict[str, str] = {}
