@@ -4,12 +4,13 @@
 
 Hugging Face checkpoints bring that format as a Jinja template. A template is a program, written by
 the maker of the checkpoint, so it runs in Jinja's sandbox: it sees plain data, reaches no
-Python internals and changes nothing. Loops and output are bounded. Memory within these bounds is
-not, and Ctrl-C stops a slow template.
+Python internals and changes nothing. Turns of loops, calls, the output, and what ``*`` and ``**``
+give are bounded. Jinja's filters and Python's methods on texts and lists are not, nor is memory.
 """
 
 from __future__ import annotations
 
+import contextvars
 import datetime
 import json
 import pathlib
@@ -17,9 +18,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Never
 
 import jinja2
+import jinja2.compiler
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
+import jinja2.runtime
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -40,7 +43,9 @@ _AGAIN = "Export again from a complete checkpoint"
 _MAX_OUTPUT = 1 << 24
 """Characters: more than any context takes."""
 _MAX_STEPS = 1_000_000
-"""Numbers that all ``range`` of one rendering give; nested loops would take hours otherwise."""
+"""Turns of loops, calls, and numbers of all ``range``, together in one rendering."""
+_MAX_BITS = 1 << 16
+"""Of a product or power of whole numbers."""
 
 
 class _Raised(Exception):
@@ -49,6 +54,75 @@ class _Raised(Exception):
 
 class _TooMuch(Exception):
     pass
+
+
+class _Steps:
+    """What is left of one rendering's steps."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_STEPS
+
+    def take(self, count: int = 1) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise _TooMuch(f"it takes more than {_MAX_STEPS} steps")
+
+
+_steps: contextvars.ContextVar[_Steps] = contextvars.ContextVar("_steps")
+"""Those of the rendering that runs in this thread: templates cannot reach it."""
+
+
+class _CountedLoops(jinja2.compiler.CodeGenerator):
+    """Each turn of a loop makes a call, and calls are counted. So does each element that a loop's
+    own condition is asked about."""
+
+    def visit_For(self, node: jinja2.nodes.For, frame: jinja2.compiler.Frame) -> None:
+        node.body.insert(0, jinja2.nodes.ExprStmt(_turn(node.lineno), lineno=node.lineno))
+        if node.test is not None:
+            node.test = jinja2.nodes.And(_turn(node.lineno), node.test, lineno=node.lineno)
+        super().visit_For(node, frame)
+
+
+def _turn(line: int) -> jinja2.nodes.Call:
+    turn = jinja2.nodes.EnvironmentAttribute("turn", lineno=line)
+    return jinja2.nodes.Call(turn, [], [], None, None, lineno=line)
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, which counts steps and refuses huge products."""
+
+    code_generator_class = _CountedLoops
+    intercepted_binops = frozenset(("*", "**"))
+
+    def call(
+        self, context: jinja2.runtime.Context, called: Any, /, *args: Any, **kwargs: Any
+    ) -> Any:
+        _steps.get().take()
+        return super().call(context, called, *args, **kwargs)
+
+    def call_binop(
+        self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
+    ) -> Any:
+        if _is_huge(operator, left, right):
+            raise _TooMuch(f"it has a {operator} with a huge result")
+        return super().call_binop(context, operator, left, right)
+
+    @staticmethod
+    def turn() -> bool:
+        """What a turn of a loop calls."""
+        return True
+
+
+def _is_huge(operator: str, left: Any, right: Any) -> bool:
+    if isinstance(left, int) and isinstance(right, int):
+        if operator == "**":
+            return abs(left) > 1 and left.bit_length() * right > _MAX_BITS
+        return left.bit_length() + right.bit_length() > _MAX_BITS
+    if operator == "*":
+        for many, count in ((left, right), (right, left)):
+            if isinstance(many, str | list | tuple) and isinstance(count, int):
+                return len(many) * count > _MAX_OUTPUT
+    return False
 
 
 class _GenerationTag(jinja2.ext.Extension):
@@ -77,7 +151,7 @@ class ChatTemplate:
     def __init__(self, source: str, tokens: Mapping[str, str], file: str) -> None:
         self._file = file
         self._tokens = dict(tokens)
-        environment = ImmutableSandboxedEnvironment(
+        environment = _Sandbox(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[_GenerationTag, jinja2.ext.loopcontrols],
@@ -85,6 +159,8 @@ class ChatTemplate:
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = _now
+        environment.globals["range"] = _range
+        del environment.globals["lipsum"]  # writes as much text as it is asked for
         try:
             self._template = environment.from_string(source)
         except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as error:
@@ -104,6 +180,7 @@ class ChatTemplate:
         plain = _plain(messages)
         pieces: list[str] = []
         length = 0
+        before = _steps.set(_Steps())
         try:
             for piece in self._template.generate(
                 **self._tokens,
@@ -111,7 +188,6 @@ class ChatTemplate:
                 tools=None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
-                range=_Range(),
             ):
                 pieces.append(piece)
                 length += len(piece)
@@ -120,13 +196,15 @@ class ChatTemplate:
         except _Raised as error:
             raise UsageError(
                 f"this model's chat template refuses the messages: {error}",
-                setting="messages",
+                setting="prompt",
                 remedy="Change their roles or their order",
             ) from None
         except SecurityError as error:
             raise self._invalid("does what a template may not do", error) from error
         except Exception as error:  # whatever a program can fail with
             raise self._invalid("fails", error) from error
+        finally:
+            _steps.reset(before)
         return "".join(pieces)
 
     def _invalid(self, how: str, error: Exception) -> MoeMobileError:
@@ -148,7 +226,7 @@ def load_chat_template(bundle: pathlib.Path) -> ChatTemplate:
     config = _object(bundle, _CONFIG, files)
     tokens = _special_tokens({**_object(bundle, _SPECIAL, files), **config})
     for name, source in (
-        (_TEMPLATE, files[_TEMPLATE].decode("utf-8", "replace") if _TEMPLATE in files else None),
+        (_TEMPLATE, _template_text(bundle, files)),
         (_LEGACY, _object(bundle, _LEGACY, files).get("chat_template")),
         (_CONFIG, config.get("chat_template")),
     ):
@@ -159,6 +237,17 @@ def load_chat_template(bundle: pathlib.Path) -> ChatTemplate:
         file=bundle,
         remedy="Give the prompt as text; models tuned for chat have a template",
     )
+
+
+def _template_text(bundle: pathlib.Path, files: Mapping[str, bytes]) -> str | None:
+    try:
+        return files[_TEMPLATE].decode() if _TEMPLATE in files else None
+    except UnicodeDecodeError as error:
+        raise BundleInvalidError(
+            f"is not UTF-8: {error.reason} at byte {error.start}",
+            file=bundle / _TEMPLATE,
+            remedy=_AGAIN,
+        ) from None
 
 
 def _default(source: Any, file: pathlib.Path) -> str:
@@ -202,41 +291,31 @@ def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Copies that are JSON data: methods of richer objects are out of a template's reach."""
     remedy = 'Write each message like {"role": "user", "content": "Hello"}'
     if not messages:
-        raise UsageError("there are no messages", setting="messages", remedy=remedy)
+        raise UsageError("there are no messages", setting="prompt", remedy=remedy)
     plain = []
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping):
-            raise UsageError(
-                f"message {number} is not a mapping", setting="messages", remedy=remedy
-            )
+            raise UsageError(f"message {number} is not a mapping", setting="prompt", remedy=remedy)
         for name in ("role", "content"):
             if not isinstance(message.get(name), str):
                 raise UsageError(
-                    f"message {number} has no text {name!r}", setting="messages", remedy=remedy
+                    f"message {number} has no text {name!r}", setting="prompt", remedy=remedy
                 )
         try:
             members = {name: value for name, value in message.items() if value is not None}
             plain.append(json.loads(json.dumps(members)))
         except (TypeError, ValueError, RecursionError):
             raise UsageError(
-                f"message {number} is not JSON data", setting="messages", remedy=remedy
+                f"message {number} is not JSON data", setting="prompt", remedy=remedy
             ) from None
     return plain
 
 
-class _Range:
-    """``range`` for templates, with a limit for all calls of one rendering together."""
-
-    def __init__(self) -> None:
-        self._left = _MAX_STEPS
-
-    def __call__(self, *bounds: int) -> range:
-        numbers = range(*bounds)
-        # One more for each call: an empty range takes time as well.
-        self._left -= len(numbers) + 1
-        if self._left < 0:
-            raise _TooMuch(f"it counts further than {_MAX_STEPS}")
-        return numbers
+def _range(*bounds: int) -> range:
+    """``range`` for templates. Its numbers are steps, also if a filter takes them."""
+    numbers = range(*bounds)
+    _steps.get().take(len(numbers))
+    return numbers
 
 
 def _raise(message: object) -> Never:

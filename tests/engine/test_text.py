@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,7 +18,8 @@ from tokenizers import Tokenizer
 
 from moe_mobile import CacheSettings, Engine, ReadingSettings, RoutingSettings
 from moe_mobile.demo import checkpoint_dir
-from moe_mobile.errors import BundleCorruptError, UsageError
+from moe_mobile.errors import BundleCorruptError, BundleInvalidError, UsageError
+from moe_mobile.text.chat import load_chat_template
 from tests.bundles import BundleMaker
 
 TEXT = "Once upon a time"
@@ -107,6 +110,22 @@ def test_a_changed_template_is_noticed(chat_bundle: Path, tmp_path: Path) -> Non
         (copy / "chat_template.jinja").write_text("{{ bos_token }}")
         with pytest.raises(BundleCorruptError) as caught:
             engine.generate(TALK)
+    assert caught.value.file == str(copy / "chat_template.jinja")
+
+
+def test_a_template_that_is_not_utf8_is_refused(chat_bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(chat_bundle, copy)
+    template = b"{{ bos_token }}\xff"
+    (copy / "chat_template.jinja").write_bytes(template)
+    manifest = json.loads((copy / "bundle.json").read_text())
+    for file in manifest["files"]:
+        if file["path"] == "chat_template.jinja":
+            file["bytes"] = len(template)
+            file["sha256"] = hashlib.sha256(template).hexdigest()
+    (copy / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleInvalidError, match="not UTF-8") as caught:
+        load_chat_template(copy)
     assert caught.value.file == str(copy / "chat_template.jinja")
 
 

@@ -13,6 +13,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from moe_mobile.errors import BundleInvalidError, UsageError
+from moe_mobile.text import chat
 from moe_mobile.text.chat import ChatTemplate
 
 USER = {"role": "user", "content": " Why is the sky blue? "}
@@ -109,7 +110,7 @@ def test_messages_are_written_as_transformers_does(
 def test_what_the_template_refuses_is_the_users_error() -> None:
     with pytest.raises(UsageError, match="refuses the messages: Conversation roles") as caught:
         ChatTemplate(MISTRAL, TOKENS, "t").render([USER, USER])
-    assert caught.value.setting == "messages"
+    assert caught.value.setting == "prompt"
 
 
 @pytest.mark.parametrize(
@@ -124,8 +125,9 @@ def test_what_the_template_refuses_is_the_users_error() -> None:
     ],
 )
 def test_malformed_messages_are_refused(messages: Any, cause: str) -> None:
-    with pytest.raises(UsageError, match=cause):
+    with pytest.raises(UsageError, match=cause) as caught:
         ChatTemplate(CHAT_ML, TOKENS, "t").render(messages)
+    assert caught.value.setting == "prompt"
 
 
 @pytest.mark.parametrize(
@@ -153,6 +155,23 @@ def test_malformed_messages_are_refused(messages: Any, cause: str) -> None:
         "{% for i in range(10 ** 12) %}{% endfor %}",
         "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
         "{% for i in range(1000) %}{% for j in range(900) %}{{ 'x' * 99 }}{% endfor %}{% endfor %}",
+        "{% set s = 'x' * 5000 %}{% for a in s %}{% for b in s %}{% endfor %}{% endfor %}",
+        "{% set s = 'x' * 5000 %}{% for a in s %}{% for b in s if false %}{% endfor %}{% endfor %}",
+        "{% set s = 'x' * 5000 %}{% for a in s recursive %}{{ loop(s) }}{% endfor %}",
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
+        "{{ m(99) }}",
+        "{% block b %}{{ self.b() }}{{ self.b() }}{% endblock %}",
+        "{% macro m() %}{{ caller() }}{{ caller() }}{% endmacro %}"
+        "{% macro n(i) %}{% if i %}{% call m() %}{{ n(i - 1) }}{% endcall %}{% endif %}"
+        "{% endmacro %}"
+        "{{ n(99) }}",
+        "{{ 2 ** (2 ** 32) }}",
+        "{{ (-2) ** (2 ** 32) }}",
+        "{% set n = namespace(x=3) %}{% for i in range(64) %}{% set n.x = n.x * n.x %}{% endfor %}",
+        "{{ 'x' * 10 ** 12 }}",
+        "{{ 10 ** 12 * [1] }}",
+        "{{ range(10 ** 12) | sum }}",
+        "{{ lipsum(10 ** 12) }}",
         "{{ 1 / 0 }}",
         "{{ 'x' | no_such_filter }}",
         "{% if %}",
@@ -167,6 +186,19 @@ def test_hostile_templates_end_in_a_typed_error(source: str) -> None:
     assert caught.value.file == "chat_template.jinja"
     assert "chat template" in caught.value.cause
     assert caught.value.remedy
+
+
+def test_steps_are_counted_for_each_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "_MAX_STEPS", 10)
+    template = ChatTemplate("{% for m in messages if m %}{{ 2 ** 3 * 'x' }}{% endfor %}", {}, "t")
+    for _ in range(3):
+        assert template.render([USER] * 5) == "x" * 40
+    with pytest.raises(BundleInvalidError, match="more than 10 steps"):
+        template.render([USER] * 6)
+    # A name that the template sets changes no count.
+    again = "{% set range = 1 %}{% set turn = 1 %}{% for m in messages %}{% endfor %}"
+    with pytest.raises(BundleInvalidError, match="more than 10 steps"):
+        ChatTemplate(again, {}, "t").render([USER] * 11)
 
 
 def test_internals_look_undefined() -> None:
