@@ -208,7 +208,7 @@ class ChatTemplate:
         return "".join(pieces)
 
     def _invalid(self, how: str, error: Exception) -> MoeMobileError:
-        words = " ".join(str(error).split())[:200] or type(error).__name__
+        words = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         return BundleInvalidError(
             f"the chat template {how}: {words}",
             file=self._file,

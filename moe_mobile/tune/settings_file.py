@@ -256,7 +256,8 @@ def _choice(field: JsonField) -> Choice:
     choice = Choice(chosen, _measured(field["measured"]))
     if field["lossy"].boolean() != choice.lossy:
         field["lossy"].fail(
-            f"is not what routing {chosen.routing!r} in precision {chosen.precision!r} is"
+            f"is {str(not choice.lossy).lower()}, but routing {chosen.routing!r} in precision "
+            f"{chosen.precision!r} {'changes' if choice.lossy else 'does not change'} the output"
         )
     return choice
 

@@ -201,6 +201,11 @@ def test_steps_are_counted_for_each_rendering(monkeypatch: pytest.MonkeyPatch) -
         ChatTemplate(again, {}, "t").render([USER] * 11)
 
 
+def test_what_jinja_says_becomes_one_sentence() -> None:
+    with pytest.raises(BundleInvalidError, match=r"is unsafe\. Give the prompt"):
+        ChatTemplate("{{ messages.append(1) }}", TOKENS, "t").render([USER])
+
+
 def test_internals_look_undefined() -> None:
     source = "{{ raise_exception.__globals__ }}{{ messages.__class__ }}{{ range.__self__ }}"
     assert ChatTemplate(source, TOKENS, "t").render([USER]) == ""

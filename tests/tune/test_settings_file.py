@@ -173,6 +173,30 @@ def test_refuses_broken_files(
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("routing", "precision", "lossy", "cause"),
+    [
+        (
+            "exact",
+            "ranks:2",
+            False,
+            "lossy is false, but routing 'exact' in precision 'ranks:2' changes",
+        ),
+        ("exact", "full", True, "lossy is true, but routing 'exact' in precision 'full' does not"),
+    ],
+)
+def test_says_what_changes_the_output(
+    tmp_path: Path, routing: str, precision: str, lossy: bool, cause: str
+) -> None:
+    wrong = good()
+    wrong["choices"][0]["lossy"] = lossy
+    wrong["choices"][0]["settings"] |= {"routing": routing, "precision": precision}
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(wrong))
+    with pytest.raises(UsageError, match=cause):
+        read_settings(path)
+
+
 def test_has_one_choice_for_a_cache(tmp_path: Path) -> None:
     twice = good()
     twice["choices"].append(copy.deepcopy(twice["choices"][0]))

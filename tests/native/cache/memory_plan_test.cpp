@@ -69,13 +69,18 @@ TEST(MemoryPlan, RefusesLessThanATokenCycleUnlessAllowed) {
   in.budget = parse_budget("79MiB");
   EXPECT_ERROR(plan_memory(in), ErrorCode::kBudget,
                "79.0 MiB hold 15 of 240 experts (5.0 MiB each), one token uses 16");
-  EXPECT_ERROR(plan_memory(in), ErrorCode::kBudget, "at least 80.0 MiB");
+  EXPECT_ERROR(plan_memory(in), ErrorCode::kBudget,
+               "at least 80.0 MiB, or set `allow_below_cycle`");
   in.allow_below_cycle = true;
   EXPECT_EQ(plan_memory(in).slots, 15u);
   in.budget = parse_budget("19MiB");
   EXPECT_ERROR(plan_memory(in), ErrorCode::kBudget, "one layer needs 4 at once");
   in.budget = parse_budget("20MiB");
   EXPECT_EQ(plan_memory(in).slots, 4u);
+  in.per_layer = true;
+  in.budget = parse_budget("79MiB");
+  EXPECT_ERROR(plan_memory(in), ErrorCode::kBudget,
+               "(5.0 MiB each): each layer has room for 3, and needs 4 at once");
 }
 
 TEST(MemoryPlan, RefusesMoreThanTheAvailableMemory) {

@@ -158,6 +158,7 @@ TEST(EnginePlan, PrecisionsThatTheBundleDoesNotHaveAreRefused) {
   EngineSettings settings;
   settings.precision = parse_precision("low");
   EXPECT_ERROR(plan(settings), ErrorCode::kUsage, "holds its experts in 8da8w only");
+  EXPECT_ERROR(plan(settings), ErrorCode::kUsage, "or set `precision` to full");
   settings.precision = parse_precision("ranks:2");
   EXPECT_ERROR(plan_with_variants(settings), ErrorCode::kUsage,
                "\"ranks:2\" leaves none in low precision");

@@ -155,15 +155,15 @@ MemoryPlan plan_memory(const MemoryPlanInputs& in) {
     const std::string held = format_bytes(plan.experts_budget_bytes) + " hold " + experts_of(plan);
     const std::string of = plan.classes.size() > 1 ? " in " + c.name : "";
     if (in.per_layer && c.slots_per_layer < c.ranks)
-      refuse(held + ", a cache of " + std::to_string(c.slots_per_layer) + of +
-                 " for each layer, and " + std::to_string(c.ranks) + " are needed there at once",
+      refuse(held + ": each layer has room for " + std::to_string(c.slots_per_layer) + of +
+                 ", and needs " + std::to_string(c.ranks) + " at once",
              raise);
     if (c.slots < c.ranks)
-      refuse(held + ", one layer needs " + std::to_string(c.ranks) + of + " at once", raise);
+      refuse(held + ": one layer needs " + std::to_string(c.ranks) + of + " at once", raise);
     if (c.slots < c.token_cycle_slots && !in.allow_below_cycle)
       refuse(held + ", one token uses " + std::to_string(c.token_cycle_slots) + of +
                  ": every expert would be read again for every token",
-             raise + ", or allow a cache below one token cycle");
+             raise + ", or set `allow_below_cycle`");
   }
   if (plan.total_bytes > in.available_bytes) {
     refuse(format_bytes(plan.total_bytes) + " are needed (" + experts_of(plan) + " and " +

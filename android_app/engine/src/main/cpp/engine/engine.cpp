@@ -133,7 +133,7 @@ void EngineImpl::resize(const Budget& budget) {
   if (plan_.settings.residency == Residency::kResident)
     throw Error(ErrorCode::kUsage, Setting{"cache"},
                 "with residency resident all experts stay in memory",
-                "Open the bundle with residency slots.");
+                "Open the bundle with `residency` slots.");
   EngineSettings settings = settings_;
   settings.cache = budget;
   EnginePlan plan = plan_engine(settings, bundle_.manifest(), facts_, available_to_plan(budget));
@@ -259,7 +259,7 @@ MissCosts EngineImpl::measure_misses(uint32_t count, uint32_t seed,
     const MutexLock lock(&plan_mutex_);
     if (plan_.settings.residency == Residency::kPrograms)
       throw Error(ErrorCode::kUsage, Setting{"residency"}, "only slots can be measured",
-                  "Open the bundle with residency slots.");
+                  "Open the bundle with `residency` slots.");
   }
   if (!bundle_.has_all_shards())
     throw Error(ErrorCode::kIo, bundle_.directory(),

@@ -149,7 +149,7 @@ void check_precision(const Precision& precision, uint32_t top_k,
   if (precisions.size() < ExpertKey::kVariants)
     throw Error(ErrorCode::kUsage, Setting{"precision"},
                 "the model holds its experts in " + precisions[0].quantization + " only",
-                "Export a bundle with variants, or set precision to full.");
+                "Export the bundle with a second precision, or set `precision` to full.");
 }
 
 EngineSettings resolve_settings(const EngineSettings& settings, const Manifest& manifest) {
@@ -171,7 +171,7 @@ EngineSettings resolve_settings(const EngineSettings& settings, const Manifest& 
   if (resident && resolved.initial_cache != InitialCache::kWarm)
     throw Error(ErrorCode::kUsage, Setting{"initial_cache"},
                 "all experts are in memory, so the cache cannot begin with less",
-                "Leave it out, or choose residency slots.");
+                "Leave it out, or set `residency` to slots.");
   check_profile(settings, manifest);
   check_precision(settings.precision, manifest.moe.top_k, manifest.precisions);
   return resolved;

@@ -14,10 +14,10 @@ void check_settings(const EngineSettings& settings) {
   const bool profile = settings.initial_cache == InitialCache::kProfile;
   if (profile && settings.cache_profile.empty())
     throw Error(ErrorCode::kUsage, Setting{"cache_profile"},
-                "initial_cache 'profile' needs a profile", "Give a profile.");
+                "`initial_cache` profile needs a profile", "Give a profile.");
   if (!profile && !settings.cache_profile.empty())
     throw Error(ErrorCode::kUsage, Setting{"cache_profile"}, "the profile would not be used",
-                "Set initial_cache to 'profile' too.");
+                "Set `initial_cache` to profile too.");
   if (settings.lanes < 1 || settings.lanes > 16)
     throw Error(ErrorCode::kUsage, Setting{"lanes"},
                 "invalid number of read lanes " + std::to_string(settings.lanes),

@@ -56,7 +56,7 @@ std::unique_ptr<Method> load_with_xnnpack(const LoadedProgram& program, const ch
                                           PlannedArena* arena, const std::string& packed_path) {
   if (packed_path.size() > kMaxPackedPath)
     throw Error(ErrorCode::kUsage, packed_path, "this path is too long for XNNPACK",
-                "Choose a shorter packed_dir.");
+                "Choose a shorter `packed_dir`.");
   et::BackendOptions<3> options;
   (void)options.set_option("workspace_sharing_mode", kGlobalWorkspace);
   (void)options.set_option("weight_cache_enabled", !packed_path.empty());
