@@ -361,7 +361,7 @@ def test_the_size_of_an_expert_from_a_bundle(near_choice: Path, tmp_path: Path) 
     assert row["bytes_per_token"] == len(layers) * moe.top_k * size  # nothing is cached yet
     score = next(score for score in SCORES if score != moe.router.score)
     other = write(tmp_path / "other", logits, moe.top_k, layers=layers, router=RouterSpec(score))
-    for path, name in ((near_choice, "number of experts"), (other, "router")):
+    for path, name in ((near_choice, "number of layers"), (other, "router")):
         told = f"does not go with the traces of tiny: the {name} is"
         with pytest.raises(UsageError, match=told) as caught:
             command.main([str(path), *arguments], standalone_mode=False)
