@@ -49,6 +49,11 @@ def _digits(value: object) -> bool:
     return isinstance(value, str) and value.isascii() and (value.isdigit() or not value)
 
 
+def _states(value: object) -> bool:
+    """See :class:`moe_mobile.results.Residency`."""
+    return isinstance(value, str) and set(value) <= set("012")
+
+
 def _one_of(*texts: str) -> Callable[[object], bool]:
     return lambda value: isinstance(value, str) and value in texts
 
@@ -75,7 +80,9 @@ _SAMPLE: Shape = {
 _TIMES_OF = (("prompt_ns", "n_prompt"), ("ttft_ns", "n_prompt"), ("gen_ns", "n_gen"))
 _INFO: dict[str, Shape] = {
     "pid": _positive, "bundle_hash": str, "plan": _PLAN, "direct_io": bool, "threads": int,
-    "settings": {"cache": str, "residency": str, "lanes": int, "context": _positive},
+    "settings": {
+        "cache": str, "residency": str, "precision": str, "lanes": int, "context": _positive,
+    },
     "fallbacks": [str], "moe_mobile": str, "executorch": str,
     "routing": {"requested": str, "resolved": str, "note": str, "lossy": bool},
 }  # fmt: skip
@@ -110,7 +117,7 @@ _RESULTS: dict[str, Shape] = {
     "cancel": {"cancelled": int},
     "resize": {"plan": _PLAN},
     "residency": {
-        "layers": [int], "states": [_digits], "variants": [_digits], "hits": [int], "misses": [int],
+        "layers": [int], "states": [_states], "variants": [_digits], "hits": [int], "misses": [int],
     },
     "measure_misses": {name: [_positive] for name in _MISS_TIMES},
     "time_program": {"samples_ns": [_positive], "threads": int},

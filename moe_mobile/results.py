@@ -251,6 +251,9 @@ class Info:
     moe_mobile: str
 
 
+_MOST_STATE = 2
+
+
 @dataclass(frozen=True, eq=False)
 class Residency:
     """Which experts are in memory, and what was found there since the engine was opened.
@@ -276,7 +279,8 @@ class Residency:
     def from_json(cls, value: Any) -> Residency:
         """From what the runner sends: a digit for each expert, a text for each layer.
 
-        Raises ValueError, KeyError or TypeError if the value has another shape.
+        Raises ValueError, KeyError or TypeError if the value has another shape, or a state is
+        unknown.
         """
         import numpy as np
 
@@ -284,9 +288,12 @@ class Residency:
             table = [[int(digit) for digit in row] for row in rows]
             return np.array(table, np.uint8).reshape(len(rows), -1 if rows else 0)
 
+        states = digits(value["states"])
+        if (states > _MOST_STATE).any():
+            raise ValueError(f"there is no state {states.max()} of an expert")
         return cls(
             layers=np.array(value["layers"], np.uint32),
-            states=digits(value["states"]),
+            states=states,
             variants=digits(value["variants"]),
             hits=np.array(value["hits"], np.uint64),
             misses=np.array(value["misses"], np.uint64),

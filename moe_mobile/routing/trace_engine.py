@@ -76,9 +76,18 @@ def record_engine(
         model=manifest.model.name,
         source="engine",
         source_id=info["bundle_hash"],
-        precision=manifest.quantization.experts,
+        precision=_precision(manifest.precisions, info["settings"]["precision"]),
         prompt_tokens=prompt_tokens,
     )
+
+
+def _precision(precisions: Sequence[str], setting: str) -> str:
+    """What the engine's setting ``precision`` says the experts ran in."""
+    if setting == "full":
+        return precisions[0]
+    if setting == "low":
+        return precisions[-1]
+    return f"{'+'.join(precisions)} {setting}"
 
 
 def _request(

@@ -14,6 +14,7 @@ import pytest
 
 from moe_mobile import errors
 from moe_mobile.answers import is_answer
+from moe_mobile.results import Residency
 from moe_mobile.runner import Runner
 
 Json = dict[str, Any]
@@ -21,7 +22,9 @@ Json = dict[str, Any]
 PLAN = {"text": "4 slots", "slots": 4, "total_bytes": 9}
 INFO: Json = {
     "pid": 1, "bundle_hash": "ab", "plan": PLAN, "direct_io": True, "threads": 2, "fallbacks": [],
-    "settings": {"cache": "50%", "residency": "slots", "lanes": 2, "context": 64},
+    "settings": {
+        "cache": "50%", "residency": "slots", "precision": "full", "lanes": 2, "context": 64,
+    },
     "moe_mobile": "1", "executorch": "1",
     "routing": {"requested": "exact", "resolved": "exact", "note": "", "lossy": False},
     "load_ms": 1.5,
@@ -107,6 +110,19 @@ def test_every_member_is_needed_and_its_type_checked(command: str) -> None:
                 continue
             parent[path[-1]] = value
             assert not _fits(command, where), (path, value)
+
+
+def test_unknown_states_of_experts_are_refused() -> None:
+    answer = {"layers": [3], "states": ["012"], "variants": ["001"], "hits": [1], "misses": [2]}
+    assert is_answer(answer, {"command": "residency"})
+    assert Residency.from_json(answer).states.tolist() == [[0, 1, 2]]
+    for states in ("019", "013", "0x2"):
+        wrong = answer | {"states": [states]}
+        assert not is_answer(wrong, {"command": "residency"})
+        with pytest.raises(ValueError, match=r"no state|invalid literal"):
+            Residency.from_json(wrong)
+    empty: Json = {name: [] for name in answer}
+    assert Residency.from_json(empty).states.shape == (0, 0)
 
 
 @pytest.mark.parametrize(

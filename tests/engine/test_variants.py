@@ -18,8 +18,13 @@ from moe_mobile.bundle import read_manifest, verify_bundle
 from moe_mobile.bundle.quantization import QuantizationSettings
 from moe_mobile.cli import cli
 from moe_mobile.device.deploy.package import bundle_package
+from moe_mobile.device.local import LocalDevice
 from moe_mobile.errors import BudgetError, BundleCorruptError, CancelledError, UsageError
 from moe_mobile.export import export_bundle
+from moe_mobile.routing.capacity import parse_capacity
+from moe_mobile.routing.replay import replay
+from moe_mobile.routing.trace import write_trace
+from moe_mobile.routing.trace_engine import record_engine
 from moe_mobile.runner import Runner
 from tests.bundles import CheckpointMaker, OnceMaker
 from tests.engine.native import logits_after_prompt, same_bits
@@ -284,6 +289,25 @@ def test_a_bundle_of_one_precision_has_no_other(full: Path) -> None:
 def test_a_budget_below_what_a_token_uses_in_one_precision_is_refused(two: Path) -> None:
     with pytest.raises(BudgetError, match="one token uses 2 in 8da4w"):
         Engine(two, "80KiB", precision="ranks:1")  # one slot of 16 KiB too few
+
+
+def test_a_trace_names_the_precision_that_it_was_recorded_in(two: Path, tmp_path: Path) -> None:
+    recorded = {
+        "full": "8da8w",
+        "low": "8da4w",
+        "ranks:1": "8da8w+8da4w ranks:1",
+    }
+    paths = []
+    for setting, precision in recorded.items():
+        settings = {"threads": 1, "precision": setting}
+        trace = record_engine(LocalDevice(), two, IDS, settings=settings)
+        assert trace.precision == precision
+        paths.append(tmp_path / precision)
+        write_trace(paths[-1], trace)
+    for other in paths[1:]:
+        with pytest.raises(UsageError, match="the precision is ") as refused:
+            replay([paths[0], other], ["exact"], [parse_capacity("50%")])
+        assert refused.value.file == str(other)
 
 
 def test_the_command_line_makes_and_runs_both_precisions(
