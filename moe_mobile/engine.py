@@ -171,18 +171,25 @@ class Engine:
             "seed": whole("seed", seed),
         }
         count = whole("max_new_tokens", max_new_tokens)
-        stream = None
-        if _is_text(prompt):
-            ids = _checked(self._text.encode(prompt))
-            stream = self._text.stream(ids)
-        else:
-            ids = _checked(cast(Sequence[int], prompt))
-        with self._use() as engine:
-            self._generation += 1
-            self._generator = engine.generate(
-                ids, count, json.dumps(sampling), ignore_eos, self._progress
+        if not isinstance(ignore_eos, bool):
+            raise UsageError(
+                f"{ignore_eos!r} is neither True nor False",
+                setting="ignore_eos",
+                remedy="Give True to go on after an end-of-sequence token.",
             )
-            step = functools.partial(self._step, self._generation)
+        stream = None
+        with _naming_the_prompt():
+            if _is_text(prompt):
+                ids = _checked(self._text.encode(prompt))
+                stream = self._text.stream(ids)
+            else:
+                ids = _checked(cast(Sequence[int], prompt))
+            with self._use() as engine:
+                self._generation += 1
+                self._generator = engine.generate(
+                    ids, count, json.dumps(sampling), ignore_eos, self._progress
+                )
+                step = functools.partial(self._step, self._generation)
         return Generation(len(ids), step, stream)
 
     def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -331,6 +338,21 @@ def _is_text(
             remedy="Give a text, a list of token ids, or a list of messages such as "
             '[{"role": "user", "content": "Hello"}].',
         ) from None
+
+
+@contextlib.contextmanager
+def _naming_the_prompt() -> Iterator[None]:
+    """Errors of :meth:`Engine.generate` name its argument ``prompt``, which others call
+    ``token_ids``."""
+    try:
+        yield
+    except UsageError as error:
+        remedy = (error.remedy or "").replace("`token_ids`", "token ids as the `prompt`")
+        if error.setting == "token_ids":
+            raise error.replaced(setting="prompt", remedy=remedy or None) from None
+        if remedy != (error.remedy or ""):
+            raise error.replaced(remedy=remedy) from None
+        raise
 
 
 def _checked(token_ids: Sequence[int]) -> list[int]:

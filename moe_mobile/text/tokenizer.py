@@ -68,17 +68,28 @@ class BundleText:
     def encode(self, prompt: str | Sequence[Message]) -> list[int]:
         """Token ids of a text, or of chat messages in the model's own format.
 
-        Raises what loading the files does, and UsageError for messages that are not as
-        :meth:`ChatTemplate.render` takes them.
+        Raises what loading the files does, and UsageError for half a surrogate pair and for
+        messages that are not as :meth:`ChatTemplate.render` takes them.
         """
-        if isinstance(prompt, str):
-            ids: list[int] = self.tokenizer.encode(prompt).ids
-        else:
-            # The template writes the special tokens itself.
-            text = self.template.render(prompt)
-            ids = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return list(ids)
+        is_chat = not isinstance(prompt, str)
+        text = prompt if isinstance(prompt, str) else self.template.render(prompt)
+        _require_unicode(text)
+        # The template writes the special tokens itself.
+        return list(self.tokenizer.encode(text, add_special_tokens=not is_chat).ids)
 
     def stream(self, prompt_ids: Sequence[int]) -> Detokenizer:
         """For the tokens that follow a prompt."""
         return Detokenizer(self.tokenizer, prompt_ids)
+
+
+def _require_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"character {error.start} of the text is half a surrogate pair, which no tokenizer "
+            "takes",
+            setting="prompt",
+            remedy='Correct the text, for example by text.encode("utf-16", "surrogatepass")'
+            '.decode("utf-16", "replace")',
+        ) from None

@@ -43,3 +43,13 @@ def test_chat_needs_a_template_and_a_text(bundle: pathlib.Path, chat_bundle: pat
     assert "no chat template" in error["cause"]
     error = failed(2, "generate", chat_bundle, "--chat", "--token-ids", "1,2")
     assert error["setting"] == "--chat"
+
+
+def test_a_text_that_is_not_unicode_names_its_option(chat_bundle: pathlib.Path) -> None:
+    # How Python sees an argument that is not UTF-8.
+    for more in ((), ("--chat",)):
+        error = failed(
+            2, "generate", chat_bundle, "-p", b"\xff".decode(errors="surrogateescape"), *more
+        )
+        assert error["setting"] == "--prompt"
+        assert "half a surrogate pair" in error["cause"]

@@ -98,8 +98,9 @@ def test_a_model_without_a_template_says_so(engine: Engine) -> None:
 
 def test_a_bundle_without_a_tokenizer_says_so(bundle: BundleMaker) -> None:
     with Engine(bundle("qwen2_moe", "fp32", 64), threads=1) as engine:
-        with pytest.raises(UsageError, match="no tokenizer"):
+        with pytest.raises(UsageError, match="no tokenizer") as caught:
             engine.generate(TEXT)
+        assert str(caught.value.remedy).startswith("Give token ids as the `prompt` instead of text")
         assert len(list(engine.generate([1, 2], 3, ignore_eos=True))) == 3
 
 
@@ -132,8 +133,37 @@ def test_a_template_that_is_not_utf8_is_refused(chat_bundle: Path, tmp_path: Pat
 def test_an_empty_prompt_is_refused(engine: Engine) -> None:
     prompts: list[Any] = ["", [], np.array([], np.int64)]
     for prompt in prompts:
-        with pytest.raises(UsageError, match="no tokens"):
+        with pytest.raises(UsageError, match="no tokens") as caught:
             engine.generate(prompt)
+        assert caught.value.setting == "prompt"
+
+
+def test_errors_of_generate_name_the_prompt(engine: Engine, chat_bundle: Path) -> None:
+    context = engine.info.settings.context
+    assert context is not None
+    prompts: list[tuple[Any, str]] = [
+        ([1.5], "not an integer"),
+        (b"abc", "bytes are not token ids"),
+        ([1 << 31], "outside the vocabulary"),
+        ([1] * (context + 1), "do not fit in a context"),
+        ("\ud800 hi", "character 0 of the text is half a surrogate pair"),
+    ]
+    for prompt, cause in prompts:
+        with pytest.raises(UsageError, match=cause) as caught:
+            engine.generate(prompt)
+        assert caught.value.setting == "prompt"
+        assert caught.value.remedy
+    # Other calls have the argument.
+    with pytest.raises(UsageError, match="outside the vocabulary") as caught:
+        engine.score([1 << 31])
+    assert caught.value.setting == "token_ids"
+    for messages, cause in (
+        ([{"content": "x"}], "message 0 has no text 'role'"),
+        ([{"role": "user", "content": "x\udc00"}], "half a surrogate pair"),
+    ):
+        with Engine(chat_bundle, threads=1) as chat, pytest.raises(UsageError, match=cause) as said:
+            chat.generate(messages)
+        assert said.value.setting == "prompt"
 
 
 def test_a_generation_that_was_overtaken_has_no_result(engine: Engine) -> None:
