@@ -10,6 +10,9 @@ import shutil
 
 import pytest
 
+from moe_mobile.cli.commands import with_options
+from moe_mobile.cli.generate import command
+from moe_mobile.errors import UsageError
 from tests.cli.conftest import byte_tokenizer
 from tests.cli.program import failed, ok, ok_json
 
@@ -45,11 +48,8 @@ def test_chat_needs_a_template_and_a_text(bundle: pathlib.Path, chat_bundle: pat
     assert error["setting"] == "--chat"
 
 
-def test_a_text_that_is_not_unicode_names_its_option(chat_bundle: pathlib.Path) -> None:
-    # How Python sees an argument that is not UTF-8.
-    for more in ((), ("--chat",)):
-        error = failed(
-            2, "generate", chat_bundle, "-p", b"\xff".decode(errors="surrogateescape"), *more
-        )
-        assert error["setting"] == "--prompt"
-        assert "half a surrogate pair" in error["cause"]
+def test_errors_about_the_prompt_name_its_option() -> None:
+    error = with_options(UsageError("is refused", setting="prompt"), command)
+    assert error.setting == "--prompt"
+    error = with_options(UsageError("no tokenizer", remedy="Give `token_ids`"), command)
+    assert error.remedy == "Give --token-ids"
