@@ -8,6 +8,7 @@ bounded, so that sums and quotients of them are finite.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,6 +55,13 @@ def _states(value: object) -> bool:
     return isinstance(value, str) and set(value) <= set("012")
 
 
+def _precision(value: object) -> bool:
+    return (
+        isinstance(value, str)
+        and re.fullmatch(r"full|low|ranks:[1-9][0-9]{0,4}", value) is not None
+    )
+
+
 def _one_of(*texts: str) -> Callable[[object], bool]:
     return lambda value: isinstance(value, str) and value in texts
 
@@ -81,7 +89,7 @@ _TIMES_OF = (("prompt_ns", "n_prompt"), ("ttft_ns", "n_prompt"), ("gen_ns", "n_g
 _INFO: dict[str, Shape] = {
     "pid": _positive, "bundle_hash": str, "plan": _PLAN, "direct_io": bool, "threads": int,
     "settings": {
-        "cache": str, "residency": str, "precision": str, "lanes": int, "context": _positive,
+        "cache": str, "residency": str, "precision": _precision, "lanes": int, "context": _positive,
     },
     "fallbacks": [str], "moe_mobile": str, "executorch": str,
     "routing": {"requested": str, "resolved": str, "note": str, "lossy": bool},

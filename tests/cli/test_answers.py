@@ -112,6 +112,13 @@ def test_every_member_is_needed_and_its_type_checked(command: str) -> None:
             assert not _fits(command, where), (path, value)
 
 
+@pytest.mark.parametrize("precision", ["", "fp16", "ranks:0", "ranks:x", "ranks:1\n", "\ud800"])
+def test_unknown_precisions_are_refused(precision: str) -> None:
+    for good in ("full", "low", "ranks:1"):
+        assert _fits("open", INFO | {"settings": INFO["settings"] | {"precision": good}})
+    assert not _fits("open", INFO | {"settings": INFO["settings"] | {"precision": precision}})
+
+
 def test_unknown_states_of_experts_are_refused() -> None:
     answer = {"layers": [3], "states": ["012"], "variants": ["001"], "hits": [1], "misses": [2]}
     assert is_answer(answer, {"command": "residency"})
