@@ -8,7 +8,6 @@ import contextlib
 import functools
 import json
 import math
-import operator
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from moe_mobile.settings import (
     ReadingSettings,
     RoutingSettings,
     SettingKeywords,
+    index,
     to_json,
     utf8,
     whole,
@@ -363,7 +363,7 @@ def _checked(token_ids: Sequence[int]) -> list[int]:
             remedy="Give a list of whole numbers; for generate, a text will do: decode the bytes.",
         )
     try:
-        ids = [operator.index(token) for token in token_ids]
+        ids = [index(token) for token in token_ids]
     except TypeError as error:
         raise UsageError(
             f"a token id is not an integer: {error}",

@@ -25,6 +25,7 @@ __all__ = [
     "ReadingSettings",
     "RoutingSettings",
     "SettingKeywords",
+    "index",
     "to_json",
     "utf8",
     "whole",
@@ -264,11 +265,11 @@ def _profile(profile: Mapping[int, Sequence[int]]) -> dict[str, list[int]]:
 def to_json(settings: Mapping[str, Any]) -> str:
     """Settings as the C++ engine takes them; numbers may be numpy's. The engine checks the values.
 
-    Raises UsageError for what JSON cannot hold.
+    Raises UsageError for what JSON cannot hold, texts that are not Unicode included.
     """
     for name, value in settings.items():
         try:
-            json.dumps(value, allow_nan=False, default=_number)
+            json.dumps(value, allow_nan=False, default=_number, ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError):
             raise UsageError(
                 f"invalid value {reprlib.repr(value)}",
@@ -296,10 +297,17 @@ def utf8(setting: str, path: str | os.PathLike[str]) -> str:
     return text
 
 
+def index(value: Any) -> int:
+    """A whole number, numpy's included; True and False are none. Raises TypeError."""
+    if isinstance(value, bool):
+        raise TypeError(f"{value!r} is not a number")
+    return operator.index(value)
+
+
 def whole(setting: str, value: Any, least: int = 0) -> int:
     """A whole number of 32 bits (64 for ``seed``), numpy's included. Raises UsageError."""
     try:
-        number = operator.index(value)
+        number = index(value)
     except TypeError:
         number = -1
     limit = 2**64 if setting == "seed" else 2**32

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from moe_mobile.base.router import SOFTMAX, RouterSpec
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.trace import MAX_EXPERTS, MAX_LAYERS
+from moe_mobile.settings import index
 
 if TYPE_CHECKING:
     from moe_mobile import _native
@@ -98,7 +98,7 @@ def checked_logits(logits: NDArray[np.float32], shape: str, dimensions: int) -> 
 def whole(setting: str, value: Any, least: int = 1) -> int:
     """A number that C++ can hold."""
     try:
-        number = operator.index(value)
+        number = index(value)
     except TypeError:
         number = -1
     if not least <= number < 2**31:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Unpack
@@ -21,6 +20,7 @@ from moe_mobile.routing.arguments import (
     whole,
 )
 from moe_mobile.routing.trace import MAX_LAYERS
+from moe_mobile.settings import index
 
 __all__ = ["Routed", "RoutingRun", "RunTotals"]
 
@@ -161,7 +161,7 @@ class RoutingRun:
 def _numbers(layers: int | Iterable[int]) -> Sequence[int]:
     """The model's numbers of the layers; a count of layers may be given instead."""
     try:
-        count = operator.index(layers)  # type: ignore[arg-type]
+        count = index(layers)
     except TypeError:
         return listed("layers", layers, least=0)
     if whole("layers", count) > MAX_LAYERS:

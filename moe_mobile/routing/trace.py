@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 import os
 import stat
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from moe_mobile.base.versioned_files import Format, write_regular
 from moe_mobile.bundle.router import parse_router, router_to_json
 from moe_mobile.errors import IoError, UnsupportedError, UsageError, read_error
 from moe_mobile.routing.facts import MoeFacts
+from moe_mobile.settings import index
 
 __all__ = ["SOURCES", "Trace", "check_prompt", "check_tokens", "read_trace", "split", "write_trace"]
 
@@ -282,7 +282,7 @@ def _router(root: JsonField, experts: int) -> RouterSpec:
 
 def _whole(name: str, number: Any) -> int:
     try:
-        return operator.index(number)
+        return index(number)
     except TypeError:
         raise UsageError(f"{name}: {number!r} is not a whole number") from None
 

@@ -384,6 +384,8 @@ def test_a_path_of_another_type_is_refused(tiny: Path, name: str) -> None:
         ("score", [[1.5]], {}, "not an integer"),
         ("score", [["1"]], {}, "not an integer"),
         ("score", [[None]], {}, "not an integer"),
+        ("score", [[True]], {}, "not an integer"),
+        ("generate", [[1], True], {}, "not a whole number"),
         ("resize", [5], {}, "invalid cache"),
         ("resize", [None], {}, "invalid cache"),
         ("resize", [Path("50%")], {}, "invalid cache"),

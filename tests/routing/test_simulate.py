@@ -259,6 +259,8 @@ GOOD = np.zeros((2, 3, 4), np.float32)
         ("layers", {"layers": [0, 1]}, UsageError),
         ("layers", {"layers": [0, 2, 1]}, UsageError),
         ("layers", {"layers": 3}, UsageError),
+        ("layers", {"layers": True}, UsageError),
+        ("capacity", {"capacity": True}, UsageError),
         ("layers", {"layers": np.array(1)}, UsageError),
         ("layers", {"layers": "012"}, UsageError),
         ("layers", {"layers": (0.0,)}, UsageError),

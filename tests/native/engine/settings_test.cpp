@@ -82,6 +82,8 @@ TEST(Settings, ErrorsNameTheSetting) {
   }
   for (const char* text : {R"({"threads": 4294967296})", R"({"threads": -1})"})
     EXPECT_ERROR(parse_settings(json::parse(text)), ErrorCode::kUsage, "0 to 4294967295");
+  for (const char* text : {R"({"lanes": 2.5})", R"({"lanes": true})", R"({"lanes": 0})"})
+    EXPECT_ERROR(parse_settings(json::parse(text)), ErrorCode::kUsage, "from 1 to 16");
   EXPECT_ERROR(parse_sampling(json::parse(R"({"seed": 18446744073709551616})")), ErrorCode::kUsage,
                "0 to 18446744073709551615");
   EXPECT_ERROR(parse_sampling(json{{"top_k", -1}}), ErrorCode::kUsage, "top_k");

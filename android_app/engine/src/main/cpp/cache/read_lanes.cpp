@@ -87,9 +87,9 @@ ReadDone perform(const ReadRequest& request) {
 }  // namespace
 
 ReadLanes::ReadLanes(unsigned lanes) {
-  if (lanes < 1 || lanes > 16) {
+  if (lanes < 1 || lanes > kMost) {
     throw Error(ErrorCode::kUsage, Setting{"lanes"},
-                "must be 1 to 16, not " + std::to_string(lanes));
+                "must be 1 to " + std::to_string(kMost) + ", not " + std::to_string(lanes));
   }
   // The lanes inherit the mask: signals go to the host's own threads.
   sigset_t all, before;

@@ -49,7 +49,9 @@ enum class ReadPriority {
 // other, since pread() cannot be stopped.
 class ReadLanes {
  public:
-  // 1 to 16 lanes (kUsage otherwise).
+  static constexpr unsigned kMost = 16;
+
+  // 1 to kMost lanes (kUsage otherwise).
   explicit ReadLanes(unsigned lanes);
   ReadLanes(const ReadLanes&) = delete;
   ReadLanes& operator=(const ReadLanes&) = delete;

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "cache/read_lanes.h"
 
 namespace moe_mobile {
 namespace {
@@ -86,11 +87,13 @@ void take(const nlohmann::json& json, const char* name,
 }
 
 template <typename Unsigned>
-void take(const nlohmann::json& json, const char* name, Unsigned* value) {
+void take(const nlohmann::json& json, const char* name, Unsigned* value, uint64_t least = 0,
+          uint64_t most = std::numeric_limits<Unsigned>::max()) {
   if (!json.contains(name) || json[name].is_null()) return;
-  constexpr uint64_t kMost = std::numeric_limits<Unsigned>::max();
-  if (!json[name].is_number_unsigned() || json[name].get<uint64_t>() > kMost)
-    bad(name, "it must be a whole number from 0 to " + std::to_string(kMost));
+  const bool whole = json[name].is_number_unsigned();
+  if (!whole || json[name].get<uint64_t>() < least || json[name].get<uint64_t>() > most)
+    bad(name,
+        "it must be a whole number from " + std::to_string(least) + " to " + std::to_string(most));
   *value = json[name].get<Unsigned>();
 }
 
@@ -115,7 +118,7 @@ EngineSettings parse_settings(const nlohmann::json& json) {
   take(json, "eviction", parse_eviction, &settings.eviction);
   take(json, "initial_cache", kInitialCacheNames, &settings.initial_cache);
   take(json, "cache_profile", &settings.cache_profile);
-  take(json, "lanes", &settings.lanes);
+  take(json, "lanes", &settings.lanes, 1, ReadLanes::kMost);
   take(json, "threads", &settings.threads);
   take(json, "context", &settings.context);
   take(json, "packed_dir", &settings.packed_dir);

@@ -3,6 +3,7 @@
 #include "plan/settings.h"
 
 #include "base/error.h"
+#include "cache/read_lanes.h"
 
 namespace moe_mobile {
 
@@ -18,10 +19,10 @@ void check_settings(const EngineSettings& settings) {
   if (!profile && !settings.cache_profile.empty())
     throw Error(ErrorCode::kUsage, Setting{"cache_profile"}, "the profile would not be used",
                 "Set `initial_cache` to profile too.");
-  if (settings.lanes < 1 || settings.lanes > 16)
+  if (settings.lanes < 1 || settings.lanes > ReadLanes::kMost)
     throw Error(ErrorCode::kUsage, Setting{"lanes"},
                 "invalid number of read lanes " + std::to_string(settings.lanes),
-                "Give a number from 1 to 16.");
+                "Give a number from 1 to " + std::to_string(ReadLanes::kMost) + ".");
 }
 
 }  // namespace moe_mobile

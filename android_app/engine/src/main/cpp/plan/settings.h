@@ -39,7 +39,7 @@ struct EngineSettings {
   InitialCache initial_cache = InitialCache::kAuto;
   // Experts by layer, the best first. Only for InitialCache::kProfile.
   std::map<uint32_t, std::vector<uint32_t>> cache_profile;
-  uint32_t lanes = 2;      // threads that read experts, 1 to 16
+  uint32_t lanes = 2;      // threads that read experts, 1 to ReadLanes::kMost
   uint32_t threads = 0;    // 0: ExecuTorch's choice, one per core
   uint32_t context = 0;    // positions; 0: the model's, at most kDefaultContext
   std::string packed_dir;  // empty: the bundle's own

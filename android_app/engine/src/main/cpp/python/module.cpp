@@ -65,7 +65,7 @@ nb::ndarray<nb::numpy, T> to_numpy(std::vector<T> values, std::initializer_list<
   return nb::ndarray<nb::numpy, T>(owned->data(), shape, owner);
 }
 
-// The arrays of a snapshot, as moe_mobile.engine.Residency names them.
+// The arrays of a snapshot, as moe_mobile.results.Residency names them.
 nb::dict to_dict(const ResidencySnapshot& snapshot) {
   const size_t layers = snapshot.layers.size();
   const std::initializer_list<size_t> table = {layers, snapshot.num_experts};
@@ -83,8 +83,8 @@ nb::dict to_dict(const ResidencySnapshot& snapshot) {
 nlohmann::json parse_json(const std::string& text) {
   nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded())
-    throw Error(ErrorCode::kUsage, Setting{"settings"}, "a setting is not a number JSON can write",
-                "Give finite numbers.");
+    throw Error(ErrorCode::kUsage, Setting{"settings"},
+                "they are not JSON, or a number in them is too large", "Correct the number.");
   return json;
 }
 
