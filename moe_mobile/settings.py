@@ -215,7 +215,11 @@ class EngineSettings:
     def from_request(cls, values: Mapping[str, Any]) -> EngineSettings:
         """The settings in an answer of the engine; names that are new here are ignored."""
         known = {*_PLACES, "threads", "context"}
-        return cls().with_values({name: value for name, value in values.items() if name in known})
+        taken = {name: value for name, value in values.items() if name in known}
+        if taken.get("cache_profile"):  # JSON's keys are texts
+            layers = taken["cache_profile"].items()
+            taken["cache_profile"] = {int(layer): tuple(experts) for layer, experts in layers}
+        return cls().with_values(taken)
 
     def as_request(self) -> dict[str, Any]:
         """The ``settings`` of the runner's ``open`` request (docs/runner.md).

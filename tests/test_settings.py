@@ -134,6 +134,23 @@ def test_the_engine_refuses_what_makes_no_sense(name: str, value: Any) -> None:
     assert isinstance(caught.value, ValueError)
 
 
+@pytest.mark.parametrize("lanes", [0, 2.5, 17, True, "2"])
+def test_a_wrong_number_of_lanes_is_told_the_range(lanes: Any) -> None:
+    with pytest.raises(UsageError, match="from 1 to 16"):
+        EngineSettings().with_values({"lanes": lanes}).check()
+
+
+def test_a_number_that_the_engine_cannot_read_is_refused() -> None:
+    with pytest.raises(UsageError, match="a number in them is too large"):
+        EngineSettings().with_values({"lanes": 10**400}).check()
+
+
+def test_an_answer_gives_the_settings_that_were_asked_for() -> None:
+    settings = EngineSettings.from_request(json.loads(json.dumps(REQUEST)) | {"new": 1})
+    assert settings.cache.profile == {0: (3, 1), 2: (0,)}
+    assert settings.as_request() == REQUEST
+
+
 def test_a_text_stands_for_the_first_member_of_a_group() -> None:
     settings = EngineSettings.of("25%", "max-rank:6", "resident", threads=2)
     groups = CacheSettings("25%"), RoutingSettings("max-rank:6"), ReadingSettings("resident")

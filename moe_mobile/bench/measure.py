@@ -289,7 +289,7 @@ def _result(
             "version": moe_mobile.__version__,
             "executorch_version": str(info["executorch"]),
             "bundle_hash": info["bundle_hash"],
-            "config": info["settings"],
+            "config": _config(info["settings"]),
             "routing": info["routing"],
             "plan": info["plan"],
             "direct_io": bool(info["direct_io"]),
@@ -301,6 +301,11 @@ def _result(
             "regime": regime(protocol),
         },
     )
+
+
+def _config(settings: Json) -> Json:
+    """The settings of a row, without the profile: it lists all experts of the model."""
+    return {name: value for name, value in settings.items() if name != "cache_profile"}
 
 
 def _now_ms() -> int:

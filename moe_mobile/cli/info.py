@@ -61,7 +61,8 @@ def command(
         echo_json(info)
         return
     click.echo(info["plan"]["text"])
-    chosen = ", ".join(f"{name} {value}" for name, value in info["settings"].items() if value != "")
+    shown = info["settings"] | {"cache_profile": ""}  # a long list
+    chosen = ", ".join(f"{name} {value}" for name, value in shown.items() if value != "")
     rows = [
         ("device", place.serial),
         ("settings", chosen),

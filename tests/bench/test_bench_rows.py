@@ -113,6 +113,13 @@ def test_each_row_has_a_process_and_its_settings(
     assert seeds == [2, 3, 4, 0, 1]
 
 
+def test_a_row_leaves_out_the_profile(facts: BundleFacts, device: LocalDevice) -> None:
+    profile = {"initial_cache": "profile", "cache_profile": {0: [3, 1]}}
+    (row,) = rows_of(device, facts, [(BenchTest(0, 2), settings(**profile))])
+    assert row.config["initial_cache"] == "profile"
+    assert "cache_profile" not in row.config
+
+
 def test_interleaved_rows_take_turns_there_and_back(
     facts: BundleFacts, device: LocalDevice, tmp_path: pathlib.Path
 ) -> None:

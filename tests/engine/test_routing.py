@@ -21,7 +21,8 @@ from moe_mobile.routing.capacity import parse_capacity
 from moe_mobile.routing.profile import CacheProfile, write_profile
 from moe_mobile.routing.trace import Trace
 from moe_mobile.routing.trace_engine import record_engine
-from tests.cli.program import failed, ok_json
+from moe_mobile.settings import CacheSettings
+from tests.cli.program import failed, ok, ok_json
 from tests.engine.agreement import Counts, counted, replayed, simulated
 from tests.engine.native import logits_after_prompt, same_bits
 from tests.oracles.logits import Logits
@@ -92,6 +93,16 @@ def test_decoding_begins_with_the_labs_cache(demo: Path, trace: Trace, initial_c
         assert np.abs(ours - expected).sum() <= 16
     else:
         assert np.array_equal(ours, expected)
+
+
+def test_an_engine_opens_with_the_settings_of_another(demo: Path) -> None:
+    profile = {0: (3, 1), 5: (2,)}
+    settings = CacheSettings("50%", initial="profile", profile=profile)
+    with Engine(demo, settings, "cache-prior:0.3", threads=1) as engine:
+        resolved = engine.info.settings
+    assert resolved.cache.profile == profile
+    with Engine(demo, resolved.cache, resolved.routing, resolved.reading, threads=1) as again:
+        assert again.info.settings == resolved
 
 
 def test_without_replaying_the_counts_are_those_of_the_trace(
@@ -182,6 +193,10 @@ def test_the_command_line_takes_a_profile_of_the_model_only(demo: Path, tmp_path
     write_profile(file, CacheProfile("demo", 32, {layer: [3, 1] for layer in range(6)}))
     answer = ok_json(*run, "--routing", "cache-prior:0.2", "--initial-cache", file)
     assert answer["settings"]["initial_cache"] == "profile"
+    assert answer["settings"]["cache_profile"] == {str(layer): [3, 1] for layer in range(6)}
+    told = ok("info", demo, "--initial-cache", file)
+    assert "initial_cache profile" in told
+    assert "cache_profile" not in told
     for profile in (
         CacheProfile("demo", 64, {layer: [3, 1] for layer in range(6)}),
         CacheProfile("demo", 32, {layer: [3, 1] for layer in range(5)}),

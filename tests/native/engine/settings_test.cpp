@@ -40,7 +40,11 @@ TEST(Settings, RoutingAndItsCacheAreRead) {
   EXPECT_EQ(settings.initial_cache, InitialCache::kProfile);
   EXPECT_EQ(settings.cache_profile.at(0), (std::vector<uint32_t>{3, 1}));
   EXPECT_TRUE(settings.cache_profile.at(12).empty());
-  EXPECT_EQ(json(settings)["initial_cache"], "profile");
+  const json back = settings;
+  EXPECT_EQ(back["initial_cache"], "profile");
+  EXPECT_EQ(back["cache_profile"], json::parse(R"({"0": [3, 1], "12": []})"));
+  EXPECT_EQ(json(parse_settings(back)), back);
+  EXPECT_FALSE(json(EngineSettings()).contains("cache_profile"));
 }
 
 TEST(Settings, ErrorsNameTheSetting) {

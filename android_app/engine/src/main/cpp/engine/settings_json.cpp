@@ -146,6 +146,8 @@ void to_json(nlohmann::json& json, const EngineSettings& settings) {
           {"allow_below_cycle", settings.allow_below_cycle},
           {"overlap", settings.overlap},
           {"direct", settings.direct}};
+  for (const auto& [layer, experts] : settings.cache_profile)
+    json["cache_profile"][std::to_string(layer)] = experts;
 }
 
 SamplingSettings parse_sampling(const nlohmann::json& json) {

@@ -16,8 +16,7 @@ EngineSettings parse_settings(const nlohmann::json& json);
 // {temperature, top_k, top_p, seed}, all optional. kUsage as above.
 SamplingSettings parse_sampling(const nlohmann::json& json);
 
-// Found by nlohmann::json: `nlohmann::json j = settings;`. Leaves out the profile, which may be
-// large.
+// Found by nlohmann::json: `nlohmann::json j = settings;`. parse_settings() reads it back.
 void to_json(nlohmann::json& json, const EngineSettings& settings);
 
 }  // namespace moe_mobile
