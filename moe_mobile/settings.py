@@ -20,6 +20,7 @@ from typing import Any, SupportsFloat, SupportsIndex, TypedDict, TypeVar
 from moe_mobile.errors import UsageError
 
 __all__ = [
+    "DEFAULT_CONTEXT",
     "CacheSettings",
     "EngineSettings",
     "ReadingSettings",
@@ -31,6 +32,9 @@ __all__ = [
     "whole",
 ]
 
+DEFAULT_CONTEXT = 4096
+"""Positions of the KV cache unless the setting ``context`` names another number, or the model has
+fewer. The engine's."""
 
 Group = TypeVar("Group", "CacheSettings", "RoutingSettings", "ReadingSettings")
 

@@ -13,8 +13,14 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
+from moe_mobile import _native
+from moe_mobile.bundle.manifest import ALIGNMENT, MOST_VARIANTS
+from moe_mobile.bundle.quantization import QUANTS
+from moe_mobile.cli.generate import command as generate
+from moe_mobile.settings import DEFAULT_CONTEXT
 from tests.conftest import NativeBuild
 
 SOURCES = Path(__file__).resolve().parent / "native"
@@ -40,6 +46,18 @@ CASES = [
     for flavour in ("plain", "address", "thread")
     if flavour != "thread" or "concurrent" in program
 ]
+
+
+def test_python_and_the_engine_state_the_same() -> None:
+    lanes = next(option for option in generate.params if option.name == "lanes")
+    assert isinstance(lanes.type, click.IntRange)
+    assert _native.constants() == {
+        "blob_alignment": ALIGNMENT,
+        "default_context": DEFAULT_CONTEXT,
+        "most_lanes": lanes.type.max,
+        "most_precisions": 1 + MOST_VARIANTS,
+        "quantizations": [*QUANTS],
+    }
 
 
 def test_there_are_concurrent_and_other_core_tests() -> None:

@@ -29,10 +29,9 @@ from moe_mobile.routing.capacity import share_text
 from moe_mobile.routing.facts import MoeFacts
 from moe_mobile.routing.run import RoutingRun
 from moe_mobile.runner import Runner
+from moe_mobile.settings import DEFAULT_CONTEXT
 
 __all__ = ["EngineScorer", "EngineSource"]
-
-_DEFAULT_CONTEXT = 4096  # the engine's
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class EngineScorer(Scorer):
             source_id=inspect_bundle(bundle)["hash"],
             identity=device.facts().identity,
             vocab_size=manifest.model.vocab_size,
-            context=settings.get("context") or min(longest, _DEFAULT_CONTEXT),
+            context=settings.get("context") or min(longest, DEFAULT_CONTEXT),
         )
 
     @functools.cached_property

@@ -17,6 +17,7 @@ import torch
 from moe_mobile.errors import BudgetError, UnsupportedError, UsageError
 from moe_mobile.model.source import OpenModel, open_model
 from moe_mobile.routing.facts import MoeFacts
+from moe_mobile.settings import DEFAULT_CONTEXT
 
 __all__ = [
     "DTYPES",
@@ -31,7 +32,6 @@ __all__ = [
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-_DEFAULT_CONTEXT = 4096  # the engine's, so that both make the same sequences
 _ROUTER = re.compile(r"(?:model\.)?layers\.(\d+)\.(?:mlp|feed_forward)\.gate")
 
 
@@ -66,7 +66,7 @@ def checked_context(checkpoint: Checkpoint, context: int | None) -> int:
     """Positions of a sequence; None: the model's, at most 4096. Raises UsageError."""
     longest = checkpoint.model.architecture.context_length
     if context is None:
-        return min(longest, _DEFAULT_CONTEXT)
+        return min(longest, DEFAULT_CONTEXT)
     if context > longest:
         raise UsageError(
             f"{context} positions are more than the model's {longest}",

@@ -15,8 +15,7 @@ namespace {
 
 constexpr uint64_t kMaxInteger = 1ull << 53;
 constexpr uint32_t kMaxTokens = 1u << 24;
-// How an expert's or a program's weights may be quantized; kGrouped has a scale for each group.
-constexpr std::initializer_list<const char*> kQuantizations = {"fp32", "8da8w", "8da4w"};
+// The quantization that has a scale for each group.
 constexpr char kGrouped[] = "8da4w";
 constexpr Delegate kDelegates[] = {Delegate::kXnnpack, Delegate::kPortable};
 

@@ -3,9 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 
 namespace moe_mobile {
+
+// The names of how a program's weights are stored.
+constexpr std::initializer_list<const char*> kQuantizations = {"fp32", "8da8w", "8da4w"};
 
 // One precision of the experts.
 struct ExpertPrecision {

@@ -13,6 +13,10 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "base/file.h"
+#include "bundle/quantization.h"
+#include "cache/expert_key.h"
+#include "cache/read_lanes.h"
 #include "engine/engine_json.h"
 #include "engine/generate.h"
 #include "engine/settings_json.h"
@@ -186,6 +190,20 @@ NB_MODULE(_native, module) {
   module.def(
       "check_settings", [](const std::string& settings) { parse_settings(parse_json(settings)); },
       "settings_json"_a, "Raises what opening an engine with these settings would.");
+
+  module.def(
+      "constants",
+      [] {
+        nb::dict constants;
+        constants["blob_alignment"] = kBlobAlignment;
+        constants["default_context"] = kDefaultContext;
+        constants["most_lanes"] = ReadLanes::kMost;
+        constants["most_precisions"] = ExpertKey::kVariants;
+        constants["quantizations"] =
+            std::vector<std::string>(kQuantizations.begin(), kQuantizations.end());
+        return constants;
+      },
+      "What the Python package states too.");
 
   module.def(
       "check_manifest",
