@@ -172,7 +172,7 @@ def test_a_folder_that_is_missing(command: list[str], tmp_path: pathlib.Path) ->
         (["bench", "b", "-p", "many"], "not a whole number"),
         (["bench", "b", "-n", "-5"], "not a whole number"),
         (["bench", "b", "--lanes", "0"], "too small"),
-        (["bench", "b", "--lanes", "2,99"], "number of read lanes"),
+        (["bench", "b", "--lanes", "2,99"], "from 1 to 16"),
         (["bench", "b", "--cache", "50%,half"], "invalid size"),
         (["bench", "b", "--residency", "flash"], "not one of slots"),
         (["bench", "b", "-pg", "512"], "two numbers"),
