@@ -226,7 +226,7 @@ def test_what_makes_no_sense_is_refused(demo: Path) -> None:
         with pytest.raises(kind, match=cause):
             Engine(demo, **{"threads": 1} | settings)
 
-    refused(BudgetError, "3 for each layer", cache="700KiB", routing="cache-prior:0.2")
+    refused(BudgetError, "each layer has room for 3", cache="700KiB", routing="cache-prior:0.2")
     # A divided cache has no lower limit of one token cycle.
     refused(BudgetError, "for each layer", cache="10%", pool="layer", allow_below_cycle=True)
     refused(UsageError, "all experts are in memory", residency="resident", initial_cache="cold")
