@@ -228,7 +228,7 @@ def test_what_makes_no_sense_is_refused(demo: Path) -> None:
 
     refused(BudgetError, "each layer has room for 3", cache="700KiB", routing="cache-prior:0.2")
     # A divided cache has no lower limit of one token cycle.
-    refused(BudgetError, "for each layer", cache="10%", pool="layer", allow_below_cycle=True)
+    refused(BudgetError, "each layer has room", cache="10%", pool="layer", allow_below_cycle=True)
     refused(UsageError, "all experts are in memory", residency="resident", initial_cache="cold")
     refused(UsageError, "has no expert 32", initial_cache="profile", cache_profile={0: [32]})
     refused(UsageError, "expert 3 twice", initial_cache="profile", cache_profile={0: [3, 3]})

@@ -126,16 +126,16 @@ def test_a_group_size_that_does_not_fit(
         export_bundle(
             checkpoint("mixtral"), tmp_path / "out", QuantizationSettings(group_size=group_size)
         )
-    assert "group_size=" in (caught.value.remedy or "")
+    assert "`group_size`" in (caught.value.remedy or "")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("formats", "delegate", "cause"),
     [
-        ({}, "expert_delegate", "quant is 8da4w"),
-        ({}, "dense_delegate", "dense is 8da4w"),
-        ({"dense": "fp32", "head": "8da8w"}, "dense_delegate", "head is 8da8w"),
+        ({}, "expert_delegate", "quant: 8da4w programs"),
+        ({}, "dense_delegate", "dense: 8da4w programs"),
+        ({"dense": "fp32", "head": "8da8w"}, "dense_delegate", "head: 8da8w programs"),
     ],
     ids=str,
 )

@@ -319,7 +319,7 @@ def test_an_interruption_ends_everything(demo: Path, tmp_path: Path, jobs: int) 
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    wait_until(lambda: rows.exists() and rows.stat().st_size > 0, 100)
+    wait_until(lambda: rows.exists() and rows.stat().st_size > 0)
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=300)
     assert process.returncode == 130, told
@@ -336,7 +336,7 @@ def test_an_interruption_finds_workers_that_only_begin(demo: Path) -> None:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     workers = ["pgrep", "-g", str(process.pid), "-f", "spawn_main"]
-    wait_until(lambda: len(subprocess.run(workers, capture_output=True).stdout.split()) == 2, 60)
+    wait_until(lambda: len(subprocess.run(workers, capture_output=True).stdout.split()) == 2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, told = process.communicate(timeout=300)
     assert process.returncode == 130, told
