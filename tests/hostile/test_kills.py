@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -100,7 +101,9 @@ def test_interrupt_leaves_what_the_next_run_continues(
         if answer["status"] == 130 and (tmp_path / "bundle.partial").exists():
             break
         # Too early for anything to be there: Python itself ends by the signal, or the command does.
-        assert answer["status"] in (1, 130, -signal.SIGINT), answer
+        # On a busy machine the signal meets what Python runs after a fork, which ignores it.
+        assert answer["status"] in (0, 1, 130, -signal.SIGINT), answer
+        shutil.rmtree(out, ignore_errors=True)
         delay *= 1.2
     error = json.loads(answer["output"])["error"]
     assert error["code"] == "cancelled"
