@@ -12,7 +12,7 @@ from moe_mobile.errors import UsageError
 __all__ = [
     "is_lossy",
     "labelled",
-    "lossy_cause",
+    "lossy_causes",
     "lossy_mark",
     "marked",
     "split_precisions",
@@ -53,15 +53,15 @@ def split_precisions(texts: Iterable[str]) -> list[str]:
 
 def lossy_mark(resolved: str, precision: str) -> str:
     """What a reader has to know about an engine whose output may differ from the model's."""
-    cause = lossy_cause(resolved, precision)
-    verb = "change" if " and " in cause else "changes"
-    return f"lossy: {cause} {verb} what the model computes"
+    causes = lossy_causes(resolved, precision)
+    verb = "changes" if len(causes) == 1 else "change"
+    return f"lossy: {' and '.join(causes)} {verb} what the model computes"
 
 
-def lossy_cause(resolved: str, precision: str) -> str:
-    """What makes an engine lossy: its routing, the precision of its experts, or both."""
+def lossy_causes(resolved: str, precision: str) -> list[str]:
+    """What makes an engine lossy: its routing, the precision of its experts, both or nothing."""
     causes = [f"routing {resolved}"] * is_lossy(resolved)
-    return " and ".join([*causes, *[f"precision {precision}"] * (precision != "full")])
+    return causes + [f"precision {precision}"] * (precision != "full")
 
 
 def is_lossy(resolved: str) -> bool:
@@ -76,5 +76,4 @@ def labelled(routing: str, precision: str) -> str:
 
 def marked(routing: str, precision: str) -> str:
     """The same, marked if one of them changes what the model computes."""
-    lossy = is_lossy(routing) or precision != "full"
-    return labelled(routing, precision) + " (lossy)" * lossy
+    return labelled(routing, precision) + " (lossy)" * bool(lossy_causes(routing, precision))

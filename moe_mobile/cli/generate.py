@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from moe_mobile.base.routings import lossy_cause
+from moe_mobile.base.routings import lossy_causes
 from moe_mobile.base.terminal import without_controls
 from moe_mobile.base.text import percent
 from moe_mobile.bench.results import phase_rates
@@ -276,8 +276,8 @@ def statistics_line(answer: dict[str, Any]) -> str:
     if answer["ttft_ms"] is not None:
         parts.append(f"first token after {answer['ttft_ms']:.0f} ms")
     if answer["routing"]["lossy"]:
-        cause = lossy_cause(answer["routing"]["resolved"], answer["settings"]["precision"])
-        parts.append(f"lossy: {cause}")
+        causes = lossy_causes(answer["routing"]["resolved"], answer["settings"]["precision"])
+        parts.append(f"lossy: {' and '.join(causes)}")
     parts += [
         f"cache hits {percent(answer['hit_rate'])}",
         f"{answer['mib_read_per_token']:.2f} MiB read per token",

@@ -69,7 +69,7 @@ def resolve_options(
     embedding = given.embedding or ("fp32" if quant == Quant.FP32.value else "int8")
     for name, value, known in (
         ("quant", quant, QUANTS),
-        ("also_quant", also_quant, (*QUANTS, None)),
+        ("also_quant", quant if also_quant is None else also_quant, QUANTS),
         ("dense", dense, QUANTS),
         ("head", head, QUANTS),
         ("embedding", embedding, EMBEDDINGS),
@@ -77,8 +77,8 @@ def resolve_options(
         ("expert_delegate", expert_delegate, DELEGATES),
     ):
         if value not in known:
-            names = ", ".join(name for name in known if name is not None)
-            raise UsageError(f"invalid value {value!r}", setting=name, remedy=f"Use one of {names}")
+            remedy = f"Use one of {', '.join(known)}"
+            raise UsageError(f"invalid value {value!r}", setting=name, remedy=remedy)
     if group_size not in GROUP_SIZES:
         raise UsageError(
             f"invalid value {group_size!r}",

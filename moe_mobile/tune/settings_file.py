@@ -17,7 +17,7 @@ from typing import Any
 from moe_mobile import __version__
 from moe_mobile.base.command_line import command_line
 from moe_mobile.base.json_field import MAX_INTEGER, JsonField
-from moe_mobile.base.routings import is_lossy
+from moe_mobile.base.routings import lossy_causes
 from moe_mobile.base.versioned_files import Format, read_regular, write_regular
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.capacity import percent_of
@@ -121,7 +121,7 @@ class Choice:
     @property
     def lossy(self) -> bool:
         """Whether it may change what the model computes."""
-        return is_lossy(self.settings.routing) or self.settings.precision != "full"
+        return bool(lossy_causes(self.settings.routing, self.settings.precision))
 
 
 @dataclass(frozen=True)
