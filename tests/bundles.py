@@ -76,11 +76,21 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def lowered_once() -> Iterator[None]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the processes of a test run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    for name in ("lowered", "unfinished"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lowered_once(shared: Path) -> Iterator[None]:
     """From here on, a program with the same parameters is lowered once."""
     from tests.lowering import remembered_lowering
 
-    with remembered_lowering():
+    with remembered_lowering(shared / "lowered"):
         yield
 
 
@@ -109,11 +119,10 @@ class OnceMaker(Protocol):
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> OnceMaker:
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, shared: Path, lowered_once: None
+) -> OnceMaker:
     """Exports take seconds, and pytest-xdist's workers want the same ones."""
-    base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
-    (shared / "unfinished").mkdir(parents=True, exist_ok=True)
 
     def made(name: str, make: Callable[[Path], object]) -> Path:
         with (shared / f"{name}.lock").open("w") as lock:
@@ -129,7 +138,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> OnceMaker:
 
 
 @pytest.fixture(scope="session")
-def bundle(made_once: OnceMaker, checkpoint: CheckpointMaker, lowered_once: None) -> BundleMaker:
+def bundle(made_once: OnceMaker, checkpoint: CheckpointMaker) -> BundleMaker:
     from moe_mobile.export import export_bundle
 
     made: dict[tuple[str, str, int], Path] = {}

@@ -1,15 +1,17 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Lowers a program with the same parameters once per process.
+"""Lowers a program with the same parameters once per test run, in whichever process.
 
 Lowering takes seconds and is deterministic: what is exported is the same as without this.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,26 +19,44 @@ import torch
 from moe_mobile.export import lowering
 from moe_mobile.export.shapes import ProgramShape
 
-_KNOWN: dict[tuple[ProgramShape, bytes], bytes] = {}
-
 # Not remembered: it takes as long as ever inside ``remembered_lowering`` too.
 lower = lowering.lower
 
 
-def _remembered(shape: ProgramShape, weights: Mapping[str, torch.Tensor]) -> bytes:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().data)
-    key = (shape, digest.digest())
-    if key not in _KNOWN:
-        _KNOWN[key] = lower(shape, weights)
-    return _KNOWN[key]
+def _remembered_in(
+    folder: Path,
+) -> Callable[[ProgramShape, Mapping[str, torch.Tensor]], bytes]:
+    # In memory too: processes forked in tests of failing disks read and write no file here.
+    known: dict[str, bytes] = {}
+
+    def remembered(shape: ProgramShape, weights: Mapping[str, torch.Tensor]) -> bytes:
+        # A shape is a dataclass of plain values: its text tells it from every other.
+        digest = hashlib.sha256(repr(shape).encode())
+        for name, tensor in sorted(weights.items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().data)
+        key = digest.hexdigest()
+        if key not in known:
+            known[key] = _made_once(folder / f"{key}.pte", lambda: lower(shape, weights))
+        return known[key]
+
+    return remembered
+
+
+def _made_once(file: Path, make: Callable[[], bytes]) -> bytes:
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            unfinished = file.with_suffix(".unfinished")
+            unfinished.write_bytes(make())
+            unfinished.rename(file)
+    return file.read_bytes()
 
 
 @contextmanager
-def remembered_lowering() -> Iterator[None]:
-    """Inside, exports of this process (and of what it forks) share what was lowered."""
+def remembered_lowering(folder: Path) -> Iterator[None]:
+    """Inside, exports of this process (and of what it forks) share what was lowered into
+    ``folder`` with all that use it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lowering, "lower", _remembered)
+        patch.setattr(lowering, "lower", _remembered_in(folder))
         yield

@@ -239,8 +239,8 @@ EVIL = "\\x1b]0;owned\\x07"
 runner = subprocess.Popen([{str(find_runner())!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 def spoil(value):
     if isinstance(value, dict):
-        return {{name: spoil(one) if name not in ("event", "phase", "stop", "residency") else one
-                for name, one in value.items()}}
+        kept = ("event", "phase", "stop", "residency", "precision")
+        return {{name: one if name in kept else spoil(one) for name, one in value.items()}}
     if isinstance(value, list):
         return [spoil(one) for one in value]
     return value + EVIL if isinstance(value, str) else value

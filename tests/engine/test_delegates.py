@@ -38,7 +38,7 @@ TOLERANCE = 1e-3
 
 
 @pytest.fixture(scope="module")
-def export(made_once: OnceMaker, checkpoint: CheckpointMaker, lowered_once: None) -> Exporter:
+def export(made_once: OnceMaker, checkpoint: CheckpointMaker) -> Exporter:
     return Exporter(made_once, checkpoint)
 
 
@@ -269,7 +269,7 @@ def test_a_store_of_other_delegates_is_made_again(export: Exporter, expected: Lo
 
 
 @pytest.fixture
-def layers_differ(made_once: OnceMaker, checkpoint: CheckpointMaker, lowered_once: None) -> Path:
+def layers_differ(made_once: OnceMaker, checkpoint: CheckpointMaker) -> Path:
     """Two layers with experts: XNNPACK's in the first, portable ones in the second."""
 
     def made(experts: str) -> Path:

@@ -127,7 +127,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     warm: set[str] = set()
-    with remembered_lowering():
+    with tempfile.TemporaryDirectory() as lowered, remembered_lowering(Path(lowered)):
         for line in sys.stdin:
             request = json.loads(line)
             source = request["arguments"][1]

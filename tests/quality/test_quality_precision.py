@@ -74,7 +74,7 @@ def test_precisions_that_are_not_there_are_refused(
     for source, precision, cause in (
         (alone, "low", "holds its experts in 8da4w only"),
         (two, f"ranks:{TOP_K}", f"a token has {TOP_K} experts"),
-        (two, "half", "invalid precision 'half'"),
+        (two, "half", 'invalid precision "half"'),
     ):
         for command in ("quality", "tune"):
             error = failed(2, command, source, *TEXT, "--precision", precision)
