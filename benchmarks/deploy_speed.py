@@ -46,8 +46,6 @@ from moe_mobile.errors import (
     write_error,
 )
 
-__all__ = ["measure"]
-
 _FOLDER = "moe-mobile-speed"
 _ROOT = f"/data/local/tmp/{_FOLDER}"
 _PUSHED = f"{_ROOT}/pushed"

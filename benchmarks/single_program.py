@@ -20,8 +20,6 @@ from moe_mobile.export.lowering import lower
 from moe_mobile.export.programs import AttentionLayerShape, ExpertShape, Mix, Qkv, SwiGlu
 from moe_mobile.export.shapes import Method, ProgramShape
 
-__all__ = ["write_single_program"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class StackShape(ProgramShape):

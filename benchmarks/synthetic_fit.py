@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from moe_mobile.routing.simulation import simulate
 from moe_mobile.routing.synthetic import MODELS, SyntheticModel, synthetic_logits
 
-__all__ = ["ROWS", "Measured", "Row", "fit", "measure", "report"]
-
 STEP = 0.001
 """What is fitted is a multiple of it."""
 SEQUENCES = 4

@@ -21,21 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "GenerationResult",
-    "Info",
-    "MemoryPlan",
-    "ModelInfo",
-    "Residency",
-    "RoutingInfo",
-    "SlotClass",
-    "Stats",
-    "TokenStats",
-    "TotalStats",
-    "from_json",
-    "members_of",
-]
-
 Result = TypeVar("Result")
 
 

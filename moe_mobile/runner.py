@@ -40,8 +40,6 @@ from moe_mobile.errors import (
 from moe_mobile.results import Residency
 from moe_mobile.settings import to_json
 
-__all__ = ["Launch", "Runner", "find_runner"]
-
 RUNNER_VARIABLE = "MOE_MOBILE_RUNNER"
 """Environment variable that names another ``moe_runner``."""
 

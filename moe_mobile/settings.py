@@ -19,19 +19,6 @@ from typing import Any, SupportsFloat, SupportsIndex, TypedDict, TypeVar
 
 from moe_mobile.errors import UsageError
 
-__all__ = [
-    "DEFAULT_CONTEXT",
-    "CacheSettings",
-    "EngineSettings",
-    "ReadingSettings",
-    "RoutingSettings",
-    "SettingKeywords",
-    "index",
-    "to_json",
-    "utf8",
-    "whole",
-]
-
 DEFAULT_CONTEXT = 4096
 """Positions of the KV cache unless the setting ``context`` names another number, or the model has
 fewer. The engine's."""

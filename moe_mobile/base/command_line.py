@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["command_line"]
-
 
 def command_line(command: str, *arguments: str | os.PathLike[str], **settings: str | bool) -> str:
     """``moe-mobile COMMAND ARGUMENTS --SETTING VALUE``.

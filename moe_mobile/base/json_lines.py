@@ -14,8 +14,6 @@ import threading
 from moe_mobile.base.json_field import Json
 from moe_mobile.errors import UsageError, write_error
 
-__all__ = ["JsonLines", "refuse_content"]
-
 
 class JsonLines:
     """A file of JSON objects, one per line, written by one process at a time.

@@ -10,8 +10,6 @@ import re
 
 from moe_mobile.errors import UnsupportedError
 
-__all__ = ["executorch_version", "pinned"]
-
 
 @functools.cache
 def pinned(package: str) -> str:

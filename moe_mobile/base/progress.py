@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Progress", "part_of", "silent"]
-
 
 class Progress(Protocol):
     """Called now and then during long work. What it raises stops the work.

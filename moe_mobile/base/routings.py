@@ -9,16 +9,6 @@ from collections.abc import Iterable
 
 from moe_mobile.errors import UsageError
 
-__all__ = [
-    "is_lossy",
-    "labelled",
-    "lossy_causes",
-    "lossy_mark",
-    "marked",
-    "split_precisions",
-    "split_routings",
-]
-
 # A comma between two routings; other commas belong to the routing before them, as in ",J=2".
 _BETWEEN = re.compile(r",(?!\s*[A-Za-z]+\s*=)")
 

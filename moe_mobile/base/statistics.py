@@ -11,17 +11,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-__all__ = [
-    "LARGEST",
-    "Ratio",
-    "mean",
-    "paired_ratio",
-    "percentile",
-    "sample_stddev",
-    "t_quantile",
-    "welch_ratio",
-]
-
 LARGEST = 1e30
 """The largest number that is believed: sums and ratios of such stay finite, and nothing measured is
 larger."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["all_without_controls", "without_controls"]
-
 # Control characters but tab and newline; what turns the direction of text, and with it what is
 # read; and halves of surrogate pairs, which no terminal can be sent.
 _CONTROL = re.compile(

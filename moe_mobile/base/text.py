@@ -9,8 +9,6 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-__all__ = ["BYTE_UNITS", "change_text", "count", "digits", "parse_size", "percent", "size", "table"]
-
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 BYTE_UNITS = {

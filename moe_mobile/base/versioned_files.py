@@ -22,8 +22,6 @@ from moe_mobile.errors import (
     write_error,
 )
 
-__all__ = ["Format", "read_regular", "write_regular"]
-
 T = TypeVar("T")
 
 

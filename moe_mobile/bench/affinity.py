@@ -13,8 +13,6 @@ from typing import Any
 from moe_mobile.device.interface import Cluster, DeviceFacts
 from moe_mobile.errors import UsageError
 
-__all__ = ["Affinity", "check_wish", "choose"]
-
 # Little cores of phones reach 58 to 70 % of the fastest core's clock, big ones 81 % and more.
 _BIG = 0.8
 

@@ -9,8 +9,6 @@ import importlib.metadata
 import pathlib
 import subprocess
 
-__all__ = ["build", "executorch_version"]
-
 
 @functools.cache
 def build() -> tuple[str, int]:

@@ -20,18 +20,6 @@ from moe_mobile.settings import EngineSettings
 if TYPE_CHECKING:
     from moe_mobile.bench.router_trace import RouterTrace
 
-__all__ = [
-    "BundleFacts",
-    "Cell",
-    "Protocol",
-    "bundle_facts",
-    "check_fits",
-    "grid",
-    "row_name",
-    "run_key",
-    "varied",
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:

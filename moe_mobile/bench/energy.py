@@ -13,8 +13,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Energy", "measure_energy"]
-
 # The gauge's own steps: below these, a reading says more about the gauge than about the run.
 _STEPS = 5
 _READINGS = 20

@@ -20,8 +20,6 @@ from moe_mobile.device.interface import Device
 from moe_mobile.device.state import read_state
 from moe_mobile.errors import MoeMobileError, RuntimeFailedError, UsageError
 
-__all__ = ["Fleet", "Plan"]
-
 _POLL_S = 0.2
 
 

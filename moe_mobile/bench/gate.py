@@ -16,16 +16,6 @@ from moe_mobile.device.interface import Device
 from moe_mobile.device.state import DeviceState, read_state
 from moe_mobile.errors import CancelledError, UsageError
 
-__all__ = [
-    "COOL_C",
-    "COOL_SECONDS",
-    "CPU_ABOVE_C",
-    "Gate",
-    "Wait",
-    "parse_gate",
-    "pass_gate",
-]
-
 CPU_ABOVE_C = 10.0
 """How much warmer than skin and battery the CPU may be: it idles so, and cools in seconds."""
 

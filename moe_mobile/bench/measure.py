@@ -34,8 +34,6 @@ from moe_mobile.device.state import read_state
 from moe_mobile.errors import BudgetError, KilledError, MoeMobileError, RuntimeFailedError
 from moe_mobile.settings import EngineSettings
 
-__all__ = ["measure", "run_test"]
-
 _DEVICE_MEMBERS = (
     "serial", "kind", "model", "soc", "abi", "android_version", "ram_bytes", "page_size",
     "clusters", "virtual", "limit",

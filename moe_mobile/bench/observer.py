@@ -13,8 +13,6 @@ from typing import Any
 
 from moe_mobile.bench.row import Row
 
-__all__ = ["observer_lines"]
-
 
 def observer_lines(result: Row) -> list[str]:
     """A line per repetition of a row that decoded tokens; none for others.

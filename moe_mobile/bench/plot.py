@@ -10,8 +10,6 @@ from typing import Any
 from moe_mobile.bench.row import PARTS, Row, parts_of
 from moe_mobile.errors import UsageError
 
-__all__ = ["draw_results", "token_parts"]
-
 _COLORS = ("#4c72b0", "#8172b3", "#55a868", "#ccb974", "#64b5cd", "#bbbbbb", "#c44e52")
 
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from moe_mobile.bench.driver import Protocol
 
-__all__ = ["agreed_charging", "incomparable", "regime"]
-
 _NOT_RECORDED = "not recorded"
 
 # Path of a member, and what it is called. Settings are not here: they are what rows are compared

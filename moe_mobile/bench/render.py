@@ -16,8 +16,6 @@ from moe_mobile.bench.row import Row
 from moe_mobile.errors import MoeMobileError
 from moe_mobile.settings import EngineSettings
 
-__all__ = ["FORMATS", "Renderer", "Shown", "make_renderer"]
-
 FORMATS = ("md", "csv", "json", "jsonl", "observer")
 _MIB = 1 << 20
 _GIB = 1 << 30

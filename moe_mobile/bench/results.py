@@ -15,8 +15,6 @@ from moe_mobile.base.statistics import mean, percentile, sample_stddev
 from moe_mobile.bench.regime import agreed_charging
 from moe_mobile.bench.row import SCHEMA_VERSION, BenchTest, Row
 
-__all__ = ["Rates", "phase_rates", "summarize"]
-
 _MIB = 1 << 20
 
 

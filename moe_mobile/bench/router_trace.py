@@ -23,8 +23,6 @@ from moe_mobile.errors import UsageError
 from moe_mobile.routing.facts import MoeFacts, require_same
 from moe_mobile.routing.trace import read_trace
 
-__all__ = ["RouterTrace", "open_router_trace"]
-
 
 @dataclass(frozen=True, eq=False)
 class RouterTrace:

@@ -15,18 +15,6 @@ from typing import Any
 from moe_mobile.base.json_field import Json
 from moe_mobile.base.statistics import LARGEST
 
-__all__ = [
-    "MEMBERS",
-    "PARTS",
-    "SCHEMA_VERSION",
-    "BenchTest",
-    "Row",
-    "finite",
-    "objects",
-    "parts_of",
-    "pick",
-]
-
 SCHEMA_VERSION = 2
 """Grows if a member changes its meaning or goes; new members alone do not change it."""
 

@@ -19,8 +19,6 @@ from moe_mobile.device.interface import Device
 from moe_mobile.device.script_output import cpu_list, decoded, kibibytes, mask
 from moe_mobile.device.state import parse_battery, parse_supply, parse_thermal, zone_temperatures
 
-__all__ = ["INTERVAL_S", "Sampler", "parse_sample"]
-
 INTERVAL_S = 0.5
 """Pause between two samples, in seconds."""
 

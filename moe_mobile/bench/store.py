@@ -20,8 +20,6 @@ from moe_mobile.base.terminal import all_without_controls
 from moe_mobile.bench.row import SCHEMA_VERSION, Row
 from moe_mobile.errors import RuntimeFailedError, UsageError
 
-__all__ = ["ResultFile", "TurnFile"]
-
 # How lines begin that are written here.
 _ROW = b'{"build_commit":'
 _TURN = b'{"run_key":"'

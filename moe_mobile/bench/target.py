@@ -16,8 +16,6 @@ from moe_mobile.bench.driver import BundleFacts, Cell
 from moe_mobile.bench.regime import regime
 from moe_mobile.device.interface import Device, DeviceFacts
 
-__all__ = ["Target", "open_target"]
-
 
 @dataclasses.dataclass
 class Target:

@@ -21,8 +21,6 @@ from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.device.select import Opened
 from moe_mobile.errors import CancelledError, MoeMobileError
 
-__all__ = ["run_plan"]
-
 
 def run_plan(
     plan: Plan,

@@ -24,8 +24,6 @@ from moe_mobile.base.text import size
 from moe_mobile.errors import MoeMobileError
 from moe_mobile.runner import find_runner
 
-__all__ = ["PINNED", "Check", "run_checks"]
-
 Status = Literal["ok", "warn", "fail"]
 
 PINNED = ("torch", "executorch", "torchao")

@@ -14,18 +14,6 @@ import click
 
 from moe_mobile.errors import MoeMobileError
 
-__all__ = [
-    "Command",
-    "Group",
-    "again",
-    "cli_command",
-    "examples",
-    "group_of",
-    "option",
-    "option_of",
-    "with_options",
-]
-
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _OPTION = "click option"

@@ -9,8 +9,6 @@ import pathlib
 from moe_mobile.base.json_field import Json
 from moe_mobile.base.text import count, size
 
-__all__ = ["packed_stores", "summary"]
-
 
 def packed_stores(bundle: pathlib.Path, packed_dir: pathlib.Path | None) -> list[Json]:
     """Packed weights in ``packed_dir``, or in the bundle: the folder's name, size in bytes."""

@@ -12,8 +12,6 @@ import click
 from moe_mobile.base.terminal import without_controls
 from moe_mobile.errors import MoeMobileError
 
-__all__ = ["INTERNAL_EXIT_CODE", "format_error", "report"]
-
 INTERNAL_EXIT_CODE = 1
 """A defect: an exception nobody turned into a typed error."""
 

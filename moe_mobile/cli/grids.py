@@ -11,8 +11,6 @@ from moe_mobile.bench.row import BenchTest
 from moe_mobile.cli.options import RESIDENCIES
 from moe_mobile.errors import UsageError
 
-__all__ = ["natural", "pair", "positive", "residency", "threads", "values"]
-
 Item = TypeVar("Item")
 
 _EXAMPLES = {

@@ -26,8 +26,6 @@ from moe_mobile.errors import (
     write_error,
 )
 
-__all__ = ["CommandGroup"]
-
 
 class CommandGroup(click.Group):
     """Commands by name with their one-line help; module `moe_mobile.cli.NAME` holds `command`."""

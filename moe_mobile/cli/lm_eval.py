@@ -12,8 +12,6 @@ import sys
 from moe_mobile.cli.errors import report
 from moe_mobile.errors import MoeMobileError
 
-__all__ = ["main"]
-
 
 def main() -> int:
     """Run the harness. Returns the exit code: 0, or that of the error it printed."""

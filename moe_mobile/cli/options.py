@@ -23,33 +23,6 @@ if TYPE_CHECKING:
     from moe_mobile.quality.file import QualityFile
     from moe_mobile.routing.capacity import Capacity
 
-__all__ = [
-    "BUNDLE",
-    "INITIAL_CACHES",
-    "OUTPUT",
-    "RESIDENCIES",
-    "SIZE",
-    "CacheOptions",
-    "DevicesOptions",
-    "LabOptions",
-    "ReadingOptions",
-    "RowsOptions",
-    "ScoredOptions",
-    "bundle_argument",
-    "cache_options",
-    "device_option",
-    "devices_options",
-    "echo_json",
-    "engine_settings",
-    "initial_cache_settings",
-    "json_option",
-    "names_of",
-    "packed_dir_option",
-    "profile_path",
-    "reading_options",
-    "rows_options",
-]
-
 RESIDENCIES = ("slots", "programs", "resident")
 
 INITIAL_CACHES = ("auto", "warm", "cold", "prompt")

@@ -18,16 +18,6 @@ from moe_mobile.base.routings import lossy_mark
 from moe_mobile.cli.writable import check_writable
 from moe_mobile.errors import UsageError, write_error
 
-__all__ = [
-    "STDOUT",
-    "check_plot",
-    "guarded_stdout",
-    "notes_of",
-    "open_standard_streams",
-    "write_output",
-    "write_plot",
-]
-
 STDOUT = "standard output"
 """Names it in errors."""
 

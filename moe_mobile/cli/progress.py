@@ -14,8 +14,6 @@ import click
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-__all__ = ["PhoneBar", "ProgressBar", "say"]
-
 _saying = threading.Lock()
 _LINE_SECONDS = 10.0
 

@@ -9,8 +9,6 @@ from typing import IO
 
 from moe_mobile.errors import UsageError
 
-__all__ = ["parse_ids", "read_text"]
-
 
 def read_text(file: IO[bytes] | None) -> str:
     """A prompt from a file. Raises UsageError if it is empty or not UTF-8."""

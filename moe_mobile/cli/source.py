@@ -23,21 +23,6 @@ from moe_mobile.settings import EngineSettings
 if TYPE_CHECKING:
     from moe_mobile.quality.subject import Subject
 
-__all__ = [
-    "CheckpointOptions",
-    "PromptOptions",
-    "Text",
-    "TextOptions",
-    "checkpoint_options",
-    "is_bundle",
-    "open_subject",
-    "prompt_options",
-    "refuse_others",
-    "source_argument",
-    "source_path",
-    "text_options",
-]
-
 Text = str | list[int]
 """A text, or its token ids."""
 

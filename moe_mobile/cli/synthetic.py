@@ -16,8 +16,6 @@ from moe_mobile.errors import MoeMobileError, UsageError
 from moe_mobile.routing.synthetic import MODELS, synthetic_trace
 from moe_mobile.routing.trace import MAX_SEQUENCES, write_trace
 
-__all__ = ["main"]
-
 
 @cli_command("python -m moe_mobile.cli.synthetic Qwen3-30B-A3B -o qwen3.safetensors")
 @click.argument("model", type=click.Choice(list(MODELS)))

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from moe_mobile.tune.choice import Candidate
     from moe_mobile.tune.outcome import Outcome
 
-__all__ = ["describe", "scored_text"]
-
 
 def describe(outcome: Outcome) -> str:
     """A table for each size of the cache, what was chosen, and warnings."""

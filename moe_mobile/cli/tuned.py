@@ -19,15 +19,6 @@ if TYPE_CHECKING:
     from moe_mobile.bundle.manifest import Manifest
     from moe_mobile.tune.settings_file import ChosenSettings
 
-__all__ = [
-    "Tuned",
-    "is_default",
-    "require_cache",
-    "require_routing",
-    "settings_file_option",
-    "settings_option",
-]
-
 settings_file_option = click.option(
     "--settings",
     "settings_file",

@@ -18,8 +18,6 @@ from moe_mobile.errors import (
     write_error,
 )
 
-__all__ = ["check_outputs", "check_replaceable", "check_writable", "opened_path"]
-
 
 def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
     """Fail if the file could not be written; None: there is no file.

@@ -31,8 +31,6 @@ from moe_mobile.routing.run import RoutingRun
 from moe_mobile.runner import Runner
 from moe_mobile.settings import DEFAULT_CONTEXT
 
-__all__ = ["EngineScorer", "EngineSource"]
-
 
 @dataclass(frozen=True)
 class EngineSource:

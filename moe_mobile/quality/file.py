@@ -33,8 +33,6 @@ from moe_mobile.quality.score import (
     open_run,
 )
 
-__all__ = ["QualityFile", "score_key"]
-
 VERSION = 2
 """Grows if a member of a line changes its meaning or goes."""
 

@@ -38,8 +38,6 @@ except ImportError:
         remedy="Install it: pip install 'moe-mobile[lm-eval]', or pip install lm_eval",
     ) from None
 
-__all__ = ["Decoding", "MoeMobileLM"]
-
 _BATCHES = {"batch_size", "max_batch_size"}
 _TOKENS = 256  # to generate if a task does not say
 _PARTS = 64  # tokens of a long answer whose text is looked through for its end

@@ -12,8 +12,6 @@ from typing import Any
 from moe_mobile.base.routings import labelled
 from moe_mobile.quality.score import Quality
 
-__all__ = ["draw_quality"]
-
 _COLORS = ("#4c72b0", "#c44e52", "#55a868", "#8172b3", "#ccb974", "#64b5cd", "#937860", "#7f7f7f")
 _MARKS = {"exact": "circle", "max-rank": "square", "cumulative": "triangle-up"}
 _MARKS |= {"cache-prior": "diamond", "drop-cold": "x"}

@@ -31,23 +31,6 @@ from moe_mobile.routing.facts import MoeFacts
 from moe_mobile.routing.run import RoutingRun
 from moe_mobile.routing.trace import check_tokens, split
 
-__all__ = [
-    "BLOCK",
-    "Cache",
-    "Quality",
-    "QualitySource",
-    "ScoreSequence",
-    "ScoredModel",
-    "Scorer",
-    "SequenceScore",
-    "exact_of",
-    "finite",
-    "measure_quality",
-    "open_run",
-    "opened",
-    "sequences_of",
-]
-
 
 def finite(value: float | None) -> float | None:
     """None for infinities, which JSON does not have."""

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from moe_mobile.quality.transformers_source import TransformersScorer
     from moe_mobile.routing.trace import Trace
 
-__all__ = ["BundleSubject", "CheckpointSubject", "Subject"]
-
 _DEMO = "demo"
 
 

@@ -24,8 +24,6 @@ from moe_mobile.quality.score import (
     sequences_of,
 )
 
-__all__ = ["Scored", "Workers", "caches", "check_alike", "score_here", "sweep"]
-
 
 @dataclass(frozen=True)
 class Scored:

@@ -17,8 +17,6 @@ from moe_mobile.routing.facts import MoeFacts
 from moe_mobile.routing.run import RoutingRun
 from moe_mobile.routing.transformers_model import find_routers
 
-__all__ = ["RoutedModel", "gate_weights"]
-
 _HEAD_ROWS = 256  # tokens whose logits over the vocabulary are in memory at once
 _CACHE, _PAST = "cache", "past_key_values"  # the newer and the older name of an argument
 

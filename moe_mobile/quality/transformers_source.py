@@ -35,8 +35,6 @@ from moe_mobile.routing.transformers_model import (
     open_checkpoint,
 )
 
-__all__ = ["TransformersScorer", "TransformersSource"]
-
 
 @dataclass(frozen=True)
 class TransformersSource:

@@ -12,8 +12,6 @@ from moe_mobile.bench.regime import incomparable
 from moe_mobile.bench.row import Row
 from moe_mobile.report.settings import NOT_RECORDED, settings
 
-__all__ = ["METHOD", "REPEATED", "Comparison", "Refusal", "compare"]
-
 REPEATED = "repeated"
 """Stands for a setting if rows differ in nothing but their time."""
 

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from moe_mobile.bench.row import Row, finite, parts_of
 from moe_mobile.report.settings import Configuration
 
-__all__ = ["Entry", "make_entries"]
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Entry:

@@ -10,8 +10,6 @@ from moe_mobile.bench.row import Row
 from moe_mobile.report.load import Results
 from moe_mobile.report.settings import NOT_RECORDED, device_name, settings
 
-__all__ = ["facts", "flags", "why_no_energy"]
-
 _ELSEWHERE = {"device", "model", "build"}
 """Settings that have a line of their own."""
 

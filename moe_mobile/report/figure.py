@@ -18,25 +18,6 @@ from typing import Any
 
 from moe_mobile.base.json_field import Json
 
-__all__ = [
-    "Bar",
-    "Figure",
-    "Key",
-    "Segment",
-    "band",
-    "bars",
-    "listing",
-    "logarithmic",
-    "note",
-    "plain",
-    "points",
-    "rule",
-    "short",
-    "time_layout",
-    "time_line",
-    "upright",
-]
-
 _LINE = 16  # pixels of a line of text
 _BAR = 13
 _GAP = 17

@@ -22,8 +22,6 @@ from moe_mobile.report.figure import (
 )
 from moe_mobile.report.settings import label, settings, varying
 
-__all__ = ["context", "forest", "ratio_text"]
-
 # Beyond it, equal factors should look equal: an axis of logarithms.
 _LOGARITHMIC_FROM = 3
 

@@ -29,8 +29,6 @@ from moe_mobile.report.figure import (
 from moe_mobile.report.settings import device_name
 from moe_mobile.report.timeline import Span, spans
 
-__all__ = ["heat"]
-
 _LINES = (
     ("cpu_c", "CPU", "solid", "@muted"),
     ("skin_c", "skin", "solid", "@ink"),

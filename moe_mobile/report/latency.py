@@ -22,8 +22,6 @@ from moe_mobile.report.figure import (
     upright,
 )
 
-__all__ = ["MAX_POINTS", "latency", "latency_note"]
-
 MAX_POINTS = 4000
 """The most in one chart. More cannot be distinguished, and make a page slow."""
 

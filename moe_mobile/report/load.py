@@ -15,8 +15,6 @@ from typing import Any, NoReturn
 from moe_mobile.bench.row import SCHEMA_VERSION, Row
 from moe_mobile.errors import UnsupportedError, UsageError, read_error
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "Results", "read_results"]
-
 MAX_BYTES = 256 << 20
 """Of one file: a page made of more would open in no browser."""
 

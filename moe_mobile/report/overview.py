@@ -12,16 +12,6 @@ from moe_mobile.bench.row import PARTS, finite
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Bar, Figure, Key, Segment, bars, listing, plain, short
 
-__all__ = [
-    "cache",
-    "energy",
-    "first_token",
-    "memory",
-    "percentiles",
-    "shares",
-    "throughput",
-]
-
 _MIB = 1 << 20
 
 _PERCENTILE_MARKS = (("p50 (median)", "dot"), ("p95", "ring"), ("p99", "diamond"))

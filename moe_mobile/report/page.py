@@ -24,8 +24,6 @@ from moe_mobile.report.settings import configurations, settings
 from moe_mobile.report.template import Chart, Section, render, script_json
 from moe_mobile.report.timeline import FEWEST_SAMPLES, memory_over_time, too_few_samples
 
-__all__ = ["make_page", "summary"]
-
 MAX_DETAILED = 24
 """Rows with charts of their own; a page compares further rows only."""
 

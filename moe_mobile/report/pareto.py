@@ -13,8 +13,6 @@ from moe_mobile.base.text import change_text
 from moe_mobile.report.figure import Figure, Key, note, plain, points, rule, short, time_layout
 from moe_mobile.tune.choice import Candidate, Limit, front
 
-__all__ = ["loads_front", "speed_front", "told"]
-
 # Of a series' points, and of its key.
 _MARKS = (
     ("circle", "dot"),

@@ -16,8 +16,6 @@ from moe_mobile.base.statistics import mean, percentile
 from moe_mobile.report.figure import Figure, Key, note, plain, short
 from moe_mobile.tune.residency import Residency
 
-__all__ = ["lifetimes", "over_time", "shares"]
-
 _SCALE = [[0, "@paper"], [1, "@c0"]]
 _KEY = Key("@c0", "cached after 0 to 100 % of the tokens", "scale")
 _LEVELS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"

@@ -10,17 +10,6 @@ from collections.abc import Sequence
 from moe_mobile.base.routings import is_lossy
 from moe_mobile.bench.row import Row
 
-__all__ = [
-    "COLOURS",
-    "NOT_RECORDED",
-    "Configuration",
-    "configurations",
-    "device_name",
-    "label",
-    "settings",
-    "varying",
-]
-
 COLOURS = 8
 """Colours that people can distinguish, also people who see fewer colours."""
 

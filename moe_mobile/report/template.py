@@ -15,8 +15,6 @@ import markupsafe
 
 from moe_mobile.report.figure import Figure
 
-__all__ = ["Chart", "Section", "render", "script_json"]
-
 _ASSETS = pathlib.Path(__file__).with_name("assets")
 
 

@@ -13,8 +13,6 @@ from moe_mobile.bench.row import finite, objects
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import Figure, Key, band, plain, rule, short, time_layout, time_line
 
-__all__ = ["FEWEST_SAMPLES", "Span", "memory_over_time", "spans", "too_few_samples"]
-
 _MIB = 1 << 20
 _MAX_SAMPLES = 1500
 FEWEST_SAMPLES = 3

@@ -19,8 +19,6 @@ from moe_mobile.tune.choice import Candidate
 from moe_mobile.tune.outcome import Outcome
 from moe_mobile.tune.residency import Residency, residency
 
-__all__ = ["make_page"]
-
 _ALWAYS = (
     "The intervals cover the spread within this text alone. Other kinds of text may lose more: "
     "score one that is like what the model will be asked.",

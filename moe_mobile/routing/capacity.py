@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from moe_mobile.errors import UsageError
 
-__all__ = ["Capacity", "parse_capacity", "percent_of", "share_text"]
-
 
 @dataclass(frozen=True)
 class Capacity:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from moe_mobile.base.routings import is_lossy
 
-__all__ = ["Counts"]
-
 
 @dataclass(frozen=True)
 class Counts:

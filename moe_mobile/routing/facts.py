@@ -15,8 +15,6 @@ from moe_mobile.errors import UsageError
 if TYPE_CHECKING:
     from moe_mobile.bundle.manifest import Manifest
 
-__all__ = ["MoeFacts", "require_same"]
-
 
 @dataclass(frozen=True)
 class MoeFacts:

@@ -17,8 +17,6 @@ from moe_mobile.errors import UsageError
 if TYPE_CHECKING:
     from moe_mobile.routing.replay import Replayed
 
-__all__ = ["BY_FLASH", "PROFILES", "Flash", "Timing", "measure_flash", "parse_flash"]
-
 BY_FLASH = ("flash_ms_per_token", "expert_ms_per_token")
 """What :meth:`Timing.of` predicts for each flash."""
 

@@ -19,8 +19,6 @@ from moe_mobile.errors import UsageError
 from moe_mobile.routing.simulation import simulate
 from moe_mobile.routing.trace import MAX_EXPERTS, MAX_LAYERS, MAX_TEXT, Trace
 
-__all__ = ["CacheProfile", "count_uses", "read_profile", "write_profile"]
-
 _MARK = "moe_mobile_cache_profile"
 _REMEDY = (
     f"Name a file that `{command_line('simulate', 'TRACE', save_profile='FILE')}` wrote, or record "

@@ -21,8 +21,6 @@ from moe_mobile.routing.profile import CacheProfile
 from moe_mobile.routing.simulation import Simulation, simulate
 from moe_mobile.routing.trace import Trace, read_trace
 
-__all__ = ["Replay", "Replayed", "replay"]
-
 
 @dataclass(frozen=True)
 class Replayed(Counts):

@@ -22,8 +22,6 @@ from moe_mobile.routing.arguments import (
 from moe_mobile.routing.trace import MAX_LAYERS
 from moe_mobile.settings import index
 
-__all__ = ["Routed", "RoutingRun", "RunTotals"]
-
 
 class Routed(NamedTuple):
     """What :meth:`RoutingRun.route` decided for some tokens in a layer.

@@ -20,8 +20,6 @@ from moe_mobile.routing.arguments import (
     whole,
 )
 
-__all__ = ["Simulation", "simulate"]
-
 
 @dataclass(frozen=True, eq=False)
 class Simulation:

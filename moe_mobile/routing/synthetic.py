@@ -21,15 +21,6 @@ from moe_mobile.errors import UsageError
 from moe_mobile.model.presets import RandomWeights, preset_config
 from moe_mobile.routing.trace import Trace, check_prompt
 
-__all__ = [
-    "CONTEXT_TOKENS",
-    "MODELS",
-    "POPULARITY",
-    "SyntheticModel",
-    "synthetic_logits",
-    "synthetic_trace",
-]
-
 POPULARITY = 0.5
 """The share of what lasts that lasts for ever: a round number, not fitted."""
 CONTEXT_TOKENS = 32

@@ -24,8 +24,6 @@ from moe_mobile.errors import IoError, UnsupportedError, UsageError, read_error
 from moe_mobile.routing.facts import MoeFacts
 from moe_mobile.settings import index
 
-__all__ = ["SOURCES", "Trace", "check_prompt", "check_tokens", "read_trace", "split", "write_trace"]
-
 VERSION = 1
 METADATA = "moe_mobile_trace"
 """The one key of the safetensors metadata: several would be written in random order."""

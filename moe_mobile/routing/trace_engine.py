@@ -19,8 +19,6 @@ from moe_mobile.errors import RuntimeFailedError
 from moe_mobile.routing.trace import Trace, check_prompt, check_tokens, split
 from moe_mobile.runner import Runner
 
-__all__ = ["record_engine"]
-
 # Logits of one request, which both sides hold in memory. Fewer tokens at once would have the same
 # experts read more often.
 _PART_BYTES = 8 << 20

@@ -19,17 +19,6 @@ from moe_mobile.model.source import OpenModel, open_model
 from moe_mobile.routing.facts import MoeFacts
 from moe_mobile.settings import DEFAULT_CONTEXT
 
-__all__ = [
-    "DTYPES",
-    "Checkpoint",
-    "checked_context",
-    "find_device",
-    "find_routers",
-    "load_model",
-    "memory_errors",
-    "open_checkpoint",
-]
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _ROUTER = re.compile(r"(?:model\.)?layers\.(\d+)\.(?:mlp|feed_forward)\.gate")

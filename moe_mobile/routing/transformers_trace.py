@@ -23,8 +23,6 @@ from moe_mobile.routing.transformers_model import (
     memory_errors,
 )
 
-__all__ = ["record_transformers"]
-
 
 def record_transformers(
     checkpoint: Checkpoint,

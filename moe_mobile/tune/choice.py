@@ -21,18 +21,6 @@ from moe_mobile.base.text import change_text
 from moe_mobile.errors import UsageError
 from moe_mobile.quality.score import Cache, Quality, exact_of
 
-__all__ = [
-    "Candidate",
-    "Limit",
-    "Verdict",
-    "candidates",
-    "choose",
-    "front",
-    "parse_limit",
-    "warnings",
-    "with_speeds",
-]
-
 Verdict = str
 """``exact``; ``within`` the limit; ``unsure``: the interval holds the limit, or there is none;
 ``over`` the limit."""

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from moe_mobile.base.routings import split_routings
 from moe_mobile.errors import UsageError
 
-__all__ = ["EXACT", "default_grid", "grid"]
-
 EXACT = "exact"
 
 _LAMBDAS = ("0.05", "0.1", "0.15", "0.2", "0.3", "0.4", "0.6", "0.8")

@@ -15,8 +15,6 @@ from moe_mobile.quality.subject import BundleSubject
 from moe_mobile.routing.capacity import share_text
 from moe_mobile.tune.processes import cores
 
-__all__ = ["engines_at_a_time", "fitting_engines"]
-
 _USABLE = 0.8  # of what is available; the rest is left to others
 
 

@@ -16,8 +16,6 @@ from moe_mobile.routing.capacity import share_text
 from moe_mobile.tune.choice import Candidate, Limit, choose, warnings
 from moe_mobile.tune.settings_file import Choice, ChosenSettings, Measured, SettingsFile
 
-__all__ = ["Outcome", "engine_settings", "text_hash"]
-
 
 @dataclass(frozen=True)
 class Outcome:

@@ -24,8 +24,6 @@ from moe_mobile.quality.score import (
 )
 from moe_mobile.quality.sweep import Scored, Workers
 
-__all__ = ["cores", "score_in_processes"]
-
 _POLL_S = 0.2
 
 # Of a worker: set by _begin.

@@ -25,8 +25,6 @@ from moe_mobile.quality.score import (
 )
 from moe_mobile.quality.sweep import Scored, Workers
 
-__all__ = ["LOCAL", "check_ray", "score_on_ray"]
-
 LOCAL = "local"
 """Instead of an address: a cluster of this machine alone, for the time of the work."""
 

@@ -18,8 +18,6 @@ from moe_mobile.base.routings import marked
 from moe_mobile.quality.score import Cache, open_run
 from moe_mobile.routing.trace import Trace
 
-__all__ = ["Residency", "residency"]
-
 
 @dataclass(frozen=True, eq=False)
 class Residency:

@@ -25,8 +25,6 @@ from moe_mobile.tune.processes import score_in_processes
 from moe_mobile.tune.ray_cluster import score_on_ray
 from moe_mobile.tune.speed import contenders, measure_speeds
 
-__all__ = ["search", "tried_caches", "with_measured_speeds", "workers_for"]
-
 _OF_BENCH = ("residency", "lanes", "threads", "packed_dir")
 """Settings of an engine that its speed depends on."""
 

@@ -22,15 +22,6 @@ from moe_mobile.base.versioned_files import Format, read_regular, write_regular
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.capacity import percent_of
 
-__all__ = [
-    "Choice",
-    "ChosenSettings",
-    "Measured",
-    "SettingsFile",
-    "read_settings",
-    "write_settings",
-]
-
 _MARK = "moe_mobile_settings"
 _MAX_BYTES = 1 << 20
 _MAX_TEXT = 200

@@ -30,8 +30,6 @@ from moe_mobile.settings import EngineSettings
 from moe_mobile.tune.choice import Candidate
 from moe_mobile.tune.outcome import engine_settings
 
-__all__ = ["contenders", "measure_speeds"]
-
 _TOKENS = 64
 """Decoded in a repetition."""
 
