@@ -19,7 +19,7 @@ from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle.quantization import QuantizationSettings
 from moe_mobile.bundle.writer import to_bytes
 from moe_mobile.device.deploy.package import bundle_package
-from moe_mobile.errors import BundleCorruptError, MoeMobileError, UnsupportedError
+from moe_mobile.errors import BundleCorruptError, BundleInvalidError, UnsupportedError
 from moe_mobile.export import export_bundle
 from moe_mobile.runner import Runner
 from tests.bundles import CheckpointMaker, OnceMaker
@@ -304,12 +304,12 @@ def test_a_portable_program_is_verified_too(place: str, export: Exporter) -> Non
     assert (refusal.value.file or "").endswith(place)
 
 
-def test_a_program_that_says_the_wrong_delegate(export: Exporter) -> None:
-    """XNNPACK finds nothing to pack in a portable program."""
-    bundle = export("fp32", m.PORTABLE, m.XNNPACK)
+@pytest.mark.parametrize("portable", [True, False])
+def test_a_program_that_says_the_wrong_delegate(export: Exporter, portable: bool) -> None:
+    bundle = export("fp32", m.PORTABLE if portable else m.XNNPACK, m.XNNPACK)
     manifest = read_manifest(bundle)
-    head = dataclasses.replace(manifest.head, delegate=None)
+    head = dataclasses.replace(manifest.head, delegate=None if portable else m.PORTABLE)
     (bundle / m.MANIFEST_FILE).write_bytes(to_bytes(dataclasses.replace(manifest, head=head)))
-    with pytest.raises(MoeMobileError, match="head") as refusal:
+    with pytest.raises(BundleInvalidError, match="another delegate") as refusal:
         Engine(bundle, threads=1)
-    assert refusal.value.code == "runtime"
+    assert (refusal.value.file or "").endswith("head.pte")

@@ -4,10 +4,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from moe_mobile import Engine
+from moe_mobile.bundle import manifest as m
+from moe_mobile.bundle import read_manifest
+from moe_mobile.bundle.writer import to_bytes
+from moe_mobile.errors import BundleInvalidError
 from tests.bundles import BundleMaker, CheckpointMaker
 from tests.engine.native import logits_after_prompt
 from tests.oracles.logits import Logits, logits_of
@@ -82,3 +91,36 @@ def test_the_plan_counts_every_layers_state(bundle: BundleMaker) -> None:
         assert kv_bytes("mixtral", MAX_BATCH, context) == 2 * (64 + 11) * position
     # A batch of 256 needs more than the context.
     assert kv_bytes("mixtral", 256, CONTEXT) == 2 * CONTEXT * position
+
+
+def _fewer_heads(layers: list[m.Layer]) -> None:
+    (at,) = (i for i, layer in enumerate(layers) if isinstance(layer.mixer, m.AttentionMixer))
+    layers[at] = dataclasses.replace(layers[at], mixer=m.AttentionMixer(0, num_kv_heads=1))
+
+
+def _convolution_as_attention(layers: list[m.Layer]) -> None:
+    (at,) = (i for i, layer in enumerate(layers) if isinstance(layer.mixer, m.AttentionMixer))
+    other = next(i for i, layer in enumerate(layers) if i != at and layer.experts)
+    dense, again = layers[other].dense, layers[at].dense
+    layers[at] = dataclasses.replace(layers[at], dense=dense)
+    layers[other] = dataclasses.replace(layers[other], dense=again)
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+@pytest.mark.parametrize("change", [_fewer_heads, _convolution_as_attention])
+def test_a_mixer_that_is_not_of_its_programs_is_refused_when_opened(
+    change: Callable[[list[m.Layer]], None], prepared: bool, bundle: BundleMaker, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle("lfm2_moe", "fp32", MAX_BATCH), folder)
+    shutil.rmtree(folder / ".packed", ignore_errors=True)
+    if prepared:
+        Engine(folder, threads=1).close()
+    manifest = read_manifest(folder)
+    layers = list(manifest.layers)
+    change(layers)
+    changed = dataclasses.replace(manifest, layers=tuple(layers))
+    (folder / m.MANIFEST_FILE).write_bytes(to_bytes(changed))
+    with pytest.raises(BundleInvalidError, match="has no such method") as refusal:
+        Engine(folder, threads=1)
+    assert "layer-" in (refusal.value.file or "")

@@ -26,12 +26,13 @@ DensePrograms::DensePrograms(const Bundle& bundle, const PackedStore& store, Pla
     const AlignedBuffer bytes = bundle.read_verified(*entry.program);
     programs_.push_back(
         std::make_unique<LoadedProgram>(bytes.data(), bytes.size(), bundle.path(*entry.program)));
+    require_methods(*programs_.back(), entry);
     if (entry.blob) {
       load_packed(store, entry, arena);
     } else {
-      for (const char* method : entry.methods) {
+      for (const DenseMethod& method : entry.methods) {
         plain_.push_back(
-            backend_of(entry.program->delegate).load(*programs_.back(), method, arena));
+            backend_of(entry.program->delegate).load(*programs_.back(), method.name, arena));
         methods_.push_back(plain_.back().get());
       }
     }
@@ -47,7 +48,7 @@ void DensePrograms::load_packed(const PackedStore& store, const DenseEntry& entr
   const size_t first = packed.size();
   for (size_t i = 0; i < entry.methods.size(); ++i) {
     const AlignedBuffer index = file.read(*entry.blob + 2 * i + 1);
-    packed.add(*programs_.back(), entry.methods[i], arena, {index.data(), index.size()});
+    packed.add(*programs_.back(), entry.methods[i].name, arena, {index.data(), index.size()});
     methods_.push_back(&packed.method(first + i));
   }
   packed.detach();

@@ -11,7 +11,9 @@
 #include "base/error.h"
 #include "bundle/bundle.h"
 #include "bundle/packed_file.h"
+#include "cache/expert_key.h"
 #include "executorch/packed_weights.h"
+#include "executorch/signature.h"
 
 namespace moe_mobile {
 
@@ -34,10 +36,16 @@ std::string packed_directory(const Bundle& bundle, const std::string& packed_dir
 constexpr size_t template_index(uint32_t variant) { return 2 * size_t{variant}; }
 constexpr size_t template_program(uint32_t variant) { return 2 * size_t{variant} + 1; }
 
+struct DenseMethod {
+  const char* name;
+  Signature signature;
+};
+
 // A dense program and its methods.
 struct DenseEntry {
   const DenseProgram* program = nullptr;
-  std::vector<const char*> methods;
+  std::vector<DenseMethod> methods;
+  uint32_t rows = 0;  // that its methods take at once
   // The blob of the first method's weights in methods.packed. The next blob is its index, then the
   // other methods follow. Empty if the program is not packed.
   std::optional<size_t> blob;
@@ -45,6 +53,10 @@ struct DenseEntry {
 
 // The dense programs of the layers, then the head. Valid as long as the manifest lives.
 std::vector<DenseEntry> dense_entries(const Manifest& manifest);
+// Throws kBundleInvalid if the entry's program does not have these methods.
+void require_methods(const LoadedProgram& program, const DenseEntry& entry);
+// The same for an expert of the bundle.
+void require_expert(const LoadedProgram& program, const Manifest& manifest, const ExpertKey& key);
 
 // Whether the store holds the experts' packed weights: if so, one delegate that packs weights runs
 // all layers and precisions. kUnsupported if the model has no experts.

@@ -187,8 +187,9 @@ class Preparation {
       if (!entry.blob) continue;
       const AlignedBuffer bytes = bundle_.read_verified(*entry.program);
       const LoadedProgram program(bytes.data(), bytes.size(), bundle_.path(*entry.program));
-      for (const char* method : entry.methods)
-        append_method(&writer, program, method, *entry.program);
+      require_methods(program, entry);
+      for (const DenseMethod& method : entry.methods)
+        append_method(&writer, program, method.name, *entry.program);
     }
     writer.commit();
   }
@@ -205,6 +206,7 @@ class Preparation {
     const ExpertKey key{template_layer(manifest_), 0, variant};
     const AlignedBuffer bytes = bundle_.read_program(key);
     const LoadedProgram program(bytes.data(), bytes.size(), expert_name(key));
+    require_expert(program, manifest_, key);
     std::vector<uint8_t>& index = template_indexes_[variant];
     index = pack_expert(program).index;
     append(writer, index.data(), index.size(), source);
@@ -236,6 +238,7 @@ class Preparation {
       const ExpertKey key{layer, expert, variant};
       const AlignedBuffer bytes = bundle_.read_program(key);
       const LoadedProgram program(bytes.data(), bytes.size(), expert_name(key));
+      require_expert(program, manifest_, key);
       const PackedImage image = pack_expert(program);
       if (!packed_experts(manifest_).same_layout(template_indexes_[variant], image.index,
                                                  program.name()))

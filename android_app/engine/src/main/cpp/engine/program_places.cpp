@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/heap.h"
+#include "engine/packed_store.h"
 #include "executorch/backend.h"
 
 namespace moe_mobile {
@@ -86,6 +87,7 @@ void ProgramPlaces::arrived(const ExpertKey& key, uint32_t place) {
                 name + " does not match its SHA-256", "Copy or export the bundle again.");
   checked_[index] = true;
   at.program = std::make_unique<LoadedProgram>(at.staging->data(), program.bytes, name);
+  require_expert(*at.program, manifest_, {key.layer, key.expert, variant_});
   const Delegate delegate = manifest_.experts(key.layer, variant_).delegate;
   at.method = backend_of(delegate).load(*at.program, "forward", arena_);
   at.program->release_weights();

@@ -11,6 +11,7 @@ namespace {
 // ExecuTorch's own kernels. Their constants are in the program, which LoadedProgram keeps.
 class PortableBackend : public Backend {
  public:
+  const char* name() const override { return ""; }
   std::unique_ptr<Method> load(const LoadedProgram& program, const char* method,
                                PlannedArena* arena) const override {
     return std::make_unique<Method>(program, method, arena, nullptr);

@@ -17,6 +17,8 @@ namespace moe_mobile {
 class Backend {
  public:
   virtual ~Backend() = default;
+  // What programs call the delegate; empty for ExecuTorch's own kernels.
+  virtual const char* name() const = 0;
   // Loads a method that owns its weights. kRuntime if ExecuTorch refuses it.
   virtual std::unique_ptr<Method> load(const LoadedProgram& program, const char* method,
                                        PlannedArena* arena) const = 0;

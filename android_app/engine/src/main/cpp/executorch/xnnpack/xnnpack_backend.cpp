@@ -42,6 +42,8 @@ class XnnpackWeights : public PackedWeights {
 
 }  // namespace
 
+const char* XnnpackBackend::name() const { return kName; }
+
 std::unique_ptr<Method> XnnpackBackend::load(const LoadedProgram& program, const char* method,
                                              PlannedArena* arena) const {
   return load_with_xnnpack(program, method, arena, /*packed_path=*/"");

@@ -11,6 +11,7 @@ namespace moe_mobile {
 // (`packed_cache_path`), which it maps. Only this folder knows those files.
 class XnnpackBackend : public Backend {
  public:
+  const char* name() const override;
   std::unique_ptr<Method> load(const LoadedProgram& program, const char* method,
                                PlannedArena* arena) const override;
   const PackedWeights* packed_weights() const override;
