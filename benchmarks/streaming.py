@@ -89,7 +89,7 @@ def decode(bundle: pathlib.Path, progress: ProgressBar, **settings: object) -> J
         # Folders of this machine do not belong in a result.
         "settings": {k: v for k, v in info["settings"].items() if not k.endswith("_dir")},
         "direct_io": info["direct_io"],
-        "threads": info["threads"],
+        "threads": info["settings"]["threads"],
         "bundle_hash": info["bundle_hash"],
         "tokens_per_second": len(steps) / (sample["gen_ns"] / 1e9),
         "hit_rate": hits / (hits + misses),

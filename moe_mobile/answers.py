@@ -87,9 +87,10 @@ _SAMPLE: Shape = {
 # Times that must be above 0 if the request's member is.
 _TIMES_OF = (("prompt_ns", "n_prompt"), ("ttft_ns", "n_prompt"), ("gen_ns", "n_gen"))
 _INFO: dict[str, Shape] = {
-    "pid": _positive, "bundle_hash": str, "plan": _PLAN, "direct_io": bool, "threads": int,
+    "pid": _positive, "bundle_hash": str, "plan": _PLAN, "direct_io": bool,
     "settings": {
-        "cache": str, "residency": str, "precision": _precision, "lanes": int, "context": _positive,
+        "cache": str, "residency": str, "precision": _precision, "lanes": int,
+        "threads": int, "context": _positive,
     },
     "fallbacks": [str], "moe_mobile": str, "executorch": str,
     "routing": {"requested": str, "resolved": str, "note": str, "lossy": bool},

@@ -217,7 +217,6 @@ class Info:
         bundle_hash: SHA-256 of the bundle's manifest, which holds the hashes of all its files.
         settings: as they came out, with ``auto`` settled.
         direct_io: whether reads bypass the page cache.
-        threads: threads that compute.
         fallbacks: what works otherwise than the settings ask, and why.
         store_key: the CPU and the versions that the packed weights are for.
         executorch, moe_mobile: versions.
@@ -229,7 +228,6 @@ class Info:
     settings: EngineSettings
     routing: RoutingInfo
     direct_io: bool
-    threads: int
     fallbacks: tuple[str, ...]
     store_key: str
     executorch: str

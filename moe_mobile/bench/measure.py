@@ -282,7 +282,7 @@ def _result(
             "model_n_params": bundle.num_parameters,
             "n_batch": bundle.max_batch,
             "n_ubatch": bundle.max_batch,
-            "n_threads": int(info["threads"]),
+            "n_threads": int(info["settings"]["threads"]),
             "test_time": runs[0].run["started_at"][:19] + "Z",
             "version": moe_mobile.__version__,
             "executorch_version": str(info["executorch"]),

@@ -67,7 +67,7 @@ def command(
         ("device", place.serial),
         ("settings", chosen),
         ("reading", "O_DIRECT" if info["direct_io"] else "buffered"),
-        ("threads", info["threads"]),
+        ("threads", info["settings"]["threads"]),
         ("opened in", f"{info['load_ms']:.0f} ms"),
         ("engine", f"moe-mobile {info['moe_mobile']}, ExecuTorch {info['executorch']}"),
         *(("note", note) for note in notes_of(info)),

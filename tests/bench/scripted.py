@@ -82,8 +82,8 @@ for line in sys.stdin:
         print(json.dumps([os.getpid(), request]), file=asked)
     answer = dict(id=request["id"], event="result")
     if request["command"] == "open":
-        answer.update(settings=dict(precision="full") | request["settings"],
-                      threads=2, bundle_hash="ab" * 32,
+        answer.update(settings=dict(precision="full") | request["settings"] | dict(threads=2),
+                      bundle_hash="ab" * 32,
                       plan=dict(slots=7, text="7 slots", total_bytes=7), direct_io=True,
                       fallbacks=[],
                       routing=dict(requested="exact", resolved="exact", note="", lossy=False),

@@ -21,9 +21,10 @@ Json = dict[str, Any]
 
 PLAN = {"text": "4 slots", "slots": 4, "total_bytes": 9}
 INFO: Json = {
-    "pid": 1, "bundle_hash": "ab", "plan": PLAN, "direct_io": True, "threads": 2, "fallbacks": [],
+    "pid": 1, "bundle_hash": "ab", "plan": PLAN, "direct_io": True, "fallbacks": [],
     "settings": {
-        "cache": "50%", "residency": "slots", "precision": "full", "lanes": 2, "context": 64,
+        "cache": "50%", "residency": "slots", "precision": "full", "lanes": 2, "threads": 2,
+        "context": 64,
     },
     "moe_mobile": "1", "executorch": "1",
     "routing": {"requested": "exact", "resolved": "exact", "note": "", "lossy": False},

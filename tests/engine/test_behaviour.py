@@ -171,7 +171,7 @@ def test_each_engine_chooses_its_threads(tiny: Path) -> None:
         "import os, sys; from moe_mobile import Engine\n"
         "for threads in (None, 1, None):\n"
         "    with Engine(sys.argv[1], threads=threads) as engine:\n"
-        "        print(engine.info.threads)\n"
+        "        print(engine.info.settings.threads)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tiny)], capture_output=True, text=True, check=True

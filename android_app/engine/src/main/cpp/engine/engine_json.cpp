@@ -39,7 +39,6 @@ void to_json(nlohmann::json& json, const EngineInfo& info) {
             {"note", info.routing.note},
             {"lossy", info.routing.lossy}}},
           {"direct_io", info.direct_io},
-          {"threads", info.settings.threads},
           {"fallbacks", info.fallbacks},
           {"store_key", info.store_key},
           {"executorch", info.executorch},
