@@ -7,9 +7,9 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from moe_mobile.device.select import Opened
     from moe_mobile.quality.file import QualityFile
     from moe_mobile.routing.capacity import Capacity
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 RESIDENCIES = ("slots", "programs", "resident")
 
@@ -40,15 +42,21 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object, errors included."
 )
 
-device_option = click.option(
-    "-s",
-    "--device",
-    "--serial",
-    "device",
-    metavar="SERIAL",
-    help="Run on this phone: adb's serial, HOST:PORT for Wi-Fi, or `any` for the one connected or "
-    "named by ANDROID_SERIAL.  [default: this machine]",
-)
+
+def phone_option(what: str) -> Callable[[_Command], _Command]:
+    """``--device``; ``what`` is done on the phone."""
+    return click.option(
+        "-s",
+        "--device",
+        "--serial",
+        "device",
+        metavar="SERIAL",
+        help=f"{what} this phone: adb's serial, HOST:PORT for Wi-Fi, or `any` for the one "
+        "connected or named by ANDROID_SERIAL.  [default: this machine]",
+    )
+
+
+device_option = phone_option("Run on")
 
 
 def echo_json(value: object) -> None:
@@ -170,6 +178,18 @@ class ReadingOptions:
 
 
 @dataclass(frozen=True)
+class StreamingOptions(ReadingOptions):
+    """The same for a text whose routing depends on a cache: everything in memory is none."""
+
+    residency: str = again(
+        ReadingOptions,
+        "residency",
+        type=click.Choice(RESIDENCIES[:2]),
+        help="slots: swap weights under live programs; programs: load a program per miss.",
+    )
+
+
+@dataclass(frozen=True)
 class LabOptions:
     """Routings and caches for a text or a trace: every routing with each cache."""
 
@@ -275,6 +295,7 @@ packed_dir_option = option_of(ReadingOptions, "packed_dir")
 devices_options = group_of(DevicesOptions, "devices")
 cache_options = group_of(CacheOptions, "cached")
 reading_options = group_of(ReadingOptions, "reading")
+streaming_options = group_of(StreamingOptions, "reading")
 rows_options = group_of(RowsOptions, "kept")
 
 
@@ -283,16 +304,14 @@ def names_of(*groups: type[Any]) -> set[str]:
     return {field.name for group in groups for field in fields(group)}
 
 
-def engine_settings(
-    bundle: pathlib.Path, reading: ReadingOptions, cached: CacheOptions | None = None
-) -> EngineSettings:
-    """What the options say; without ``cached`` nothing of routing and cache.
+def engine_settings(bundle: pathlib.Path, *groups: Any) -> EngineSettings:
+    """What groups of options say, the defaults for everything else.
 
     Raises as :func:`initial_cache_settings`.
     """
-    values = {**vars(reading)}
-    if cached is not None:
-        values |= vars(cached) | initial_cache_settings(cached.initial_cache, bundle)
+    values = {name: value for group in groups for name, value in vars(group).items()}
+    if "initial_cache" in values:
+        values |= initial_cache_settings(values["initial_cache"], bundle)
     return EngineSettings().with_values(values)
 
 

@@ -16,15 +16,15 @@ from moe_mobile.cli.commands import again, cli_command, group_of
 from moe_mobile.cli.options import (
     OUTPUT,
     LabOptions,
-    ReadingOptions,
     RowsOptions,
     ScoredOptions,
+    StreamingOptions,
     device_option,
     echo_json,
     engine_settings,
     json_option,
-    reading_options,
     rows_options,
+    streaming_options,
 )
 from moe_mobile.cli.output import check_plot, write_plot
 from moe_mobile.cli.progress import ProgressBar
@@ -74,7 +74,7 @@ class _Scored(ScoredOptions):
 @source_argument
 @text_options
 @group_of(_Scored, "lab")
-@reading_options
+@streaming_options
 @device_option
 @checkpoint_options
 @rows_options
@@ -84,7 +84,7 @@ def command(
     source: str,
     text: TextOptions,
     lab: _Scored,
-    reading: ReadingOptions,
+    reading: StreamingOptions,
     device: str | None,
     checkpoint: CheckpointOptions,
     kept: RowsOptions,
@@ -103,7 +103,7 @@ def command(
     check_outputs({"--out": kept.rows, "--plot": plot}, read)
     check_plot(plot)
     check_writable(kept.rows, replaced=False)
-    refuse_others(source, ReadingOptions, but=("context",), also=("precisions",))
+    refuse_others(source, StreamingOptions, but=("context",), also=("precisions",))
     # They import numpy: only now, so that --help and wrong options answer at once.
     from moe_mobile.base.routings import split_precisions, split_routings
     from moe_mobile.quality.sweep import caches, score_here, sweep

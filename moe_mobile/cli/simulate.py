@@ -22,9 +22,9 @@ from moe_mobile.cli.options import (
     SIZE,
     CacheOptions,
     LabOptions,
-    device_option,
     echo_json,
     json_option,
+    phone_option,
 )
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.progress import ProgressBar
@@ -158,7 +158,7 @@ class _Timing:
 )
 @group_of(_Replayed, "lab")
 @group_of(_Timing, "timing")
-@device_option
+@phone_option("For --flash measured: the flash of")
 @click.option(
     "--save-profile",
     type=OUTPUT,

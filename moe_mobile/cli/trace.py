@@ -5,16 +5,16 @@
 from __future__ import annotations
 
 import pathlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from moe_mobile.base.text import size
-from moe_mobile.cli.commands import cli_command
+from moe_mobile.cli.commands import again, cli_command, group_of
 from moe_mobile.cli.options import (
     CacheOptions,
     ReadingOptions,
-    cache_options,
     device_option,
     echo_json,
     engine_settings,
@@ -26,7 +26,6 @@ from moe_mobile.cli.source import (
     CheckpointOptions,
     TextOptions,
     checkpoint_options,
-    is_bundle,
     open_subject,
     refuse_others,
     source_argument,
@@ -37,6 +36,16 @@ from moe_mobile.cli.writable import check_outputs, check_replaceable
 
 if TYPE_CHECKING:
     from moe_mobile.routing.trace import Trace
+
+
+@dataclass(frozen=True)
+class _RecordedOptions:
+    """How the engine runs a text that is recorded. It is a prompt, which is always routed exactly:
+    the cache decides only how fast."""
+
+    cache: str = again(CacheOptions, "cache")
+    precision: str = again(CacheOptions, "precision")
+    allow_below_cycle: bool = again(CacheOptions, "allow_below_cycle")
 
 
 @cli_command(
@@ -61,7 +70,7 @@ if TYPE_CHECKING:
     help="Mark this many tokens at the start of each sequence as a prompt, which replays route "
     "exactly.",
 )
-@cache_options
+@group_of(_RecordedOptions, "recorded")
 @reading_options
 @device_option
 @checkpoint_options
@@ -71,7 +80,7 @@ def command(
     out: pathlib.Path,
     text: TextOptions,
     prompt_tokens: int,
-    cached: CacheOptions,
+    recorded: _RecordedOptions,
     reading: ReadingOptions,
     device: str | None,
     checkpoint: CheckpointOptions,
@@ -83,18 +92,12 @@ def command(
     a Hugging Face checkpoint, a Hugging Face model id, or the word demo; transformers records it. A
     text longer than --context becomes several sequences, each without a past.
     """
-    refuse_others(source, CacheOptions, ReadingOptions, but=("context",))
-    inputs = {
-        "BUNDLE|MODEL": source_path(source),
-        "--file": text.path,
-        "--initial-cache": cached.profile,
-    }
-    check_outputs({"--out": out}, inputs)
+    refuse_others(source, _RecordedOptions, ReadingOptions, but=("context",))
+    check_outputs({"--out": out}, {"BUNDLE|MODEL": source_path(source), "--file": text.path})
     check_replaceable(out)
     given = text.read()
     with ProgressBar() as progress:
-        bundle = pathlib.Path(source)
-        settings = engine_settings(bundle, reading, cached if is_bundle(source) else None)
+        settings = engine_settings(pathlib.Path(source), reading, recorded)
         subject = open_subject(source, device, settings, checkpoint, progress)
         ids = subject.ids(given)[: text.tokens]
         trace = subject.trace(ids, prompt_tokens=prompt_tokens, progress=progress)

@@ -17,14 +17,14 @@ from moe_mobile.cli.commands import again, cli_command, group_of, option
 from moe_mobile.cli.options import (
     OUTPUT,
     LabOptions,
-    ReadingOptions,
     RowsOptions,
     ScoredOptions,
+    StreamingOptions,
     device_option,
     echo_json,
     engine_settings,
     json_option,
-    reading_options,
+    streaming_options,
 )
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.progress import ProgressBar
@@ -160,7 +160,7 @@ class _Written:
 @source_argument
 @text_options
 @group_of(_Search, "search")
-@reading_options
+@streaming_options
 @device_option
 @checkpoint_options
 @group_of(_Kept, "kept")
@@ -170,7 +170,7 @@ def command(
     source: str,
     text: TextOptions,
     search: _Search,
-    reading: ReadingOptions,
+    reading: StreamingOptions,
     device: str | None,
     checkpoint: CheckpointOptions,
     kept: _Kept,
@@ -277,7 +277,7 @@ def _check(
     check_replaceable(written.out)
     check_writable(written.report, replaced=True)
     refuse_others(
-        source, ReadingOptions, but=("context",), also=("out", "measure_speed", "precisions")
+        source, StreamingOptions, but=("context",), also=("out", "measure_speed", "precisions")
     )
 
 

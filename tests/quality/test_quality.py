@@ -332,3 +332,10 @@ def test_an_answer_of_another_shape_is_a_typed_error(
     monkeypatch.setattr(Runner, "request", request)
     with pytest.raises(RuntimeFailedError, match="log-probabilities of 3 tokens"):
         measure_quality(EngineSource(str(demo_bundle("8da4w"))), [5, 6, 7], Cache("exact", 8))
+
+
+def test_an_engine_without_a_cache_is_refused(demo_bundle: DemoMaker) -> None:
+    source = EngineSource(str(demo_bundle("8da4w")), settings=(("residency", "resident"),))
+    with pytest.raises(UsageError, match="no cache to score with") as refusal:
+        source.open()
+    assert refusal.value.setting == "residency"

@@ -166,7 +166,6 @@ def test_an_unwritable_place_is_an_error_at_once(option: str, tmp_path: Path) ->
         ("demo", "--token-ids 5,6 --device x", "--device", UsageError),
         ("bundle", "--token-ids 5,6 --dtype float32", "--dtype", UsageError),
         ("bundle", "--token-ids 5,6 -c 1025", "--context", UsageError),
-        ("bundle", "--token-ids 5,6 --residency resident", "--residency", UsageError),
         ("nothing", "--token-ids 5,6", None, UsageError),
     ],
 )

@@ -146,9 +146,7 @@ def test_the_command_records_from_both(
         ("bundle", "--token-ids 5 --dtype float32", "--dtype"),
         ("bundle", "--token-ids 5 --torch-device cpu", "--torch-device"),
         ("demo", "--token-ids 5 --cache 50%", "--cache"),
-        ("demo", "--token-ids 5 --pool global", "--pool"),
-        ("demo", "--token-ids 5 --eviction lru", "--eviction"),
-        ("demo", "--token-ids 5 --initial-cache cold", "--initial-cache"),
+        ("demo", "--token-ids 5 --precision low", "--precision"),
         ("demo", "--token-ids 5 --serial x", "--device"),
         ("demo", "--token-ids 5 -c 1025", "--context"),
         ("demo", "--token-ids 5,6 --prompt-tokens 2", "--prompt-tokens"),
@@ -174,14 +172,12 @@ def test_a_trace_never_replaces_its_inputs(
         pytest.fail("the work has begun")
 
     monkeypatch.setattr(trace_engine, "record_engine", recorded)
-    text, profile = tmp_path / "text", tmp_path / "profile"
-    for path in (text, profile):
-        path.write_text("mine")
+    text = tmp_path / "text"
+    text.write_text("mine")
     bundle = demo_bundle("8da4w")
-    command_line = [str(bundle), "-f", str(text), "--initial-cache", str(profile), "-o"]
+    command_line = [str(bundle), "-f", str(text), "-o"]
     for out, named in (
         (text, "--file"),
-        (profile, "--initial-cache"),
         (bundle / "bundle.json", "BUNDLE|MODEL"),
         (Path("/proc/x.st"), None),
         (tmp_path, None),
@@ -190,7 +186,7 @@ def test_a_trace_never_replaces_its_inputs(
         assert isinstance(result.exception, MoeMobileError), result.output
         assert result.exception.file == str(out)
         assert result.exception.setting == (named and f"--out, {named}")
-    assert text.read_text() == profile.read_text() == "mine"
+    assert text.read_text() == "mine"
 
 
 @pytest.mark.parametrize("answer", [{}, {"router_logits": 5}, {"router_logits": "AAAA"}])
