@@ -14,6 +14,7 @@ from moe_mobile.base.json_field import (
     JsonField,
     parse_strict_json,
 )
+from moe_mobile.base.router_json import parse_router
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle.quantization import (
     EMBEDDINGS,
@@ -22,7 +23,6 @@ from moe_mobile.bundle.quantization import (
     Quant,
     embedding_row_bytes,
 )
-from moe_mobile.bundle.router import parse_router
 from moe_mobile.errors import BundleInvalidError, UnsupportedError, read_error
 
 _AGAIN = "Copy or export the bundle again"

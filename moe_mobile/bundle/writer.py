@@ -8,8 +8,8 @@ import dataclasses
 import json
 from typing import Any
 
+from moe_mobile.base.router_json import router_to_json
 from moe_mobile.bundle.manifest import FORMAT, VERSION, Manifest
-from moe_mobile.bundle.router import router_to_json
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:

@@ -29,7 +29,6 @@ from moe_mobile.cli.options import (
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.writable import check_outputs, check_replaceable, check_writable
-from moe_mobile.device.select import open_device
 from moe_mobile.errors import IoError, UsageError
 
 if TYPE_CHECKING:
@@ -141,6 +140,8 @@ class _Timing:
 
         found = [parse_flash(text) for text in self.flash if text != _MEASURED]
         if self.measured and self.bundle is not None and expert_bytes is not None:
+            from moe_mobile.device.select import open_device
+
             found.append(measure_flash(open_device(device), self.bundle, expert_bytes, progress))
         return tuple(dict.fromkeys(found)) or PROFILES
 
@@ -199,7 +200,6 @@ def command(
     check_writable(csv_file, replaced=True)
     check_replaceable(save_profile)
     # They import numpy: only now, so that --help and wrong options answer at once.
-    from moe_mobile.bundle.reader import read_manifest
     from moe_mobile.routing.flash import Timing
     from moe_mobile.routing.profile import count_uses, write_profile
     from moe_mobile.routing.replay import replay
@@ -208,6 +208,8 @@ def command(
     routings, initial, capacities = split_routings(lab.routings), lab.initial(), lab.capacities()
     expert_bytes, check = timing.expert_bytes, None
     if timing.bundle is not None:
+        from moe_mobile.bundle.reader import read_manifest
+
         manifest = read_manifest(timing.bundle)
         expert_bytes = manifest.memory.expert_bytes
         check = functools.partial(_require_model, timing.bundle, manifest)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_mobile.base.progress import Progress
-from moe_mobile.device.interface import Device
 from moe_mobile.errors import UsageError
 
 if TYPE_CHECKING:
+    from moe_mobile.device.interface import Device
     from moe_mobile.routing.replay import Replayed
 
 BY_FLASH = ("flash_ms_per_token", "expert_ms_per_token")

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from moe_mobile import __version__
 from moe_mobile.base.json_field import JsonField
 from moe_mobile.base.router import SCORES, SOFTMAX, RouterSpec
+from moe_mobile.base.router_json import parse_router, router_to_json
 from moe_mobile.base.versioned_files import Format, write_regular
-from moe_mobile.bundle.router import parse_router, router_to_json
 from moe_mobile.errors import IoError, UnsupportedError, UsageError, read_error
 from moe_mobile.routing.facts import MoeFacts
 from moe_mobile.settings import index
