@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import IO
 
@@ -11,9 +12,10 @@ from moe_mobile.errors import UsageError
 
 
 def read_text(file: IO[bytes] | None) -> str:
-    """A prompt from a file. Raises UsageError if it is empty or not UTF-8."""
+    """A prompt from a file, without a byte order mark. Raises UsageError if it is empty or not
+    UTF-8."""
     assert file is not None
-    data = file.read()
+    data = file.read().removeprefix(codecs.BOM_UTF8)
     if not data:
         raise UsageError("the file is empty", file=file.name, remedy="Give a file with a text")
     try:

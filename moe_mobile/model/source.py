@@ -16,7 +16,13 @@ from typing import Protocol
 import torch
 
 from moe_mobile.base.router import RouterSpec
-from moe_mobile.errors import CheckpointError, IoError, UsageError, read_error
+from moe_mobile.errors import (
+    BundleInvalidError,
+    CheckpointError,
+    IoError,
+    UsageError,
+    read_error,
+)
 from moe_mobile.model.architecture import Architecture
 from moe_mobile.model.config import JsonObject, read_json_object
 from moe_mobile.model.families.common import Source
@@ -25,6 +31,7 @@ from moe_mobile.model.presets import RandomWeights, preset_config
 from moe_mobile.model.random_weights import RECIPE, RandomStore
 from moe_mobile.model.registry import describe
 from moe_mobile.model.safetensors import SafetensorsStore
+from moe_mobile.text.tokenizer import TOKENIZER, parse_tokenizer
 
 SourceLike = str | os.PathLike[str] | RandomWeights
 """What can be exported: a folder, a Hugging Face id ("org/name"), "demo", or random weights."""
@@ -163,7 +170,27 @@ def _open_folder(folder: Path, name: str, label: str) -> OpenModel:
         # transformers stops at the generation configuration's tokens if it names any.
         stop = read_json_object(generation).get("eos_token_id")
         config = config if stop is None else {**config, "eos_token_id": stop}
-    return _open(config, str(config_file), name, label, SafetensorsStore(folder), files)
+    model = _open(config, str(config_file), name, label, SafetensorsStore(folder), files)
+    if TOKENIZER in files:
+        _check_tokenizer(files[TOKENIZER], folder / TOKENIZER, model.architecture.vocab_size)
+    return model
+
+
+def _check_tokenizer(data: bytes, file: Path, vocab_size: int) -> None:
+    """Raises a CheckpointError if it cannot be read, or has tokens that the model does not know."""
+    try:
+        tokens = parse_tokenizer(data, file).get_vocab(with_added_tokens=True)
+    except BundleInvalidError as error:
+        raise CheckpointError(error.cause, file=file, remedy="Download the file again") from error
+    token, last = max(tokens.items(), key=lambda one: one[1], default=("", -1))
+    if last >= vocab_size:
+        raise CheckpointError(
+            f"its token {token!r} has the id {last}, but the model's embedding has "
+            f"{vocab_size} rows",
+            file=file,
+            remedy="Take the token out of the file, or enlarge the model's embedding "
+            "(resize_token_embeddings in transformers)",
+        )
 
 
 def _open(

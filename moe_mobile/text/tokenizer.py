@@ -34,16 +34,26 @@ def load_tokenizer(bundle: pathlib.Path) -> Tokenizer:
             remedy="Give `token_ids` instead of text, or export again from a folder with "
             "tokenizer.json",
         )
+    return parse_tokenizer(data, path)
+
+
+def parse_tokenizer(data: bytes, file: pathlib.Path) -> Tokenizer:
+    """A tokenizer that takes texts as they are. BundleInvalidError naming ``file`` if it cannot be
+    read."""
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_str(data.decode())
+        tokenizer = Tokenizer.from_str(data.decode())
     except Exception as error:  # the library raises plain Exception
         raise BundleInvalidError(
             f"the tokenizer cannot be read: {error}",
-            file=path,
+            file=file,
             remedy="Export again from a complete checkpoint",
         ) from error
+    # Left over from training; transformers ignores them too.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 class BundleText:

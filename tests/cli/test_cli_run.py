@@ -145,6 +145,14 @@ def test_a_bundle_without_a_tokenizer_wants_ids(
     assert shown.split() == [str(token) for token in answer["token_ids"]]
 
 
+def test_a_byte_order_mark_is_not_text(bundle: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    text = tmp_path / "text"
+    text.write_bytes(b"\xef\xbb\xbfOnce")
+    assert ok_json("generate", bundle, "-f", text, "-n", 1)["prompt_tokens"] == 4
+    text.write_bytes(b"\xef\xbb\xbf")
+    assert "the file is empty" in failed(2, "generate", bundle, "-f", text, "-n", 1)["cause"]
+
+
 @pytest.mark.parametrize("damage", ["hash", "content"])
 def test_a_damaged_tokenizer_is_not_used(
     copy_bundle: Callable[[], pathlib.Path], damage: str

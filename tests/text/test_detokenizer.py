@@ -73,6 +73,33 @@ def _fallback_ids(text: str) -> list[int]:
     return [4 + byte for byte in text.encode()]
 
 
+def _whole_characters(tokenizer: Tokenizer, ids: list[int]) -> str:
+    texts = (tokenizer.decode(ids[:end]) for end in range(len(ids), -1, -1))
+    return next(text for text in texts if not text.endswith("\ufffd"))
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\ufffd")), st.data())
+@example("a 🙂", None)
+def test_a_prompt_may_end_inside_a_character(text: str, data: st.DataObject | None) -> None:
+    for tokenizer, ids in (
+        (BYTE_LEVEL, BYTE_LEVEL.encode(text).ids),
+        (BYTE_FALLBACK, [1, *_fallback_ids(text)]),
+    ):
+        ends = range(len(ids) + 1) if data is None else [data.draw(st.integers(0, len(ids)))]
+        for end in ends:
+            shown = _whole_characters(tokenizer, ids[:end])
+            pieces = _stream(tokenizer, ids[:end], ids[end:])
+            assert shown + "".join(pieces) == tokenizer.decode(ids), (ids, end)
+            assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_a_character_that_a_prompt_leaves_open_is_shown_once() -> None:
+    half = _fallback_ids("🙂")[:2]
+    # What a prompt shows is not repeated, and text after it is not lost.
+    assert _stream(BYTE_FALLBACK, [1, *half], [3, 2]) == ["!", " world", ""]
+    assert _stream(BYTE_FALLBACK, [1, *half], []) == [""]
+
+
 def test_byte_fallback_and_spaces_between_words() -> None:
     ids = [2, *_fallback_ids("🙂🙂é"), 2, 3]
     assert "".join(_stream(BYTE_FALLBACK, [1], ids)) == " world🙂🙂é world!"
