@@ -13,6 +13,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from moe_mobile.device.units import microamperes_per_unit
+
 # The gauge's own steps: below these, a reading says more about the gauge than about the run.
 _STEPS = 5
 _READINGS = 20
@@ -44,7 +46,9 @@ def measure_energy(
     if charging:
         return Energy(None, None, "the device was charging")
     counter = _counted(samples, duration_ms)
-    current = _integrated(samples, duration_ms)
+    currents = [sample["battery_ua"] for sample in samples if sample.get("battery_ua")]
+    unit = microamperes_per_unit(currents)
+    current = None if unit is None else _integrated(samples, duration_ms, unit)
     if counter is not None and counter[1] >= _STEPS:
         energy = Energy(counter[0], "charge counter", None)
     elif current is not None:
@@ -61,6 +65,8 @@ def measure_energy(
         note = "the charge counter did not move" if readings else "no battery counters"
         if readings == 1:
             note = "the charge counter was read only once"
+        if currents and unit is None:
+            note = "neither microamperes nor milliamperes make the current plausible"
         return Energy(None, None, note)
     if virtual:
         return dataclasses.replace(energy, note="virtual phone")
@@ -93,14 +99,15 @@ def _counted(samples: Sequence[Mapping[str, Any]], duration_ms: float) -> tuple[
 
 
 def _integrated(
-    samples: Sequence[Mapping[str, Any]], duration_ms: float
+    samples: Sequence[Mapping[str, Any]], duration_ms: float, unit: int
 ) -> tuple[float, int] | None:
     """Joules from current times voltage by the trapezoidal rule, ends held, and its readings.
 
-    Vendors disagree about the sign of a discharge: the amount counts.
+    ``unit``: microamperes that the gauge counts as one. Vendors disagree about the sign of a
+    discharge: the amount counts.
     """
     points = [
-        (s["t_ms"], abs(s["battery_ua"]) * s["battery_mv"] * 1e-9)
+        (s["t_ms"], unit * abs(s["battery_ua"]) * s["battery_mv"] * 1e-9)
         for s in samples
         if s.get("battery_ua") and s.get("battery_mv") is not None and s["t_ms"] <= duration_ms
     ]

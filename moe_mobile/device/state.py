@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from moe_mobile.device import units
 from moe_mobile.device.interface import Device
 from moe_mobile.device.script_output import MARK, kibibytes, number, sections
 
@@ -25,10 +27,9 @@ _TYPES = {0: "cpu", 2: "battery", 3: "skin"}
 _ZONES = (
     ("skin", re.compile(r"skin|shell|quiet[-_]therm", re.IGNORECASE)),
     ("battery", re.compile(r"^batt|^bms", re.IGNORECASE)),
-    ("cpu", re.compile(r"cpu|x86_pkg_temp|coretemp|k10temp|^soc", re.IGNORECASE)),
+    # "soc" alone is the battery's state of charge in percent on Qualcomm's phones.
+    ("cpu", re.compile(r"cpu|x86_pkg_temp|coretemp|k10temp|^soc.", re.IGNORECASE)),
 )
-# Sensors that are switched off report 0, -40 or nonsense.
-_LEAST_C, _MOST_C = -30.0, 150.0
 
 # One process per source, however many sensors: some phones have a hundred zones.
 _SCRIPT = f"""
@@ -50,8 +51,9 @@ exit 0
 
 @dataclasses.dataclass(frozen=True)
 class Battery:
-    """A battery: percent, °C, millivolts, microamperes (sign as the vendor has it), microampere
-    hours left. ``charging``: whether any charger supplies power, also if it is full."""
+    """A battery: percent, °C, millivolts, microampere hours left. ``charging``: whether any charger
+    supplies power, also if it is full. ``microamperes`` are the gauge's own reading, with the
+    vendor's sign; one that counts milliamperes is told by many readings only (units.py)."""
 
     percent: int | None = None
     charging: bool | None = None
@@ -158,17 +160,14 @@ def parse_battery(text: str) -> Battery:
     elif status is not None and status > 1:  # 1: unknown
         charging = status in (2, 5)
     level, scale = number(values.get("level", "")), number(values.get("scale", "")) or 100
-    tenths = number(values.get("temperature", ""))
-    millivolts = number(values.get("voltage", ""))
-    counter = number(values.get("charge counter", ""))
     return Battery(
         percent=None if level is None else round(100 * level / scale),
         charging=charging,
-        celsius=None if tenths is None else _plausible(tenths / 10),
-        millivolts=millivolts if millivolts else None,
+        celsius=_known(units.battery_celsius, values.get("temperature", "")),
+        millivolts=_known(units.millivolts, values.get("voltage", "")),
         microamperes=number(values.get("current now", "")),
         # If the hardware has none, the service prints 0 or the least integer.
-        microampere_hours=counter if counter is not None and counter > 0 else None,
+        microampere_hours=_known(units.microampere_hours, values.get("charge counter", "")),
     )
 
 
@@ -186,15 +185,16 @@ def parse_supply(text: str) -> Battery:
 
     if not chosen:
         return Battery()
-    tenths, microvolts = number(chosen.get("TEMP", "")), number(chosen.get("VOLTAGE_NOW", ""))
     status = chosen.get("STATUS")
     return Battery(
         percent=number(chosen.get("CAPACITY", "")),
         charging=None if status in (None, "Unknown") else online or status in ("Charging", "Full"),
-        celsius=None if tenths is None else _plausible(tenths / 10),
-        millivolts=None if not microvolts else microvolts // 1000,
+        celsius=_known(units.battery_celsius, chosen.get("TEMP", "")),
+        millivolts=_known(units.millivolts, chosen.get("VOLTAGE_NOW", "")),
         microamperes=number(chosen.get("CURRENT_NOW", "")),
-        microampere_hours=number(chosen.get("CHARGE_COUNTER", chosen.get("CHARGE_NOW", ""))),
+        microampere_hours=_known(
+            units.microampere_hours, chosen.get("CHARGE_COUNTER", chosen.get("CHARGE_NOW", ""))
+        ),
     )
 
 
@@ -219,7 +219,7 @@ def parse_thermal(text: str) -> Thermal:
 def zone_temperatures(text: str, zones: dict[str, tuple[int, ...]]) -> dict[str, float]:
     """The hottest zone of each kind, in lines ``.../thermal_zone3/temp:41200``."""
     read = {
-        int(zone): _plausible(int(value) / 1000)
+        int(zone): units.zone_celsius(int(value))
         for zone, value in re.findall(
             r"thermal_zone([0-9]{1,15})/temp:(-?[0-9]{1,15})\s*$", text, re.MULTILINE
         )
@@ -240,10 +240,14 @@ def _zones(text: str) -> dict[str, tuple[int, ...]]:
 
 def _float(text: str) -> float | None:
     try:
-        return _plausible(float(text))
+        return units.plausible(float(text))
     except ValueError:
         return None
 
 
-def _plausible(celsius: float) -> float | None:
-    return celsius if _LEAST_C < celsius < _MOST_C and celsius != 0 else None
+_Number = TypeVar("_Number", int, float)
+
+
+def _known(unit: Callable[[int], _Number | None], text: str) -> _Number | None:
+    reading = number(text)
+    return None if reading is None else unit(reading)

@@ -28,6 +28,13 @@ def test_a_constant_current_by_hand() -> None:
     assert (energy.source, energy.note) == ("current", None)
 
 
+def test_a_gauge_that_counts_milliamperes() -> None:
+    samples = _samples(61, battery_ua=lambda t: -500 + t % 2, battery_mv=lambda t: 4000)
+    energy = measure_energy(samples, MINUTE, charging=False)
+    assert energy.joules == pytest.approx(120, rel=0.01)
+    assert (energy.source, energy.note) == ("current", None)
+
+
 def test_the_charge_counter_by_hand() -> None:
     # 3600 uAh in 36 s are 0.36 A; at 4 V 51.84 J in that time, 86.4 J in a minute.
     samples = _samples(
@@ -92,6 +99,11 @@ def test_notes_say_why_energy_is_unknown_or_unsure() -> None:
     energy = measure_energy(once, MINUTE, charging=False)
     assert energy.joules == pytest.approx(14.4)
     assert energy.note == "the charge counter moved too little"
+    # Neither 20 mA nor 20 A are what a phone takes while it computes.
+    odd = _samples(61, battery_ua=lambda t: 20_000, battery_mv=lambda t: 4000)
+    energy = measure_energy(odd, MINUTE, charging=False)
+    assert (energy.joules, energy.source) == (None, None)
+    assert "plausible" in (energy.note or "")
     # A counter that grows is not a discharge.
     rising = _samples(61, battery_uah=lambda t: 3_000_000 + 1000 * t, battery_mv=lambda t: 4000)
     assert measure_energy(rising, MINUTE, charging=False).joules is None

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_mobile.bench.sampler import parse_sample
+from moe_mobile.device import units
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.device.state import (
     Battery,
@@ -201,6 +202,48 @@ def test_a_reading_uses_the_available_sources() -> None:
     assert not parse_state("").has_temperature
     # Only chosen zones, without those that went away.
     assert zone_temperatures(ZONES, {"cpu": (0, 9), "skin": (8,)}) == {"cpu": 41.2}
+
+
+@pytest.mark.parametrize(
+    ("name", "reading", "celsius"),
+    [
+        ("mtktscpu", 85, 85.0),
+        ("mtktscpu", 850, 85.0),
+        ("cpu-0-0-usr", 85000, 85.0),
+        ("cpu-0-0-usr", 1200, None),  # thousandths of a frost, or tenths of boiling
+        ("cpu-0-0-usr", 0, None),
+        ("cpu-0-0-usr", -40000, None),
+        ("soc-thermal", 51000, 51.0),
+        ("soc", 87, None),  # the battery's state of charge, in percent
+    ],
+)
+def test_zones_in_any_unit(name: str, reading: int, celsius: float | None) -> None:
+    zone = "/sys/class/thermal/thermal_zone0"
+    state = parse_state(f"@@@ zones\n{zone}/type:{name}\n{zone}/temp:{reading}\n")
+    assert state.cpu_c == celsius
+
+
+def test_batteries_in_any_unit() -> None:
+    def told(text: str) -> Battery:
+        lines = "".join(f"  {line}\n" for line in text.split(", "))
+        return parse_battery(lines)
+
+    whole = told("level: 50, voltage: 3900000, temperature: 31, charge counter: 2500")
+    usual = told("level: 50, voltage: 3900, temperature: 310, charge counter: 2500000")
+    assert whole == usual == Battery(50, None, 31.0, 3900, None, 2_500_000)
+    # Tenths of 6 degrees or 60 whole ones; whole volts.
+    assert told("temperature: 60, voltage: 4") == Battery()
+
+
+@given(st.integers(-(10**9), 10**9))
+def test_a_reading_has_one_meaning_or_none(reading: int) -> None:
+    tables = [
+        value for name, value in vars(units).items() if name.endswith(("_C", "_V", "_A", "_AH"))
+    ]
+    assert len(tables) == 5
+    for table in tables:
+        fitting = [one for one in table if one.least <= reading / one.parts < one.most]
+        assert len(fitting) <= 1
 
 
 def test_this_machine_can_be_read() -> None:
