@@ -13,8 +13,11 @@ from typing import Any
 from moe_mobile.device.interface import Cluster, DeviceFacts
 from moe_mobile.errors import UsageError
 
-# Little cores of phones reach 58 to 70 % of the fastest core's clock, big ones 81 % and more.
-_BIG = 0.8
+# Below this share of the fastest core's capacity, or of its clock, a core is little for certain.
+_LEAST_CAPACITY, _LEAST_CLOCK = 0.5, 0.8
+# Little cores of mid-range chips come closer (mt8183: the Cortex-A53 has the clock of the A73, and
+# 741 of its 1024), but Cortex-A53, A55, A510 and A520 do not run above this clock.
+_LITTLE_KHZ = 2_300_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +46,11 @@ def check_wish(wish: str) -> None:
 def choose(wish: str, facts: DeviceFacts) -> Affinity:
     """The cores for ``big``, ``all`` or a list like ``0-3,7``.
 
-    ``big`` takes the cores that reach 80 % of the fastest one's clock. If that is every core,
-    or the kernel does not give the clocks, it becomes ``all``. Raises UsageError for cores that
-    the device does not have.
+    ``big`` leaves out the little cores: those with less than half of the fastest one's capacity,
+    and the weakest ones if their clock is one that little cores have. Where the kernel gives no
+    capacities, clocks stand for them, and 80 % for the half. If nothing is left out, or the kernel
+    gives no clocks either, it becomes ``all``. Raises UsageError for cores that the device does not
+    have.
     """
     cores = sorted(cpu for cluster in facts.clusters for cpu in cluster.cpus)
     if wish == "big":
@@ -65,15 +70,21 @@ def choose(wish: str, facts: DeviceFacts) -> Affinity:
 
 
 def _big(clusters: Sequence[Cluster]) -> list[int]:
-    clocks = [cluster.max_khz for cluster in clusters if cluster.max_khz is not None]
-    if len(clocks) < len(clusters) or not clocks:
+    """The cores that are not little; empty if nothing tells them apart."""
+    strengths = [cluster.capacity or 0 for cluster in clusters]
+    least = _LEAST_CAPACITY
+    if 0 in strengths:
+        strengths = [cluster.max_khz or 0 for cluster in clusters]
+        least = _LEAST_CLOCK
+    if not strengths or 0 in strengths:
         return []
-    return sorted(
-        cpu
-        for cluster in clusters
-        for cpu in cluster.cpus
-        if cluster.max_khz is not None and cluster.max_khz >= _BIG * max(clocks)
-    )
+    weakest, strongest = min(strengths), max(strengths)
+    big: list[int] = []
+    for cluster, strength in zip(clusters, strengths, strict=True):
+        slow = cluster.max_khz is not None and cluster.max_khz <= _LITTLE_KHZ
+        is_little = strength < least * strongest or (strength == weakest < strongest and slow)
+        big += () if is_little else cluster.cpus
+    return sorted(big)
 
 
 def _parse(text: str) -> list[int]:

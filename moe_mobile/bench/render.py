@@ -186,10 +186,10 @@ class Markdown(Renderer):
         self.out.flush()
 
     def _line(self, cells: Sequence[str]) -> None:
-        padded = [
-            cell.ljust(width) if name in self._left else cell.rjust(width)
-            for (name, width, _), cell in zip(self._columns, cells, strict=True)
-        ]
+        padded = []
+        for (name, width, _), text in zip(self._columns, cells, strict=True):
+            cell = text.replace("|", "\\|")  # a model's name may hold one
+            padded.append(cell.ljust(width) if name in self._left else cell.rjust(width))
         self.out.write("| " + " | ".join(padded) + " |\n")
 
 

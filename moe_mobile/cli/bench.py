@@ -37,6 +37,7 @@ from moe_mobile.cli.options import (
     CacheOptions,
     DevicesOptions,
     LabOptions,
+    Number,
     ReadingOptions,
     RowsOptions,
     bundle_argument,
@@ -247,7 +248,7 @@ class _Phone:
     )
     cool_timeout: float = option(
         "--cool-timeout",
-        type=click.FloatRange(0),
+        type=Number(0),
         default=COOL_SECONDS,
         metavar="S",
         help="Seconds to wait at most; then the repetition is measured anyway, and flagged.",

@@ -20,6 +20,7 @@ from moe_mobile.bench.results import phase_rates
 from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.options import (
     CacheOptions,
+    Number,
     ReadingOptions,
     bundle_argument,
     cache_options,
@@ -56,7 +57,7 @@ class Sampling:
     )
     temperature: float = option(
         "--temperature",
-        type=click.FloatRange(0),
+        type=Number(0),
         default=0.0,
         help="0 takes the likeliest token each time.",
     )
@@ -68,7 +69,7 @@ class Sampling:
     )
     top_p: float = option(
         "--top-p",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=Number(0, 1, min_open=True),
         default=1.0,
         help="Sample among the likeliest tokens that together have this probability.",
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import pathlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -358,3 +359,15 @@ class _Size(click.ParamType[int]):
 
 
 SIZE = _Size()
+
+
+class Number(click.FloatRange):
+    """A finite number in a range: comparisons let NaN pass."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number

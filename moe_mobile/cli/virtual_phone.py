@@ -10,7 +10,7 @@ import click
 
 from moe_mobile.base.text import size, table
 from moe_mobile.cli.commands import Group, examples
-from moe_mobile.cli.options import SIZE, echo_json, json_option
+from moe_mobile.cli.options import SIZE, Number, echo_json, json_option
 from moe_mobile.errors import DeviceError, UsageError
 
 
@@ -143,12 +143,12 @@ def list_phones(as_json: bool) -> None:
 @click.option("--unauthorized/--authorized", default=None, help="Refuse every key.")
 @click.option("--offline/--online", default=None, help="Accept connections and stay silent.")
 @click.option("--full/--not-full", default=None, help="Leave no free byte in /data.")
-@click.option("--reboot", type=float, metavar="SECONDS", help="Be gone for this long.")
+@click.option("--reboot", type=Number(), metavar="SECONDS", help="Be gone for this long.")
 @click.option(
     "--thermal-status", type=int, help="0 (none) to 6 (shutdown); clocks and temperatures follow."
 )
 @click.option("--battery-level", type=int, help="Percent.")
-@click.option("--battery-temperature", type=float, help="Degrees Celsius.")
+@click.option("--battery-temperature", type=Number(), help="Degrees Celsius.")
 @click.option("--charging/--not-charging", default=None, help="Plug the charger in or out.")
 @click.option(
     "--kill", metavar="NAME", help="Kill the process of this name, as if for lack of memory."

@@ -37,8 +37,9 @@ section meminfo; cat /proc/meminfo
 section cpuinfo; cat /proc/cpuinfo
 section online; cat /sys/devices/system/cpu/online
 section clocks
+value() {{ cat "$1" 2>/dev/null; }}
 for c in /sys/devices/system/cpu/cpu[0-9]*; do
-  echo "${{c##*/cpu}} $(cat $c/cpufreq/cpuinfo_max_freq 2>/dev/null)"
+  echo "${{c##*/cpu}} $(value $c/cpufreq/cpuinfo_max_freq),$(value $c/cpu_capacity)"
 done
 section page; getconf PAGESIZE 2>/dev/null || grep -m1 KernelPageSize /proc/self/smaps
 section thermal; command -v dumpsys >/dev/null && dumpsys thermalservice
@@ -99,15 +100,15 @@ def _page_size(text: str) -> int:
 
 
 def _clusters(clocks: str, online: str) -> tuple[Cluster, ...]:
-    """Cores that are online, grouped by their highest clock."""
+    """Cores that are online, grouped by their highest clock and their capacity."""
     awake = cpu_list(online)
-    groups: dict[int | None, list[int]] = {}
+    groups: dict[tuple[int | None, int | None], list[int]] = {}
     for line in clocks.splitlines():
-        cpu, _, clock = line.partition(" ")
+        cpu, _, facts = line.partition(" ")
+        clock, _, capacity = facts.partition(",")
         core = number(cpu.strip())
         if core is not None and (core in awake or not awake):
-            groups.setdefault(number(clock.strip()), []).append(core)
-    return tuple(
-        Cluster(cpus=tuple(sorted(groups[khz])), max_khz=khz)
-        for khz in sorted(groups, key=lambda khz: khz or 0)
-    )
+            kind = number(clock.strip()), number(capacity.strip())
+            groups.setdefault(kind, []).append(core)
+    slowest_first = sorted(groups, key=lambda kind: (kind[1] or 0, kind[0] or 0))
+    return tuple(Cluster(tuple(sorted(groups[kind])), *kind) for kind in slowest_first)

@@ -21,10 +21,17 @@ from moe_mobile.runner import Runner
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Cores of one kind. ``max_khz``: their highest clock, None if unknown."""
+    """Cores of one kind.
+
+    Attributes:
+        max_khz: their highest clock, None if unknown.
+        capacity: what they compute at that clock, where the fastest core of the device has 1024
+            (the kernel's ``cpu_capacity``); None if the kernel does not say.
+    """
 
     cpus: tuple[int, ...]
     max_khz: int | None
+    capacity: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,12 +21,12 @@ from moe_mobile.device.interface import Cluster, DeviceFacts, ShellResult
 from moe_mobile.device.local import LocalDevice
 
 
-def _facts(*clusters: tuple[int, int | None]) -> DeviceFacts:
-    """Clusters of so many cores at so many MHz."""
+def _facts(*clusters: tuple[int, int | None] | tuple[int, int, int]) -> DeviceFacts:
+    """Clusters of so many cores at so many MHz, and of that capacity."""
     made, first = [], 0
-    for count, mhz in clusters:
+    for count, mhz, *capacity in clusters:
         cpus = tuple(range(first, first + count))
-        made.append(Cluster(cpus, None if mhz is None else mhz * 1000))
+        made.append(Cluster(cpus, None if mhz is None else mhz * 1000, *capacity))
         first += count
     return DeviceFacts(
         "R58M", "R58M", "adb", "", "", "arm64-v8a", "15", 0, 0, 0, 4096, tuple(made), 0, False, None
@@ -40,6 +40,15 @@ def _facts(*clusters: tuple[int, int | None]) -> DeviceFacts:
         ([(4, 1800), (3, 2420), (1, 2840)], "big", [4, 5, 6, 7]),
         ([(4, 1800), (2, 2350), (2, 2850)], "big", [4, 5, 6, 7]),
         ([(3, 2000), (5, 2800), (1, 3200)], "big", [3, 4, 5, 6, 7, 8]),
+        # Mid-range chips: little cores at 82 and 91 % of the big ones' clock.
+        ([(4, 1800), (4, 2200)], "big", [4, 5, 6, 7]),
+        ([(6, 2000), (2, 2200)], "big", [6, 7]),
+        # Capacities tell what clocks do not: the same clock, or more of it on a weaker core.
+        ([(4, 1989, 741), (4, 1989, 1024)], "big", [4, 5, 6, 7]),
+        ([(4, 2000, 350), (4, 1900, 1024)], "big", [4, 5, 6, 7]),
+        ([(4, 2600, 400), (2, 3000, 1024)], "big", [4, 5]),
+        ([(6, 3530, 700), (2, 4320, 1024)], "all", list(range(8))),
+        ([(8, 2000, 1024)], "all", list(range(8))),
         ([(6, 3530), (2, 4320)], "all", list(range(8))),
         ([(8, 2400)], "all", list(range(8))),
         ([(8, None)], "all", list(range(8))),
@@ -47,7 +56,7 @@ def _facts(*clusters: tuple[int, int | None]) -> DeviceFacts:
         ([], "all", []),
     ],
 )
-def test_big_cores(clusters: list[tuple[int, int | None]], policy: str, cpus: list[int]) -> None:
+def test_big_cores(clusters: list[Any], policy: str, cpus: list[int]) -> None:
     chosen = choose("big", _facts(*clusters))
     assert chosen == Affinity(policy, tuple(cpus))
     # What is left to the system is not pinned.

@@ -89,6 +89,14 @@ def test_a_machine_without_properties_has_its_processors_name(cpuinfo: str, name
     assert (facts.model, facts.soc) == (name, name)
 
 
+def test_cores_of_one_clock_may_differ_in_capacity() -> None:
+    text = "@@@ online\n0-2\n@@@ clocks\n0 1989000,741\n1 1989000,1024\n2 1989000,741\n"
+    assert parse_facts(text, serial="R5", kind="adb").clusters == (
+        Cluster((0, 2), 1989000, 741),
+        Cluster((1,), 1989000, 1024),
+    )
+
+
 def test_cores_that_sleep_do_not_count() -> None:
     facts = parse_facts(PHONE.replace("0-7", "0-1,7"), serial="R5", kind="adb")
     assert [cluster.cpus for cluster in facts.clusters] == [(0, 1), (7,)]
