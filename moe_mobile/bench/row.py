@@ -56,7 +56,8 @@ def parts_of(tokens: Sequence[Json]) -> dict[str, float]:
     """Milliseconds of each of :data:`PARTS` over tokens' entries together."""
 
     def total(name: str) -> float:
-        return sum(finite(token.get(f"{name}_ns")) or 0.0 for token in tokens) / 1e6
+        # Files from elsewhere may hold negative times.
+        return sum(max(finite(token.get(f"{name}_ns")) or 0.0, 0.0) for token in tokens) / 1e6
 
     parts = {name: 0.0 if name == "rest" else total(name) for name in PARTS}
     return parts | {"rest": max(total("total") - sum(parts.values()), 0.0)}

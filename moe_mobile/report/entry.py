@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 from moe_mobile.bench.row import Row, finite, parts_of
@@ -39,10 +40,9 @@ class Entry:
         """
         phase = "decode" if "decode" in self.row.phases else "prefill"
         tokens = [t for entries in self.row.repetitions for t in entries if t.get("phase") == phase]
-        count = sum(finite(token.get("count")) or 1 for token in tokens)
-        parts = parts_of(tokens)
-        known = count and sum(parts.values())
-        return {name: value / count for name, value in parts.items()} if known else {}
+        count = sum(max(finite(token.get("count")) or 1, 1) for token in tokens)
+        parts = {name: value / max(count, 1) for name, value in parts_of(tokens).items()}
+        return parts if 0 < sum(parts.values()) < math.inf else {}
 
 
 def make_entries(found: Sequence[Configuration]) -> list[Entry]:

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import pathlib
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -133,6 +134,13 @@ def test_markdown_is_a_table(results: list[Row]) -> None:
     assert (named["ttft ms"], named["p95 ms"], named["wait %"]) == ("-", "300.00", "30.0")
     assert (named["size"], named["params"]) == ("11.00 MiB", "8.49 M")
     assert "O_DIRECT" in lines[5]
+
+
+def test_a_name_with_a_bar_leaves_the_table_whole(results: list[Row]) -> None:
+    named = [changed(row, model_type="mix|tral 8da4w") for row in results]
+    lines = [line for line in _written("md", named).splitlines() if line.startswith("|")]
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {len(lines[0].split("|"))}
+    assert "mix\\|tral" in lines[2]
 
 
 def test_markdown_shows_settings_that_differ(results: list[Row]) -> None:

@@ -57,6 +57,19 @@ def test_numbers_beyond_all_measure(tmp_path: pathlib.Path, value: Any) -> None:
     reported(write(tmp_path / "rows.jsonl", row(), strange))
 
 
+@pytest.mark.parametrize("count", [1, -1, 0])
+@pytest.mark.parametrize(
+    ("total", "part"), [(0, 0), (-5, -5), (1e-320, 1e-320), (-1, 0), (5, -5), (1e308, 1e308)]
+)
+def test_times_that_cancel_out(
+    tmp_path: pathlib.Path, total: float, part: float, count: int
+) -> None:
+    names = ("dense_ns", "attention_ns", "expert_ns", "wait_ns", "router_ns", "head_ns")
+    token = {"phase": "decode", "count": count, "total_ns": total, **dict.fromkeys(names, part)}
+    page = reported(write(tmp_path / "rows.jsonl", row(tokens=[[token] * 2])))
+    assert any(name.startswith("parts") for name in figures_of(page)) == (total == 5)
+
+
 def test_rates_that_are_far_apart(tmp_path: pathlib.Path) -> None:
     strange = [1e308, 1e-308], [5e-324, 1e308], [1e29, 1e-300], [1e-300, 1e-301]
     rows = [row(config={"cache": f"{i}%"}, samples_ts=s) for i, s in enumerate(strange)]
