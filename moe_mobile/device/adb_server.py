@@ -158,11 +158,7 @@ class AdbServer:
                 state = self.states().get(serial)
                 if state != _READY:
                     raise unusable(serial, state) from None
-                raise DeviceError(
-                    f"it refused to start a shell: {error}",
-                    setting=serial,
-                    remedy="Is it an Android phone?",
-                ) from None
+                raise _refused(serial, str(error)) from None
             except OSError:
                 connection.conn.close()
                 raise
@@ -280,3 +276,25 @@ def unusable(serial: str, state: str | None) -> DeviceError:
         (f"this device is in the state {state!r}", "Boot it into Android, with USB debugging on"),
     )
     return DeviceError(cause, setting=serial, remedy=remedy)
+
+
+def _refused(serial: str, answer: str) -> DeviceError:
+    """The error of a device that is ready and did not start a shell."""
+    if "more than one" in answer:
+        return DeviceError(
+            "adb has several devices with this serial number, and cannot tell them apart",
+            setting=serial,
+            remedy="Unplug the others, or connect each over Wi-Fi (`adb tcpip 5555`, `adb connect "
+            "HOST:PORT`) and name it by HOST:PORT",
+        )
+    if answer == "closed":  # adb's daemon, to a service that it does not know
+        return DeviceError(
+            "it does not speak adb's shell protocol, version 2",
+            setting=serial,
+            remedy="Use a phone with Android 7 or newer",
+        )
+    return DeviceError(
+        f"it refused to start a shell: {answer}",
+        setting=serial,
+        remedy="Reconnect it, or restart adb's server with `adb kill-server`",
+    )

@@ -122,3 +122,52 @@ def test_names_of_this_machine(phone: StartPhone, tiny_bundle: pathlib.Path, hos
     environment = os.environ | {"ANDROID_ADB_SERVER_HOST": host}
     result = run_cli("info", tiny_bundle, "-s", one.serial, "--json", env=environment)
     assert result.returncode == 0, result.stderr
+
+
+def _answered(client: socket.socket, answers: dict[str, bytes]) -> None:
+    """As adb's server: a request has four hexadecimal digits of length before it."""
+    with client, contextlib.suppress(OSError, ValueError):
+        while True:
+            request = client.recv(int(client.recv(4), 16)).decode()
+            answer = next(one for start, one in answers.items() if request.startswith(start))
+            client.sendall(answer)
+            if not request.startswith("host:transport"):
+                return
+
+
+def _text(status: bytes, text: str) -> bytes:
+    return status + f"{len(text):04x}{text}".encode()
+
+
+@pytest.mark.parametrize(
+    ("transport", "shell", "cause", "remedy"),
+    [
+        (_text(b"FAIL", "more than one device"), b"", "several devices", "over Wi-Fi"),
+        (b"OKAY", _text(b"FAIL", "closed"), "shell protocol, version 2", "Android 7"),
+        (b"OKAY", _text(b"FAIL", "out of order"), "out of order", "adb kill-server"),
+    ],
+)
+def test_phones_that_refuse_a_shell_are_told_why(
+    transport: bytes, shell: bytes, cause: str, remedy: str
+) -> None:
+    answers = {
+        "host:version": _text(b"OKAY", "0029"),
+        "host:devices": _text(b"OKAY", "R58M\tdevice\n"),
+        "host:transport": transport,
+        "shell,v2": shell,
+    }
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def run() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    _answered(listener.accept()[0], answers)
+
+        threading.Thread(target=run, daemon=True).start()
+        port = str(listener.getsockname()[1])
+        result = run_cli("devices", "--json", env={"ANDROID_ADB_SERVER_PORT": port})
+    (row,) = json.loads(result.stdout)["devices"]
+    assert cause in row["problem"]
+    assert remedy in result.stdout
