@@ -1,17 +1,18 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Writing files so that a reader sees either nothing or all of them."""
+"""Writing files so that a reader sees either nothing or all of them, and reading small ones."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from moe_mobile.errors import write_error
+from moe_mobile.errors import IoError, read_error, write_error
 
 
 class HashingFile:
@@ -61,6 +62,21 @@ def write_file(path: Path, fill: Callable[[HashingFile], None]) -> tuple[int, st
             raise write_error(error, path) from error
         raise
     return file.bytes, file.sha256()
+
+
+def read_regular(path: str | os.PathLike[str], most: int, remedy: str | None = None) -> bytes:
+    """A file's bytes, at most one more than ``most``: a longer one is not what it is taken for.
+
+    Raises IoError, also for a pipe or device, which could go on for ever.
+    """
+    try:
+        # Without waiting for a pipe's other end. O_NONBLOCK changes nothing for regular files.
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise IoError("is not a regular file", file=path, remedy=remedy or "Check the path")
+            return file.read(most + 1)
+    except OSError as error:
+        raise read_error(error, path) from error
 
 
 def sync_folder(folder: Path) -> None:

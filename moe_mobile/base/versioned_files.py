@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,10 +14,8 @@ from moe_mobile.base.files import write_file
 from moe_mobile.base.json_field import MAX_INTEGER, JsonField, parse_strict_json
 from moe_mobile.errors import (
     BundleInvalidError,
-    IoError,
     UnsupportedError,
     UsageError,
-    read_error,
     write_error,
 )
 
@@ -41,17 +38,6 @@ def write_regular(path: str | os.PathLike[str], data: bytes) -> int:
     except OSError as error:
         raise write_error(error, path) from error
     return write_file(target, lambda file: file.write(data))[0]
-
-
-def read_regular(file: str, most: int, remedy: str) -> bytes:
-    """A file's bytes, one more than ``most`` at most. Raises IoError, also for a pipe or device."""
-    try:
-        if not stat.S_ISREG(os.stat(file).st_mode):
-            raise IoError("is not a regular file", file=file, remedy=remedy)
-        with open(file, "rb") as opened:
-            return opened.read(most + 1)
-    except OSError as error:
-        raise read_error(error, file) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,10 +16,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from moe_mobile.errors import CheckpointError, UnsupportedError, read_error
+from moe_mobile.base.files import read_regular
+from moe_mobile.errors import CheckpointError, UnsupportedError
 
 JsonObject = dict[str, Any]
 
+_MOST_BYTES = 256 << 20
+"""Of any file of a checkpoint but its weights: several times what the largest tokenizers take."""
 # Far more than any model has; transformers' classes make lists of this length.
 _MOST_LAYERS = 4096
 
@@ -57,12 +60,24 @@ _NEUTRAL = frozenset(
 )
 
 
+def read_checkpoint_file(path: Path) -> bytes:
+    """The bytes of one of a checkpoint's small files. Raises IoError, and CheckpointError if it is
+    larger than any such file."""
+    data = read_regular(path, _MOST_BYTES)
+    if len(data) > _MOST_BYTES:
+        raise CheckpointError(
+            f"larger than {_MOST_BYTES >> 20} MiB, which no such file is",
+            file=path,
+            remedy="Download or copy the checkpoint again",
+        )
+    return data
+
+
 def read_json_object(path: Path) -> JsonObject:
     """Reads a JSON file that holds one object; errors name the file."""
+    data = read_checkpoint_file(path)
     try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise read_error(error, path) from error
+        value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"not valid JSON: {error}", file=path) from error
     if not isinstance(value, dict):

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,8 +129,7 @@ class SafetensorsStore:
         if not isinstance(weight_map, dict):
             raise CheckpointError("weight_map is missing", file=index)
         for name, file in weight_map.items():
-            plain = isinstance(file, str) and Path(file).name == file and "\0" not in file
-            if not plain or file in ("", ".", ".."):
+            if not _is_plain_name(file):
                 raise CheckpointError(f"weight_map: bad file name {file!r} of {name}", file=index)
         for file in sorted(set(weight_map.values())):
             self._add_file(folder / file)
@@ -140,21 +140,23 @@ class SafetensorsStore:
 
     def _add_file(self, path: Path) -> None:
         try:
-            stat = path.stat()
+            status = path.stat()
         except FileNotFoundError:
             raise CheckpointError(
                 "file of the checkpoint is missing", file=path, remedy=_AGAIN
             ) from None
         except OSError as error:
             raise read_error(error, path) from error
-        head = _read_exactly(path, 0, 8, "the header") if stat.st_size >= 8 else bytearray()
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError("is not a regular file", file=path, remedy=_AGAIN)
+        head = _read_exactly(path, 0, 8, "the header") if status.st_size >= 8 else bytearray()
         length = int.from_bytes(head, "little")
-        if not head or not 2 <= length <= min(_MAX_HEADER, stat.st_size - 8):
+        if not head or not 2 <= length <= min(_MAX_HEADER, status.st_size - 8):
             raise CheckpointError(
                 "not a safetensors file, or cut off in its header", file=path, remedy=_AGAIN
             )
         text = _read_exactly(path, 8, length, "the header")
-        self._fingerprint.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}:".encode())
+        self._fingerprint.update(f"{path.name}:{status.st_size}:{status.st_mtime_ns}:".encode())
         self._fingerprint.update(text)
         try:
             header = json.loads(text)
@@ -169,9 +171,18 @@ class SafetensorsStore:
         for name, entry in header.items():
             if name in self._tensors:
                 raise CheckpointError(f"tensor {name} is in two files", file=path)
-            self._tensors[name] = _entry(path, name, entry, 8 + length, stat.st_size)
+            self._tensors[name] = _entry(path, name, entry, 8 + length, status.st_size)
             spans.append((*entry["data_offsets"], name))
-        _check_cover(path, spans, stat.st_size - 8 - length)
+        _check_cover(path, spans, status.st_size - 8 - length)
+
+
+def _is_plain_name(file: object) -> bool:
+    if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
+        return False
+    try:
+        return b"\0" not in file.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 def _entry(path: Path, name: str, entry: Any, base: int, size: int) -> _Stored:

@@ -21,10 +21,9 @@ from moe_mobile.errors import (
     CheckpointError,
     IoError,
     UsageError,
-    read_error,
 )
 from moe_mobile.model.architecture import Architecture
-from moe_mobile.model.config import JsonObject, read_json_object
+from moe_mobile.model.config import JsonObject, read_checkpoint_file, read_json_object
 from moe_mobile.model.families.common import Source
 from moe_mobile.model.names import ModelTensors, TensorRef
 from moe_mobile.model.presets import RandomWeights, preset_config
@@ -154,19 +153,16 @@ def open_model(source: SourceLike, *, name: str | None = None) -> OpenModel:
 
 def _open_folder(folder: Path, name: str, label: str) -> OpenModel:
     config_file = folder / "config.json"
-    if not config_file.is_file():
+    if not config_file.exists():
         raise CheckpointError("config.json is missing", file=folder)
     config = read_json_object(config_file)
     files: dict[str, bytes] = {}
     for file in HUGGING_FACE_FILES:
         path = folder / file
-        if path.is_file():
-            try:
-                files[file] = path.read_bytes()
-            except OSError as error:
-                raise read_error(error, path) from error
+        if path.exists():
+            files[file] = read_checkpoint_file(path)
     generation = folder / "generation_config.json"
-    if generation.is_file():
+    if generation.exists():
         # transformers stops at the generation configuration's tokens if it names any.
         stop = read_json_object(generation).get("eos_token_id")
         config = config if stop is None else {**config, "eos_token_id": stop}

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe_mobile.base.command_line import command_line
+from moe_mobile.base.files import read_regular
 from moe_mobile.base.json_field import MAX_MANIFEST_BYTES, JsonField
-from moe_mobile.base.versioned_files import Format, read_regular, write_regular
+from moe_mobile.base.versioned_files import Format, write_regular
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.simulation import simulate
 from moe_mobile.routing.trace import MAX_EXPERTS, MAX_LAYERS, MAX_TEXT, Trace

@@ -8,7 +8,8 @@ import hashlib
 import pathlib
 from collections.abc import Sequence
 
-from moe_mobile.errors import BundleCorruptError, read_error
+from moe_mobile.base.files import read_regular
+from moe_mobile.errors import BundleCorruptError
 
 
 def read_files(bundle: pathlib.Path, names: Sequence[str]) -> dict[str, bytes]:
@@ -24,10 +25,7 @@ def read_files(bundle: pathlib.Path, names: Sequence[str]) -> dict[str, bytes]:
         if file.path not in names:
             continue
         path = bundle / file.path
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise read_error(error, path) from error
+        data = read_regular(path, file.bytes)
         if hashlib.sha256(data).hexdigest() != file.sha256:
             raise BundleCorruptError(
                 "bytes differ from their SHA-256",

@@ -16,9 +16,10 @@ from typing import Any
 
 from moe_mobile import __version__
 from moe_mobile.base.command_line import command_line
+from moe_mobile.base.files import read_regular
 from moe_mobile.base.json_field import MAX_INTEGER, JsonField
 from moe_mobile.base.routings import lossy_causes
-from moe_mobile.base.versioned_files import Format, read_regular, write_regular
+from moe_mobile.base.versioned_files import Format, write_regular
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.capacity import percent_of
 

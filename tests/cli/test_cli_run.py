@@ -149,7 +149,7 @@ def test_a_bundle_without_a_tokenizer_wants_ids(
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_odd_numbers_are_refused(bundle: pathlib.Path, option: str, value: str) -> None:
     error = failed(2, "generate", bundle, "--token-ids", "5", "-n", 1, option, value)
-    assert error["setting"] == option
+    assert option in error["cause"]
 
 
 def test_a_byte_order_mark_is_not_text(bundle: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,73 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Pipes, devices and files without end where a checkpoint has its small files and its weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from moe_mobile.demo import checkpoint_dir
+from moe_mobile.errors import CheckpointError, IoError
+from moe_mobile.model.safetensors import INDEX_FILE, SINGLE_FILE
+from moe_mobile.model.source import open_model
+
+HUGE = 64 << 30
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(HUGE)
+
+
+@pytest.mark.parametrize("make", [_pipe, _endless, _sparse])
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "generation_config.json", "tokenizer.json", "merges.txt", INDEX_FILE],
+)
+def test_what_is_no_small_file_is_refused(
+    name: str, make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    folder = tmp_path / "demo"
+    shutil.copytree(checkpoint_dir(), folder)
+    (folder / name).unlink(missing_ok=True)
+    make(folder / name)
+    with pytest.raises(CheckpointError if make is _sparse else IoError) as refusal:
+        open_model(str(folder))
+    assert refusal.value.file == str(folder / name)
+    cause = "larger than 256 MiB" if make is _sparse else "is not a regular file"
+    assert cause in refusal.value.cause
+    assert refusal.value.remedy
+
+
+@pytest.mark.parametrize("make", [_pipe, _endless])
+def test_weights_are_in_regular_files(make: Callable[[Path], None], tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    shutil.copytree(checkpoint_dir(), folder)
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+    make(folder / SINGLE_FILE)
+    with pytest.raises(CheckpointError, match="not a regular file") as refusal:
+        open_model(str(folder))
+    assert refusal.value.file == str(folder / SINGLE_FILE)
+
+
+def test_an_index_names_files_that_can_exist(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    shutil.copytree(checkpoint_dir(), folder)
+    (folder / INDEX_FILE).write_text(json.dumps({"weight_map": {"a": "\ud800.safetensors"}}))
+    with pytest.raises(CheckpointError, match="bad file name"):
+        open_model(str(folder))
