@@ -234,7 +234,7 @@ class Info:
     moe_mobile: str
 
 
-_MOST_STATE = 2
+_ON_ITS_WAY, _READY = 1, 2  # of states; 0: absent
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,6 +258,18 @@ class Residency:
     hits: NDArray[np.uint64]
     misses: NDArray[np.uint64]
 
+    @property
+    def ready(self) -> NDArray[np.bool_]:
+        """bool [L, E]: which experts can run."""
+        ready: NDArray[np.bool_] = self.states == _READY
+        return ready
+
+    @property
+    def on_its_way(self) -> NDArray[np.bool_]:
+        """bool [L, E]: which experts are being read."""
+        coming: NDArray[np.bool_] = self.states == _ON_ITS_WAY
+        return coming
+
     @classmethod
     def from_json(cls, value: Any) -> Residency:
         """From what the runner sends: a digit for each expert, a text for each layer.
@@ -272,7 +284,7 @@ class Residency:
             return np.array(table, np.uint8).reshape(len(rows), -1 if rows else 0)
 
         states = digits(value["states"])
-        if (states > _MOST_STATE).any():
+        if (states > _READY).any():
             raise ValueError(f"there is no state {states.max()} of an expert")
         return cls(
             layers=np.array(value["layers"], np.uint32),

@@ -127,7 +127,7 @@ def test_misses_of_a_bundle_without_programs_are_not_measured(demo: Path, tmp_pa
         with pytest.raises(IoError, match="programs are missing") as refused:
             runner.request("measure_misses", count=3)
         assert refused.value.file == bundle
-        assert (runner.residency().states == 2).all()
+        assert runner.residency().ready.all()
 
 
 def test_a_prompt_is_cancelled_from_its_progress(demo: Path) -> None:
@@ -141,6 +141,26 @@ def test_a_prompt_is_cancelled_from_its_progress(demo: Path) -> None:
         with pytest.raises(CancelledError):
             engine.generate(PROMPT, 4)
         assert engine.stats.tokens == ()
+
+
+def test_cancel_stops_an_initial_cache_that_is_being_read(demo: Path) -> None:
+    """It is read after the prompt's last batch, or before the first token if there is no prompt."""
+    engine: Engine
+    profile = {layer: range(32) for layer in range(6)}
+
+    def cancel(stage: str, done: int, total: int, detail: str = "") -> None:
+        if stage == "prefill" and done == total:
+            engine.cancel()
+
+    settings = {"initial_cache": "profile", "cache_profile": profile, "threads": 1}
+    with Engine(demo, "100%", **settings, progress=cancel) as engine:  # type: ignore[arg-type]
+        with pytest.raises(CancelledError):
+            engine.generate(PROMPT, 4)
+        assert engine.stats.tokens == ()
+        few = np.count_nonzero(engine.residency().ready)
+        assert few < 6 * 32
+        engine.score(PROMPT[:1])
+        assert engine.residency().ready.all()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/error.h"
 #include "engine/call_gate.h"
 
 namespace moe_mobile {
@@ -37,6 +38,15 @@ TEST(CallGate, WithinACallItWaitsForAPointOrTheEnd) {
     EXPECT_EQ(made, std::vector<int>{1});
   }
   EXPECT_EQ(made, (std::vector<int>{1, 3}));
+}
+
+TEST(CallGate, ASecondCallIsRefused) {
+  CallGate gate;
+  {
+    const CallGate::Call call(&gate);
+    EXPECT_THROW(CallGate::Call second(&gate), Error);
+  }
+  EXPECT_NO_THROW(CallGate::Call third(&gate));
 }
 
 TEST(CallGate, CallsAndChangesNeverOverlap) {

@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include "base/error.h"
+
 namespace moe_mobile {
 
 void CallGate::post(Change change) {
@@ -18,6 +20,9 @@ void CallGate::post(Change change) {
 
 void CallGate::begin() {
   const MutexLock lock(&mutex_);
+  if (in_call_)
+    throw Error(ErrorCode::kUsage, "", "another call of this engine runs",
+                "Wait for its end, or open an engine for each thread.");
   in_call_ = true;
 }
 

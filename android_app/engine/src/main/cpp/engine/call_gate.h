@@ -17,7 +17,7 @@ class CallGate {
   // REQUIRES: it does not throw, and does not use the gate.
   using Change = std::function<void()>;
 
-  // A call runs while it lives. REQUIRES: calls of one gate do not overlap.
+  // A call runs while it lives. kUsage if another one runs: calls do not overlap.
   class Call {
    public:
     explicit Call(CallGate* gate) : gate_(gate) { gate_->begin(); }

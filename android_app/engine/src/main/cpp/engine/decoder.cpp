@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 #include "metrics/stopwatch.h"
@@ -42,6 +43,7 @@ Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
   const size_t hidden = manifest_.hidden_size;
   const MixerColumns columns = widest_mixer(manifest_);
   x_.resize(hidden);
+  next_x_.resize(hidden);
   mixer_inputs_.resize(batch * columns.inputs);
   mixer_outputs_.resize(batch * columns.outputs);
   for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
@@ -80,10 +82,10 @@ void Decoder::resize(uint32_t capacity, uint32_t low_capacity, Span<const uint32
   experts_->resize(places, cached());
 }
 
-void Decoder::begin_decoding() {
+void Decoder::begin_decoding(const Check& check) {
   switch (selector_.settings().initial) {
     case InitialCache::kProfile:
-      load_cached(ignore_progress);
+      load_cached([&](const char*, uint64_t, uint64_t) { check(); });
       break;
     case InitialCache::kCold:
       experts_->retain(cached());
@@ -184,7 +186,7 @@ void Decoder::decode_experts(uint32_t layer, TokenMetrics* metrics) {
   }
   experts_->decode(jobs_, evicted_, metrics);
   Stopwatch watch;
-  add_experts(1, x_.data());
+  add_experts(1, next_x_.data());
   metrics->expert_ns += watch.lap();
 }
 
@@ -242,7 +244,8 @@ void Decoder::prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, b
   metrics->expert_ns += watch.lap();
 }
 
-TokenMetrics Decoder::prefill(Span<const uint32_t> tokens, const Progress& progress) {
+TokenMetrics Decoder::prefill(Span<const uint32_t> tokens, const Progress& progress,
+                              const Check& check) {
   require_room(tokens.size());
   Stopwatch watch;
   TokenMetrics metrics;
@@ -257,7 +260,7 @@ TokenMetrics Decoder::prefill(Span<const uint32_t> tokens, const Progress& progr
     prefill_layers(tokens.size(), x.data(), &metrics, progress);
     selector_.replay(history_);
     experts_->retain(cached());
-    if (position_ == 0) begin_decoding();
+    if (position_ == 0) begin_decoding(check);
   } catch (...) {
     mixers_.rewind();
     // Within a conversation the routing method's averages keep the prompt's values.
@@ -290,17 +293,17 @@ void Decoder::prefill_layers(size_t rows, float* x, TokenMetrics* metrics,
     }
 }
 
-TokenMetrics Decoder::decode(uint32_t token) {
+TokenMetrics Decoder::decode(uint32_t token, const Check& check) {
   require_room(1);
-  if (position_ == 0) begin_decoding();
+  if (position_ == 0) begin_decoding(check);
   Stopwatch watch;
   TokenMetrics metrics;
   metrics.token = token;
-  embedding_.rows(Span<const uint32_t>(&token, 1), x_.data());
+  embedding_.rows(Span<const uint32_t>(&token, 1), next_x_.data());
   mixers_.begin(position_, 1);
   try {
     for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer) {
-      mix(layer, position_, 1, x_.data(), &metrics);
+      mix(layer, position_, 1, next_x_.data(), &metrics);
       if (!manifest_.layers[layer].experts) continue;
       route(layer, position_, 1, Phase::kDecode, &metrics);
       decode_experts(layer, &metrics);
@@ -309,6 +312,7 @@ TokenMetrics Decoder::decode(uint32_t token) {
     mixers_.rewind();
     throw;
   }
+  std::swap(x_, next_x_);
   ++position_;
   metrics.total_ns = watch.lap();
   return metrics;

@@ -23,6 +23,9 @@ namespace moe_mobile {
 // can hold them. Decoding goes one token at a time.
 class Decoder {
  public:
+  // Throws to stop the work.
+  using Check = std::function<void()>;
+
   Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
           std::unique_ptr<ExpertStream> experts, Selector selector, uint32_t context,
           ParallelFor parallel);
@@ -48,10 +51,11 @@ class Decoder {
   void replay_router(const float* logits) { replayed_ = logits; }
 
   // Appends prompt tokens. kUsage if they exceed the context, or for a token outside the
-  // vocabulary. `progress` counts batches of all layers; if it throws, the prompt was not appended.
-  TokenMetrics prefill(Span<const uint32_t> tokens, const Progress& progress);
-  // Appends one token.
-  TokenMetrics decode(uint32_t token);
+  // vocabulary. `progress` counts batches of all layers, and `check` is called between reads of an
+  // initial cache; if one of them throws, the prompt was not appended.
+  TokenMetrics prefill(Span<const uint32_t> tokens, const Progress& progress, const Check& check);
+  // Appends one token, or none if it throws. `check` as above, before a conversation's first token.
+  TokenMetrics decode(uint32_t token, const Check& check);
   // Logits [vocab] after the last token appended.
   const float* logits(TokenMetrics* metrics);
 
@@ -70,7 +74,7 @@ class Decoder {
                        TokenMetrics* metrics);
   void add_experts(uint32_t rows, float* x);
   // Called before the first token is decoded: makes memory match the initial cache.
-  void begin_decoding();
+  void begin_decoding(const Check& check);
   // The cached experts, least recent first in each pool.
   std::vector<ExpertKey> cached() const;
   // A key of the selector, with the layer numbered as in the rest of the engine.
@@ -91,7 +95,8 @@ class Decoder {
   uint32_t position_ = 0;
 
   const std::vector<uint32_t> moe_layers_;
-  std::vector<float> x_;  // [hidden]: the last token's
+  std::vector<float> x_;       // [hidden]: the last token's
+  std::vector<float> next_x_;  // [hidden]: of the token that is decoded
   // The inputs and outputs of a layer's mixer, and where each matrix begins, by layer.
   std::vector<float> mixer_inputs_, mixer_outputs_;
   std::vector<std::vector<float*>> inputs_of_, outputs_of_;

@@ -19,7 +19,7 @@ uint64_t buffer_bytes(const Manifest& manifest, uint32_t context) {
   const uint64_t row = hidden + mixer.inputs + mixer.outputs + manifest.moe.num_experts +
                        2 * manifest.moe.top_k * hidden;
   return sizeof(float) *
-             (manifest.max_batch * row + (uint64_t{context} + 1) * hidden + manifest.vocab_size) +
+             (manifest.max_batch * row + (uint64_t{context} + 2) * hidden + manifest.vocab_size) +
          sizeof(uint32_t) * uint64_t{context} * manifest.num_moe_layers() * manifest.moe.top_k +
          Mixers::rope_bytes(manifest, context);
 }
