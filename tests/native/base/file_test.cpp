@@ -43,7 +43,7 @@ TEST(ReadExactly, ReportsWhereAFileEnds) {
   read_exactly(fd.get(), buffer, 4, 6, "f");
   EXPECT_EQ(std::string(buffer, 4), "6789");
   EXPECT_ERROR(read_exactly(fd.get(), buffer, 5, 6, "f"), ErrorCode::kBundleCorrupt,
-               "ends at byte 10 where 1 more bytes were expected");
+               "ends at byte 10, but 1 more bytes were expected");
   EXPECT_ERROR(read_exactly(fd.get(), buffer, 5, std::numeric_limits<uint64_t>::max() - 1, "f"),
                ErrorCode::kBundleInvalid, "offset");
 }

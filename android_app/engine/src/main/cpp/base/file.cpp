@@ -91,7 +91,7 @@ void read_exactly(int fd, void* destination, size_t bytes, uint64_t offset,
     }
     if (got == 0) {
       throw Error(ErrorCode::kBundleCorrupt, path,
-                  "ends at byte " + std::to_string(offset + done) + " where " +
+                  "ends at byte " + std::to_string(offset + done) + ", but " +
                       std::to_string(bytes - done) + " more bytes were expected",
                   "The file is truncated: copy or export it again");
     }

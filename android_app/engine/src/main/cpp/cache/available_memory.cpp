@@ -8,7 +8,7 @@
 #include <string>
 
 #include "base/error.h"
-#include "cache/memory_plan.h"
+#include "cache/memory_planner.h"
 
 namespace moe_mobile {
 namespace {

@@ -8,27 +8,13 @@
 #include <vector>
 
 #include "cache/expert_key.h"
+#include "cache/residency_snapshot.h"
 
 namespace moe_mobile {
 
-enum class ExpertState : uint8_t {
-  kAbsent,
-  kOnItsWay,  // it is being read
-  kReady,     // it can run
-};
-
-// Which experts are in memory, and the hits and misses so far.
-struct ResidencySnapshot {
-  std::vector<uint32_t> layers;     // [L] the model's numbers of the layers with experts, ascending
-  uint32_t num_experts = 0;         // E, of each of them
-  std::vector<ExpertState> states;  // [L, E]
-  std::vector<uint8_t> variants;    // [L, E] the precision in memory; 0 if absent
-  std::vector<uint64_t> hits, misses;  // [L] since the engine was opened
-};
-
-// The live form of Residency. One thread writes; any thread takes snapshots, without a lock, so
-// they cost the writer nothing. Each entry of a snapshot is true at some moment during the call,
-// which need not be the same for all.
+// What ResidencySnapshot shows, live. One thread writes; any thread takes snapshots, without a
+// lock, so they cost the writer nothing. Each entry of a snapshot is true at some moment during the
+// call, which need not be the same for all.
 class ResidencyMap {
  public:
   // `layers`: the model's numbers of those with experts, ascending.

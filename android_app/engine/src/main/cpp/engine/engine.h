@@ -11,7 +11,7 @@
 #include "base/span.h"
 #include "bundle/quantization.h"
 #include "cache/memory_plan.h"
-#include "cache/residency_map.h"
+#include "cache/residency_snapshot.h"
 #include "engine/progress.h"
 #include "metrics/token_metrics.h"
 #include "plan/settings.h"

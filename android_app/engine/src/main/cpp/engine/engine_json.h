@@ -6,7 +6,7 @@
 
 #include "engine/bench.h"
 #include "engine/engine.h"
-#include "engine/measure.h"
+#include "engine/time_program.h"
 #include "engine/verify.h"
 
 namespace moe_mobile {

@@ -10,26 +10,13 @@
 
 #include "base/error.h"
 #include "engine/program_places.h"
-#include "executorch/backend.h"
-#include "executorch/thread_pool.h"
+#include "engine/samples.h"
 #include "metrics/stopwatch.h"
 
 namespace moe_mobile {
-namespace {
-
-// All samples are kept in memory until the end.
-constexpr uint32_t kMaxSamples = 1'000'000;
-
-void require_samples(const char* name, uint32_t count) {
-  if (count < 1 || count > kMaxSamples)
-    throw Error(ErrorCode::kUsage, Setting{name}, "it must be 1 to " + std::to_string(kMaxSamples),
-                "Give a number in that range.");
-}
-
-}  // namespace
 
 MissCosts measure_misses(const Bundle& bundle, ExpertStream* stream, uint32_t count, uint32_t seed,
-                         const BeforeEach& before_each) {
+                         const std::function<void()>& before_each) {
   require_samples("count", count);
   const Manifest& manifest = bundle.manifest();
   uint32_t variant = 0;  // the first that has places
@@ -108,48 +95,6 @@ MissCosts measure_misses(const Bundle& bundle, ExpertStream* stream, uint32_t co
     costs.program_load_ns.push_back(watch.lap());
   }
   return costs;
-}
-
-ProgramTimes time_program(const std::string& path, uint32_t iterations, uint32_t threads,
-                          const BeforeEach& before_each) {
-  require_samples("iterations", iterations);
-  const ThreadPoolLease lease(threads);
-  UniqueFd fd = open_read(path);
-  AlignedBuffer bytes(file_size(fd.get(), path));
-  read_exactly(fd.get(), bytes.data(), bytes.size(), 0, path);
-  const LoadedProgram program(bytes.data(), bytes.size(), path);
-  PlannedArena arena;
-  // A program that was not lowered for XNNPACK ignores its options.
-  const auto method = backend_of(Delegate::kXnnpack).load(program, "forward", &arena);
-  const auto meta = program.program().method_meta("forward");
-  std::vector<std::vector<float>> buffers;
-  const auto columns_of =
-      [&](const executorch::runtime::Result<executorch::runtime::TensorInfo>& info) {
-        if (!info.ok() || info->sizes().size() != 2)
-          throw Error(ErrorCode::kUsage, path, "an input or output of the program is not a matrix",
-                      "Give a program whose forward takes and gives float32 matrices.");
-        return static_cast<uint32_t>(info->sizes()[1]);
-      };
-  std::vector<MatrixIn> inputs;
-  std::vector<MatrixOut> outputs;
-  for (size_t i = 0; i < meta->num_inputs(); ++i) {
-    buffers.emplace_back(columns_of(meta->input_tensor_meta(i)), 0.25f);
-    inputs.push_back({buffers.back().data(), 1, static_cast<uint32_t>(buffers.back().size())});
-  }
-  for (size_t i = 0; i < meta->num_outputs(); ++i) {
-    buffers.emplace_back(columns_of(meta->output_tensor_meta(i)));
-    outputs.push_back({buffers.back().data(), static_cast<uint32_t>(buffers.back().size())});
-  }
-  constexpr uint32_t kWarmUp = 5;
-  std::vector<uint64_t> samples;
-  for (uint32_t i = 0; i < kWarmUp + iterations; ++i) {
-    before_each();
-    Stopwatch watch;
-    method->run(inputs, outputs);
-    const uint64_t passed = watch.lap();
-    if (i >= kWarmUp) samples.push_back(passed);
-  }
-  return {std::move(samples), lease.threads()};
 }
 
 }  // namespace moe_mobile

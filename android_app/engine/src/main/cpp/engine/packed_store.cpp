@@ -29,39 +29,38 @@ std::string packed_directory(const Bundle& bundle, const std::string& packed_dir
 std::vector<DenseEntry> dense_entries(const Manifest& manifest) {
   std::vector<DenseEntry> entries;
   size_t blob = packs_experts(manifest) ? kTemplateBlobs * manifest.precisions.size() : 0;
-  const auto add = [&](const DenseProgram& program, std::vector<DenseMethod> methods,
-                       uint32_t rows) {
-    DenseEntry entry{&program, std::move(methods), rows, std::nullopt};
+  const auto add = [&](const DenseProgram& program, std::vector<DenseMethod> methods) {
+    DenseEntry entry{&program, std::move(methods), std::nullopt};
     if (backend_of(program.delegate).packed_weights() != nullptr) {
       entry.blob = blob;
       blob += kBlobsPerMethod * entry.methods.size();
     }
     entries.push_back(std::move(entry));
   };
-  const uint32_t hidden = manifest.hidden_size;
+  const uint32_t hidden = manifest.hidden_size, batch = manifest.max_batch;
   for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
     // The widths do not depend on the context.
     const MixerFacts mixer = mixer_facts(manifest, layer, manifest.context_length);
-    Signature mix{mixer.output_widths, {hidden}};
+    Signature mix{mixer.output_widths, {hidden}, batch};
     mix.inputs.push_back(hidden);
     if (manifest.layers[layer].experts)
       mix.outputs.insert(mix.outputs.end(), {hidden, manifest.moe.num_experts});
     add(manifest.layers[layer].dense,
-        {{"qkv", {{hidden}, mixer.input_widths}}, {"mix", std::move(mix)}}, manifest.max_batch);
+        {{"qkv", {{hidden}, mixer.input_widths, batch}}, {"mix", std::move(mix)}});
   }
-  add(manifest.head, {{"forward", {{hidden}, {manifest.vocab_size}}}}, 1);
+  add(manifest.head, {{"forward", {{hidden}, {manifest.vocab_size}, 1}}});
   return entries;
 }
 
 void require_methods(const LoadedProgram& program, const DenseEntry& entry) {
   for (const DenseMethod& method : entry.methods)
-    require_method(program, method.name, entry.program->delegate, method.signature, entry.rows);
+    require_method(program, method.name, entry.program->delegate, method.signature);
 }
 
 void require_expert(const LoadedProgram& program, const Manifest& manifest, const ExpertKey& key) {
   const uint32_t hidden = manifest.hidden_size;
   require_method(program, "forward", manifest.experts(key.layer, key.variant).delegate,
-                 {{hidden}, {hidden}}, manifest.max_batch);
+                 {{hidden}, {hidden}, manifest.max_batch});
 }
 
 bool packs_experts(const Manifest& manifest) {

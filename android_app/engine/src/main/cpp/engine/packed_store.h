@@ -45,7 +45,6 @@ struct DenseMethod {
 struct DenseEntry {
   const DenseProgram* program = nullptr;
   std::vector<DenseMethod> methods;
-  uint32_t rows = 0;  // that its methods take at once
   // The blob of the first method's weights in methods.packed. The next blob is its index, then the
   // other methods follow. Empty if the program is not packed.
   std::optional<size_t> blob;
@@ -80,7 +79,7 @@ std::vector<Sha256Digest> layer_sources(const Manifest& manifest, uint32_t layer
 
 // The remedy for a store of another bundle.
 constexpr char kOtherPackedDir[] =
-    "Choose another packed_dir for this bundle, or delete that one if nothing needs it.";
+    "Choose another `packed_dir` for this bundle, or delete that one if nothing needs it.";
 
 // Opens a file of the store and checks that it belongs to this bundle. kBundleCorrupt if it does
 // not.

@@ -3,6 +3,8 @@
 
 #include "executorch/signature.h"
 
+#include <algorithm>
+#include <limits>
 #include <string>
 
 #include "base/error.h"
@@ -15,21 +17,15 @@ namespace et = executorch::runtime;
 
 constexpr const char* kRemedy = "Export the model again.";
 
-bool is_matrix(const et::Result<et::TensorInfo>& tensor, uint32_t width, uint32_t rows) {
-  // If the number of rows is free, its largest value stands here.
-  return tensor.ok() && tensor->scalar_type() == executorch::aten::ScalarType::Float &&
-         tensor->sizes().size() == 2 && tensor->sizes()[1] == static_cast<int64_t>(width) &&
-         tensor->sizes()[0] >= static_cast<int64_t>(rows);
-}
-
-bool fits(const et::MethodMeta& meta, const Signature& signature, uint32_t rows) {
-  if (meta.num_inputs() != signature.inputs.size() ||
-      meta.num_outputs() != signature.outputs.size())
+// Adds the matrix's width, and takes its rows if they are fewer.
+bool add_matrix(const et::Result<et::TensorInfo>& tensor, std::vector<uint32_t>* widths,
+                uint32_t* rows) {
+  if (!tensor.ok() || tensor->scalar_type() != executorch::aten::ScalarType::Float ||
+      tensor->sizes().size() != 2 || tensor->sizes()[0] < 0 || tensor->sizes()[1] < 0)
     return false;
-  for (size_t i = 0; i < signature.inputs.size(); ++i)
-    if (!is_matrix(meta.input_tensor_meta(i), signature.inputs[i], rows)) return false;
-  for (size_t i = 0; i < signature.outputs.size(); ++i)
-    if (!is_matrix(meta.output_tensor_meta(i), signature.outputs[i], rows)) return false;
+  // If the number of rows is free, its largest value stands here.
+  *rows = std::min(*rows, static_cast<uint32_t>(tensor->sizes()[0]));
+  widths->push_back(static_cast<uint32_t>(tensor->sizes()[1]));
   return true;
 }
 
@@ -50,17 +46,33 @@ std::string join(const std::vector<uint32_t>& widths) {
 
 }  // namespace
 
-void require_method(const LoadedProgram& program, const char* method, Delegate delegate,
-                    const Signature& signature, uint32_t rows) {
+std::optional<Signature> signature_of(const LoadedProgram& program, const char* method) {
   const auto meta = program.program().method_meta(method);
+  if (!meta.ok()) return std::nullopt;
+  Signature signature;
+  signature.rows = std::numeric_limits<uint32_t>::max();
+  for (size_t i = 0; i < meta->num_inputs(); ++i)
+    if (!add_matrix(meta->input_tensor_meta(i), &signature.inputs, &signature.rows))
+      return std::nullopt;
+  for (size_t i = 0; i < meta->num_outputs(); ++i)
+    if (!add_matrix(meta->output_tensor_meta(i), &signature.outputs, &signature.rows))
+      return std::nullopt;
+  return signature;
+}
+
+void require_method(const LoadedProgram& program, const char* method, Delegate delegate,
+                    const Signature& signature) {
+  const std::optional<Signature> found = signature_of(program, method);
   const std::string name(method);
-  if (!meta.ok() || !fits(*meta, signature, rows))
+  if (!found || found->inputs != signature.inputs || found->outputs != signature.outputs ||
+      found->rows < signature.rows)
     throw Error(ErrorCode::kBundleInvalid, program.name(),
                 "by the manifest its method " + name + " makes matrices of " +
                     join(signature.outputs) + " columns from " + join(signature.inputs) + ", of " +
-                    std::to_string(rows) + " rows at once; the program has no such method",
+                    std::to_string(signature.rows) +
+                    " rows at once; the program has no such method",
                 kRemedy);
-  if (!runs_on(*meta, backend_of(delegate).name()))
+  if (!runs_on(*program.program().method_meta(method), backend_of(delegate).name()))
     throw Error(ErrorCode::kBundleInvalid, program.name(),
                 "its method " + name + " is of another delegate than the manifest says", kRemedy);
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "bundle/manifest.h"
@@ -15,12 +16,16 @@ namespace moe_mobile {
 struct Signature {
   std::vector<uint32_t> inputs;
   std::vector<uint32_t> outputs;
+  uint32_t rows = 0;  // that it takes at once, at most
 };
 
-// Throws kBundleInvalid unless the program has the method for that delegate with that signature,
-// and the method takes `rows` rows at once: a manifest that is not of these programs is found when
-// they are loaded, not in the middle of a prompt.
+// nullopt if the program has no such method, or one that takes or gives something else.
+std::optional<Signature> signature_of(const LoadedProgram& program, const char* method);
+
+// Throws kBundleInvalid unless the program has the method for that delegate with that signature; it
+// may take more rows. A manifest that is not of these programs is found when they are loaded, not
+// in the middle of a prompt.
 void require_method(const LoadedProgram& program, const char* method, Delegate delegate,
-                    const Signature& signature, uint32_t rows);
+                    const Signature& signature);
 
 }  // namespace moe_mobile

@@ -9,7 +9,7 @@
 
 #include "base/error.h"
 #include "bundle/manifest.h"
-#include "cache/memory_plan.h"
+#include "cache/memory_planner.h"
 #include "plan/settings.h"
 #include "routing/selector.h"
 

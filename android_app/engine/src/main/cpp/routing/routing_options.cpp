@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/number.h"
+#include "routing/method.h"
 
 namespace moe_mobile {
 namespace {
@@ -92,6 +93,12 @@ void make_exact(RoutingOptions* options) {
 }
 
 }  // namespace
+
+const MethodInfo* exact_method() { return routing_methods()[0]; }
+
+bool ResolvedRouting::lossy() const {
+  return options.method->make != nullptr || options.drop_cold > 0;
+}
 
 RoutingOptions parse_routing(const std::string& text) {
   RoutingOptions options;

@@ -6,14 +6,17 @@
 #include <optional>
 #include <string>
 
-#include "routing/method.h"
 #include "routing/router_spec.h"
 
 namespace moe_mobile {
 
+struct MethodInfo;
+// Exact routing.
+const MethodInfo* exact_method();
+
 // How experts are chosen, as in "cache-prior:0.2,J=2,first=1+drop-cold:0.75".
 struct RoutingOptions {
-  const MethodInfo* method = routing_methods()[0];  // exact
+  const MethodInfo* method = exact_method();
   double value = 0;
   bool automatic = false;
   std::optional<uint32_t> guaranteed;  // J
@@ -35,7 +38,7 @@ struct ResolvedRouting {
   std::string note;
 
   // Whether the output may differ from what the model computes.
-  bool lossy() const { return options.method->make != nullptr || options.drop_cold > 0; }
+  bool lossy() const;
 };
 // `layers_end`: one more than the number of the last layer that routes, numbered as for `first`.
 ResolvedRouting resolve_routing(const RoutingOptions& options, const RouterSpec& spec,

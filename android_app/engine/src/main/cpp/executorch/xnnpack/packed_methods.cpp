@@ -157,7 +157,7 @@ void PackedMethods::detach() {
       throw Error(ErrorCode::kRuntime, entry.path,
                   "XNNPACK did not map the slot's file exactly once, so it would ignore the "
                   "weights read into it",
-                  "Use a packed_dir on another file system.");
+                  "Use a `packed_dir` on another file system.");
     void* at = reinterpret_cast<void*>(found->second.begin);
     if (mmap(at, expected, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
              0) == MAP_FAILED)

@@ -38,7 +38,7 @@ void require_space(const std::string& path, uint64_t program_bytes) {
         ErrorCode::kDiskFull, path,
         "packing one program needs " + std::to_string(2 * program_bytes + kPadding) +
             " bytes for a short time, but only " + std::to_string(free_bytes) + " are free",
-        "Free some space, or choose another packed_dir; prepare continues where it stopped.");
+        "Free some space, or choose another `packed_dir`; prepare continues where it stopped.");
 }
 
 }  // namespace

@@ -1,0 +1,22 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/error.h"
+
+namespace moe_mobile {
+
+// kUsage unless the setting is a number of samples that a measurement takes: all of them are kept
+// in memory until the end.
+inline void require_samples(const char* setting, uint32_t count) {
+  constexpr uint32_t kMost = 1'000'000;
+  if (count < 1 || count > kMost)
+    throw Error(ErrorCode::kUsage, Setting{setting},
+                "must be 1 to " + std::to_string(kMost) + ", not " + std::to_string(count),
+                "Give a number in that range.");
+}
+
+}  // namespace moe_mobile
