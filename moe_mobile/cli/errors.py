@@ -17,12 +17,9 @@ INTERNAL_EXIT_CODE = 1
 
 
 def format_error(error: MoeMobileError) -> str:
-    """The block for people: cause, file or setting, what to do."""
-    lines = [f"error: {error.cause}"]
-    if error.file is not None:
-        lines.append(f"  file: {error.file}")
-    if error.setting is not None:
-        lines.append(f"  setting: {error.setting}")
+    """The block for people: where and what, then what to do."""
+    places = [place for place in (error.file, error.setting) if place is not None]
+    lines = [": ".join(["error", *places, error.cause])]
     if error.remedy is not None:
         lines.append(f"  what to do: {error.remedy}")
     # Causes quote what files and phones say: that must not act on the terminal.

@@ -40,7 +40,7 @@ def failed(exit_code: int, *arguments: object) -> dict[str, Any]:
     assert result.returncode == exit_code, result.stdout + result.stderr
     error: dict[str, Any] = json.loads(result.stdout)["error"]
     assert error["exit_code"] == exit_code
-    assert f"error: {error['cause']}" in result.stderr
+    assert f"{error['cause']}" in result.stderr
     for member in ("file", "setting", "remedy"):
         assert error[member] is None or error[member] in result.stderr
     assert "Traceback" not in result.stderr

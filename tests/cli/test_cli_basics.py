@@ -115,11 +115,11 @@ def test_without_arguments_help_is_shown() -> None:
     assert result.stderr.startswith("Usage: moe-mobile")
 
 
-def test_an_error_block_names_cause_file_and_remedy() -> None:
+def test_an_error_block_names_file_cause_and_remedy() -> None:
     error = errors.BudgetError("too small", file="/b", remedy="use 90%")
-    assert format_error(error) == "error: too small\n  file: /b\n  what to do: use 90%"
+    assert format_error(error) == "error: /b: too small\n  what to do: use 90%"
     error = errors.BudgetError("too small", setting="cache", remedy="use 90%")
-    assert format_error(error) == "error: too small\n  setting: cache\n  what to do: use 90%"
+    assert format_error(error) == "error: cache: too small\n  what to do: use 90%"
     assert format_error(errors.BudgetError("too small")) == "error: too small"
 
 
@@ -277,8 +277,8 @@ def test_a_full_stdout_is_a_typed_error(arguments: list[str]) -> None:
             [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True
         )
     assert result.returncode == errors.DiskFullError.exit_code
-    assert result.stderr.startswith("error: no space left on the device\n  file: standard output")
-    assert result.stderr.count("\n") == 3  # and nothing else
+    assert result.stderr.startswith("error: standard output: no space left on the device\n")
+    assert result.stderr.count("\n") == 2  # and nothing else
 
 
 def test_an_error_is_reported_even_if_stdout_is_full() -> None:
@@ -290,7 +290,7 @@ def test_an_error_is_reported_even_if_stdout_is_full() -> None:
             text=True,
         )
     assert result.returncode == 4
-    assert result.stderr.startswith("error: not a bundle: there is no such folder\n")
+    assert result.stderr.startswith("error: /nowhere: not a bundle: there is no such folder\n")
     assert "Traceback" not in result.stderr
     assert "Exception ignored" not in result.stderr
 

@@ -106,7 +106,7 @@ def test_full_stdout_is_a_typed_error(bundle: pathlib.Path) -> None:
         with open("/dev/full", "w") as full:
             result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
         assert result.returncode == 7, (arguments, result.stderr)
-        assert "error: no space left on the device" in result.stderr
+        assert "no space left on the device" in result.stderr
         assert "Traceback" not in result.stderr
         assert "Exception ignored" not in result.stderr
 
@@ -224,7 +224,7 @@ def test_bench_rows_come_from_the_engine(bundle: pathlib.Path) -> None:
     assert both["avg_ns"] > 0
 
 
-def test_bench_tells_of_a_cache_that_still_fills(bundle: pathlib.Path) -> None:
+def test_bench_says_that_a_cache_still_fills(bundle: pathlib.Path) -> None:
     asked = ("bench", bundle, "-p", 0, "-n", 2, "-r", 1, "--cache", "75%", "--pool")
     for pool in ("global", "layer"):
         (filling,) = ok_json(*asked, pool, "--no-warmup")
