@@ -32,7 +32,7 @@ ROOMS = {
     "export": "base bundle errors model",
     "settings": "errors",
     "results": "bundle settings",
-    "text": "bundle errors",
+    "text": "base bundle errors",
     "generation": "errors results text",
     "engine": "base errors generation results settings text",
     "answers": "errors results",

@@ -16,6 +16,7 @@ import click
 from moe_mobile.base.routings import lossy_causes
 from moe_mobile.base.terminal import without_controls
 from moe_mobile.base.text import percent
+from moe_mobile.base.tokenizer import TOKENIZER
 from moe_mobile.bench.results import phase_rates
 from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.options import (
@@ -37,7 +38,7 @@ from moe_mobile.cli.tuned import settings_option
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
 from moe_mobile.text.detokenizer import Detokenizer
-from moe_mobile.text.tokenizer import TOKENIZER, BundleText
+from moe_mobile.text.tokenizer import BundleText
 
 if TYPE_CHECKING:
     from moe_mobile.runner import Runner

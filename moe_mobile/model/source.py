@@ -16,8 +16,8 @@ from typing import Protocol
 import torch
 
 from moe_mobile.base.router import RouterSpec
+from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
 from moe_mobile.errors import (
-    BundleInvalidError,
     CheckpointError,
     IoError,
     UsageError,
@@ -30,7 +30,6 @@ from moe_mobile.model.presets import RandomWeights, preset_config
 from moe_mobile.model.random_weights import RECIPE, RandomStore
 from moe_mobile.model.registry import describe
 from moe_mobile.model.safetensors import SafetensorsStore
-from moe_mobile.text.tokenizer import TOKENIZER, parse_tokenizer
 
 SourceLike = str | os.PathLike[str] | RandomWeights
 """What can be exported: a folder, a Hugging Face id ("org/name"), "demo", or random weights."""
@@ -175,9 +174,9 @@ def _open_folder(folder: Path, name: str, label: str) -> OpenModel:
 def _check_tokenizer(data: bytes, file: Path, vocab_size: int) -> None:
     """Raises a CheckpointError if it cannot be read, or has tokens that the model does not know."""
     try:
-        tokens = parse_tokenizer(data, file).get_vocab(with_added_tokens=True)
-    except BundleInvalidError as error:
-        raise CheckpointError(error.cause, file=file, remedy="Download the file again") from error
+        tokens = parse_tokenizer(data).get_vocab(with_added_tokens=True)
+    except ValueError as error:
+        raise CheckpointError(str(error), file=file, remedy="Download the file again") from error
     token, last = max(tokens.items(), key=lambda one: one[1], default=("", -1))
     if last >= vocab_size:
         raise CheckpointError(

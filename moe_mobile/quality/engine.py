@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from moe_mobile.base.progress import Progress, silent
+from moe_mobile.base.routings import is_lossy
 from moe_mobile.bundle import inspect_bundle, read_manifest
 from moe_mobile.device.interface import Device
 from moe_mobile.device.select import open_device
@@ -99,7 +100,7 @@ class EngineScorer(Scorer):
 
             def score(token_ids: Sequence[int], progress: Progress) -> SequenceScore:
                 answer = runner.request("score", token_ids=list(token_ids), progress=progress)
-                return _score(runner, answer, len(token_ids), self.model)
+                return _score(runner, answer, len(token_ids), self.model, run.routing)
 
             yield score
 
@@ -136,7 +137,7 @@ class EngineScorer(Scorer):
 
 
 def _score(
-    runner: Runner, answer: dict[str, Any], tokens: int, model: ScoredModel
+    runner: Runner, answer: dict[str, Any], tokens: int, model: ScoredModel, routing: str
 ) -> SequenceScore:
     try:
         values = np.array(answer["log_probabilities"], np.float64)
@@ -154,6 +155,8 @@ def _score(
             or read < 0
         ):
             raise ValueError(f"its counts are not those of {slots} slots")
+        if (changed or dropped) and not is_lossy(routing):
+            raise ValueError(f"its counts are not those of routing {routing}")
     except (KeyError, TypeError, ValueError) as error:
         raise RuntimeFailedError(
             f"moe_runner did not give the log-probabilities of {tokens} tokens: {error}",

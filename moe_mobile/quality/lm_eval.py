@@ -49,7 +49,7 @@ class Decoding:
 
     Attributes:
         routing: as docs/routing/README.md writes it.
-        capacity: as ``--capacity`` of ``moe-mobile quality``.
+        capacity: a share of the experts, or experts per layer, as the lab takes it.
         pool: ``layer`` or ``global``; the latter computes prompts token by token too.
         eviction: ``lru``, ``lfu`` or ``lfu:DECAY``.
         prompt: ``exact``: what is given is routed exactly, as the engine does, and what the model

@@ -304,7 +304,9 @@ def sequences_of(token_ids: Sequence[int], model: ScoredModel) -> list[list[int]
         )
     if not sequences:
         raise UsageError(
-            "no token has one before it", setting="token_ids", remedy="Give a longer text"
+            "one token has nothing to be predicted from",
+            setting="token_ids",
+            remedy="Give a longer text",
         )
     return sequences
 

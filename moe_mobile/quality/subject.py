@@ -11,10 +11,11 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from moe_mobile.base.progress import Progress, silent
+from moe_mobile.base.tokenizer import TOKENIZER
 from moe_mobile.demo import checkpoint_dir, heldout_text
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import CheckpointError, UsageError
-from moe_mobile.text.tokenizer import TOKENIZER, load_tokenizer
+from moe_mobile.text.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

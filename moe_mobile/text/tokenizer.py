@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
 from moe_mobile.errors import BundleInvalidError, UsageError
 from moe_mobile.text.detokenizer import Detokenizer
 from moe_mobile.text.files import read_files
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from moe_mobile.text.chat import ChatTemplate, Message
-
-TOKENIZER = "tokenizer.json"
-"""Name of the tokenizer's file in a bundle or checkpoint."""
 
 
 def load_tokenizer(bundle: pathlib.Path) -> Tokenizer:
@@ -34,26 +32,12 @@ def load_tokenizer(bundle: pathlib.Path) -> Tokenizer:
             remedy="Give `token_ids` instead of text, or export again from a folder with "
             "tokenizer.json",
         )
-    return parse_tokenizer(data, path)
-
-
-def parse_tokenizer(data: bytes, file: pathlib.Path) -> Tokenizer:
-    """A tokenizer that takes texts as they are. BundleInvalidError naming ``file`` if it cannot be
-    read."""
-    from tokenizers import Tokenizer
-
     try:
-        tokenizer = Tokenizer.from_str(data.decode())
-    except Exception as error:  # the library raises plain Exception
+        return parse_tokenizer(data)
+    except ValueError as error:
         raise BundleInvalidError(
-            f"the tokenizer cannot be read: {error}",
-            file=file,
-            remedy="Export again from a complete checkpoint",
+            str(error), file=path, remedy="Export again from a complete checkpoint"
         ) from error
-    # Left over from training; transformers ignores them too.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 class BundleText:
