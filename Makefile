@@ -36,7 +36,7 @@ $(VENV)/uv.stamp:
 	  echo "Python 3.11 to 3.14 is needed, and neither python3.11 nor python3 is one." \
 	       "Name one with: make venv PYTHON=/path/to/python"; exit 1; fi; \
 	$$found -c 'import venv, ensurepip' || { \
-	  echo "$$found lacks the venv module: apt-get install python3-venv"; exit 1; }; \
+	  echo "$$found has no venv module: apt-get install python3-venv"; exit 1; }; \
 	test -x $(BIN)/python || $$found -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
 	@touch $@

@@ -20,7 +20,7 @@ endif()
 set(ANDROID_ABI arm64-v8a)
 # Android 9, the first with aligned_alloc.
 set(ANDROID_PLATFORM android-28)
-# One file to send: no libc++_shared.so beside it.
+# One file to send: without libc++_shared.so next to it.
 set(ANDROID_STL c++_static)
 set(ANDROID_SUPPORT_FLEXIBLE_PAGE_SIZES ON)
 include("${_moe_ndk_toolchain}")

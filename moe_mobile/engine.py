@@ -383,7 +383,8 @@ def _checked(token_ids: Sequence[int]) -> list[int]:
 
 def _finite(name: str, value: float) -> float:
     try:
-        number = float(value)
+        # float() takes True and "0.5" too.
+        number = math.nan if isinstance(value, bool | str | bytes) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of a run: the cache, the routing, and how experts are read.
 
-:class:`moe_mobile.Engine`, the lab, `bench` and the command line share these classes. The C++
-engine checks the values, in one place for all of them.
+All that opens an engine takes them as :class:`EngineSettings`: :class:`moe_mobile.Engine`, `bench`,
+`quality`, `tune` and the command line. The C++ engine checks the values, in one place for all.
 """
 
 from __future__ import annotations
@@ -293,7 +293,7 @@ def utf8(setting: str, path: str | os.PathLike[str]) -> str:
 
 
 def index(value: Any) -> int:
-    """A whole number, numpy's included; True and False are none. Raises TypeError."""
+    """A whole number, numpy's included. Raises TypeError, also for True and False."""
     if isinstance(value, bool):
         raise TypeError(f"{value!r} is not a number")
     return operator.index(value)

@@ -135,7 +135,7 @@ def test_the_engine_refuses_what_makes_no_sense(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("lanes", [0, 2.5, 17, True, "2"])
-def test_a_wrong_number_of_lanes_is_told_the_range(lanes: Any) -> None:
+def test_a_wrong_number_of_lanes_names_the_range(lanes: Any) -> None:
     with pytest.raises(UsageError, match="from 1 to 16"):
         EngineSettings().with_values({"lanes": lanes}).check()
 

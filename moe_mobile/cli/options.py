@@ -180,7 +180,7 @@ class ReadingOptions:
 
 @dataclass(frozen=True)
 class StreamingOptions(ReadingOptions):
-    """The same for a text whose routing depends on a cache: everything in memory is none."""
+    """The same for a text that is scored with a cache. With all experts in memory there is none."""
 
     residency: str = again(
         ReadingOptions,

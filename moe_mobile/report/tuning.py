@@ -104,7 +104,7 @@ def _doubts(shown: Candidate, views: Sequence[Residency]) -> list[str]:
     return [
         f"What the cache held is replayed from the first {view.tokens:,} tokens' router logits "
         "under exact routing; under another one the model's own logits move a little. The replay "
-        f"reads {view.loads_per_token_layer:.3f} experts per token and layer where "
+        f"reads {view.loads_per_token_layer:.3f} experts per token and layer; "
         f"{shown.loads:.3f} were measured with all tokens."
     ]
 

@@ -101,7 +101,7 @@ class RoutingRun:
 
         if eviction == "belady":
             raise UsageError(
-                "belady knows the future, which is not here yet",
+                "belady needs all tokens of a trace in advance",
                 setting="eviction",
                 remedy="Simulate a trace, or choose lru or lfu",
             )

@@ -84,7 +84,7 @@ def simulate(
     logits: NDArray[np.float32],
     top_k: int = 8,
     capacity: int = 32,
-    routing: str = "cache-prior:0.2,J=2",
+    routing: str = "exact",
     eviction: str = "lru",
     *,
     sequences: Iterable[int] | None = None,

@@ -203,7 +203,7 @@ def test_a_request_that_cannot_be_sent_disturbs_no_other(tmp_path: Path) -> None
     assert names == ["a"]
 
 
-def test_who_waits_for_a_runner_that_was_killed_here_is_not_told_of_memory(
+def test_a_runner_that_was_killed_here_did_not_run_out_of_memory(
     tmp_path: Path,
 ) -> None:
     event = "{'event': 'progress', 'stage': 'load', 'done': 0, 'total': 1}"
