@@ -73,6 +73,8 @@ class RunSettings:
         global_pool: bool,
         warm: bool,
         profile: Sequence[Sequence[int]],
+        precision: str,
+        low_capacity: int,
     ) -> None: ...
 
 class RoutingRun:

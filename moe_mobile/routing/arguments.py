@@ -38,11 +38,16 @@ class RunKeywords(TypedDict, total=False):
             cache with ``prompt`` only, otherwise it leaves it alone.
         router: how the model selects and weighs; its bias has a row for each layer. Plain softmax
             by default.
+        precision: ``full`` (the default), or ``low`` or ``ranks:N`` as for the engine: the ranks in
+            the second precision have a cache of their own.
+        low_capacity: what that cache holds, as ``capacity`` is what the other one does.
     """
 
     pool: str
     initial_cache: InitialCache
     router: RouterSpec
+    precision: str
+    low_capacity: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +63,8 @@ class RunArguments:
     pool: str = "layer"
     initial_cache: InitialCache = "cold"
     router: RouterSpec = SOFTMAX
+    precision: str = "full"
+    low_capacity: int = 0
 
     def native(self) -> _native.RunSettings:
         """For C++. Raises UsageError if one of them has the wrong type."""
@@ -78,6 +85,8 @@ class RunArguments:
             choice("pool", self.pool, ("layer", "global")) == "global",
             self.initial_cache == "prompt" if is_text else False,
             [] if isinstance(self.initial_cache, str) else _profile(self.initial_cache),
+            text("precision", self.precision),
+            whole("low_capacity", self.low_capacity, least=0),
         )
 
 

@@ -8,6 +8,7 @@ import json
 import shutil
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from moe_mobile.routing.trace import write_trace
 from moe_mobile.routing.trace_engine import record_engine
 from moe_mobile.runner import Runner
 from tests.bundles import CheckpointMaker, OnceMaker
+from tests.engine.agreement import replayed, simulated
 from tests.engine.native import logits_after_prompt, same_bits
 from tests.oracles.interpreter import Interpreter
 from tests.oracles.logits import Logits, logits_of
@@ -289,6 +291,25 @@ def test_a_bundle_of_one_precision_has_no_other(full: Path) -> None:
 def test_a_budget_below_what_a_token_uses_in_one_precision_is_refused(two: Path) -> None:
     with pytest.raises(BudgetError, match="one token uses 2 in 8da4w"):
         Engine(two, "80KiB", precision="ranks:1")  # one slot of 16 KiB too few
+
+
+@pytest.mark.parametrize(
+    "routing", ["exact", "cache-prior:0.5", "max-rank:4", "exact+drop-cold:0.75"]
+)
+@pytest.mark.parametrize("pool", ["layer", "global"])
+@pytest.mark.parametrize("precision", ["ranks:1", "low"])
+def test_the_lab_counts_what_the_engine_counts(
+    two: Path, routing: str, pool: str, precision: str
+) -> None:
+    trace = record_engine(LocalDevice(), two, IDS * 3, settings={"threads": 1})
+    settings: dict[str, Any] = {"precision": precision, "pool": pool, "initial_cache": "cold"}
+    with Engine(two, "50%", routing=routing, threads=1, **settings) as engine:
+        held = {one.variant: one.slots // LAYERS for one in engine.info.plan.classes}
+    ours = replayed(two, trace, cache="50%", routing=routing, **settings)
+    lab = simulated(trace, held.get(0, 0), routing=routing, low_capacity=held[1], **settings)
+    assert np.array_equal(ours, lab)
+    assert ours[:, 1].sum() > 0
+    assert ours[:, 3].any() == ("exact" not in routing)
 
 
 def test_a_trace_names_the_precision_that_it_was_recorded_in(two: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ TEST(RoutingRun, RefusesInvalidInput) {
     EXPECT_ERROR(RoutingRun{settings}, ErrorCode::kUsage, "twice, or one that does not exist");
   }
   settings.profile = {{0, 1}, {}};
-  EXPECT_EQ(RoutingRun{settings}.cache().size(), 2u);
+  EXPECT_EQ(RoutingRun{settings}.caches()[0].size(), 2u);
 }
 
 }  // namespace

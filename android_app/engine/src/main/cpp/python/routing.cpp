@@ -62,16 +62,22 @@ void init_router(RouterSpec* self, uint32_t experts, uint32_t top_k, const std::
   new (self) RouterSpec(std::move(spec));
 }
 
-// `capacity` is per layer.
+// Capacities are per layer.
 void init_settings(SelectorSettings* self, const RouterSpec& router, std::vector<uint32_t> layers,
                    uint32_t capacity, const std::string& routing, const std::string& eviction,
-                   bool global_pool, bool warm, std::vector<std::vector<uint32_t>> profile) {
+                   bool global_pool, bool warm, std::vector<std::vector<uint32_t>> profile,
+                   const std::string& precision, uint32_t low_capacity) {
   SelectorSettings settings;
   settings.router = router;
   settings.routing = parse_routing(routing);
   settings.global = global_pool;
-  const uint64_t pool = uint64_t{capacity} * (global_pool ? layers.size() : 1);
-  settings.capacity = static_cast<uint32_t>(std::min<uint64_t>(pool, UINT32_MAX));
+  const auto pool = [&](uint32_t experts) {
+    const uint64_t all = uint64_t{experts} * (global_pool ? layers.size() : 1);
+    return static_cast<uint32_t>(std::min<uint64_t>(all, UINT32_MAX));
+  };
+  settings.capacity = pool(capacity);
+  settings.low_capacity = pool(low_capacity);
+  settings.precision = parse_precision(precision);
   settings.layers = std::move(layers);
   settings.eviction = parse_eviction(eviction);
   if (warm) settings.initial = InitialCache::kPrompt;
@@ -123,7 +129,7 @@ nb::dict simulate_trace(const TraceLogits& logits, std::vector<uint64_t> sequenc
 // A layer's tokens in order. All are checked before the first is used, so an error changes nothing.
 nb::tuple route(RoutingRun* run, uint32_t layer, const LayerLogits& logits, bool prompt) {
   const size_t tokens = logits.shape(0), experts = logits.shape(1);
-  const LogicalCacheOptions& cache = run->cache().options();
+  const LogicalCacheOptions& cache = run->caches()[0].options();
   if (cache.global && cache.layers > 1 && tokens > 1)
     throw Error(ErrorCode::kUsage, Setting{"logits"},
                 "they hold " + std::to_string(tokens) + " tokens",
@@ -151,13 +157,16 @@ nb::tuple route(RoutingRun* run, uint32_t layer, const LayerLogits& logits, bool
                         dropped.to_numpy<bool>({tokens, top_k}));
 }
 
-// [layers, experts]
+// [layers, experts], in any precision.
 nb::object cached(const RoutingRun& run) {
-  const LogicalCacheOptions& cache = run.cache().options();
+  const LogicalCacheOptions& cache = run.caches()[0].options();
   const size_t layers = cache.layers, experts = cache.experts;
   Slots<uint8_t> held(layers * experts);
-  for (uint32_t layer = 0; layer < layers; ++layer)
-    std::copy_n(run.cache().cached(layer), experts, held.data() + layer * experts);
+  std::fill_n(held.data(), layers * experts, uint8_t{0});
+  for (const LogicalCache& one : run.caches())
+    for (uint32_t layer = 0; layer < layers; ++layer)
+      for (size_t expert = 0; expert < experts; ++expert)
+        held.data()[layer * experts + expert] |= one.cached(layer)[expert];
   return held.to_numpy<bool>({layers, experts});
 }
 
@@ -186,7 +195,7 @@ void bind_routing(nb::module_* module) {
            "epsilon"_a, "groups"_a, "top_groups"_a, "bias"_a);
   nb::class_<SelectorSettings>(*module, "RunSettings")
       .def("__init__", &init_settings, "router"_a, "layers"_a, "capacity"_a, "routing"_a,
-           "eviction"_a, "global_pool"_a, "warm"_a, "profile"_a);
+           "eviction"_a, "global_pool"_a, "warm"_a, "profile"_a, "precision"_a, "low_capacity"_a);
   nb::class_<RoutingRun>(*module, "RoutingRun")
       .def(nb::init<const SelectorSettings&>(), "settings"_a)
       .def("route", &route, "layer"_a, "logits"_a, "prompt"_a)

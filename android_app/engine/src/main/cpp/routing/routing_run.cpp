@@ -19,7 +19,7 @@ namespace {
 RoutingRun::RoutingRun(const SelectorSettings& settings)
     : selector_(settings),
       tokens_(settings.layers.size()),
-      loaded_at_(settings.layers.size() * settings.router.num_experts) {
+      loaded_at_(selector_.caches().size() * settings.layers.size() * settings.router.num_experts) {
   // An engine may be allowed a smaller cache, but a simulation of it shows nothing: LRU never hits.
   if (settings.capacity_per_layer() < settings.router.top_k)
     throw Error(ErrorCode::kBudget, Setting{"capacity"},
@@ -63,10 +63,10 @@ RunStep RoutingRun::step(uint32_t layer, const float* logits, bool prompt, const
 
 const std::vector<uint8_t>& RoutingRun::use(uint32_t layer, bool counts) {
   const Selector::Use use = selector_.use(layer, selection_);
-  const uint64_t now = tokens_[layer]++, experts = selector_.settings().router.num_experts;
+  const uint64_t now = tokens_[layer]++;
   if (counts) {
     for (const ExpertKey& key : use.evicted)
-      totals_.lifetime_tokens += now - loaded_at_[key.layer * experts + key.expert];
+      totals_.lifetime_tokens += now - loaded_at(key.variant, key.layer, key.expert);
     totals_.evictions += use.evicted.size();
   }
   for (size_t rank = 0; rank < selection_.experts.size(); ++rank) {
@@ -75,7 +75,9 @@ const std::vector<uint8_t>& RoutingRun::use(uint32_t layer, bool counts) {
       totals_.uncached += uncached;
       totals_.dropped += dropped;
     }
-    if (uncached > dropped) loaded_at_[layer * experts + selection_.experts[rank]] = now;
+    if (uncached > dropped)
+      loaded_at(selector_.variant(static_cast<uint32_t>(rank)), layer, selection_.experts[rank]) =
+          now;
   }
   return use.uncached;
 }

@@ -34,7 +34,7 @@ class RoutingRun {
 
   const ResolvedRouting& routing() const { return selector_.routing(); }
   const RunTotals& totals() const { return totals_; }
-  const LogicalCache& cache() const { return selector_.caches()[0]; }
+  const std::vector<LogicalCache>& caches() const { return selector_.caches(); }
   uint32_t top_k() const { return selector_.settings().router.top_k; }
 
   // Begins the next sequence, see Selector::reset(). The totals are kept.
@@ -52,11 +52,15 @@ class RoutingRun {
 
  private:
   const std::vector<uint8_t>& use(uint32_t layer, bool counts);
+  uint64_t& loaded_at(uint32_t variant, uint32_t layer, uint32_t expert) {
+    return loaded_at_[(variant * tokens_.size() + layer) * selector_.settings().router.num_experts +
+                      expert];
+  }
 
   Selector selector_;
   uint32_t next_layer_ = 0;
   std::vector<uint64_t> tokens_;     // tokens that went through the cache, per layer
-  std::vector<uint64_t> loaded_at_;  // token, per layer and expert
+  std::vector<uint64_t> loaded_at_;  // token, per variant, layer and expert
   Selection selection_;
   RunTotals totals_;
 };
