@@ -66,6 +66,12 @@ def _one_of(*texts: str) -> Callable[[object], bool]:
     return lambda value: isinstance(value, str) and value in texts
 
 
+DEFAULTS = {
+    "n_prompt": 512, "n_gen": 128, "repetitions": 5,
+    "count": 64, "iterations": 50, "max_new_tokens": 128,
+}  # fmt: skip
+"""Members of requests that may be left out."""
+
 _ERROR = ("code", "file", "setting", "cause", "remedy")
 _PLAN: Shape = {"text": str, "slots": int, "total_bytes": int}
 _TOKEN: Shape = {
@@ -147,11 +153,13 @@ def is_answer(result: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
     if command == "score":
         return len(result["log_probabilities"]) == len(request["token_ids"]) - 1
     if command == "measure_misses":
-        return all(len(result[name]) == request.get("count", 64) for name in _MISS_TIMES)
+        return all(
+            len(result[name]) == request.get("count", DEFAULTS["count"]) for name in _MISS_TIMES
+        )
     if command == "time_program":
-        return len(result["samples_ns"]) == int(request.get("iterations", 50))
+        return len(result["samples_ns"]) == int(request.get("iterations", DEFAULTS["iterations"]))
     if command == "bench":
-        asked = {"n_prompt": 512, "n_gen": 128, "repetitions": 5, **request}
+        asked = {**DEFAULTS, **request}
         samples = result["samples"]
         return len(samples) == asked["repetitions"] and all(
             _is_sample(sample, asked) for sample in samples

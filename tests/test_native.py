@@ -8,6 +8,7 @@ ones, whose files are named ``*_concurrent_test.cpp``, under ThreadSanitizer too
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 from collections.abc import Callable
@@ -16,9 +17,11 @@ from pathlib import Path
 import click
 import pytest
 
-from moe_mobile import _native
+from moe_mobile import Engine, _native
+from moe_mobile.answers import DEFAULTS
 from moe_mobile.bundle.manifest import ALIGNMENT, MOST_VARIANTS
 from moe_mobile.bundle.quantization import QUANTS
+from moe_mobile.cli.bench import command as bench
 from moe_mobile.cli.generate import command as generate
 from moe_mobile.settings import DEFAULT_CONTEXT
 from tests.conftest import NativeBuild
@@ -57,7 +60,13 @@ def test_python_and_the_engine_state_the_same() -> None:
         "most_lanes": lanes.type.max,
         "most_precisions": 1 + MOST_VARIANTS,
         "quantizations": [*QUANTS],
+        "request_defaults": DEFAULTS,
     }
+    shown = {option.name: option.default for option in (*bench.params, *generate.params)}
+    for name in ("n_prompt", "n_gen", "repetitions", "max_new_tokens"):
+        assert int(str(shown[name])) == DEFAULTS[name]
+    default = inspect.signature(Engine.generate).parameters["max_new_tokens"].default
+    assert default == DEFAULTS["max_new_tokens"]
 
 
 def test_there_are_concurrent_and_other_core_tests() -> None:

@@ -12,6 +12,9 @@
 
 namespace moe_mobile {
 
+// Tokens that are generated at most if nobody says.
+constexpr uint32_t kDefaultNewTokens = 128;
+
 // One generation, a token at a time, so that each host can stream in its own way.
 class Generator {
  public:

@@ -9,6 +9,10 @@
 
 namespace moe_mobile {
 
+// How many samples a measurement of misses, or of a program, takes if nobody says.
+constexpr uint32_t kDefaultMisses = 64;
+constexpr uint32_t kDefaultIterations = 50;
+
 // kUsage unless the setting is a number of samples that a measurement takes: all of them are kept
 // in memory until the end.
 inline void require_samples(const char* setting, uint32_t count) {

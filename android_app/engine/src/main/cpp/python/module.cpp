@@ -5,20 +5,24 @@
 // face.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <filesystem>
+#include <map>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "bundle/quantization.h"
 #include "cache/expert_key.h"
 #include "cache/read_lanes.h"
+#include "engine/bench.h"
 #include "engine/engine_json.h"
 #include "engine/generate.h"
+#include "engine/samples.h"
 #include "engine/settings_json.h"
 #include "python/routing.h"
 
@@ -201,6 +205,11 @@ NB_MODULE(_native, module) {
         constants["most_precisions"] = ExpertKey::kVariants;
         constants["quantizations"] =
             std::vector<std::string>(kQuantizations.begin(), kQuantizations.end());
+        const BenchRequest bench;
+        constants["request_defaults"] = std::map<std::string, uint32_t>{
+            {"n_prompt", bench.n_prompt},       {"n_gen", bench.n_gen},
+            {"repetitions", bench.repetitions}, {"count", kDefaultMisses},
+            {"iterations", kDefaultIterations}, {"max_new_tokens", kDefaultNewTokens}};
         return constants;
       },
       "What the Python package states too.");

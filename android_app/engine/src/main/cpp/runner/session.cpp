@@ -18,6 +18,7 @@
 #include "engine/engine_json.h"
 #include "engine/generate.h"
 #include "engine/prepare.h"
+#include "engine/samples.h"
 #include "engine/settings_json.h"
 #include "engine/time_program.h"
 #include "engine/verify.h"
@@ -151,7 +152,7 @@ json Session::run(const std::string& command, const json& request) {
       {"measure_misses",
        {{"count", "seed"},
         [&] {
-          return engine().measure_misses(optional_uint(request, "count", 64),
+          return engine().measure_misses(optional_uint(request, "count", kDefaultMisses),
                                          optional_uint(request, "seed", 0),
                                          [this] { check_cancelled(); });
         }}},
@@ -159,7 +160,7 @@ json Session::run(const std::string& command, const json& request) {
        {{"path", "iterations", "threads"},
         [&] {
           return time_program(required_string(request, "path"),
-                              optional_uint(request, "iterations", 50),
+                              optional_uint(request, "iterations", kDefaultIterations),
                               optional_uint(request, "threads", 0), [this] { check_cancelled(); });
         }}},
   };
@@ -251,7 +252,7 @@ json Session::generate(const json& request) {
   const std::vector<uint32_t> prompt = token_ids(request);
   engine().reset();
   Generator generator(
-      &engine(), prompt, optional_uint(request, "max_new_tokens", 128),
+      &engine(), prompt, optional_uint(request, "max_new_tokens", kDefaultNewTokens),
       parse_sampling(request.contains("sampling") ? request["sampling"] : json::object()),
       optional_bool(request, "ignore_eos", false), progress());
   json tokens = json::array();
@@ -284,9 +285,9 @@ json Session::trace(const json& request) {
 
 json Session::bench(const json& request) {
   BenchRequest bench;
-  bench.n_prompt = optional_uint(request, "n_prompt", 512);
-  bench.n_gen = optional_uint(request, "n_gen", 128);
-  bench.repetitions = optional_uint(request, "repetitions", 5);
+  bench.n_prompt = optional_uint(request, "n_prompt", bench.n_prompt);
+  bench.n_gen = optional_uint(request, "n_gen", bench.n_gen);
+  bench.repetitions = optional_uint(request, "repetitions", bench.repetitions);
   bench.warmup = optional_bool(request, "warmup", true);
   bench.seed = optional_uint(request, "seed", 0);
   bench.router_logits = optional_floats(request, "router_logits");
