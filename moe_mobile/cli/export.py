@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
+from moe_mobile.base.terminal import without_controls
 from moe_mobile.bundle.quantization import (
     EMBEDDINGS,
     GROUP_SIZES,
@@ -144,7 +146,8 @@ def command(
     from moe_mobile.bundle import inspect_bundle
     from moe_mobile.export import export_bundle
 
-    with ProgressBar() as progress:
+    with ProgressBar() as progress, warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always", UserWarning)
         bundle = export_bundle(
             source,
             out,
@@ -154,6 +157,9 @@ def command(
             overwrite=overwrite,
             progress=progress,
         )
+    for warning in noted:
+        if warning.category is UserWarning:
+            click.echo(without_controls(f"warning: {warning.message}"), err=True)
     facts = inspect_bundle(bundle)
     if as_json:
         echo_json(facts)

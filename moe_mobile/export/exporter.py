@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -71,6 +72,9 @@ def export_bundle(
     Returns:
         The bundle's path.
 
+    Warns:
+        UserWarning: the checkpoint holds tensors that the model does not have.
+
     Raises:
         UsageError: arguments that make no sense, or a target that exists.
         UnsupportedError: a model or option combination that cannot be exported.
@@ -92,6 +96,13 @@ def export_bundle(
         _check_name(model.architecture.name)
         plan = make_plan(model.architecture, options)
         key = _key(model, options)
+        if unused := model.unused():
+            shown = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
+            warnings.warn(
+                f"{len(unused)} tensors of the checkpoint are not part of the model, and are left "
+                f"out as transformers does: {shown}",
+                stacklevel=2,
+            )
         with open_workspace(target, key, overwrite=overwrite) as workspace:
             if workspace is not None:
                 _Export(model, options, plan, workspace, progress).run(target)

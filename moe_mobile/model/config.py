@@ -12,9 +12,9 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from moe_mobile.base.files import read_regular
 from moe_mobile.errors import CheckpointError, UnsupportedError
@@ -58,6 +58,57 @@ _NEUTRAL = frozenset(
         "use_cache",
     ]
 )
+# What transformers 4 wrote of generation and training into every configuration, and tools' marks.
+_NEUTRAL |= frozenset(
+    [
+        "begin_suppress_tokens",
+        "decoder_start_token_id",
+        "diversity_penalty",
+        "do_sample",
+        "early_stopping",
+        "encoder_no_repeat_ngram_size",
+        "exponential_decay_length_penalty",
+        "finetuning_task",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "length_penalty",
+        "max_length",
+        "min_length",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "output_scores",
+        "prefix",
+        "remove_invalid_values",
+        "repetition_penalty",
+        "return_dict_in_generate",
+        "sep_token_id",
+        "suppress_tokens",
+        "task_specific_params",
+        "temperature",
+        "tf_legacy_loss",
+        "tokenizer_class",
+        "top_k",
+        "top_p",
+        "torchscript",
+        "typical_p",
+        "use_bfloat16",
+    ]
+)
+_MARKS = ("unsloth_", "_attn_implementation")
+# Members that say that weights are quantized, and who writes them.
+_QUANTIZED = {"quantization_config": "", "quantization": " by MLX", "compression_config": ""}
+
+
+def _is_inert(name: str, value: object, always: Mapping[str, Container[object]]) -> bool:
+    """Whether a member that the adapter does not read changes nothing: no class of transformers
+    acts on an option that is off, and ``always`` has what the family does in any case."""
+    if name in _NEUTRAL or name.startswith(_MARKS) or not value:
+        return True
+    if name == "layer_types" and isinstance(value, list):
+        return all(kind == "full_attention" for kind in value)
+    return name in always and value in always[name]
 
 
 def read_checkpoint_file(path: Path) -> bytes:
@@ -85,6 +136,17 @@ def read_json_object(path: Path) -> JsonObject:
     return value
 
 
+def refuse_quantized(settings: object, where: str, file: str) -> NoReturn:
+    """Raises the error for weights that are quantized, with the method if ``settings`` name it."""
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    kind = f" with {method}" if isinstance(method, str) else ""
+    raise UnsupportedError(
+        f"the checkpoint is already quantized{kind} ({where})",
+        file=file,
+        remedy="Export from the original bf16, fp16 or fp32 checkpoint",
+    )
+
+
 class ConfigView:
     """A configuration whose members are read with type checks.
 
@@ -93,19 +155,25 @@ class ConfigView:
         file: name for error messages.
         module, cls: where transformers defines the configuration class.
         known: members that the adapter reads or checks.
+        always: further members, with the values that say what the family does in any case.
     """
 
     def __init__(
-        self, raw: JsonObject, file: str, module: str, cls: str, known: Iterable[str]
+        self,
+        raw: JsonObject,
+        file: str,
+        module: str,
+        cls: str,
+        known: Iterable[str],
+        always: Mapping[str, Container[object]],
     ) -> None:
         self.file = file
-        unknown = sorted(set(raw) - set(known) - _NEUTRAL)
-        if "quantization_config" in unknown:
-            raise UnsupportedError(
-                "the checkpoint is already quantized (quantization_config)",
-                file=file,
-                remedy="Export from the original bf16, fp16 or fp32 checkpoint",
-            )
+        for name, writer in _QUANTIZED.items():
+            if raw.get(name):
+                refuse_quantized(raw[name], f"{name}{writer}", file)
+        unknown = sorted(
+            name for name in set(raw) - set(known) if not _is_inert(name, raw[name], always)
+        )
         if unknown:
             raise UnsupportedError(
                 f"unknown option {unknown[0]!r} = {raw[unknown[0]]!r}",

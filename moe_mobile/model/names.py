@@ -109,9 +109,11 @@ class ModelTensors:
         return TensorRef(self._names.embedding, (self._a.vocab_size, self._a.hidden_size))
 
     def head(self) -> dict[str, TensorRef]:
-        """Parameters of the head program; a tied head reads the embedding table."""
+        """Parameters of the head program. A tied head reads the embedding table, unless the
+        checkpoint holds a head all the same: then transformers takes that one."""
         shape = (self._a.vocab_size, self._a.hidden_size)
-        weight = self._names.embedding if self._a.tied_embedding else self._names.head
+        tied = self._a.tied_embedding and self._names.head not in self._stored
+        weight = self._names.embedding if tied else self._names.head
         return {
             "norm.weight": TensorRef(self._names.final_norm, (self._a.hidden_size,)),
             "linear.weight": TensorRef(weight, shape),
@@ -171,7 +173,7 @@ class ModelTensors:
         """Number of parameters of the whole model; a tied head counts once."""
         groups = [self.head(), *(self.layer(i) for i in range(len(self._a.layers)))]
         total = sum(_count(ref) for group in groups for ref in group.values())
-        if not self._a.tied_embedding:
+        if self.head()["linear.weight"].name != self._names.embedding:
             total += _count(self.embedding())
         for index, layer in enumerate(self._a.layers):
             bias = self.router_bias(index)

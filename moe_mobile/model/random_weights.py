@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -38,8 +39,13 @@ class RandomStore:
         self._seed = seed
 
     def __contains__(self, name: object) -> bool:
-        # Per-expert names, as published checkpoints have them.
-        return isinstance(name, str) and not name.endswith(("gate_up_proj", "experts.down_proj"))
+        # As in published checkpoints: experts have names of their own, a tied head has none.
+        absent = ("gate_up_proj", "experts.down_proj", "lm_head.weight")
+        return isinstance(name, str) and not name.endswith(absent)
+
+    def names(self) -> Iterable[str]:
+        """None: it has whatever is asked for."""
+        return ()
 
     def fingerprint(self) -> str:
         return f"random weights {RECIPE}, seed {self._seed}"

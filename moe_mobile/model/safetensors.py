@@ -13,7 +13,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,22 +55,24 @@ class SafetensorsStore:
         self._tensors: dict[str, _Stored] = {}
         self._fingerprint = hashlib.sha256()
         index = folder / INDEX_FILE
-        if index.exists():
-            self._open_sharded(folder, index)
-        elif (folder / SINGLE_FILE).exists():
+        # transformers takes the single file if there are both.
+        if (folder / SINGLE_FILE).exists():
             self._add_file(folder / SINGLE_FILE)
+        elif index.exists():
+            self._open_sharded(folder, index)
         else:
             raise CheckpointError(
                 f"holds neither {SINGLE_FILE} nor {INDEX_FILE}",
                 file=folder,
-                remedy="Only safetensors checkpoints can be exported",
+                remedy=_other_weights(folder),
             )
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
+    def names(self) -> Iterable[str]:
+        """Of all tensors."""
+        return self._tensors.keys()
 
     def fingerprint(self) -> str:
         """Changes when the checkpoint's files do (headers, lengths, modification times)."""
@@ -174,6 +176,16 @@ class SafetensorsStore:
             self._tensors[name] = _entry(path, name, entry, 8 + length, status.st_size)
             spans.append((*entry["data_offsets"], name))
         _check_cover(path, spans, status.st_size - 8 - length)
+
+
+def _other_weights(folder: Path) -> str:
+    """What to do about a folder without safetensors, by what it holds instead."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if any(name.endswith(".gguf") for name in names):
+        return "GGUF files are quantized for llama.cpp: export from the original checkpoint"
+    if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
+        return "Load it with transformers and save it again: save_pretrained writes safetensors"
+    return "Only safetensors checkpoints can be exported"
 
 
 def _is_plain_name(file: object) -> bool:

@@ -8,22 +8,24 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 
+from moe_mobile.base.files import read_regular
 from moe_mobile.base.router import RouterSpec
 from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
 from moe_mobile.errors import (
     CheckpointError,
     IoError,
+    UnsupportedError,
     UsageError,
 )
 from moe_mobile.model.architecture import Architecture
-from moe_mobile.model.config import JsonObject, read_checkpoint_file, read_json_object
+from moe_mobile.model.config import read_checkpoint_file, read_json_object
 from moe_mobile.model.families.common import Source
 from moe_mobile.model.names import ModelTensors, TensorRef
 from moe_mobile.model.presets import RandomWeights, preset_config
@@ -48,6 +50,7 @@ HUGGING_FACE_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
+ADAPTER = "adapter_config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -57,6 +60,7 @@ class TensorStore(Protocol):
     def __contains__(self, name: object) -> bool: ...
     def fingerprint(self) -> str: ...
     def check(self, ref: TensorRef) -> None: ...
+    def names(self) -> Iterable[str]: ...
     def read(self, ref: TensorRef) -> torch.Tensor: ...
 
 
@@ -98,6 +102,13 @@ class OpenModel:
         for ref in self._all_refs():
             self.store.check(ref)
 
+    def unused(self) -> list[str]:
+        """Tensors of the checkpoint that the model does not have: transformers ignores them too."""
+        # Buffers that transformers 4 saved; they follow from the configuration.
+        ignored = ".rotary_emb.inv_freq"
+        used = {ref.name for ref in self._all_refs()}
+        return sorted(n for n in self.store.names() if n not in used and not n.endswith(ignored))
+
     def _all_refs(self) -> Iterator[TensorRef]:
         yield self.tensors.embedding()
         yield from self.tensors.head().values()
@@ -127,11 +138,11 @@ def open_model(source: SourceLike, *, name: str | None = None) -> OpenModel:
         config = preset_config(source)
         text = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
         label = f"random weights {RECIPE} of {source.preset}, seed {source.seed}"
-        return _open(
-            config, f"preset {source.preset}", name or f"{source.preset}-random", label,
-            RandomStore(source.seed), {"config.json": text},
-        )  # fmt: skip
+        described = Source(config, f"preset {source.preset}", name or f"{source.preset}-random")
+        return _open(described, label, RandomStore(source.seed), {"config.json": text})
     text_source = os.fspath(source)
+    if Path(text_source).is_file():
+        _refuse_file(Path(text_source))
     if text_source == "demo":
         from moe_mobile.demo import checkpoint_dir
 
@@ -150,8 +161,29 @@ def open_model(source: SourceLike, *, name: str | None = None) -> OpenModel:
     return _open_folder(folder, name or default, label)
 
 
+def _refuse_file(path: Path) -> NoReturn:
+    """Raises the error for a file in place of a checkpoint's folder."""
+    if path.name.endswith(".gguf") or read_regular(path, 4)[:4] == b"GGUF":
+        raise UnsupportedError(
+            "a GGUF file is quantized for llama.cpp, and cannot be exported",
+            file=path,
+            remedy="Export from the original bf16, fp16 or fp32 checkpoint",
+        )
+    raise UsageError(
+        "it is a file, not the folder of a checkpoint", file=path, remedy="Give its folder"
+    )
+
+
 def _open_folder(folder: Path, name: str, label: str) -> OpenModel:
     config_file = folder / "config.json"
+    if (folder / ADAPTER).exists():
+        # Alone or beside a model: transformers would load the model with the adapter in it.
+        raise UnsupportedError(
+            "it holds an adapter (LoRA), which changes the weights of a model when it is loaded",
+            file=folder / ADAPTER,
+            remedy="Merge it into the model (merge_and_unload in peft), save that, and export it; "
+            f"or delete {ADAPTER} to export the model without it",
+        )
     if not config_file.exists():
         raise CheckpointError("config.json is missing", file=folder)
     config = read_json_object(config_file)
@@ -160,12 +192,14 @@ def _open_folder(folder: Path, name: str, label: str) -> OpenModel:
         path = folder / file
         if path.exists():
             files[file] = read_checkpoint_file(path)
-    generation = folder / "generation_config.json"
+    generation, stop_file = folder / "generation_config.json", None
     if generation.exists():
         # transformers stops at the generation configuration's tokens if it names any.
         stop = read_json_object(generation).get("eos_token_id")
-        config = config if stop is None else {**config, "eos_token_id": stop}
-    model = _open(config, str(config_file), name, label, SafetensorsStore(folder), files)
+        if stop is not None:
+            config, stop_file = {**config, "eos_token_id": stop}, str(generation)
+    source = Source(config, str(config_file), name, stop_file)
+    model = _open(source, label, SafetensorsStore(folder), files)
     if TOKENIZER in files:
         _check_tokenizer(files[TOKENIZER], folder / TOKENIZER, model.architecture.vocab_size)
     return model
@@ -188,15 +222,8 @@ def _check_tokenizer(data: bytes, file: Path, vocab_size: int) -> None:
         )
 
 
-def _open(
-    config: JsonObject,
-    file: str,
-    name: str,
-    label: str,
-    store: TensorStore,
-    files: dict[str, bytes],
-) -> OpenModel:
-    family, architecture = describe(Source(config, file, name))
+def _open(source: Source, label: str, store: TensorStore, files: dict[str, bytes]) -> OpenModel:
+    family, architecture = describe(source)
     tensors = ModelTensors(architecture, family.names, store)
     model = OpenModel(label, architecture, tensors, store, files)
     model.check()

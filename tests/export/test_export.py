@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle import read_manifest, verify_bundle
 from moe_mobile.bundle.quantization import QuantizationSettings, embedding_row_bytes
+from moe_mobile.cli import cli
 from moe_mobile.errors import (
     CancelledError,
     CheckpointError,
@@ -89,6 +93,21 @@ def test_equal_inputs_give_equal_bytes(
     second = export_bundle(checkpoint("mixtral"), tmp_path / "x" / "other", "fp32")
     assert contents(first) == contents(second)
     assert str(tmp_path).encode() not in (second / "bundle.json").read_bytes()
+
+
+def test_left_out_tensors_are_listed_once(
+    checkpoint: CheckpointMaker, bundle: BundleMaker, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoint("mixtral"), tmp_path / "mixtral")
+    file = folder / "model.safetensors"
+    save_file(load_file(file) | {"lora_A.weight": torch.ones(2)}, file, {"format": "pt"})
+    out = tmp_path / "bundle"
+    result = CliRunner().invoke(cli, ["export", str(folder), str(out), "--quant", "fp32"])
+    assert result.exit_code == 0, result.output
+    (warning,) = [line for line in result.stderr.splitlines() if "warning" in line]
+    assert warning.endswith("left out as transformers does: lora_A.weight")
+    expected = {k: v for k, v in contents(bundle("mixtral", "fp32")).items() if k.endswith(".pte")}
+    assert {k: v for k, v in contents(out).items() if k.endswith(".pte")} == expected
 
 
 @pytest.mark.slow

@@ -44,6 +44,8 @@ def test_what_is_no_small_file_is_refused(
     folder = tmp_path / "demo"
     shutil.copytree(checkpoint_dir(), folder)
     (folder / name).unlink(missing_ok=True)
+    if name == INDEX_FILE:
+        (folder / SINGLE_FILE).unlink()
     make(folder / name)
     with pytest.raises(CheckpointError if make is _sparse else IoError) as refusal:
         open_model(str(folder))
@@ -68,6 +70,7 @@ def test_weights_are_in_regular_files(make: Callable[[Path], None], tmp_path: Pa
 def test_an_index_names_files_that_can_exist(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     shutil.copytree(checkpoint_dir(), folder)
+    (folder / SINGLE_FILE).unlink()
     (folder / INDEX_FILE).write_text(json.dumps({"weight_map": {"a": "\ud800.safetensors"}}))
     with pytest.raises(CheckpointError, match="bad file name"):
         open_model(str(folder))

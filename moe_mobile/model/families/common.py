@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 
 from moe_mobile.base.router import RouterSpec
@@ -36,11 +36,15 @@ COMMON_MEMBERS = frozenset(
 
 @dataclass(frozen=True)
 class Source:
-    """What an adapter gets: the raw configuration, its file's name, and the model's name."""
+    """What an adapter gets: the raw configuration, its file's name, and the model's name.
+
+    ``stop_file``: where ``eos_token_id`` comes from, if that is another file.
+    """
 
     raw: JsonObject
     file: str
     name: str
+    stop_file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Family:
         title: what to call it; ``models``: well-known members.
         notes: what is special about it, one line.
         config: the class of the configuration in transformers.
-        members: members of the configuration that are known; any other is refused.
+        members: members of the configuration that are known; any other that is on is refused.
+        always: further members, with the values that say what the family does in any case.
         read: the experts, and the layers in their order; raises for what is not supported.
         names: the names of its tensors.
     """
@@ -65,6 +70,7 @@ class Family:
     members: frozenset[str]
     read: Callable[[ConfigView], tuple[Moe, list[Layer]]]
     names: TensorNames = field(default_factory=TensorNames)
+    always: Mapping[str, Container[object]] = field(default_factory=dict)
 
     def describe(self, source: Source) -> Architecture:
         """The architecture of a configuration.
@@ -74,7 +80,7 @@ class Family:
             CheckpointError: the configuration contradicts itself.
         """
         module = f"transformers.models.{self.model_type}.configuration_{self.model_type}"
-        view = ConfigView(source.raw, source.file, module, self.config, self.members)
+        view = ConfigView(source.raw, source.file, module, self.config, self.members, self.always)
         moe, layers = self.read(view)
         return _build(source, view, moe, layers)
 
@@ -192,7 +198,7 @@ def _build(source: Source, view: ConfigView, moe: Moe, layers: list[Layer]) -> A
         dense_intermediate_size=view.integer("intermediate_size"),
         tied_embedding=view.boolean("tie_word_embeddings"),
         bos_token_id=_optional_token(view, "bos_token_id", vocab),
-        eos_token_ids=_tokens(view, "eos_token_id", vocab),
+        eos_token_ids=_tokens(view, "eos_token_id", vocab, source.stop_file or view.file),
         moe=moe,
         layers=tuple(layers),
     )
@@ -202,11 +208,11 @@ def _optional_token(view: ConfigView, name: str, vocab: int) -> int | None:
     return None if view.get(name) is None else view.integer(name, 0, vocab - 1)
 
 
-def _tokens(view: ConfigView, name: str, vocab: int) -> tuple[int, ...]:
+def _tokens(view: ConfigView, name: str, vocab: int, file: str) -> tuple[int, ...]:
     value = view.get(name)
     ids = [] if value is None else value if isinstance(value, list) else [value]
     if len(ids) > 16 or not all(type(i) is int and 0 <= i < vocab for i in ids):
         raise CheckpointError(
-            f"{name} must be up to 16 token ids below {vocab}, not {value!r}", file=view.file
+            f"{name} must be up to 16 token ids below {vocab}, not {value!r}", file=file
         )
     return tuple(sorted(set(ids)))

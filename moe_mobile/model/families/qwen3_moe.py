@@ -49,4 +49,6 @@ QWEN3_MOE = Family(
         ]
     ),
     read=_read,
+    # Qwen3-Coder's configurations have them.
+    always={"use_qk_norm": (True,)},
 )

@@ -1,0 +1,169 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint is what transformers loads from its folder, or it is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from moe_mobile.errors import CheckpointError, MoeMobileError, UnsupportedError
+from moe_mobile.model.safetensors import SINGLE_FILE
+from moe_mobile.model.source import open_model
+from tests.tiny import write_checkpoint
+
+
+def _changed(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _head(folder: Path) -> torch.Tensor:
+    model = open_model(str(folder))
+    return model.store.read(model.tensors.head()["linear.weight"])
+
+
+def _loaded_head(folder: Path) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    weight: torch.Tensor = model.lm_head.weight.detach()
+    return weight
+
+
+def test_a_stored_head_counts_although_the_config_ties_it(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "tied", "qwen3_moe", tie_word_embeddings=False)
+    _changed(folder, tie_word_embeddings=True)
+    assert torch.equal(_head(folder), _loaded_head(folder))
+    model = open_model(str(folder))
+    embedding = model.store.read(model.tensors.embedding())
+    assert not torch.equal(_head(folder), embedding)
+    # Without a stored one, the embedding is the head.
+    tensors = load_file(folder / SINGLE_FILE)
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / SINGLE_FILE, {"format": "pt"})
+    assert torch.equal(_head(folder), embedding)
+    assert torch.equal(_loaded_head(folder), embedding)
+
+
+def test_a_single_file_counts_although_there_is_an_index(tmp_path: Path) -> None:
+    new = write_checkpoint(tmp_path / "new", "mixtral")
+    old = write_checkpoint(tmp_path / "old", "mixtral")
+    tensors = load_file(old / SINGLE_FILE)
+    stale = {name: 2 * value for name, value in tensors.items()}
+    save_file(stale, old / "model-00001-of-00001.safetensors", {"format": "pt"})
+    index = {"weight_map": dict.fromkeys(stale, "model-00001-of-00001.safetensors")}
+    (old / "model.safetensors.index.json").write_text(json.dumps(index))
+    shutil.copy(new / SINGLE_FILE, old / SINGLE_FILE)
+    assert torch.equal(_head(old), _loaded_head(old))
+    assert torch.equal(_head(old), _head(new))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"unsloth_version": "2024.9", "unsloth_fixed": True},
+        {"do_sample": True, "temperature": 0.7, "max_length": 4096},
+        {"torchscript": False, "is_decoder": False, "pruned_heads": {}},
+        {"quantization_config": None, "some_new_option": 0, "another": [], "third": ""},
+        {"layer_types": ["full_attention"] * 2},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_members_that_change_nothing_are_accepted(changes: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", "qwen3_moe")
+    before = open_model(str(folder)).architecture
+    _changed(folder, **changes)
+    assert open_model(str(folder)).architecture == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"is_decoder": True}, "unknown option 'is_decoder'"),
+        ({"use_qk_norm": False, "qkv_clip": 8.0}, "unknown option 'qkv_clip'"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "unknown option 'layer_types'"),
+        ({"pruned_heads": {"0": [1]}}, "unknown option 'pruned_heads'"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "already quantized with fp8"),
+        ({"quantization": {"bits": 4, "group_size": 64}}, "already quantized (quantization by MLX"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_members_that_change_something_are_refused(
+    changes: dict[str, Any], cause: str, tmp_path: Path
+) -> None:
+    folder = write_checkpoint(tmp_path / "model", "qwen3_moe")
+    _changed(folder, **changes)
+    with pytest.raises(UnsupportedError) as refusal:
+        open_model(str(folder))
+    assert cause in refusal.value.cause
+
+
+def _stop_token(folder: Path) -> Path:
+    path = folder / "generation_config.json"
+    path.write_text('{"eos_token_id": [2, 999]}')
+    return path
+
+
+def _adapter(folder: Path) -> Path:
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    return folder / "adapter_config.json"
+
+
+def _adapter_alone(folder: Path) -> Path:
+    (folder / "config.json").unlink()
+    return _adapter(folder)
+
+
+def _llama_cpp(folder: Path) -> Path:
+    (folder / SINGLE_FILE).rename(folder / "model.gguf")
+    return folder
+
+
+def _pickled(folder: Path) -> Path:
+    (folder / SINGLE_FILE).rename(folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "said"),
+    [
+        (_stop_token, CheckpointError, "eos_token_id must be"),
+        (_adapter, UnsupportedError, "merge_and_unload"),
+        (_adapter_alone, UnsupportedError, "merge_and_unload"),
+        (_llama_cpp, CheckpointError, "GGUF files are quantized for llama.cpp"),
+        (_pickled, CheckpointError, "save_pretrained writes safetensors"),
+    ],
+)
+def test_errors_name_the_file_and_the_way_out(
+    change: Callable[[Path], Path], kind: type[MoeMobileError], said: str, tmp_path: Path
+) -> None:
+    folder = write_checkpoint(tmp_path / "model", "qwen3_moe")
+    file = change(folder)
+    with pytest.raises(kind) as refusal:
+        open_model(str(folder))
+    assert refusal.value.file == str(file)
+    assert said in str(refusal.value)
+
+
+def test_a_gguf_file_is_named_as_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"GGUF" + bytes(60))
+    with pytest.raises(UnsupportedError, match=r"llama\.cpp") as refusal:
+        open_model(str(path))
+    assert refusal.value.file == str(path)
+
+
+def test_tensors_that_nobody_uses_are_listed(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", "qwen3_moe")
+    assert open_model(str(folder)).unused() == []
+    more = ("model.visual.blocks.0.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
+    tensors = load_file(folder / SINGLE_FILE) | dict.fromkeys(more, torch.ones(2))
+    save_file({n: t.clone() for n, t in tensors.items()}, folder / SINGLE_FILE, {"format": "pt"})
+    assert open_model(str(folder)).unused() == [more[0]]
