@@ -3,8 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "base/expect_error.h"
+#include "engine/packed_store.h"
 #include "engine/settings_json.h"
-#include "engine/store_key.h"
+#include "executorch/xnnpack/layout_key.h"
 
 namespace moe_mobile {
 namespace {

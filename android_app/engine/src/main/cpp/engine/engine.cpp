@@ -12,7 +12,7 @@
 #include "engine/call_gate.h"
 #include "engine/cancellation.h"
 #include "engine/measure.h"
-#include "engine/store_key.h"
+#include "engine/packed_store.h"
 #include "executorch/thread_pool.h"
 #include "metrics/stopwatch.h"
 

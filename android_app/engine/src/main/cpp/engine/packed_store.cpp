@@ -11,7 +11,6 @@
 
 #include "base/error.h"
 #include "decoder/mixers.h"
-#include "engine/store_key.h"
 #include "executorch/backend.h"
 
 namespace moe_mobile {
@@ -21,6 +20,11 @@ constexpr size_t kTemplateBlobs = 2;   // index, program
 constexpr size_t kBlobsPerMethod = 2;  // weights, index
 
 }  // namespace
+
+std::string packed_store_key() {
+  // The only delegate that packs weights. A second one would add its key.
+  return backend_of(Delegate::kXnnpack).packed_weights()->layout_key();
+}
 
 std::string packed_directory(const Bundle& bundle, const std::string& packed_dir) {
   return packed_dir.empty() ? bundle.directory() + "/.packed/" + packed_store_key() : packed_dir;

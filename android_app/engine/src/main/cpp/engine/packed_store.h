@@ -29,6 +29,9 @@ namespace moe_mobile {
 // Every blob has the SHA-256 of the program that it was made from, so a store of another bundle is
 // never used. A file without blobs does not exist.
 
+// The key of packed weights on this machine, of the delegate that packs them.
+std::string packed_store_key();
+
 // The store's folder: `packed_dir`, or BUNDLE/.packed/<key> if that is empty.
 std::string packed_directory(const Bundle& bundle, const std::string& packed_dir);
 

@@ -17,7 +17,6 @@
 #include "base/error.h"
 #include "cache/memory_plan.h"
 #include "engine/packed_store.h"
-#include "engine/store_key.h"
 #include "executorch/backend.h"
 #include "executorch/program.h"
 

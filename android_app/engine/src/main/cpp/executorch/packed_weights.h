@@ -54,6 +54,9 @@ class ExchangeableMethods {
 class PackedWeights {
  public:
   virtual ~PackedWeights() = default;
+  // Differs if anything does that packed weights depend on: weights packed under another key are
+  // not used. Usable as a folder name.
+  virtual std::string layout_key() const = 0;
   // Loads the method once to pack its weights. `scratch_path` is a file that the delegate may
   // create; it is deleted at the end. kRuntime if the delegate fails; kDiskFull and others for
   // failures of the file system.

@@ -1,7 +1,7 @@
 // Copyright the moe-mobile authors.
 // SPDX-License-Identifier: Apache-2.0
 
-#include "engine/store_key.h"
+#include "executorch/xnnpack/layout_key.h"
 
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -55,7 +55,7 @@ std::string cpu_features(const std::string& cpuinfo) {
   return joined;
 }
 
-std::string packed_store_key() {
+std::string xnnpack_layout_key() {
   std::ifstream file("/proc/cpuinfo");
   const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   const std::string features = cpu_features(text);

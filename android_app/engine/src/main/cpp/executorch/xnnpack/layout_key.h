@@ -7,10 +7,9 @@
 
 namespace moe_mobile {
 
-// A key for all that packed weights depend on. XNNPACK chooses micro-kernels, and so the layout, by
-// the CPU's features and the ExecuTorch version; the page size is part of the file's layout. Usable
-// as a folder name.
-std::string packed_store_key();
+// PackedWeights::layout_key(). XNNPACK chooses micro-kernels, and so the layout, by the CPU's
+// features and the ExecuTorch version; the page size is part of the file's layout.
+std::string xnnpack_layout_key();
 
 // The CPU's feature words that go into the key, from a text like /proc/cpuinfo: sorted, unique,
 // joined by spaces.

@@ -7,6 +7,7 @@
 #include <executorch/runtime/backend/options.h>
 
 #include "base/error.h"
+#include "executorch/xnnpack/layout_key.h"
 #include "executorch/xnnpack/packed_layout.h"
 #include "executorch/xnnpack/packed_methods.h"
 #include "executorch/xnnpack/packer.h"
@@ -23,6 +24,7 @@ constexpr size_t kMaxPackedPath = 240;
 
 class XnnpackWeights : public PackedWeights {
  public:
+  std::string layout_key() const override { return xnnpack_layout_key(); }
   PackedImage pack(const LoadedProgram& program, const char* method, PlannedArena* arena,
                    const std::string& scratch_path) const override {
     return pack_method(program, method, arena, scratch_path);
