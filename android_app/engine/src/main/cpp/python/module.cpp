@@ -196,6 +196,9 @@ NB_MODULE(_native, module) {
       "settings_json"_a, "Raises what opening an engine with these settings would.");
 
   module.def(
+      "expect_leaks", [] { nb::set_leak_warnings(false); },
+      "A forked process leaves what it inherits as it is.");
+  module.def(
       "constants",
       [] {
         nb::dict constants;
