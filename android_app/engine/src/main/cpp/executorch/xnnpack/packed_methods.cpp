@@ -10,7 +10,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cinttypes>
 #include <cstdio>
@@ -26,20 +25,16 @@
 namespace moe_mobile {
 namespace {
 
-// Unique in this process: XNNPACK keeps one weights cache per path.
-std::string next_file_name() {
-  static std::atomic<uint64_t> counter{0};
-  return "moe-slot-" + std::to_string(getpid()) + "-" + std::to_string(counter++) + ".bin";
-}
-
 // A killed process may have left a file of the same name: in a container, process numbers repeat.
-UniqueFd create_slot_file(const std::string& directory, std::string* path) {
+UniqueFd create_slot_file(const std::string& directory, SlotName* name, std::string* path) {
+  std::vector<SlotName> tried;  // so that each is tried once
   while (true) {
-    *path = directory + "/" + next_file_name();
+    *path = directory + "/" + name->text();
     UniqueFd fd(::open(path->c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (fd.valid()) return fd;
     const std::string taken = std::exchange(*path, "");  // not ours to remove
     if (errno != EEXIST) throw_errno(taken, "create the file");
+    tried.push_back(std::exchange(*name, SlotName()));
   }
 }
 
@@ -135,7 +130,7 @@ size_t PackedMethods::add(const LoadedProgram& program, const char* method, Plan
   methods_.push_back(std::move(entry));
   Entry& added = methods_.back();
   {
-    const UniqueFd fd = create_slot_file(directory_, &added.path);
+    const UniqueFd fd = create_slot_file(directory_, &added.name, &added.path);
     if (ftruncate(fd.get(), static_cast<off_t>(added.capacity)) != 0 ||
         lseek(fd.get(), 0, SEEK_END) < 0)
       throw_errno(added.path, "write the file");

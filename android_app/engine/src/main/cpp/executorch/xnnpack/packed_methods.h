@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "executorch/packed_weights.h"
+#include "executorch/xnnpack/slot_name.h"
 
 namespace moe_mobile {
 
@@ -39,6 +40,7 @@ class PackedMethods : public ExchangeableMethods {
 
  private:
   struct Entry {
+    SlotName name;  // destroyed after the method
     std::unique_ptr<Method> method;
     std::string path;
     uint64_t file_bytes = 0;
