@@ -53,7 +53,7 @@ def test_all_reports_phones_that_are_not_ready(
     ]
     for one in (shy, mute):
         assert f"note: {one.serial} is left out: " in result.stderr
-        assert f"setting: {one.serial}" in result.stderr
+        assert f"error: {one.serial}: " in result.stderr
 
 
 @pytest.mark.parametrize("bad_first", [True, False])

@@ -368,4 +368,4 @@ def test_a_checkpoint_is_searched_too(tmp_path: Path) -> None:
     assert [row["lossy"] for row in document["rows"]] == [False, True]
     assert page.exists()
     refused = run_cli("tune", "demo", "--out", "x.json", cwd=tmp_path)
-    assert (refused.returncode, "setting: --out" in refused.stderr) == (2, True)
+    assert (refused.returncode, "error: --out: " in refused.stderr) == (2, True)

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/expect_error.h"
+#include "routing/method.h"
 
 namespace moe_mobile {
 namespace {

@@ -75,7 +75,7 @@ TEST(Selector, EngineAndLabDecideTheSame) {
           if (prompt > 0) engine.replay(selected);
           for (int i = 0; i < 2 * prompt; ++i)
             lab.step(static_cast<uint32_t>(i % 2), logits[i].data(), /*prompt=*/true);
-          ASSERT_EQ(engine.caches()[0].by_recency(), lab.cache().by_recency());
+          ASSERT_EQ(engine.caches()[0].by_recency(), lab.caches()[0].by_recency());
           for (int i = 0; i < 40; ++i) {
             const std::vector<float> one = random_logits(&random);
             const auto layer = static_cast<uint32_t>(i % 2);
@@ -84,7 +84,7 @@ TEST(Selector, EngineAndLabDecideTheSame) {
             ASSERT_EQ(selection.experts, step.selection.experts);
             ASSERT_EQ(selection.dropped, step.selection.dropped);
             ASSERT_EQ(use.uncached, step.uncached);
-            ASSERT_EQ(engine.caches()[0].by_recency(), lab.cache().by_recency());
+            ASSERT_EQ(engine.caches()[0].by_recency(), lab.caches()[0].by_recency());
           }
         }
       }
