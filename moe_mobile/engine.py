@@ -338,7 +338,7 @@ class Engine:
 
 _OPEN: weakref.WeakSet[Engine] = weakref.WeakSet()
 _FORKED: set[int] = set()
-"""Processes that were forked from one that had opened an engine: they lack its threads."""
+"""Processes that were forked from one that had opened an engine: they do not have its threads."""
 
 
 @functools.cache

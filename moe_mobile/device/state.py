@@ -53,7 +53,7 @@ exit 0
 class Battery:
     """A battery: percent, °C, millivolts, microampere hours left. ``charging``: whether any charger
     supplies power, also if it is full. ``microamperes`` are the gauge's own reading, with the
-    vendor's sign; one that counts milliamperes is told by many readings only (units.py)."""
+    vendor's sign; only many readings show whether it counts milliamperes (units.py)."""
 
     percent: int | None = None
     charging: bool | None = None

@@ -177,7 +177,7 @@ def _refuse_file(path: Path) -> NoReturn:
 def _open_folder(folder: Path, name: str, label: str) -> OpenModel:
     config_file = folder / "config.json"
     if (folder / ADAPTER).exists():
-        # Alone or beside a model: transformers would load the model with the adapter in it.
+        # Alone or next to a model: transformers would load the model with the adapter in it.
         raise UnsupportedError(
             "it holds an adapter (LoRA), which changes the weights of a model when it is loaded",
             file=folder / ADAPTER,
