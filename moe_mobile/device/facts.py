@@ -32,6 +32,10 @@ def facts_script(folder: str) -> str:
 section() {{ echo "{MARK} $1"; }}
 section props
 command -v getprop >/dev/null && for p in {properties}; do echo "$p=$(getprop $p)"; done
+section id
+# cmd is much quicker than settings, which starts a virtual machine of its own.
+command -v settings >/dev/null && {{ cmd settings get secure android_id 2>/dev/null ||
+  settings get secure android_id; }}
 section uname; uname -m
 section meminfo; cat /proc/meminfo
 section cpuinfo; cat /proc/cpuinfo
@@ -62,7 +66,7 @@ def parse_facts(text: str, *, serial: str, kind: str) -> DeviceFacts:
     processor = _processor(found.get("cpuinfo", "")) or machine
     return DeviceFacts(
         serial=serial,
-        identity=properties.get("ro.serialno") or serial,
+        identity=_identity(properties.get("ro.serialno") or serial, found.get("id", "")),
         kind=kind,
         model=model or processor,
         soc=soc or properties.get("ro.board.platform") or processor,
@@ -77,6 +81,13 @@ def parse_facts(text: str, *, serial: str, kind: str) -> DeviceFacts:
         virtual=properties.get("ro.moe_mobile.virtual") == "1",
         limit=property_or_none["ro.moe_mobile.limit"],
     )
+
+
+def _identity(serial_number: str, android_id: str) -> str:
+    """Emulators and cheap phones share serial numbers; what Android drew at its first start tells
+    them apart, and is the same over USB and Wi-Fi."""
+    drawn = re.fullmatch(r"[0-9a-f]{8,16}", android_id.strip())
+    return f"{serial_number} {drawn[0]}" if drawn else serial_number
 
 
 def _processor(cpuinfo: str) -> str:

@@ -25,6 +25,12 @@ case "$1" in
 esac
 """
 
+_SETTINGS = """
+if [ "$*" = "get secure android_id" ]; then exec getprop ro.moe_mobile.android_id; fi
+print -u2 -r -- "settings: only get secure android_id is known here, not $*"
+exit 1
+"""
+
 _LOGCAT = """
 lines=+1 follow=-f
 while [ $# -gt 0 ]; do
@@ -64,6 +70,7 @@ esac
 def all_scripts(*, arm64: bool) -> dict[str, str]:
     """Text of each script by its name in /system/bin."""
     found = {"getprop": _GETPROP, "dumpsys": _DUMPSYS, "logcat": _LOGCAT, "reboot": _REBOOT}
+    found["settings"] = _SETTINGS
     if arm64:
         found["uname"] = _UNAME
     return {name: _SHELL + body for name, body in found.items()}

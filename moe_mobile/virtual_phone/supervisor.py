@@ -11,6 +11,7 @@ is its own.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import resource
@@ -212,6 +213,7 @@ class _Supervisor:
             "ro.build.type": "user",
             "ro.serialno": self._folder.name,
             "sys.boot_completed": "1",
+            "ro.moe_mobile.android_id": hashlib.sha256(bytes(self._folder.path)).hexdigest()[:16],
             "ro.moe_mobile.virtual": "1",
             "ro.moe_mobile.limit": self._limits.memory_kind,
             "ro.moe_mobile.flash_limit": self._limits.flash_kind,

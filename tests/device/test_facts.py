@@ -89,6 +89,21 @@ def test_a_machine_without_properties_has_its_processors_name(cpuinfo: str, name
     assert (facts.model, facts.soc) == (name, name)
 
 
+@pytest.mark.parametrize(
+    ("drawn", "identity"),
+    [
+        ("9774d56d682e549c", "0123456789ABCDEF 9774d56d682e549c"),
+        ("null", "0123456789ABCDEF"),
+        ("cmd: Can't find service: settings", "0123456789ABCDEF"),
+        ("", "0123456789ABCDEF"),
+    ],
+)
+def test_phones_with_one_serial_number_are_told_apart(drawn: str, identity: str) -> None:
+    text = f"@@@ props\nro.serialno=0123456789ABCDEF\n@@@ id\n{drawn}\n"
+    for serial in ("0123456789ABCDEF", "192.168.1.9:5555"):
+        assert parse_facts(text, serial=serial, kind="adb").identity == identity
+
+
 def test_cores_of_one_clock_may_differ_in_capacity() -> None:
     text = "@@@ online\n0-2\n@@@ clocks\n0 1989000,741\n1 1989000,1024\n2 1989000,741\n"
     assert parse_facts(text, serial="R5", kind="adb").clusters == (
