@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -398,3 +399,30 @@ def test_wrong_arguments_are_refused_before_the_first_token_is_taken(
         getattr(engine, call)(*arguments, **options)
     assert caught.value.setting
     assert caught.value.remedy or cause == "finite"
+
+
+@pytest.mark.parametrize("place", [".packed", ".packed/KEY", "packed_dir", "packed_dir/"])
+def test_packed_weights_are_not_reached_through_a_link(
+    place: str, tiny: Path, tmp_path: Path
+) -> None:
+    """A bundle from elsewhere could lead to another one's, and preparing would replace them."""
+    with Engine(tiny, threads=1) as engine:
+        key = engine.info.store_key
+    victim, bundle = tmp_path / "victim", tmp_path / "bundle"
+    victim.mkdir()
+    shutil.copytree(tiny, bundle, ignore=shutil.ignore_patterns(".packed"))
+    settings: dict[str, str] = {}
+    if place.startswith("packed_dir"):
+        (tmp_path / "link").symlink_to(victim)
+        settings["packed_dir"] = str(tmp_path / "link") + "/" * place.endswith("/")
+    else:
+        link = bundle / place.replace("KEY", key)
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(victim)
+    with pytest.raises(UsageError, match="through a link"):
+        Engine(bundle, threads=1, **settings)  # type: ignore[arg-type]
+    assert list(victim.iterdir()) == []
+    if not settings:
+        with Engine(bundle, threads=1, packed_dir=str(tmp_path / "own")) as engine:
+            assert len(engine.score([5, 6, 7])) == 3
+        assert list(victim.iterdir()) == []

@@ -3,6 +3,7 @@
 
 #include "engine/packed_store.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -19,6 +20,14 @@ namespace {
 constexpr size_t kTemplateBlobs = 2;   // index, program
 constexpr size_t kBlobsPerMethod = 2;  // weights, index
 
+void refuse_link(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();  // lstat() follows "link/"
+  struct stat status{};
+  if (lstat(path.c_str(), &status) == 0 && S_ISLNK(status.st_mode))
+    throw Error(ErrorCode::kUsage, path, "packed weights are not read or written through a link",
+                "Delete the link, or name the folder that it leads to as `packed_dir`.");
+}
+
 }  // namespace
 
 std::string packed_store_key() {
@@ -27,7 +36,14 @@ std::string packed_store_key() {
 }
 
 std::string packed_directory(const Bundle& bundle, const std::string& packed_dir) {
-  return packed_dir.empty() ? bundle.directory() + "/.packed/" + packed_store_key() : packed_dir;
+  if (packed_dir.empty()) refuse_link(bundle.directory() + "/.packed");
+  const std::string directory = packed_dir.empty() ? own_packed_directory(bundle) : packed_dir;
+  refuse_link(directory);
+  return directory;
+}
+
+std::string own_packed_directory(const Bundle& bundle) {
+  return bundle.directory() + "/.packed/" + packed_store_key();
 }
 
 std::vector<DenseEntry> dense_entries(const Manifest& manifest) {

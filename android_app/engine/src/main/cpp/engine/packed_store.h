@@ -32,8 +32,12 @@ namespace moe_mobile {
 // The key of packed weights on this machine, of the delegate that packs them.
 std::string packed_store_key();
 
-// The store's folder: `packed_dir`, or BUNDLE/.packed/<key> if that is empty.
+// The store's folder: `packed_dir`, or BUNDLE/.packed/<key> if that is empty. kUsage if it is a
+// link, or lies behind one in the bundle: a bundle from elsewhere must not lead to another one's
+// weights, which preparing would replace.
 std::string packed_directory(const Bundle& bundle, const std::string& packed_dir);
+// The path BUNDLE/.packed/<key>, whatever is there.
+std::string own_packed_directory(const Bundle& bundle);
 
 // If the experts are packed: the blobs of each variant's template in methods.packed.
 constexpr size_t template_index(uint32_t variant) { return 2 * size_t{variant}; }

@@ -312,7 +312,7 @@ PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
     result.experts = packed_experts_of(manifest, options);
     return result;
   }
-  if (result.directory != packed_directory(bundle, "")) {
+  if (result.directory != own_packed_directory(bundle)) {
     require_own(methods_file(result.directory), method_sources(manifest));
     for (const auto& [layer, variant] : packed_shards(manifest, true))
       require_own(layer_file(manifest, result.directory, layer, variant),
