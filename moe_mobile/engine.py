@@ -5,18 +5,17 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import json
 import math
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict, TypeGuard, Unpack, cast, overload
 
 from moe_mobile.base.progress import Progress
 from moe_mobile.errors import UsageError
+from moe_mobile.forks import leave_when_forked, never_destroy, refuse_forked
 from moe_mobile.generation import Ending, Generation
 from moe_mobile.results import Info, MemoryPlan, Residency, Stats, from_json
 from moe_mobile.settings import (
@@ -99,7 +98,7 @@ class Engine:
     ) -> None:
         from moe_mobile import _native
 
-        _refuse_forked()
+        refuse_forked()
         settings = EngineSettings.of(cache, routing, reading, threads, context)
         settings = settings.with_values(keywords)
         path = utf8("bundle", bundle)
@@ -117,8 +116,7 @@ class Engine:
         self._engine: _native.Engine | None = _native.open(
             path, to_json(settings.as_request()), progress, tell
         )
-        _watch_forks()
-        _OPEN.add(self)
+        leave_when_forked(self)
 
     @overload
     def generate(
@@ -304,16 +302,13 @@ class Engine:
         """The native engine, for calls that any thread may make at any time."""
         engine = self._engine
         if engine is None:
-            _refuse_forked()
+            refuse_forked()
             raise UsageError("the engine is closed", remedy="Open a new one.")
         return engine
 
     def _leave(self) -> None:
-        """In a forked process, which does not have the engine's threads: never touch it again."""
-        for native in (self._engine, self._generator):
-            if native is not None:
-                # Destroying it would wait for its threads.
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(native))
+        """For a process that was forked (moe_mobile/forks.py): never touches the native engine."""
+        never_destroy(self._engine, self._generator)
         self._engine = self._generator = None
         self._lock, self._user = threading.Lock(), None  # another thread may have held it
 
@@ -334,36 +329,6 @@ class Engine:
                 yield self._opened()
             finally:
                 self._user = None
-
-
-_OPEN: weakref.WeakSet[Engine] = weakref.WeakSet()
-_FORKED: set[int] = set()
-"""Processes that were forked from one that had opened an engine: they do not have its threads."""
-
-
-@functools.cache
-def _watch_forks() -> None:
-    """From now on, a forked process leaves the engines that it inherits."""
-    os.register_at_fork(after_in_child=_leave_all)
-
-
-def _leave_all() -> None:
-    from moe_mobile import _native
-
-    _FORKED.add(os.getpid())
-    _native.expect_leaks()
-    for engine in list(_OPEN):
-        engine._leave()
-
-
-def _refuse_forked() -> None:
-    if os.getpid() in _FORKED:
-        raise UsageError(
-            "this process was forked from one that had opened an engine, and does not have its "
-            "threads",
-            remedy='Start processes with multiprocessing.get_context("spawn"), or fork before an '
-            "engine is opened.",
-        )
 
 
 def _is_text(

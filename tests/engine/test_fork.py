@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A process that is forked while an engine is open: it ends, and is told what it cannot do."""
+"""A process that is forked while an engine is open can end, and gets an error if it uses one."""
 
 from __future__ import annotations
 
