@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from moe_mobile.base.files import read_regular
 from moe_mobile.base.json_field import (
     MAX_INTEGER,
     MAX_MANIFEST_BYTES,
@@ -23,7 +24,7 @@ from moe_mobile.bundle.quantization import (
     Quant,
     embedding_row_bytes,
 )
-from moe_mobile.errors import BundleInvalidError, UnsupportedError, read_error
+from moe_mobile.errors import BundleInvalidError, UnsupportedError
 
 _AGAIN = "Copy or export the bundle again"
 _NO_BUNDLE = "Name the folder of a bundle; `moe-mobile export SOURCE OUT` makes one"
@@ -63,11 +64,7 @@ def read_manifest_bytes(bundle: Path) -> bytes:
         raise BundleInvalidError(
             "not a bundle: bundle.json is missing", file=path, remedy=_NO_BUNDLE
         )
-    try:
-        with open(path, "rb") as file:
-            return file.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as error:
-        raise read_error(error, path) from error
+    return read_regular(path, MAX_MANIFEST_BYTES)
 
 
 def parse_manifest(data: bytes, file: str = m.MANIFEST_FILE) -> m.Manifest:

@@ -58,8 +58,8 @@ _NEUTRAL = frozenset(
         "use_cache",
     ]
 )
-# What transformers 4 wrote of generation and training into every configuration, and tools' marks.
-_NEUTRAL |= frozenset(
+# The same, of what transformers 4 wrote about generation and training into every configuration.
+_LEGACY = frozenset(
     [
         "begin_suppress_tokens",
         "decoder_start_token_id",
@@ -96,6 +96,7 @@ _NEUTRAL |= frozenset(
         "use_bfloat16",
     ]
 )
+# The beginnings of what tools leave behind.
 _MARKS = ("unsloth_", "_attn_implementation")
 # Members that say that weights are quantized, and who writes them.
 _QUANTIZED = {"quantization_config": "", "quantization": " by MLX", "compression_config": ""}
@@ -104,7 +105,7 @@ _QUANTIZED = {"quantization_config": "", "quantization": " by MLX", "compression
 def _is_inert(name: str, value: object, always: Mapping[str, Container[object]]) -> bool:
     """Whether a member that the adapter does not read changes nothing: no class of transformers
     acts on an option that is off, and ``always`` has what the family does in any case."""
-    if name in _NEUTRAL or name.startswith(_MARKS) or not value:
+    if name in _NEUTRAL | _LEGACY or name.startswith(_MARKS) or not value:
         return True
     if name == "layer_types" and isinstance(value, list):
         return all(kind == "full_attention" for kind in value)
@@ -136,7 +137,7 @@ def read_json_object(path: Path) -> JsonObject:
     return value
 
 
-def refuse_quantized(settings: object, where: str, file: str) -> NoReturn:
+def _refuse_quantized(settings: object, where: str, file: str) -> NoReturn:
     """Raises the error for weights that are quantized, with the method if ``settings`` name it."""
     method = settings.get("quant_method") if isinstance(settings, dict) else None
     kind = f" with {method}" if isinstance(method, str) else ""
@@ -170,7 +171,7 @@ class ConfigView:
         self.file = file
         for name, writer in _QUANTIZED.items():
             if raw.get(name):
-                refuse_quantized(raw[name], f"{name}{writer}", file)
+                _refuse_quantized(raw[name], f"{name}{writer}", file)
         unknown = sorted(
             name for name in set(raw) - set(known) if not _is_inert(name, raw[name], always)
         )

@@ -144,7 +144,7 @@ def test_a_prompt_is_cancelled_from_its_progress(demo: Path) -> None:
 
 
 def test_cancel_stops_an_initial_cache_that_is_being_read(demo: Path) -> None:
-    """It is read after the prompt's last batch, or before the first token if there is no prompt."""
+    """The engine reads a profile's experts after the last batch of the prompt."""
     engine: Engine
     profile = {layer: range(32) for layer in range(6)}
 

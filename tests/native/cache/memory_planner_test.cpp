@@ -1,12 +1,13 @@
 // Copyright the moe-mobile authors.
 // SPDX-License-Identifier: Apache-2.0
+#include "cache/memory_planner.h"
+
 #include <gtest/gtest.h>
 
 #include <random>
 
 #include "base/expect_error.h"
 #include "base/temporary_folder.h"
-#include "cache/memory_planner.h"
 
 namespace moe_mobile {
 namespace {

@@ -1,11 +1,12 @@
 // Copyright the moe-mobile authors.
 // SPDX-License-Identifier: Apache-2.0
+#include "cache/memory_planner.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <limits>
 
 #include "base/error.h"
-#include "cache/memory_planner.h"
 
 namespace moe_mobile {
 namespace {

@@ -77,12 +77,6 @@ void require_methods(const LoadedProgram& program, const DenseEntry& entry) {
     require_method(program, method.name, entry.program->delegate, method.signature);
 }
 
-void require_expert(const LoadedProgram& program, const Manifest& manifest, const ExpertKey& key) {
-  const uint32_t hidden = manifest.hidden_size;
-  require_method(program, "forward", manifest.experts(key.layer, key.variant).delegate,
-                 {{hidden}, {hidden}, manifest.max_batch});
-}
-
 bool packs_experts(const Manifest& manifest) {
   const Delegate delegate = manifest.layers[template_layer(manifest)].experts->delegate;
   for (const auto& [layer, variant] : manifest.shards())

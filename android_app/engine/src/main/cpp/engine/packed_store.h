@@ -11,7 +11,6 @@
 #include "base/error.h"
 #include "bundle/bundle.h"
 #include "bundle/packed_file.h"
-#include "cache/expert_key.h"
 #include "executorch/packed_weights.h"
 #include "executorch/signature.h"
 
@@ -61,8 +60,6 @@ struct DenseEntry {
 std::vector<DenseEntry> dense_entries(const Manifest& manifest);
 // Throws kBundleInvalid if the entry's program does not have these methods.
 void require_methods(const LoadedProgram& program, const DenseEntry& entry);
-// The same for an expert of the bundle.
-void require_expert(const LoadedProgram& program, const Manifest& manifest, const ExpertKey& key);
 
 // Whether the store holds the experts' packed weights: if so, one delegate that packs weights runs
 // all layers and precisions. kUnsupported if the model has no experts.

@@ -19,6 +19,7 @@
 #include "engine/packed_store.h"
 #include "executorch/backend.h"
 #include "executorch/program.h"
+#include "executorch/signature.h"
 
 namespace moe_mobile {
 namespace {
@@ -205,7 +206,7 @@ class Preparation {
     const ExpertKey key{template_layer(manifest_), 0, variant};
     const AlignedBuffer bytes = bundle_.read_program(key);
     const LoadedProgram program(bytes.data(), bytes.size(), expert_name(key));
-    require_expert(program, manifest_, key);
+    require_expert(program, manifest_, key.layer, key.variant);
     std::vector<uint8_t>& index = template_indexes_[variant];
     index = pack_expert(program).index;
     append(writer, index.data(), index.size(), source);
@@ -237,7 +238,7 @@ class Preparation {
       const ExpertKey key{layer, expert, variant};
       const AlignedBuffer bytes = bundle_.read_program(key);
       const LoadedProgram program(bytes.data(), bytes.size(), expert_name(key));
-      require_expert(program, manifest_, key);
+      require_expert(program, manifest_, key.layer, key.variant);
       const PackedImage image = pack_expert(program);
       if (!packed_experts(manifest_).same_layout(template_indexes_[variant], image.index,
                                                  program.name()))

@@ -5,8 +5,8 @@
 
 #include "base/error.h"
 #include "base/heap.h"
-#include "engine/packed_store.h"
 #include "executorch/backend.h"
+#include "executorch/signature.h"
 
 namespace moe_mobile {
 
@@ -82,12 +82,13 @@ void ProgramPlaces::arrived(const ExpertKey& key, uint32_t place) {
   const std::string name =
       "expert " + std::to_string(key.expert) + " of layer " + std::to_string(key.layer);
   const size_t index = size_t{key.layer} * manifest_.moe.num_experts + key.expert;
-  if (!checked_[index] && sha256(at.staging->data(), program.bytes) != program.sha256)
+  const bool first = !checked_[index];
+  if (first && sha256(at.staging->data(), program.bytes) != program.sha256)
     throw Error(ErrorCode::kBundleCorrupt, shards_[key.layer].path,
                 name + " does not match its SHA-256", "Copy or export the bundle again.");
-  checked_[index] = true;
   at.program = std::make_unique<LoadedProgram>(at.staging->data(), program.bytes, name);
-  require_expert(*at.program, manifest_, {key.layer, key.expert, variant_});
+  if (first) require_expert(*at.program, manifest_, key.layer, variant_);
+  checked_[index] = true;
   const Delegate delegate = manifest_.experts(key.layer, variant_).delegate;
   at.method = backend_of(delegate).load(*at.program, "forward", arena_);
   at.program->release_weights();

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "executorch/backend.h"
+#include "executorch/signature.h"
 
 namespace moe_mobile {
 namespace {
@@ -51,7 +52,7 @@ SlotPlaces::SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t 
       checked_(size_t{bundle.manifest().num_layers} * num_experts_, false) {
   const AlignedBuffer bytes = read_template();
   template_ = std::make_unique<LoadedProgram>(bytes.data(), bytes.size(), "the experts' template");
-  require_expert(*template_, bundle.manifest(), {template_layer_, 0, variant});
+  require_expert(*template_, bundle.manifest(), template_layer_, variant);
   const Backend& backend = backend_of(template_experts_.delegate);
   reference_ = run_probe(backend.load(*template_, "forward", arena).get(), hidden_size_);
   add_group(count, progress);

@@ -77,4 +77,11 @@ void require_method(const LoadedProgram& program, const char* method, Delegate d
                 "its method " + name + " is of another delegate than the manifest says", kRemedy);
 }
 
+void require_expert(const LoadedProgram& program, const Manifest& manifest, uint32_t layer,
+                    uint32_t variant) {
+  const uint32_t hidden = manifest.hidden_size;
+  require_method(program, "forward", manifest.experts(layer, variant).delegate,
+                 {{hidden}, {hidden}, manifest.max_batch});
+}
+
 }  // namespace moe_mobile

@@ -27,5 +27,8 @@ std::optional<Signature> signature_of(const LoadedProgram& program, const char* 
 // in the middle of a prompt.
 void require_method(const LoadedProgram& program, const char* method, Delegate delegate,
                     const Signature& signature);
+// The same for an expert of that layer and variant.
+void require_expert(const LoadedProgram& program, const Manifest& manifest, uint32_t layer,
+                    uint32_t variant);
 
 }  // namespace moe_mobile
