@@ -18,6 +18,7 @@ class Quant(StrEnum):
 
 QUANTS = tuple(quant.value for quant in Quant)
 EMBEDDINGS = ("fp32", "int8")
+KV_DTYPES = ("float16", "float32")
 GROUP_SIZES = (32, 64, 128, 256)
 """Columns that share a scale in ``8da4w``."""
 
@@ -30,7 +31,7 @@ def embedding_row_bytes(dtype: str, hidden: int) -> int:
 
 @dataclass(frozen=True)
 class QuantizationSettings:
-    """How an export stores weights; :func:`moe_mobile.export_bundle` takes it.
+    """How an export stores numbers; :func:`moe_mobile.export_bundle` takes it.
 
     Attributes:
         quant: ``fp32``, ``8da8w`` (int8 per channel) or ``8da4w`` (int4 in groups), activations
@@ -41,6 +42,8 @@ class QuantizationSettings:
         head: the same for the output head.
         embedding: ``fp32`` or ``int8``; None: ``int8`` unless ``quant`` is ``fp32``.
         group_size: columns per scale in ``8da4w``: 32, 64, 128 or 256.
+        kv_dtype: of the KV cache, ``float16`` or ``float32``; None: ``float16`` unless ``dense`` is
+            ``fp32``. Few models have keys or values beyond 65504, which float16 cannot hold.
     """
 
     quant: str = Quant.INT4.value
@@ -49,3 +52,4 @@ class QuantizationSettings:
     head: str | None = None
     embedding: str | None = None
     group_size: int = 32
+    kv_dtype: str | None = None

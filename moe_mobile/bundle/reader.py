@@ -93,7 +93,7 @@ class _Reader:
         model = self._model(root["model"])
         attention = self._attention(root["attention"])
         moe = self._moe(root["moe"])
-        quantization = self._quantization(root["quantization"], attention)
+        quantization = self._quantization(root["quantization"])
         embedding = self._embedding(root["embedding"], model, quantization)
         layers = self._layers(root["layers"], model, attention, moe, quantization)
         if root["moe"]["router"].has("bias"):
@@ -164,7 +164,7 @@ class _Reader:
             router=parse_router(f["router"], experts, top_k),
         )
 
-    def _quantization(self, f: JsonField, attention: m.Attention) -> m.Quantization:
+    def _quantization(self, f: JsonField) -> m.Quantization:
         f.expect_members(("experts", "dense", "head", "embedding", "group_size"))
         experts, dense, head = (
             f[name].one_of(QUANTS, UnsupportedError) for name in ("experts", "dense", "head")
@@ -174,10 +174,6 @@ class _Reader:
             _check_group_size(f["group_size"])
         elif group:
             f["group_size"].fail("is not 0, though nothing is 8da4w")
-        if attention.kv_dtype == "float32" and dense != Quant.FP32:
-            self._root["attention"]["kv_dtype"].fail(
-                "is float32, though quantization.dense is not fp32"
-            )
         embedding = f["embedding"].one_of(EMBEDDINGS, UnsupportedError)
         return m.Quantization(experts, dense, head, embedding, group)
 

@@ -15,6 +15,7 @@ from moe_mobile.base.terminal import without_controls
 from moe_mobile.bundle.quantization import (
     EMBEDDINGS,
     GROUP_SIZES,
+    KV_DTYPES,
     QUANTS,
     QuantizationSettings,
 )
@@ -73,7 +74,7 @@ class _Random:
 
 @dataclass(frozen=True)
 class _Quantization(QuantizationSettings):
-    """The number formats of weights."""
+    """The number formats of weights and KV cache."""
 
     quant: str = option(
         "--quant",
@@ -105,6 +106,11 @@ class _Quantization(QuantizationSettings):
         callback=lambda _context, _option, size: int(size),
         default="32",
         help="Columns that share a scale in 8da4w.",
+    )
+    kv_dtype: str | None = option(
+        "--kv-dtype",
+        type=click.Choice(KV_DTYPES),
+        help="Number format of the KV cache.  [default: float16, or float32 with --dense fp32]",
     )
 
 

@@ -10,6 +10,7 @@ from moe_mobile.bundle.manifest import DELEGATES, PORTABLE, XNNPACK
 from moe_mobile.bundle.quantization import (
     EMBEDDINGS,
     GROUP_SIZES,
+    KV_DTYPES,
     QUANTS,
     Quant,
     QuantizationSettings,
@@ -31,6 +32,7 @@ class Options:
     head: str
     embedding: str
     group_size: int
+    kv_dtype: str
     max_batch: int
     dense_delegate: str
     expert_delegate: str
@@ -44,10 +46,6 @@ class Options:
     def encoding(self, quant: str) -> Encoding:
         kind = Quant(quant)
         return Encoding(kind, self.group_size if kind is Quant.INT4 else 0)
-
-    @property
-    def kv_dtype(self) -> str:
-        return "float32" if self.dense == Quant.FP32.value else "float16"
 
 
 def resolve_options(
@@ -67,12 +65,14 @@ def resolve_options(
     quant, also_quant, group_size = given.quant, given.also_quant, given.group_size
     dense, head = given.dense or quant, given.head or quant
     embedding = given.embedding or ("fp32" if quant == Quant.FP32.value else "int8")
+    kv_dtype = given.kv_dtype or ("float32" if dense == Quant.FP32.value else "float16")
     for name, value, known in (
         ("quant", quant, QUANTS),
         ("also_quant", quant if also_quant is None else also_quant, QUANTS),
         ("dense", dense, QUANTS),
         ("head", head, QUANTS),
         ("embedding", embedding, EMBEDDINGS),
+        ("kv_dtype", kv_dtype, KV_DTYPES),
         ("dense_delegate", dense_delegate, DELEGATES),
         ("expert_delegate", expert_delegate, DELEGATES),
     ):
@@ -117,6 +117,7 @@ def resolve_options(
         head=head,
         embedding=embedding,
         group_size=group_size if grouped else 0,
+        kv_dtype=kv_dtype,
         max_batch=max_batch,
         dense_delegate=dense_delegate,
         expert_delegate=expert_delegate,

@@ -91,7 +91,7 @@ def sample(seed: int) -> Sample:
                 tuple(draw.uniform(-1, 1) for _ in range(draw.randint(0, head_dim // 2))),
                 draw.uniform(-2, 2),
             ),
-            kv_dtype=draw.choice(("float16", "float32")) if quants[1] == "fp32" else "float16",
+            kv_dtype=draw.choice(("float16", "float32")),
         ),
         moe=m.Moe(experts, top_k, draw.randint(1, 2**24), _router(draw, layers, experts, top_k)),
         quantization=m.Quantization(

@@ -78,7 +78,7 @@ def require_rules(manifest: Manifest) -> None:
     assert a.num_heads % a.num_kv_heads == 0
     assert 2 * len(a.rope.inverse_frequencies) <= a.head_dim
     assert a.scale > 0
-    assert a.kv_dtype == "float16" or q.dense == "fp32"
+    assert a.kv_dtype in ("float16", "float32")
     assert 1 <= moe.top_k <= moe.num_experts
     assert (q.group_size in (32, 64, 128, 256)) == ("8da4w" in (q.experts, q.dense, q.head))
     assert q.embedding == manifest.embedding.dtype

@@ -66,7 +66,9 @@ TEST(Half, BulkEqualsScalar) {
                                 : std::ldexp(static_cast<float>(random() % 4096), -18);
     }
     std::vector<uint16_t> halves(count);
-    floats_to_halves(floats.data(), halves.data(), count);
+    bool finite = true;
+    for (const float value : floats) finite &= (float_to_half(value) & 0x7c00) != 0x7c00;
+    EXPECT_EQ(floats_to_halves(floats.data(), halves.data(), count), finite);
     for (size_t i = 0; i < count; ++i) ASSERT_EQ(halves[i], float_to_half(floats[i])) << floats[i];
   }
 }

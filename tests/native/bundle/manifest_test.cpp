@@ -344,12 +344,13 @@ TEST(Manifest, RefusesEveryViolationByItsField) {
   }
 }
 
-TEST(Manifest, RefusesAFloat32CacheOfQuantizedDensePrograms) {
+TEST(Manifest, AFloat32CacheGoesWithAllDensePrograms) {
   SampleBundle sample;
   sample.json()["attention"]["kv_dtype"] = "float32";
-  EXPECT_TRUE(parse_manifest(sample.text(), "b").attention.kv_float32);
-  sample.json()["quantization"]["dense"] = "8da8w";
-  EXPECT_ERROR(parse_manifest(sample.text(), "b"), ErrorCode::kBundleInvalid, "attention.kv_dtype");
+  for (const char* dense : {"fp32", "8da8w"}) {
+    sample.json()["quantization"]["dense"] = dense;
+    EXPECT_TRUE(parse_manifest(sample.text(), "b").attention.kv_float32) << dense;
+  }
 }
 
 TEST(Manifest, SumsCannotOverflow) {

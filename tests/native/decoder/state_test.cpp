@@ -124,6 +124,19 @@ TEST(KvCache, RefusesMorePositionsThanItHasRows) {
                "5 positions do not fit in a KV cache of 4");
 }
 
+TEST(KvCache, TellsWhatFloat16CannotHold) {
+  const float inf = std::numeric_limits<float>::infinity();
+  for (const float value : {65504.0f, 65519.0f, 65520.0f, -1e6f, inf, std::nanf("")}) {
+    const bool fits = std::fabs(value) < 65520.0f;  // what is below is rounded to 65504
+    for (const bool in_keys : {true, false}) {
+      std::vector<float> k(8, 1.0f), v(8, 1.0f);
+      (in_keys ? k : v)[5] = value;
+      EXPECT_EQ(KvCache({1, 8, 4, false}).append(0, 1, k.data(), v.data()), fits) << value;
+      EXPECT_TRUE(KvCache({1, 8, 4, true}).append(0, 1, k.data(), v.data())) << value;
+    }
+  }
+}
+
 TEST(KvCache, AbsurdSizesAreErrors) {
   const uint32_t most = std::numeric_limits<uint32_t>::max();
   EXPECT_ERROR(KvCache::bytes_for({most, 4096, most, true}), ErrorCode::kBudget, "larger");

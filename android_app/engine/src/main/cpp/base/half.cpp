@@ -77,7 +77,7 @@ float half_to_float(uint16_t half) {
   return value;
 }
 
-void floats_to_halves(const float* source, uint16_t* destination, size_t count) {
+bool floats_to_halves(const float* source, uint16_t* destination, size_t count) {
   size_t i = 0;
 #if defined(MOE_X86)
   if (cpu_has_avx2()) i = to_halves_avx2(source, destination, count);
@@ -87,6 +87,10 @@ void floats_to_halves(const float* source, uint16_t* destination, size_t count) 
   }
 #endif
   for (; i < count; ++i) destination[i] = float_to_half(source[i]);
+  constexpr uint16_t kExponent = 0x7c00;
+  uint32_t special = 0;
+  for (size_t at = 0; at < count; ++at) special |= (destination[at] & kExponent) == kExponent;
+  return special == 0;
 }
 
 }  // namespace moe_mobile

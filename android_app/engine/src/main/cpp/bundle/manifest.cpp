@@ -217,9 +217,6 @@ class Reader {
     } else if (f["group_size"].integer32(0, 256) != 0) {
       f["group_size"].fail("is not 0, though nothing is 8da4w");
     }
-    if (m_.attention.kv_float32 && q.dense != "fp32") {
-      root_["attention"]["kv_dtype"].fail("is float32, though quantization.dense is not fp32");
-    }
   }
 
   static uint32_t read_group_size(const JsonField& f) {

@@ -44,9 +44,10 @@ MixerFacts AttentionMixer::facts_for(const AttentionSpec& spec, uint32_t context
   return facts;
 }
 
-AttentionMixer::AttentionMixer(const AttentionSpec& spec, uint32_t context, uint32_t max_batch,
-                               std::shared_ptr<const Rope> rope)
+AttentionMixer::AttentionMixer(uint32_t layer, const AttentionSpec& spec, uint32_t context,
+                               uint32_t max_batch, std::shared_ptr<const Rope> rope)
     : Mixer(facts_for(spec, context, max_batch)),
+      layer_(layer),
       num_heads_(spec.num_heads),
       scale_(static_cast<float>(spec.scale)),
       window_(spec.window),
@@ -95,7 +96,11 @@ void AttentionMixer::run(uint32_t first, uint32_t count, float* const* inputs,
     rope_->apply(k + static_cast<size_t>(row) * shape.num_kv_heads * shape.head_dim,
                  shape.num_kv_heads, first + row);
   }
-  cache_.append(first, count, k, inputs[2]);
+  if (!cache_.append(first, count, k, inputs[2]))
+    throw Error(ErrorCode::kRuntime, "",
+                "a key or value of layer " + std::to_string(layer_) +
+                    " is not finite, or beyond what a float16 KV cache holds (65504)",
+                "Export the model again with a float32 KV cache (`kv_dtype` float32).");
   AttentionCall call;
   call.cache = &cache_;
   call.num_heads = num_heads_;

@@ -23,16 +23,19 @@ class AttentionMixer : public Mixer {
   static MixerFacts facts_for(const AttentionSpec& spec, uint32_t context, uint32_t max_batch);
 
   // `rope` holds the rotations of each step's positions; layers with equal frequencies share it.
-  AttentionMixer(const AttentionSpec& spec, uint32_t context, uint32_t max_batch,
+  // `layer` is for errors.
+  AttentionMixer(uint32_t layer, const AttentionSpec& spec, uint32_t context, uint32_t max_batch,
                  std::shared_ptr<const Rope> rope);
 
   void clear() override;
   void mark(uint32_t first, uint32_t count) override;
   void rewind() override;
+  // kRuntime if the KV cache cannot hold the keys and values.
   void run(uint32_t first, uint32_t count, float* const* inputs, float* const* outputs,
            const ParallelFor& parallel) override;
 
  private:
+  uint32_t layer_;
   uint32_t num_heads_;
   float scale_;
   uint32_t window_;

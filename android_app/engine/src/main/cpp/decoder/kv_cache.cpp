@@ -59,13 +59,14 @@ uint8_t* KvCache::at(uint32_t which, uint32_t kv_head) const {
   return data_ + (static_cast<uint64_t>(which) * shape_.num_kv_heads + kv_head) * head_bytes;
 }
 
-void KvCache::append(uint32_t first, uint32_t count, const float* k, const float* v) {
+bool KvCache::append(uint32_t first, uint32_t count, const float* k, const float* v) {
   if (count > shape_.rows) {
     throw Error(ErrorCode::kUsage, "",
                 std::to_string(count) + " positions do not fit in a KV cache of " +
                     std::to_string(shape_.rows));
   }
   const float* sources[] = {k, v};
+  bool all_fit = true;
   for (uint32_t which = 0; which < 2; ++which) {
     for (uint32_t head = 0; head < shape_.num_kv_heads; ++head) {
       uint8_t* rows = at(which, head);
@@ -77,11 +78,13 @@ void KvCache::append(uint32_t first, uint32_t count, const float* k, const float
         if (shape_.float32) {
           std::memcpy(rows + 4 * element, source, 4 * static_cast<size_t>(shape_.head_dim));
         } else {
-          floats_to_halves(source, reinterpret_cast<uint16_t*>(rows) + element, shape_.head_dim);
+          all_fit &= floats_to_halves(source, reinterpret_cast<uint16_t*>(rows) + element,
+                                      shape_.head_dim);
         }
       }
     }
   }
+  return all_fit;
 }
 
 template <typename Visit>

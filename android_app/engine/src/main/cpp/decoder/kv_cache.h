@@ -36,8 +36,9 @@ class KvCache {
   uint32_t stride() const { return stride_; }
 
   // Stores positions first .. first + count - 1. k and v are [count, num_kv_heads x head_dim]
-  // float32, k rotated. Throws kUsage if count > rows.
-  void append(uint32_t first, uint32_t count, const float* k, const float* v);
+  // float32, k rotated. False if the cache is float16 and a value is beyond its range, or is not
+  // finite: what it holds of these positions is then of no use. Throws kUsage if count > rows.
+  bool append(uint32_t first, uint32_t count, const float* k, const float* v);
 
   // Row 0 of one head: uint16_t (float16) or float elements.
   const void* keys(uint32_t kv_head) const { return at(0, kv_head); }

@@ -70,16 +70,16 @@ Mixers::Mixers(const Manifest& manifest, uint32_t context) {
   for (const AttentionSpec* spec : distinct)
     ropes_.push_back(
         std::make_shared<Rope>(spec->inverse_frequencies, spec->amplitude, spec->head_dim));
-  for (const LayerSpec& layer : manifest.layers) {
-    if (const auto* spec = std::get_if<ConvolutionSpec>(&layer.mixer)) {
+  for (uint32_t layer = 0; layer < manifest.num_layers; ++layer) {
+    if (const auto* spec = std::get_if<ConvolutionSpec>(&manifest.layers[layer].mixer)) {
       layers_.push_back(std::make_unique<ConvolutionMixer>(*spec));
       continue;
     }
-    const auto& spec = std::get<AttentionSpec>(layer.mixer);
+    const auto& spec = std::get<AttentionSpec>(manifest.layers[layer].mixer);
     size_t rope = 0;
     while (!same_rope(spec, *distinct[rope])) ++rope;
     layers_.push_back(
-        std::make_unique<AttentionMixer>(spec, context, manifest.max_batch, ropes_[rope]));
+        std::make_unique<AttentionMixer>(layer, spec, context, manifest.max_batch, ropes_[rope]));
   }
 }
 
