@@ -40,7 +40,6 @@ class _Uses:
         misses: experts that were read from flash.
         dropped: experts that would have been read and were left out (``drop-cold``).
         bytes_read: bytes read from flash.
-        bytes_wasted: of these, bytes that were never used.
         slots_changed_by_routing: selections that differ from exact routing.
     """
 
@@ -55,7 +54,6 @@ class _Uses:
     misses: int
     dropped: int
     bytes_read: int
-    bytes_wasted: int
     slots_changed_by_routing: int
 
 

@@ -50,7 +50,6 @@ def phase_rates(tokens: Iterable[Mapping[str, Any]], phase: str) -> Rates:
             "changed_share": share("slots_changed_by_routing"),
             "dropped_share": share("dropped"),
             "mib_read_per_token": sum(part["bytes_read"] for part in parts) * per_token,
-            "mib_wasted_per_token": sum(part["bytes_wasted"] for part in parts) * per_token,
             "wait_share": sum(part["wait_ns"] for part in parts) / total_ns if total_ns else 0.0,
         },
     )

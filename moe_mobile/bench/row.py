@@ -147,7 +147,6 @@ class Row:
     changed_share: float | None
     dropped_share: float | None
     mib_read_per_token: float
-    mib_wasted_per_token: float
     wait_share: float
     rss_anon_bytes: int
     rss_file_bytes: int

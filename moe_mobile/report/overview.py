@@ -135,23 +135,19 @@ def shares(entries: Sequence[Entry]) -> Figure | None:
 
 
 def cache(entries: Sequence[Entry]) -> list[Figure]:
-    """Hit rates, and MiB read per token, of which the hatched part was never used."""
+    """Hit rates, and MiB read per token."""
     rates, reads = [], []
     for entry, rate in _with(entries, "hit_rate"):
         text = f"{100 * rate:.1f} %"
         segment = Segment(100 * rate, entry.colour, f"{text} of expert uses found in memory")
         rates.append(Bar(entry.label_with_test, text, [segment]))
     for entry, read in _with(entries, "mib_read_per_token"):
-        wasted = min(entry.row.number("mib_wasted_per_token") or 0.0, read)
-        used = Segment(read - wasted, entry.colour, f"{read - wasted:.3g} MiB read and used")
-        unused = Segment(wasted, entry.colour, f"{wasted:.3g} MiB never used", hatched=True)
-        pieces = [used, unused] if wasted else [used]
-        reads.append(Bar(entry.label_with_test, f"{read:.3g} MiB", pieces))
-    wasteful = any(len(bar.segments) > 1 for bar in reads)
-    unused_key = [Key("@muted", "read and never used", "hatched")] if wasteful else []
+        text = f"{read:.3g} MiB"
+        segment = Segment(read, entry.colour, f"{text} read")
+        reads.append(Bar(entry.label_with_test, text, [segment]))
     figures = [
         _bars("hits", "Hit rate of the expert cache", "% of expert uses", rates, limit=100),
-        _bars("reads", "MiB read from flash per token", "MiB per token", reads, keys=unused_key),
+        _bars("reads", "MiB read from flash per token", "MiB per token", reads),
     ]
     return [figure for figure in figures if figure is not None]
 

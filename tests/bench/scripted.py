@@ -28,7 +28,7 @@ def _token(phase: str, count: int, total: int, wait: int, hits: int, misses: int
         "attention_ns": total // 10, "expert_ns": total // 5, "wait_ns": wait,
         "router_ns": 0, "head_ns": total // 10, "hits": hits, "misses": misses,
         "bytes_read": misses * MIB, "dropped": 0,
-        "bytes_wasted": MIB // 2, "slots_changed_by_routing": 0,
+        "slots_changed_by_routing": 0,
     }  # fmt: skip
 
 

@@ -30,7 +30,6 @@ def test_a_decode_row_by_hand(facts: BundleFacts, device: LocalDevice) -> None:
     assert (row.itl_p50_ms, row.itl_p95_ms, row.itl_p99_ms) == (100.0, 300.0, 300.0)
     assert row.hit_rate == 8 / 16
     assert row.mib_read_per_token == 8 / 4
-    assert row.mib_wasted_per_token == 0.5
     assert row.wait_share == pytest.approx(180 / 600)
     assert (row.ttft_ms, row.prompt_ts, row.gen_ts) == (None, None, 7.5)
     assert (row.rss_anon_bytes, row.rss_file_bytes) == (12 * MIB, 5 * MIB)

@@ -32,7 +32,7 @@ INFO: Json = {
 }  # fmt: skip
 PARTS = ("dense_ns", "attention_ns", "expert_ns", "wait_ns", "router_ns", "head_ns")
 USES = dict.fromkeys(
-    ("total_ns", *PARTS, "hits", "misses", "dropped", "bytes_read", "bytes_wasted",
+    ("total_ns", *PARTS, "hits", "misses", "dropped", "bytes_read",
      "slots_changed_by_routing"), 3,
 )  # fmt: skip
 PROMPT = {"token": 7, "phase": "prefill", "count": 3, **USES}

@@ -35,7 +35,6 @@ ROW: Json = {
     "itl_p99_ms": 11.0,
     "hit_rate": 0.75,
     "mib_read_per_token": 1.5,
-    "mib_wasted_per_token": 0.0,
     "rss_anon_bytes": 8 << 20,
     "rss_file_bytes": 4 << 20,
     "swap_bytes": 0,

@@ -218,7 +218,7 @@ class StreamBench {
     hits_ += metrics.hits;
     misses_ += metrics.misses;
     bytes_read_ += metrics.bytes_read;
-    bytes_wasted_ += metrics.bytes_wasted;
+    bytes_wasted_ = stream_->bytes_wasted();
     for (size_t i = 0; i < experts.size(); ++i)
       for (uint32_t row = 0; row < rows; ++row)
         EXPECT_EQ(y[i * rows + row], x[i * rows + row] * weight_of(layer, experts[i]));

@@ -29,7 +29,6 @@ TokenMetrics token(uint64_t total) {
   t.misses = 1;
   t.dropped = 4;
   t.bytes_read = 1000;
-  t.bytes_wasted = 10;
   t.slots_changed_by_routing = 2;
   return t;
 }

@@ -21,7 +21,6 @@ struct Costs {
   uint64_t misses = 0;   // read from flash
   uint64_t dropped = 0;  // selected, missed, and not read because of drop-cold
   uint64_t bytes_read = 0;
-  uint64_t bytes_wasted = 0;              // read and never used
   uint64_t slots_changed_by_routing = 0;  // selections that differ from exact routing
 };
 
@@ -41,7 +40,6 @@ constexpr struct {
     {"misses", &Costs::misses},
     {"dropped", &Costs::dropped},
     {"bytes_read", &Costs::bytes_read},
-    {"bytes_wasted", &Costs::bytes_wasted},
     {"slots_changed_by_routing", &Costs::slots_changed_by_routing},
 };
 
