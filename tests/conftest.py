@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Cached between runs; a changed source rebuilds only what depends on it.
 BUILD_ROOT = Path(os.environ.get("MOE_NATIVE_BUILD_ROOT", ROOT / "build"))
+# The secret by which packed weights are known to be of this machine.
+os.environ["MOE_MOBILE_STATE_DIR"] = str(BUILD_ROOT / "state")
 
 SANITIZE = {"plain": "", "address": "address", "thread": "thread"}
 

@@ -22,7 +22,6 @@ _LABELS = {
     "verify": "verifying",
     "wait": "waiting for another process that prepares this bundle (s)",
     "prepare": "packing weights for this CPU",
-    "slots": "creating slots",
     "load": "loading",
     "prefill": "reading the prompt",
     "bench": "measuring",

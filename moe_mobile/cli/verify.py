@@ -39,7 +39,9 @@ def command(
 ) -> None:
     """Read every byte of a bundle, and of its packed weights if it is prepared.
 
-    Files must match the SHA-256 in bundle.json, packed weights their checksums.
+    Files must match the SHA-256 in bundle.json. Packed weights must have been made on this machine
+    (or that phone) and match their checksums. What bundle.json itself says is not checked: compare
+    the bundle's hash with that of where it comes from.
     """
     with ProgressBar() as progress:
         if device is not None or packed_dir is not None or (bundle / ".packed").is_dir():
@@ -49,11 +51,17 @@ def command(
     if as_json:
         echo_json(answer)
         return
-    click.echo(f"ok: {answer['files']} files, {size(answer['bytes'])}, hash {answer['hash']}")
+    click.echo(
+        f"ok: {answer['files']} files, {size(answer['bytes'])}, match bundle.json, whose hash is "
+        f"{answer['hash']}"
+    )
     packed = answer["packed"]
     if packed is not None:
         rest = "" if packed["complete"] else "; not all: `moe-mobile prepare` goes on"
-        click.echo(f"ok: {packed['blobs']} packed weights, {size(packed['bytes'])}{rest}")
+        click.echo(
+            f"ok: {packed['blobs']} packed weights, {size(packed['bytes'])}, made on this machine"
+            f"{rest}"
+        )
 
 
 def _files(bundle: pathlib.Path, progress: ProgressBar) -> dict[str, Any]:

@@ -118,7 +118,8 @@ class AdbDevice(Device):
         script = (
             f"{pin}cd {phone_root()} && d={shlex.quote(self._runtime_folder)} && "
             f"l=$d/{self._runtime.loader} && chmod 755 $l $d/moe_runner && "
-            "TMPDIR=/data/local/tmp exec $t $l --library-path $d/lib $d/moe_runner --attached"
+            f"TMPDIR=/data/local/tmp MOE_MOBILE_STATE_DIR={phone_root()}/state "
+            "exec $t $l --library-path $d/lib $d/moe_runner --attached"
         )
         return Runner(Launch(self._command(script), self.serial, self._explain_end))
 

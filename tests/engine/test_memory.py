@@ -46,8 +46,12 @@ def test_memory_stays_within_the_plan(large_bundle: Path, cache: str, residency:
     assert plan["slots"] * plan["slot_bytes"] <= plan["experts_budget_bytes"]
     for measured in (opened, used):
         assert measured <= 1.05 * plan["total_bytes"] + PROCESS_BASE
-    # The plan must not promise far more than is taken either: slots are touched at the start.
-    assert (used if residency == "programs" else opened) >= 0.9 * plan["slots"] * plan["slot_bytes"]
+    slots = plan["slots"] * plan["slot_bytes"]
+    # The plan must not promise far more than is taken either.
+    assert used >= 0.9 * slots
+    # Slots are made when they are first used: an answer that needs few of them does not wait.
+    if residency == "slots":
+        assert opened <= plan["total_bytes"] - slots + 2 * plan["slot_bytes"] + PROCESS_BASE
 
 
 def test_opening_many_times_leaves_no_memory_behind(demo: Path) -> None:

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.hostile.manifest_cases import CORRUPT, INVALID
+from tests.hostile.packed_bytes import BLOB, FOOTER, SEAL, PackedBytes, machine_secret
 from tests.hostile.support import packed_folder
 
-BLOB = 16384
-ENTRY = 56
-FOOTER = 32
 Change = Callable[[Path], object]
 Forge = Callable[[bytearray, list[bytearray]], object]
 
@@ -185,29 +183,14 @@ BUNDLE: dict[str, Corruption] = {
 # --- the packed store ---
 
 
-def crc32c(data: bytes) -> int:
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 & -(crc & 1))
-    return crc ^ 0xFFFFFFFF
-
-
 def _forge(name: str, change: Forge) -> Change:
-    """Changes a packed file's header and index entries, and makes all checksums right again."""
+    """Changes a packed file's header and index entries, and makes all checksums and the seal right
+    again: what is behind them must hold too."""
 
     def apply(bundle: Path) -> None:
-        path = find(bundle, name)
-        data = bytearray(path.read_bytes())
-        (index,) = struct.unpack_from("<Q", data, len(data) - FOOTER)
-        entries = [data[at : at + ENTRY] for at in range(index, len(data) - FOOTER, ENTRY)]
-        change(data, entries)
-        data[BLOB - 4 : BLOB] = struct.pack("<I", crc32c(bytes(data[: BLOB - 4])))
-        encoded = b"".join(entries)
-        footer = struct.pack("<QQII", index, len(entries), crc32c(encoded), 0)
-        footer += struct.pack("<I", crc32c(footer)) + b"END1"
-        path.write_bytes(bytes(data[:index]) + encoded + footer)
+        packed = PackedBytes(find(bundle, name))
+        change(packed.data, packed.entries)
+        packed.save(machine_secret())
 
     return apply
 
@@ -226,7 +209,7 @@ def _other_key(data: bytearray, entries: list[bytearray]) -> None:
 
 
 def _other_version(data: bytearray, entries: list[bytearray]) -> None:
-    struct.pack_into("<I", data, 8, 2)
+    struct.pack_into("<I", data, 8, 3)
 
 
 def _key_too_long(data: bytearray, entries: list[bytearray]) -> None:
@@ -261,7 +244,8 @@ def _each(name: str) -> dict[str, Corruption]:
         f"{short}-flipped-key": _packed(name, _flip(name, 20)),
         f"{short}-flipped-header-zeros": _packed(name, _flip(name, 9000)),
         f"{short}-flipped-blob": _packed(name, _flip(name, BLOB + 50)),
-        f"{short}-flipped-index": _packed(name, _flip(name, -FOOTER - 20)),
+        f"{short}-flipped-index": _packed(name, _flip(name, -FOOTER - SEAL - 20)),
+        f"{short}-flipped-seal": _packed(name, _flip(name, -FOOTER - 20)),
         f"{short}-flipped-footer": _packed(name, _flip(name, -20)),
         f"{short}-truncated": _packed(name, _truncate(name, -1)),
         f"{short}-cut-in-half": _packed(name, _truncate(name, 3 * BLOB + 77)),

@@ -10,6 +10,7 @@
 
 #include "base/crc32c.h"
 #include "base/expect_error.h"
+#include "base/machine_secret.h"
 #include "base/temporary_folder.h"
 
 namespace moe_mobile {
@@ -28,17 +29,23 @@ std::string blob(size_t i) {
   return bytes;
 }
 
+// Every third blob is sealed.
 void write_sample(const std::string& path, size_t blobs) {
   PackedFileWriter writer(path, "key");
   for (size_t i = 0; i < blobs; ++i) {
     const std::string bytes = blob(i);
-    EXPECT_EQ(writer.append(bytes.data(), bytes.size(), source_of(i)), i);
+    EXPECT_EQ(writer.append(bytes.data(), bytes.size(), source_of(i), i % 3 == 2), i);
   }
   writer.commit();
 }
 
-TEST(PackedFile, ReadsBackWhatWasWritten) {
+class PackedFileTest : public ::testing::Test {
+ protected:
+  PackedFileTest() { set_state_directory(folder.file("state")); }
   TemporaryFolder folder;
+};
+
+TEST_F(PackedFileTest, ReadsBackWhatWasWritten) {
   const std::string path = folder.file("layer-00.packed");
   write_sample(path, 9);
   for (const bool allow_direct : {true, false}) {
@@ -66,8 +73,7 @@ TEST(PackedFile, ReadsBackWhatWasWritten) {
   }
 }
 
-TEST(PackedFile, EqualInputsGiveEqualBytesAndNothingEarly) {
-  TemporaryFolder folder;
+TEST_F(PackedFileTest, EqualInputsGiveEqualBytesAndNothingEarly) {
   write_sample(folder.file("a"), 3);
   write_sample(folder.file("b"), 3);
   EXPECT_EQ(read_file(folder.file("a")), read_file(folder.file("b")));
@@ -75,33 +81,32 @@ TEST(PackedFile, EqualInputsGiveEqualBytesAndNothingEarly) {
     PackedFileWriter writer(folder.file("c"), "key");
     writer.append("x", 1, source_of(0));
   }
-  EXPECT_EQ(folder.entries(), 2u);
+  EXPECT_EQ(folder.entries(), 3u);  // and the state
   EXPECT_ERROR(PackedFile::open(folder.file("c"), "key"), ErrorCode::kIo, "c");
 }
 
-TEST(PackedFile, MayBeEmpty) {
-  TemporaryFolder folder;
+TEST_F(PackedFileTest, MayBeEmpty) {
   write_sample(folder.file("f"), 0);
   EXPECT_TRUE(PackedFile::open(folder.file("f"), "key").entries().empty());
 }
 
-TEST(PackedFile, WriterRefusesWhatTheFormatCannotHold) {
-  TemporaryFolder folder;
+TEST_F(PackedFileTest, WriterRefusesWhatTheFormatCannotHold) {
   EXPECT_ERROR(PackedFileWriter(folder.file("f"), std::string(257, 'k')), ErrorCode::kUsage, "key");
   PackedFileWriter writer(folder.file("f"), std::string(256, 'k'));
   EXPECT_ERROR(writer.append("x", 0, source_of(0)), ErrorCode::kUsage, "empty");
+  const std::string long_blob(kMaxSealedBytes + 1, 'x');
+  EXPECT_ERROR(writer.append(long_blob.data(), long_blob.size(), source_of(0), true),
+               ErrorCode::kUsage, "1 MiB");
 }
 
-TEST(PackedFile, DetectsAnotherKey) {
-  TemporaryFolder folder;
+TEST_F(PackedFileTest, DetectsAnotherKey) {
   write_sample(folder.file("f"), 1);
   EXPECT_ERROR(PackedFile::open(folder.file("f"), "other"), ErrorCode::kBundleCorrupt,
                "packed for \"key\"");
   EXPECT_ERROR(PackedFile::open(folder.file("f"), "key2"), ErrorCode::kBundleCorrupt, "prepare");
 }
 
-TEST(PackedFile, DetectsEveryTruncation) {
-  TemporaryFolder folder;
+TEST_F(PackedFileTest, DetectsEveryTruncation) {
   const std::string path = folder.file("f");
   write_sample(path, 3);
   const std::string bytes = read_file(path);
@@ -115,8 +120,7 @@ TEST(PackedFile, DetectsEveryTruncation) {
   EXPECT_ERROR(PackedFile::open(path, "key"), ErrorCode::kBundleCorrupt, path);
 }
 
-TEST(PackedFile, DetectsEveryFlippedBitOnOpeningOrReading) {
-  TemporaryFolder folder;
+TEST_F(PackedFileTest, DetectsEveryFlippedBitOnOpeningOrReading) {
   const std::string path = folder.file("f");
   write_sample(path, 3);
   const std::string good = read_file(path);
@@ -150,12 +154,11 @@ TEST(PackedFile, DetectsEveryFlippedBitOnOpeningOrReading) {
 
 // A file with valid checksums is trusted for its weights, but it must not make us read outside the
 // file.
-TEST(PackedFile, ChecksTheIndexBeyondItsChecksum) {
-  TemporaryFolder folder;
+TEST_F(PackedFileTest, ChecksTheIndexBeyondItsChecksum) {
   const std::string path = folder.file("f");
   write_sample(path, 3);
   const std::string good = read_file(path);
-  const size_t footer = good.size() - 32, index = footer - 3 * 56;
+  const size_t footer = good.size() - 32, index = footer - 32 - 3 * 56;
   const auto with = [&](size_t at, uint64_t value) {
     std::string bytes = good;
     std::memcpy(&bytes[at], &value, 8);
@@ -183,6 +186,111 @@ TEST(PackedFile, ChecksTheIndexBeyondItsChecksum) {
     with(footer, value);
     EXPECT_ERROR(PackedFile::open(path, "key"), ErrorCode::kBundleCorrupt, "does not fit");
   }
+}
+
+// What a forger can do: the file with other bytes in it, and every checksum right again.
+class Forged {
+ public:
+  explicit Forged(std::string bytes) : bytes_(std::move(bytes)) {
+    std::memcpy(&index_, &bytes_[bytes_.size() - 32], 8);
+    std::memcpy(&blobs_, &bytes_[bytes_.size() - 24], 8);
+  }
+  size_t blobs() const { return blobs_; }
+  // Where a blob begins, and its length.
+  std::pair<uint64_t, uint64_t> place(size_t blob) const {
+    std::pair<uint64_t, uint64_t> at;
+    std::memcpy(&at.first, &bytes_[index_ + 56 * blob], 8);
+    std::memcpy(&at.second, &bytes_[index_ + 56 * blob + 8], 8);
+    return at;
+  }
+  char& at(size_t offset) { return bytes_[offset]; }
+  char& entry(size_t blob, size_t offset) { return bytes_[index_ + 56 * blob + offset]; }
+  std::string with_right_checksums() {
+    for (size_t blob = 0; blob < blobs_; ++blob) {
+      const auto [offset, length] = place(blob);
+      if (offset > index_ || length > index_ - offset) continue;
+      put(index_ + 56 * blob + 16, crc32c(&bytes_[offset], length));
+    }
+    put(16380, crc32c(bytes_.data(), 16380));
+    put(bytes_.size() - 16, crc32c(&bytes_[index_], 56 * blobs_));
+    put(bytes_.size() - 8, crc32c(&bytes_[bytes_.size() - 32], 24));
+    return bytes_;
+  }
+
+ private:
+  void put(size_t at, uint32_t value) { std::memcpy(&bytes_[at], &value, 4); }
+  std::string bytes_;
+  uint64_t index_ = 0, blobs_ = 0;
+};
+
+TEST_F(PackedFileTest, IsNotBelievedAfterAnyChangeThatHasRightChecksums) {
+  const std::string path = folder.file("f");
+  write_sample(path, 6);
+  const std::string good = read_file(path);
+  std::mt19937 random(7);
+  int refused = 0;
+  for (int round = 0; round < 600; ++round) {
+    Forged forged(good);
+    const size_t blob = random() % forged.blobs();
+    const auto [offset, length] = forged.place(blob);
+    const auto flip = static_cast<char>(1 << random() % 8);
+    switch (round % 4) {
+      case 0:  // weights, indexes
+        forged.at(offset + random() % length) ^= flip;
+        break;
+      case 1:  // lengths, sources, whether it is sealed
+        forged.entry(blob, random() % 56) ^= flip;
+        break;
+      case 2:  // the key
+        forged.at(16 + random() % 3) ^= flip;
+        break;
+      default:  // one blob in place of another
+        for (size_t i = 0; i < 56; ++i)
+          std::swap(forged.entry(blob, i), forged.entry((blob + 1) % forged.blobs(), i));
+    }
+    const std::string bytes = forged.with_right_checksums();
+    if (bytes == good) continue;  // a flipped checksum, which was put right
+    write_file(path, bytes);
+    const Error error = testing::error_of([&] { PackedFile::open(path, "key"); });
+    EXPECT_EQ(error.code(), ErrorCode::kBundleCorrupt);
+    EXPECT_TRUE(testing::contains(error.remedy(), "moe-mobile prepare"));
+    ++refused;
+  }
+  EXPECT_GT(refused, 550);
+}
+
+// A checksum can be kept by changing four more bytes; the seal cannot.
+TEST_F(PackedFileTest, SealedBlobsAreMoreThanTheirChecksum) {
+  const std::string path = folder.file("f");
+  write_sample(path, 3);
+  Forged forged(read_file(path));
+  const auto [offset, length] = forged.place(2);
+  // CRCs are linear: this pattern, anywhere in a message, changes nothing.
+  const uint32_t polynomial = 0x82f63b78;
+  uint64_t pattern = (uint64_t{polynomial} << 1) | 1;
+  for (size_t i = 0; i < 5; ++i)
+    forged.at(offset + i) ^= static_cast<char>(pattern >> (8 * i) & 0xff);
+  const std::string same = read_file(path);
+  const std::string bytes = forged.with_right_checksums();
+  ASSERT_NE(bytes, same);
+  ASSERT_EQ(bytes.substr(bytes.size() - 64), same.substr(same.size() - 64)) << "not a collision";
+  write_file(path, bytes);
+  EXPECT_ERROR(PackedFile::open(path, "key"), ErrorCode::kBundleCorrupt,
+               "not made on this machine");
+}
+
+TEST_F(PackedFileTest, OfAnotherMachineIsNotUsed) {
+  const std::string path = folder.file("f");
+  write_sample(path, 3);
+  for (const char* other : {"other", ""}) {  // "": no secret, nothing was ever made here
+    set_state_directory(*other == '\0' ? "" : folder.file(other));
+    if (*other != '\0') machine_secret();
+    EXPECT_ERROR(PackedFile::open(path, "key"), ErrorCode::kBundleCorrupt,
+                 "not made on this machine");
+    EXPECT_EQ(PackedFile::open(path, kAnyPackedKey).entries().size(), 3u);
+  }
+  set_state_directory(folder.file("state"));
+  EXPECT_EQ(PackedFile::open(path, "key").entries().size(), 3u);
 }
 
 }  // namespace

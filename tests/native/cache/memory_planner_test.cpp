@@ -54,6 +54,18 @@ TEST(MemoryPlan, BytesRoundDownAndStopAtAllExperts) {
   EXPECT_EQ(plan.total_bytes, (240 * 5 + 150) * kMiB);
 }
 
+TEST(MemoryPlan, CountsWhatLoadingTakesForAMoment) {
+  MemoryPlanInputs in = inputs();
+  in.budget = parse_budget("50%");
+  const uint64_t running = plan_memory(in).total_bytes;
+  in.loading_bytes = running - in.dense_bytes;  // as much as the rest, which comes later
+  EXPECT_EQ(plan_memory(in).total_bytes, running);
+  ++in.loading_bytes;
+  EXPECT_EQ(plan_memory(in).total_bytes, running + 1);
+  in.available_bytes = running;
+  EXPECT_ERROR(plan_memory(in), ErrorCode::kBudget, "while the dense programs are loaded");
+}
+
 TEST(MemoryPlan, AutoLeavesFifteenPercent) {
   MemoryPlanInputs in = inputs();
   in.available_bytes = 1000 * kMiB;

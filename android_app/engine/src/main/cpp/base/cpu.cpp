@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/cpu.h"
 
+#include <sched.h>
+
 #if defined(MOE_X86)
 #include <cpuid.h>
 #elif defined(MOE_ARM64)
@@ -55,5 +57,12 @@ bool cpu_has_sha() { return false; }
 bool cpu_has_crc32c() { return false; }
 
 #endif
+
+unsigned available_cores() {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  if (sched_getaffinity(0, sizeof cores, &cores) != 0) return 1;
+  return static_cast<unsigned>(CPU_COUNT(&cores));
+}
 
 }  // namespace moe_mobile

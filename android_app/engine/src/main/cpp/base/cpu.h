@@ -30,4 +30,7 @@ bool cpu_has_avx2();  // with FMA and F16C
 bool cpu_has_sha();
 bool cpu_has_crc32c();
 
+// The cores that this process may run on; at least 1.
+unsigned available_cores();
+
 }  // namespace moe_mobile

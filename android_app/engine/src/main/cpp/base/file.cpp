@@ -112,6 +112,21 @@ void write_all(int fd, const void* source, size_t bytes, const std::string& path
   }
 }
 
+void make_directories(const std::string& path, unsigned mode) {
+  for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
+    const std::string part = path.substr(0, slash);
+    if (mkdir(part.c_str(), mode) != 0 && errno != EEXIST && errno != EISDIR) {
+      struct stat status{};
+      const int error = errno;
+      if (stat(part.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) {
+        errno = error;
+        throw_errno(part, "create the folder");
+      }
+    }
+    if (slash == std::string::npos) return;
+  }
+}
+
 std::string read_text(const std::string& path, uint64_t max_bytes) {
   const UniqueFd fd = open_read(path);
   const uint64_t size = file_size(fd.get(), path);

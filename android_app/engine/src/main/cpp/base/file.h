@@ -55,6 +55,9 @@ void write_all(int fd, const void* source, size_t bytes, const std::string& path
 // Reads a whole regular file of at most `max_bytes` bytes (kBundleInvalid if it is longer).
 std::string read_text(const std::string& path, uint64_t max_bytes);
 
+// Makes the folder and those above it that are missing. kReadOnly or kIo if one cannot be made.
+void make_directories(const std::string& path, unsigned mode = 0755);
+
 // Makes renames in the folder durable. File systems that cannot sync folders are accepted.
 void sync_directory(const std::string& path);
 
@@ -85,6 +88,27 @@ class AtomicFile {
   std::string temporary_;
   UniqueFd fd_;
   uint64_t position_ = 0;
+};
+
+// A part of a file in the address space. It takes memory only while it is read, and the system may
+// drop it again. REQUIRES: the file does not become shorter.
+class MappedFile {
+ public:
+  MappedFile() = default;
+  // `offset`: a multiple of kBlobAlignment.
+  MappedFile(int fd, uint64_t offset, size_t length, const std::string& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  ~MappedFile();
+
+  const uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  const uint8_t* data_ = nullptr;
+  size_t size_ = 0;
 };
 
 // Uninitialised memory aligned to kBlobAlignment, its capacity rounded up to the same, so that a

@@ -11,6 +11,8 @@
 
 #include "base/crc32c.h"
 #include "base/error.h"
+#include "base/hmac.h"
+#include "base/machine_secret.h"
 
 namespace moe_mobile {
 namespace {
@@ -19,7 +21,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little e
 
 constexpr char kMagic[8] = {'M', 'O', 'E', 'P', 'A', 'C', 'K', '1'};
 constexpr char kEnd[4] = {'E', 'N', 'D', '1'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kMaxKey = 256;
 constexpr uint64_t kMaxEntries = 1u << 20;
 
@@ -37,7 +39,7 @@ struct IndexEntry {
   uint64_t offset;
   uint64_t length;
   uint32_t crc;
-  uint32_t zero;
+  uint32_t sealed;  // 0 or 1
   uint8_t source[32];
 };
 static_assert(sizeof(IndexEntry) == 56);
@@ -56,7 +58,17 @@ static_assert(sizeof(Footer) == 32);
   throw Error(ErrorCode::kBundleCorrupt, path, cause, kRepairPackedStore);
 }
 
-void check_header(int fd, const std::string& path, const std::string& expected_key) {
+Header header_of(const std::string& key) {
+  Header header{};
+  std::copy(std::begin(kMagic), std::end(kMagic), header.magic);
+  header.version = kVersion;
+  header.key_length = static_cast<uint32_t>(key.size());
+  std::copy(key.begin(), key.end(), header.key);
+  header.crc = crc32c(&header, offsetof(Header, crc));
+  return header;
+}
+
+Header read_header(int fd, const std::string& path, const std::string& expected_key) {
   Header header;
   read_exactly(fd, &header, sizeof header, 0, path);
   if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0) refuse(path, "is not a packed file");
@@ -64,52 +76,77 @@ void check_header(int fd, const std::string& path, const std::string& expected_k
     refuse(path, "has a header that does not match its checksum");
   }
   if (header.version != kVersion) {
-    refuse(path, "has version " + std::to_string(header.version) + ", this build knows 1");
+    refuse(path, "has version " + std::to_string(header.version) + ", this build knows " +
+                     std::to_string(kVersion));
   }
   if (header.key_length > kMaxKey) refuse(path, "has a key that is too long");
   const std::string key(header.key, header.key_length);
   if (!expected_key.empty() && key != expected_key) {
     refuse(path, "was packed for " + in_quotes(key) + ", this is " + in_quotes(expected_key));
   }
+  return header;
 }
 
-std::vector<PackedEntry> read_index(int fd, uint64_t size, const std::string& path) {
+Footer read_footer(int fd, uint64_t size, const std::string& path) {
   Footer footer;
   read_exactly(fd, &footer, sizeof footer, size - sizeof footer, path);
   if (std::memcmp(footer.magic, kEnd, sizeof kEnd) != 0 ||
       footer.crc != crc32c(&footer, offsetof(Footer, crc))) {
     refuse(path, "has no valid footer: it is truncated or overwritten");
   }
-  const uint64_t index_end = size - sizeof footer;
+  const uint64_t index_end = size - sizeof footer - sizeof(Sha256Digest);
   if (footer.entries > kMaxEntries || footer.index_offset % kBlobAlignment != 0 ||
       footer.index_offset < sizeof(Header) || footer.index_offset > index_end ||
       index_end - footer.index_offset != footer.entries * sizeof(IndexEntry)) {
     refuse(path, "has an index that does not fit the file");
   }
+  return footer;
+}
+
+std::vector<IndexEntry> read_index(int fd, const Footer& footer, const std::string& path) {
   std::vector<IndexEntry> index(footer.entries);
   const size_t index_bytes = index.size() * sizeof(IndexEntry);
   read_exactly(fd, index.data(), index_bytes, footer.index_offset, path);
   if (footer.index_crc != crc32c(index.data(), index_bytes)) {
     refuse(path, "has an index that does not match its checksum");
   }
+  return index;
+}
+
+std::vector<PackedEntry> check_index(const std::vector<IndexEntry>& index, const Footer& footer,
+                                     const std::string& path) {
   std::vector<PackedEntry> entries;
   uint64_t next = sizeof(Header);
   for (const IndexEntry& e : index) {
     // Blobs follow one another without gaps, so that each has one possible place.
     if (e.offset != next || e.length == 0 || e.length > footer.index_offset - e.offset ||
-        e.zero != 0) {
+        e.sealed > 1) {
       refuse(path, "has blobs that overlap, are misplaced or empty");
     }
+    if (e.sealed == 1 && e.length > kMaxSealedBytes)
+      refuse(path, "has a sealed blob that is too long");
     next = e.offset + align_up(e.length, kBlobAlignment);
     PackedEntry entry;
     entry.offset = e.offset;
     entry.length = e.length;
     entry.crc32c = e.crc;
+    entry.sealed = e.sealed == 1;
     std::copy(std::begin(e.source), std::end(e.source), entry.source.begin());
     entries.push_back(entry);
   }
   if (next != footer.index_offset) refuse(path, "has bytes outside of its blobs");
   return entries;
+}
+
+Sha256Digest seal_of(const MachineSecret& secret, const Header& header,
+                     const Sha256Digest& sealed_blobs, const std::vector<IndexEntry>& index,
+                     const Footer& footer) {
+  HmacSha256 seal(secret);
+  seal.update(&header, sizeof header);
+  seal.update(sealed_blobs.data(), sealed_blobs.size());
+  seal.update(index.data(), index.size() * sizeof(IndexEntry));
+  seal.update(&footer, sizeof footer);
+  return seal.digest();
 }
 
 // Opens the file a second time around the page cache. Some FUSE file systems refuse O_DIRECT or
@@ -140,26 +177,26 @@ UniqueFd open_direct(const std::string& path, int buffered,
 }  // namespace
 
 PackedFileWriter::PackedFileWriter(const std::string& final_path, const std::string& key)
-    : file_(final_path) {
+    : file_(final_path), key_(key), secret_(machine_secret()) {
   if (key.size() > kMaxKey) {
     throw Error(ErrorCode::kUsage, final_path, "the key is longer than 256 bytes");
   }
-  Header header{};
-  std::copy(std::begin(kMagic), std::end(kMagic), header.magic);
-  header.version = kVersion;
-  header.key_length = static_cast<uint32_t>(key.size());
-  std::copy(key.begin(), key.end(), header.key);
-  header.crc = crc32c(&header, offsetof(Header, crc));
+  const Header header = header_of(key);
   file_.write(&header, sizeof header);
 }
 
-uint64_t PackedFileWriter::append(const void* data, size_t length, const Sha256Digest& source) {
+uint64_t PackedFileWriter::append(const void* data, size_t length, const Sha256Digest& source,
+                                  bool sealed) {
   if (length == 0) throw Error(ErrorCode::kUsage, file_.path(), "a blob must not be empty");
+  if (sealed && length > kMaxSealedBytes)
+    throw Error(ErrorCode::kUsage, file_.path(), "a sealed blob is at most 1 MiB long");
+  if (sealed) sealed_.update(data, length);
   PackedEntry entry;
   entry.offset = file_.position();
   entry.length = length;
   entry.crc32c = crc32c(data, length);
   entry.source = source;
+  entry.sealed = sealed;
   file_.write(data, length);
   static constexpr char kZeros[kBlobAlignment] = {};
   file_.write(kZeros, align_up(length, kBlobAlignment) - length);
@@ -173,6 +210,7 @@ void PackedFileWriter::commit() {
     index[i].offset = entries_[i].offset;
     index[i].length = entries_[i].length;
     index[i].crc = entries_[i].crc32c;
+    index[i].sealed = entries_[i].sealed ? 1 : 0;
     std::copy(entries_[i].source.begin(), entries_[i].source.end(), index[i].source);
   }
   const size_t index_bytes = index.size() * sizeof(IndexEntry);
@@ -182,7 +220,9 @@ void PackedFileWriter::commit() {
   footer.index_crc = crc32c(index.data(), index_bytes);
   footer.crc = crc32c(&footer, offsetof(Footer, crc));
   std::copy(std::begin(kEnd), std::end(kEnd), footer.magic);
+  const Sha256Digest seal = seal_of(secret_, header_of(key_), sealed_.digest(), index, footer);
   file_.write(index.data(), index_bytes);
+  file_.write(seal.data(), seal.size());
   file_.write(&footer, sizeof footer);
   file_.commit();
 }
@@ -194,11 +234,31 @@ PackedFile PackedFile::open(const std::string& path, const std::string& expected
   file.buffered_ = open_read(path);
   const int fd = file.buffered_.get();
   const uint64_t size = file_size(fd, path);
-  if (size < sizeof(Header) + sizeof(Footer)) refuse(path, "is too short for a packed file");
-  check_header(fd, path, expected_key);
-  file.entries_ = read_index(fd, size, path);
+  if (size < sizeof(Header) + sizeof(Sha256Digest) + sizeof(Footer))
+    refuse(path, "is too short for a packed file");
+  const Header header = read_header(fd, path, expected_key);
+  const Footer footer = read_footer(fd, size, path);
+  const std::vector<IndexEntry> index = read_index(fd, footer, path);
+  file.entries_ = check_index(index, footer, path);
+  if (!expected_key.empty()) {
+    Sha256Digest seal;
+    read_exactly(fd, seal.data(), seal.size(), size - sizeof(Footer) - seal.size(), path);
+    const auto secret = existing_machine_secret();
+    if (!secret || seal != seal_of(*secret, header, file.sealed_blobs(), index, footer))
+      refuse(path, "was not made on this machine, so it is not used");
+  }
   if (allow_direct) file.direct_ = open_direct(path, fd, file.entries_);
   return file;
+}
+
+Sha256Digest PackedFile::sealed_blobs() const {
+  Sha256 all;
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    if (!entries_[i].sealed) continue;
+    const AlignedBuffer blob = read(i);
+    all.update(blob.data(), blob.size());
+  }
+  return all.digest();
 }
 
 AlignedBuffer PackedFile::read(size_t index) const {
@@ -210,6 +270,11 @@ AlignedBuffer PackedFile::read(size_t index) const {
                       " does not match its checksum");
   }
   return buffer;
+}
+
+MappedFile PackedFile::map(size_t index) const {
+  const PackedEntry& entry = entries_.at(index);
+  return MappedFile(buffered_.get(), entry.offset, entry.length, path_);
 }
 
 }  // namespace moe_mobile

@@ -35,7 +35,7 @@ struct MemoryPlan {
   uint64_t dense_bytes = 0;
   uint64_t kv_bytes = 0;
   uint64_t arena_bytes = 0;
-  uint64_t total_bytes = 0;  // slots and everything else
+  uint64_t total_bytes = 0;  // slots and everything else, or what loading takes if that is more
   uint64_t available_bytes = 0;
 
   // Slots of each variant below `variants`.

@@ -142,7 +142,9 @@ MemoryPlan plan_memory(const MemoryPlanInputs& in) {
           saturating_add(cycle_bytes, saturating_multiply(c.token_cycle_slots, c.slot_bytes));
     }
   }
-  plan.total_bytes = saturating_add(slots_bytes, fixed);
+  const uint64_t loading = saturating_add(in.dense_bytes, in.loading_bytes);
+  const uint64_t running = saturating_add(slots_bytes, fixed);
+  plan.total_bytes = std::max(running, loading);
 
   const std::string raise =
       in.budget.kind == Budget::Kind::kAuto
@@ -165,6 +167,10 @@ MemoryPlan plan_memory(const MemoryPlanInputs& in) {
                  ": every expert would be read again for every token",
              raise + ", or set `allow_below_cycle`");
   }
+  if (running < loading && loading > in.available_bytes)
+    refuse(format_bytes(loading) + " are needed while the dense programs are loaded, " +
+               format_bytes(in.available_bytes) + " are available",
+           "Free memory, or choose a smaller model");
   if (plan.total_bytes > in.available_bytes) {
     refuse(format_bytes(plan.total_bytes) + " are needed (" + experts_of(plan) + " and " +
                format_bytes(fixed) + " for everything else), " + format_bytes(in.available_bytes) +

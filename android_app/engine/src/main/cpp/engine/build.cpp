@@ -26,10 +26,8 @@ std::unique_ptr<PackedStore> open_prepared(const Bundle& bundle, const EngineSet
 
 // By variant; null for a variant that no rank uses.
 std::vector<std::unique_ptr<ExpertPlaces>> make_places(const EnginePlan& plan, const Bundle& bundle,
-                                                       EngineParts* parts,
-                                                       const Progress& progress) {
-  const std::vector<uint32_t> counts =
-      plan.memory.slots_by_variant(bundle.manifest().precisions.size());
+                                                       Span<const uint32_t> counts,
+                                                       EngineParts* parts) {
   std::vector<std::unique_ptr<ExpertPlaces>> places(counts.size());
   parts->direct_io = plan.settings.residency == Residency::kPrograms || parts->store->direct();
   for (uint32_t variant = 0; variant < counts.size(); ++variant) {
@@ -43,8 +41,8 @@ std::vector<std::unique_ptr<ExpertPlaces>> make_places(const EnginePlan& plan, c
     }
     try {
       places[variant] = std::make_unique<SlotPlaces>(bundle, *parts->store, variant,
-                                                     counts[variant], parts->arena.get(), progress);
-      parts->residency->make_places(variant, counts[variant]);  // probing has written to them
+                                                     counts[variant], parts->arena.get());
+      parts->residency->make_places(variant, 1);  // probing has written to it
     } catch (const Error& error) {
       if (error.code() == ErrorCode::kRuntime) throw SlotsUnusable(error);
       throw;
@@ -90,8 +88,9 @@ EngineParts build(const EnginePlan& plan, const Bundle& bundle, std::unique_ptr<
   options.moe_layers = static_cast<uint32_t>(plan.selector.layers.size());
   options.overlap = plan.settings.overlap;
   options.shown = parts.residency.get();
+  options.limits = plan.memory.slots_by_variant(bundle.manifest().precisions.size());
   auto experts =
-      std::make_unique<ExpertStream>(make_places(plan, bundle, &parts, progress), options);
+      std::make_unique<ExpertStream>(make_places(plan, bundle, options.limits, &parts), options);
   parts.decoder = std::make_unique<Decoder>(bundle, std::move(dense), std::move(experts),
                                             Selector(plan.selector), plan.settings.context,
                                             std::move(parallel));

@@ -6,6 +6,7 @@
 #include "base/crc32c.h"
 #include "base/error.h"
 #include "decoder/mixers.h"
+#include "engine/probe.h"
 #include "executorch/backend.h"
 
 namespace moe_mobile {
@@ -47,13 +48,13 @@ void DensePrograms::load_packed(const PackedStore& store, const DenseEntry& entr
   ExchangeableMethods& packed = *packed_.at(entry.program->delegate);
   const size_t first = packed.size();
   for (size_t i = 0; i < entry.methods.size(); ++i) {
-    const AlignedBuffer index = file.read(*entry.blob + 2 * i + 1);
+    const AlignedBuffer index = file.read(*entry.blob + kBlobsPerMethod * i + 1);
     packed.add(*programs_.back(), entry.methods[i].name, arena, {index.data(), index.size()});
     methods_.push_back(&packed.method(first + i));
   }
   packed.detach();
   for (size_t i = 0; i < entry.methods.size(); ++i) {
-    const size_t blob = *entry.blob + 2 * i;
+    const size_t blob = *entry.blob + kBlobsPerMethod * i;
     const PackedEntry& weights = file.entries()[blob];
     const uint64_t padded = align_up(weights.length, kBlobAlignment);
     if (padded != packed.weight_capacity(first + i))
@@ -65,6 +66,12 @@ void DensePrograms::load_packed(const PackedStore& store, const DenseEntry& entr
     if (crc32c(memory, weights.length) != weights.crc32c)
       throw Error(ErrorCode::kBundleCorrupt, file.path(),
                   "blob " + std::to_string(blob) + " does not match its checksum",
+                  kRepairPackedStore);
+    if (probe(&packed.method(first + i), entry.methods[i].signature) != store.probe_of(blob))
+      throw Error(ErrorCode::kBundleCorrupt, file.path(),
+                  std::string("with blob ") + std::to_string(blob) + ", method " +
+                      entry.methods[i].name + " of " + entry.program->path +
+                      " does not give what its program gives",
                   kRepairPackedStore);
   }
 }

@@ -15,10 +15,13 @@ namespace moe_mobile {
 ExpertStream::ExpertStream(std::vector<std::unique_ptr<ExpertPlaces>> places,
                            const Options& options)
     : options_(options), lanes_(options.lanes) {
-  for (std::unique_ptr<ExpertPlaces>& of_variant : places) {
+  for (size_t variant = 0; variant < places.size(); ++variant) {
+    std::unique_ptr<ExpertPlaces>& of_variant = places[variant];
     const uint32_t count = of_variant == nullptr ? 0 : of_variant->count();
+    const uint32_t limit = options.limits.empty() ? count : options.limits[variant];
     classes_.push_back({std::move(of_variant), SlotTable(count, options.shown),
-                        PrefillPlan(std::max(1u, count), options.moe_layers)});
+                        PrefillPlan(std::max(1u, limit), options.moe_layers)});
+    classes_.back().table.resize(limit);
     state_.resize(std::max(state_.size(), size_t{count} * places.size()));
   }
 }
@@ -42,7 +45,6 @@ void ExpertStream::run(const ExpertJob& job, uint32_t place, TokenMetrics* metri
 
 void ExpertStream::report(TokenMetrics* metrics) {
   metrics->bytes_read += std::exchange(bytes_read_, 0);
-  metrics->bytes_wasted += std::exchange(bytes_wasted_, 0);
 }
 
 // Reading ---------------------------------------------------------------------------------------

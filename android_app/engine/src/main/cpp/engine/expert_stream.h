@@ -45,6 +45,9 @@ class ExpertStream {
     uint32_t moe_layers = 1;  // layers with experts
     // Decode runs the experts in memory while the others are read. Off only to measure the gain.
     bool overlap = true;
+    // By variant: at most so many places hold an expert. Those that `places` does not have yet are
+    // added when they are first used. Empty: as many as there are.
+    std::vector<uint32_t> limits;
     // Shows other threads which experts are in memory. May be null.
     ResidencyMap* shown = nullptr;
   };
@@ -91,6 +94,8 @@ class ExpertStream {
   // and its bytes are wasted unless the expert is demanded or predicted again by then. Demanded
   // experts stay.
   void withdraw(Span<const ExpertKey> keys);
+  // Bytes of predicted experts that were read and never used, since the beginning.
+  uint64_t bytes_wasted() const { return bytes_wasted_; }
 
  private:
   // Why a place is taken.
@@ -164,8 +169,7 @@ class ExpertStream {
   std::vector<Place> state_;           // by place
   std::vector<uint32_t> speculative_;  // places, the oldest prediction first
   std::vector<size_t> arrived_;        // jobs that can run: their expert has arrived
-  // Bytes that no token has reported yet: reads may end, and be wasted, between two tokens.
-  uint64_t bytes_read_ = 0;
+  uint64_t bytes_read_ = 0;  // that no token has reported yet: reads may end between two tokens
   uint64_t bytes_wasted_ = 0;
   // For a token's jobs: the place if the expert is ready, and the jobs whose expert has no place.
   std::vector<std::optional<uint32_t>> in_memory_;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstring>
 #include <set>
 #include <utility>
 
@@ -16,9 +17,6 @@
 
 namespace moe_mobile {
 namespace {
-
-constexpr size_t kTemplateBlobs = 2;   // index, program
-constexpr size_t kBlobsPerMethod = 2;  // weights, index
 
 void refuse_link(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();  // lstat() follows "link/"
@@ -48,7 +46,7 @@ std::string own_packed_directory(const Bundle& bundle) {
 
 std::vector<DenseEntry> dense_entries(const Manifest& manifest) {
   std::vector<DenseEntry> entries;
-  size_t blob = packs_experts(manifest) ? kTemplateBlobs * manifest.precisions.size() : 0;
+  size_t blob = packs_experts(manifest) ? kBlobsPerMethod * manifest.precisions.size() : 0;
   const auto add = [&](const DenseProgram& program, std::vector<DenseMethod> methods) {
     DenseEntry entry{&program, std::move(methods), std::nullopt};
     if (backend_of(program.delegate).packed_weights() != nullptr) {
@@ -124,11 +122,12 @@ std::vector<Sha256Digest> method_sources(const Manifest& manifest) {
   const uint32_t layer = template_layer(manifest);
   for (uint32_t variant = 0; packs_experts(manifest) && variant < manifest.precisions.size();
        ++variant)
-    sources.insert(sources.end(), kTemplateBlobs,
+    sources.insert(sources.end(), kBlobsPerMethod,
                    manifest.experts(layer, variant).programs[0].sha256);
   for (const DenseEntry& entry : dense_entries(manifest))
     if (entry.blob)
       sources.insert(sources.end(), kBlobsPerMethod * entry.methods.size(), entry.program->sha256);
+  if (!sources.empty()) sources.push_back(sources.back());
   return sources;
 }
 
@@ -166,7 +165,15 @@ PackedStore::PackedStore(const Bundle& bundle, const std::string& directory, con
       slot_bytes_(bundle.manifest().precisions.size(), 0) {
   const Manifest& manifest = bundle.manifest();
   const auto sources = method_sources(manifest);
-  if (!sources.empty()) methods_ = open_packed(methods_file(directory), sources, options.direct);
+  if (!sources.empty()) {
+    methods_ = open_packed(methods_file(directory), sources, options.direct);
+    const AlignedBuffer probes = methods_->read(sources.size() - 1);
+    probes_.resize(sources.size() / kBlobsPerMethod);
+    if (probes.size() != probes_.size() * sizeof(Sha256Digest))
+      throw Error(ErrorCode::kBundleCorrupt, methods_->path(), "it has another number of probes",
+                  kRepairPackedStore);
+    std::memcpy(probes_.data(), probes.data(), probes.size());
+  }
   for (const DenseEntry& entry : dense_entries(manifest)) {
     if (!entry.blob) dense_bytes_ += align_up(entry.program->bytes, kBlobAlignment);
     for (size_t i = 0; entry.blob && i < entry.methods.size(); ++i) {

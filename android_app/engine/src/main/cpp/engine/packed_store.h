@@ -23,10 +23,12 @@ namespace moe_mobile {
 //                     precisions lie in files named after them, layer-07.8da4w.packed
 //   methods.packed    if the experts are packed: for each precision the index and the program of
 //                     the template, the expert whose program every slot runs; then for each method
-//                     of each dense program that is packed: its weights and its index
+//                     of each dense program that is packed: its weights and its index; at last the
+//                     probes: what each template and method gives (engine/probe.h)
 //
 // Every blob has the SHA-256 of the program that it was made from, so a store of another bundle is
-// never used. A file without blobs does not exist.
+// never used. Indexes and probes are sealed (bundle/packed_file.h): XNNPACK trusts the offsets in
+// an index, so only what this machine packed is used. A file without blobs does not exist.
 
 // The key of packed weights on this machine, of the delegate that packs them.
 std::string packed_store_key();
@@ -41,6 +43,9 @@ std::string own_packed_directory(const Bundle& bundle);
 // If the experts are packed: the blobs of each variant's template in methods.packed.
 constexpr size_t template_index(uint32_t variant) { return 2 * size_t{variant}; }
 constexpr size_t template_program(uint32_t variant) { return 2 * size_t{variant} + 1; }
+
+// A template and a method have as many.
+constexpr size_t kBlobsPerMethod = 2;
 
 struct DenseMethod {
   const char* name;
@@ -76,8 +81,8 @@ std::string layer_file(const Manifest& manifest, const std::string& directory, u
 // The first layer with experts: its expert 0 is the template. kUnsupported if the model has none.
 uint32_t template_layer(const Manifest& manifest);
 
-// The programs that each file's blobs must have been made from, in order. Empty: the file does not
-// exist.
+// The programs that each file's blobs must have been made from, in order; the probes have that of
+// the blob before them. Empty: the file does not exist.
 std::vector<Sha256Digest> method_sources(const Manifest& manifest);
 std::vector<Sha256Digest> layer_sources(const Manifest& manifest, uint32_t layer, uint32_t variant);
 
@@ -105,6 +110,8 @@ class PackedStore {
   const std::string& scratch_directory() const { return scratch_directory_; }
   // methods.packed. REQUIRES: some program of the bundle is packed.
   const PackedFile& methods() const { return *methods_; }
+  // What the template or method gives whose first blob in methods.packed this is.
+  const Sha256Digest& probe_of(size_t blob) const { return probes_.at(blob / kBlobsPerMethod); }
   // REQUIRES: options.experts, and the experts are packed.
   const PackedFile& layer(uint32_t layer, uint32_t variant) const {
     return *layers_.at(layer * slot_bytes_.size() + variant);
@@ -124,6 +131,7 @@ class PackedStore {
   std::string directory_;
   std::string scratch_directory_;
   std::optional<PackedFile> methods_;
+  std::vector<Sha256Digest> probes_;
   // By layer and variant; empty if the experts are not packed.
   std::vector<std::optional<PackedFile>> layers_;
   std::vector<uint64_t> slot_bytes_;

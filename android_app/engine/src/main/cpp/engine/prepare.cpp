@@ -14,9 +14,13 @@
 #include <chrono>
 #include <thread>
 
+#include "base/cpu.h"
 #include "base/error.h"
+#include "base/heap.h"
+#include "base/make_in_order.h"
 #include "cache/memory_plan.h"
 #include "engine/packed_store.h"
+#include "engine/probe.h"
 #include "executorch/backend.h"
 #include "executorch/program.h"
 #include "executorch/signature.h"
@@ -28,21 +32,6 @@ constexpr char kLockName[] = "lock";
 constexpr char kScratchName[] = "scratch.bin";
 constexpr std::chrono::milliseconds kLockPoll{200};
 constexpr std::chrono::milliseconds kLockPatience = std::chrono::hours(1);
-
-void make_directories(const std::string& path) {
-  for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
-    const std::string part = path.substr(0, slash);
-    if (mkdir(part.c_str(), 0755) != 0 && errno != EEXIST && errno != EISDIR) {
-      struct stat status{};
-      const int error = errno;
-      if (stat(part.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) {
-        errno = error;
-        throw_errno(part, "create the folder");
-      }
-    }
-    if (slash == std::string::npos) return;
-  }
-}
 
 // Only one process prepares a store; others wait for it and then find the work done. The kernel
 // drops the lock when the process ends for any reason.
@@ -100,10 +89,11 @@ void require_space(const std::string& directory, uint64_t bytes) {
   if (statvfs(directory.c_str(), &space) != 0) throw_errno(directory, "read the free space");
   const uint64_t free_bytes = static_cast<uint64_t>(space.f_bavail) * space.f_frsize;
   if (free_bytes < bytes)
-    throw Error(ErrorCode::kDiskFull, directory,
-                "the packed store needs about " + format_bytes(bytes) + " more, and " +
-                    format_bytes(free_bytes) + " are free",
-                "Free some space, choose another `packed_dir`, or set `consume`.");
+    throw Error(
+        ErrorCode::kDiskFull, directory,
+        "the packed store needs about " + format_bytes(bytes) + " more, and " +
+            format_bytes(free_bytes) + " are free",
+        "Free some space, choose another `packed_dir`, or prepare the bundle with `consume`.");
 }
 
 // The shards whose experts are in the store, if `experts` are wanted there.
@@ -158,8 +148,30 @@ class Preparation {
     progress_("prepare", done_, total_);
   }
 
-  PackedImage pack_expert(const LoadedProgram& program) {
-    return packed_experts(manifest_).pack(program, "forward", &arena_, scratch_);
+  // As many as there are cores, while what they hold at once stays small: for each a program, and
+  // three times its packed weights (in XNNPACK's file, as an image, waiting to be written).
+  unsigned workers_of(uint32_t variant) const {
+    constexpr uint64_t kMostBytes = 512 << 20;
+    const uint64_t each = 4 * manifest_.expert_bytes(variant);
+    return static_cast<unsigned>(std::clamp<uint64_t>(kMostBytes / each, 1, available_cores()));
+  }
+
+  // On a worker's thread.
+  AlignedBuffer pack_expert_of(const ExpertKey& key, unsigned worker) const {
+    const AlignedBuffer bytes = bundle_.read_program(key);
+    const LoadedProgram program(bytes.data(), bytes.size(), expert_name(key));
+    require_expert(program, manifest_, key.layer, key.variant);
+    PlannedArena arena;
+    PackedImage image = packed_experts(manifest_).pack(
+        program, "forward", &arena, scratch_ + std::to_string(worker), [](Method*) {});
+    if (!packed_experts(manifest_).same_layout(template_indexes_[key.variant], image.index,
+                                               program.name()))
+      throw Error(
+          ErrorCode::kUnsupported, program.name(),
+          "its packed weights are laid out unlike those of the other experts (two equal weight "
+          "matrices in one expert cause this)",
+          "Set `residency` to programs for this bundle.");
+    return std::move(image.weights);
   }
 
   // Finds the templates' indexes too: in the finished file if there is one, else by packing them.
@@ -189,8 +201,10 @@ class Preparation {
       const LoadedProgram program(bytes.data(), bytes.size(), bundle_.path(*entry.program));
       require_methods(program, entry);
       for (const DenseMethod& method : entry.methods)
-        append_method(&writer, program, method.name, *entry.program);
+        append_method(&writer, program, method, *entry.program);
     }
+    append(&writer, probes_.data(), probes_.size() * sizeof(Sha256Digest), sources.back(),
+           /*sealed=*/true);
     writer.commit();
   }
 
@@ -208,17 +222,26 @@ class Preparation {
     const LoadedProgram program(bytes.data(), bytes.size(), expert_name(key));
     require_expert(program, manifest_, key.layer, key.variant);
     std::vector<uint8_t>& index = template_indexes_[variant];
-    index = pack_expert(program).index;
-    append(writer, index.data(), index.size(), source);
+    const uint32_t hidden = manifest_.hidden_size;
+    index = packed_experts(manifest_)
+                .pack(program, "forward", &arena_, scratch_,
+                      [&](Method* method) {
+                        probes_.push_back(probe(method, {{hidden}, {hidden}, 1}));
+                      })
+                .index;
+    append(writer, index.data(), index.size(), source, /*sealed=*/true);
     append(writer, bytes.data(), bytes.size(), source);
   }
 
-  void append_method(PackedFileWriter* writer, const LoadedProgram& program, const char* method,
-                     const DenseProgram& dense) {
+  void append_method(PackedFileWriter* writer, const LoadedProgram& program,
+                     const DenseMethod& method, const DenseProgram& dense) {
     const PackedImage image =
-        backend_of(dense.delegate).packed_weights()->pack(program, method, &arena_, scratch_);
+        backend_of(dense.delegate)
+            .packed_weights()
+            ->pack(program, method.name, &arena_, scratch_,
+                   [&](Method* loaded) { probes_.push_back(probe(loaded, method.signature)); });
     append(writer, image.weights.data(), image.weights.size(), dense.sha256);
-    append(writer, image.index.data(), image.index.size(), dense.sha256);
+    append(writer, image.index.data(), image.index.size(), dense.sha256, /*sealed=*/true);
     advance(1);
   }
 
@@ -234,29 +257,22 @@ class Preparation {
     }
     require_source(layer, variant, path, sources);
     PackedFileWriter writer(path, packed_store_key());
-    for (uint32_t expert = 0; expert < experts.programs.size(); ++expert) {
-      const ExpertKey key{layer, expert, variant};
-      const AlignedBuffer bytes = bundle_.read_program(key);
-      const LoadedProgram program(bytes.data(), bytes.size(), expert_name(key));
-      require_expert(program, manifest_, key.layer, key.variant);
-      const PackedImage image = pack_expert(program);
-      if (!packed_experts(manifest_).same_layout(template_indexes_[variant], image.index,
-                                                 program.name()))
-        throw Error(
-            ErrorCode::kUnsupported, program.name(),
-            "its packed weights are laid out unlike those of the other experts (two equal weight "
-            "matrices in one expert cause this)",
-            "Set `residency` to programs for this bundle.");
-      append(&writer, image.weights.data(), image.weights.size(), sources[expert]);
-      advance(1);
-    }
+    MakeInOrder<AlignedBuffer>::run(
+        experts.programs.size(), workers_of(variant),
+        [&](unsigned worker, size_t expert) {
+          return pack_expert_of({layer, static_cast<uint32_t>(expert), variant}, worker);
+        },
+        [&](size_t expert, AlignedBuffer weights) {
+          append(&writer, weights.data(), weights.size(), sources[expert]);
+          advance(1);
+        });
     writer.commit();
     consume(experts);
   }
 
-  void append(PackedFileWriter* writer, const void* data, size_t bytes,
-              const Sha256Digest& source) {
-    writer->append(data, bytes, source);
+  void append(PackedFileWriter* writer, const void* data, size_t bytes, const Sha256Digest& source,
+              bool sealed = false) {
+    writer->append(data, bytes, source, sealed);
     bytes_written_ += align_up(bytes, kBlobAlignment);
   }
 
@@ -280,6 +296,7 @@ class Preparation {
   const Progress& progress_;
   PlannedArena arena_;
   std::vector<std::vector<uint8_t>> template_indexes_;  // by variant
+  std::vector<Sha256Digest> probes_;                    // of templates and methods, in their order
   uint64_t done_ = 0;
   uint64_t total_ = 0;
   uint64_t bytes_written_ = 0;
@@ -319,6 +336,7 @@ PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
       require_own(layer_file(manifest, result.directory, layer, variant),
                   layer_sources(manifest, layer, variant));
   }
+  keep_large_blocks_out_of_heap();  // the workers' heaps would stay
   make_directories(result.directory);
   const UniqueFd lock = lock_directory(result.directory, progress);
   uint64_t missing_bytes = 0;

@@ -4,59 +4,43 @@
 #include "engine/slot_places.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
+#include "base/crc32c.h"
 #include "base/error.h"
+#include "engine/probe.h"
 #include "executorch/backend.h"
 #include "executorch/signature.h"
 
 namespace moe_mobile {
 namespace {
 
-// Slots that are added together when the budget grows: they share one read of the template and of
-// the process's memory map, about 20 ms, and a token waits for them.
+// Slots that are added together: they share one read of the process's memory map, and a token waits
+// for them.
 constexpr uint32_t kSlotsAtOnce = 16;
-
-std::vector<float> probe_input(uint32_t hidden_size) {
-  std::vector<float> x(hidden_size);
-  for (uint32_t i = 0; i < hidden_size; ++i)
-    x[i] = std::sin(0.7f * static_cast<float>(i + 1)) * (1.0f + static_cast<float>(i % 5));
-  return x;
-}
-
-std::vector<float> run_probe(Method* method, uint32_t hidden_size) {
-  const std::vector<float> x = probe_input(hidden_size);
-  std::vector<float> y(hidden_size);
-  const MatrixIn in[] = {{x.data(), 1, hidden_size}};
-  const MatrixOut out[] = {{y.data(), hidden_size}};
-  method->run(in, out);
-  return y;
-}
-
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
 
 }  // namespace
 
 SlotPlaces::SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t variant,
-                       uint32_t count, PlannedArena* arena, const Progress& progress)
+                       uint32_t most, PlannedArena* arena)
     : store_(store),
       variant_(variant),
+      most_(most),
       arena_(arena),
       template_layer_(template_layer(bundle.manifest())),
       template_experts_(bundle.manifest().experts(template_layer_, variant)),
       hidden_size_(bundle.manifest().hidden_size),
       num_experts_(bundle.manifest().moe.num_experts),
       checked_(size_t{bundle.manifest().num_layers} * num_experts_, false) {
-  const AlignedBuffer bytes = read_template();
-  template_ = std::make_unique<LoadedProgram>(bytes.data(), bytes.size(), "the experts' template");
+  slots_.reserve(most);
+  template_bytes_ = store.methods().map(template_program(variant));
+  {
+    const AlignedBuffer bytes = read_template();
+    template_ =
+        std::make_unique<LoadedProgram>(bytes.data(), bytes.size(), "the experts' template");
+    template_->restore_weights(template_bytes_.data());
+  }
   require_expert(*template_, bundle.manifest(), template_layer_, variant);
-  const Backend& backend = backend_of(template_experts_.delegate);
-  reference_ = run_probe(backend.load(*template_, "forward", arena).get(), hidden_size_);
-  add_group(count, progress);
-  template_->release_weights();
+  add_group(1);
 }
 
 AlignedBuffer SlotPlaces::read_template() const {
@@ -67,43 +51,47 @@ AlignedBuffer SlotPlaces::read_template() const {
   return bytes;
 }
 
-void SlotPlaces::add_group(uint32_t count, const Progress& progress) {
+void SlotPlaces::add_group(uint32_t count) {
   const PackedWeights& packed = *backend_of(template_experts_.delegate).packed_weights();
-  auto group = packed.make_methods(store_.scratch_directory(), count);
+  // The first group finds out whether all slots may open their files.
+  auto group = packed.make_methods(store_.scratch_directory(), slots_.empty() ? most_ : count);
   const AlignedBuffer index = store_.methods().read(template_index(variant_));
   for (uint32_t i = 0; i < count; ++i)
     group->add(*template_, "forward", arena_, {index.data(), index.size()});
   group->detach();
 
-  const AlignedBuffer weights = store_.layer(template_layer_, variant_).read(0);
+  const Sha256Digest& expected = store_.probe_of(template_index(variant_));
+  const auto fail = [&](uint32_t i, const char* how) {
+    throw Error(ErrorCode::kRuntime, store_.directory(),
+                "slot " + std::to_string(slots_.size() + i) + how, "Set `residency` to programs.");
+  };
+  const auto give = [&](uint32_t i) {
+    return probe(&group->method(i), {{hidden_size_}, {hidden_size_}, 1});
+  };
   for (uint32_t i = 0; i < count; ++i) {
-    const bool deaf = same_bits(run_probe(&group->method(i), hidden_size_), reference_);
-    std::memcpy(group->weights(i), weights.data(), weights.size());
-    if (deaf || !same_bits(run_probe(&group->method(i), hidden_size_), reference_))
-      throw Error(ErrorCode::kRuntime, store_.directory(),
-                  "slot " + std::to_string(slots_.size() + i) +
-                      (deaf ? " ignores the weights in its memory"
-                            : " does not give the output of its program"),
-                  "Set `residency` to programs.");
-    progress("slots", i + 1, count);
+    if (give(i) == expected) fail(i, " ignores the weights in its memory");
+    group->release_weights(i);  // a page of zeros under a read costs more than none
+  }
+  if (slots_.empty()) {
+    load_template(group.get(), 0);
+    if (give(0) != expected) fail(0, " does not give the output of its program");
   }
   for (uint32_t i = 0; i < count; ++i) slots_.push_back({group.get(), i});
   groups_.push_back(std::move(group));
 }
 
-void SlotPlaces::add(uint32_t most) {
-  const size_t first = slots_.size();
-  const AlignedBuffer bytes = read_template();
-  template_->restore_weights(bytes.data());
-  try {
-    add_group(std::min(most, kSlotsAtOnce), ignore_progress);
-  } catch (...) {
-    template_->release_weights();
-    throw;
-  }
-  template_->release_weights();
-  for (size_t slot = first; slot < slots_.size(); ++slot) give_back(static_cast<uint32_t>(slot));
+void SlotPlaces::load_template(ExchangeableMethods* group, size_t number) {
+  const PackedFile& file = store_.layer(template_layer_, variant_);
+  const PackedEntry& entry = file.entries()[0];
+  uint8_t* memory = group->weights(number);
+  read_exactly(file.fd(), memory, align_up(entry.length, kBlobAlignment), entry.offset,
+               file.path());
+  if (crc32c(memory, entry.length) != entry.crc32c)
+    throw Error(ErrorCode::kBundleCorrupt, file.path(), "blob 0 does not match its checksum",
+                kRepairPackedStore);
 }
+
+void SlotPlaces::add(uint32_t most) { add_group(std::min(most, kSlotsAtOnce)); }
 
 void SlotPlaces::give_back(uint32_t place) {
   slots_[place].group->release_weights(slots_[place].number);

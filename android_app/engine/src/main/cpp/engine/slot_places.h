@@ -8,7 +8,6 @@
 
 #include "engine/expert_places.h"
 #include "engine/packed_store.h"
-#include "engine/progress.h"
 #include "executorch/packed_weights.h"
 
 namespace moe_mobile {
@@ -17,13 +16,15 @@ namespace moe_mobile {
 // brings in an expert, and nothing is parsed, packed or allocated.
 class SlotPlaces : public ExpertPlaces {
  public:
-  // Probes every slot: with the template's packed weights its output must equal that of an ordinary
-  // load of the template's program bit for bit, and without them it must differ. kRuntime if a slot
-  // fails the probe; kBudget if there is not enough memory, or not enough open files. `store` must
-  // outlive it. All experts will be of this variant; each variant has its own template.
+  // Makes one slot; add() makes the others when they are first used. Without the template's packed
+  // weights a slot's output must differ from what `prepare` recorded of the template's program, and
+  // in the first slot of a process it must be that bit for bit with them: all slots are of one
+  // template and one index. kRuntime if a slot fails this; kBudget if there is not enough memory,
+  // or not enough open files. `store` must outlive it. All experts will be of this variant; each
+  // variant has its own template. `most`: slots that there will ever be at once.
   // REQUIRES: packs_experts(), and the store was opened with its experts.
-  SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t variant, uint32_t count,
-             PlannedArena* arena, const Progress& progress);
+  SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t variant, uint32_t most,
+             PlannedArena* arena);
 
   uint32_t count() const override { return static_cast<uint32_t>(slots_.size()); }
   void add(uint32_t most) override;
@@ -43,11 +44,14 @@ class SlotPlaces : public ExpertPlaces {
 
   // The template program, from the packed store.
   AlignedBuffer read_template() const;
-  // Makes and probes a group of slots. REQUIRES: the template has its weights.
-  void add_group(uint32_t count, const Progress& progress);
+  // Makes and probes a group of slots.
+  void add_group(uint32_t count);
+  // The memory of the slot gets the template's packed weights.
+  void load_template(ExchangeableMethods* group, size_t number);
 
   const PackedStore& store_;
   const uint32_t variant_;
+  const uint32_t most_;
   PlannedArena* const arena_;
   const uint32_t template_layer_;
   const LayerExperts& template_experts_;
@@ -55,8 +59,10 @@ class SlotPlaces : public ExpertPlaces {
   uint32_t num_experts_;
   // By layer and expert: whether this process has checked the blob's CRC.
   std::vector<bool> checked_;
+  // Methods are loaded from the mapped program: only one that ignores its slot would read weights
+  // there, so it takes no memory.
+  MappedFile template_bytes_;
   std::unique_ptr<LoadedProgram> template_;
-  std::vector<float> reference_;                              // the output of the ordinary load
   std::vector<std::unique_ptr<ExchangeableMethods>> groups_;  // made together
   std::vector<Slot> slots_;
 };

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -57,11 +58,13 @@ class PackedWeights {
   // Differs if anything does that packed weights depend on: weights packed under another key are
   // not used. Usable as a folder name.
   virtual std::string layout_key() const = 0;
-  // Loads the method once to pack its weights. `scratch_path` is a file that the delegate may
-  // create; it is deleted at the end. kRuntime if the delegate fails; kDiskFull and others for
-  // failures of the file system.
+  // Loads the method once to pack its weights, and calls `loaded` with it. `scratch_path` is a file
+  // that the delegate may create; it is deleted at the end. Several threads may pack at the same
+  // time, each with an arena and a scratch file of its own. kRuntime if the delegate fails;
+  // kDiskFull and others for failures of the file system.
+  using Loaded = std::function<void(Method*)>;
   virtual PackedImage pack(const LoadedProgram& program, const char* method, PlannedArena* arena,
-                           const std::string& scratch_path) const = 0;
+                           const std::string& scratch_path, const Loaded& loaded) const = 0;
   // Number of bytes of the weights that the index describes. kBundleCorrupt, naming `file`, for a
   // broken index.
   virtual uint64_t weight_bytes(Span<const uint8_t> index, const std::string& file) const = 0;
@@ -69,7 +72,8 @@ class PackedWeights {
   // naming `file`, for a broken index.
   virtual bool same_layout(Span<const uint8_t> a, Span<const uint8_t> b,
                            const std::string& file) const = 0;
-  // Makes an empty group for up to `count` methods. `directory`: a writable folder for short-lived
+  // Makes an empty group for methods, and sees to it that the process may load `count` more.
+  // `directory`: a writable folder for short-lived
   // files. kBudget if the process may not open as many files as the methods need.
   virtual std::unique_ptr<ExchangeableMethods> make_methods(const std::string& directory,
                                                             size_t count) const = 0;

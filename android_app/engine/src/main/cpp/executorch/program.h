@@ -52,8 +52,8 @@ class LoadedProgram {
   std::vector<size_t> planned_sizes(const char* method) const;
   // From now on methods can run, but no methods can be loaded.
   void release_weights();
-  // Methods can be loaded again.
-  // REQUIRES: `bytes` has the same contents as the constructor's.
+  // Methods are loaded from here now; `bytes` must stay until release_weights().
+  // REQUIRES: it has the same contents as the constructor's.
   void restore_weights(const void* bytes);
 
  private:

@@ -43,6 +43,13 @@ uint64_t staging_bytes(const Manifest& manifest, unsigned lanes, uint64_t slots)
   return std::min(reads, slots) * manifest.memory.expert_bytes;
 }
 
+// A dense program is read into memory of its own before its weights are loaded.
+uint64_t loading_bytes(const Manifest& manifest) {
+  uint64_t bytes = manifest.head.bytes;
+  for (const LayerSpec& layer : manifest.layers) bytes = std::max(bytes, layer.dense.bytes);
+  return bytes;
+}
+
 void check_profile(const EngineSettings& settings, const Manifest& manifest) {
   for (const auto& [layer, experts] : settings.cache_profile) {
     const auto refuse = [layer = layer](const std::string& cause) {
@@ -101,6 +108,7 @@ MemoryPlan plan_memory_of(const EngineSettings& settings, const Manifest& manife
   if (settings.residency == Residency::kPrograms)
     inputs.arena_bytes +=
         staging_bytes(manifest, settings.lanes, uint64_t{inputs.moe_layers} * inputs.experts);
+  inputs.loading_bytes = loading_bytes(manifest);
   inputs.available_bytes = available_bytes;
   inputs.allow_below_cycle = settings.allow_below_cycle;
   inputs.per_layer = settings.pool == Pool::kPerLayer;

@@ -16,6 +16,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/machine_secret.h"
 #include "bundle/quantization.h"
 #include "cache/expert_key.h"
 #include "cache/read_lanes.h"
@@ -136,6 +137,7 @@ void check_signals() {
 
 NB_MODULE(_native, module) {
   translate_errors();
+  set_state_directory(default_state_directory());
   bind_routing(&module);
 
   nb::class_<Generator>(module, "Generator")

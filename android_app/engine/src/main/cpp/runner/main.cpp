@@ -14,6 +14,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/machine_secret.h"
 #include "base/mutex.h"
 #include "runner/line_reader.h"
 #include "runner/session.h"
@@ -26,6 +27,7 @@ int main(int argc, char** argv) {
     std::cerr << "usage: moe_runner [--attached]; docs/runner.md describes its requests\n";
     return moe_mobile::exit_code(ErrorCode::kUsage);
   }
+  moe_mobile::set_state_directory(moe_mobile::default_state_directory());
   // A phone starts the dynamic loader, which would give its name to the process.
   prctl(PR_SET_NAME, "moe_runner");
   std::ios::sync_with_stdio(false);

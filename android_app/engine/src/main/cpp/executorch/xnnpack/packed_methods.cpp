@@ -136,7 +136,7 @@ size_t PackedMethods::add(const LoadedProgram& program, const char* method, Plan
       throw_errno(added.path, "write the file");
     write_all(fd.get(), moved.data(), moved.size(), added.path);
   }
-  added.method = load_with_xnnpack(program, method, arena, added.path);
+  added.method = load_with_xnnpack(program, method, arena, added.path, Workspace::kShared);
   return methods_.size() - 1;
 }
 

@@ -19,15 +19,14 @@ namespace et = executorch::runtime;
 
 // XNNPACK's names for itself and for its load-time options.
 constexpr char kName[] = "XnnpackBackend";
-constexpr int kGlobalWorkspace = 2;  // one for all methods: they run one at a time
 constexpr size_t kMaxPackedPath = 240;
 
 class XnnpackWeights : public PackedWeights {
  public:
   std::string layout_key() const override { return xnnpack_layout_key(); }
   PackedImage pack(const LoadedProgram& program, const char* method, PlannedArena* arena,
-                   const std::string& scratch_path) const override {
-    return pack_method(program, method, arena, scratch_path);
+                   const std::string& scratch_path, const Loaded& loaded) const override {
+    return pack_method(program, method, arena, scratch_path, loaded);
   }
   uint64_t weight_bytes(Span<const uint8_t> index, const std::string& file) const override {
     return parse_packed_index(index, file).weight_bytes;
@@ -48,7 +47,7 @@ const char* XnnpackBackend::name() const { return kName; }
 
 std::unique_ptr<Method> XnnpackBackend::load(const LoadedProgram& program, const char* method,
                                              PlannedArena* arena) const {
-  return load_with_xnnpack(program, method, arena, /*packed_path=*/"");
+  return load_with_xnnpack(program, method, arena, /*packed_path=*/"", Workspace::kShared);
 }
 
 const PackedWeights* XnnpackBackend::packed_weights() const {
@@ -57,12 +56,13 @@ const PackedWeights* XnnpackBackend::packed_weights() const {
 }
 
 std::unique_ptr<Method> load_with_xnnpack(const LoadedProgram& program, const char* method,
-                                          PlannedArena* arena, const std::string& packed_path) {
+                                          PlannedArena* arena, const std::string& packed_path,
+                                          Workspace workspace) {
   if (packed_path.size() > kMaxPackedPath)
     throw Error(ErrorCode::kUsage, packed_path, "this path is too long for XNNPACK",
                 "Choose a shorter `packed_dir`.");
   et::BackendOptions<3> options;
-  (void)options.set_option("workspace_sharing_mode", kGlobalWorkspace);
+  (void)options.set_option("workspace_sharing_mode", static_cast<int>(workspace));
   (void)options.set_option("weight_cache_enabled", !packed_path.empty());
   if (!packed_path.empty()) (void)options.set_option("packed_cache_path", packed_path.c_str());
   et::LoadBackendOptionsMap map;

@@ -17,10 +17,15 @@ class XnnpackBackend : public Backend {
   const PackedWeights* packed_weights() const override;
 };
 
+// XNNPACK's memory for intermediate results, by its numbers. Methods that share one are loaded and
+// run one at a time.
+enum class Workspace { kOwn = 0, kShared = 2 };
+
 // Loads a method. With an empty `packed_path` XNNPACK packs the weights into its own memory; else
 // into that file, or it takes them from the file if they are there. kUsage for a path that is too
 // long for XNNPACK; kRuntime if ExecuTorch refuses the method.
 std::unique_ptr<Method> load_with_xnnpack(const LoadedProgram& program, const char* method,
-                                          PlannedArena* arena, const std::string& packed_path);
+                                          PlannedArena* arena, const std::string& packed_path,
+                                          Workspace workspace);
 
 }  // namespace moe_mobile

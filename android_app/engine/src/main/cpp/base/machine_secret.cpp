@@ -1,0 +1,109 @@
+// Copyright the moe-mobile authors.
+// SPDX-License-Identifier: Apache-2.0
+#include "base/machine_secret.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <utility>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/mutex.h"
+
+namespace moe_mobile {
+namespace {
+
+constexpr char kFileName[] = "machine.secret";
+
+Mutex& directory_mutex() {
+  static Mutex& mutex = *new Mutex;
+  return mutex;
+}
+
+std::string& directory_of_process() {
+  static std::string& directory = *new std::string;
+  return directory;
+}
+
+std::string state_directory() {
+  const MutexLock lock(&directory_mutex());
+  return directory_of_process();
+}
+
+std::string variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+[[noreturn]] void refuse(const std::string& path) {
+  throw Error(ErrorCode::kIo, path, "is not the secret of this machine that moe-mobile made there",
+              "Delete it: a new one is made, and bundles are prepared again.");
+}
+
+MachineSecret read_secret(int fd, const std::string& path) {
+  if (file_size(fd, path) != sizeof(MachineSecret)) refuse(path);
+  MachineSecret secret;
+  read_exactly(fd, secret.data(), secret.size(), 0, path);
+  return secret;
+}
+
+MachineSecret random_secret() {
+  constexpr char kSource[] = "/dev/urandom";
+  const UniqueFd fd(::open(kSource, O_RDONLY | O_CLOEXEC));
+  MachineSecret secret;
+  if (!fd.valid() || read(fd.get(), secret.data(), secret.size()) != ssize_t{sizeof(MachineSecret)})
+    throw_errno(kSource, "read");
+  return secret;
+}
+
+}  // namespace
+
+std::string default_state_directory() {
+  const std::string own = variable("MOE_MOBILE_STATE_DIR");
+  if (!own.empty()) return own;
+  const std::string state = variable("XDG_STATE_HOME");
+  if (!state.empty()) return state + "/moe-mobile";
+  const std::string home = variable("HOME");
+  return home.empty() ? "" : home + "/.local/state/moe-mobile";
+}
+
+void set_state_directory(std::string directory) {
+  const MutexLock lock(&directory_mutex());
+  directory_of_process() = std::move(directory);
+}
+
+MachineSecret machine_secret() {
+  const std::string directory = state_directory();
+  if (directory.empty())
+    throw Error(ErrorCode::kUsage, Setting{"MOE_MOBILE_STATE_DIR"},
+                "there is no folder for the secret by which this machine knows its packed weights",
+                "Set this variable, or HOME, to a folder that is kept.");
+  make_directories(directory, 0700);
+  const std::string path = directory + "/" + kFileName;
+  const UniqueFd fd(
+      ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600));
+  if (!fd.valid()) throw_errno(path, "create the file");
+  // Two processes may begin at once; a killed one may have left the file empty or cut.
+  if (flock(fd.get(), LOCK_EX) != 0) throw_errno(path, "lock");
+  if (file_size(fd.get(), path) >= sizeof(MachineSecret)) return read_secret(fd.get(), path);
+  const MachineSecret secret = random_secret();
+  if (ftruncate(fd.get(), 0) != 0) throw_errno(path, "write");
+  write_all(fd.get(), secret.data(), secret.size(), path);
+  if (fsync(fd.get()) != 0) throw_errno(path, "write through to the disk");
+  sync_directory(directory);
+  return secret;
+}
+
+std::optional<MachineSecret> existing_machine_secret() {
+  const std::string path = state_directory() + "/" + kFileName;
+  if (access(path.c_str(), F_OK) != 0) return std::nullopt;
+  const UniqueFd fd = open_read(path);
+  if (file_size(fd.get(), path) < sizeof(MachineSecret)) return std::nullopt;
+  return read_secret(fd.get(), path);
+}
+
+}  // namespace moe_mobile
