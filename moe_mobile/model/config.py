@@ -98,13 +98,18 @@ _LEGACY = frozenset(
 )
 # The beginnings of what tools leave behind.
 _MARKS = ("unsloth_", "_attn_implementation")
+# Members that transformers acts upon when they are off.
+_ACTS_WHEN_OFF = frozenset(["is_causal"])
 # Members that say that weights are quantized, and who writes them.
 _QUANTIZED = {"quantization_config": "", "quantization": " by MLX", "compression_config": ""}
 
 
 def _is_inert(name: str, value: object, always: Mapping[str, Container[object]]) -> bool:
-    """Whether a member that the adapter does not read changes nothing: no class of transformers
-    acts on an option that is off, and ``always`` has what the family does in any case."""
+    """Whether a member that the adapter does not read changes nothing: with one exception, no class
+    of transformers acts on an option that is off, and ``always`` has what the family does in any
+    case."""
+    if name in _ACTS_WHEN_OFF:
+        return value is True
     if name in _NEUTRAL | _LEGACY or name.startswith(_MARKS) or not value:
         return True
     if name == "layer_types" and isinstance(value, list):
