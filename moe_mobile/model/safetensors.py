@@ -127,12 +127,7 @@ class SafetensorsStore:
         return None if first is None else first.file.parent
 
     def _open_sharded(self, folder: Path, index: Path) -> None:
-        weight_map = read_json_object(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError("weight_map is missing", file=index)
-        for name, file in weight_map.items():
-            if not _is_plain_name(file):
-                raise CheckpointError(f"weight_map: bad file name {file!r} of {name}", file=index)
+        weight_map = _weight_map(index)
         for file in sorted(set(weight_map.values())):
             self._add_file(folder / file)
         for name, file in weight_map.items():
@@ -176,6 +171,22 @@ class SafetensorsStore:
             self._tensors[name] = _entry(path, name, entry, 8 + length, status.st_size)
             spans.append((*entry["data_offsets"], name))
         _check_cover(path, spans, status.st_size - 8 - length)
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files that an index names. Raises CheckpointError for a broken one, and IoError."""
+    return sorted(set(_weight_map(index).values()))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file of each tensor."""
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError("weight_map is missing", file=index)
+    for name, file in weight_map.items():
+        if not _is_plain_name(file):
+            raise CheckpointError(f"weight_map: bad file name {file!r} of {name}", file=index)
+    return weight_map
 
 
 def _other_weights(folder: Path) -> str:

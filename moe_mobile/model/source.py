@@ -18,15 +18,11 @@ import torch
 from moe_mobile.base.files import read_regular
 from moe_mobile.base.router import RouterSpec
 from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
-from moe_mobile.errors import (
-    CheckpointError,
-    IoError,
-    UnsupportedError,
-    UsageError,
-)
+from moe_mobile.errors import CheckpointError, UnsupportedError, UsageError
 from moe_mobile.model.architecture import Architecture
 from moe_mobile.model.config import read_checkpoint_file, read_json_object
-from moe_mobile.model.families.common import Source
+from moe_mobile.model.families.common import Family, Source
+from moe_mobile.model.hub import fetch_description, fetch_weights
 from moe_mobile.model.names import ModelTensors, TensorRef
 from moe_mobile.model.presets import RandomWeights, preset_config
 from moe_mobile.model.random_weights import RECIPE, RandomStore
@@ -138,11 +134,13 @@ def open_model(source: SourceLike, *, name: str | None = None) -> OpenModel:
         config = preset_config(source)
         text = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
         label = f"random weights {RECIPE} of {source.preset}, seed {source.seed}"
-        described = Source(config, f"preset {source.preset}", name or f"{source.preset}-random")
-        return _open(described, label, RandomStore(source.seed), {"config.json": text})
+        origin = Source(config, f"preset {source.preset}", name or f"{source.preset}-random")
+        described = _Description(*describe(origin), {"config.json": text})
+        return _open(described, label, RandomStore(source.seed))
     text_source = os.fspath(source)
     if Path(text_source).is_file():
         _refuse_file(Path(text_source))
+    hub_id: str | None = None
     if text_source == "demo":
         from moe_mobile.demo import checkpoint_dir
 
@@ -151,14 +149,19 @@ def open_model(source: SourceLike, *, name: str | None = None) -> OpenModel:
         folder = Path(text_source)
         default = label = folder.resolve().name
     elif isinstance(source, str) and _HUB_ID.fullmatch(source) and not Path(source).exists():
-        folder, label, default = _download(source), source, source.rsplit("/", 1)[1]
+        hub_id = label = source
+        folder = fetch_description(hub_id, [*HUGGING_FACE_FILES, ADAPTER])
+        default = hub_id.rsplit("/", 1)[1]
     else:
         raise UsageError(
             "no such checkpoint folder",
             file=text_source,
             remedy="Give a folder, a Hugging Face id (org/name), or 'demo'",
         )
-    return _open_folder(folder, name or default, label)
+    described = _read_description(folder, name or default)
+    if hub_id is not None:
+        fetch_weights(hub_id, folder)
+    return _open(described, label, SafetensorsStore(folder))
 
 
 def _refuse_file(path: Path) -> NoReturn:
@@ -174,7 +177,20 @@ def _refuse_file(path: Path) -> NoReturn:
     )
 
 
-def _open_folder(folder: Path, name: str, label: str) -> OpenModel:
+@dataclass(frozen=True)
+class _Description:
+    """What a checkpoint's files say of the model, all but its weights.
+
+    ``files``: those that go into the bundle.
+    """
+
+    family: Family
+    architecture: Architecture
+    files: dict[str, bytes]
+
+
+def _read_description(folder: Path, name: str) -> _Description:
+    """Reads and judges everything but the weights. Errors as :func:`open_model`."""
     config_file = folder / "config.json"
     if (folder / ADAPTER).exists():
         # Alone or next to a model: transformers would load the model with the adapter in it.
@@ -198,11 +214,10 @@ def _open_folder(folder: Path, name: str, label: str) -> OpenModel:
         stop = read_json_object(generation).get("eos_token_id")
         if stop is not None:
             config, stop_file = {**config, "eos_token_id": stop}, str(generation)
-    source = Source(config, str(config_file), name, stop_file)
-    model = _open(source, label, SafetensorsStore(folder), files)
+    family, architecture = describe(Source(config, str(config_file), name, stop_file))
     if TOKENIZER in files:
-        _check_tokenizer(files[TOKENIZER], folder / TOKENIZER, model.architecture.vocab_size)
-    return model
+        _check_tokenizer(files[TOKENIZER], folder / TOKENIZER, architecture.vocab_size)
+    return _Description(family, architecture, files)
 
 
 def _check_tokenizer(data: bytes, file: Path, vocab_size: int) -> None:
@@ -222,24 +237,9 @@ def _check_tokenizer(data: bytes, file: Path, vocab_size: int) -> None:
         )
 
 
-def _open(source: Source, label: str, store: TensorStore, files: dict[str, bytes]) -> OpenModel:
-    family, architecture = describe(source)
-    tensors = ModelTensors(architecture, family.names, store)
-    model = OpenModel(label, architecture, tensors, store, files)
+def _open(described: _Description, label: str, store: TensorStore) -> OpenModel:
+    architecture = described.architecture
+    tensors = ModelTensors(architecture, described.family.names, store)
+    model = OpenModel(label, architecture, tensors, store, described.files)
     model.check()
     return model
-
-
-def _download(model_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(model_id, allow_patterns=["*.safetensors*", *HUGGING_FACE_FILES])
-        )
-    except Exception as error:
-        raise IoError(
-            f"downloading failed: {' '.join(str(error).split())}",
-            file=model_id,
-            remedy="If you meant a folder, check its path",
-        ) from error

@@ -310,26 +310,3 @@ def test_generation_config_names_the_stop_tokens(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path, "olmoe")
     (source / "generation_config.json").write_text('{"eos_token_id": [5, 4]}')
     assert open_model(source).architecture.eos_token_ids == (4, 5)
-
-
-def test_a_download_that_fails_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    def fail(*arguments: object, **named: object) -> str:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(MoeMobileError, match="downloading failed: no route") as caught:
-        open_model("org/name")
-    assert (caught.value.code, caught.value.file) == ("io", "org/name")
-
-
-def test_a_downloaded_model_is_named_by_its_id(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub
-
-    source = write_checkpoint(tmp_path / "snapshot", "mixtral")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(source))
-    model = open_model("org/Tiny-MoE")
-    assert (model.label, model.architecture.name) == ("org/Tiny-MoE", "Tiny-MoE")

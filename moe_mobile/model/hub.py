@@ -1,0 +1,43 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint from the Hugging Face hub: what describes it comes first, its weights later.
+
+Weights are many gigabytes. A model that cannot be exported is refused before they are fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from moe_mobile.errors import IoError
+from moe_mobile.model.safetensors import INDEX_FILE, SINGLE_FILE, shard_names
+
+
+def fetch_description(model_id: str, names: Sequence[str]) -> Path:
+    """The folder of a model's newest snapshot, with those of the files that the model has, and the
+    index of its weights. Raises IoError."""
+    return _fetch(model_id, None, [*names, INDEX_FILE])
+
+
+def fetch_weights(model_id: str, folder: Path) -> None:
+    """Adds the weights to what :func:`fetch_description` gave, from the same commit.
+
+    Raises IoError, and CheckpointError for a broken index.
+    """
+    shards = shard_names(folder / INDEX_FILE) if (folder / INDEX_FILE).exists() else []
+    # Others that a repository may hold, such as consolidated.safetensors, are the weights again.
+    _fetch(model_id, folder.name, [SINGLE_FILE, *shards])
+
+
+def _fetch(model_id: str, commit: str | None, names: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model_id, revision=commit, allow_patterns=names))
+    except Exception as error:
+        raise IoError(
+            f"downloading failed: {' '.join(str(error).split())}",
+            file=model_id,
+            remedy="If you meant a folder, check its path",
+        ) from error

@@ -1,0 +1,202 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A model is fetched from a hub in two steps: what describes it, and, if that is fine, its weights.
+
+The hub is a server on this machine that speaks the hub's protocol; the client is the real
+``huggingface_hub``, in a process of its own because it reads its settings once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from moe_mobile.model.safetensors import INDEX_FILE
+from tests.tiny import write_checkpoint
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+MODEL = "Tiny-MoE"
+OPEN = """
+import json, sys
+from moe_mobile.errors import MoeMobileError
+from moe_mobile.model.source import open_model
+for source in sys.argv[1:]:
+    try:
+        model = open_model(source)
+        answer = {"label": model.label, "name": model.architecture.name,
+                  "parameters": model.tensors.num_parameters(), "files": sorted(model.files)}
+    except MoeMobileError as error:
+        answer = {"kind": type(error).__name__, "file": str(error.file), "cause": error.cause}
+    print(json.dumps(answer))
+"""
+
+
+class Hub:
+    """Serves the models in a folder as "org/NAME"; ``asked`` has the files whose bytes went out, as
+    (model, file)."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.asked: list[tuple[str, str]] = []
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_HEAD(self) -> None:
+                self.answer(body=False)
+
+            def do_GET(self) -> None:
+                self.answer(body=True)
+
+            def answer(self, body: bool) -> None:
+                path = urllib.parse.urlsplit(self.path).path
+                match path.removeprefix("/api/models").split("/")[1:]:
+                    case ["org", model, "tree", _]:
+                        self.send(json.dumps([entry(f) for f in hub.files(model)]).encode(), body)
+                    case ["org", model, "revision", _]:
+                        names = [{"rfilename": f.name} for f in hub.files(model)]
+                        info = {"_id": "1", "id": f"org/{model}", "sha": COMMIT, "siblings": names}
+                        self.send(json.dumps(info).encode(), body)
+                    case ["org", model, "resolve", commit, name] if commit == COMMIT:
+                        if body:
+                            hub.asked.append((model, name))
+                        file = hub.folder / model / name
+                        self.send(file.read_bytes(), body, etag=entry(file)["oid"])
+                    case _:
+                        self.send_error(404)
+
+            def send(self, data: bytes, body: bool, etag: str = "none") -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("ETag", f'"{etag}"')
+                self.end_headers()
+                if body:
+                    self.wfile.write(data)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        host, port = self._server.server_address[:2]
+        self.address = f"http://{host!s}:{port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def files(self, model: str) -> list[pathlib.Path]:
+        return sorted((self.folder / model).iterdir())
+
+    def weights(self) -> list[tuple[str, str]]:
+        """Of what was asked for."""
+        return [one for one in self.asked if one[1].endswith(".safetensors")]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def entry(file: pathlib.Path) -> dict[str, Any]:
+    """As the hub lists a file."""
+    oid = hashlib.sha1(file.read_bytes()).hexdigest()
+    return {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": oid}
+
+
+@pytest.fixture
+def hub(tmp_path: pathlib.Path) -> Iterator[Hub]:
+    hub = Hub(tmp_path / "hub")
+    folder = write_checkpoint(hub.folder / MODEL, "qwen3_moe", shard_size="40KB")
+    # The weights again, and what no export reads.
+    for name in ("consolidated.safetensors", "pytorch_model.bin", "model.gguf", "README.md"):
+        (folder / name).write_bytes(b"unused")
+    yield hub
+    hub.close()
+
+
+def opened(hub: Hub, *models: str, **settings: str) -> list[dict[str, Any]]:
+    """What opening the models gives, one after the other."""
+    home = str(hub.folder.parent / "home")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    own = {"HF_ENDPOINT": hub.address, "HF_HOME": home, "NO_PROXY": "*"}
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN, *(f"org/{model}" for model in models)],
+        env=inherited | own | settings,
+        cwd=hub.folder.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def change(folder: pathlib.Path, name: str, members: dict[str, Any]) -> None:
+    file = folder / name
+    old = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps({**old, **members}))
+
+
+def test_a_model_comes_from_a_hub(hub: Hub) -> None:
+    folder = hub.folder / MODEL
+    change(folder, "generation_config.json", {"eos_token_id": [2, 5]})
+    (answer,) = opened(hub, MODEL)
+    assert (answer["label"], answer["name"]) == (f"org/{MODEL}", MODEL)
+    assert answer["files"] == ["config.json", "generation_config.json"]
+    shards = {f.name for f in folder.glob("model-*.safetensors")}
+    assert len(shards) > 1
+    asked = [name for _, name in hub.asked]
+    assert sorted(asked) == sorted({*answer["files"], INDEX_FILE, *shards})
+    # All that describes the model was there before the first byte of its weights.
+    first = min(asked.index(shard) for shard in shards)
+    assert set(asked[:first]) == {*answer["files"], INDEX_FILE}
+    # The client keeps what it fetched: without the hub it is all there.
+    hub.asked.clear()
+    assert opened(hub, MODEL, HF_HUB_OFFLINE="1") == [answer]
+    assert hub.asked == []
+
+
+REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
+    ("config.json", {"hidden_act": "gelu"}, "UnsupportedError", "hidden_act = 'gelu'"),
+    ("config.json", {"model_type": "llama"}, "UnsupportedError", "model_type 'llama'"),
+    ("config.json", {"quantization_config": {"bits": 4}}, "UnsupportedError", "quantized"),
+    ("generation_config.json", {"eos_token_id": [999]}, "CheckpointError", "eos_token_id must be"),
+    ("tokenizer.json", {"model": None}, "CheckpointError", "tokenizer"),
+    ("adapter_config.json", {"peft_type": "LORA"}, "UnsupportedError", "adapter"),
+    (INDEX_FILE, {"weight_map": {"x": "../x"}}, "CheckpointError", "bad file name"),
+]
+
+
+def test_models_that_cannot_be_exported_cost_no_weights(hub: Hub) -> None:
+    names = [f"refused-{number}" for number in range(len(REFUSED))]
+    for name, (file, members, _, _) in zip(names, REFUSED, strict=True):
+        shutil.copytree(hub.folder / MODEL, hub.folder / name)
+        change(hub.folder / name, file, members)
+    (hub.folder / "empty").mkdir()
+    *answers, empty = opened(hub, *names, "empty")
+    for answer, (file, _, kind, cause) in zip(answers, REFUSED, strict=True):
+        assert (answer["kind"], pathlib.Path(answer["file"]).name) == (kind, file)
+        assert cause in answer["cause"]
+    assert (empty["kind"], empty["cause"]) == ("CheckpointError", "config.json is missing")
+    assert hub.weights() == []
+    assert {model for model, file in hub.asked if file == "config.json"} == set(names)
+
+
+def test_a_hub_that_has_no_such_model_or_does_not_answer(hub: Hub) -> None:
+    (absent,) = opened(hub, "absent")
+    hub.close()
+    (silent,) = opened(hub, MODEL)
+    for answer, model in ((absent, "absent"), (silent, MODEL)):
+        assert (answer["kind"], answer["file"]) == ("IoError", f"org/{model}")
+        assert "downloading failed" in answer["cause"]
