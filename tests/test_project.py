@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import re
 import subprocess
@@ -253,10 +254,46 @@ def test_installed_binaries_load_with_large_pages() -> None:
 
 
 def test_module_imports_from_any_folder(tmp_path: Path) -> None:
+    (native,) = (path for path in _installed_binaries() if path.name.startswith("_native"))
     for folder in (tmp_path, ROOT):
-        subprocess.run(
-            [sys.executable, "-c", "import moe_mobile._native"],
+        told = subprocess.run(
+            [sys.executable, "-c", "import moe_mobile._native as n; print(n.__file__)"],
             cwd=folder,
-            check=True,
-            timeout=120,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
+        assert (told.stdout, told.stderr) == (f"{native}\n", "")
+
+
+# Of pytest, torch and numpy.
+_LOOKS = {"raises", "warns", "fail", "assert_close", "assert_array_equal", "assert_allclose"}
+
+
+def test_each_test_looks_at_a_value() -> None:
+    """Itself, or through a function of the tests that it calls. "It does not raise" is no test."""
+    functions: dict[str, list[ast.AST]] = {}
+    tests: list[tuple[str, ast.AST]] = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                functions.setdefault(node.name, []).append(node)
+                if node.name.startswith("test_"):
+                    tests.append((f"{path.relative_to(ROOT)}: {node.name}", node))
+
+    def looks(node: ast.AST, above: frozenset[str]) -> bool:
+        for part in ast.walk(node):
+            if isinstance(part, ast.Assert):
+                return True
+            if isinstance(part, ast.Call):
+                called = part.func
+                name = called.attr if isinstance(called, ast.Attribute) else ast.unparse(called)
+                if name in _LOOKS:
+                    return True
+                inner = functions.get(name, []) if name not in above else []
+                if any(looks(one, above | {name}) for one in inner):
+                    return True
+        return False
+
+    assert len(tests) > 500
+    assert [name for name, node in tests if not looks(node, frozenset())] == []

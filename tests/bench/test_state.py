@@ -253,10 +253,13 @@ def test_this_machine_can_be_read() -> None:
 
 
 @given(st.text(), st.text())
-def test_nonsense_is_not_an_error(text: str, more: str) -> None:
-    parse_state(f"@@@ battery\n{text}\n@@@ thermal\n{more}")
-    parse_sample(text + "\n" + more, {"cpu": (0,)})
-    parse_supply(text)
+def test_nonsense_tells_nothing(text: str, more: str) -> None:
+    state = parse_state(f"@@@ battery\n{text}\n@@@ thermal\n{more}")
+    known = {name: value for name, value in state.as_dict().items() if value not in (None, {})}
+    assert known == {}
+    sample = parse_sample(text + "\n" + more, {"cpu": (0,)})
+    assert set(sample.values()) == {None}
+    assert parse_supply(text) == Battery()
 
 
 def test_a_sample() -> None:

@@ -60,12 +60,15 @@ def test_a_file_of_an_input_folder_is_not_replaced(tmp_path: Path) -> None:
         check_outputs({"--out": part}, {"BUNDLE": tmp_path})
 
 
-def test_different_files_are_fine(tmp_path: Path) -> None:
+def test_different_files_are_left_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "in").write_text("mine")
+    (tmp_path / "b").write_text("of an earlier run")
     check_outputs(
         {"--out": tmp_path / "a", "--csv": tmp_path / "b"},
         {"--file": tmp_path / "in", "MODEL": Path("not/here"), "TRACE": []},
     )
+    left = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert left == {"in": "mine", "b": "of an earlier run"}
 
 
 def test_where_an_open_file_lies(tmp_path: Path) -> None:

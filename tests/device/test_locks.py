@@ -137,9 +137,18 @@ def test_a_full_device_is_locked_all_the_same(phone: StartPhone, tiny_bundle: pa
         one.misbehave(full=True)
         with device._deployer.deploying(), device.exclusive():
             device.check_exclusive()
+            with (
+                pytest.raises(IoError, match="another command is measuring"),
+                device_of(one).exclusive(),
+            ):
+                pass
         one.misbehave(full=False)
+    # What makes room works on a full phone.
+    there = sh(one, f"ls {phone_root()}/bundles").split()
+    assert there
     one.misbehave(full=True)
-    device._deployer.remove(["bundles/none"])
+    device._deployer.remove([f"bundles/{name}" for name in there])
+    assert sh(one, f"ls {phone_root()}/bundles").split() == []
 
 
 def test_pruning_under_a_bench_is_refused_before_anything_is_sent(

@@ -54,7 +54,13 @@ def test_numbers_beyond_all_measure(tmp_path: pathlib.Path, value: Any) -> None:
         runs=[run("2026-11-25T07:00:00Z", waited_s=value, samples=[sample] * 3)],
         hit_rate=value, mib_read_per_token=value, rss_anon_bytes=value,
     )  # fmt: skip
-    reported(write(tmp_path / "rows.jsonl", row(), strange))
+    path = write(tmp_path / "rows.jsonl", row(), strange)
+    # What no machine can do is no speed; the row is shown all the same.
+    speed = value if abs(value) < 1e300 else None
+    told = summary(read_results([path]))
+    assert [one["avg_ts"] for one in told["rows"]] == [100.0, speed]
+    assert [one["settings"]["cache"] for one in told["rows"]] == ["50%", "25%"]
+    assert {"throughput-0", "comparison-0", "latency-1"} <= set(figures_of(reported(path)))
 
 
 @pytest.mark.parametrize("count", [1, -1, 0])
@@ -94,7 +100,9 @@ def test_some_nesting_is_fine(tmp_path: pathlib.Path) -> None:
     deep: Any = 1
     for _ in range(MAX_DEPTH - 2):
         deep = [deep]
-    reported(write(tmp_path / "rows.jsonl", row(more=deep)))
+    path = write(tmp_path / "rows.jsonl", row(more=deep))
+    assert [one["avg_ts"] for one in summary(read_results([path]))["rows"]] == [100.0]
+    assert "throughput-0" in figures_of(reported(path))
 
 
 def test_a_first_row_that_is_cut_off_is_reported(tmp_path: pathlib.Path) -> None:
