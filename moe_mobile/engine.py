@@ -11,7 +11,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypedDict, TypeGuard, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard, Unpack, cast, overload
 
 from moe_mobile.base.progress import Progress
 from moe_mobile.errors import UsageError
@@ -47,6 +47,7 @@ class GenerateKeywords(TypedDict, total=False):
     top_p: float
     seed: int
     ignore_eos: bool
+    chat_template_kwargs: Mapping[str, Any] | None
 
 
 class Engine:
@@ -144,6 +145,7 @@ class Engine:
         top_p: float = 1.0,
         seed: int = 0,
         ignore_eos: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> Generation[str] | Generation[int]:
         """Continues a prompt, which starts a new conversation.
 
@@ -158,6 +160,8 @@ class Engine:
             top_p: keep the smallest set of tokens whose probabilities add up to it.
             seed: of the sampling; equal seeds give equal tokens.
             ignore_eos: go on after an end-of-sequence token.
+            chat_template_kwargs: for messages, what the model's chat template reads besides, by
+                name: ``{"enable_thinking": False}``, or ``tools``, a list of JSON schemas.
 
         Returns:
             An iterator: of text for a text and for messages, of token ids for token ids. The
@@ -182,8 +186,14 @@ class Engine:
             )
         stream = None
         with _naming_the_prompt():
+            if chat_template_kwargs is not None and not _is_chat(prompt):
+                raise UsageError(
+                    "it is for messages",
+                    setting="chat_template_kwargs",
+                    remedy="Leave it out, or give a list of messages as the prompt.",
+                )
             if _is_text(prompt):
-                ids = _checked(self._text.encode(prompt))
+                ids = _checked(self._text.encode(prompt, chat_template_kwargs))
                 stream = self._text.stream(ids)
             else:
                 ids = _checked(cast(Sequence[int], prompt))
@@ -329,6 +339,11 @@ class Engine:
                 yield self._opened()
             finally:
                 self._user = None
+
+
+def _is_chat(prompt: object) -> bool:
+    """Whether a prompt is a list of messages."""
+    return not isinstance(prompt, str) and _is_text(cast("Sequence[Message]", prompt))
 
 
 def _is_text(

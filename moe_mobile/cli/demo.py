@@ -18,10 +18,10 @@ from moe_mobile.base.text import percent, size, table
 from moe_mobile.bench.driver import bundle_facts
 from moe_mobile.bench.measure import run_test
 from moe_mobile.bench.row import BenchTest, Row
+from moe_mobile.cli.answering import Sampling, opened, statistics_line
 from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.describe import summary
-from moe_mobile.cli.generate import Sampling, statistics_line
-from moe_mobile.cli.generate import run as generate
+from moe_mobile.cli.generate import prompt_of
 from moe_mobile.cli.options import echo_json, json_option
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.errors import CheckpointError, DeviceError, MoeMobileError, UnsupportedError
@@ -97,13 +97,9 @@ def trained(bundle: pathlib.Path, show: bool) -> dict[str, Any]:
     prompt = _passage(heldout_text())
     if show:
         click.echo(click.style(prompt, dim=True) + " ▸", nl=False)
-    answer = generate(
-        bundle,
-        prompt,
-        Sampling(max_new_tokens=_NEW_TOKENS, temperature=0.7, top_p=0.9, seed=1),
-        {"cache": _CACHE},
-        show=show,
-    )
+    sampling = Sampling(max_new_tokens=_NEW_TOKENS, temperature=0.7, top_p=0.9, seed=1)
+    with opened(bundle, sampling, {"cache": _CACHE}, show=show) as model:
+        answer = model.answer(prompt_of(bundle, prompt))
     if show:
         click.echo(statistics_line(answer))
     return answer

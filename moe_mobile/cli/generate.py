@@ -4,24 +4,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from moe_mobile.base.routings import lossy_causes
-from moe_mobile.base.terminal import without_controls
-from moe_mobile.base.text import percent
-from moe_mobile.base.tokenizer import TOKENIZER
-from moe_mobile.bench.results import phase_rates
+from moe_mobile.cli.answering import Prompt, Sampling, opened, statistics_line
 from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.options import (
     CacheOptions,
-    Number,
     ReadingOptions,
     bundle_argument,
     cache_options,
@@ -31,63 +24,78 @@ from moe_mobile.cli.options import (
     json_option,
     reading_options,
 )
-from moe_mobile.cli.output import notes_of
-from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.source import PromptOptions, Text, prompt_options
+from moe_mobile.cli.prompt import parse_object, read_messages, typed_messages
+from moe_mobile.cli.source import PromptOptions, prompt_options
 from moe_mobile.cli.tuned import settings_option
-from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
-from moe_mobile.text.detokenizer import Detokenizer
 from moe_mobile.text.tokenizer import BundleText
 
 if TYPE_CHECKING:
-    from moe_mobile.runner import Runner
     from moe_mobile.text.chat import Message
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen, and when to stop: members of the runner's `generate` request."""
+class ChatOptions:
+    """Messages for a model that was tuned for chat."""
 
-    max_new_tokens: int = option(
-        "-n",
-        "--max-new-tokens",
-        type=click.IntRange(1),
-        default=128,
-        help="Stop after this many tokens.",
+    chat: bool = option(
+        "--chat",
+        is_flag=True,
+        help="Write the text as a user's message, with the model's chat template. Without a text: "
+        "a conversation, one message a line, typed or from a pipe.",
     )
-    temperature: float = option(
-        "--temperature",
-        type=Number(0),
-        default=0.0,
-        help="0 takes the likeliest token each time.",
+    messages: IO[bytes] | None = option(
+        "--messages",
+        type=click.File("rb"),
+        help="Answer the chat messages in this JSON file; - is stdin.",
     )
-    top_k: int = option(
-        "--top-k",
-        type=click.IntRange(0),
-        default=0,
-        help="Sample among this many likeliest tokens; 0 among all.",
-    )
-    top_p: float = option(
-        "--top-p",
-        type=Number(0, 1, min_open=True),
-        default=1.0,
-        help="Sample among the likeliest tokens that together have this probability.",
-    )
-    seed: int = option(
-        "--seed",
-        type=click.IntRange(0),
-        default=0,
-        help="Seed of the sampling: the same seed gives the same tokens.",
-    )
-    ignore_eos: bool = option(
-        "--ignore-eos", is_flag=True, help="Continue after the end-of-text token."
+    chat_template_kwargs: str | None = option(
+        "--chat-template-kwargs",
+        metavar="JSON",
+        help='What the chat template reads besides, such as {"enable_thinking": false}.',
     )
 
-    def as_request(self) -> dict[str, Any]:
-        values = dataclasses.asdict(self)
-        stop = {name: values.pop(name) for name in ("max_new_tokens", "ignore_eos")}
-        return stop | {"sampling": values}
+    def read(self, prompt: PromptOptions) -> list[Message] | None:
+        """The messages to answer; None: they are typed, or this is no chat (:attr:`is_chat`).
+
+        Raises UsageError for options that do not go together.
+        """
+        if self.messages is not None:
+            if prompt.given:
+                raise UsageError(
+                    "the messages are in its file, and there is another text",
+                    setting="--messages",
+                    remedy="Give one of them",
+                )
+            return read_messages(self.messages)
+        if not self.chat:
+            if self.chat_template_kwargs is not None:
+                raise UsageError(
+                    "it is for chat messages",
+                    setting="--chat-template-kwargs",
+                    remedy="Add --chat, or leave it out",
+                )
+            return None
+        if not prompt.given:
+            return None
+        text = prompt.read()
+        if not isinstance(text, str):
+            raise UsageError(
+                "a message is a text, not token ids",
+                setting="--chat",
+                remedy="Use --prompt or --file, or leave out --chat",
+            )
+        return [{"role": "user", "content": text}]
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether there are messages, and not a text to continue."""
+        return self.chat or self.messages is not None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the template reads besides. Raises UsageError if it is not a JSON object."""
+        return parse_object(self.chat_template_kwargs, "chat_template_kwargs")
 
 
 @cli_command(
@@ -95,17 +103,15 @@ class Sampling:
     "moe-mobile generate demo -f prompt.txt -n 200 --temperature 0.8 --top-p 0.95 --seed 7",
     'moe-mobile generate demo -p "Hello" --cache 25% --json',
     'moe-mobile generate out/qwen3-moe --chat -p "Why is the sky blue?"',
+    "moe-mobile generate out/qwen3-moe --chat -n 1000    # a conversation; Ctrl-D ends it",
+    "moe-mobile generate out/qwen3-moe --messages messages.json --json",
     'moe-mobile generate demo -p "Hello" --cache 25% --routing cache-prior:auto',
     "moe-mobile generate demo --token-ids 5,17,9       # a bundle without a tokenizer",
 )
 @bundle_argument
 @settings_option
 @prompt_options
-@click.option(
-    "--chat",
-    is_flag=True,
-    help="Treat the text as a user's message, and write it with the model's chat template.",
-)
+@group_of(ChatOptions, "chat")
 @group_of(Sampling, "sampling")
 @cache_options
 @reading_options
@@ -115,7 +121,7 @@ class Sampling:
 def command(
     bundle: pathlib.Path,
     prompt: PromptOptions,
-    chat: bool,
+    chat: ChatOptions,
     sampling: Sampling,
     cached: CacheOptions,
     reading: ReadingOptions,
@@ -127,162 +133,61 @@ def command(
 
     One line of statistics follows on stderr.
     """
-    text: Text | Sequence[Message] = prompt.read()
-    if chat:
-        if not isinstance(text, str):
-            raise UsageError(
-                "a message is a text, not token ids",
-                setting="--chat",
-                remedy="Use --prompt or --file, or leave out --chat",
-            )
-        text = [{"role": "user", "content": text}]
-    answer = run(
-        bundle,
-        text,
-        sampling,
-        engine_settings(bundle, reading, cached).as_request(),
-        device=device,
-        show=not as_json,
-        verbose=verbose,
-    )
-    if as_json:
-        echo_json(answer)
-    else:
-        click.echo("\n" + statistics_line(answer), err=True)
-
-
-def run(
-    bundle: pathlib.Path,
-    prompt: Text | Sequence[Message],
-    sampling: Sampling,
-    settings: Mapping[str, Any],
-    *,
-    show: bool,
-    device: str | None = None,
-    verbose: bool = False,
-) -> dict[str, Any]:
-    """Generate, with text to stdout as it comes if `show` is set; the object of --json.
-
-    `settings` has the members of the runner's `open` request.
-    """
+    messages = chat.read(prompt)
     text = BundleText(bundle)
-    is_text = isinstance(prompt, str) or any(isinstance(item, Mapping) for item in prompt)
-    ids = text.encode(cast("str | Sequence[Message]", prompt)) if is_text else prompt
-    if not ids:
-        raise UsageError("the prompt is empty", remedy="Give at least one word")
-    # Token ids are shown as text too if the bundle can.
-    can = is_text or (bundle / TOKENIZER).is_file()
-    detokenizer = text.stream(cast(list[int], ids)) if can else None
-    place = open_device(device)
-    with ProgressBar() as progress:
-        folder = place.place(bundle, progress)
-        stream = _Stream(detokenizer, progress, show)
-        with place.runner() as runner:
-            info = _open(runner, folder, settings, progress, verbose)
-            with stream:
-                result = runner.request(
-                    "generate",
-                    token_ids=ids,
-                    **sampling.as_request(),
-                    progress=progress,
-                    on_token=stream.take,
-                )
-    return {
-        **_summary(result["stats"]),
-        "new_tokens": len(stream.token_ids),
-        "bundle_hash": info["bundle_hash"],
-        "device": place.serial,
-        "settings": info["settings"],
-        "routing": info["routing"],
-        "prompt_tokens": len(ids),
-        "token_ids": stream.token_ids,
-        "text": None if detokenizer is None else "".join(stream.pieces),
-        "stop": result["stop"],
-        "stats": result["stats"],
-    }
+    values = chat.values
+    ready: Prompt | None = None
+    if messages is not None:
+        ready = Prompt.of_text(text, _encode(text, messages, values, chat))
+    elif chat.is_chat:
+        if as_json:
+            raise UsageError(
+                "it prints one answer, and a typed conversation has several",
+                setting="--json",
+                remedy="Give a message with --prompt, or a conversation with --messages",
+            )
+        # What is missing is told before anything is typed.
+        _ = text.template, text.tokenizer
+    else:
+        ready = prompt_of(bundle, prompt.read())
+    settings = engine_settings(bundle, reading, cached).as_request()
+    with opened(
+        bundle, sampling, settings, show=not as_json, device=device, verbose=verbose
+    ) as model:
+        if ready is not None:
+            answer = model.answer(ready)
+            if as_json:
+                echo_json(answer)
+            else:
+                _echo_statistics(answer)
+            return
+        messages = []
+        for line in typed_messages(click.open_file("-", "rb")):
+            messages.append({"role": "user", "content": line})
+            answer = model.answer(Prompt.of_text(text, text.encode(messages, values)))
+            messages.append({"role": "assistant", "content": answer["text"]})
+            _echo_statistics(answer)
 
 
-def _open(
-    runner: Runner,
-    folder: str,
-    settings: Mapping[str, Any],
-    progress: ProgressBar,
-    verbose: bool,
-) -> dict[str, Any]:
-    """The engine's answer, after its plan and notes were shown."""
-
-    def show_plan(plan: dict[str, Any]) -> None:
-        progress.close()
-        if verbose:
-            click.echo(plan["text"], err=True)
-
-    info = runner.request(
-        "open", bundle=folder, settings=settings, progress=progress, planned=show_plan
-    )
-    progress.close()
-    for note in notes_of(info):
-        click.echo(f"note: {note}", err=True)
-    return info
+def prompt_of(bundle: pathlib.Path, text: str | Sequence[int]) -> Prompt:
+    """Of a text to continue, or of token ids."""
+    if not isinstance(text, str):
+        return Prompt.of_ids(bundle, text)
+    tokenizer = BundleText(bundle)
+    return Prompt.of_text(tokenizer, tokenizer.encode(text))
 
 
-class _Stream:
-    """Collects tokens, and shows them on stdout as they come."""
-
-    def __init__(self, detokenizer: Detokenizer | None, progress: ProgressBar, show: bool) -> None:
-        self._detokenizer, self._progress, self._show = detokenizer, progress, show
-        self.token_ids: list[int] = []
-        self.pieces: list[str] = []
-
-    def take(self, token: int) -> None:
-        self._progress.close()
-        self.token_ids.append(token)
-        self._emit(f"{token} " if self._detokenizer is None else self._detokenizer.step(token))
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None and self._detokenizer is not None:
-                self._emit(self._detokenizer.finish())
-        finally:
-            # Also if it was stopped: what is printed next starts on a line of its own.
-            if self._show and self.pieces:
-                sys.stdout.write("\n")
-                sys.stdout.flush()
-
-    def _emit(self, piece: str) -> None:
-        self.pieces.append(piece)
-        if self._show:
-            # Tokens that a phone made up spell whatever it likes.
-            sys.stdout.write(without_controls(piece) if sys.stdout.isatty() else piece)
-            sys.stdout.flush()
+def _encode(
+    text: BundleText, messages: list[Message], values: dict[str, Any], chat: ChatOptions
+) -> list[int]:
+    """Errors name the option that the messages came from."""
+    try:
+        return text.encode(messages, values)
+    except UsageError as error:
+        if error.setting == "prompt" and chat.messages is not None:
+            raise error.replaced(setting="--messages") from None
+        raise
 
 
-def _summary(stats: dict[str, Any]) -> dict[str, Any]:
-    """What a reader wants to know of a run, as the engine's clock has it."""
-    rates = phase_rates(stats["tokens"], "decode")
-    prompt = phase_rates(stats["tokens"], "prefill")
-    return {
-        "ttft_ms": prompt.total_ns / 1e6 if prompt.tokens else None,
-        "tokens_per_second": rates.tokens * 1e9 / rates.total_ns if rates.total_ns else None,
-        **{name: rates.shares[name] for name in ("hit_rate", "mib_read_per_token", "wait_share")},
-    }
-
-
-def statistics_line(answer: dict[str, Any]) -> str:
-    """One line about an answer of :func:`run`."""
-    parts = [f"{answer['prompt_tokens']} + {answer['new_tokens']} tokens"]
-    if answer["tokens_per_second"] is not None:
-        parts.append(f"{answer['tokens_per_second']:.1f} tok/s")
-    if answer["ttft_ms"] is not None:
-        parts.append(f"first token after {answer['ttft_ms']:.0f} ms")
-    if answer["routing"]["lossy"]:
-        causes = lossy_causes(answer["routing"]["resolved"], answer["settings"]["precision"])
-        parts.append(f"lossy: {' and '.join(causes)}")
-    parts += [
-        f"cache hits {percent(answer['hit_rate'])}",
-        f"{answer['mib_read_per_token']:.2f} MiB read per token",
-        f"{percent(answer['wait_share'])} of the time waiting for flash",
-    ]
-    return "[" + " | ".join(parts) + "]"
+def _echo_statistics(answer: dict[str, Any]) -> None:
+    click.echo("\n" + statistics_line(answer), err=True)

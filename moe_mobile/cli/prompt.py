@@ -1,29 +1,95 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a user gives as a prompt: text in a file, or token ids."""
+"""What a user gives as a prompt: text in a file, token ids, or chat messages."""
 
 from __future__ import annotations
 
 import codecs
+import json
 import re
-from typing import IO
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+import click
 
 from moe_mobile.errors import UsageError
+
+if TYPE_CHECKING:
+    from moe_mobile.text.chat import Message
+
+_MESSAGES = 'Write them like [{"role": "user", "content": "Hello"}]'
 
 
 def read_text(file: IO[bytes] | None) -> str:
     """A prompt from a file, without a byte order mark. Raises UsageError if it is empty or not
     UTF-8."""
     assert file is not None
-    data = file.read().removeprefix(codecs.BOM_UTF8)
-    if not data:
+    text = _decoded(file.read(), file.name, "prompt")
+    if not text:
         raise UsageError("the file is empty", file=file.name, remedy="Give a file with a text")
+    return text
+
+
+def read_messages(file: IO[bytes]) -> list[Message]:
+    """Chat messages from a JSON file. Raises UsageError if it is not a list of objects."""
     try:
-        return data.decode()
+        messages = json.loads(_decoded(file.read(), file.name, "file"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"it is not valid JSON: {error}", file=file.name, remedy=_MESSAGES
+        ) from None
+    if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
+        raise UsageError("it is not a list of messages", file=file.name, remedy=_MESSAGES)
+    return messages
+
+
+def typed_messages(stdin: IO[bytes]) -> Iterator[str]:
+    """Each line that is typed, or comes from a pipe, until the end. Blank ones are passed over.
+
+    Raises UsageError for a line that is not UTF-8, and for a pipe without any.
+    """
+    terminal, count = stdin.isatty(), 0
+    if terminal:
+        click.echo("One message a line. Ctrl-D ends the conversation.", err=True)
+    while True:
+        if terminal:
+            click.echo("> ", err=True, nl=False)
+        line = stdin.readline()
+        if not line:
+            break
+        if message := _decoded(line, "standard input", "message").strip():
+            count += 1
+            yield message
+    if terminal:
+        click.echo(err=True)
+    elif not count:
+        raise UsageError(
+            "there is no message",
+            file="standard input",
+            remedy="Type one, or give it with --prompt, --file or --messages",
+        )
+
+
+def parse_object(text: str | None, setting: str) -> dict[str, Any]:
+    """A JSON object; empty without a text. Raises UsageError."""
+    try:
+        value = {} if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        value, cause = None, f"{text!r} is not valid JSON: {error}"
+    else:
+        cause = f"{text!r} is not a JSON object"
+    if not isinstance(value, dict):
+        raise UsageError(cause, setting=setting, remedy='Write it like {"name": true}')
+    return value
+
+
+def _decoded(data: bytes, file: str, what: str) -> str:
+    try:
+        return data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"the prompt is not UTF-8: {error.reason} at byte {error.start}",
-            file=file.name,
+            f"the {what} is not UTF-8: {error.reason} at byte {error.start}",
+            file=file,
             remedy="Convert it, for example with iconv",
         ) from None
 

@@ -32,6 +32,9 @@ from moe_mobile.text.files import read_files
 Message = Mapping[str, Any]
 """``{"role": "user", "content": "..."}``, and further members that the model's template reads."""
 
+TEMPLATE_KWARGS = "chat_template_kwargs"
+"""The setting that has further values for the template, by the name that chat servers give it."""
+
 _TEMPLATE = "chat_template.jinja"
 _LEGACY = "chat_template.json"
 _CONFIG = "tokenizer_config.json"
@@ -39,6 +42,8 @@ _SPECIAL = "special_tokens_map.json"
 _TOKENS = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
 )  # fmt: skip
+# Where a model's thoughts are in its message. Templates read the first; the others are older names.
+_REASONING = ("reasoning_content", "thinking", "reasoning")
 _AGAIN = "Export again from a complete checkpoint"
 _MAX_OUTPUT = 1 << 24
 """Characters: more than any context takes."""
@@ -144,13 +149,20 @@ class ChatTemplate:
         source: the template, in Jinja.
         tokens: special tokens by name, such as ``bos_token``; the template may write them.
         file: where it comes from, for errors.
+        with_tools: another template, for messages with tools.
 
     Raises BundleInvalidError if it is not a template.
     """
 
-    def __init__(self, source: str, tokens: Mapping[str, str], file: str) -> None:
+    def __init__(
+        self, source: str, tokens: Mapping[str, str], file: str, with_tools: str | None = None
+    ) -> None:
         self._file = file
         self._tokens = dict(tokens)
+        self._template = self._parsed(source)
+        self._with_tools = self._template if with_tools is None else self._parsed(with_tools)
+
+    def _parsed(self, source: str) -> jinja2.Template:
         environment = _Sandbox(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -162,15 +174,23 @@ class ChatTemplate:
         environment.globals["range"] = _range
         del environment.globals["lipsum"]  # writes as much text as it is asked for
         try:
-            self._template = environment.from_string(source)
+            return environment.from_string(source)
         except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as error:
             raise self._invalid("cannot be read", error) from error
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        values: Mapping[str, Any] | None = None,
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str:
         """The conversation as text.
 
         Args:
             messages: each with a ``role`` and a ``content``; other members go to the template.
+            values: what the template reads besides, by name: ``tools``, a list of JSON schemas, and
+                options of the model's own, such as Qwen3's ``enable_thinking``.
             add_generation_prompt: end with what begins the model's answer.
 
         Raises:
@@ -178,16 +198,19 @@ class ChatTemplate:
             BundleInvalidError: the template fails, or does what templates may not do.
         """
         plain = _plain(messages)
+        more = {"tools": None, "documents": None, **_plain_values(values or {})}
+        template = self._template if more["tools"] is None else self._with_tools
         pieces: list[str] = []
         length = 0
         before = _steps.set(_Steps())
         try:
-            for piece in self._template.generate(
-                **self._tokens,
-                messages=plain,
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
+            for piece in template.generate(
+                {
+                    **self._tokens,
+                    **more,
+                    "messages": plain,
+                    "add_generation_prompt": add_generation_prompt,
+                }
             ):
                 pieces.append(piece)
                 length += len(piece)
@@ -231,7 +254,8 @@ def load_chat_template(bundle: pathlib.Path) -> ChatTemplate:
         (_CONFIG, config.get("chat_template")),
     ):
         if source is not None:
-            return ChatTemplate(_default(source, bundle / name), tokens, str(bundle / name))
+            default, with_tools = _named(source, bundle / name)
+            return ChatTemplate(default, tokens, str(bundle / name), with_tools)
     raise UsageError(
         "this model has no chat template",
         file=bundle,
@@ -250,16 +274,18 @@ def _template_text(bundle: pathlib.Path, files: Mapping[str, bytes]) -> str | No
         ) from None
 
 
-def _default(source: Any, file: pathlib.Path) -> str:
-    """The one to use if a file has several, as a list of names and templates."""
+def _named(source: Any, file: pathlib.Path) -> tuple[str, str | None]:
+    """The template to use, and the one for messages with tools: a file may have several, as a list
+    of names and templates."""
+    with_tools = None
     if isinstance(source, list):
         named = {
             entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)
         }
-        source = named.get("default")
+        source, with_tools = named.get("default"), named.get("tool_use")
     if not isinstance(source, str):
         raise BundleInvalidError("has no default chat template", file=file, remedy=_AGAIN)
-    return source
+    return source, with_tools if isinstance(with_tools, str) else None
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
@@ -296,18 +322,37 @@ def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise UsageError(f"message {number} is not a mapping", setting="prompt", remedy=remedy)
-        for name in ("role", "content"):
-            if not isinstance(message.get(name), str):
+        # As transformers does: what is null is not there.
+        members = {name: value for name, value in message.items() if value is not None}
+        # A message that calls tools need not say anything.
+        for name in ("role",) if "tool_calls" in members else ("role", "content"):
+            if not isinstance(members.get(name), str):
                 raise UsageError(
                     f"message {number} has no text {name!r}", setting="prompt", remedy=remedy
                 )
+        thoughts = next((members[name] for name in _REASONING if name in members), None)
+        if thoughts is not None:
+            members = {"thinking": thoughts, **members, "reasoning_content": thoughts}
         try:
-            members = {name: value for name, value in message.items() if value is not None}
             plain.append(json.loads(json.dumps(members)))
         except (TypeError, ValueError, RecursionError):
             raise UsageError(
                 f"message {number} is not JSON data", setting="prompt", remedy=remedy
             ) from None
+    return plain
+
+
+def _plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    remedy = 'Give an object like {"enable_thinking": false}'
+    for name in values:
+        if not isinstance(name, str) or name in ("messages", "add_generation_prompt"):
+            raise UsageError(
+                f"{name!r} cannot be set", setting=TEMPLATE_KWARGS, remedy="Leave it out"
+            )
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(values)))
+    except (TypeError, ValueError, RecursionError):
+        raise UsageError("it is not JSON data", setting=TEMPLATE_KWARGS, remedy=remedy) from None
     return plain
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
 from moe_mobile.errors import BundleInvalidError, UsageError
@@ -59,14 +59,18 @@ class BundleText:
 
         return load_chat_template(self._bundle)
 
-    def encode(self, prompt: str | Sequence[Message]) -> list[int]:
+    def encode(
+        self, prompt: str | Sequence[Message], values: Mapping[str, Any] | None = None
+    ) -> list[int]:
         """Token ids of a text, or of chat messages in the model's own format.
+
+        ``values``: for the chat template, as :meth:`ChatTemplate.render` takes them.
 
         Raises what loading the files does, and UsageError for half a surrogate pair and for
         messages that are not as :meth:`ChatTemplate.render` takes them.
         """
         is_chat = not isinstance(prompt, str)
-        text = prompt if isinstance(prompt, str) else self.template.render(prompt)
+        text = prompt if isinstance(prompt, str) else self.template.render(prompt, values)
         _require_unicode(text)
         # The template writes the special tokens itself.
         return list(self.tokenizer.encode(text, add_special_tokens=not is_chat).ids)

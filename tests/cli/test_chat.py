@@ -1,22 +1,33 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`generate --chat` writes the message as the model's chat template does."""
+"""`generate --chat`: one message, a conversation that is typed or comes from a pipe, and messages
+in JSON, all as the model's chat template writes them."""
 
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shutil
+import subprocess
+from typing import Any
 
 import pytest
 
+from moe_mobile import Engine
 from moe_mobile.cli.commands import with_options
 from moe_mobile.cli.generate import command
 from moe_mobile.errors import UsageError
 from tests.cli.conftest import byte_tokenizer
-from tests.cli.program import failed, ok, ok_json
+from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli
+from tests.phones import StartPhone
 
-TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}{{ eos_token }}"
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('No tools!') }}{% endif %}"
+    "[{{ m.role }}] {{ m.content }}{% endfor %}"
+    "{% if style is defined %}({{ style }}){% endif %}{{ eos_token }}"
+)
+RUN = ("-n", 8, "--ignore-eos")
 
 
 @pytest.fixture(scope="module")
@@ -27,25 +38,207 @@ def chat_bundle(checkpoint: pathlib.Path, tmp_path_factory: pytest.TempPathFacto
     config = {"chat_template": TEMPLATE, "eos_token": "<end>"}
     (folder / "tiny" / "tokenizer_config.json").write_text(json.dumps(config))
     ok("export", folder / "tiny", folder / "bundle", "--max-batch", 16, "--head", "8da8w")
+    ok("prepare", folder / "bundle")
     return folder / "bundle"
 
 
-def test_chat_writes_the_template(chat_bundle: pathlib.Path) -> None:
-    ids = byte_tokenizer().encode("[user] Hi<end>").ids
-    assert ids[-1] == 256
-    run = ("-n", 8, "--ignore-eos")
-    chat = ok_json("generate", chat_bundle, "--chat", "-p", "Hi", *run)
-    plain = ok_json("generate", chat_bundle, "--token-ids", ",".join(map(str, ids)), *run)
-    assert chat["token_ids"] == plain["token_ids"]
-    assert chat["prompt_tokens"] == len(ids)
-    assert chat["text"] == plain["text"]
+def answered(bundle: pathlib.Path, text: str, *options: object) -> dict[str, Any]:
+    """What the model says to the text that a template should have written."""
+    ids = byte_tokenizer().encode(text).ids
+    answer: dict[str, Any] = ok_json(
+        "generate", bundle, "--token-ids", ",".join(map(str, ids)), *(options or RUN)
+    )
+    assert answer["prompt_tokens"] == len(ids)
+    return answer
 
 
-def test_chat_needs_a_template_and_a_text(bundle: pathlib.Path, chat_bundle: pathlib.Path) -> None:
+def same(chat: dict[str, Any], plain: dict[str, Any]) -> bool:
+    names = ("prompt_tokens", "token_ids", "text", "stop")
+    return [chat[name] for name in names] == [plain[name] for name in names]
+
+
+def typed(bundle: pathlib.Path, lines: bytes, *options: object) -> subprocess.CompletedProcess[str]:
+    """A conversation from a pipe."""
+    command = [*COMMAND, "generate", str(bundle), "--chat", *map(str, options or RUN)]
+    done = subprocess.run(command, input=lines, capture_output=True, timeout=600, check=False)
+    return subprocess.CompletedProcess(
+        command, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode()
+    )
+
+
+def test_a_message_is_written_by_the_template(chat_bundle: pathlib.Path) -> None:
+    plain = answered(chat_bundle, "[user] Hi<end>")
+    assert same(ok_json("generate", chat_bundle, "--chat", "-p", "Hi", *RUN), plain)
+
+
+def test_messages_come_from_json(chat_bundle: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "Why?"},
+    ]
+    file = tmp_path / "messages.json"
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(messages).encode())
+    written = "[system] Be brief.[user] Hi[assistant] Yes?[user] Why?"
+    plain = answered(chat_bundle, written + "<end>")
+    assert same(ok_json("generate", chat_bundle, "--messages", file, *RUN), plain)
+    result = run_cli(
+        "generate", chat_bundle, "--messages", "-", *RUN, "--json", input=json.dumps(messages)
+    )
+    assert same(json.loads(result.stdout), plain)
+    # What else the template reads, and the same from Python.
+    values = {"style": "loud"}
+    loud = answered(chat_bundle, written + "(loud)<end>")
+    more = ("--chat-template-kwargs", json.dumps(values))
+    assert same(ok_json("generate", chat_bundle, "--messages", file, *more, *RUN), loud)
+    with Engine(chat_bundle) as engine:
+        told = engine.generate(messages, 8, ignore_eos=True, chat_template_kwargs=values).result()
+        assert list(told.token_ids) == loud["token_ids"]
+        with pytest.raises(UsageError, match="it is for messages") as caught:
+            engine.generate("Hi", 8, chat_template_kwargs=values)
+        assert caught.value.setting == "chat_template_kwargs"
+
+
+def test_a_conversation_remembers_what_was_said(chat_bundle: pathlib.Path) -> None:
+    first = answered(chat_bundle, "[user] Hi<end>")
+    talk = f"[user] Hi[assistant] {first['text']}[user] Wh\u00fd?<end>"
+    second = answered(chat_bundle, talk)
+    result = typed(chat_bundle, "\ufeffHi\n\n  Wh\u00fd?".encode())
+    assert result.returncode == 0, result.stderr
+    # Bytes that are no text are shown as U+FFFD.
+    assert result.stdout == f"{first['text']}\n{second['text']}\n"
+    assert result.stderr.count(" tok/s | first token after") == 2
+    assert "> " not in result.stderr
+
+
+def test_a_conversation_is_typed_at_a_terminal(chat_bundle: pathlib.Path) -> None:
+    first = answered(chat_bundle, "[user] Hi<end>")
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "generate", str(chat_bundle), "--chat", *map(str, RUN)],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    os.close(theirs)
+    try:
+        os.write(ours, b"Hi\n\x04")  # Ctrl-D
+        stdout, stderr = process.communicate(timeout=600)
+    finally:
+        process.kill()
+        os.close(ours)
+    assert process.returncode == 0, stderr
+    assert stdout.decode(errors="replace") == first["text"] + "\n"
+    lines = stderr.decode().splitlines()
+    assert lines[0] == "One message a line. Ctrl-D ends the conversation."
+    assert sum(line.startswith("> ") for line in lines) == 2
+
+
+def test_the_tokens_of_generation_config_end_an_answer(
+    checkpoint: pathlib.Path, chat_bundle: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    whole = answered(chat_bundle, "[user] Hi<end>")["token_ids"]
+    stop = whole[3]
+    length = whole.index(stop)
+    shutil.copytree(checkpoint, tmp_path / "tiny")
+    files = {
+        "chat_template.jinja": TEMPLATE,
+        "special_tokens_map.json": '{"eos_token": {"content": "<end>"}}',
+        "generation_config.json": json.dumps({"eos_token_id": [256, stop], "do_sample": True}),
+    }
+    for name, content in files.items():
+        (tmp_path / "tiny" / name).write_text(content)
+    bundle = tmp_path / "bundle"
+    ok("export", tmp_path / "tiny", bundle, "--max-batch", 16, "--head", "8da8w")
+    answer = ok_json("generate", bundle, "--chat", "-p", "Hi", "-n", 8)
+    assert (answer["token_ids"], answer["stop"]) == (whole[:length], "eos")
+
+
+def test_a_phone_answers(chat_bundle: pathlib.Path, phone: StartPhone) -> None:
+    first = answered(chat_bundle, "[user] Hi<end>")
+    second = answered(chat_bundle, f"[user] Hi[assistant] {first['text']}[user] Why?<end>")
+    on_phone = (*RUN, "--device", phone().serial)
+    result = typed(chat_bundle, b"Hi\nWhy?\n", *on_phone)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{first['text']}\n{second['text']}\n"
+
+
+def test_what_a_chat_needs(bundle: pathlib.Path, chat_bundle: pathlib.Path) -> None:
     error = failed(2, "generate", bundle, "--chat", "-p", "Hi")
     assert "no chat template" in error["cause"]
+    result = typed(bundle, b"Hi\n")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "this model has no chat template" in result.stderr
     error = failed(2, "generate", chat_bundle, "--chat", "--token-ids", "1,2")
     assert error["setting"] == "--chat"
+    error = failed(2, "generate", chat_bundle, "--chat")
+    assert (error["setting"], error["cause"]) == (
+        "--json",
+        "it prints one answer, and a typed conversation has several",
+    )
+    for lines, cause in ((b"\n", "there is no message"), (b"\xff\n", "the message is not UTF-8")):
+        result = typed(chat_bundle, lines)
+        assert result.returncode == 2
+        assert f"error: standard input: {cause}" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ("{", "it is not valid JSON"),
+        ("[" * 10**5, "it is not valid JSON"),
+        ("{}", "it is not a list of messages"),
+        ('["Hi"]', "it is not a list of messages"),
+    ],
+)
+def test_files_that_hold_no_messages(
+    chat_bundle: pathlib.Path, tmp_path: pathlib.Path, content: str, cause: str
+) -> None:
+    file = tmp_path / "messages.json"
+    file.write_text(content)
+    error = failed(2, "generate", chat_bundle, "--messages", file)
+    assert (error["file"], error["setting"]) == (str(file), None)
+    assert error["cause"].startswith(cause)
+
+
+@pytest.mark.parametrize(
+    ("options", "setting", "cause"),
+    [
+        (("--messages", "FILE", "-p", "Hi"), "--messages", "there is another text"),
+        (("--messages", "EMPTY"), "--messages", "there are no messages"),
+        (("--messages", "FILE"), "--messages", "refuses the messages: No tools!"),
+        (
+            ("-p", "Hi", "--chat-template-kwargs", "{}"),
+            "--chat-template-kwargs",
+            "it is for chat messages",
+        ),
+        (
+            ("--chat", "-p", "Hi", "--chat-template-kwargs", "[1]"),
+            "--chat-template-kwargs",
+            "'[1]' is not a JSON object",
+        ),
+        (
+            ("--chat", "-p", "Hi", "--chat-template-kwargs", '{"messages": 1}'),
+            "--chat-template-kwargs",
+            "'messages' cannot be set",
+        ),
+    ],
+)
+def test_options_that_do_not_fit(
+    chat_bundle: pathlib.Path,
+    tmp_path: pathlib.Path,
+    options: tuple[str, ...],
+    setting: str,
+    cause: str,
+) -> None:
+    (tmp_path / "FILE").write_text('[{"role": "tool", "content": "9"}]')
+    (tmp_path / "EMPTY").write_text("[]")
+    named = [tmp_path / one if one in ("FILE", "EMPTY") else one for one in options]
+    error = failed(2, "generate", chat_bundle, *named)
+    assert error["setting"] == setting
+    assert cause in error["cause"]
 
 
 def test_errors_about_the_prompt_name_its_option() -> None:

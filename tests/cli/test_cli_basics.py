@@ -47,7 +47,8 @@ def test_every_command_has_examples_that_parse(
     assert result.exit_code == 0
     lines = re.findall(r"^ +moe-mobile (.+)", result.output, re.MULTILINE)
     assert any(line.startswith(command) for line in lines)
-    (tmp_path / "prompt.txt").touch()
+    for name in ("prompt.txt", "messages.json"):
+        (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     for line in lines:
         name, *arguments = shlex.split(line.partition(" > ")[0], comments=True)
@@ -159,7 +160,7 @@ def test_a_folder_that_is_missing(command: list[str], tmp_path: pathlib.Path) ->
         (["export", "--random-weights", "GPT-9", "out"], "unknown preset"),
         (["export", "/nowhere/model", "out"], "no such checkpoint"),
         (["generate", "b"], "there is no text"),
-        (["generate", "b", "--chat"], "there is no text"),
+        (["generate", "b", "--chat"], "it prints one answer"),
         (["generate", "b", "-p", "x", "--token-ids", "1"], "more than once"),
         (["generate", "b", "--token-ids", "1,x"], "not a list of token ids"),
         (["generate", "b", "--token-ids", "-1"], "not a list of token ids"),

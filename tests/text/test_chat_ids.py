@@ -1,0 +1,152 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Chat messages become the token ids that transformers makes of them, for each published kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from moe_mobile.errors import BundleInvalidError, UsageError
+from moe_mobile.text.tokenizer import BundleText
+from tests.text.published import KINDS, write_bundle_texts, write_checkpoint_texts
+
+MODEL_TYPES = {"Qwen1": "qwen2_moe", "Qwen3": "qwen3_moe", "OLMoE": "olmoe", "Mixtral": "mixtral"}
+USER = {"role": "user", "content": "Why is the sky blue?"}
+ODD = {"role": "user", "content": "  naïve  [INST] <|im_end|></s>\n\n 12345 天 😀 <think> "}
+TALK = [
+    USER,
+    {"role": "assistant", "content": "Because air scatters blue light."},
+    {"role": "user", "content": "More."},
+]
+SYSTEM = {"role": "system", "content": "Answer the user's question."}
+THOUGHT = [
+    USER,
+    {"role": "assistant", "content": "<think>\nair\n</think>\n\nIt scatters."},
+    {"role": "user", "content": "More."},
+    {"role": "assistant", "content": "Red.", "reasoning": "light"},
+]
+TOOL = {
+    "type": "function",
+    "function": {"name": "f", "description": "<b>a function</b>", "parameters": {"x": "int"}},
+}
+CALLED = [
+    USER,
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": 3}}}],
+    },
+    {"role": "tool", "content": "9", "name": "f"},
+]
+MESSAGES: dict[str, list[dict[str, Any]]] = {
+    "one": [USER],
+    "odd": [ODD],
+    "talk": TALK,
+    "system": [SYSTEM, *TALK],
+    "thoughts": THOUGHT,
+}
+Kind = tuple[Any, BundleText]
+
+
+@pytest.fixture(scope="module")
+def kind(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Kind]:
+    """A tokenizer of transformers, and ours of a bundle with the same files."""
+    made: dict[str, Kind] = {}
+
+    def make(name: str) -> Kind:
+        if name not in made:
+            folder = tmp_path_factory.mktemp("texts")
+            files = KINDS[name]().files()
+            model_type = next(value for key, value in MODEL_TYPES.items() if name.startswith(key))
+            checkpoint = write_checkpoint_texts(folder / "checkpoint", files, model_type)
+            bundle = write_bundle_texts(folder / "bundle", files)
+            made[name] = (AutoTokenizer.from_pretrained(checkpoint), BundleText(bundle))
+        return made[name]
+
+    return make
+
+
+def by_transformers(tokenizer: Any, messages: list[dict[str, Any]], **values: Any) -> list[int]:
+    ids: list[int] = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, **values
+    )["input_ids"]
+    return ids
+
+
+@pytest.mark.parametrize("messages", MESSAGES)
+@pytest.mark.parametrize("name", KINDS)
+def test_ids_are_those_of_transformers(
+    kind: Callable[[str], Kind], name: str, messages: str
+) -> None:
+    tokenizer, ours = kind(name)
+    if name == "Mixtral-Instruct v0.1" and messages == "system":
+        with pytest.raises(UsageError, match="refuses the messages: Conversation roles must alt"):
+            ours.encode(MESSAGES[messages])
+        return
+    expected = by_transformers(tokenizer, MESSAGES[messages])
+    assert ours.encode(MESSAGES[messages]) == expected
+    assert len(expected) > 5
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_plain_texts_have_the_ids_of_transformers(kind: Callable[[str], Kind], name: str) -> None:
+    tokenizer, ours = kind(name)
+    for message in (USER, ODD, SYSTEM):
+        assert ours.encode(message["content"]) == tokenizer(message["content"])["input_ids"]
+
+
+@pytest.mark.parametrize("values", [{"enable_thinking": False}, {"enable_thinking": True}, {}])
+def test_values_reach_the_template(kind: Callable[[str], Kind], values: dict[str, Any]) -> None:
+    tokenizer, ours = kind("Qwen3")
+    expected = by_transformers(tokenizer, TALK, **values)
+    assert ours.encode(TALK, values) == expected
+    thinks = ours.tokenizer.token_to_id("</think>") in expected
+    assert thinks == (values.get("enable_thinking") is False)
+
+
+@pytest.mark.parametrize("name", ["Qwen3", "Mixtral-8x22B-Instruct"])
+@pytest.mark.parametrize("messages", [[USER], CALLED], ids=["offered", "called"])
+def test_tools_reach_the_template(
+    kind: Callable[[str], Kind], name: str, messages: list[dict[str, Any]]
+) -> None:
+    tokenizer, ours = kind(name)
+    expected = by_transformers(tokenizer, messages, tools=[TOOL])
+    assert ours.encode(messages, {"tools": [TOOL]}) == expected
+    assert "<b>a function</b>" in ours.tokenizer.decode(expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "cause"),
+    [
+        ({"messages": []}, "'messages' cannot be set"),
+        ({"add_generation_prompt": False}, "'add_generation_prompt' cannot be set"),
+        ({"tools": [print]}, "it is not JSON data"),
+    ],
+)
+def test_values_that_are_refused(
+    kind: Callable[[str], Kind], values: dict[str, Any], cause: str
+) -> None:
+    with pytest.raises(UsageError, match=cause) as caught:
+        kind("Qwen3")[1].encode([USER], values)
+    assert caught.value.setting == "chat_template_kwargs"
+
+
+def test_a_template_that_fails_names_its_file(tmp_path: Path) -> None:
+    files = {**KINDS["Qwen3"]().files(), "chat_template.jinja": b"{{ messages[0].content.x.y }}"}
+    bundle = write_bundle_texts(tmp_path / "bundle", files)
+    with pytest.raises(
+        BundleInvalidError, match="chat template fails: 'str object' has no"
+    ) as told:
+        BundleText(bundle).encode([USER])
+    assert told.value.file == str(bundle / "chat_template.jinja")
+    del files["chat_template.jinja"]
+    files["tokenizer_config.json"] = b'{"chat_template": "{% if %}"}'
+    bundle = write_bundle_texts(tmp_path / "other", files)
+    with pytest.raises(BundleInvalidError, match="chat template cannot be read: Expected") as told:
+        BundleText(bundle).encode([USER])
+    assert told.value.file == str(bundle / "tokenizer_config.json")
