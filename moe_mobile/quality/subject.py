@@ -11,7 +11,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from moe_mobile.base.progress import Progress, silent
-from moe_mobile.base.tokenizer import TOKENIZER
+from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
 from moe_mobile.demo import checkpoint_dir, heldout_text
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import CheckpointError, UsageError
@@ -195,8 +195,6 @@ class CheckpointSubject(Subject):
         return self._name == _DEMO
 
     def _tokenizer(self) -> Tokenizer:
-        from tokenizers import Tokenizer
-
         location = self._checkpoint.location
         data = self._checkpoint.model.files.get(TOKENIZER)
         if data is None:
@@ -206,6 +204,6 @@ class CheckpointSubject(Subject):
                 remedy="Give `token_ids` instead of text",
             )
         try:
-            return Tokenizer.from_str(data.decode())
-        except Exception as error:  # the library raises plain Exception
-            raise CheckpointError(f"{TOKENIZER} cannot be read: {error}", file=location) from error
+            return parse_tokenizer(data)
+        except ValueError as error:
+            raise CheckpointError(str(error), file=f"{location}/{TOKENIZER}") from error

@@ -15,6 +15,7 @@ from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
 from moe_mobile.demo import checkpoint_dir
 from moe_mobile.errors import CheckpointError
 from moe_mobile.model.source import open_model
+from moe_mobile.quality.subject import CheckpointSubject
 
 TEXT = "And the LORD spake unto Moses, saying, Speak unto the children of Israel"
 
@@ -54,3 +55,13 @@ def test_a_tokenizer_that_cannot_be_read_is_found_before_an_export(folder: Path)
     with pytest.raises(CheckpointError, match="tokenizer cannot be read") as refusal:
         open_model(str(folder))
     assert refusal.value.file == str(folder / TOKENIZER)
+
+
+def test_texts_to_score_are_whole(folder: Path) -> None:
+    path = folder / TOKENIZER
+    whole = parse_tokenizer(path.read_bytes()).encode(TEXT).ids
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(4)
+    tokenizer.save(str(path))
+    subject = CheckpointSubject(str(folder), dtype="float32", torch_device=None, context=None)
+    assert subject.ids(TEXT) == whole
