@@ -282,7 +282,11 @@ class Runner:
         except BrokenPipeError:
             raise self._ended() from None
         except OSError as error:
-            raise IoError(f"writing to moe_runner failed: {error.strerror}") from error
+            raise IoError(
+                f"writing to moe_runner failed: {error.strerror}",
+                file=self.name,
+                remedy="Run this again; if it stays, run `moe-mobile doctor`",
+            ) from error
 
     def _receive(self, request_id: int) -> dict[str, Any]:
         events = self._waiting[request_id]

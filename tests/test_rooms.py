@@ -228,6 +228,7 @@ def test_handlers_take_few_parameters() -> None:
 def test_errors_name_options_of_the_command() -> None:
     """Every setting that a library names is shown as the option, however that is called."""
     from moe_mobile.cli.commands import with_options
+    from moe_mobile.cli.quality import command as quality
     from moe_mobile.cli.simulate import command as simulate
     from moe_mobile.cli.tune import command as tune
 
@@ -243,3 +244,7 @@ def test_errors_name_options_of_the_command() -> None:
     assert with_options(error, simulate).setting == "--capacity"
     assert error.setting == "capacity"
     assert with_options(UsageError("no", setting="limit"), tune).setting == "--quality"
+    # What the engine calls its cache is the lab's capacity.
+    killed = UsageError("killed", remedy="Give a smaller `cache` or `context`")
+    assert with_options(killed, quality).remedy == "Give a smaller --capacity or --context"
+    assert with_options(killed, tune).remedy == "Give a smaller --cache or --context"

@@ -136,8 +136,8 @@ def check_fits(tests: Sequence[BenchTest], facts: BundleFacts, context: int | No
     if context is not None and context > facts.context_length:
         raise UsageError(
             f"{context} positions are more than the model's {facts.context_length}",
-            file=facts.path,
-            remedy="Give a smaller `context`",
+            setting="context",
+            remedy=f"Give at most {facts.context_length}, or leave it out",
         )
     limit = facts.context_length if context is None else context
     for test in tests:

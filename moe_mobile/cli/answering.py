@@ -116,7 +116,9 @@ class Answerer:
         """Generate, with text to stdout as it comes if the model was opened so; the object of
         `generate --json`."""
         if not prompt.token_ids:
-            raise UsageError("the prompt is empty", remedy="Give at least one word")
+            raise UsageError(
+                "the prompt is empty", setting="prompt", remedy="Give at least one word"
+            )
         stream = _Stream(prompt.detokenizer, self._progress, self._show)
         with stream:
             result = self._runner.request(

@@ -50,6 +50,8 @@ def _option_names(command: click.Command) -> dict[str, str]:
             long = [text for text in parameter.opts if text.startswith("--")]
             named[parameter.name or ""] = max(long or parameter.opts, key=len)
             named |= {text[2:].replace("-", "_"): text for text in long}
+    if "capacity" in named:  # what the engine calls its cache, the lab calls a capacity
+        named.setdefault("cache", named["capacity"])
     return named
 
 

@@ -54,7 +54,11 @@ class _Random:
         """
         if self.random_weights is None:
             if self.layers is not None or self.vocab_size is not None:
-                raise UsageError("--layers and --vocab-size are for --random-weights only")
+                raise UsageError(
+                    "it is for --random-weights only",
+                    setting="--layers" if self.layers is not None else "--vocab-size",
+                    remedy="Leave it out, or give a preset with --random-weights instead of SOURCE",
+                )
             if len(paths) != 2:
                 raise UsageError(
                     "a source and a target are needed",

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -137,8 +138,10 @@ def command(
     text = BundleText(bundle)
     values = chat.values
     ready: Prompt | None = None
+    origin = prompt.option if chat.messages is None else "--messages"
     if messages is not None:
-        ready = Prompt.of_text(text, _encode(text, messages, values, chat))
+        with _blaming(origin):
+            ready = Prompt.of_text(text, text.encode(messages, values))
     elif chat.is_chat:
         if as_json:
             raise UsageError(
@@ -155,7 +158,8 @@ def command(
         bundle, sampling, settings, show=not as_json, device=device, verbose=verbose
     ) as model:
         if ready is not None:
-            answer = model.answer(ready)
+            with _blaming(origin):
+                answer = model.answer(ready)
             if as_json:
                 echo_json(answer)
             else:
@@ -164,7 +168,8 @@ def command(
         messages = []
         for line in typed_messages(click.open_file("-", "rb")):
             messages.append({"role": "user", "content": line})
-            answer = model.answer(Prompt.of_text(text, text.encode(messages, values)))
+            with _blaming("the conversation"):
+                answer = model.answer(Prompt.of_text(text, text.encode(messages, values)))
             messages.append({"role": "assistant", "content": answer["text"]})
             _echo_statistics(answer)
 
@@ -177,15 +182,14 @@ def prompt_of(bundle: pathlib.Path, text: str | Sequence[int]) -> Prompt:
     return Prompt.of_text(tokenizer, tokenizer.encode(text))
 
 
-def _encode(
-    text: BundleText, messages: list[Message], values: dict[str, Any], chat: ChatOptions
-) -> list[int]:
-    """Errors name the option that the messages came from."""
+@contextlib.contextmanager
+def _blaming(origin: str) -> Iterator[None]:
+    """Errors about the prompt name where it came from, not the first option that gives one."""
     try:
-        return text.encode(messages, values)
+        yield
     except UsageError as error:
-        if error.setting == "prompt" and chat.messages is not None:
-            raise error.replaced(setting="--messages") from None
+        if error.setting in ("prompt", "token_ids"):
+            raise error.replaced(setting=origin) from error
         raise
 
 

@@ -100,6 +100,8 @@ def parse_ids(text: str) -> list[int]:
     parts = re.split(r"\s*,\s*|\s+", text.strip())
     if not all(re.fullmatch("[0-9]{1,10}", part) for part in parts):
         raise UsageError(
-            f"not a list of token ids: {text!r}", remedy="Write it like --token-ids 5,17,9"
+            f"not a list of token ids: {text!r}",
+            setting="token_ids",
+            remedy="Write it like --token-ids 5,17,9",
         )
     return [int(part) for part in parts]

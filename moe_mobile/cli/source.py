@@ -50,6 +50,13 @@ class PromptOptions:
         return any(value is not None for value in (self.prompt, self.text_file, self.token_ids))
 
     @property
+    def option(self) -> str:
+        """That which gave the text."""
+        if self.token_ids is not None:
+            return "--token-ids"
+        return "--prompt" if self.prompt is not None else "--file"
+
+    @property
     def path(self) -> pathlib.Path | None:
         """The file that the text is read from."""
         return opened_path(self.text_file)

@@ -78,7 +78,11 @@ def stop(phone: str | None, all_of_them: bool, as_json: bool) -> None:
     from moe_mobile.virtual_phone import find, phones
 
     if (phone is None) != all_of_them:
-        raise UsageError("name one phone or give --all", setting="phone")
+        raise UsageError(
+            "no phone is named" if phone is None else f"{phone} is named, and all phones are",
+            setting="PHONE" if phone is None else "--all",
+            remedy="Name one phone, or give --all",
+        )
     chosen = phones() if phone is None else [find(phone)]
     for one in chosen:
         one.stop()

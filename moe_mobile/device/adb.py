@@ -42,6 +42,7 @@ from moe_mobile.errors import (
 from moe_mobile.runner import Launch, Runner
 from moe_mobile.runtime import Runtime, find_runtime
 
+_AGAIN = "Check its cable or network and that it works normally, then run this again"
 _KILL = re.compile(r"lowmemorykiller: (Kill .*)")
 # How long to wait for a kill to appear in the log.
 _LOG_SECONDS = 2.0
@@ -78,7 +79,9 @@ class AdbDevice(Device):
             raise
         except TimeoutError:
             raise DeviceError(
-                f"it did not answer for {timeout:.0f} s", setting=self.serial
+                f"it did not answer for {timeout:.0f} s",
+                setting=self.serial,
+                remedy=_AGAIN,
             ) from None
         except ConnectionAbortedError:
             raise DeviceError(
@@ -242,7 +245,7 @@ class AdbDevice(Device):
         return DeviceError(
             "the connection to the device broke",
             setting=self.serial,
-            remedy="Check the cable, then run it again",
+            remedy=_AGAIN,
         )
 
     def _explain_end(

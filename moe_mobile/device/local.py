@@ -36,7 +36,10 @@ class LocalDevice(Device):
                 timeout=timeout,
             )
         except subprocess.TimeoutExpired:
-            raise DeviceError(f"a script took more than {timeout:.0f} s") from None
+            raise DeviceError(
+                f"a script on this machine took more than {timeout:.0f} s",
+                remedy="It may be overloaded: run this again",
+            ) from None
         code = result.returncode if result.returncode >= 0 else 128 - result.returncode
         return ShellResult(code, decoded(result.stdout), decoded(result.stderr))
 
@@ -55,6 +58,7 @@ class LocalDevice(Device):
                 raise UsageError(
                     f"this process may not run on cores {', '.join(map(str, cpus))}: {error}",
                     setting="affinity",
+                    remedy="Name cores that it may use, or give all",
                 ) from None
         return runner
 

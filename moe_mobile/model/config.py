@@ -21,6 +21,7 @@ from moe_mobile.errors import CheckpointError, UnsupportedError
 
 JsonObject = dict[str, Any]
 
+AGAIN = "Download or copy the checkpoint again"
 _MOST_BYTES = 256 << 20
 """Of any file of a checkpoint but its weights: several times what the largest tokenizers take."""
 # Far more than any model has; transformers' classes make lists of this length.
@@ -125,7 +126,7 @@ def read_checkpoint_file(path: Path) -> bytes:
         raise CheckpointError(
             f"larger than {_MOST_BYTES >> 20} MiB, which no such file is",
             file=path,
-            remedy="Download or copy the checkpoint again",
+            remedy=AGAIN,
         )
     return data
 
@@ -136,9 +137,9 @@ def read_json_object(path: Path) -> JsonObject:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"not valid JSON: {error}", file=path) from error
+        raise CheckpointError(f"not valid JSON: {error}", file=path, remedy=AGAIN) from error
     if not isinstance(value, dict):
-        raise CheckpointError("must hold a JSON object", file=path)
+        raise CheckpointError("must hold a JSON object", file=path, remedy=AGAIN)
     return value
 
 

@@ -17,7 +17,8 @@ from moe_mobile.model.safetensors import INDEX_FILE, SINGLE_FILE, shard_names
 def fetch_description(model_id: str, names: Sequence[str]) -> Path:
     """The folder of a model's newest snapshot, with those of the files that the model has, and the
     index of its weights. Raises IoError."""
-    return _fetch(model_id, None, [*names, INDEX_FILE])
+    remedy = "Check the id and the connection; if you meant a folder, its path"
+    return _fetch(model_id, None, [*names, INDEX_FILE], remedy)
 
 
 def fetch_weights(model_id: str, folder: Path) -> None:
@@ -27,10 +28,11 @@ def fetch_weights(model_id: str, folder: Path) -> None:
     """
     shards = shard_names(folder / INDEX_FILE) if (folder / INDEX_FILE).exists() else []
     # Others that a repository may hold, such as consolidated.safetensors, are the weights again.
-    _fetch(model_id, folder.name, [SINGLE_FILE, *shards])
+    remedy = "Check the connection and the free space, then run it again: it continues"
+    _fetch(model_id, folder.name, [SINGLE_FILE, *shards], remedy)
 
 
-def _fetch(model_id: str, commit: str | None, names: list[str]) -> Path:
+def _fetch(model_id: str, commit: str | None, names: list[str], remedy: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
@@ -39,5 +41,5 @@ def _fetch(model_id: str, commit: str | None, names: list[str]) -> Path:
         raise IoError(
             f"downloading failed: {' '.join(str(error).split())}",
             file=model_id,
-            remedy="If you meant a folder, check its path",
+            remedy=remedy,
         ) from error

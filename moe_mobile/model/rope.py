@@ -53,7 +53,8 @@ def read_rope(view: ConfigView, head_dim: int) -> Rope:
         raise UnsupportedError(
             f"rope_type {kind!r} is not supported, only {', '.join(sorted(_KNOWN))}",
             file=view.file,
-            remedy="Its frequencies may depend on the sequence length; see the family guide",
+            remedy="Frequencies that depend on the length of the text are not supported; "
+            "docs/adding-a-model-family.md says what is",
         )
     unknown = sorted(set(parameters) - _KNOWN[kind] - {"rope_type", "type"})
     if unknown == ["partial_rotary_factor"] and parameters["partial_rotary_factor"] in (None, 1):

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from moe_mobile.errors import CheckpointError, UnsupportedError, read_error
-from moe_mobile.model.config import read_json_object
+from moe_mobile.model.config import AGAIN, read_json_object
 from moe_mobile.model.names import TensorRef
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -29,7 +29,7 @@ _SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I16": 2, "U16": 2,
     "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "C64": 8, "F64": 8, "I64": 8, "U64": 8,
 }  # fmt: skip
-_AGAIN = "Download or copy the checkpoint again"
+_OTHER = "The weights are not those of this config.json, or not all of them: " + AGAIN.lower()
 _MAX_HEADER = 100_000_000  # the format's own limit
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -107,18 +107,25 @@ class SafetensorsStore:
         if ref.column is not None:
             tensor = tensor[..., ref.column].reshape(ref.part_shape).contiguous()
         if not bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
-            raise CheckpointError(f"tensor {ref.name} holds NaN or infinity", file=stored.file)
+            raise CheckpointError(
+                f"tensor {ref.name} holds NaN or infinity",
+                file=stored.file,
+                remedy=f"{AGAIN}; if it was saved so, its training or conversion failed",
+            )
         return tensor
 
     def _find(self, ref: TensorRef) -> _Stored:
         stored = self._tensors.get(ref.name)
         if stored is None:
-            raise CheckpointError(f"tensor {ref.name} is missing", file=self._some_file())
+            raise CheckpointError(
+                f"tensor {ref.name} is missing", file=self._some_file(), remedy=_OTHER
+            )
         if stored.shape != ref.shape:
             raise CheckpointError(
                 f"tensor {ref.name} has shape {list(stored.shape)}, but config.json asks for "
                 f"{list(ref.shape)}",
                 file=stored.file,
+                remedy=_OTHER,
             )
         return stored
 
@@ -133,24 +140,24 @@ class SafetensorsStore:
         for name, file in weight_map.items():
             stored = self._tensors.get(name)
             if stored is None or stored.file.name != file:
-                raise CheckpointError(f"tensor {name} is not in {file}", file=index)
+                raise CheckpointError(f"tensor {name} is not in {file}", file=index, remedy=AGAIN)
 
     def _add_file(self, path: Path) -> None:
         try:
             status = path.stat()
         except FileNotFoundError:
             raise CheckpointError(
-                "file of the checkpoint is missing", file=path, remedy=_AGAIN
+                "file of the checkpoint is missing", file=path, remedy=AGAIN
             ) from None
         except OSError as error:
             raise read_error(error, path) from error
         if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError("is not a regular file", file=path, remedy=_AGAIN)
+            raise CheckpointError("is not a regular file", file=path, remedy=AGAIN)
         head = _read_exactly(path, 0, 8, "the header") if status.st_size >= 8 else bytearray()
         length = int.from_bytes(head, "little")
         if not head or not 2 <= length <= min(_MAX_HEADER, status.st_size - 8):
             raise CheckpointError(
-                "not a safetensors file, or cut off in its header", file=path, remedy=_AGAIN
+                "not a safetensors file, or cut off in its header", file=path, remedy=AGAIN
             )
         text = _read_exactly(path, 8, length, "the header")
         self._fingerprint.update(f"{path.name}:{status.st_size}:{status.st_mtime_ns}:".encode())
@@ -159,10 +166,10 @@ class SafetensorsStore:
             header = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise CheckpointError(
-                f"header is not valid JSON: {error}", file=path, remedy=_AGAIN
+                f"header is not valid JSON: {error}", file=path, remedy=AGAIN
             ) from error
         if not isinstance(header, dict):
-            raise CheckpointError("header is not an object", file=path, remedy=_AGAIN)
+            raise CheckpointError("header is not an object", file=path, remedy=AGAIN)
         header.pop("__metadata__", None)
         spans = []
         for name, entry in header.items():
@@ -182,10 +189,12 @@ def _weight_map(index: Path) -> dict[str, str]:
     """The file of each tensor."""
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise CheckpointError("weight_map is missing", file=index)
+        raise CheckpointError("weight_map is missing", file=index, remedy=AGAIN)
     for name, file in weight_map.items():
         if not _is_plain_name(file):
-            raise CheckpointError(f"weight_map: bad file name {file!r} of {name}", file=index)
+            raise CheckpointError(
+                f"weight_map: bad file name {file!r} of {name}", file=index, remedy=AGAIN
+            )
     return weight_map
 
 
@@ -210,22 +219,22 @@ def _is_plain_name(file: object) -> bool:
 
 def _entry(path: Path, name: str, entry: Any, base: int, size: int) -> _Stored:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
-        raise CheckpointError(f"tensor {name}: incomplete header entry", file=path, remedy=_AGAIN)
+        raise CheckpointError(f"tensor {name}: incomplete header entry", file=path, remedy=AGAIN)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _SIZES:
-        raise CheckpointError(f"tensor {name}: unknown dtype {dtype!r}", file=path, remedy=_AGAIN)
+        raise CheckpointError(f"tensor {name}: unknown dtype {dtype!r}", file=path, remedy=AGAIN)
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-        raise CheckpointError(f"tensor {name}: bad shape or offsets", file=path, remedy=_AGAIN)
+        raise CheckpointError(f"tensor {name}: bad shape or offsets", file=path, remedy=AGAIN)
     begin, end = offsets
     if end - begin != math.prod(shape) * _SIZES[dtype]:
         raise CheckpointError(
             f"tensor {name}: {end - begin} bytes do not fit {dtype} {shape}",
             file=path,
-            remedy=_AGAIN,
+            remedy=AGAIN,
         )
     if base + end > size:
         raise CheckpointError(
-            f"tensor {name} lies beyond the end: the file is cut off", file=path, remedy=_AGAIN
+            f"tensor {name} lies beyond the end: the file is cut off", file=path, remedy=AGAIN
         )
     return _Stored(path, dtype, tuple(shape), base + begin)
 
@@ -236,11 +245,11 @@ def _check_cover(path: Path, spans: list[tuple[int, int, str]], size: int) -> No
     for begin, end, name in sorted(spans):
         if begin != at:
             what = "overlaps another" if begin < at else "follows bytes that belong to no tensor"
-            raise CheckpointError(f"tensor {name} {what}", file=path, remedy=_AGAIN)
+            raise CheckpointError(f"tensor {name} {what}", file=path, remedy=AGAIN)
         at = end
     if at != size:
         raise CheckpointError(
-            f"{size - at} bytes after the last tensor belong to no tensor", file=path, remedy=_AGAIN
+            f"{size - at} bytes after the last tensor belong to no tensor", file=path, remedy=AGAIN
         )
 
 
@@ -258,7 +267,7 @@ def _read_exactly(path: Path, offset: int, length: int, what: str) -> bytearray:
             while done < length:
                 count = os.preadv(descriptor, [view[done : done + (1 << 30)]], offset + done)
                 if count == 0:
-                    raise CheckpointError(f"cut off inside {what}", file=path, remedy=_AGAIN)
+                    raise CheckpointError(f"cut off inside {what}", file=path, remedy=AGAIN)
                 done += count
         finally:
             os.close(descriptor)

@@ -20,7 +20,7 @@ from moe_mobile.base.router import RouterSpec
 from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
 from moe_mobile.errors import CheckpointError, UnsupportedError, UsageError
 from moe_mobile.model.architecture import Architecture
-from moe_mobile.model.config import read_checkpoint_file, read_json_object
+from moe_mobile.model.config import AGAIN, read_checkpoint_file, read_json_object
 from moe_mobile.model.families.common import Family, Source
 from moe_mobile.model.hub import fetch_description, fetch_weights
 from moe_mobile.model.names import ModelTensors, TensorRef
@@ -201,7 +201,11 @@ def _read_description(folder: Path, name: str) -> _Description:
             f"or delete {ADAPTER} to export the model without it",
         )
     if not config_file.exists():
-        raise CheckpointError("config.json is missing", file=folder)
+        raise CheckpointError(
+            "config.json is missing",
+            file=folder,
+            remedy="Give the folder, or the Hugging Face id, of a model as transformers saves it",
+        )
     config = read_json_object(config_file)
     files: dict[str, bytes] = {}
     for file in HUGGING_FACE_FILES:
@@ -225,7 +229,7 @@ def _check_tokenizer(data: bytes, file: Path, vocab_size: int) -> None:
     try:
         tokens = parse_tokenizer(data).get_vocab(with_added_tokens=True)
     except ValueError as error:
-        raise CheckpointError(str(error), file=file, remedy="Download the file again") from error
+        raise CheckpointError(str(error), file=file, remedy=AGAIN) from error
     token, last = max(tokens.items(), key=lambda one: one[1], default=("", -1))
     if last >= vocab_size:
         raise CheckpointError(

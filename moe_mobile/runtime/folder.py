@@ -97,17 +97,20 @@ def read_runtime(folder: Path) -> Runtime:
     be read.
     """
     manifest = folder / _MANIFEST
+    again = f"Build it again: `{build_command(folder.parent.name)}`"
     try:
         stated = json.loads(manifest.read_bytes())
         recipe = Recipe(**stated["recipe"])
         files = tuple(stated["files"])
         digest = _digest(folder, files)
     except FileNotFoundError as error:
-        raise BundleCorruptError("is missing", file=str(error.filename)) from error
+        raise BundleCorruptError("is missing", file=str(error.filename), remedy=again) from error
     except OSError as error:
         raise read_error(error, folder) from error
     except (ValueError, TypeError, KeyError) as error:
-        raise BundleCorruptError("is not the manifest of a runtime", file=manifest) from error
+        raise BundleCorruptError(
+            "is not the manifest of a runtime", file=manifest, remedy=again
+        ) from error
     if digest != stated.get("digest"):
         raise BundleCorruptError(
             "has other content than when it was built",

@@ -241,6 +241,28 @@ def test_options_that_do_not_fit(
     assert cause in error["cause"]
 
 
+def test_a_prompt_that_is_too_long_names_where_it_came_from(
+    chat_bundle: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    long = "Hi" * 20
+    (tmp_path / "text").write_text(long)
+    (tmp_path / "messages").write_text(json.dumps([{"role": "user", "content": long}]))
+    for options, origin in (
+        (("-p", long), "--prompt"),
+        (("-f", tmp_path / "text"), "--file"),
+        (("--chat", "-f", tmp_path / "text"), "--file"),
+        (("--token-ids", "5," * 39 + "5"), "--token-ids"),
+        (("--messages", tmp_path / "messages"), "--messages"),
+    ):
+        error = failed(2, "generate", chat_bundle, *options, "--context", 32)
+        assert error["setting"] == origin
+        assert "tokens do not fit in a context of 32" in error["cause"]
+        assert "or give a larger --context" in error["remedy"]
+    result = typed(chat_bundle, long.encode(), "--context", 32)
+    assert result.returncode == 2
+    assert "error: the conversation: " in result.stderr
+
+
 def test_errors_about_the_prompt_name_its_option() -> None:
     error = with_options(UsageError("is refused", setting="prompt"), command)
     assert error.setting == "--prompt"

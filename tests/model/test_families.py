@@ -299,8 +299,11 @@ def test_a_missing_tensor_is_found_before_any_work(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path, "mixtral")
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**config, "num_local_experts": 9}))
-    with pytest.raises(CheckpointError, match=r"gate\.weight has shape \[8, 64\].*\[9, 64\]"):
+    with pytest.raises(
+        CheckpointError, match=r"gate\.weight has shape \[8, 64\].*\[9, 64\]"
+    ) as told:
         open_model(source)
+    assert "not those of this config.json" in (told.value.remedy or "")
     (source / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     with pytest.raises(CheckpointError, match=r"model\.layers\.2\..* is missing"):
         open_model(source)

@@ -38,7 +38,8 @@ for source in sys.argv[1:]:
         answer = {"label": model.label, "name": model.architecture.name,
                   "parameters": model.tensors.num_parameters(), "files": sorted(model.files)}
     except MoeMobileError as error:
-        answer = {"kind": type(error).__name__, "file": str(error.file), "cause": error.cause}
+        answer = {"kind": type(error).__name__, "file": str(error.file), "cause": error.cause,
+                  "remedy": error.remedy}
     print(json.dumps(answer))
 """
 
@@ -50,6 +51,7 @@ class Hub:
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
         self.asked: list[tuple[str, str]] = []
+        self.without_weights = False
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -70,6 +72,8 @@ class Hub:
                         names = [{"rfilename": f.name} for f in hub.files(model)]
                         info = {"_id": "1", "id": f"org/{model}", "sha": COMMIT, "siblings": names}
                         self.send(json.dumps(info).encode(), body)
+                    case ["org", _, "resolve", _, name] if hub.lacks(name):
+                        self.send_error(404)
                     case ["org", model, "resolve", commit, name] if commit == COMMIT:
                         if body:
                             hub.asked.append((model, name))
@@ -97,6 +101,9 @@ class Hub:
 
     def files(self, model: str) -> list[pathlib.Path]:
         return sorted((self.folder / model).iterdir())
+
+    def lacks(self, name: str) -> bool:
+        return self.without_weights and name.endswith(".safetensors")
 
     def weights(self) -> list[tuple[str, str]]:
         """Of what was asked for."""
@@ -194,9 +201,14 @@ def test_models_that_cannot_be_exported_cost_no_weights(hub: Hub) -> None:
 
 
 def test_a_hub_that_has_no_such_model_or_does_not_answer(hub: Hub) -> None:
-    (absent,) = opened(hub, "absent")
+    hub.without_weights = True
+    absent, cut = opened(hub, "absent", MODEL)
+    assert (hub.folder.parent / "home" / "hub" / f"models--org--{MODEL}").is_dir()
     hub.close()
+    shutil.rmtree(hub.folder.parent / "home")
     (silent,) = opened(hub, MODEL)
-    for answer, model in ((absent, "absent"), (silent, MODEL)):
+    for answer, model in ((absent, "absent"), (cut, MODEL), (silent, MODEL)):
         assert (answer["kind"], answer["file"]) == ("IoError", f"org/{model}")
         assert "downloading failed" in answer["cause"]
+        # It was no folder's path if the model was there already.
+        assert ("if you meant a folder" in answer["remedy"]) == (answer is not cut)

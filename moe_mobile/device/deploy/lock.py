@@ -96,7 +96,11 @@ def _take(
         code = stream.wait()
     except OSError:
         stream.close()
-        raise DeviceError("the connection broke", setting=serial) from None
+        raise DeviceError(
+            "the connection broke",
+            setting=serial,
+            remedy="Reconnect the device, then run this again",
+        ) from None
     stream.close()
     if code == 127:
         raise UnsupportedError(

@@ -89,7 +89,8 @@ ReadDone perform(const ReadRequest& request) {
 ReadLanes::ReadLanes(unsigned lanes) {
   if (lanes < 1 || lanes > kMost) {
     throw Error(ErrorCode::kUsage, Setting{"lanes"},
-                "must be 1 to " + std::to_string(kMost) + ", not " + std::to_string(lanes));
+                "must be 1 to " + std::to_string(kMost) + ", not " + std::to_string(lanes),
+                "Give a number in that range.");
   }
   // The lanes inherit the mask: signals go to the host's own threads.
   sigset_t all, before;

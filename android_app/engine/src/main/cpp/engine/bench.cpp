@@ -72,7 +72,7 @@ std::vector<BenchSample> run_bench(Engine* engine, const BenchRequest& request,
     throw Error(
         ErrorCode::kUsage, Setting{"n_prompt"},
         "the test needs more positions than the context of " + std::to_string(engine->context()),
-        "Make the sum of n_prompt and n_gen smaller, or the context larger.");
+        "Make the sum of `n_prompt` and `n_gen` smaller, or the `context` larger.");
   const uint32_t vocab_size = engine->model().vocab_size;
   const Replay replay(engine, request);
   std::mt19937 random(request.seed);

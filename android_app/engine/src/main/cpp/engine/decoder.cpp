@@ -107,8 +107,7 @@ void Decoder::require_room(size_t tokens) const {
                     std::to_string(context_),
                 context_ == manifest_.context_length
                     ? "Shorten the prompt: the model allows no more."
-                    : "Shorten the prompt, or open the engine with a larger context (the model "
-                      "allows " +
+                    : "Shorten the prompt, or give a larger `context` (the model allows " +
                           std::to_string(manifest_.context_length) + ").");
 }
 

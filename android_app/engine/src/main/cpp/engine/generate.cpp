@@ -73,7 +73,7 @@ void score(Engine* engine, Span<const uint32_t> tokens,
     throw Error(ErrorCode::kUsage, Setting{"token_ids"},
                 std::to_string(tokens.size()) + " tokens do not fit in a context of " +
                     std::to_string(engine->context()),
-                "Score fewer, or open the engine with a larger context.");
+                "Score fewer, or give a larger `context`.");
   for (size_t i = 0; i < tokens.size(); ++i) {
     engine->decode(tokens[i]);
     cancellation.check();

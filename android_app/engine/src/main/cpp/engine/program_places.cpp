@@ -25,7 +25,7 @@ ProgramPlaces::ProgramPlaces(const Bundle& bundle, uint32_t variant, uint32_t co
     if (!bundle.has_shard(layer, variant))
       throw Error(ErrorCode::kIo, shard.path,
                   "the shard is missing (preparing with `consume` deletes it)",
-                  "Set `residency` to slots, or deploy the bundle again.");
+                  "Set `residency` to slots, or copy, deploy or export the bundle again.");
     if (allow_direct) {
       try {
         shard.fd = open_read(shard.path, /*direct=*/true);
