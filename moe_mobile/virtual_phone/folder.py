@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moe_mobile.base.command_line import command_line
 from moe_mobile.errors import DeviceError, MoeMobileError, UsageError, from_code, write_error
 
 # What phone.json has in every version.
@@ -101,8 +102,14 @@ class PhoneFolder:
         try:
             received, sent = struct.unpack("<QQ", (self.path / "counters").read_bytes())
         except (OSError, struct.error) as error:
-            raise DeviceError(f"the virtual phone {self.name} has ended") from error
+            raise self._ended() from error
         return received, sent
+
+    def _ended(self) -> DeviceError:
+        again = command_line("virtual-phone start", name=self.name)
+        return DeviceError(
+            f"the virtual phone {self.name} has ended", remedy=f"Start it again: `{again}`"
+        )
 
     def _lock(self, kind: int) -> int:
         """A descriptor that holds the lock; BlockingIOError if somebody else holds it."""
@@ -137,7 +144,7 @@ class PhoneFolder:
         finally:
             os.close(folder)
         if not isinstance(answer, dict):
-            raise DeviceError(f"the virtual phone {self.name} has ended")
+            raise self._ended()
         if "error" in answer:
             raise error_of(answer)
         return answer

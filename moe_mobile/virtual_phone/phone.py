@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from moe_mobile.base.command_line import command_line
 from moe_mobile.errors import DeviceError, UsageError, write_error
 from moe_mobile.virtual_phone.folder import PhoneFolder, claim, error_of, folders
 from moe_mobile.virtual_phone.groups import has_systemd
@@ -118,7 +119,10 @@ def start(settings: PhoneSettings | None = None, *, connect: bool = True) -> Vir
             said = phone.connect()
             how = settings.misbehaviour
             if "connected to" not in said and not (how.unauthorized or how.offline):
-                raise DeviceError(f"adb cannot connect to the virtual phone: {said}")
+                raise DeviceError(
+                    f"adb cannot connect to the virtual phone: {said or 'it says nothing'}",
+                    remedy="Restart adb's server (`adb kill-server`), then start the phone again",
+                )
         except BaseException:  # an interrupt too: nobody knows of the phone yet
             phone.stop()
             raise
@@ -141,8 +145,13 @@ def find(name: str) -> VirtualPhone:
     for phone in running:
         if name in (phone.name, phone.serial):
             return phone
-    names = ", ".join(phone.name for phone in running) or "none runs"
-    raise UsageError(f"there is no virtual phone called {name!r}", remedy=f"Running: {names}")
+    names = ", ".join(phone.name for phone in running)
+    raise UsageError(
+        f"there is no virtual phone called {name!r}",
+        remedy=f"These run: {names}"
+        if running
+        else f"None runs: start one with `{command_line('virtual-phone start')}`",
+    )
 
 
 def _launch(folder: PhoneFolder, lock: int, prefix: list[str], suffix: list[str]) -> dict[str, Any]:

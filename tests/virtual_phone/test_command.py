@@ -19,8 +19,8 @@ from click.testing import CliRunner
 
 import moe_mobile
 from moe_mobile.cli.virtual_phone import command
-from moe_mobile.errors import IoError, UnsupportedError, UsageError
-from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone, start
+from moe_mobile.errors import DeviceError, IoError, UnsupportedError, UsageError
+from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone, find, start
 from moe_mobile.virtual_phone.folder import claim, folders
 from tests.phones import MEBIBYTE, adb, wait_until
 
@@ -181,6 +181,9 @@ def test_folders_that_nobody_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_records_of_another_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOE_MOBILE_PHONES_DIR", str(tmp_path))
+    with pytest.raises(UsageError, match="no virtual phone called 'nope'") as none:
+        find("nope")
+    assert "None runs: start one with `moe-mobile virtual-phone start`" in (none.value.remedy or "")
     old = '{"name": "old", "serial": "127.0.0.1:5", "pid": 1}'
     locks = []
     for text in ("{}", "[]", '{"name": 1, "serial": "", "pid": 1}', old):
@@ -188,9 +191,16 @@ def test_records_of_another_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         locks.append(lock)
         (folder.path / "phone.json").write_text(text)
     assert run("list").startswith("no virtual phone runs")  # the last is gone without its counters
+    with pytest.raises(DeviceError, match="has ended") as ended:
+        folder.traffic()
+    again = f"virtual-phone start --name {folder.name}"
+    assert again in (ended.value.remedy or "")
     (folder.path / "counters").write_bytes(bytes(16))
     words = run("list").splitlines()[-1].split()
     assert words == ["old", "127.0.0.1:5", "-", "-", "-", "-", "0", "B", "0", "B"]
+    with pytest.raises(UsageError) as other:
+        find("nope")
+    assert other.value.remedy == "These run: old"
     for lock in locks:
         os.close(lock)
 
