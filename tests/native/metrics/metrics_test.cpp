@@ -82,11 +82,11 @@ TEST(RunMetrics, PercentilesAreByNearestRank) {
 
 TEST(MetricsJson, HoldsEveryMember) {
   const nlohmann::json t = token(9);
-  EXPECT_EQ(t.size(), 14u);
+  EXPECT_EQ(t.size(), 13u);
   EXPECT_EQ(t["total_ns"], 9);
   EXPECT_EQ(t["slots_changed_by_routing"], 2);
   const nlohmann::json run = aggregate(std::vector<TokenMetrics>{token(9)});
-  EXPECT_EQ(run.size(), 18u);
+  EXPECT_EQ(run.size(), 17u);
   EXPECT_EQ(run["p95_ns"], 9);
   EXPECT_EQ(run["hit_rate"], 0.375);
   const nlohmann::json memory = ProcessMemory{};
