@@ -106,7 +106,8 @@ class SafetensorsStore:
         tensor = torch.frombuffer(data, dtype=dtype).reshape(shape).to(torch.float32)
         if ref.column is not None:
             tensor = tensor[..., ref.column].reshape(ref.part_shape).contiguous()
-        if not bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
+        # Both are NaN if any element is.
+        if not all(map(math.isfinite, (extreme.item() for extreme in torch.aminmax(tensor)))):
             raise CheckpointError(
                 f"tensor {ref.name} holds NaN or infinity",
                 file=stored.file,
