@@ -25,6 +25,10 @@ class HashingFile:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self._file.write(data)
+        self.adopt(data)
+
+    def adopt(self, data: bytes | bytearray | memoryview) -> None:
+        """Counts and hashes bytes that are in the file already."""
         self._digest.update(data)
         self.bytes += len(data)
 

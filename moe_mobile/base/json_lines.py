@@ -53,8 +53,9 @@ class JsonLines:
         torn = data[self._whole :]
         self.ends_foreign = torn[: len(begin)] != begin[: len(torn)]
 
-    def append(self, item: Json) -> None:
-        """Write a line through to the disk. Raises DiskFullError or IoError."""
+    def append(self, item: Json, *, sync: bool = True) -> None:
+        """Write a line through to the disk, or just to the system: then it outlives this process,
+        and the next line that is synced takes it along. Raises DiskFullError or IoError."""
         line = json.dumps(item, separators=(",", ":")).encode() + b"\n"
         with self._lock:
             try:
@@ -62,7 +63,8 @@ class JsonLines:
                 self._file.seek(self._whole)
                 self._file.write(line)
                 self._file.flush()
-                os.fsync(self._file.fileno())
+                if sync:
+                    os.fsync(self._file.fileno())
             except OSError as error:
                 raise write_error(error, self._path) from error
             self._whole += len(line)

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,10 +27,10 @@ from moe_mobile.errors import BundleInvalidError, CancelledError, UnsupportedErr
 from moe_mobile.export import lowering
 from moe_mobile.export.embedding import ROWS_AT_ONCE, encode_rows
 from moe_mobile.export.options import Options, resolve_options
+from moe_mobile.export.parallel import in_order, one_thread_each, workers_for
 from moe_mobile.export.plan import Plan, make_plan
-from moe_mobile.export.programs import ExpertShape
 from moe_mobile.export.shapes import ProgramShape
-from moe_mobile.export.template import Programs
+from moe_mobile.export.template import Block, Programs
 from moe_mobile.export.workspace import Record, Workspace, open_workspace, refuse_early
 from moe_mobile.model.architecture import Attention, Convolution
 from moe_mobile.model.names import TensorRef
@@ -51,7 +52,10 @@ def export_bundle(
     """Exports a Mixture-of-Experts model into a bundle of ExecuTorch programs.
 
     An interrupted export continues where it stopped when it is called again with the same
-    arguments; until it is complete its files lie in ``OUT.partial``.
+    arguments, also inside a layer; until it is complete its files lie in ``OUT.partial``.
+
+    Several experts are made at once, one on each core that the process may use, and PyTorch runs
+    with one thread meanwhile. The bundle's bytes do not depend on it.
 
     Args:
         source: a folder with a Hugging Face checkpoint, a Hugging Face model id, ``"demo"``, or
@@ -67,7 +71,7 @@ def export_bundle(
         name: the model's name in the bundle.
         overwrite: replace an existing bundle.
         progress: called before each program and once at the end, with the stage "export". It
-            counts programs and the embedding; its detail is what is being made.
+            counts experts, from those that an earlier run made; its detail is what is being made.
 
     Returns:
         The bundle's path.
@@ -105,7 +109,8 @@ def export_bundle(
             )
         with open_workspace(target, key, overwrite=overwrite) as workspace:
             if workspace is not None:
-                _Export(model, options, plan, workspace, progress).run(target)
+                with one_thread_each():
+                    _Export(model, options, plan, workspace, progress).run(target)
     except KeyboardInterrupt:
         raise CancelledError(
             "export interrupted", file=target, remedy="Run it again to continue"
@@ -126,10 +131,18 @@ class _Export:
     _done: int = 0
 
     def __post_init__(self) -> None:
-        architecture = self._model.architecture
-        moe_layers = sum(layer.is_moe for layer in architecture.layers)
-        experts = moe_layers * architecture.moe.num_experts * len(self._plan.experts)
-        self._total = 2 + len(architecture.layers) + experts
+        count = self._model.architecture.moe.num_experts
+        shards = [
+            self._shard_path(index, variant)
+            for index, layer in enumerate(self._model.architecture.layers)
+            if layer.is_moe
+            for variant in range(len(self._plan.experts))
+        ]
+        self._total = count * len(shards)
+        self._done = sum(
+            count if self._workspace.finished(path) else self._workspace.unfinished(path)
+            for path in shards
+        )
 
     def run(self, out: Path) -> None:
         layers = []
@@ -154,10 +167,12 @@ class _Export:
 
         def fill(file: HashingFile) -> None:
             for begin in range(0, rows, ROWS_AT_ONCE):
-                part = self._read(ref.slice_rows(begin, min(begin + ROWS_AT_ONCE, rows)))
+                part = self._model.store.read(
+                    ref.slice_rows(begin, min(begin + ROWS_AT_ONCE, rows))
+                )
                 file.write(encode_rows(part, dtype))
 
-        record = self._write("embedding.bin", "embedding", 1, fill)
+        record = self._write("embedding.bin", "embedding", fill)
         return m.Embedding(
             **_file(record), dtype=dtype, row_bytes=embedding_row_bytes(dtype, hidden)
         )
@@ -168,10 +183,11 @@ class _Export:
         def fill(file: HashingFile) -> None:
             made = self._of_shape(shape)
             made.prepare()
-            for piece in made.pieces(self._weights(self._model.tensors.layer(index))):
+            weights = _Weights(self._model, self._model.tensors.layer(index))
+            for piece in made.pieces(weights, made.blocks(weights)):
                 file.write(piece)
 
-        record = self._write(f"dense/layer-{index:02d}.pte", f"layer {index}", 1, fill)
+        record = self._write(f"dense/layer-{index:02d}.pte", f"layer {index}", fill)
         return m.DenseProgram(**_file(record), delegate=self._own(shape.delegate))
 
     def _own(self, delegate: str) -> str | None:
@@ -201,69 +217,64 @@ class _Export:
 
     def _shard(self, index: int, variant: int) -> m.Shard:
         """A layer's experts in one precision."""
-        shape = self._plan.experts[variant]
-        precision = f".{self._options.variants[variant - 1]}" if variant else ""
-        count = self._model.architecture.moe.num_experts
-        before = self._done
-
-        def fill(file: HashingFile) -> Record:
-            programs = []
-            self._of_shape(shape).prepare()
-            for expert in range(count):
-                self._done = before + expert
-                self._report(f"layer {index}, expert {expert}{precision.replace('.', ', ')}")
-                file.pad(m.ALIGNMENT)
-                programs.append(self._write_expert(file, shape, index, expert))
-            file.pad(m.ALIGNMENT)
-            return {"programs": programs}
-
-        path = f"experts/layer-{index:02d}{precision}.shard"
+        path = self._shard_path(index, variant)
         record = self._workspace.finished(path)
         if record is None:
-            record = self._workspace.write(path, fill)
-        self._done = before + count
-        programs = tuple(m.Program(**program) for program in record["programs"])
-        return m.Shard(**_file(record), programs=programs)
+            wanted = self._workspace.unfinished(path)
 
-    def _write_expert(
-        self, file: HashingFile, shape: ExpertShape, layer: int, expert: int
-    ) -> Record:
-        offset, digest = file.bytes, hashlib.sha256()
-        weights = self._weights(self._model.tensors.expert(layer, expert))
-        for piece in self._of_shape(shape).pieces(weights):
-            file.write(piece)
-            digest.update(piece)
-        return {"offset": offset, "bytes": file.bytes - offset, "sha256": digest.hexdigest()}
+            def programs(found: int) -> Generator[list[memoryview], None, None]:
+                self._done -= wanted - found  # damaged
+                return self._expert_programs(index, variant, found)
+
+            record = self._workspace.write_shard(path, programs)
+        entries = tuple(m.Program(**program) for program in record["programs"])
+        return m.Shard(**_file(record), programs=entries)
+
+    def _shard_path(self, index: int, variant: int) -> str:
+        precision = f".{self._options.variants[variant - 1]}" if variant else ""
+        return f"experts/layer-{index:02d}{precision}.shard"
+
+    def _expert_programs(
+        self, index: int, variant: int, first: int
+    ) -> Generator[list[memoryview], None, None]:
+        """The programs of a layer's experts from ``first`` on, in pieces."""
+        shape = self._plan.experts[variant]
+        made = self._of_shape(shape)
+        made.prepare()
+        which = f", {self._options.variants[variant - 1]}" if variant else ""
+
+        def blocks(expert: int) -> tuple[_Weights, list[Block]]:
+            weights = _Weights(self._model, self._model.tensors.expert(index, expert))
+            return weights, made.blocks(weights)
+
+        experts = range(first, self._model.architecture.moe.num_experts)
+        self._report(f"layer {index}, experts{which}")
+        workers = workers_for(shape)
+        with contextlib.closing(in_order(blocks, experts, workers)) as parts:
+            for expert, (weights, constants) in zip(experts, parts, strict=True):
+                self._report(f"layer {index}, expert {expert}{which}")
+                yield made.pieces(weights, constants)
+                self._done += 1
 
     def _head(self) -> m.DenseProgram:
         def fill(file: HashingFile) -> None:
             # Only one program has this shape: substituting would save nothing.
-            weights = self._weights(self._model.tensors.head())
+            weights = _Weights(self._model, self._model.tensors.head())
             file.write(lowering.lower(self._plan.head, weights))
 
-        record = self._write("dense/head.pte", "head", 1, fill)
+        record = self._write("dense/head.pte", "head", fill)
         return m.DenseProgram(**_file(record), delegate=self._own(self._plan.head.delegate))
 
     def _copy(self, name: str) -> m.File:
         content = self._model.files[name]
-        return m.File(**_file(self._write(name, name, 0, lambda file: file.write(content))))
+        return m.File(**_file(self._write(name, name, lambda file: file.write(content))))
 
-    def _write(
-        self, path: str, what: str, units: int, fill: Callable[[HashingFile], None]
-    ) -> Record:
+    def _write(self, path: str, what: str, fill: Callable[[HashingFile], None]) -> Record:
         self._report(what)
-        record = self._workspace.finished(path) or self._workspace.write(path, fill)
-        self._done += units
-        return record
+        return self._workspace.finished(path) or self._workspace.write(path, fill)
 
     def _of_shape(self, shape: ProgramShape) -> Programs:
         return self._programs.setdefault(shape, Programs(shape))
-
-    def _weights(self, refs: dict[str, TensorRef]) -> dict[str, torch.Tensor]:
-        return {name: self._read(ref) for name, ref in refs.items()}
-
-    def _read(self, ref: TensorRef) -> torch.Tensor:
-        return self._model.store.read(ref)
 
     def _report(self, what: str) -> None:
         self._progress("export", self._done, self._total, what)
@@ -320,6 +331,23 @@ class _Export:
             memory=m.memory_facts(layers=layers, head=head, embedding=embedding, top_k=moe.top_k),
             provenance={"source": self._model.label, **_versions()},
         )
+
+
+class _Weights(Mapping[str, torch.Tensor]):
+    """A program's parameters, float32. Each is read when it is asked for, so that memory holds one
+    at a time."""
+
+    def __init__(self, model: OpenModel, refs: Mapping[str, TensorRef]) -> None:
+        self._model, self._refs = model, refs
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._model.store.read(self._refs[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._refs)
+
+    def __len__(self) -> int:
+        return len(self._refs)
 
 
 def _check_name(name: object) -> None:

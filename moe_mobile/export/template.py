@@ -78,11 +78,19 @@ class Programs:
 
     def make(self, weights: Mapping[str, torch.Tensor]) -> bytes:
         """The program with these float32 parameters, as the bytes of a ``.pte`` file."""
-        return b"".join(self.pieces(weights))
+        return b"".join(self.pieces(weights, self.blocks(weights)))
 
-    def pieces(self, weights: Mapping[str, torch.Tensor]) -> list[memoryview]:
-        """The same without a copy of the parameters: write it before the next call."""
-        blocks = blocks_of(self._shape, weights)
+    def blocks(self, weights: Mapping[str, torch.Tensor]) -> list[Block]:
+        """The program's constants: most of the work. Several threads may call it at once."""
+        return blocks_of(self._shape, weights)
+
+    def pieces(
+        self, weights: Mapping[str, torch.Tensor], blocks: Sequence[Block]
+    ) -> list[memoryview]:
+        """The program with these constants, not copied: write it before the next call.
+
+        ``weights`` are asked for only if a program like this has to be lowered.
+        """
         pattern = self._pattern(blocks)
         if pattern not in self._templates:
             if len(set(pattern)) == len(pattern):

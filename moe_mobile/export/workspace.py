@@ -4,13 +4,14 @@
 
 ``OUT.partial``, next to ``OUT``, has::
 
-    bundle/                what is finished; becomes OUT
-    export-journal.jsonl   a key made of all inputs, then a line per finished file
+    bundle/                what is finished, and the shard that grows; becomes OUT
+    export-journal.jsonl   a key made of all inputs, then a line per finished file and per expert
     replaced/              the older bundle, between the two renames that replace it
 
-A later run with the same inputs continues after the recorded files, a run with other inputs starts
-anew. The lock is on the folder itself, so that a killed process leaves none behind. Every step
-leaves a state from which the next run continues, whenever the process is killed.
+A later run with the same inputs continues after the recorded files, and inside a shard after the
+experts whose bytes match their record. A run with other inputs starts anew. The lock is on the
+folder itself, so that a killed process leaves none behind. Every step leaves a state from which the
+next run continues, whenever the process is killed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from moe_mobile.base.files import HashingFile, sync_folder, write_file
@@ -27,11 +29,15 @@ from moe_mobile.base.json_field import Json, parse_object
 from moe_mobile.base.json_lines import JsonLines
 from moe_mobile.bundle.manifest import MANIFEST_FILE
 from moe_mobile.errors import UsageError, write_error
+from moe_mobile.export.shard_file import GrowingShard
 
 JOURNAL = "export-journal.jsonl"
 _BUNDLE = "bundle"
 _REPLACED = "replaced"
 Record = Json
+# A shard is made durable so often: what a power cut takes.
+_SYNC_BYTES = 256 << 20
+_SYNC_SECONDS = 10.0
 
 
 class Workspace:
@@ -45,6 +51,7 @@ class Workspace:
             self._start_anew()
         self._journal = JsonLines(partial / JOURNAL)
         self._records: dict[str, Record] = {}
+        self._programs: dict[str, list[Record]] = {}  # of unfinished shards
         if begun:
             self._read_records()
         else:
@@ -75,6 +82,41 @@ class Workspace:
         self._records[path] = record
         return record
 
+    def unfinished(self, path: str) -> int:
+        """How many experts an earlier run seems to have left in the unfinished shard ``path``."""
+        return len(self._programs.get(path, ()))
+
+    def write_shard(
+        self, path: str, make: Callable[[int], Generator[Sequence[memoryview], None, None]]
+    ) -> Record:
+        """Writes a shard and records it, continuing the one that an earlier run began.
+
+        Args:
+            path: the shard's.
+            make: called with the number of experts that are there already, gives the programs of
+                all others, in pieces, in their order.
+
+        Returns:
+            The record: ``path``, ``bytes``, ``sha256``, and ``programs``, each with ``offset``,
+            ``bytes`` and ``sha256``.
+        """
+        with GrowingShard(self._bundle / path, self._programs.get(path, ())) as shard:
+            synced = time.monotonic()
+            with contextlib.closing(make(len(shard.programs))) as programs:
+                for pieces in programs:
+                    program = shard.append(pieces)
+                    now = time.monotonic()
+                    due = shard.unsynced >= _SYNC_BYTES or now - synced >= _SYNC_SECONDS
+                    if due:
+                        shard.sync()
+                        synced = now
+                    self._journal.append({"unfinished": path, **program}, sync=due)
+            size, digest = shard.finish()
+        record = {"path": path, "bytes": size, "sha256": digest, "programs": shard.programs}
+        self._journal.append(record)
+        self._records[path] = record
+        return record
+
     def complete(self, out: Path, manifest: bytes) -> None:
         """Writes the manifest and gives the bundle its final name, replacing an older one."""
         write_file(self._bundle / MANIFEST_FILE, lambda file: file.write(manifest))
@@ -93,8 +135,20 @@ class Workspace:
         for line in self._journal.found:
             record = parse_object(line) or {}
             with contextlib.suppress(KeyError, TypeError, OSError):
-                if (self._bundle / record["path"]).stat().st_size == record["bytes"]:
+                if "unfinished" in record:
+                    self._read_program(record)
+                elif (self._bundle / record["path"]).stat().st_size == record["bytes"]:
                     self._records[record["path"]] = record
+
+    def _read_program(self, record: Record) -> None:
+        """An expert of an unfinished shard. It replaces those that lay there or behind: they were
+        found damaged, and the shard was cut off before them."""
+        programs = self._programs.setdefault(record["unfinished"], [])
+        program = {name: record[name] for name in ("offset", "bytes", "sha256")}
+        if type(program["offset"]) is type(program["bytes"]) is int and program["bytes"] >= 0:
+            while programs and programs[-1]["offset"] >= program["offset"]:
+                programs.pop()
+            programs.append(program)
 
     def _start_anew(self) -> None:
         try:
@@ -114,7 +168,7 @@ def open_workspace(out: Path, key: str, *, overwrite: bool) -> Iterator[Workspac
 
     Raises:
         UsageError: ``out`` exists, is not a bundle, or is being written by another process.
-        DiskFullError, ReadOnlyError, IoError.
+        ReadOnlyError, IoError.
     """
     partial = _partial_of(out)
     refuse_early(out, overwrite=overwrite)

@@ -8,12 +8,12 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from moe_mobile.base.cores import cores
 from moe_mobile.base.progress import Progress, silent
 from moe_mobile.device.interface import Device
 from moe_mobile.quality.score import Cache
 from moe_mobile.quality.subject import BundleSubject
 from moe_mobile.routing.capacity import share_text
-from moe_mobile.tune.processes import cores
 
 _USABLE = 0.8  # of what is available; the rest is left to others
 

@@ -31,11 +31,6 @@ _stop: Any = None
 _scored: Any = None
 
 
-def cores() -> int:
-    """On which this process may run."""
-    return len(os.sched_getaffinity(0))
-
-
 def score_in_processes(source: QualitySource, jobs: int) -> Workers:
     """A pool of ``jobs`` processes, each with a source of its own.
 
