@@ -30,6 +30,7 @@ from moe_mobile.export.options import Options, resolve_options
 from moe_mobile.export.parallel import in_order, one_thread_each, workers_for
 from moe_mobile.export.plan import Plan, make_plan
 from moe_mobile.export.shapes import ProgramShape
+from moe_mobile.export.space import bundle_bytes
 from moe_mobile.export.template import Block, Programs
 from moe_mobile.export.workspace import Record, Workspace, open_workspace, refuse_early
 from moe_mobile.model.architecture import Attention, Convolution
@@ -83,7 +84,9 @@ def export_bundle(
         UsageError: arguments that make no sense, or a target that exists.
         UnsupportedError: a model or option combination that cannot be exported.
         CheckpointError: a broken checkpoint.
-        DiskFullError, ReadOnlyError, IoError: writing or reading failed.
+        DiskFullError: the disk has not enough room for what is missing, found before any work, or
+            it has filled up since.
+        ReadOnlyError, IoError: writing or reading failed.
         CancelledError: interrupted from the keyboard; calling again continues.
     """
     options = resolve_options(
@@ -107,7 +110,8 @@ def export_bundle(
                 f"out as transformers does: {shown}",
                 stacklevel=2,
             )
-        with open_workspace(target, key, overwrite=overwrite) as workspace:
+        needed = bundle_bytes(model, options, plan)
+        with open_workspace(target, key, overwrite=overwrite, needed=needed) as workspace:
             if workspace is not None:
                 with one_thread_each():
                     _Export(model, options, plan, workspace, progress).run(target)

@@ -28,8 +28,9 @@ from moe_mobile.base.files import HashingFile, sync_folder, write_file
 from moe_mobile.base.json_field import Json, parse_object
 from moe_mobile.base.json_lines import JsonLines
 from moe_mobile.bundle.manifest import MANIFEST_FILE
-from moe_mobile.errors import UsageError, write_error
+from moe_mobile.errors import DiskFullError, UsageError, write_error
 from moe_mobile.export.shard_file import GrowingShard
+from moe_mobile.export.space import require_space
 
 JOURNAL = "export-journal.jsonl"
 _BUNDLE = "bundle"
@@ -163,12 +164,17 @@ class Workspace:
 
 
 @contextlib.contextmanager
-def open_workspace(out: Path, key: str, *, overwrite: bool) -> Iterator[Workspace | None]:
+def open_workspace(
+    out: Path, key: str, *, overwrite: bool, needed: int = 0
+) -> Iterator[Workspace | None]:
     """The locked ``OUT.partial``; None if a killed run had only to remove it: ``out`` is done.
+
+    ``needed``: bytes that the bundle will have. If the disk has no room for what is missing, this
+    is found before any work.
 
     Raises:
         UsageError: ``out`` exists, is not a bundle, or is being written by another process.
-        ReadOnlyError, IoError.
+        DiskFullError, ReadOnlyError, IoError.
     """
     partial = _partial_of(out)
     refuse_early(out, overwrite=overwrite)
@@ -186,6 +192,13 @@ def open_workspace(out: Path, key: str, *, overwrite: bool) -> Iterator[Workspac
         except OSError as error:
             raise write_error(error, partial) from error
         check_target(out, overwrite=overwrite)
+        try:
+            # What is there is kept, or is deleted because it belongs to another export.
+            require_space(partial, needed - _bytes_in(partial / _BUNDLE))
+        except DiskFullError:
+            with contextlib.suppress(OSError):
+                partial.rmdir()  # if it is empty
+            raise
         with contextlib.closing(Workspace(partial, key)) as workspace:
             yield workspace
 
@@ -246,6 +259,10 @@ def check_target(out: Path, *, overwrite: bool) -> None:
             file=out,
             remedy="Move it",
         )
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _same_folder(descriptor: int, path: Path) -> bool:

@@ -1,0 +1,95 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Room on the disk is looked for before any work."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from moe_mobile.bundle.manifest import ALIGNMENT
+from moe_mobile.errors import DiskFullError
+from moe_mobile.export import RandomWeights, export_bundle
+from moe_mobile.export.options import resolve_options
+from moe_mobile.export.plan import make_plan
+from moe_mobile.export.space import bundle_bytes
+from moe_mobile.export.workspace import open_workspace
+from moe_mobile.model.source import open_model
+from tests.bundles import BundleMaker, CheckpointMaker
+from tests.hostile.support import mounted
+from tests.tiny import FAMILIES
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("name", "quant"), [*((family, "fp32") for family in FAMILIES), ("qwen3_moe", "8da4w")]
+)
+def test_a_bundle_is_as_large_as_computed(
+    name: str, quant: str, checkpoint: CheckpointMaker, bundle: BundleMaker
+) -> None:
+    model, options = open_model(checkpoint(name)), resolve_options(quant)
+    computed = bundle_bytes(model, options, make_plan(model.architecture, options))
+    files = [path for path in bundle(name, quant).rglob("*") if path.is_file()]
+    actual = sum(path.stat().st_size for path in files)
+    assert actual <= computed
+    # For an expert there may be one unit of alignment more, and half of one for any other file.
+    shards = [path for path in files if path.suffix == ".shard"]
+    experts = len(shards) * model.architecture.moe.num_experts
+    assert computed <= actual + ALIGNMENT * (experts + len(files) / 2)
+
+
+@pytest.mark.slow
+def test_a_layer_of_full_size_is_as_large_as_computed(tmp_path: Path) -> None:
+    source = RandomWeights("OLMoE-1B-7B", layers=1, vocab_size=2048)
+    model, options = open_model(source), resolve_options("8da4w")
+    computed = bundle_bytes(model, options, make_plan(model.architecture, options))
+    out = export_bundle(source, tmp_path / "out", "8da4w")
+    actual = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    assert actual <= computed <= 1.005 * actual
+
+
+def test_a_model_that_no_disk_holds(tmp_path: Path) -> None:
+    out = tmp_path / "above" / "out"
+    with pytest.raises(DiskFullError) as caught:
+        export_bundle(RandomWeights("Mixtral-8x7B", layers=4096), out, "fp32")
+    assert re.fullmatch(
+        r"the bundle needs about 2\d\.\d TiB more, and [\d.]+ [GMT]iB are free", caught.value.cause
+    )
+    assert "Free some space" in (caught.value.remedy or "")
+    assert list((tmp_path / "above").iterdir()) == []
+
+
+def test_what_is_there_already_needs_no_room(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=4m") as disk:
+        out = disk / "out"
+        with open_workspace(out, "key", overwrite=False, needed=3 * MIB) as space:
+            assert space is not None
+            space.write("dense/a.pte", lambda file: file.write(bytes(2 * MIB)))
+        left = os.statvfs(disk)
+        assert left.f_bavail * left.f_frsize < 3 * MIB
+        with pytest.raises(DiskFullError, match=r"needs about 3\.0 MiB more"):
+            with open_workspace(disk / "other", "key", overwrite=False, needed=3 * MIB):
+                raise AssertionError("not opened")
+        assert [entry.name for entry in disk.iterdir()] == ["out.partial"]
+        # The same export continues, and another one deletes what this one left.
+        for key in ("key", "other"):
+            with open_workspace(out, key, overwrite=False, needed=3 * MIB) as space:
+                assert space is not None
+                assert (space.finished("dense/a.pte") is None) == (key == "other")
+
+
+def test_a_refused_export_keeps_what_is_there(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=4m") as disk:
+        with open_workspace(disk / "out", "key", overwrite=False) as space:
+            assert space is not None
+            record = space.write("dense/a.pte", lambda file: file.write(b"kept"))
+        with pytest.raises(DiskFullError, match="needs about"):
+            with open_workspace(disk / "out", "key", overwrite=False, needed=8 * MIB):
+                raise AssertionError("not opened")
+        with open_workspace(disk / "out", "key", overwrite=False, needed=2 * MIB) as space:
+            assert space is not None
+            assert space.finished("dense/a.pte") == record
