@@ -71,9 +71,9 @@ def test_what_is_there_already_needs_no_room(tmp_path: Path) -> None:
             space.write("dense/a.pte", lambda file: file.write(bytes(2 * MIB)))
         left = os.statvfs(disk)
         assert left.f_bavail * left.f_frsize < 3 * MIB
+        other = open_workspace(disk / "other", "key", overwrite=False, needed=3 * MIB)
         with pytest.raises(DiskFullError, match=r"needs about 3\.0 MiB more"):
-            with open_workspace(disk / "other", "key", overwrite=False, needed=3 * MIB):
-                raise AssertionError("not opened")
+            other.__enter__()
         assert [entry.name for entry in disk.iterdir()] == ["out.partial"]
         # The same export continues, and another one deletes what this one left.
         for key in ("key", "other"):
@@ -87,9 +87,9 @@ def test_a_refused_export_keeps_what_is_there(tmp_path: Path) -> None:
         with open_workspace(disk / "out", "key", overwrite=False) as space:
             assert space is not None
             record = space.write("dense/a.pte", lambda file: file.write(b"kept"))
+        refused = open_workspace(disk / "out", "key", overwrite=False, needed=8 * MIB)
         with pytest.raises(DiskFullError, match="needs about"):
-            with open_workspace(disk / "out", "key", overwrite=False, needed=8 * MIB):
-                raise AssertionError("not opened")
+            refused.__enter__()
         with open_workspace(disk / "out", "key", overwrite=False, needed=2 * MIB) as space:
             assert space is not None
             assert space.finished("dense/a.pte") == record

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from moe_mobile.export.workspace import JOURNAL
 from tests.files import contents
 from tests.hostile.support import CarefulRunner, ExportServer, copy_bundle, packed_folder
+from tests.tiny import EXPERTS
 
 LOCK = "lock"  # of prepare: empty, and stays
 
@@ -53,6 +55,37 @@ def test_export_killed_between_two_changes_of_files(
     if not out.exists():
         export_server.finish(tiny_checkpoint, out)
     # If the final name exists, the bundle is complete.
+    assert contents(out) == contents(exported)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_killed_export_makes_no_expert_twice_that_was_written(
+    seed: int,
+    changes: int,
+    export_server: ExportServer,
+    tiny_checkpoint: Path,
+    exported: Path,
+    tmp_path: Path,
+) -> None:
+    """Killed in the middle of writing an expert, or between two, again and again."""
+    draw = random.Random(seed)
+    out = tmp_path / "bundle"
+    journal = tmp_path / "bundle.partial" / JOURNAL
+    written: set[tuple[str, int]] = set()
+    for _ in range(4):
+        answer = export_server.run(tiny_checkpoint, out, kill_at=draw.randint(1, changes // 2))
+        if answer["status"] == 0:
+            break
+        assert answer["status"] == -signal.SIGKILL, answer
+        if journal.exists():
+            lines = [json.loads(line) for line in journal.read_text().splitlines()]
+            found = [(x["unfinished"], x["offset"]) for x in lines if "unfinished" in x]
+            assert len(set(found)) == len(found)  # none was made a second time
+            assert written <= set(found)
+            written = set(found)
+    if answer["status"] != 0:
+        answer = export_server.finish(tiny_checkpoint, out)
+        assert answer["experts"] == 2 * EXPERTS - len(written)
     assert contents(out) == contents(exported)
 
 

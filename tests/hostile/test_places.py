@@ -29,29 +29,47 @@ def error_of(answer: dict[str, object]) -> dict[str, str]:
     return error
 
 
+def test_export_onto_a_disk_without_room(
+    export_server: ExportServer, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    with mounted(tmp_path / "disk", "size=64k") as disk:
+        answer = export_server.run(tiny_checkpoint, disk / "bundle")
+        assert answer["status"] == 7, answer
+        error = error_of(answer)
+        assert error["code"] == "disk_full"
+        assert "KiB more, and" in error["cause"]
+        assert not list(disk.iterdir())
+
+
 def test_export_onto_a_disk_that_fills_up(
     export_server: ExportServer, tiny_checkpoint: Path, exported: Path, tmp_path: Path
 ) -> None:
-    with mounted(tmp_path / "disk", "size=64k") as disk:
-        out = disk / "bundle"
+    """Others may fill it after the export has looked."""
+    with mounted(tmp_path / "disk", "size=4m") as disk:
+        out, ballast = disk / "bundle", disk / "ballast"
         finished: set[str] = set()
-        for size in (64, 192, 320):
-            remount(disk, f"size={size}k")
-            answer = export_server.run(tiny_checkpoint, out)
+        stops = set()
+        for change in (8, 40, 90, 120):
+            answer = export_server.run(tiny_checkpoint, out, fill_at=[change, str(ballast)])
             assert answer["status"] == 7, answer
             error = error_of(answer)
             assert error["code"] == "disk_full"
             assert error["file"].startswith(str(disk))
             assert not out.exists()
-            files = contents(disk / "bundle.partial", ignore=("export-journal.jsonl",))
-            # Nothing under a final name but whole files, and more of them each time.
+            stops.add(error["file"])
+            ignored = ("export-journal.jsonl",)
+            files = contents(disk / "bundle.partial", ignore=ignored)
+            # The shard that grows stays, to be continued.
+            files = {name: data for name, data in files.items() if not name.endswith(".tmp")}
+            # Nothing under a final name but whole files, and never fewer of them.
             for name, data in files.items():
                 # The files of the bundle may lie in a folder of their own within.
                 assert data == (exported / name.removeprefix("bundle/")).read_bytes(), name
             assert finished <= files.keys()
             finished = set(files)
+            ballast.unlink()
         assert finished
-        remount(disk, "size=4m")
+        assert any(name.endswith(".shard") for name in stops)
         answer = export_server.run(tiny_checkpoint, out)
         assert answer["status"] == 0, answer
         assert contents(out) == contents(exported)
