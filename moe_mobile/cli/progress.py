@@ -29,6 +29,7 @@ _LABELS = {
     "cool": "cooling down",
     "export": "exporting",
 }
+_UNITS = {"export": " experts"}
 
 
 class ProgressBar:
@@ -55,9 +56,8 @@ class ProgressBar:
             self._draw(done, total, detail)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_SECONDS
-            print(
-                f"{self._label()}: {done} of {total} {detail}".rstrip(), file=sys.stderr, flush=True
-            )
+            steps = f"{done} of {total}{self._unit()}"
+            print(f"{self._label()}: {steps} {detail}".rstrip(), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Clear the bar, so that what is printed next starts on a clean line."""
@@ -73,12 +73,22 @@ class ProgressBar:
     def _label(self) -> str:
         return _LABELS.get(self._stage, self._stage)
 
+    def _unit(self) -> str:
+        return _UNITS.get(self._stage, "")
+
     def _draw(self, done: int, total: int, detail: str) -> None:
         if self._bar is None:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=total, desc=self._label(), file=sys.stderr, leave=False, ncols=80
+                total=total,
+                # What was done before counts, but not for the rate.
+                initial=done,
+                desc=self._label(),
+                unit=self._unit() or "it",
+                file=sys.stderr,
+                leave=False,
+                ncols=80,
             )
         self._bar.total = total
         self._bar.set_postfix_str(detail, refresh=False)
