@@ -8,6 +8,7 @@ import pathlib
 
 from moe_mobile.base.json_field import Json
 from moe_mobile.base.text import count, size
+from moe_mobile.bundle.manifest import PACKED_DELEGATE, Manifest
 
 
 def packed_stores(bundle: pathlib.Path, packed_dir: pathlib.Path | None) -> list[Json]:
@@ -22,6 +23,24 @@ def packed_stores(bundle: pathlib.Path, packed_dir: pathlib.Path | None) -> list
         if files:
             stores.append({"key": path.name, "bytes": sum(file.stat().st_size for file in files)})
     return stores
+
+
+# What XNNPACK's layout adds to shards and to dense programs, and what each method of these takes
+# for its index and for alignment, as measured: docs/findings/full-size.md.
+_PACKED_SHARDS, _PACKED_DENSE, _METHOD_BYTES = 1.01, 1.02, 48 << 10
+
+
+def packed_bytes(manifest: Manifest) -> int:
+    """What `prepare` will write, about."""
+    dense = [p.bytes for p in manifest.dense_programs if manifest.delegate_of(p) == PACKED_DELEGATE]
+    methods = 2 * len(dense)  # the head has one
+    written = _PACKED_DENSE * sum(dense) + _METHOD_BYTES * methods
+    if manifest.packs_experts:
+        shards = [shard.bytes for layer in manifest.layers for shard in layer.shards]
+        # And an expert of each precision as it is: the slots' template.
+        written += _PACKED_SHARDS * sum(shards)
+        written += manifest.memory.expert_bytes * len(manifest.precisions)
+    return round(written)
 
 
 def summary(facts: Json) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moe_mobile.base.terminal import without_controls
+from moe_mobile.base.text import size
 from moe_mobile.bundle.quantization import (
     EMBEDDINGS,
     GROUP_SIZES,
@@ -20,7 +21,7 @@ from moe_mobile.bundle.quantization import (
     QuantizationSettings,
 )
 from moe_mobile.cli.commands import cli_command, group_of, option
-from moe_mobile.cli.describe import summary
+from moe_mobile.cli.describe import packed_bytes, summary
 from moe_mobile.cli.options import echo_json, json_option
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.errors import UsageError
@@ -148,12 +149,13 @@ def command(
     """Turn a Mixture-of-Experts checkpoint into a bundle of ExecuTorch programs.
 
     SOURCE is a folder with a Hugging Face checkpoint, a Hugging Face model id, or the word demo
-    for the model that comes with this program. OUT is the bundle's folder. An interrupted export
-    continues when it is started again with the same options.
+    for the model that comes with this program. OUT is the bundle's folder. If the disk has no room
+    for it, this is said before any work. An interrupted export continues when it is started again
+    with the same options, also inside a layer. It works on all cores that it may use.
     """
     source, out = random.source(paths)
     # Imports torch: only now, so that --help and wrong options answer at once.
-    from moe_mobile.bundle import inspect_bundle
+    from moe_mobile.bundle import inspect_bundle, read_manifest
     from moe_mobile.export import export_bundle
 
     with ProgressBar() as progress, warnings.catch_warnings(record=True) as noted:
@@ -171,7 +173,12 @@ def command(
         if warning.category is UserWarning:
             click.echo(without_controls(f"warning: {warning.message}"), err=True)
     facts = inspect_bundle(bundle)
+    facts["prepare_bytes"] = packed_bytes(read_manifest(bundle))
     if as_json:
         echo_json(facts)
     else:
         click.echo(summary(facts))
+        click.echo(
+            f"{'to prepare':<13} about {size(facts['prepare_bytes'])} more on the machine or phone "
+            "that runs it; `prepare --consume` deletes the bundle's experts as it goes"
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import json
 import pathlib
+import re
 import shutil
 from collections.abc import Callable
 
@@ -34,6 +35,7 @@ def test_export_reports_its_result(exported: tuple[pathlib.Path, str]) -> None:
     assert "16 experts and 3 dense" in lines["programs"]
     assert "experts 8da4w, dense 8da4w, head 8da8w, embedding int8, groups of 32" in text
     assert lines["memory"].startswith("at least ")
+    assert re.match(r"prepare +about [\d.]+ KiB more", lines["to"])
 
 
 def test_export_refuses_to_replace_a_bundle(
@@ -85,6 +87,13 @@ def test_verify_finds_a_flipped_bit(copy_bundle: MakeBundle, name: str) -> None:
     _flip(bundle / name, 40)
     error = failed(5, "verify", bundle)
     assert (error["code"], error["file"]) == ("bundle_corrupt", str(bundle / name))
+
+
+def test_export_says_what_prepare_writes(checkpoint: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """With the demo model, the smallest that anyone runs; docs/findings/full-size.md has others."""
+    told = ok_json("export", "demo", tmp_path / "demo", "--quant", "fp32")["prepare_bytes"]
+    written = ok_json("prepare", tmp_path / "demo")["bytes_written"]
+    assert abs(told / written - 1) < 0.1
 
 
 def test_prepare_packs_once(copy_bundle: MakeBundle) -> None:
