@@ -15,35 +15,44 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from moe_mobile.base.cores import cores
 from moe_mobile.export import RandomWeights, export_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_at_least_ten_experts_per_second(tmp_path: Path) -> None:
-    """2048x1408 experts in 8da4w on one core: read, quantized, packed, hashed and written.
+@pytest.mark.parametrize("threads", [1, 4])
+def test_at_least_twelve_experts_per_second_of_a_core(threads: int, tmp_path: Path) -> None:
+    """2048x1408 experts in 8da4w: read, quantized, packed, hashed and written.
 
-    Counted in processor time: wall-clock time would depend on what else the machine does.
+    Counted in processor time: wall-clock time would depend on what else the machine does. So it
+    must be however many threads PyTorch may have.
     """
-    assert torch.get_num_threads() == 1
     times: list[float] = []
 
     def progress(stage: str, done: int, total: int, detail: str = "") -> None:
         # The first expert pays for the template.
-        if detail.startswith("layer 0, expert") and not detail.endswith(" 0"):
+        if detail.startswith("layer 0, expert ") and not detail.endswith(" 0"):
             times.append(time.process_time())
 
-    export_bundle(
-        RandomWeights("Qwen1.5-MoE-A2.7B", layers=1, vocab_size=64),
-        tmp_path / "bundle",
-        "8da4w",
-        progress=progress,
-    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        export_bundle(
+            RandomWeights("Qwen1.5-MoE-A2.7B", layers=1, vocab_size=64),
+            tmp_path / "bundle",
+            "8da4w",
+            progress=progress,
+        )
+    finally:
+        torch.set_num_threads(before)
     assert len(times) == 59
-    rate = (len(times) - 1) / (times[-1] - times[0])
+    # Those that were in flight when the second was written had been begun before.
+    made = len(times) - 1 - (cores() + 2)
+    rate = made / (times[-1] - times[0])
     print(f"{rate:.1f} experts per second of processor time")
-    assert rate >= 10
+    assert rate >= 12
 
 
 def write_large_checkpoint(folder: Path) -> int:
