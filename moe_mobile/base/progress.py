@@ -11,7 +11,8 @@ class Progress(Protocol):
     """Called now and then during long work. What it raises stops the work.
 
     ``stage``: one word or two, such as "load"; ``done`` of ``total`` steps of that stage are done;
-    ``detail``: what is being done, for people.
+    ``detail``: what is being done, for people. What an earlier run had done counts, and the first
+    call of a stage has it: what ``done`` grows by is the work of this run.
     """
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "", /) -> None: ...

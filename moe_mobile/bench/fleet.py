@@ -98,7 +98,8 @@ class Fleet:
             name = row_name(row[0], row[1].as_request(), self._varied)
             self._fail(device, name, error)
 
-        for result in measure(target, todo, protocol, progress, turns, fail):
+        found = measure(target, todo, protocol, progress, turns, fail, known=len(known))
+        for result in found:
             with self._lock:
                 try:
                     if self._file is not None:
@@ -119,14 +120,17 @@ class Fleet:
         cause = f"{', '.join(place)}: {error.cause}" if place else error.cause
         self.failed.append(error.replaced(cause=cause))
 
-    def run_all(self, devices: Sequence[Device], progress: Progress) -> list[MoeMobileError]:
+    def run_all(
+        self, devices: Sequence[Device], progress: Sequence[Progress]
+    ) -> list[MoeMobileError]:
         """The plan on all devices at once; one that fails does not stop the others.
 
-        Returns the errors. An interruption ends what runs everywhere.
+        ``progress``: one for each. Returns the errors. An interruption ends what runs everywhere.
         """
         self._several = len(devices) > 1
         with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
-            running = [pool.submit(self.run, device, progress) for device in devices]
+            pairs = zip(devices, progress, strict=True)
+            running = [pool.submit(self.run, device, report) for device, report in pairs]
             try:
                 while concurrent.futures.wait(running, _POLL_S).not_done:
                     pass

@@ -51,17 +51,22 @@ def measure(
     progress: Progress = silent,
     turns: TurnFile | None = None,
     failed: Failed | None = None,
+    *,
+    known: int = 0,
 ) -> Iterator[Row]:
     """The results of the rows, each as soon as it is complete: interleaved, that is at the end.
 
     ``turns`` has repetitions of an interleaved grid that was interrupted, and gets the new ones.
     ``failed`` gets rows whose engine failed or was killed, with the error; they have no result.
+    ``known``: further rows that earlier runs measured; progress counts them as done.
 
     Raises DeviceError if the device is lost, CancelledError soon after Device.abort(), the
     engine's other errors, and without ``failed`` those of rows.
     """
     rows = [target.resolve(row) for row in rows]
-    run = _Run(target, rows, protocol, progress, turns, failed, len(rows) * protocol.repetitions)
+    run = _Run(target, rows, protocol, progress, turns, failed)
+    run.total = (known + len(rows)) * protocol.repetitions
+    run.done = known * protocol.repetitions + run.found_turns()
     for row, repetitions in run.in_turns() if protocol.interleave else run.one_by_one():
         yield _result(target, row, protocol, repetitions)
 
@@ -106,7 +111,7 @@ class _Run:
     progress: Progress
     turns: TurnFile | None
     failed: Failed | None
-    total: int
+    total: int = 0
     done: int = 0
 
     def one_by_one(self) -> Iterator[tuple[Cell, list[_Repetition]]]:
@@ -133,6 +138,14 @@ class _Run:
         for index, repetitions in found.items():
             yield self.rows[index], repetitions
 
+    def found_turns(self) -> int:
+        """Repetitions that an interrupted run kept."""
+        if self.turns is None or not self.protocol.interleave:
+            return 0
+        keys = [self.target.key(row, self.protocol) for row in self.rows]
+        numbers = range(self.protocol.repetitions)
+        return sum(self.turns.get(key, number) is not None for key in keys for number in numbers)
+
     def step(self, detail: str) -> None:
         self.done += 1
         self.progress("bench", self.done, self.total, detail)
@@ -142,7 +155,6 @@ class _Run:
         key = self.target.key(row, self.protocol)
         earlier = None if self.turns is None else self.turns.get(key, number)
         if earlier is not None:
-            self.step(row[0].name)
             return _Repetition(**earlier)
         with _Opened(self, row) as opened:
             repetition = opened.repeat(number)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 
 import click
@@ -17,7 +18,7 @@ from moe_mobile.cli.commands import with_options
 from moe_mobile.cli.errors import format_error
 from moe_mobile.cli.options import RowsOptions
 from moe_mobile.cli.output import write_plot
-from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.progress import ProgressBar, making_room
 from moe_mobile.device.select import Opened
 from moe_mobile.errors import CancelledError, MoeMobileError
 
@@ -73,20 +74,28 @@ def _measure(
 
     def show(result: Row) -> None:
         results.append(result)
-        shown.row(result)
+        with making_room():
+            shown.row(result)
 
-    fleet = Fleet(plan, file=file, show=show, note=shown.note)
+    def note(text: str) -> None:
+        with making_room():
+            shown.note(text)
+
+    fleet = Fleet(plan, file=file, show=show, note=note)
     devices, errors = opened.devices, list(opened.failed.values())
     ended: list[MoeMobileError] = []
     for serial, unusable in opened.failed.items():  # at once, as the others may take long
         shown.note(f"note: {serial} is left out: {unusable.cause}")
     try:
-        # Bars of several devices would write over each other.
-        with ProgressBar(quiet=len(devices) > 1) as progress:
+        with contextlib.ExitStack() as drawn:
             if len(devices) == 1:
-                fleet.run(devices[0], progress)
+                fleet.run(devices[0], drawn.enter_context(ProgressBar()))
             elif devices:
-                ended = fleet.run_all(devices, progress)
+                bars = [
+                    drawn.enter_context(ProgressBar(name=one.serial, row=row))
+                    for row, one in enumerate(devices)
+                ]
+                ended = fleet.run_all(devices, bars)
     except KeyboardInterrupt:
         ended = [CancelledError("stopped by the user")]
     except MoeMobileError as error:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from moe_mobile.base.text import size
+from moe_mobile.bundle.unfinished import require_bundle
 from moe_mobile.cli.commands import cli_command, group_of, option, with_options
 from moe_mobile.cli.errors import format_error
 from moe_mobile.cli.options import (
@@ -21,7 +22,7 @@ from moe_mobile.cli.options import (
     echo_json,
     json_option,
 )
-from moe_mobile.cli.progress import PhoneBar, say
+from moe_mobile.cli.progress import ProgressBar, say
 from moe_mobile.cli.tuned import Tuned
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.deploy.attempt import Deployed
@@ -88,13 +89,14 @@ def command(
     Files are identified by their SHA-256: what a phone already has is not sent again, and an
     interrupted file continues where it stopped. Other bundles stay usable.
     """
+    require_bundle(bundle)
     if wish.settings is not None:
         Tuned(wish.settings, bundle)  # raises for one that is not for it
     opened = devices.open(otherwise=ANY)
     job = _Job(bundle, wish, as_json)
     # `-s any -s X` are one device, which may also have failed when it was opened as X.
     if len(opened.by_serial) == 1 and not opened.failed:
-        answers = [_deploy(_phone(opened.devices[0]), job, PhoneBar())]
+        answers = [_deploy(_phone(opened.devices[0]), job, ProgressBar())]
         errors: list[MoeMobileError] = []
     else:
         answers, errors = _deploy_all(opened, job)
@@ -111,7 +113,7 @@ def _deploy_all(opened: Opened, job: _Job) -> tuple[list[dict[str, Any]], list[M
 
     def run(row: int, device: AdbDevice) -> dict[str, Any] | MoeMobileError:
         try:
-            return _deploy(device, job, PhoneBar(device.serial, row))
+            return _deploy(device, job, ProgressBar(name=device.serial, row=row))
         except MoeMobileError as error:
             return failed(error)
 
@@ -150,7 +152,7 @@ def _phone(device: Device) -> AdbDevice:
     return device
 
 
-def _deploy(device: AdbDevice, job: _Job, bar: PhoneBar) -> dict[str, Any]:
+def _deploy(device: AdbDevice, job: _Job, bar: ProgressBar) -> dict[str, Any]:
     with bar:
         deployed = device.deploy(
             job.bundle,
@@ -185,7 +187,7 @@ def _line(serial: str, deployed: Deployed) -> str:
     )
 
 
-def _prepare(device: AdbDevice, deployed: Deployed, job: _Job, bar: PhoneBar) -> dict[str, Any]:
+def _prepare(device: AdbDevice, deployed: Deployed, job: _Job, bar: ProgressBar) -> dict[str, Any]:
     with bar, device.runner() as runner:
         answer = runner.request(
             "prepare", bundle=deployed.path, consume=job.wish.consume, progress=bar

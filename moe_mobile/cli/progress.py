@@ -4,60 +4,102 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import math
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn, Self
 
 import click
+
+from moe_mobile.base.terminal import without_controls
+from moe_mobile.base.text import digits
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 _saying = threading.Lock()
 _LINE_SECONDS = 10.0
+_MIB = 1 << 20
 
-_LABELS = {
-    "deploy": "sending (MiB)",
-    "verify": "verifying",
-    "wait": "waiting for another process that prepares this bundle (s)",
-    "prepare": "packing weights for this CPU",
-    "load": "loading",
-    "prefill": "reading the prompt",
-    "bench": "measuring",
-    "score": "scoring",
-    "cool": "cooling down",
-    "export": "exporting",
+
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+    """What a stage is called, and what its steps are; ``scale`` of them are one ``unit``."""
+
+    label: str
+    unit: str = ""
+    scale: int = 1
+
+    def shown(self, steps: int) -> int:
+        """Whole units."""
+        return steps // self.scale
+
+    def all(self, steps: int) -> int:
+        """The same of a total, rounded up."""
+        return -(-steps // self.scale)
+
+
+_STAGES = {
+    "export": _Stage("exporting", "experts"),
+    "verify": _Stage("verifying", "MiB", _MIB),
+    "verify packed store": _Stage("verifying packed weights", "files"),
+    "digest": _Stage("hashing", "files"),
+    "deploy": _Stage("sending", "MiB"),
+    "wait": _Stage("waiting for another process that prepares this bundle", "s"),
+    "prepare dense": _Stage("packing dense weights for this CPU", "programs"),
+    "prepare": _Stage("packing experts for this CPU", "experts"),
+    "load dense": _Stage("loading dense weights", "programs"),
+    "load": _Stage("loading experts", "experts"),
+    "load model": _Stage("loading the checkpoint"),
+    "prefill": _Stage("reading the prompt", "tokens"),
+    "bench": _Stage("measuring", "repetitions"),
+    "score": _Stage("scoring", "tokens"),
+    "trace": _Stage("recording", "tokens"),
+    "replaying": _Stage("replaying", "tokens"),
+    "cool": _Stage("cooling down", "s"),
 }
-_UNITS = {"export": " experts"}
 
 
 class ProgressBar:
     """A context manager that is also the progress callback of Engine, Runner and export.
 
-    Lines for a log: the stage when it has run for ten seconds, then every ten seconds.
+    The first call of a stage says what was done before: the rate, and the time that is left, count
+    only what came after it. Lines for a log: the stage when it has run for ten seconds, then every
+    ten seconds.
+
+    Args:
+        name: of one of several bars, such as a phone's serial.
+        row: where it is drawn, if there are several.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
+    def __init__(self, *, name: str = "", row: int = 0) -> None:
+        self._name, self._row = name, row
         self._terminal = sys.stderr.isatty()
         self._stage = ""
         self._bar: tqdm[NoReturn] | None = None
         self._next_line = 0.0
+        self._began = 0.0
+        self._first = 0
+        self._last = (0, 0)
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        if self._quiet:
-            return
-        if stage != self._stage:
+        what = _STAGES.get(stage) or _Stage(stage)
+        now, place = time.monotonic(), (what.shown(done), what.all(total))
+        # Another package that is sent begins anew, and so may have been done in part.
+        if stage != self._stage or place[0] < self._last[0] or place[1] > self._last[1]:
             self._close_bar()
-            self._stage = stage
-            self._next_line = time.monotonic() + _LINE_SECONDS
+            self._stage, self._next_line = stage, now + _LINE_SECONDS
+            self._began, self._first = now, place[0]
+        self._last = place
         if self._terminal:
-            self._draw(done, total, detail)
-        elif time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + _LINE_SECONDS
-            steps = f"{done} of {total}{self._unit()}"
-            print(f"{self._label()}: {steps} {detail}".rstrip(), file=sys.stderr, flush=True)
+            self._draw(what, detail)
+        elif now >= self._next_line:
+            self._next_line = now + _LINE_SECONDS
+            print(self._line(what, now, detail), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Clear the bar, so that what is printed next starts on a clean line."""
@@ -70,28 +112,40 @@ class ProgressBar:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _label(self) -> str:
-        return _LABELS.get(self._stage, self._stage)
+    def _label(self, stage: _Stage) -> str:
+        return f"{self._name} {stage.label}".lstrip()
 
-    def _unit(self) -> str:
-        return _UNITS.get(self._stage, "")
+    def _line(self, stage: _Stage, now: float, detail: str) -> str:
+        done, total = self._last
+        words = [f"{self._label(stage)}: {done:,} of {total:,} {stage.unit}".rstrip()]
+        speed = (done - self._first) / (now - self._began) if now > self._began else 0.0
+        if speed > 0 and stage.unit not in ("", "s"):
+            left = math.ceil((total - done) / speed)
+            words.append(f"{digits(speed, 3)} per s, about {_duration(left)} left")
+        return without_controls(", ".join(filter(None, (*words, detail))))
 
-    def _draw(self, done: int, total: int, detail: str) -> None:
+    def _draw(self, stage: _Stage, detail: str) -> None:
+        done, total = self._last
         if self._bar is None:
             from tqdm import tqdm
 
+            rate = ", {rate_noinv_fmt}" * (stage.unit not in ("", "s"))
+            steps = "{n_fmt}/{total_fmt}{unit}"
+            times = f"[{{elapsed}}<{{remaining}}{rate}{{postfix}}]"
             self._bar = tqdm(
                 total=total,
-                # What was done before counts, but not for the rate.
-                initial=done,
-                desc=self._label(),
-                unit=self._unit() or "it",
+                initial=self._first,
+                unit=f" {stage.unit}".rstrip(),
+                smoothing=0.1,
+                desc=without_controls(self._label(stage)),
                 file=sys.stderr,
                 leave=False,
-                ncols=80,
+                dynamic_ncols=True,
+                position=self._row,
+                bar_format=f"{{l_bar}}{{bar}}| {steps} {times}",
             )
         self._bar.total = total
-        self._bar.set_postfix_str(detail, refresh=False)
+        self._bar.set_postfix_str(without_controls(detail), refresh=False)
         self._bar.update(done - self._bar.n)
 
     def _close_bar(self) -> None:
@@ -100,56 +154,28 @@ class ProgressBar:
             self._bar = None
 
 
-class PhoneBar(ProgressBar):
-    """The bar of one phone, with MiB per second.
-
-    ``serial``: shown by the bar, if there are several phones. ``row``: where it is drawn.
-    """
-
-    def __init__(self, serial: str = "", row: int = 0) -> None:
-        super().__init__()
-        self._serial, self._row = serial, row
-        self._began: float | None = None
-        self._first = 0
-        self._last = (0, 0)
-
-    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        now = time.monotonic()
-        last, self._last = self._last, (done, total)
-        # What was there already counts from the start, and another package has its own rate.
-        if done == 0 or done < last[0] or total != last[1] or self._began is None:
-            self._began, self._first = now, done
-        elif now > self._began and stage == "deploy":
-            detail = f"{(done - self._first) / (now - self._began):.0f} MiB/s"
-        super().__call__(stage, done, total, detail)
-
-    def _label(self) -> str:
-        return f"{self._serial} {super()._label()}".lstrip()
-
-    def _draw(self, done: int, total: int, detail: str) -> None:
-        if self._bar is None:
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=total,
-                desc=self._label(),
-                file=sys.stderr,
-                leave=False,
-                ncols=80,
-                position=self._row,
-                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
-            )
-        super()._draw(done, total, detail)
+def _duration(seconds: int) -> str:
+    if seconds < 100:
+        return f"{seconds} s"
+    return f"{seconds // 60} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def say(text: str, *, err: bool = False) -> None:
-    """Print a line from any thread; bars that are drawn make room for it."""
+@contextlib.contextmanager
+def making_room() -> Iterator[None]:
+    """Bars that are drawn make room for what is written meanwhile, by one thread at a time."""
     with _saying:
         if not sys.stderr.isatty():
-            click.echo(text, err=err)
+            yield
             return
         from tqdm import tqdm
 
         with tqdm.external_write_mode():
-            click.echo(text, err=err)
-            (sys.stderr if err else sys.stdout).flush()
+            yield
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line from any thread."""
+    with making_room():
+        click.echo(text, err=err)

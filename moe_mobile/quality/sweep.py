@@ -117,11 +117,16 @@ def sweep(
             check(row)
     left = [index for index in range(len(wanted)) if index not in rows]
     if left:
+        # Of all settings, with those that were scored before.
+        tokens = sum(map(len, sequences))
+        before, total = len(rows) * tokens, len(wanted) * tokens
         text = f"{len(wanted)} settings"
+        progress("score", before, total, text)
+        report = part_of(progress, "score", before, total, total)
         found = workers(
             token_ids,
             [wanted[index] for index in left],
-            lambda stage, done, total, detail="": progress(stage, done, total, text),
+            lambda stage, done, of, detail="": report(stage, done, of, text),
         )
         # Closed at once if something here fails, so that workers end then.
         with contextlib.closing(found):

@@ -76,7 +76,7 @@ class TransformersScorer(Scorer):
 
     @functools.cached_property
     def _loaded(self) -> Any:
-        self._progress("load", 0, 1)
+        self._progress("load model", 0, 1)
         with memory_errors(self._checkpoint):
             return load_model(self._checkpoint, self._source.dtype, self._device, head=True)
 

@@ -203,7 +203,7 @@ def replay(
         trace = read_trace(path)
         for i in range(len(rows)):
             for span in trace.spans():
-                progress("replaying", done, total, "tokens")
+                progress("replaying", done, total)
                 row, length = rows[i], span.stop - span.start
                 if length > trace.prompt_tokens:
                     result = _simulate(trace, span, row, initial, trace.prompt_tokens)
@@ -292,12 +292,6 @@ def _empty_rows(
 
 def _checked_size(capacity: Capacity, model: MoeFacts) -> int:
     size, layers = capacity.of(model.experts), len(model.layers)
-    if size > model.experts:
-        raise UsageError(
-            f"a layer has {model.experts} experts, fewer than {size}",
-            setting="capacity",
-            remedy="Give 100% for all, or less",
-        )
     if size < model.top_k:
         raise BudgetError(
             f"{capacity.text} of {model.experts} experts per layer are {size}, and one token uses "

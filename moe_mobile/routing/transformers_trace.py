@@ -55,7 +55,7 @@ def record_transformers(
     logits = np.empty((len(token_ids), len(layers), facts.experts), np.float32)
     sequences = split(len(token_ids), context)
     check_prompt(prompt_tokens, sequences)
-    progress("load", 0, 1)
+    progress("load model", 0, 1)
     with memory_errors(checkpoint):
         model = load_model(checkpoint, dtype, find_device(torch_device), head=False)
         begin = 0

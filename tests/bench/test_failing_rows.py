@@ -63,7 +63,7 @@ def _bad_day(folder: pathlib.Path, code: str = "budget") -> dict[str, str]:
 def _bench(
     model: pathlib.Path, environment: dict[str, str], *arguments: object
 ) -> subprocess.CompletedProcess[str]:
-    grid = ("bench", model, "-p", 0, "-n", 2, "-r", 2, "--no-warmup")
+    grid = ("bench", model, "-p", 0, "-n", 2, "-r", 2, "--warmup", 0)
     return run_cli(*grid, *arguments, env=environment)
 
 
@@ -249,7 +249,7 @@ def test_errors_name_the_row_and_device_if_there_are_several(
         protocol=Protocol(1), gate=None, gate_asked=False, affinity="all", packed_dir=None,
     )  # fmt: skip
     fleet = Fleet(plan, file=None, show=lambda row: None, note=lambda text: None)
-    assert fleet.run_all(devices, lambda *step: None) == []
+    assert fleet.run_all(devices, [lambda *step: None] * len(devices)) == []
     assert {error.cause for error in fleet.failed} == causes
 
 

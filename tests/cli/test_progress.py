@@ -1,44 +1,165 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The bar on a terminal, and the lines in a log."""
+"""What a person sees of long work: units, totals of the whole, rates of the new work alone."""
 
 from __future__ import annotations
 
-import io
-import sys
+import os
+import pathlib
+import pty
+import re
+import shutil
+import subprocess
+import termios
+import threading
+from collections.abc import Callable
 
 import pytest
 
-from moe_mobile.cli import progress
 from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.device.local import LocalDevice
+from tests.cli.program import COMMAND, ok, ok_json
+
+MIB = 1 << 20
+Step = tuple[str, int, int]
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+@pytest.fixture
+def lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., list[str]]:
+    """What a log has of steps that come every eleven seconds."""
+    now = iter(range(0, 10**6, 11))
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+
+    def run(*steps: Step, name: str = "") -> list[str]:
+        with ProgressBar(name=name) as bar:
+            for step in steps:
+                bar(*step)
+        return capsys.readouterr().err.splitlines()
+
+    return run
 
 
-def test_work_that_was_done_before_does_not_count_for_the_rate(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    with ProgressBar() as bar:
-        bar("export", 5000, 6144, "embedding")
-    drawn = terminal.getvalue().split("\r")
-    # It begins there, and has no rate yet.
-    assert "5000/6144" in drawn[1]
-    assert "? experts/s" in drawn[1]
-
-
-def test_a_line_in_a_log_names_the_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    log = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", log)
-    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
-    with ProgressBar() as bar:
-        bar("export", 5, 16, "layer 0, expert 5")
-        bar("load", 1, 2)
-    assert log.getvalue().splitlines() == [
-        "exporting: 5 of 16 experts layer 0, expert 5",
-        "loading: 1 of 2",
+def test_resumed_work_has_the_rate_of_the_new_work(lines: Callable[..., list[str]]) -> None:
+    shown = lines(("export", 600, 6144), ("export", 611, 6144), ("export", 633, 6144))
+    assert shown == [
+        "exporting: 611 of 6,144 experts, 1 per s, about 92 min left",
+        "exporting: 633 of 6,144 experts, 1.5 per s, about 61 min left",
     ]
+
+
+def test_bytes_are_shown_in_mib(lines: Callable[..., list[str]]) -> None:
+    (shown,) = lines(("verify", 0, 100 * MIB + 1), ("verify", 55 * MIB + 9, 100 * MIB + 1))
+    assert shown == "verifying: 55 of 101 MiB, 5 per s, about 10 s left"
+
+
+def test_the_rate_begins_again_with_another_package(lines: Callable[..., list[str]]) -> None:
+    """One that was cut, of another length; one of the same length that had less."""
+    steps = [(0, 90), (11, 90), (60, 170), (82, 170), (5, 170), (16, 170)]
+    shown = lines(*(("deploy", done, total) for done, total in steps), name="phone1")
+    assert [line.split(", ")[1] for line in shown] == ["1 per s", "2 per s", "1 per s"]
+    assert all(line.startswith("phone1 sending: ") for line in shown)
+
+
+def test_a_prepare_that_continues_begins_at_what_is_packed(
+    exported: tuple[pathlib.Path, str], tmp_path: pathlib.Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(exported[0], bundle)
+    store = pathlib.Path(ok_json("prepare", bundle)["packed_dir"])
+    (store / "layer-01.packed").unlink()
+    steps: list[Step] = []
+    with LocalDevice().runner() as runner:
+        runner.request(
+            "prepare",
+            bundle=str(bundle),
+            progress=lambda stage, done, total, detail="": steps.append((stage, done, total)),
+        )
+    assert steps == [("prepare", done, 16) for done in range(8, 17)]
+
+
+def on_terminal(*arguments: object, columns: int = 80) -> tuple[int, str]:
+    """The exit code and what a terminal of that width got of stdout and stderr."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(ours, (24, columns))
+    shown = bytearray()
+
+    def read() -> None:
+        try:
+            while data := os.read(ours, 1 << 16):
+                shown.extend(data)
+        except OSError:  # nobody has the other end any more
+            pass
+
+    command = [*COMMAND, *map(str, arguments)]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        reader = threading.Thread(target=read)
+        reader.start()
+        code = process.wait()
+    reader.join()
+    os.close(ours)
+    return code, shown.decode()
+
+
+def screen(text: str, columns: int) -> list[str]:
+    """The lines that are left on a terminal, as far as our output needs one: \\r, \\n, up."""
+    rows: list[list[str]] = [[]]
+    row = column = 0
+    for part in re.findall(r"\x1b\[A|\r|\n|[^\r\n\x1b]", text):
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            row += 1
+        elif part == "\x1b[A":
+            row = max(row - 1, 0)
+        else:
+            while len(rows) <= row:
+                rows.append([])
+            rows[row] += [" "] * (column + 1 - len(rows[row]))
+            rows[row][column] = part
+            column += 1
+            assert column <= columns, "a line wraps"
+        while len(rows) <= row:
+            rows.append([])
+    return ["".join(one).rstrip() for one in rows]
+
+
+def test_rows_and_the_bar_do_not_write_over_each_other(bundle: pathlib.Path) -> None:
+    tests = ("-p", 3, "-n", "2,4", "-r", 2, "--threads", 1)
+    columns = 260
+    code, shown = on_terminal("bench", bundle, *tests, columns=columns)
+    assert code == 0, shown
+    assert "repetitions" in shown
+    left = [line for line in screen(shown, columns) if line]
+    rows = [line for line in left if line.startswith("|")]
+    assert len(rows) == 5
+    assert len({line.count("|") for line in rows}) == 1
+    assert not any("measuring" in line for line in left)
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_bar_is_as_wide_as_the_terminal(
+    columns: int, exported: tuple[pathlib.Path, str], tmp_path: pathlib.Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(exported[0], bundle)
+    code, shown = on_terminal("verify", bundle, columns=columns)
+    assert code == 0
+    assert "MiB" in shown
+    for drawn in re.split(r"[\r\n]", shown):
+        if "verifying" in drawn:
+            assert len(drawn) <= columns
+
+
+def test_a_text_is_scored_in_tokens_of_all_settings(tmp_path: pathlib.Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    asked = ("quality", "demo", "-p", "Once upon a time there was a little cat", "-o", rows)
+    ok(*asked, "--routing", "exact")
+    code, shown = on_terminal(*asked, "--resume", "--routing", "exact,max-rank:6", columns=120)
+    assert code == 0
+    first = next(part for part in re.split(r"[\r\n]", shown) if "scoring" in part)
+    found = re.search(r"(\d+)/(\d+) tokens", first)
+    assert found is not None
+    assert 2 * int(found[1]) == int(found[2])

@@ -19,7 +19,6 @@ import pytest
 
 from moe_mobile import errors
 from moe_mobile.cli.deploy import command as deploy
-from moe_mobile.cli.progress import PhoneBar, ProgressBar
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.select import open_devices
 from moe_mobile.virtual_phone import Misbehaviour
@@ -46,7 +45,7 @@ def test_all_reports_phones_that_are_not_ready(
         assert told in result.stderr
         assert one.serial in result.stderr
 
-    result = run_cli("bench", tiny_bundle, "--all", *BENCH, "-o", "jsonl")
+    result = run_cli("bench", tiny_bundle, "--all", *BENCH, "--format", "jsonl")
     assert result.returncode == 12, result.stderr
     assert [json.loads(line)["device"]["serial"] for line in result.stdout.splitlines()] == [
         good.serial
@@ -116,25 +115,12 @@ def test_one_phone_that_is_named_twice_and_fails(
     monkeypatch.setattr(AdbServer, "states", lambda server: next(states, {}))
     monkeypatch.delenv("ANDROID_SERIAL", raising=False)
     named = ["-s", "any", "-s", "X"]
+    (tmp_path / "bundle.json").touch()
     assert deploy.main([str(tmp_path), *named, "--json"], standalone_mode=False) == 12
     ended = capsys.readouterr()
     (end,) = json.loads(ended.out)["deployments"]
     assert (end["device"], end["error"]["code"]) == ("X", "device")
     assert "no such device" in ended.err
-
-
-def test_the_rate_begins_again_with_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    seconds = iter(range(100))
-    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
-    monkeypatch.setattr(
-        ProgressBar, "__call__", lambda bar, stage, done, total, detail="": told.append(detail)
-    )
-    bar = PhoneBar()
-    # A package; one that was cut, of another length; one of the same length that had less.
-    for done, total in ((0, 90), (10, 90), (30, 90), (60, 70), (65, 70), (5, 70), (9, 70)):
-        bar("deploy", done, total)
-    assert told == ["", "10 MiB/s", "15 MiB/s", "", "5 MiB/s", "", "4 MiB/s"]
 
 
 def test_all_phones_are_sent_to_at_the_same_time(

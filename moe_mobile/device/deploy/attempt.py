@@ -56,6 +56,8 @@ class Attempt:
     def run(self) -> set[str]:
         """Copy, send and hash. Returns the paths below the root whose bytes are wrong."""
         package, plan, remote = self._package, self._plan, self._remote
+        if plan.sends:
+            self._tell()
         self._make_folders()
         # Hashing one file while the next is sent; the device's runner takes one request at a time.
         hashes: list[concurrent.futures.Future[set[str]]] = []
@@ -112,9 +114,14 @@ class Attempt:
         with self._lock:
             self._report.bytes_sent += count
             self._done += count
-            if self._progress is not None:
-                total = self._plan.bytes_to_send
-                self._progress("deploy", self._done // MIB, -(-total // MIB))
+            self._tell()
+
+    def _tell(self) -> None:
+        """Progress in MiB of the package, with what was there before."""
+        total = sum(file.bytes for file in self._package.files)
+        done = total - self._plan.bytes_to_send + self._done
+        if self._progress is not None:
+            self._progress("deploy", done // MIB, -(-total // MIB))
 
     def _wrong(self, file: Wanted, folder: str) -> set[str]:
         path = f"{folder}/{file.path}"

@@ -276,8 +276,7 @@ TokenMetrics Decoder::prefill(Span<const uint32_t> tokens, const Progress& progr
 void Decoder::prefill_layers(size_t rows, float* x, TokenMetrics* metrics,
                              const Progress& progress) {
   const size_t most = manifest_.max_batch;
-  const uint64_t total = manifest_.num_layers * ((rows + most - 1) / most);
-  uint64_t done = 0;
+  uint64_t done = 0;  // rows of all layers
   for (uint32_t layer = 0; layer < manifest_.num_layers; ++layer)
     for (size_t first = 0; first < rows; first += most) {
       const auto batch = static_cast<uint32_t>(std::min(most, rows - first));
@@ -288,7 +287,8 @@ void Decoder::prefill_layers(size_t rows, float* x, TokenMetrics* metrics,
         route(layer, position, batch, Phase::kPrefill, metrics);
         prefill_experts(layer, batch, first, first + batch == rows, batch_x, metrics);
       }
-      progress("prefill", ++done, total);
+      done += batch;
+      progress("prefill", done / manifest_.num_layers, rows);
     }
 }
 

@@ -38,7 +38,7 @@ DensePrograms::DensePrograms(const Bundle& bundle, const PackedStore& store, Pla
       }
     }
     programs_.back()->release_weights();
-    progress("load", programs_.size(), entries.size());
+    progress("load dense", programs_.size(), entries.size());
   }
 }
 

@@ -12,7 +12,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <set>
 #include <thread>
+#include <utility>
 
 #include "base/cpu.h"
 #include "base/error.h"
@@ -123,11 +125,12 @@ class Preparation {
         directory_(std::move(directory)),
         scratch_(directory_ + "/" + kScratchName),
         progress_(progress) {
-    total_ = num_dense_methods() + packed_experts_of(manifest_, options_);
+    total_ = packed_experts_of(manifest_, options_);
   }
 
   void run(PrepareResult* result) {
     pack_methods();
+    count_finished();
     for (const auto& [layer, variant] : packed_shards(manifest_, options_.experts))
       pack_layer(layer, variant);
     result->bytes_written = bytes_written_;
@@ -143,8 +146,15 @@ class Preparation {
     return count;
   }
 
-  void advance(uint64_t steps) {
-    done_ += steps;
+  // Experts of layers that an earlier run packed. They count before the first report, so that a
+  // rate is one of this run's work.
+  void count_finished() {
+    for (const auto& [layer, variant] : packed_shards(manifest_, options_.experts))
+      if (intact(layer_file(manifest_, directory_, layer, variant),
+                 layer_sources(manifest_, layer, variant))) {
+        finished_.insert({layer, variant});
+        done_ += manifest_.moe.num_experts;
+      }
     progress_("prepare", done_, total_);
   }
 
@@ -188,7 +198,7 @@ class Preparation {
         const AlignedBuffer index = file.read(template_index(variant));
         template_indexes_[variant].assign(index.data(), index.data() + index.size());
       }
-      return advance(num_dense_methods());
+      return;
     }
     for (uint32_t variant = 0; variant < templates; ++variant)
       require_source(template_layer(manifest_), variant, path, sources);
@@ -242,7 +252,7 @@ class Preparation {
                    [&](Method* loaded) { probes_.push_back(probe(loaded, method.signature)); });
     append(writer, image.weights.data(), image.weights.size(), dense.sha256);
     append(writer, image.index.data(), image.index.size(), dense.sha256, /*sealed=*/true);
-    advance(1);
+    progress_("prepare dense", ++methods_done_, num_dense_methods());
   }
 
   void pack_layer(uint32_t layer, uint32_t variant) {
@@ -252,9 +262,9 @@ class Preparation {
     // A shard may be deleted only if its packed file can be read.
     const bool goes = options_.consume && bundle_.has_shard(layer, variant);
     if (intact(path, sources, goes ? Depth::kBlobs : Depth::kIndex)) {
-      advance(experts.programs.size());
       return consume(experts);
     }
+    if (finished_.count({layer, variant}) != 0) done_ -= experts.programs.size();  // it is damaged
     require_source(layer, variant, path, sources);
     PackedFileWriter writer(path, packed_store_key());
     MakeInOrder<AlignedBuffer>::run(
@@ -264,7 +274,7 @@ class Preparation {
         },
         [&](size_t expert, AlignedBuffer weights) {
           append(&writer, weights.data(), weights.size(), sources[expert]);
-          advance(1);
+          progress_("prepare", ++done_, total_);
         });
     writer.commit();
     consume(experts);
@@ -297,6 +307,8 @@ class Preparation {
   PlannedArena arena_;
   std::vector<std::vector<uint8_t>> template_indexes_;  // by variant
   std::vector<Sha256Digest> probes_;                    // of templates and methods, in their order
+  std::set<std::pair<uint32_t, uint32_t>> finished_;    // layer and variant
+  uint64_t methods_done_ = 0;
   uint64_t done_ = 0;
   uint64_t total_ = 0;
   uint64_t bytes_written_ = 0;

@@ -78,11 +78,14 @@ VerifiedBundle verify_bundle(const Bundle& bundle, const std::string& packed_dir
   VerifiedBundle verified;
   verified.files = files.size() + 1;
   verified.bytes = file_size(open_read(manifest_path).get(), manifest_path);
-  for (size_t i = 0; i < files.size(); ++i) {
-    bundle.verify_file(*files[i]);
-    verified.bytes += files[i]->bytes;
-    progress("verify", i + 1, files.size());
+  uint64_t total = 0, done = 0;
+  for (const FileRef* file : files) total += file->bytes;
+  for (const FileRef* file : files) {
+    bundle.verify_file(*file);
+    done += file->bytes;
+    progress("verify", done, total);
   }
+  verified.bytes += total;
   if (has_store) verified.packed = verify_store(bundle, directory, progress);
   return verified;
 }
