@@ -24,10 +24,10 @@ from moe_mobile.bundle.quantization import (
     Quant,
     embedding_row_bytes,
 )
+from moe_mobile.bundle.unfinished import require_bundle
 from moe_mobile.errors import BundleInvalidError, UnsupportedError
 
 _AGAIN = "Copy or export the bundle again"
-_NO_BUNDLE = "Name the folder of a bundle; `moe-mobile export SOURCE OUT` makes one"
 _TOKENS = 2**24
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMPONENT = re.compile(r"[A-Za-z0-9._-]+")
@@ -54,16 +54,7 @@ def read_manifest_bytes(bundle: Path) -> bytes:
     path = bundle / m.MANIFEST_FILE
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise BundleInvalidError("is not a regular file", file=path, remedy=_AGAIN)
-    if not bundle.exists():
-        raise BundleInvalidError(
-            "not a bundle: there is no such folder", file=bundle, remedy=_NO_BUNDLE
-        )
-    if not bundle.is_dir():
-        raise BundleInvalidError("not a bundle: it is not a folder", file=bundle, remedy=_NO_BUNDLE)
-    if not path.is_file():
-        raise BundleInvalidError(
-            "not a bundle: bundle.json is missing", file=path, remedy=_NO_BUNDLE
-        )
+    require_bundle(bundle)
     return read_regular(path, MAX_MANIFEST_BYTES)
 
 

@@ -28,11 +28,11 @@ from moe_mobile.base.files import HashingFile, sync_folder, write_file
 from moe_mobile.base.json_field import Json, parse_object
 from moe_mobile.base.json_lines import JsonLines
 from moe_mobile.bundle.manifest import MANIFEST_FILE
+from moe_mobile.bundle.unfinished import JOURNAL, PARTIAL
 from moe_mobile.errors import DiskFullError, UsageError, write_error
 from moe_mobile.export.shard_file import GrowingShard
 from moe_mobile.export.space import require_space
 
-JOURNAL = "export-journal.jsonl"
 _BUNDLE = "bundle"
 _REPLACED = "replaced"
 Record = Json
@@ -215,7 +215,7 @@ def refuse_early(out: Path, *, overwrite: bool) -> None:
 
 
 def _partial_of(out: Path) -> Path:
-    return out.with_name(out.name + ".partial")
+    return out.with_name(out.name + PARTIAL)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from moe_mobile.bundle.unfinished import JOURNAL
 from moe_mobile.errors import DiskFullError, ReadOnlyError, UsageError
-from moe_mobile.export.workspace import JOURNAL, Record, Workspace, open_workspace
+from moe_mobile.export.workspace import Record, Workspace, open_workspace
 from tests.files import contents
 
 FILES = {"embedding.bin": b"e" * 10, "dense/a.pte": b"d" * 20, "experts/a.shard": b"x" * 30}

@@ -1,0 +1,76 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Folders that are no bundle yet: an export that has not finished, a name that is mistyped."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from moe_mobile.bundle.manifest import MANIFEST_FILE
+from moe_mobile.errors import BundleInvalidError, did_you_mean
+
+PARTIAL = ".partial"
+"""What the name of an export's folder ends with until the bundle is complete."""
+
+JOURNAL = "export-journal.jsonl"
+"""The file in that folder that lists what is finished, after a first line of its own."""
+
+_NO_BUNDLE = "Name the folder of a bundle; `moe-mobile export MODEL OUT` makes one"
+
+
+def require_bundle(bundle: Path) -> None:
+    """Raises BundleInvalidError unless it is a folder with something called ``bundle.json``."""
+    require_finished(bundle)
+    remedy = did_you_mean(bundle.name, _bundles(bundle.parent), _NO_BUNDLE)
+    if not bundle.exists():
+        raise BundleInvalidError(
+            "not a bundle: there is no such folder", file=bundle, remedy=remedy
+        )
+    if not bundle.is_dir():
+        raise BundleInvalidError("not a bundle: it is not a folder", file=bundle, remedy=remedy)
+    path = bundle / MANIFEST_FILE
+    if not path.exists() and not path.is_symlink():
+        raise BundleInvalidError(
+            "not a bundle: bundle.json is missing", file=path, remedy=_NO_BUNDLE
+        )
+
+
+def require_finished(bundle: Path) -> None:
+    """Raises BundleInvalidError if it is, or would be, the bundle of an export that stopped.
+
+    ``bundle``: the folder that the export was to write, or the one that it keeps its files in.
+    """
+    out = _target(bundle)
+    if out is None:
+        return
+    finished = 0
+    with contextlib.suppress(OSError), open(_partial(out) / JOURNAL, "rb") as file:
+        finished = max(sum(line.endswith(b"\n") for line in file) - 1, 0)
+    files = "1 file is" if finished == 1 else f"{finished} files are"
+    raise BundleInvalidError(
+        f"its export is not finished: {files} complete, in {_partial(out)}",
+        file=bundle,
+        remedy=f"Run the same `moe-mobile export ... {out}` again: it continues where it stopped",
+    )
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(out.name + PARTIAL)
+
+
+def _target(bundle: Path) -> Path | None:
+    """The folder that an unfinished export is to write, if ``bundle`` is of one."""
+    if bundle.name and not bundle.exists() and (_partial(bundle) / JOURNAL).is_file():
+        return bundle
+    for folder in (bundle, bundle.parent):
+        if folder.name.endswith(PARTIAL) and (folder / JOURNAL).is_file():
+            return folder.with_name(folder.name.removesuffix(PARTIAL))
+    return None
+
+
+def _bundles(folder: Path) -> list[str]:
+    """Names of the bundles in a folder."""
+    with contextlib.suppress(OSError):
+        return [one.name for one in folder.iterdir() if (one / MANIFEST_FILE).is_file()]
+    return []
