@@ -69,7 +69,7 @@ def bench_case(folder: Path, shape: str, memory: str, repetitions: int) -> Case:
         packed = folder / f"packed-{version.name}-{shape}"
         bundle = folder / shape
         output = version.run(
-            *("bench", str(bundle), "--packed-dir", str(packed), "-o", "json", *MEMORY[memory]),
+            *("bench", str(bundle), "--packed-dir", str(packed), "--json", *MEMORY[memory]),
             *("-p", "256", "-n", "64", "-r", str(repetitions)),
         )
         tests = {"prompt of 256 tokens": "n_prompt", "decode of 64 tokens": "n_gen"}

@@ -32,9 +32,10 @@ An ``except OSError`` or ``except ValueError`` around our own code catches these
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 BY_CODE: dict[str, type[MoeMobileError]] = {}
@@ -174,6 +175,13 @@ def from_code(code: str, file: str, cause: str, remedy: str, setting: str = "") 
     return kind(cause, file=file or None, setting=setting or None, remedy=remedy or None)
 
 
+def did_you_mean(word: str, known: Iterable[str], remedy: str) -> str:
+    """The remedy for a wrong word, after a question if one of the known words is much like it."""
+    names = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(word.lower(), names, n=1)
+    return f"Did you mean {names[found[0]]!r}? {remedy}" if found else remedy
+
+
 def write_error(error: OSError, path: str | os.PathLike[str]) -> MoeMobileError:
     """The typed error for an ``OSError`` met while writing ``path``; one of ours stays as it is."""
     if isinstance(error, MoeMobileError):
@@ -188,7 +196,7 @@ def write_error(error: OSError, path: str | os.PathLike[str]) -> MoeMobileError:
         )
     else:
         typed = IoError(
-            f"writing failed: {error.strerror or error}", file=path, remedy=_remedy(error)
+            f"writing failed: {error.strerror or error}", file=path, remedy=_remedy(error, path)
         )
     typed.errno = error.errno
     return typed
@@ -198,12 +206,23 @@ def read_error(error: OSError, path: str | os.PathLike[str]) -> MoeMobileError:
     """The typed error for an ``OSError`` met while reading ``path``; one of ours stays as it is."""
     if isinstance(error, MoeMobileError):
         return error
-    typed = IoError(f"reading failed: {error.strerror or error}", file=path, remedy=_remedy(error))
+    typed = IoError(
+        f"reading failed: {error.strerror or error}", file=path, remedy=_remedy(error, path)
+    )
     typed.errno = error.errno
     return typed
 
 
-def _remedy(error: OSError) -> str:
-    """As the engine says it."""
-    missing = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+def _remedy(error: OSError, path: str | os.PathLike[str]) -> str:
+    """As the engine says it, and asks for a file next to a missing one that is called alike."""
+    if error.errno == errno.ENOENT:
+        return did_you_mean(os.path.basename(path), _names_next_to(path), "Check the path")
+    missing = error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
     return "Check the path" if missing else "Check the path, its permissions and the disk"
+
+
+def _names_next_to(path: str | os.PathLike[str]) -> list[str]:
+    try:
+        return os.listdir(os.path.dirname(path) or os.curdir)
+    except (OSError, ValueError):
+        return []

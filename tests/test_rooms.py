@@ -192,7 +192,7 @@ def test_libraries_name_no_options() -> None:
     from moe_mobile.cli import cli
 
     options = _options(cli)
-    assert {"--capacity", "--target", "--link-mbps"} <= options
+    assert {"--cache", "--target", "--link-mbps"} <= options
     texts = [
         (str(path), text)
         for module, path in MODULES.items()
@@ -241,7 +241,7 @@ def test_errors_name_options_of_the_command() -> None:
     )
     assert isinstance(shown, DiskFullError)
     assert shown.errno == error.errno
-    assert with_options(error, simulate).setting == "--capacity"
+    assert with_options(error, simulate).setting == "--cache"
     assert error.setting == "capacity"
     assert with_options(UsageError("no", setting="limit"), tune).setting == "--quality"
     # What the engine calls its cache is the lab's capacity.

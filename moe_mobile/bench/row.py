@@ -243,7 +243,7 @@ class Row:
 
     @property
     def repetitions(self) -> list[list[Json]]:
-        """The entries of every repetition's tokens, empty without `--tokens`."""
+        """The entries of every repetition's tokens, empty without `--token-parts`."""
         return [objects(entries) for entries in self.items("tokens")]
 
     @property

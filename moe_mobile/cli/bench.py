@@ -35,6 +35,7 @@ from moe_mobile.cli.options import (
     OUTPUT,
     RESIDENCIES,
     CacheOptions,
+    Choice,
     DevicesOptions,
     LabOptions,
     Number,
@@ -259,12 +260,14 @@ class _Phone:
 class _Output:
     """How rows are shown."""
 
-    output: str | None = option(
-        "-o", "--output", type=click.Choice(FORMATS), help="How to print rows.  [default: md]"
+    format: str | None = option(
+        "--format", type=Choice(FORMATS), help="How to print rows.  [default: md]"
     )
-    as_json: bool = option("--json", is_flag=True, help="The same as -o json, with errors as JSON.")
-    tokens: bool = option(
-        "--tokens", is_flag=True, help="With json and jsonl: add the parts of every token."
+    as_json: bool = option(
+        "--json", is_flag=True, help="The same as --format json, with errors as JSON."
+    )
+    token_parts: bool = option(
+        "--token-parts", is_flag=True, help="With json and jsonl: add the parts of every token."
     )
     plot: pathlib.Path | None = option(
         "--plot",
@@ -274,21 +277,23 @@ class _Output:
 
     def check(self) -> None:
         """Raises UsageError for two formats."""
-        if self.as_json and self.output not in (None, "json"):
+        if self.as_json and self.format not in (None, "json"):
             raise UsageError(
-                f"--json and -o {self.output} contradict each other", remedy="Give one of the two"
+                f"--json and --format {self.format} contradict each other",
+                remedy="Give one of the two",
             )
 
     @property
-    def format(self) -> str:
-        return "json" if self.as_json else self.output or "md"
+    def resolved(self) -> str:
+        """The format."""
+        return "json" if self.as_json else self.format or "md"
 
 
 @cli_command(
     "moe-mobile bench olmoe                              # pp512 and tg128, five times each",
     "moe-mobile bench olmoe -p 0 -n 64,128 --cache 25%,50%,75%",
     "moe-mobile bench olmoe -p 0 --routing exact,cache-prior:0.2,J=2 --interleave",
-    "moe-mobile bench olmoe --residency slots,programs -o jsonl > results.jsonl",
+    "moe-mobile bench olmoe --residency slots,programs --format jsonl > rows.jsonl",
     "moe-mobile bench olmoe -p 0 -r 1 --plot tokens.html # where each token's time goes",
     "moe-mobile bench olmoe --device any --out phone.jsonl",
     "moe-mobile bench olmoe --device any --out phone.jsonl --resume   # after an interruption",
@@ -297,7 +302,6 @@ class _Output:
 @bundle_argument
 @settings_file_option
 @group_of(_Tests, "wanted")
-@click.option("--no-warmup", "warmup", flag_value=0, help="The same as --warmup 0.")
 @group_of(_Grid, "engine")
 @devices_options
 @group_of(_Phone, "phone")
@@ -351,7 +355,7 @@ def command(
     opened = devices.open(otherwise=None)
     file = None if kept.rows is None else ResultFile(kept.rows, resume=kept.resume)
     told = Shown(
-        make_renderer(shown.format, sys.stdout, tokens=shown.tokens),
+        make_renderer(shown.resolved, sys.stdout, tokens=shown.token_parts),
         rows,
         phones=sum(place.serial != "local" for place in opened.devices),
         note=lambda text: click.echo(text, err=True),

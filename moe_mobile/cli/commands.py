@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from moe_mobile.errors import MoeMobileError
+from moe_mobile.errors import MoeMobileError, UsageError, did_you_mean
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -66,9 +66,20 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A command that has commands."""
+    """A command that has commands. The error of another name asks for the one that may be meant."""
 
     command_class = Command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith("-"):
+            remedy = f"`{ctx.command_path} --help` lists the commands"
+            raise UsageError(
+                f"there is no command {args[0]!r}", remedy=did_you_mean(args[0], known, remedy)
+            )
+        return super().resolve_command(ctx, args)
 
 
 def examples(*lines: str) -> str:

@@ -22,7 +22,7 @@ from moe_mobile.bundle.quantization import (
 )
 from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.describe import packed_bytes, summary
-from moe_mobile.cli.options import echo_json, json_option
+from moe_mobile.cli.options import Choice, echo_json, json_option
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.errors import UsageError
 
@@ -37,7 +37,7 @@ class _Random:
     random_weights: str | None = option(
         "--random-weights",
         metavar="PRESET",
-        help="Instead of SOURCE: real dimensions, random weights; see `moe-mobile models`.",
+        help="Instead of MODEL: real dimensions, random weights; see `moe-mobile models`.",
     )
     layers: int | None = option(
         "--layers", type=click.IntRange(1), help="With --random-weights: how many layers."
@@ -63,7 +63,7 @@ class _Random:
             if len(paths) != 2:
                 raise UsageError(
                     "a source and a target are needed",
-                    remedy="moe-mobile export SOURCE OUT; `moe-mobile export --help` has examples",
+                    remedy="moe-mobile export MODEL OUT; `moe-mobile export --help` has examples",
                 )
             return paths[0], pathlib.Path(paths[1])
         if len(paths) != 1:
@@ -83,38 +83,38 @@ class _Quantization(QuantizationSettings):
 
     quant: str = option(
         "--quant",
-        type=click.Choice(QUANTS),
+        type=Choice(QUANTS),
         default="8da4w",
         help="Quantization of the experts, and the default of --dense and --head.",
     )
     also_quant: str | None = option(
         "--also-quant",
-        type=click.Choice(QUANTS),
+        type=Choice(QUANTS),
         help="A second precision of the experts, which engines can choose by --precision.",
     )
     dense: str | None = option(
         "--dense",
-        type=click.Choice(QUANTS),
+        type=Choice(QUANTS),
         help="Quantization of attention, dense and shared MLPs.",
     )
     head: str | None = option(
-        "--head", type=click.Choice(QUANTS), help="Quantization of the output head."
+        "--head", type=Choice(QUANTS), help="Quantization of the output head."
     )
     embedding: str | None = option(
         "--embedding",
-        type=click.Choice(EMBEDDINGS),
+        type=Choice(EMBEDDINGS),
         help="Quantization of the embedding.  [default: int8, or fp32 with --quant fp32]",
     )
     group_size: int = option(
         "--group-size",
-        type=click.Choice([str(size) for size in GROUP_SIZES]),
+        type=Choice([str(size) for size in GROUP_SIZES]),
         callback=lambda _context, _option, size: int(size),
         default="32",
         help="Columns that share a scale in 8da4w.",
     )
     kv_dtype: str | None = option(
         "--kv-dtype",
-        type=click.Choice(KV_DTYPES),
+        type=Choice(KV_DTYPES),
         help="Number format of the KV cache.  [default: float16, or float32 with --dense fp32]",
     )
 
@@ -126,7 +126,7 @@ class _Quantization(QuantizationSettings):
     "moe-mobile export demo demo-two --quant 8da8w --also-quant 8da4w",
     "moe-mobile export --random-weights Qwen1.5-MoE-A2.7B --layers 4 qwen-random",
 )
-@click.argument("paths", nargs=-1, required=True, metavar="[SOURCE] OUT")
+@click.argument("paths", nargs=-1, required=True, metavar="[MODEL] OUT")
 @group_of(_Random, "random")
 @group_of(_Quantization, "quantization")
 @click.option(
@@ -148,7 +148,7 @@ def command(
 ) -> None:
     """Turn a Mixture-of-Experts checkpoint into a bundle of ExecuTorch programs.
 
-    SOURCE is a folder with a Hugging Face checkpoint, a Hugging Face model id, or the word demo
+    MODEL is a folder with a Hugging Face checkpoint, a Hugging Face model id, or the word demo
     for the model that comes with this program. OUT is the bundle's folder. If the disk has no room
     for it, this is said before any work. An interrupted export continues when it is started again
     with the same options, also inside a layer. It works on all cores that it may use.

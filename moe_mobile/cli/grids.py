@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from moe_mobile.bench.row import BenchTest
-from moe_mobile.cli.options import RESIDENCIES
+from moe_mobile.cli.options import RESIDENCIES, Choice
 from moe_mobile.errors import UsageError
 
 Item = TypeVar("Item")
@@ -37,6 +37,8 @@ def _parts(option: str, text: str, parse: Callable[[str], Item]) -> list[Item]:
         if "" in parts:
             raise ValueError("a value is missing")
         return [parse(part) for part in parts]
+    except UsageError as error:
+        raise UsageError(error.cause, setting=option, remedy=error.remedy) from None
     except ValueError as error:
         raise UsageError(
             f"{option} {text}: {error}",
@@ -66,10 +68,8 @@ def threads(text: str) -> int | None:
 
 
 def residency(text: str) -> str:
-    """One of RESIDENCIES."""
-    if text not in RESIDENCIES:
-        raise ValueError(f"{text!r} is not one of {', '.join(RESIDENCIES)}")
-    return text
+    """One of RESIDENCIES. Raises UsageError."""
+    return Choice(RESIDENCIES).convert(text, None, None)
 
 
 def pair(text: str) -> BenchTest:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import click
 
 import moe_mobile
+from moe_mobile.cli.commands import Group
 from moe_mobile.cli.errors import INTERNAL_EXIT_CODE, report
 from moe_mobile.cli.output import STDOUT, guarded_stdout, open_standard_streams
 from moe_mobile.errors import (
@@ -22,12 +23,22 @@ from moe_mobile.errors import (
     IoError,
     MoeMobileError,
     UsageError,
+    did_you_mean,
     read_error,
     write_error,
 )
 
+# What options are called elsewhere, of which nothing in their spelling reminds.
+_OTHER_NAMES = {
+    "--capacity": "--cache",
+    "--no-warmup": "--warmup",
+    "--output": "--out",
+    "--serial": "--device",
+    "--text": "--file",
+}
 
-class CommandGroup(click.Group):
+
+class CommandGroup(Group):
     """Commands by name with their one-line help; module `moe_mobile.cli.NAME` holds `command`."""
 
     def __init__(self, *, commands: Mapping[str, str], **options: Any) -> None:
@@ -159,6 +170,17 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 def _usage(error: click.UsageError) -> UsageError:
     command = error.ctx.command_path if error.ctx is not None else "moe-mobile"
-    return UsageError(
-        error.format_message().rstrip("."), remedy=f"`{command} --help` lists what is possible"
-    )
+    remedy = f"`{command} --help` lists what is possible"
+    if not isinstance(error, click.NoSuchOption):
+        return UsageError(error.format_message().rstrip("."), remedy=remedy)
+    options = [] if error.ctx is None else _options(error.ctx.command)
+    meant = _OTHER_NAMES.get(error.option_name)
+    if meant in options:
+        remedy = f"Did you mean {meant!r}? {remedy}"
+    else:
+        remedy = did_you_mean(error.option_name, options, remedy)
+    return UsageError(f"there is no option {error.option_name!r}", remedy=remedy)
+
+
+def _options(command: click.Command) -> list[str]:
+    return [name for one in command.params for name in (*one.opts, *one.secondary_opts)]

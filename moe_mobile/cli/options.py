@@ -16,7 +16,7 @@ import click
 
 from moe_mobile.base.text import parse_size
 from moe_mobile.cli.commands import again, group_of, option, option_of
-from moe_mobile.errors import BudgetError, CancelledError, MoeMobileError, UsageError
+from moe_mobile.errors import BudgetError, CancelledError, MoeMobileError, UsageError, did_you_mean
 from moe_mobile.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -30,6 +30,21 @@ RESIDENCIES = ("slots", "programs", "resident")
 
 INITIAL_CACHES = ("auto", "warm", "cold", "prompt")
 """Values of ``--initial-cache`` that name no file."""
+
+
+class Choice(click.Choice[str]):
+    """One of several words. The error of another one asks for the word that may be meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value in self.choices:
+            return str(value)
+        known = ", ".join(self.choices)
+        raise UsageError(
+            f"{value!r} is not one of {known}",
+            setting=None if param is None else max(param.opts, key=len),
+            remedy=did_you_mean(str(value), self.choices, f"Give one of {known}"),
+        )
+
 
 # The bundle reader checks whether the folder exists: its errors name the remedy.
 BUNDLE = click.Path(path_type=pathlib.Path)
@@ -49,7 +64,6 @@ def phone_option(what: str) -> Callable[[_Command], _Command]:
     return click.option(
         "-s",
         "--device",
-        "--serial",
         "device",
         metavar="SERIAL",
         help=f"{what} this phone: adb's serial, HOST:PORT for Wi-Fi, or `any` for the one "
@@ -72,7 +86,6 @@ class DevicesOptions:
     devices: tuple[str, ...] = option(
         "-s",
         "--device",
-        "--serial",
         multiple=True,
         metavar="SERIAL",
         help="A phone: adb's serial, or HOST:PORT for Wi-Fi; several may be given.",
@@ -119,7 +132,7 @@ class CacheOptions:
     )
     pool: str = option(
         "--pool",
-        type=click.Choice(("auto", "global", "layer")),
+        type=Choice(("auto", "global", "layer")),
         default="auto",
         help="One cache for all layers, or one for each; auto: global for exact routing, else "
         "layer.",
@@ -148,7 +161,7 @@ class ReadingOptions:
 
     residency: str = option(
         "--residency",
-        type=click.Choice(RESIDENCIES),
+        type=Choice(RESIDENCIES),
         default="slots",
         help="slots: swap weights under live programs; programs: load a program per miss; "
         "resident: everything in memory.",
@@ -185,7 +198,7 @@ class StreamingOptions(ReadingOptions):
     residency: str = again(
         ReadingOptions,
         "residency",
-        type=click.Choice(RESIDENCIES[:2]),
+        type=Choice(RESIDENCIES[:2]),
         help="slots: swap weights under live programs; programs: load a program per miss.",
     )
 
@@ -195,7 +208,7 @@ class LabOptions:
     """Routings and caches for a text or a trace: every routing with each cache."""
 
     capacity: str = option(
-        "--capacity",
+        "--cache",
         default="50%",
         metavar="LIST",
         help="What the cache holds: shares of the experts, or experts per layer.",
@@ -211,7 +224,7 @@ class LabOptions:
     pool: str = again(
         CacheOptions,
         "pool",
-        type=click.Choice(("layer", "global")),
+        type=Choice(("layer", "global")),
         default="layer",
         help="A cache for each layer, or one of the same size for all together.",
     )
@@ -246,6 +259,7 @@ class RowsOptions:
     """Names the file."""
 
     rows: pathlib.Path | None = option(
+        "-o",
         "--out",
         type=OUTPUT,
         help="Also keep rows in this file of JSON lines; each is on disk before the next one "
@@ -332,8 +346,12 @@ def initial_cache_settings(text: str, bundle: pathlib.Path) -> dict[str, Any]:
         raise UsageError(
             f"{text} is neither a state of the cache nor a file",
             setting="--initial-cache",
-            remedy=f"Valid values: {', '.join(INITIAL_CACHES)}, or a file that `moe-mobile "
-            "simulate --save-profile` wrote",
+            remedy=did_you_mean(
+                text,
+                INITIAL_CACHES,
+                f"Valid values: {', '.join(INITIAL_CACHES)}, or a file that `moe-mobile "
+                "simulate --save-profile` wrote",
+            ),
         )
     from moe_mobile.bundle.reader import read_manifest
     from moe_mobile.routing.profile import read_profile

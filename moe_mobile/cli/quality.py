@@ -66,7 +66,7 @@ class _Scored(ScoredOptions):
 @cli_command(
     "moe-mobile quality olmoe -f prompt.txt --routing cache-prior:0.2,max-rank:12",
     "moe-mobile quality olmoe -f prompt.txt -n 512 --device any",
-    "moe-mobile quality olmoe -f prompt.txt --capacity 25%,50%,75% --plot front.html",
+    "moe-mobile quality olmoe -f prompt.txt --cache 25%,50%,75% --plot front.html",
     "moe-mobile quality olmoe -f prompt.txt --routing exact --precision low,ranks:1",
     "moe-mobile quality demo -f prompt.txt --routing cache-prior:0.2,J=2     # by transformers",
     "moe-mobile quality Qwen/Qwen3-30B-A3B -f prompt.txt --dtype bfloat16 --out qwen3.jsonl",

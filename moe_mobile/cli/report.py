@@ -33,7 +33,7 @@ _OTHERS = (".csv", ".json", ".jsonl", ".md", ".pdf", ".png", ".svg", ".txt")
 )
 @click.option(
     "-o",
-    "--output",
+    "--out",
     type=click.Path(dir_okay=False),
     default="report.html",
     help="The page to write; an earlier page is replaced, any other file is not.",
@@ -43,7 +43,7 @@ _OTHERS = (".csv", ".json", ".jsonl", ".md", ".pdf", ".png", ".svg", ".txt")
 @json_option
 def command(
     results: tuple[pathlib.Path, ...],
-    output: str,
+    out: str,
     title: str | None,
     show: bool,
     as_json: bool,
@@ -52,17 +52,17 @@ def command(
     memory, temperature, energy, and comparisons of rows that were measured in the same way.
 
     Reads JSON lines and JSON; - is standard input. Rows with every token (`bench --out`, or
-    --tokens) show the most. With --json no page is written.
+    --token-parts) show the most. With --json no page is written.
     """
     from moe_mobile.report.page import make_page, summary
 
-    page_file = pathlib.Path(output)
+    page_file = pathlib.Path(out)
     if not as_json:
-        if not output:  # as a path it would be the folder
-            raise UsageError("names no file", setting="-o", remedy="Name one such as page.html")
+        if not out:  # as a path it would be the folder
+            raise UsageError("names no file", setting="--out", remedy="Name one such as page.html")
         sources = [pathlib.Path("/dev/stdin" if str(path) == "-" else path) for path in results]
-        check_outputs({"-o": page_file}, {"RESULTS": sources})
-        check_page(page_file, "-o")
+        check_outputs({"--out": page_file}, {"RESULTS": sources})
+        check_page(page_file, "--out")
     read = read_results(results)
     if as_json:
         echo_json(summary(read))

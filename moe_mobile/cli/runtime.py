@@ -10,7 +10,7 @@ import click
 
 from moe_mobile.base.text import size
 from moe_mobile.cli.commands import Group, examples
-from moe_mobile.cli.options import echo_json, json_option
+from moe_mobile.cli.options import Choice, echo_json, json_option
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.runtime import TARGETS, Runtime, build_runtime, current_folders, runtimes_of
 
@@ -33,7 +33,7 @@ def command() -> None:
 )
 @click.option(
     "--target",
-    type=click.Choice(TARGETS),
+    type=Choice(TARGETS),
     default=TARGETS[0],
     help="linux-arm64 needs Debian's g++-aarch64-linux-gnu; android-arm64 an NDK and an "
     "ExecuTorch build for Android.",

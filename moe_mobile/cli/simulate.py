@@ -149,7 +149,7 @@ class _Timing:
 @cli_command(
     "moe-mobile simulate demo.safetensors --belady",
     "moe-mobile simulate demo.safetensors --routing exact,cache-prior:0.2,J=2",
-    "moe-mobile simulate olmoe.safetensors --bundle olmoe --capacity 25%,50% --flash ufs4.0",
+    "moe-mobile simulate olmoe.safetensors --bundle olmoe --cache 25%,50% --flash ufs4.0",
     "moe-mobile simulate chat.st code.st --expert-bytes 2.65MiB --flash 1200 --csv grid.csv",
     "moe-mobile simulate chat.st --save-profile used.json",
     "moe-mobile simulate code.st --initial-cache used.json",

@@ -12,8 +12,9 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from moe_mobile.bundle.unfinished import require_finished
 from moe_mobile.cli.commands import group_of, option
-from moe_mobile.cli.options import names_of
+from moe_mobile.cli.options import Choice, names_of
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.prompt import parse_ids, read_text
 from moe_mobile.cli.writable import opened_path
@@ -79,11 +80,7 @@ class TextOptions(PromptOptions):
 
     prompt: str | None = option("-p", "--prompt", help="The text.")
     text_file: IO[bytes] | None = option(
-        "-f",
-        "--file",
-        "--text",
-        type=click.File("rb"),
-        help="Read it from a file; - is stdin.",
+        "-f", "--file", type=click.File("rb"), help="Read it from a file; - is stdin."
     )
     token_ids: str | None = option(
         "--token-ids", help="The text as token ids, separated by commas."
@@ -99,7 +96,7 @@ class CheckpointOptions:
 
     dtype: str = option(
         "--dtype",
-        type=click.Choice(("float32", "bfloat16")),
+        type=Choice(("float32", "bfloat16")),
         default="float32",
         help="For MODEL: the type to compute in.",
     )
@@ -116,7 +113,11 @@ checkpoint_options = group_of(CheckpointOptions, "checkpoint")
 
 
 def is_bundle(source: str) -> bool:
-    """Whether it is a bundle's folder; else it names a checkpoint."""
+    """Whether it is a bundle's folder; else it names a checkpoint.
+
+    Raises BundleInvalidError if it will be a bundle once its export is finished.
+    """
+    require_finished(pathlib.Path(source))
     return (pathlib.Path(source) / _MANIFEST).exists()
 
 

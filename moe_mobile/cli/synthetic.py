@@ -11,6 +11,7 @@ import click
 
 from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.errors import report
+from moe_mobile.cli.options import Choice
 from moe_mobile.cli.writable import check_replaceable
 from moe_mobile.errors import MoeMobileError, UsageError
 from moe_mobile.routing.synthetic import MODELS, synthetic_trace
@@ -18,7 +19,7 @@ from moe_mobile.routing.trace import MAX_SEQUENCES, write_trace
 
 
 @cli_command("python -m moe_mobile.cli.synthetic Qwen3-30B-A3B -o qwen3.safetensors")
-@click.argument("model", type=click.Choice(list(MODELS)))
+@click.argument("model", type=Choice(list(MODELS)))
 @click.option(
     "-o",
     "--out",

@@ -139,6 +139,7 @@ class _Written:
     """The files that are written in the end."""
 
     out: pathlib.Path | None = option(
+        "-o",
         "--out",
         type=OUTPUT,
         help="Write the choice to this file, for --settings of other commands.",
@@ -150,11 +151,11 @@ class _Written:
 
 @cli_command(
     "moe-mobile tune demo --out demo.json               # the demo model has a text of its own",
-    "moe-mobile tune olmoe --quality +1% --text chat.txt --out olmoe.json --report olmoe.html",
-    "moe-mobile tune olmoe --text chat.txt --cache 25%,50% --rows olmoe.jsonl",
-    "moe-mobile tune olmoe --text chat.txt --rows olmoe.jsonl --resume --measure-speed",
-    "moe-mobile tune olmoe --text chat.txt --routing exact --drop-cold 0.5,0.75",
-    "moe-mobile tune olmoe --text chat.txt --ray auto    # on a cluster",
+    "moe-mobile tune olmoe --quality +1% -f chat.txt --out olmoe.json --report olmoe.html",
+    "moe-mobile tune olmoe -f chat.txt --cache 25%,50% --rows olmoe.jsonl",
+    "moe-mobile tune olmoe -f chat.txt --rows olmoe.jsonl --resume --measure-speed",
+    "moe-mobile tune olmoe -f chat.txt --routing exact --drop-cold 0.5,0.75",
+    "moe-mobile tune olmoe -f chat.txt --ray auto    # on a cluster",
     'moe-mobile generate olmoe -p "Once" --settings olmoe.json',
 )
 @source_argument

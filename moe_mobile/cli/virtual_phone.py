@@ -10,7 +10,7 @@ import click
 
 from moe_mobile.base.text import size, table
 from moe_mobile.cli.commands import Group, examples
-from moe_mobile.cli.options import SIZE, Number, echo_json, json_option
+from moe_mobile.cli.options import SIZE, Choice, Number, echo_json, json_option
 from moe_mobile.errors import DeviceError, UsageError
 
 
@@ -37,7 +37,7 @@ def command() -> None:
 @click.option("--name", help="Its name.  [default: phone1, phone2, ...]")
 @click.option(
     "--abi",
-    type=click.Choice(("x86_64", "arm64-v8a")),
+    type=Choice(("x86_64", "arm64-v8a")),
     help="Its instruction set; arm64-v8a runs through qemu-user.  [default: this machine's]",
 )
 @click.option(

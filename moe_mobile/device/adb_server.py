@@ -13,12 +13,12 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from moe_mobile.device.shell_stream import ShellStream
-from moe_mobile.errors import DeviceError
+from moe_mobile.errors import DeviceError, did_you_mean
 
 if TYPE_CHECKING:
     from adbutils import AdbConnection
@@ -108,7 +108,8 @@ class AdbServer:
 
     def require(self, serial: str) -> None:
         """Raise the error of a device that cannot be used; connect to ``HOST:PORT`` first."""
-        state = self.states().get(serial)
+        states = self.states()
+        state = states.get(serial)
         if state in (None, "offline") and is_network_serial(serial):
             told = self._connect(serial)
             state = self.states().get(serial)
@@ -120,7 +121,7 @@ class AdbServer:
                     "`adb pair` it once first",
                 )
         if state != _READY:
-            raise unusable(serial, state)
+            raise unusable(serial, state, states)
 
     def wait(self, serial: str, seconds: float) -> bool:
         """Whether the device is ready within that time."""
@@ -252,12 +253,15 @@ def _restart(then: str) -> str:
     return f"Run `adb kill-server`{where}, {then}"
 
 
-def unusable(serial: str, state: str | None) -> DeviceError:
-    """The error of a device in a state other than ``device`` (None: adb does not know it)."""
+def unusable(serial: str, state: str | None, others: Iterable[str] = ()) -> DeviceError:
+    """The error of a device in a state other than ``device`` (None: adb does not know it).
+
+    ``others``: serials that adb knows.
+    """
     cause, remedy = {
         None: (
             "no such device is connected",
-            "`moe-mobile devices` lists the connected ones",
+            did_you_mean(serial, others, "`moe-mobile devices` lists the connected ones"),
         ),
         "unauthorized": (
             "this device has not authorised this computer",

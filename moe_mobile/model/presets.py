@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moe_mobile.errors import UsageError
+from moe_mobile.errors import UsageError, did_you_mean
 from moe_mobile.model.config import JsonObject
 
 
@@ -202,7 +202,8 @@ def preset_config(source: RandomWeights) -> JsonObject:
     preset = by_lower.get(source.preset.lower())
     if preset is None:
         raise UsageError(
-            f"unknown preset {source.preset!r}", remedy=f"Known ones: {', '.join(PRESETS)}"
+            f"unknown preset {source.preset!r}",
+            remedy=did_you_mean(source.preset, PRESETS, f"Known ones: {', '.join(PRESETS)}"),
         )
     config = dict(preset.config)
     if source.layers is not None:

@@ -22,7 +22,7 @@ MAX_DEPTH = 32
 """Of one row. Rows nest 6 deep; a thousand would be too deep for what writes them again."""
 
 _STDIN = "standard input"
-_REMEDY = "Give what `moe-mobile bench -o jsonl` or `-o json` wrote"
+_REMEDY = "Give the JSON or JSON lines that `moe-mobile bench` wrote"
 _TOO_DEEP = "unreasonable JSON: nested too deep"
 # An object with any of them is a row; the project's other JSON answers have none of them.
 _ROW_MEMBERS = ("n_prompt", "n_gen")

@@ -24,10 +24,20 @@ class Capacity:
     number: int = 0
 
     def of(self, experts: int) -> int:
-        """Whole experts per layer of a model with so many in each. Shares are rounded down."""
+        """Whole experts per layer of a model with so many in each. Shares are rounded down.
+
+        Raises UsageError if a layer does not have as many.
+        """
         from moe_mobile import _native
 
         if self.percent is None:
+            if self.number > experts:
+                meant = f"Was {self.number}% meant? " if self.number <= 100 else ""
+                raise UsageError(
+                    f"a layer has {experts} experts, fewer than {self.number}",
+                    setting="capacity",
+                    remedy=f"{meant}Give a share such as 50%, or at most {experts} experts",
+                )
             return self.number
         return _native.experts_of_share(self.percent, experts)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_mobile.base.progress import Progress
-from moe_mobile.errors import UsageError
+from moe_mobile.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from moe_mobile.device.interface import Device
@@ -110,11 +110,15 @@ def parse_flash(text: str) -> Flash:
     except ValueError:
         rates = []
     if len(rates) not in (1, 2) or not all(0 < rate <= _MAX_MBPS for rate in rates):
-        names = ", ".join(profile.name for profile in PROFILES)
+        names = [profile.name for profile in PROFILES] + ["measured"]
         raise UsageError(
             f"{text!r} is neither a flash memory nor a speed",
             setting="flash",
-            remedy=f"Give {names}, measured, or MB/s like 1200 or, with the DRAM's, 1200/30000",
+            remedy=did_you_mean(
+                text,
+                names,
+                f"Give {', '.join(names)}, or MB/s like 1200 or, with the DRAM's, 1200/30000",
+            ),
         )
     flash, *dram = rates
     name = f"{'/'.join(f'{rate:g}' for rate in rates)} MB/s"

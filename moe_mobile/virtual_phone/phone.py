@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_mobile.base.command_line import command_line
-from moe_mobile.errors import DeviceError, UsageError, write_error
+from moe_mobile.errors import DeviceError, UsageError, did_you_mean, write_error
 from moe_mobile.virtual_phone.folder import PhoneFolder, claim, error_of, folders
 from moe_mobile.virtual_phone.groups import has_systemd
 from moe_mobile.virtual_phone.settings import Misbehaviour, PhoneSettings, host_abi
@@ -145,12 +145,12 @@ def find(name: str) -> VirtualPhone:
     for phone in running:
         if name in (phone.name, phone.serial):
             return phone
+    known = [word for phone in running for word in (phone.name, phone.serial)]
     names = ", ".join(phone.name for phone in running)
+    start = f"None runs: start one with `{command_line('virtual-phone start')}`"
     raise UsageError(
         f"there is no virtual phone called {name!r}",
-        remedy=f"These run: {names}"
-        if running
-        else f"None runs: start one with `{command_line('virtual-phone start')}`",
+        remedy=did_you_mean(name, known, f"These run: {names}" if running else start),
     )
 
 

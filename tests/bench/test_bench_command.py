@@ -42,7 +42,7 @@ def test_a_grid_continues(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert "--resume" in error["remedy"]
     assert error["file"] == str(out)
     out.write_text(first[:-100])  # the second row is torn
-    result = run_cli(*grid, "--cache", "60%,100%", "--resume", "-o", "jsonl")
+    result = run_cli(*grid, "--cache", "60%,100%", "--resume", "--format", "jsonl")
     assert result.returncode == 0
     assert "1 of 4 rows are measured already" in result.stderr
     rows = _rows(out)
@@ -56,7 +56,7 @@ def test_a_grid_continues(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert [row["run_key"] for row in printed] == [row["run_key"] for row in rows]
     assert not any("tokens" in row for row in printed)
     # Other settings are other rows.
-    result = run_cli(*grid, "--cache", "60%", "--seed", 1, "--resume", "-o", "observer")
+    result = run_cli(*grid, "--cache", "60%", "--seed", 1, "--resume", "--format", "observer")
     assert "measured already" not in result.stderr
     assert result.stdout.count("PyTorchObserver {") == 2
     assert len(_rows(out)) == 6
@@ -102,7 +102,7 @@ def test_wrong_values_say_how_to_write_them(
 
 
 def test_a_prompt_may_be_as_long_as_the_generation(model: pathlib.Path) -> None:
-    nothing = ("-p", 0, "-n", 0, "-r", 1, "--no-warmup", "-o", "jsonl")
+    nothing = ("-p", 0, "-n", 0, "-r", 1, "--warmup", 0, "--format", "jsonl")
     (line,) = ok("bench", model, *nothing, "-pg", "4,4").splitlines()
     row = json.loads(line)
     assert (row["n_prompt"], row["n_gen"]) == (4, 4)
@@ -147,7 +147,7 @@ def test_a_core_that_is_not_there(model: pathlib.Path) -> None:
 
 
 def test_the_engine_is_kept_to_its_cores(model: pathlib.Path) -> None:
-    text = ok("bench", model, "-p", 0, "-n", 2, "-r", 1, "-o", "jsonl", "--affinity", "0")
+    text = ok("bench", model, "-p", 0, "-n", 2, "-r", 1, "--format", "jsonl", "--affinity", "0")
     row = json.loads(text)
     assert row["affinity"] == {"policy": "list", "cpus": [0]}
     assert (row["n_threads"], row["config"]["threads"]) == (1, 1)
@@ -158,12 +158,12 @@ def test_one_bench_at_a_time_runs_on_the_given_cores(
 ) -> None:
     one = phone()
     command = ("bench", model, "-p", 0, "-n", 4, "-r", 1, "-s", one.serial, "--affinity", "0")
-    row = json.loads(ok(*command, "-o", "jsonl"))
+    row = json.loads(ok(*command, "--format", "jsonl"))
     assert row["affinity"]["cpus"] == row["runs"][0]["cpus"] == [0]
     assert not any("cores" in flag for flag in row["flags"])
     with open_device(one.serial).runner() as other:
         other.request("digest", paths=[])
-        row = json.loads(ok(*command, "-o", "jsonl"))
+        row = json.loads(ok(*command, "--format", "jsonl"))
     assert "another engine ran there in repetition 1" in row["flags"]
     with open_device(one.serial).exclusive():
         error = failed(6, *command)

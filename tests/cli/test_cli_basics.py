@@ -180,7 +180,7 @@ def test_a_folder_that_is_missing(command: list[str], tmp_path: pathlib.Path) ->
         (["bench", "b", "--cache", "50%,half"], "invalid size"),
         (["bench", "b", "--residency", "flash"], "not one of slots"),
         (["bench", "b", "-pg", "512"], "two numbers"),
-        (["bench", "b", "-o", "md"], "contradict"),
+        (["bench", "b", "--format", "md"], "contradict"),
         (["bench", "b", "--plot", "x.txt"], "plots are written as"),
     ],
 )
@@ -196,7 +196,7 @@ def test_a_prompt_file_must_be_text(tmp_path: pathlib.Path) -> None:
 
 
 def test_an_empty_text_file_is_named() -> None:
-    for command in (("generate", "b", "-f"), ("quality", "b", "--text")):
+    for command in (("generate", "b", "-f"), ("quality", "b", "--file")):
         error = failed(2, *command, "/dev/null")
         assert (error["cause"], error["file"]) == ("the file is empty", "/dev/null")
 

@@ -227,14 +227,14 @@ def test_bench_rows_come_from_the_engine(bundle: pathlib.Path) -> None:
 def test_bench_says_that_a_cache_still_fills(bundle: pathlib.Path) -> None:
     asked = ("bench", bundle, "-p", 0, "-n", 2, "-r", 1, "--cache", "75%", "--pool")
     for pool in ("global", "layer"):
-        (filling,) = ok_json(*asked, pool, "--no-warmup")
+        (filling,) = ok_json(*asked, pool, "--warmup", 0)
         assert filling["flags"] == [
             "the cache was 0 % full when a repetition began: more warm-up runs fill it"
         ]
         assert filling["regime"]["warmup"] == 0
         (warm,) = ok_json(*asked, pool, "--warmup", 40)
         assert (warm["flags"], warm["regime"]["warmup"]) == ([], 40)
-        (cold,) = ok_json(*asked, pool, "--no-warmup", "--initial-cache", "cold")
+        (cold,) = ok_json(*asked, pool, "--warmup", 0, "--initial-cache", "cold")
         assert cold["flags"] == []
 
 
@@ -250,7 +250,7 @@ def test_an_impossible_routing_is_an_error_before_measuring(
 
 def test_bench_multiplies_lists_into_rows(bundle: pathlib.Path) -> None:
     text = ok(
-        "bench", bundle, "-p", "0", "-n", "3,5", "-r", "1", "-o", "csv",
+        "bench", bundle, "-p", "0", "-n", "3,5", "-r", "1", "--format", "csv",
         "--cache", "60%,100%", "--residency", "slots,resident", "-t", "1",
     )  # fmt: skip
     rows = list(csv.DictReader(io.StringIO(text)))

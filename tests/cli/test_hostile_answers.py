@@ -124,10 +124,10 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "verify": (),
     "info": ("--cache", "60%"),
     "generate": (*PROMPT, "-n", 3, "--cache", "60%", "-v"),
-    "bench": ("-p", 3, "-n", 2, "-pg", "2,1", "-r", 2, "--cache", "60%", "--no-warmup"),
-    "quality": (*PROMPT, "--routing", "exact,max-rank:6", "--capacity", "60%"),
+    "bench": ("-p", 3, "-n", 2, "-pg", "2,1", "-r", 2, "--cache", "60%", "--warmup", 0),
+    "quality": (*PROMPT, "--routing", "exact,max-rank:6", "--cache", "60%"),
     "trace": PROMPT,
-    "simulate": ("--capacity", "60%", "--flash", "measured"),
+    "simulate": ("--cache", "60%", "--flash", "measured"),
 }
 
 
@@ -186,7 +186,7 @@ def test_no_answer_makes_a_command_crash(
     folder = tmp_path_factory.mktemp("hostile")
     arguments = _arguments(command, bundle, folder)
     if command == "bench":
-        arguments += ["-o", data.draw(st.sampled_from(["md", "csv", "json", "observer"]))]
+        arguments += ["--format", data.draw(st.sampled_from(["md", "csv", "json", "observer"]))]
     code, out, err = _run(_hostile(kind, path, value), *arguments)
     assert code != 1, err
     assert "defect of moe-mobile" not in err

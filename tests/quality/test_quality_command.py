@@ -43,7 +43,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_a_checkpoint_is_scored(text: Path, one_thread: None) -> None:
-    options = ("-f", text, "-n", 300, "-c", 200, "--capacity", "25%,16")
+    options = ("-f", text, "-n", 300, "-c", 200, "--cache", "25%,16")
     found = answer("demo", *options, "--routing", "cache-prior:0.2,J=2,exact,max-rank:8,J=1")
     assert (found["model"], found["source"], found["device"]) == ("demo", "transformers", None)
     assert (found["context"], found["experts"], found["top_k"]) == (200, 32, 4)
@@ -129,7 +129,7 @@ def test_a_file_continues(
 
 def test_a_plot_is_drawn(text: Path, tmp_path: Path, one_thread: None) -> None:
     path = tmp_path / "new" / "plot.html"
-    answer("demo", "-f", text, "-n", 30, "--capacity", "25%,50%", "--plot", path)
+    answer("demo", "-f", text, "-n", 30, "--cache", "25%,50%", "--plot", path)
     drawn = path.read_text()
     assert "cache" in drawn
     assert "Plotly.newPlot" in drawn
@@ -157,9 +157,9 @@ def test_an_unwritable_place_is_an_error_at_once(option: str, tmp_path: Path) ->
         ("demo", "--token-ids 5,6 --routing best", "--routing", UsageError),
         ("demo", "--token-ids 5,6 --routing exact,,exact", "--routing", UsageError),
         ("demo", "--token-ids 5,6 --eviction belady", "--eviction", UsageError),
-        ("demo", "--token-ids 5,6 --capacity 33", "--capacity", UsageError),
-        ("demo", "--token-ids 5,6 --capacity 3", "--capacity", BudgetError),
-        ("demo", "--token-ids 5,6 --capacity lots", "--capacity", UsageError),
+        ("demo", "--token-ids 5,6 --cache 33", "--cache", UsageError),
+        ("demo", "--token-ids 5,6 --cache 3", "--cache", BudgetError),
+        ("demo", "--token-ids 5,6 --cache lots", "--cache", UsageError),
         ("demo", "--token-ids 5,6 --resume", None, UsageError),
         ("demo", "--token-ids 5,6 -c 1025", "--context", UsageError),
         ("demo", "--token-ids 5,6 --lanes 2", "--lanes", UsageError),

@@ -215,7 +215,7 @@ def test_flash() -> None:
 
 def test_the_command(near_choice: Path, tmp_path: Path) -> None:
     rows_file = tmp_path / "rows.csv"
-    arguments = ["--capacity", "2", "--routing", "exact", "--routing", "cache-prior:1"]
+    arguments = ["--cache", "2", "--routing", "exact", "--routing", "cache-prior:1"]
     arguments += ["--expert-bytes", "1000", "--flash", "1", "--flash", "ufs3.1", "--belady"]
     found = ok_json("simulate", near_choice, *arguments, "--csv", rows_file)
     assert (found["tokens"], found["expert_bytes"], len(found["rows"])) == (2, 1000, 3)
@@ -242,12 +242,12 @@ def test_the_table(near_choice: Path, tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         return result.output.splitlines()
 
-    lines = shown(near_choice, "--capacity", "2", "--routing", "cache-prior:1")
+    lines = shown(near_choice, "--cache", "2", "--routing", "cache-prior:1")
     assert lines[0].startswith("tiny: 1 MoE layers, the best 2 of 4 experts; 2 tokens in 1 seq")
     cells = "cache-prior:1,J=1 lossy lru 2 (50 %) 50.0 % 1.000 25.0 % -"
     assert lines[4].split() == cells.split()
     assert not any("cliff" in line or "ms" in line for line in lines)
-    lines = shown(wide, "--pool", "global", "--expert-bytes", "1MiB", "--capacity", "25%")
+    lines = shown(wide, "--pool", "global", "--expert-bytes", "1MiB", "--cache", "25%")
     assert lines[2].split()[-4:] == ["ms", "ufs3.1", "ms", "ufs4.0"]
     assert any("bytes used / DRAM" in line and "1.0 MiB" in line for line in lines)
     assert any("uses 8 of 32 experts (25.0 %)" in x and "up to 6 (18.8 %)" in x for x in lines)
@@ -255,7 +255,7 @@ def test_the_table(near_choice: Path, tmp_path: Path) -> None:
 
 
 def test_routings_after_commas_are_several(near_choice: Path) -> None:
-    arguments = ["--capacity", "2", "--routing", "exact, cache-prior:1,J=1", "--routing", "exact"]
+    arguments = ["--cache", "2", "--routing", "exact, cache-prior:1,J=1", "--routing", "exact"]
     result = CliRunner().invoke(cli, ["simulate", str(near_choice), *arguments, "--json"])
     rows = json.loads(result.output)["rows"]
     assert [row["requested"] for row in rows] == ["exact", "cache-prior:1,J=1"]
@@ -270,12 +270,12 @@ def test_routings_after_commas_are_several(near_choice: Path) -> None:
         (["--flash", "measured", "--expert-bytes", "1"], 2, "--flash", "measuring needs a bundle"),
         (["--device", "any"], 2, "--device", "only --flash measured"),
         (["--expert-bytes", "0"], 2, "--expert-bytes", "an expert's size must be above 0"),
-        (["--capacity", "50%,"], 2, "--capacity", "invalid capacity"),
-        (["--capacity", "1"], 9, "--capacity", "fewer than the 2"),
-        (["--capacity", "2", "--routing", "magic"], 2, "--routing", "is not a routing method"),
-        (["--capacity", "2", "--routing", "exact,,"], 2, "--routing", "a routing is missing"),
+        (["--cache", "50%,"], 2, "--cache", "invalid capacity"),
+        (["--cache", "1"], 9, "--cache", "fewer than the 2"),
+        (["--cache", "2", "--routing", "magic"], 2, "--routing", "is not a routing method"),
+        (["--cache", "2", "--routing", "exact,,"], 2, "--routing", "a routing is missing"),
         (
-            ["--capacity", "2", "--eviction", "belady", "--routing", "max-rank:3"],
+            ["--cache", "2", "--eviction", "belady", "--routing", "max-rank:3"],
             2,
             "--eviction",
             "knows the future",
@@ -302,7 +302,7 @@ def used(tmp_path: Path) -> Path:
 
 def test_a_profile_is_saved_and_used(near_choice: Path, tmp_path: Path) -> None:
     used = tmp_path / "used.json"
-    arguments = ["simulate", near_choice, "--capacity", "2"]
+    arguments = ["simulate", near_choice, "--cache", "2"]
     cold = ok_json(*arguments, "--save-profile", used)
     assert read_profile(used) == CacheProfile("tiny", 4, {0: (0, 1, 3, 2)})
     warm = ok_json(*arguments, "--initial-cache", used)
@@ -316,7 +316,7 @@ def test_a_profile_is_saved_and_used(near_choice: Path, tmp_path: Path) -> None:
 def test_rows_never_replace_their_inputs(near_choice: Path, used: Path, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     before = {path: path.read_bytes() for path in (near_choice, used)}
-    command = ["simulate", near_choice, "--initial-cache", used, "--capacity", "2"]
+    command = ["simulate", near_choice, "--initial-cache", used, "--cache", "2"]
     for option in ("--csv", "--save-profile"):
         for kept, named in ((near_choice, "TRACE"), (used, "--initial-cache")):
             error = failed(2, *command, option, tmp_path / "sub" / ".." / kept.name)
@@ -355,7 +355,7 @@ def test_the_size_of_an_expert_from_a_bundle(near_choice: Path, tmp_path: Path) 
     logits = np.zeros((1, len(layers), moe.num_experts), np.float32)
     alike: dict[str, Any] = {"layers": layers, "router": RouterSpec(moe.router.score)}
     trace = write(tmp_path / "fits", logits, moe.top_k, **alike)
-    arguments = ["--bundle", str(bundle), "--capacity", "100%", "--json"]
+    arguments = ["--bundle", str(bundle), "--cache", "100%", "--json"]
     found = CliRunner().invoke(command, [str(trace), *arguments])
     row = json.loads(found.output)["rows"][0]
     assert row["bytes_per_token"] == len(layers) * moe.top_k * size  # nothing is cached yet

@@ -147,7 +147,7 @@ def test_the_command_records_from_both(
         ("bundle", "--token-ids 5 --torch-device cpu", "--torch-device"),
         ("demo", "--token-ids 5 --cache 50%", "--cache"),
         ("demo", "--token-ids 5 --precision low", "--precision"),
-        ("demo", "--token-ids 5 --serial x", "--device"),
+        ("demo", "--token-ids 5 -s x", "--device"),
         ("demo", "--token-ids 5 -c 1025", "--context"),
         ("demo", "--token-ids 5,6 --prompt-tokens 2", "--prompt-tokens"),
         ("bundle", "--token-ids 5,6,7 -c 2 --prompt-tokens 2", "--prompt-tokens"),

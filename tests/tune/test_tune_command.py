@@ -301,7 +301,7 @@ def test_writes_over_nothing_it_reads(demo: Path, tmp_path: Path) -> None:
 
 def test_needs_a_text_of_its_own(bundle: BundleMaker) -> None:
     error = failed(2, "tune", bundle("qwen3_moe", "8da4w"))
-    assert error["setting"] == "--text"
+    assert error["setting"] == "--file"
 
 
 def test_a_page_replaces_pages_alone(demo: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ namespace {
 
 constexpr char kRemedy[] = "Copy or export the bundle again";
 constexpr char kNoBundle[] =
-    "Name the folder of a bundle; `moe-mobile export SOURCE OUT` makes one";
+    "Name the folder of a bundle; `moe-mobile export MODEL OUT` makes one";
 
 enum class Missing { kAllowed, kRefused };
 

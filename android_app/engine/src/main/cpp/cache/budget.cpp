@@ -50,6 +50,12 @@ std::optional<double> unit_bytes(const std::string& unit) {
   return std::nullopt;
 }
 
+constexpr char kForms[] =
+    "Write auto, a share of the experts like 50%, or bytes like 512MiB or 1.5GiB";
+
+// A smaller number without a unit is not meant as bytes: they would not hold one expert.
+constexpr double kLeastBare = 65536;
+
 }  // namespace
 
 Budget parse_budget(const std::string& text) {
@@ -63,6 +69,11 @@ Budget parse_budget(const std::string& text) {
     budget.percent = *value;
     return budget;
   }
+  if (value.has_value() && unit.empty() && *value < kLeastBare) {
+    const std::string meant = text + (*value > 0 && *value <= 100 ? "%" : "MiB");
+    throw Error(ErrorCode::kUsage, Setting{"cache"}, "invalid size " + in_quotes(text),
+                "Was " + meant + " meant? " + kForms);
+  }
   const std::optional<double> factor = unit_bytes(unit);
   // "33.3" is a share without its sign, not 33 bytes.
   const bool whole = !unit.empty() || text.find('.') == std::string::npos;
@@ -72,8 +83,7 @@ Budget parse_budget(const std::string& text) {
     budget.bytes = static_cast<uint64_t>(*value * *factor);
     return budget;
   }
-  throw Error(ErrorCode::kUsage, Setting{"cache"}, "invalid size " + in_quotes(text),
-              "Write auto, a share of the experts like 50%, or bytes like 512MiB or 1.5GiB");
+  throw Error(ErrorCode::kUsage, Setting{"cache"}, "invalid size " + in_quotes(text), kForms);
 }
 
 std::string to_text(const Budget& budget) {

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/number.h"
+#include "base/spelling.h"
 
 namespace moe_mobile {
 namespace {
@@ -28,7 +29,9 @@ EvictionOptions parse_eviction(const std::string& text) {
                                           : std::nullopt;
   if (!decay || *decay > 1)
     throw Error(ErrorCode::kUsage, Setting{"eviction"}, "unknown eviction " + in_quotes(text),
-                "Choose lru, lfu, lfu:DECAY with a DECAY of 0 to 1, or in simulations belady");
+                did_you_mean(text, {"lru", "lfu", "belady"},
+                             "Choose lru, lfu, lfu:DECAY with a DECAY of 0 to 1, or in simulations "
+                             "belady"));
   options.kind = EvictionOptions::Kind::kLfu;
   options.decay = *decay;
   return options;

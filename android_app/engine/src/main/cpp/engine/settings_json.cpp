@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/spelling.h"
 #include "cache/read_lanes.h"
 
 namespace moe_mobile {
@@ -17,14 +18,17 @@ constexpr const char* kResidencyNames[] = {"slots", "programs", "resident"};
 constexpr const char* kPoolNames[] = {"auto", "global", "layer"};
 constexpr const char* kInitialCacheNames[] = {"auto", "warm", "cold", "prompt", "profile"};
 
-[[noreturn]] void bad(const std::string& member, const std::string& cause) {
-  throw Error(ErrorCode::kUsage, Setting{member}, cause, "Correct this setting.");
+[[noreturn]] void bad(const std::string& member, const std::string& cause,
+                      const std::string& remedy = "Correct this setting.") {
+  throw Error(ErrorCode::kUsage, Setting{member}, cause, remedy);
 }
 
 void require_known(const nlohmann::json& json, const std::set<std::string>& known) {
   if (!json.is_object()) bad("settings", "it must be a JSON object");
   for (const auto& item : json.items())
-    if (known.count(item.key()) == 0) bad(item.key(), "unknown setting");
+    if (known.count(item.key()) == 0)
+      bad(item.key(), "unknown setting",
+          did_you_mean(item.key(), {known.begin(), known.end()}, "Correct its name."));
 }
 
 // Copies json[name] to `value` if the member exists; it must have the type of `value`.
@@ -54,7 +58,8 @@ void take(const nlohmann::json& json, const char* name, const char* const (&name
     }
     possible += (i == 0 ? "" : ", ") + std::string(names[i]);
   }
-  bad(name, in_quotes(text) + " is not one of " + possible);
+  bad(name, in_quotes(text) + " is not one of " + possible,
+      did_you_mean(text, {names, names + kCount}, "Give one of them."));
 }
 
 // Reads a text with `parse`.

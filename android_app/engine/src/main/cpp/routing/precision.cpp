@@ -3,6 +3,7 @@
 #include "routing/precision.h"
 
 #include "base/error.h"
+#include "base/spelling.h"
 
 namespace moe_mobile {
 namespace {
@@ -19,7 +20,9 @@ Precision parse_precision(const std::string& text) {
       number.find_first_not_of("0123456789") == std::string::npos)
     return {static_cast<uint32_t>(std::stoul(number))};
   throw Error(ErrorCode::kUsage, Setting{"precision"}, "invalid precision " + in_quotes(text),
-              "Write full, low, or ranks:N for the N best experts of each token in full precision");
+              did_you_mean(text, {"full", "low", "ranks:1"},
+                           "Write full, low, or ranks:N for the N best experts of each token in "
+                           "full precision"));
 }
 
 std::string to_text(const Precision& precision) {

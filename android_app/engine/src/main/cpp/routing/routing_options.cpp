@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/number.h"
+#include "base/spelling.h"
 #include "routing/method.h"
 
 namespace moe_mobile {
@@ -47,7 +48,12 @@ const MethodInfo* find_method(const std::string& name) {
 void parse_method(const std::string& text, const std::string& part, RoutingOptions* options) {
   const size_t colon = part.find(':');
   options->method = find_method(part.substr(0, colon));
-  if (options->method == nullptr) refuse(text, part, "is not a routing method", all_forms());
+  if (options->method == nullptr) {
+    std::vector<std::string> names;
+    for (const MethodInfo* method : routing_methods()) names.emplace_back(method->name);
+    refuse(text, part, "is not a routing method",
+           did_you_mean(part.substr(0, colon), names, all_forms()));
+  }
   const MethodInfo& method = *options->method;
   const std::string use = std::string("Write ") + method.form;
   if ((colon != std::string::npos) != (method.accepts != nullptr))

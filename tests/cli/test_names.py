@@ -1,0 +1,185 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""One thing has one name in all commands, and a wrong name is answered with the one meant."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from moe_mobile.cli import cli
+from moe_mobile.errors import CancelledError
+from moe_mobile.export import export_bundle
+from tests.cli.program import failed, ok, run_cli
+
+
+def _commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{path}{name} ")
+        else:
+            yield path + name, command
+
+
+COMMANDS = dict(_commands(cli))
+
+
+def _options(command: click.Command) -> list[click.Option]:
+    return [one for one in command.params if isinstance(one, click.Option)]
+
+
+def test_an_option_has_one_long_name_and_one_short_one_everywhere() -> None:
+    """`-p` and `-n` are llama-bench's in `bench`, and stand for a text's length elsewhere."""
+    shorts: dict[str, set[str]] = {}
+    for command in COMMANDS.values():
+        for option in _options(command):
+            long = [name for name in option.opts if name.startswith("--")]
+            assert len(long) == 1 or option.opts == ["-pg"], (command.name, option.opts)
+            for short in set(option.opts) - set(long):
+                shorts.setdefault(short, set()).update(long)
+    several = {short for short, names in shorts.items() if len(names) > 1}
+    assert several == {"-p", "-n"}
+    spelled = {name: tuple(sorted(o.opts)) for c in COMMANDS.values() for o in _options(c)
+               for name in o.opts if name.startswith("--")}  # fmt: skip
+    for command in COMMANDS.values():
+        for option in _options(command):
+            long_name = max(option.opts, key=len)
+            assert spelled[long_name] == tuple(sorted(option.opts)) if long_name != "-pg" else True
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("--cache", "info generate bench trace simulate quality tune"),
+        ("--out", "bench trace quality tune report"),
+        ("--file", "generate trace quality tune"),
+        ("--device", "verify prepare info generate bench trace simulate quality tune deploy"),
+    ],
+)
+def test_what_is_the_same_is_called_the_same(name: str, commands: str) -> None:
+    have = {path for path, one in COMMANDS.items() if any(name in o.opts for o in _options(one))}
+    assert have == set(commands.split())
+
+
+def test_a_flag_and_a_value_do_not_share_a_name() -> None:
+    kinds: dict[str, set[bool]] = {}
+    for path, command in COMMANDS.items():
+        if path != "virtual-phone misbehave":
+            for option in _options(command):
+                kinds.setdefault(max(option.opts, key=len), set()).add(option.is_flag)
+    assert [name for name, found in kinds.items() if len(found) > 1] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ("bnech", "bench"),
+        ("virtual-phone strat", "start"),
+        ("bench b --cahce 50%", "--cache"),
+        ("simulate t --capacity 50%", "--cache"),
+        ("info b --serial x", "--device"),
+        ("report r --output x.html", "--out"),
+        ("quality b --text x", "--file"),
+        ("export a b --quant 8da4", "8da4w"),
+        ("info b --pool gobal", "global"),
+        ("bench b --residency slot", "slots"),
+        ("bench b --format jsnol", "jsonl"),
+        ("bench b --routing cache-piror:auto", "cache-prior"),
+        ("bench b --eviction lur", "lru"),
+        ("bench b --precision ful", "full"),
+        ("simulate t --flash ufs31 --expert-bytes 1MiB", "ufs3.1"),
+        ("export --random-weights Qwen3-30B-A3 b", "Qwen3-30B-A3B"),
+        ("runtime build --target linux-arm", "linux-arm64"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_one_meant(
+    arguments: str, meant: str, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "t").touch()
+    result = run_cli(*arguments.split(), cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert f"Did you mean '{meant}'?" in result.stderr
+
+
+def test_a_wrong_state_of_the_cache_is_answered_with_the_one_meant(bundle: pathlib.Path) -> None:
+    error = failed(2, "info", bundle, "--initial-cache", "worm")
+    assert error["remedy"].startswith("Did you mean 'warm'?")
+
+
+def test_what_is_like_nothing_is_not_guessed() -> None:
+    for arguments in ("qqqq", "bench b --zzzz 1", "export a b --quant q"):
+        assert "Did you mean" not in run_cli(*arguments.split()).stderr
+
+
+@pytest.mark.parametrize(
+    ("size", "question"), [("50", "Was 50% meant?"), ("33.3", "Was 33.3% meant?"),
+                           ("2048", "Was 2048MiB meant?")]
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["info", "bench"])
+def test_a_size_without_a_unit_is_asked_about(
+    command: str, size: str, question: str, bundle: pathlib.Path
+) -> None:
+    error = failed(2, command, bundle, "--cache", size)
+    assert (error["setting"], error["cause"]) == ("--cache", f'invalid size "{size}"')
+    assert error["remedy"].startswith(question)
+
+
+def test_bytes_may_go_without_a_unit(bundle: pathlib.Path) -> None:
+    assert "slots" in ok("info", bundle, "--cache", "2000000")
+
+
+def test_more_experts_than_a_layer_has_may_be_a_share(tmp_path: pathlib.Path) -> None:
+    trace = tmp_path / "trace"
+    ok("trace", "demo", "-p", "Once upon a time", "-o", trace)
+    error = failed(2, "simulate", trace, "--cache", "50")
+    assert error["setting"] == "--cache"
+    assert error["remedy"].startswith("Was 50% meant?")
+
+
+def test_a_mistyped_bundle_is_answered_with_the_one_next_to_it(
+    bundle: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    shutil.copytree(bundle, tmp_path / "olmoe-8da4w")
+    for command in ("inspect", "verify", "prepare", "info", "bench"):
+        error = failed(4, command, tmp_path / "olmo-8da4w")
+        assert "there is no such folder" in error["cause"]
+        assert error["remedy"].startswith("Did you mean 'olmoe-8da4w'?"), error
+
+
+def test_a_mistyped_file_is_answered_with_the_one_next_to_it(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "phone.jsonl").write_text("{}\n")
+    error = failed(6, "report", tmp_path / "phone.json")
+    assert error["remedy"].startswith("Did you mean 'phone.jsonl'?")
+
+
+def test_an_unfinished_export_says_so(checkpoint: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "bundle"
+
+    def stop(stage: str, done: int, total: int, detail: str = "") -> None:
+        if detail.startswith("layer 1, expert 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(CancelledError):
+        export_bundle(checkpoint, out, progress=stop)
+    for place in (out, tmp_path / "bundle.partial", tmp_path / "bundle.partial" / "bundle"):
+        for command in (
+            *("inspect", "verify", "prepare", "info", "bench", "deploy"),
+            "generate -p x", "quality -p x", "tune -p x", "trace -p x -o t",
+        ):  # fmt: skip
+            name, *options = command.split()
+            result = run_cli(name, place, *options, cwd=tmp_path)
+            assert result.returncode == 4, (command, result.stderr)
+            found = re.search(r"its export is not finished: (\d+) files? (is|are)", result.stderr)
+            assert found is not None, (command, result.stderr)
+            assert 0 < int(found[1]) < 10
+            assert f"export ... {out}` again: it continues where it stopped" in result.stderr
+    ok("export", checkpoint, out)
+    assert "model" in ok("inspect", out)
