@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from fractions import Fraction
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -50,10 +51,13 @@ def count(value: int) -> str:
 
 
 def digits(value: float, significant: int = 4) -> str:
-    """A number for people: no exponent if it is large."""
+    """A number for people, never with an exponent: 2,070 and 0.0000123."""
+    if not math.isfinite(value):
+        return str(value)
     if abs(value) >= 10 ** (significant - 1):
         return f"{value:,.0f}"
-    return f"{value:.{significant}g}"
+    text = f"{value:.{significant}g}"
+    return f"{Decimal(text):f}" if "e" in text else text
 
 
 def percent(share: float | None) -> str:

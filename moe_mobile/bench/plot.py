@@ -51,7 +51,7 @@ def draw_results(results: Sequence[Row]) -> dict[str, Any]:
                     "marker": {"color": color, "line": {"width": 0}},
                     "xaxis": f"x{number}",
                     "yaxis": f"y{number}",
-                    "hovertemplate": f"token %{{x}}: {part} %{{y:.3g}} ms<extra></extra>",
+                    "hovertemplate": f"token %{{x}}: {part} %{{y:,.3~r}} ms<extra></extra>",
                 }
             )
         top = 1 - index * height

@@ -104,8 +104,13 @@ def _comparison(setting: str, base: Row, other: Row) -> list[Comparison]:
     """Empty if a row has no speeds."""
     if not base.speeds or not other.speeds:
         return []
+    return [Comparison(setting, base, other, compare_pair(base, other))]
+
+
+def compare_pair(base: Row, other: Row) -> Ratio:
+    """How much faster ``other`` is. Both have speeds, and were measured in the same way."""
     method = paired_ratio if _paired(base, other) else welch_ratio
-    return [Comparison(setting, base, other, method(base.speeds, other.speeds))]
+    return method(base.speeds, other.speeds)
 
 
 def _paired(base: Row, other: Row) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from moe_mobile.bench.filling import FULL
 from moe_mobile.bench.row import Row
 from moe_mobile.report.load import Results
 from moe_mobile.report.settings import NOT_RECORDED, device_name, settings
@@ -94,6 +95,8 @@ def _common(rows: Sequence[Row]) -> str:
 
 
 def _warmup(runs: object) -> str:
+    if runs == FULL:
+        return "after a warm-up that filled the cache"
     # Version 1 says yes or no.
     if not isinstance(runs, int) or runs <= 0:
         return "no warm-up"

@@ -22,7 +22,7 @@ _LINE = 16  # pixels of a line of text
 _BAR = 13
 _GAP = 17
 _CHARACTERS = 46  # of a label and its value, so that both fit a phone's width
-_SHORTEST = 16
+_SHORTEST = 28  # the longest names of models are not broken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ def listing(labels: Sequence[tuple[str, str]], unit: str) -> tuple[Json, list[fl
     for label, value in labels:
         values = value.split("\n")
         room = max(_CHARACTERS - max(map(len, values)), _SHORTEST)
-        lines = textwrap.wrap(label, room) or [""]
+        lines = textwrap.wrap(label, room, break_on_hyphens=False) or [""]
         annotations.append(_label("<br>".join(plain(line) for line in lines), 0, top))
         annotations.append(_label("<br>".join(f"<b>{plain(line)}</b>" for line in values), 1, top))
         top += _LINE * max(len(lines), len(values)) + 2
@@ -215,13 +215,13 @@ def _extras(entries: Sequence[Bar], centres: Sequence[float], unit: str) -> list
         traces.append(points(x, y, None, marker={"size": 1, "color": "@ink"}, error_x=error))
     dots = [(dot, y + _BAR / 2 + 4) for entry, y in pairs for dot in entry.dots]
     if dots:
-        hover = f"one repetition: %{{x:.5g}} {plain(unit)}"
+        hover = f"one repetition: %{{x:,.5~r}} {plain(unit)}"
         mark = {"size": 4, "color": "@muted", "opacity": 0.75}
         x, y = zip(*dots, strict=True)
         traces.append(points(x, y, hover, marker=mark))
     marks = [(entry.mark, y) for entry, y in pairs if entry.mark is not None]
     if marks:
-        hover = f"planned: %{{x:.5g}} {plain(unit)}"
+        hover = f"planned: %{{x:,.5~r}} {plain(unit)}"
         line = {"width": 2.5, "color": "@ink"}
         mark = {"symbol": "line-ns", "size": _BAR + 6, "line": line}
         x, y = zip(*marks, strict=True)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moe_mobile.base.json_field import Json
+from moe_mobile.base.text import digits
 from moe_mobile.bench.row import finite, pick
 from moe_mobile.device.state import THERMAL_STATUSES
 from moe_mobile.report.entry import Entry
@@ -102,7 +103,7 @@ def _chart(name: str, turns: Sequence[_Turn]) -> Figure | None:
     lines = {key: _line(title, dash, colour) for key, title, dash, colour in _LINES}
     status = _line("thermal status", "solid", "@alert") | {"yaxis": "y2"}
     status["line"]["shape"] = "hv"
-    status["hovertemplate"] = "thermal status %{y} at %{x:.4g}<extra></extra>"
+    status["hovertemplate"] = "thermal status %{y} at %{x:,.4~r}<extra></extra>"
     waited = False
     for turn in turns:
         for offset, state in _readings(turn.span):
@@ -176,9 +177,9 @@ def _lane(turns: Sequence[_Turn], zero: float, scale: float) -> Json:
     for turn in turns:
         span = turn.span
         text = f"<b>{plain(turn.entry.label_with_test)}</b><br>repetition {turn.number}"
-        text += f", {span.length:.3g} s"
+        text += f", {digits(span.length, 3)} s"
         if span.waited:
-            text += f"<br>waited {span.waited:.3g} s"
+            text += f"<br>waited {digits(span.waited, 3)} s"
             text += " in vain" if span.run.get("gate") == "timed_out" else ""
         texts.append(text)
     x = [((turn.start + turn.end) / 2 - zero) / scale for turn in turns]
@@ -187,4 +188,4 @@ def _lane(turns: Sequence[_Turn], zero: float, scale: float) -> Json:
 
 
 def _line(name: str, dash: str, colour: str) -> Json:
-    return time_line(name, dash, colour, f"{name} %{{y:.4g}} °C at %{{x:.4g}}")
+    return time_line(name, dash, colour, f"{name} %{{y:,.4~r}} °C at %{{x:,.4~r}}")

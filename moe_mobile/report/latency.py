@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from moe_mobile.base.command_line import command_line
+from moe_mobile.base.text import digits
 from moe_mobile.bench.row import PARTS, finite
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.figure import (
@@ -24,6 +25,10 @@ from moe_mobile.report.figure import (
 
 MAX_POINTS = 4000
 """The most in one chart. More cannot be distinguished, and make a page slow."""
+
+_PERCENTILES = ("p50", "p95", "p99")
+_PLOT_PIXELS = 280  # about the height in which points are drawn
+_NAME_PIXELS = 14
 
 # An axis that shows a value 30 times the median flattens all others.
 _LOGARITHMIC_FROM = 30
@@ -54,7 +59,7 @@ def latency(entry: Entry) -> Figure | None:
         layout["yaxis"]["title"] = {"text": "ms per token (log)"}
         lowest = min((value for _, value, *_ in shown if value > 0), default=highest)
         logarithmic(layout["yaxis"], lowest, highest)
-    _percentile_lines(entry, layout)
+    _percentile_lines(entry, layout, highest)
     layout["xaxis"]["range"] = [-0.015 * position, 1.015 * position]
     hit = [point for point in shown if not _misses(point[4])]
     missed = [point for point in shown if _misses(point[4])]
@@ -116,7 +121,10 @@ def _misses(token: dict[str, Any] | None) -> float:
 def _markers(entry: Entry, shown: list[Any], *, filled: bool) -> dict[str, Any]:
     misses = [_misses(point[4]) for point in shown]
     size = [short(5 if not value else 5 + 2.2 * math.sqrt(min(value, 40))) for value in misses]
-    custom, lines = [], ["repetition %{customdata[0]}, token %{customdata[1]}: <b>%{y:.4g} ms</b>"]
+    custom, lines = (
+        [],
+        ["repetition %{customdata[0]}, token %{customdata[1]}: <b>%{y:,.4~r} ms</b>"],
+    )
     has_parts = any(point[4] for point in shown)
     for _, _, repetition, index, token in shown:
         custom.append([repetition, index, *(_hover(token) if has_parts else [])])
@@ -141,7 +149,7 @@ def _markers(entry: Entry, shown: list[Any], *, filled: bool) -> dict[str, Any]:
 def _hover(token: dict[str, Any] | None) -> list[Any]:
     token = token or {}
     values = [finite(token.get(f"{key}_ns")) for key in PARTS if key != "rest"]
-    texts: list[Any] = ["?" if value is None else f"{value / 1e6:.3g}" for value in values]
+    texts: list[Any] = ["?" if value is None else digits(value / 1e6, 3) for value in values]
     for key in _SECONDARY:
         value = finite(token.get(key))
         scale = 1024 if key == "bytes_read" else 1
@@ -162,11 +170,23 @@ def _separate(layout: dict[str, Any], start: int, length: int, index: int, count
         layout["shapes"].append(upright(start - 0.5, "@rule", 1))
 
 
-def _percentile_lines(entry: Entry, layout: dict[str, Any]) -> None:
+def _percentile_lines(entry: Entry, layout: dict[str, Any], highest: float) -> None:
+    """Lines with their names at the right; a name moves up if it would touch the one below."""
     logarithmic = layout["yaxis"].get("type") == "log"
-    for name in ("p50", "p95", "p99"):
+    top = max(highest, *(entry.row.number(f"itl_{name}_ms") or 0 for name in _PERCENTILES))
+    end = -math.inf  # in pixels from the bottom, of the name below
+    for name in _PERCENTILES:
         value = entry.row.number(f"itl_{name}_ms")
-        if value is not None and value > 0:
-            rule(layout, value, name)
-            if logarithmic:  # Plotly takes an annotation's place on such an axis as the exponent
-                layout["annotations"][-1]["y"] = short(math.log10(value))
+        if value is None or value <= 0:
+            continue
+        rule(layout, value, name)
+        label = layout["annotations"][-1]
+        if logarithmic:  # Plotly takes an annotation's place on such an axis as the exponent
+            label["y"] = short(math.log10(value))
+            decades = max(math.log10(top) - math.log10(layout["yaxis"]["tickvals"][0]), 1)
+            place = _PLOT_PIXELS * (1 - (math.log10(top) - math.log10(value)) / decades)
+        else:
+            place = _PLOT_PIXELS * value / top
+        end = max(place, end + _NAME_PIXELS)
+        if end > place:
+            label["yshift"] = round(end - place)

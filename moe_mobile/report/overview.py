@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
-from moe_mobile.base.statistics import mean
 from moe_mobile.base.text import digits
 from moe_mobile.bench.row import PARTS, finite
 from moe_mobile.report.entry import Entry
@@ -90,7 +90,7 @@ def percentiles(entries: Sequence[Entry]) -> Figure | None:
                 "line": {"color": entry.colour, "width": 2},
             },
             "hovertext": [
-                f"<b>{plain(entry.label_with_test)}</b><br>{name}: {value:.4g} ms"
+                f"<b>{plain(entry.label_with_test)}</b><br>{name}: {digits(value)} ms"
                 for name, value in zip(("p50", "p95", "p99"), values, strict=True)
             ],
             "hovertemplate": "%{hovertext}<extra></extra>",
@@ -114,12 +114,12 @@ def shares(entries: Sequence[Entry]) -> Figure | None:
         shown.append(
             Bar(
                 entry.label_with_test,
-                f"{total:.3g} ms",
+                f"{digits(total, 3)} ms",
                 [
                     Segment(
                         100 * parts[name] / total,
                         f"@part-{name}",
-                        f"{title}: {parts[name]:.3g} ms, {100 * parts[name] / total:.1f} %",
+                        f"{title}: {digits(parts[name], 3)} ms, {100 * parts[name] / total:.1f} %",
                         hatched=name == "wait",
                     )
                     for name, title in PARTS.items()
@@ -142,7 +142,7 @@ def cache(entries: Sequence[Entry]) -> list[Figure]:
         segment = Segment(100 * rate, entry.colour, f"{text} of expert uses found in memory")
         rates.append(Bar(entry.label_with_test, text, [segment]))
     for entry, read in _with(entries, "mib_read_per_token"):
-        text = f"{read:.3g} MiB"
+        text = f"{digits(read, 3)} MiB"
         segment = Segment(read, entry.colour, f"{text} read")
         reads.append(Bar(entry.label_with_test, text, [segment]))
     figures = [
@@ -177,13 +177,13 @@ def memory(entries: Sequence[Entry]) -> Figure | None:
         pss = entry.row.number("pss_bytes")
         title = f"largest PSS {pss / _MIB:,.0f} MiB" if pss else ""
         segments = [
-            Segment(value, f"@mem-{name}", f"{name} {value:,.4g} MiB", hatched=name == "swap")
+            Segment(value, f"@mem-{name}", f"{name} {digits(value)} MiB", hatched=name == "swap")
             for name, value in known
         ]
         shown.append(
             Bar(
                 entry.label_with_test,
-                f"{total:,.4g} MiB",
+                f"{digits(total)} MiB",
                 segments,
                 mark=plan / _MIB if plan else None,
                 title=title,
@@ -206,9 +206,13 @@ def energy(entries: Sequence[Entry]) -> Figure | None:
         each = [
             value for run in entry.row.records if (value := finite(run.get("energy_j"))) is not None
         ]
-        title = f"mean of {mean(each):.3g} J per repetition" if each else ""
-        segment = Segment(joules, entry.colour, f"{joules:.3g} J{note}", hatched=not reliable)
-        shown.append(Bar(entry.label_with_test, f"{joules:.3g} J{note}", [segment], title=title))
+        title = f"mean of {digits(fmean(each), 3)} J per repetition" if each else ""
+        segment = Segment(
+            joules, entry.colour, f"{digits(joules, 3)} J{note}", hatched=not reliable
+        )
+        shown.append(
+            Bar(entry.label_with_test, f"{digits(joules, 3)} J{note}", [segment], title=title)
+        )
     return _bars("energy", "Energy per token in joules", "J per token", shown)
 
 

@@ -13,6 +13,7 @@ from moe_mobile.base.text import digits
 from moe_mobile.bench.row import Row
 from moe_mobile.report import overview
 from moe_mobile.report.compare import METHOD, Comparison, Refusal, compare
+from moe_mobile.report.conclusion import conclusions
 from moe_mobile.report.entry import Entry, make_entries
 from moe_mobile.report.facts import facts, flags, why_no_energy
 from moe_mobile.report.figure import Figure
@@ -38,20 +39,24 @@ def make_page(results: Results, title: str) -> bytes:
     found, colour_by = configurations(results.rows)
     entries = make_entries(found)
     comparisons, refusals = compare(results.rows)
-    sections = _sections(entries)
+    every = _sections(entries)
+    sections = [section for section in every if section.charts]
     versus = _comparisons(comparisons, entries)
+    columns, table = _table(entries)
     return render(
         "page.html",
         [*sections, versus],
         title=title,
+        lead=conclusions(entries),
         facts=facts(results.rows),
         flags=flags(results),
         sections=sections,
+        absent=[section.absent for section in every if not section.charts],
         versus=versus,
         refusals=_refusals(refusals, results.rows),
         colour_by=colour_by,
-        columns=_COLUMNS,
-        table=[_cells(entry) for entry in entries],
+        columns=columns,
+        table=table,
         data=script_json([row.data for row in results.rows]),
     )
 
@@ -59,7 +64,9 @@ def make_page(results: Results, title: str) -> bytes:
 def summary(results: Results) -> dict[str, Any]:
     """What scripts want of a report: rows, ratios, refusals and notes, JSON-ready."""
     comparisons, refusals = compare(results.rows)
+    entries = make_entries(configurations(results.rows)[0])
     return {
+        "conclusions": [sentence.text for sentence in conclusions(entries)],
         "rows": [
             {
                 "test": row.test_name,
@@ -208,6 +215,26 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+_ALWAYS = ("configuration", "test", "tokens/s")
+
+
+def _table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells of all rows; flags that all have are said above, and what no row has has no
+    column."""
+    flags = [list(dict.fromkeys(map(str, entry.row.items("flags")))) for entry in entries]
+    common = set.intersection(*map(set, flags)) if len(entries) > 1 else set()
+    table = [
+        [*_cells(entry), "; ".join(flag for flag in own if flag not in common)]
+        for entry, own in zip(entries, flags, strict=True)
+    ]
+    used = [
+        index
+        for index, name in enumerate(_COLUMNS)
+        if name in _ALWAYS or any(cells[index] not in ("", "-") for cells in table)
+    ]
+    return [_COLUMNS[i] for i in used], [[cells[i] for i in used] for cells in table]
+
+
 def _cells(entry: Entry) -> list[str]:
     row = entry.row
     return [
@@ -222,7 +249,6 @@ def _cells(entry: Entry) -> list[str]:
         _number(_scaled(row.number("wait_share"), 100)),
         _number(_scaled(row.number("pss_bytes"), 1 / (1 << 20))),
         _number(row.number("joules_per_token")),
-        "; ".join(map(str, row.items("flags"))),
     ]
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from moe_mobile.base.json_field import Json
-from moe_mobile.base.text import change_text
+from moe_mobile.base.text import change_text, digits
 from moe_mobile.report.figure import Figure, Key, note, plain, points, rule, short, time_layout
 from moe_mobile.tune.choice import Candidate, Limit, front
 
@@ -87,7 +87,7 @@ def _scatter(
         elif one.row.requested == "exact":
             layout["annotations"].append(_below("exact", across(one), y))
     words = "; ".join(
-        f"{one.row.marked}: {across(one):.3g} {unit}, {told(one)}" for one in group[:12]
+        f"{one.row.marked}: {digits(across(one), 3)} {unit}, {told(one)}" for one in group[:12]
     )
     alt = f"Change of the perplexity over {unit}; chosen: {chosen.row.marked}. {words}"
     return Figure(f"front-{name}", alt, data, layout, keys)
@@ -157,7 +157,7 @@ def _points(
 ) -> Json:
     beyond = [100 * one.change > high for one in members]
     texts = [
-        f"<b>{plain(one.row.marked)}</b><br>{across(one):.4g} {unit}<br>perplexity "
+        f"<b>{plain(one.row.marked)}</b><br>{digits(across(one))} {unit}<br>perplexity "
         f"{one.row.perplexity:.4f}: {told(one)}<br>{100 * one.row.hit_rate:.1f} % hits, "
         f"{100 * one.row.changed_share:.1f} % of the experts changed"
         + ("<br>far above this chart" if out else "")

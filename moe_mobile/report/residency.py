@@ -7,12 +7,13 @@ from __future__ import annotations
 import itertools
 import string
 from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_mobile.base.json_field import Json
-from moe_mobile.base.statistics import mean, percentile
+from moe_mobile.base.statistics import percentile
 from moe_mobile.report.figure import Figure, Key, note, plain, short
 from moe_mobile.tune.residency import Residency
 
@@ -101,7 +102,7 @@ def lifetimes(views: Sequence[Residency]) -> Figure | None:
         )
         values = list(map(float, view.lifetimes))
         text = (
-            f"{name}: mean {mean(values):.1f} tokens, median {percentile(values, 50):.0f}, "
+            f"{name}: mean {fmean(values):.1f} tokens, median {percentile(values, 50):.0f}, "
             f"of {len(values):,} evictions"
         )
         keys.append(Key(colour, text))

@@ -120,7 +120,7 @@ def memory_over_time(entry: Entry) -> Figure | None:
 
 
 def _line(name: str, dash: str, colour: str, unit: str) -> Json:
-    return time_line(name, dash, colour, f"{plain(name)} %{{y:.4g}} {unit} at %{{x:.4g}} s")
+    return time_line(name, dash, colour, f"{plain(name)} %{{y:,.4~r}} {unit} at %{{x:,.4~r}} s")
 
 
 def _add(trace: Json, x: float, value: float | None) -> None:

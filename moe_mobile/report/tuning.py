@@ -73,8 +73,8 @@ def _lead(outcome: Outcome, one: Candidate) -> dict[str, str]:
         return {"size": size, "routing": one.row.label, "text": "nothing else is surely within."}
     exact = _exact(outcome, one)
     text = (
-        f"reads {one.loads:.3g} experts per token and layer instead of {exact.loads:.3g}, and "
-        f"changes the perplexity by {told(one)}."
+        f"reads {digits(one.loads, 3)} experts per token and layer instead of "
+        f"{digits(exact.loads, 3)}, and changes the perplexity by {told(one)}."
     )
     if one.speed is not None and exact.speed is not None:
         text += f" {digits(one.speed)} tokens/s instead of {digits(exact.speed)}."

@@ -1,0 +1,91 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the rows say, in a sentence for each test: which settings are fastest, and at what loss."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from moe_mobile.base.text import digits, percent
+from moe_mobile.bench.regime import incomparable
+from moe_mobile.report.compare import compare_pair
+from moe_mobile.report.entry import Entry
+from moe_mobile.report.settings import label, varying
+
+MOST = 4
+"""Tests that have a sentence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentence:
+    """``before`` names the test, ``settings`` the fastest, ``after`` says how fast it is."""
+
+    before: str
+    settings: str
+    after: str
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return f"{self.before} {self.settings}{self.after}"
+
+
+def conclusions(entries: Sequence[Entry]) -> list[Sentence]:
+    """A sentence for each test, those that decode first."""
+    tests: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.row.number("avg_ts") is not None:
+            tests.setdefault(entry.row.test_name, []).append(entry)
+    ordered = sorted(tests.items(), key=lambda test: "decode" not in test[1][0].row.phases)
+    return [_sentence(name, group) for name, group in ordered[:MOST]]
+
+
+def _sentence(test: str, group: Sequence[Entry]) -> Sentence:
+    ranked = sorted(group, key=_speed, reverse=True)
+    best = ranked[0]
+    fast = f"{digits(_speed(best))} tokens/s"
+    if len(ranked) == 1:
+        return Sentence(f"{test}:", best.label, f" runs at {fast}{_loss(best)}.")
+    after = f" is fastest with {fast}{_loss(best)}, {_against(best, ranked[1:])}."
+    exact = next((one for one in ranked if not _lossy(one)), None)
+    if _lossy(best) and exact is not None:
+        after += f" The fastest that is not lossy: {exact.label}, {digits(_speed(exact))} tokens/s."
+    return Sentence(f"{test}:", best.label, after)
+
+
+def _speed(entry: Entry) -> float:
+    return entry.row.number("avg_ts") or 0.0
+
+
+def _lossy(entry: Entry) -> bool:
+    return entry.row.get("routing", "lossy") is True
+
+
+def _loss(entry: Entry) -> str:
+    if not _lossy(entry):
+        return ""
+    changed = entry.row.number("changed_share")
+    share = "" if not changed else f" {percent(changed)} of the experts it chooses are others,"
+    return f" (lossy:{share} `moe-mobile quality` measures what that costs)"
+
+
+def _against(best: Entry, others: Sequence[Entry]) -> str:
+    """How much faster than the next of those that were measured in the same way."""
+    alike = [one for one in others if not incomparable(one.row.data, best.row.data)]
+    if not alike:
+        return "but no other row was measured in the same way"
+    following = alike[0]
+    both = [one.configuration.settings for one in (best, following)]
+    names = varying(both)  # what both have is in the name of the best
+    called = label(both[1], names) if names else following.label
+    name = f"{called} ({digits(_speed(following))})"
+    if not best.row.speeds or not following.row.speeds:
+        return f"before {name}"
+    ratio = compare_pair(following.row, best.row)
+    if ratio.low is None or ratio.high is None:
+        return f"{digits(ratio.value, 3)} times {name}, from {ratio.note}"
+    interval = f"95 % interval {digits(ratio.low, 3)} to {digits(ratio.high, 3)}"
+    if ratio.low <= 1:
+        return f"but no difference from {name} is shown ({interval} times)"
+    return f"{digits(ratio.value, 3)} times {name}, {interval}"
