@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from moe_mobile.bench.filling import MOST_RUNS
 from moe_mobile.bench.gate import Gate
 from moe_mobile.bench.row import BenchTest
 from moe_mobile.errors import UsageError
@@ -27,7 +28,8 @@ class Protocol:
 
     Attributes:
         repetitions: counted runs of a test.
-        warmup: runs before them, in each process, that are not counted.
+        warmup: runs before them, in each process, that are not counted; None: until the cache is
+            full, or more runs would not fill it.
         seed: of the random tokens; repetition r of every row has those of ``seed + r``.
         gate: what must be cool before each repetition; None: no gate.
         interleave: one repetition of each row, then the next of each in reverse order, and so on.
@@ -37,20 +39,25 @@ class Protocol:
     """
 
     repetitions: int = 5
-    warmup: int = 1
+    warmup: int | None = 1
     seed: int = 0
     gate: Gate | None = None
     interleave: bool = False
     router_trace: RouterTrace | None = None
 
     def __post_init__(self) -> None:
-        most = (1 << 32) - self.repetitions - self.warmup
+        most = (1 << 32) - self.repetitions - self.most_warmup
         if not 0 <= self.seed <= most:
             raise UsageError(
                 f"{self.seed} is not a valid seed",
                 setting="seed",
                 remedy=f"Give one from 0 to {most}: each repetition adds 1, up to 32 bits",
             )
+
+    @property
+    def most_warmup(self) -> int:
+        """The most runs of warm-up that there may be."""
+        return MOST_RUNS if self.warmup is None else self.warmup
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,6 +109,10 @@ class Fleet:
                     self._fail(device, name, error)
                     continue
                 self._show(result)
+                if protocol.warmup is None:
+                    tokens = max(run["warmup_tokens"] for run in result.runs)
+                    name = row_name(result.test, result.config, self._varied)
+                    self._note(f"{device.serial}, {name}: a warm-up of {tokens:,} tokens")
                 for fallback in result.fallbacks:
                     self._note(f"note: {fallback}")
 

@@ -22,6 +22,7 @@ from moe_mobile.bench import driver
 from moe_mobile.bench.build import build
 from moe_mobile.bench.driver import BundleFacts, Cell
 from moe_mobile.bench.energy import measure_energy
+from moe_mobile.bench.filling import has_stopped
 from moe_mobile.bench.gate import pass_gate
 from moe_mobile.bench.regime import regime
 from moe_mobile.bench.results import summarize
@@ -189,13 +190,23 @@ class _Opened:
                 progress=self._run.progress,
             )
             self._load_end_ms = _now_ms()
-            for number in range(self._protocol.warmup):
-                self._run.progress("bench", self._run.done, self._run.total, "warm-up")
-                self._bench(self._protocol.repetitions + number)
+            self._warmed = self._warm_up()
         except BaseException as error:
             self.__exit__(type(error))
             raise
         return self
+
+    def _warm_up(self) -> int:
+        """Runs that are not counted. Returns their tokens."""
+        fills: list[float] = []
+        for number in range(self._protocol.most_warmup):
+            full = f", cache {100 * fills[-1]:.0f} % full" if fills else ""
+            self._run.progress("bench", self._run.done, self._run.total, f"warm-up{full}")
+            sample = self._bench(self._protocol.repetitions + number)
+            fills.append(float(sample.get("cache_fill", 1.0)))
+            if self._protocol.warmup is None and has_stopped(fills):
+                break
+        return len(fills) * self._test.positions
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._runner.__exit__(kind)
@@ -240,6 +251,7 @@ class _Opened:
             "gate": wait.outcome,
             "waited_s": round(wait.waited_s, 1),
             "cache_fill": sample.get("cache_fill", 1.0),
+            "warmup_tokens": self._warmed,
             "cpus": sampler.engine_cpus,
             "entry": wait.state.as_dict(),
             "exit": after.as_dict(),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moe_mobile.bench.driver import Protocol
+from moe_mobile.bench.filling import FULL
 
 _NOT_RECORDED = "not recorded"
 
@@ -38,7 +39,7 @@ def regime(protocol: Protocol) -> dict[str, Any]:
     gate, trace = protocol.gate, protocol.router_trace
     return {
         "order": "interleaved" if protocol.interleave else "sequential",
-        "warmup": protocol.warmup,
+        "warmup": FULL if protocol.warmup is None else protocol.warmup,
         "gate": None if gate is None else gate.as_dict(),
         "seed": protocol.seed,
         "router_trace": None if trace is None else dict(trace.facts),

@@ -29,8 +29,8 @@ class Renderer:
         self.out = out
         self.tokens = tokens
 
-    def begin(self, rows: Sequence[Cell], *, phones: int = 0) -> None:
-        """Called once with what will be measured, and on how many phones; 0: this machine."""
+    def begin(self, rows: Sequence[Cell], *, phones: Sequence[str] = (), model: str = "") -> None:
+        """Called once with what will be measured, the phones' serials, and the model's type."""
 
     def row(self, result: Row) -> None:
         """Called with each result."""
@@ -62,7 +62,7 @@ class Observer(Renderer):
 class Json(Renderer):
     """One JSON array; errors are its last elements."""
 
-    def begin(self, rows: Sequence[Cell], *, phones: int = 0) -> None:
+    def begin(self, rows: Sequence[Cell], *, phones: Sequence[str] = (), model: str = "") -> None:
         self._separator = "[\n"
 
     def row(self, result: Row) -> None:
@@ -81,7 +81,7 @@ class Json(Renderer):
 class Csv(Renderer):
     """A header and a line per row. Lists but flags are left out, objects are written as JSON."""
 
-    def begin(self, rows: Sequence[Cell], *, phones: int = 0) -> None:
+    def begin(self, rows: Sequence[Cell], *, phones: Sequence[str] = (), model: str = "") -> None:
         self._writer = csv.writer(self.out, lineterminator="\n")
         self._header_due = True
 
@@ -106,11 +106,11 @@ _Column = tuple[str, int, Callable[[Row], str]]
 class Markdown(Renderer):
     """llama-bench's table and our columns. Settings that no row changes have no column."""
 
-    def begin(self, rows: Sequence[Cell], *, phones: int = 0) -> None:
+    def begin(self, rows: Sequence[Cell], *, phones: Sequence[str] = (), model: str = "") -> None:
         default = EngineSettings().as_request()
         asked = [settings.as_request() for _, settings in rows]
         columns: list[_Column] = [
-            ("model", 22, lambda r: r.model_type),
+            ("model", max(22, len(_cell(model))), lambda r: r.model_type),
             ("size", 10, lambda r: _size(r.model_size)),
             ("params", 8, lambda r: _count(r.model_n_params)),
             ("backend", 7, lambda r: r.backends),
@@ -122,8 +122,9 @@ class Markdown(Renderer):
             ("routing", _routing_width(rows), _routing),
             ("lanes", 5, lambda r: str(r.config["lanes"])),
         ]
-        if phones > 1:
-            columns.insert(0, ("device", 16, lambda r: str(r.device["serial"])))
+        if len(phones) > 1:
+            width = max(16, *map(len, phones))
+            columns.insert(0, ("device", width, lambda r: str(r.device["serial"])))
         for column in optional:
             if any(one[column[0]] != default[column[0]] for one in asked):
                 columns.append(column)
@@ -147,7 +148,7 @@ class Markdown(Renderer):
             ]
         self._notes: list[str] = []
         self._varied = varied(rows)
-        self._several = phones > 1
+        self._several = len(phones) > 1
         self._columns = columns
         # Text columns are aligned to the left, numbers to the right, as llama-bench does.
         self._left = {"device", "model", "backend", "residency", "routing"}
@@ -188,7 +189,7 @@ class Markdown(Renderer):
     def _line(self, cells: Sequence[str]) -> None:
         padded = []
         for (name, width, _), text in zip(self._columns, cells, strict=True):
-            cell = text.replace("|", "\\|")  # a model's name may hold one
+            cell = _cell(text)
             padded.append(cell.ljust(width) if name in self._left else cell.rjust(width))
         self.out.write("| " + " | ".join(padded) + " |\n")
 
@@ -201,7 +202,12 @@ class Shown:
     """
 
     def __init__(
-        self, renderer: Renderer, rows: Sequence[Cell], *, phones: int, note: Callable[[str], None]
+        self,
+        renderer: Renderer,
+        rows: Sequence[Cell],
+        *,
+        phones: Sequence[str],
+        note: Callable[[str], None],
     ) -> None:
         self._renderer, self._rows, self._phones = renderer, rows, phones
         self._print = note
@@ -218,7 +224,7 @@ class Shown:
     def row(self, result: Row) -> None:
         """Render it."""
         if not self._begun:
-            self._renderer.begin(self._rows, phones=self._phones)
+            self._renderer.begin(self._rows, phones=self._phones, model=result.model_type)
             self._begun = True
         self._renderer.row(result)
 
@@ -238,6 +244,10 @@ def make_renderer(format: str, out: TextIO, *, tokens: bool = False) -> Renderer
     """The renderer of a format in :data:`FORMATS`."""
     kinds = {"md": Markdown, "csv": Csv, "json": Json, "jsonl": JsonLines, "observer": Observer}
     return kinds[format](out, tokens=tokens)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")  # a model's name may hold one
 
 
 def _cache(result: Row) -> str:

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from moe_mobile.base.json_field import Json
 from moe_mobile.base.routings import lossy_mark
-from moe_mobile.base.statistics import mean, percentile, sample_stddev
+from moe_mobile.base.statistics import percentile, sample_stddev
+from moe_mobile.bench.filling import filling_flags
 from moe_mobile.bench.regime import agreed_charging
 from moe_mobile.bench.row import SCHEMA_VERSION, BenchTest, Row
 
@@ -88,17 +89,17 @@ def summarize(
         runs=list(runs),
         pss_bytes=max(pss, default=None),
         **_energy(tokens_done, runs),
-        flags=_flags(facts, runs) + _filling(test, facts, runs),
+        flags=_flags(facts, runs) + filling_flags(test, facts, runs),
         n_prompt=test.n_prompt,
         n_gen=test.n_gen,
         n_depth=0,
-        avg_ns=round(mean(times)),
+        avg_ns=round(fmean(times)),
         stddev_ns=round(sample_stddev(times)),
-        avg_ts=mean(speeds),
+        avg_ts=fmean(speeds),
         stddev_ts=sample_stddev(speeds),
         samples_ns=times,
         samples_ts=speeds,
-        ttft_ms=mean(first) if first else None,
+        ttft_ms=fmean(first) if first else None,
         ttft_stddev_ms=sample_stddev(first) if first else None,
         prompt_ts=_speed(test.n_prompt, [s["prompt_ns"] for s in samples]),
         gen_ts=_speed(test.n_gen, [s["gen_ns"] for s in samples]),
@@ -122,21 +123,10 @@ def _energy(tokens: int, runs: Sequence[Json]) -> Json:
     known = [run["energy_j"] for run in runs if run["energy_j"] is not None]
     notes = [run["energy_note"] for run in runs if run["energy_note"] is not None]
     return {
-        "joules_per_token": mean(known) / tokens if known else None,
+        "joules_per_token": fmean(known) / tokens if known else None,
         "energy_reliable": bool(known) and not notes,
         "energy_note": notes[0] if notes else None,
     }
-
-
-def _filling(test: BenchTest, facts: Mapping[str, Any], runs: Sequence[Json]) -> list[str]:
-    """If a cache that should be warm has room left, its misses come from filling it."""
-    if not test.n_gen or facts["config"].get("initial_cache") != "warm":
-        return []
-    fill = min(float(run["cache_fill"]) for run in runs)
-    if fill >= 1:
-        return []
-    percent = math.floor(100 * fill)
-    return [f"the cache was {percent} % full when a repetition began: more warm-up runs fill it"]
 
 
 def _flags(facts: Mapping[str, Any], runs: Sequence[Json]) -> list[str]:
@@ -186,4 +176,4 @@ def _sample_ns(test: BenchTest, sample: Mapping[str, Any]) -> int:
 
 
 def _speed(tokens: int, times: Sequence[int]) -> float | None:
-    return mean([tokens * 1e9 / time for time in times]) if tokens else None
+    return fmean([tokens * 1e9 / time for time in times]) if tokens else None

@@ -8,7 +8,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,7 @@ from moe_mobile.bench.driver import (
     check_fits,
     grid,
 )
+from moe_mobile.bench.filling import FULL, MOST_RUNS
 from moe_mobile.bench.fleet import Plan
 from moe_mobile.bench.gate import COOL_C, COOL_SECONDS, CPU_ABOVE_C, parse_gate
 from moe_mobile.bench.render import FORMATS, Shown, make_renderer
@@ -56,11 +57,33 @@ from moe_mobile.cli.tuned import (
     settings_file_option,
 )
 from moe_mobile.cli.writable import check_outputs
-from moe_mobile.errors import UsageError
+from moe_mobile.errors import UsageError, did_you_mean
 from moe_mobile.settings import EngineSettings
 
 if TYPE_CHECKING:
     from moe_mobile.bench.router_trace import RouterTrace
+
+
+class _Warmup(click.ParamType[int | None]):
+    """A number of runs, or None for ``full``."""
+
+    name = "warmup"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        if value is None or value == FULL:
+            return None
+        try:
+            return click.IntRange(0, MOST_RUNS).convert(value, param, ctx)
+        except click.BadParameter as error:
+            raise UsageError(
+                error.message.rstrip("."),
+                setting="--warmup",
+                remedy=did_you_mean(
+                    str(value), [FULL], f"Give 0 to {MOST_RUNS} runs, or {FULL}: until it is full"
+                ),
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -98,12 +121,12 @@ class _Tests:
         default=5,
         help="Times to repeat each test.",
     )
-    warmup: int = option(
+    warmup: int | None = option(
         "--warmup",
-        type=click.IntRange(0, 1000),
-        default=1,
-        metavar="N",
-        help="Runs of each test before measuring; a large cache takes several to fill.",
+        type=_Warmup(),
+        default="1",
+        metavar="N|full",
+        help="Runs of each test before measuring; full: until the cache is full.",
     )
     seed: int = option(
         "--seed",
@@ -338,6 +361,8 @@ def command(
     check_wish(phone.affinity)
     gate = parse_gate(phone.cool_to, phone.cool_timeout)
     wanted.protocol(None)  # a wrong seed before a wrong bundle
+    if wanted.warmup is None:
+        _require_warm(rows)
     facts = bundle_facts(bundle)
     check_fits(tests, facts, engine.context)
     manifest = read_manifest(bundle)
@@ -357,7 +382,19 @@ def command(
     told = Shown(
         make_renderer(shown.resolved, sys.stdout, tokens=shown.token_parts),
         rows,
-        phones=sum(place.serial != "local" for place in opened.devices),
+        phones=[place.serial for place in opened.devices if place.serial != "local"],
         note=lambda text: click.echo(text, err=True),
     )
     return run_plan(plan, opened, told, file, kept, plot=shown.plot, as_json=shown.as_json)
+
+
+def _require_warm(rows: Sequence[Cell]) -> None:
+    """Raises UsageError for rows whose cache begins anew in each run, so that none fills it."""
+    for _, settings in rows:
+        state = settings.as_request()["initial_cache"]
+        if state != "warm":
+            raise UsageError(
+                f"each run begins with a cache that is {state}, so that none fills it",
+                setting="--warmup",
+                remedy="Give --initial-cache warm, or a number of runs",
+            )

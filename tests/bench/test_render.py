@@ -40,7 +40,7 @@ def _written(
     results: list[Row],
     *,
     asked: Sequence[EngineSettings] | None = None,
-    phones: int = 0,
+    phones: Sequence[str] = (),
     tokens: bool = False,
 ) -> str:
     """``asked``: the settings of the grid, if not those of the results."""
@@ -48,7 +48,8 @@ def _written(
     renderer = make_renderer(format, out, tokens=tokens)
     if asked is None:
         asked = [EngineSettings.from_request(result.config) for result in results]
-    renderer.begin([(BenchTest(0, 2), one) for one in asked], phones=phones)
+    model = max((result.model_type for result in results), key=len, default="")
+    renderer.begin([(BenchTest(0, 2), one) for one in asked], phones=phones, model=model)
     for result in results:
         renderer.row(result)
     renderer.end()
@@ -175,7 +176,7 @@ def test_markdown_of_phones_tells_them_apart(results: list[Row]) -> None:
         energy_note="shorter than 30 s",
         flags=["waited too long before repetition 2"],
     )
-    lines = _written("md", [phone], phones=2).splitlines()
+    lines = _written("md", [phone], phones=["one", "two"]).splitlines()
     header, _, row = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[:3])
     named = dict(zip(header, row, strict=True))
     assert (named["device"], named["J/tok"]) == ("R58M", "0.25*")
@@ -190,7 +191,7 @@ def _with_notes(format: str, results: list[Row]) -> list[str]:
     out = io.StringIO()
     rows = [(result.test, settings()) for result in results]
     shown = Shown(
-        make_renderer(format, out), rows, phones=0, note=lambda text: print(text, file=out)
+        make_renderer(format, out), rows, phones=(), note=lambda text: print(text, file=out)
     )
     for number, result in enumerate(results):
         shown.note(f"note {number}")
@@ -263,10 +264,21 @@ def test_json_tells_errors_after_the_rows(results: list[Row]) -> None:
     failures = [errors.KilledError("killed"), errors.BudgetError("too small")]
     for told in (results, []):
         out = io.StringIO()
-        shown = Shown(make_renderer("json", out), [], phones=0, note=lambda text: None)
+        shown = Shown(make_renderer("json", out), [], phones=(), note=lambda text: None)
         for result in told:
             shown.row(result)
         shown.end(failures)
         *rows, killed, small = json.loads(out.getvalue())
         assert len(rows) == len(told)
         assert [one["error"]["code"] for one in (killed, small)] == ["killed", "budget"]
+
+
+def test_long_names_of_models_and_phones_keep_the_table_straight(results: list[Row]) -> None:
+    name = "Qwen3-30B-A3B-Instruct-2507 8da4w"
+    serial = "adb-39061FDJH00ABC-x1y2z3._adb-tls-connect._tcp"
+    device = results[0].device | {"serial": serial}
+    rows = [changed(row, model_type=name, device=device) for row in results]
+    text = _written("md", rows, phones=[serial, "127.0.0.1:5555"])
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({tuple(i for i, c in enumerate(line) if c == "|") for line in table}) == 1
+    assert all(name in line and serial in line for line in table[2:])

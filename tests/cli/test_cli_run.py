@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import pathlib
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -229,13 +230,45 @@ def test_bench_says_that_a_cache_still_fills(bundle: pathlib.Path) -> None:
     for pool in ("global", "layer"):
         (filling,) = ok_json(*asked, pool, "--warmup", 0)
         assert filling["flags"] == [
-            "the cache was 0 % full when a repetition began: more warm-up runs fill it"
+            "the cache was 0 % full when a repetition began: more warm-up runs, or warmup full, "
+            "fill it"
         ]
         assert filling["regime"]["warmup"] == 0
         (warm,) = ok_json(*asked, pool, "--warmup", 40)
         assert (warm["flags"], warm["regime"]["warmup"]) == ([], 40)
         (cold,) = ok_json(*asked, pool, "--warmup", 0, "--initial-cache", "cold")
         assert cold["flags"] == []
+
+
+def test_a_warm_up_fills_the_cache(bundle: pathlib.Path) -> None:
+    asked = ("bench", bundle, "-p", 0, "-n", 2, "-r", 2, "--cache", "100%")
+    (row,) = ok_json(*asked, "--warmup", 1)
+    (flag,) = row["flags"]
+    found = re.fullmatch(
+        r"the cache was (\d+) % full when a repetition began, after 2 tokens of warm-up: about "
+        r"(\d+) tokens would fill it; warmup full runs as many as it takes",
+        flag,
+    )
+    assert found is not None, flag
+    assert int(found[1]) == int(100 * row["runs"][0]["cache_fill"])
+    assert [run["warmup_tokens"] for run in row["runs"]] == [2, 2]
+    result = run_cli(*asked, "--warmup", "full", "--json")
+    (full,) = json.loads(result.stdout)
+    tokens = full["runs"][0]["warmup_tokens"]
+    assert (full["flags"], full["regime"]["warmup"]) == ([], "full")
+    assert [run["cache_fill"] for run in full["runs"]] == [1, 1]
+    assert f"a warm-up of {tokens:,} tokens" in result.stderr
+    # An estimate from two tokens: of the right size.
+    assert tokens / 8 < int(found[2]) < 8 * tokens
+
+
+def test_a_warm_up_that_cannot_fill_the_cache_is_refused(bundle: pathlib.Path) -> None:
+    asked = ("bench", bundle, "-p", 0, "-n", 2, "-r", 1)
+    error = failed(2, *asked, "--warmup", "full", "--initial-cache", "cold")
+    assert error["setting"] == "--warmup"
+    assert "begins with a cache that is cold" in error["cause"]
+    assert failed(2, *asked, "--warmup", "ful")["remedy"].startswith("Did you mean 'full'?")
+    assert failed(2, *asked, "--warmup", "1001")["setting"] == "--warmup"
 
 
 def test_an_impossible_routing_is_an_error_before_measuring(
