@@ -2,14 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The few statistics that results quote, each defined in one place.
 
-Intervals for the ratio of two speeds from few repetitions are by Student's t distribution.
+Intervals for the ratio of two speeds from few repetitions are by Student's t distribution. Its
+quantile is computed here: to import SciPy for it takes longer than to make a report.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Sequence
+from statistics import fmean
 
 LARGEST = 1e30
 """The largest number that is believed: sums and ratios of such stay finite, and nothing measured is
@@ -20,21 +23,12 @@ _ROUNDING = 1e-12
 """A standard error below it is one of floating point: logarithms of equal speeds."""
 
 
-def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean. Raises ValueError if there are no values."""
-    if not values:
-        raise ValueError("mean of no values")
-    return math.fsum(values) / len(values)
-
-
 def sample_stddev(values: Sequence[float]) -> float:
-    """Standard deviation of a sample (divisor n - 1); 0.0 for one value, as llama-bench has it."""
-    if not values:
-        raise ValueError("standard deviation of no values")
-    if len(values) == 1:
-        return 0.0
-    centre = mean(values)
-    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
+    """Standard deviation of a sample (divisor n - 1); 0.0 for one value, as llama-bench has it.
+
+    Raises ValueError if there are no values.
+    """
+    return 0.0 if len(values) == 1 else statistics.stdev(values)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -77,7 +71,7 @@ def welch_ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
     Raises ValueError without values.
     """
     logs = [[math.log(value) for value in values] for values in (base, other)]
-    difference = mean(logs[1]) - mean(logs[0])
+    difference = fmean(logs[1]) - fmean(logs[0])
     if min(len(base), len(other)) < 2:
         return _single(difference)
     parts = [sample_stddev(values) ** 2 / len(values) for values in logs]
@@ -95,11 +89,11 @@ def paired_ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
     """
     logs = [math.log(b) - math.log(a) for a, b in zip(base, other, strict=True)]
     if len(logs) < 2:
-        return _single(mean(logs))
+        return _single(fmean(logs))
     error = sample_stddev(logs) / math.sqrt(len(logs))
     if error < _ROUNDING:
         return welch_ratio(base, other)
-    return _interval("paired", mean(logs), error, len(logs) - 1)
+    return _interval("paired", fmean(logs), error, len(logs) - 1)
 
 
 def _single(centre: float) -> Ratio:

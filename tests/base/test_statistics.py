@@ -10,11 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_mobile.base.statistics import mean, percentile, sample_stddev
-
-
-def test_mean() -> None:
-    assert mean([2, 4, 4, 4, 5, 5, 7, 9]) == 5.0
+from moe_mobile.base.statistics import percentile, sample_stddev, t_quantile
 
 
 def test_sample_stddev_divides_by_one_less() -> None:
@@ -56,11 +52,20 @@ def test_percentile_by_its_definition(values: list[int], percent: int) -> None:
     assert len(smaller) * 100 < percent * len(values)
 
 
-@pytest.mark.parametrize("function", [mean, sample_stddev])
-def test_no_values_is_an_error(function: object) -> None:
-    assert callable(function)
+def test_no_values_is_an_error() -> None:
+    with pytest.raises(ValueError, match="two data points"):
+        sample_stddev([])
     with pytest.raises(ValueError, match="no values"):
-        function([])
+        percentile([], 50)
+
+
+@pytest.mark.parametrize("freedom", [1, 1.3, 2, 2.7, 4, 10, 17.3, 100, 999.5])
+@pytest.mark.parametrize("probability", [0.9, 0.975, 0.999])
+def test_students_t_is_scipys(probability: float, freedom: float) -> None:
+    """SciPy comes with what the tests need; moe-mobile itself does without."""
+    special = pytest.importorskip("scipy.special")
+    expected = float(special.stdtrit(freedom, probability))
+    assert t_quantile(probability, freedom) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("percent", [0, -1, 100.1])
