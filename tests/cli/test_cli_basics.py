@@ -20,7 +20,7 @@ from moe_mobile import errors
 from moe_mobile.base.pins import pinned
 from moe_mobile.base.text import size, table
 from moe_mobile.cli import cli
-from moe_mobile.cli.checks import PINNED, run_checks
+from moe_mobile.cli.checks import EXPORTS, PINNED, memory, run_checks
 from moe_mobile.cli.errors import format_error
 from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli, without_engine
 
@@ -221,6 +221,22 @@ def test_doctor_finds_this_installation_well(tmp_path: pathlib.Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_doctor_says_what_exports_took(tmp_path: pathlib.Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    for available, status, missing in (
+        (64 << 30, "ok", []),
+        (3 << 30, "warn", ["Qwen3-30B-A3B"]),
+        (1 << 30, "warn", [name for name, _ in EXPORTS]),
+    ):
+        meminfo.write_text(f"MemAvailable: {available >> 10} kB\n")
+        check = memory(meminfo)
+        assert check.status == status
+        for name, peak in EXPORTS:
+            assert f"{name} {size(peak)}" in check.detail
+            assert (name in (check.remedy or "")) == (name in missing)
+    assert "Qwen3-30B-A3B 3.6 GiB" in ok("doctor", "--dir", tmp_path)
+
+
 def test_doctor_fails_without_a_runner() -> None:
     result = run_cli("doctor", env=without_engine())
     assert result.returncode == 3
@@ -235,6 +251,7 @@ def test_doctor_names_a_folder_it_cannot_use(tmp_path: pathlib.Path) -> None:
 
 
 def test_commands_that_need_the_engine_say_how_to_get_it(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "bundle.json").touch()
     result = run_cli("prepare", tmp_path, "--json", env=without_engine())
     assert result.returncode == errors.RuntimeFailedError.exit_code
     assert json.loads(result.stdout)["error"]["file"] == "/nowhere/moe_runner"
