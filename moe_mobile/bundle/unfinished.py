@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from moe_mobile.base.json_field import parse_object
 from moe_mobile.bundle.manifest import MANIFEST_FILE
 from moe_mobile.errors import BundleInvalidError, did_you_mean
 
@@ -44,15 +45,22 @@ def require_finished(bundle: Path) -> None:
     out = _target(bundle)
     if out is None:
         return
-    finished = 0
-    with contextlib.suppress(OSError), open(_partial(out) / JOURNAL, "rb") as file:
-        finished = max(sum(line.endswith(b"\n") for line in file) - 1, 0)
-    files = "1 file is" if finished == 1 else f"{finished} files are"
     raise BundleInvalidError(
-        f"its export is not finished: {files} complete, in {_partial(out)}",
+        f"its export is not finished: {finished_files(out)}",
         file=bundle,
         remedy=f"Run the same `moe-mobile export ... {out}` again: it continues where it stopped",
     )
+
+
+def finished_files(out: Path) -> str | None:
+    """How many files an unfinished export to ``out`` has, in words; None if there is none."""
+    try:
+        with open(_partial(out) / JOURNAL, "rb") as file:
+            records = [parse_object(line) or {} for line in file]
+    except OSError:
+        return None
+    count = len({str(one["path"]) for one in records if "path" in one and "sha256" in one})
+    return f"{count} file{' is' if count == 1 else 's are'} complete, in {_partial(out)}"
 
 
 def _partial(out: Path) -> Path:

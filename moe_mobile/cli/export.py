@@ -20,6 +20,7 @@ from moe_mobile.bundle.quantization import (
     QUANTS,
     QuantizationSettings,
 )
+from moe_mobile.bundle.unfinished import finished_files
 from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.describe import packed_bytes, summary
 from moe_mobile.cli.options import Choice, echo_json, json_option
@@ -154,6 +155,13 @@ def command(
     with the same options, also inside a layer. It works on all cores that it may use.
     """
     source, out = random.source(paths)
+    found = finished_files(out)
+    if found is not None:
+        click.echo(
+            f"note: an export to {out} was interrupted: {found}. With the same arguments it "
+            "continues, with others it begins anew",
+            err=True,
+        )
     # Imports torch: only now, so that --help and wrong options answer at once.
     from moe_mobile.bundle import inspect_bundle, read_manifest
     from moe_mobile.export import export_bundle

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from moe_mobile.bundle.unfinished import require_bundle
 from moe_mobile.cli.answering import Prompt, Sampling, opened, statistics_line
 from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.options import (
@@ -135,6 +136,7 @@ def command(
     One line of statistics follows on stderr.
     """
     messages = chat.read(prompt)
+    require_bundle(bundle)
     text = BundleText(bundle)
     values = chat.values
     ready: Prompt | None = None

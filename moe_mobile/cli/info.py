@@ -8,6 +8,7 @@ import pathlib
 
 import click
 
+from moe_mobile.bundle.unfinished import require_bundle
 from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.options import (
     CacheOptions,
@@ -46,6 +47,7 @@ def command(
     """Open a bundle as `generate` would, and show the memory plan, the resolved settings, and how
     experts are read. `moe-mobile inspect` describes a bundle without opening it.
     """
+    require_bundle(bundle)
     place = open_device(device)
     with ProgressBar() as progress:
         folder = place.place(bundle, progress)

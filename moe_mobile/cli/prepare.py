@@ -9,6 +9,7 @@ import pathlib
 import click
 
 from moe_mobile.base.text import size
+from moe_mobile.bundle.unfinished import require_bundle
 from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.options import (
     bundle_argument,
@@ -48,6 +49,7 @@ def command(
 
     Opening a bundle does this too, if it is needed. An interrupted run continues where it stopped.
     """
+    require_bundle(bundle)
     place = open_device(device)
     with ProgressBar() as progress:
         folder = place.place(bundle, progress)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from moe_mobile.base.text import size
+from moe_mobile.bundle.unfinished import require_bundle
 from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.options import (
     bundle_argument,
@@ -43,6 +44,7 @@ def command(
     (or that phone) and match their checksums. What bundle.json itself says is not checked: compare
     the bundle's hash with that of where it comes from.
     """
+    require_bundle(bundle)
     with ProgressBar() as progress:
         if device is not None or packed_dir is not None or (bundle / ".packed").is_dir():
             answer = _by_the_engine(open_device(device), bundle, packed_dir, progress)

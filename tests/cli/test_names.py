@@ -181,5 +181,8 @@ def test_an_unfinished_export_says_so(checkpoint: pathlib.Path, tmp_path: pathli
             assert found is not None, (command, result.stderr)
             assert 0 < int(found[1]) < 10
             assert f"export ... {out}` again: it continues where it stopped" in result.stderr
-    ok("export", checkpoint, out)
+    again = run_cli("export", checkpoint, out)
+    assert again.returncode == 0
+    assert f"note: an export to {out} was interrupted: " in again.stderr
+    assert "With the same arguments it continues" in again.stderr
     assert "model" in ok("inspect", out)
