@@ -54,13 +54,32 @@ TEST(ParseBudget, RefusesOtherTexts) {
                            "9999999999TiB",
                            "1,5GiB",
                            "0.1B",
-                           "33.3"}) {
+                           "33.3",
+                           "50",
+                           "2048"}) {
     EXPECT_ERROR(parse_budget(text), ErrorCode::kUsage, "invalid size");
   }
 }
 
+TEST(ParseBudget, AsksAboutNumbersWithoutUnit) {
+  const auto remedy = [](const char* text) -> std::string {
+    try {
+      parse_budget(text);
+    } catch (const Error& error) {
+      return error.remedy();
+    }
+    return "";
+  };
+  EXPECT_EQ(remedy("50").rfind("Was 50% meant? ", 0), 0u);
+  EXPECT_EQ(remedy("33.3").rfind("Was 33.3% meant? ", 0), 0u);
+  EXPECT_EQ(remedy("2048").rfind("Was 2048MiB meant? ", 0), 0u);
+  EXPECT_EQ(remedy("65536"), "");
+  EXPECT_EQ(parse_budget("65536").bytes, 65536u);
+}
+
 TEST(ParseBudget, RoundTripsThroughText) {
-  const char* const texts[] = {"auto", "50%", "12.5%", "33.3%", "12.34%", "1GiB", "512MiB", "3B"};
+  const char* const texts[] = {"auto", "50%",    "12.5%", "33.3%", "12.34%",
+                               "1GiB", "512MiB", "3B",    "65535B"};
   for (const char* text : texts) {
     const Budget budget = parse_budget(text);
     const Budget again = parse_budget(to_text(budget));

@@ -95,6 +95,8 @@ std::string to_text(const Budget& budget) {
     case Budget::Kind::kBytes:
       break;
   }
+  if (budget.bytes % 1024 != 0 && budget.bytes < kLeastBare)
+    return std::to_string(budget.bytes) + "B";
   for (const auto& unit : kUnits)
     if (budget.bytes % unit.bytes == 0)
       return std::to_string(budget.bytes / unit.bytes) + unit.name;
