@@ -13,9 +13,10 @@ import pytest
 
 from moe_mobile.base.json_field import Json
 from moe_mobile.bundle.manifest import ALIGNMENT
+from moe_mobile.bundle.unfinished import JOURNAL
 from moe_mobile.export import workspace
 from moe_mobile.export.shard_file import GrowingShard
-from moe_mobile.export.workspace import JOURNAL, Workspace, open_workspace
+from moe_mobile.export.workspace import Workspace, open_workspace
 
 PATH = "experts/layer-00.shard"
 # Shorter than the alignment, longer, just as long, and empty but for a byte.

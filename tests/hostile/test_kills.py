@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_mobile.export.workspace import JOURNAL
+from moe_mobile.bundle.unfinished import JOURNAL
 from tests.files import contents
 from tests.hostile.support import CarefulRunner, ExportServer, copy_bundle, packed_folder
 from tests.tiny import EXPERTS

@@ -14,8 +14,7 @@ namespace moe_mobile {
 namespace {
 
 constexpr char kRemedy[] = "Copy or export the bundle again";
-constexpr char kNoBundle[] =
-    "Name the folder of a bundle; `moe-mobile export MODEL OUT` makes one";
+constexpr char kNoBundle[] = "Name the folder of a bundle; `moe-mobile export MODEL OUT` makes one";
 
 enum class Missing { kAllowed, kRefused };
 

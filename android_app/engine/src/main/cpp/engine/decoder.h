@@ -51,8 +51,8 @@ class Decoder {
   void replay_router(const float* logits) { replayed_ = logits; }
 
   // Appends prompt tokens. kUsage if they exceed the context, or for a token outside the
-  // vocabulary. `progress` counts tokens, each a layer's part at a time, and `check` is called between reads of an
-  // initial cache; if one of them throws, the prompt was not appended.
+  // vocabulary. `progress` counts tokens, each a layer's part at a time, and `check` is called
+  // between reads of an initial cache; if one of them throws, the prompt was not appended.
   TokenMetrics prefill(Span<const uint32_t> tokens, const Progress& progress, const Check& check);
   // Appends one token, or none if it throws. `check` as above, before a conversation's first token.
   TokenMetrics decode(uint32_t token, const Check& check);
