@@ -177,8 +177,9 @@ def test_dense_weights_are_in_the_plan(all_portable: Path) -> None:
 def test_only_packed_programs_are_in_the_store(
     mixed: Path, experts_portable: Path, all_portable: Path, tmp_path: Path
 ) -> None:
-    # The template's index and program, the experts. | Weights and index of each dense method.
-    blobs = {mixed: 2 + EXPERTS, experts_portable: 2 * (2 * LAYERS + 1), all_portable: 0}
+    # The template's index and program, the experts. | Weights and index of each dense method. Both
+    # have the probes.
+    blobs = {mixed: 3 + EXPERTS, experts_portable: 2 * (2 * LAYERS + 1) + 1, all_portable: 0}
     with Runner() as runner:
         for number, (bundle, count) in enumerate(blobs.items()):
             store = tmp_path / str(number)

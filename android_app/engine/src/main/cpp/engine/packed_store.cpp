@@ -8,6 +8,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <set>
 #include <utility>
 
@@ -158,9 +159,11 @@ PackedFile open_packed(const std::string& path, const std::vector<Sha256Digest>&
 
 PackedStore::PackedStore(const Bundle& bundle, const std::string& directory, const Options& options)
     : directory_(directory),
-      scratch_directory_(options.scratch_dir.empty() || access(directory.c_str(), W_OK) == 0
-                             ? directory
-                             : options.scratch_dir),
+      // Slots are made later too, when the process may be in another folder.
+      scratch_directory_(std::filesystem::absolute(options.scratch_dir.empty() ||
+                                                           access(directory.c_str(), W_OK) == 0
+                                                       ? directory
+                                                       : options.scratch_dir)),
       layers_(bundle.manifest().num_layers * bundle.manifest().precisions.size()),
       slot_bytes_(bundle.manifest().precisions.size(), 0) {
   const Manifest& manifest = bundle.manifest();
