@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -222,3 +223,18 @@ def test_what_the_synthetic_traces_were_fitted_to() -> None:
     assert [c["misses"] for c in fitted] == [f"{misses[0][0]} %", f"{misses[1][0]} %"]
     told = sorted((f"{got} %", f"{published} %") for got, published in misses[2:])
     assert sorted((c["synthetic"], c["misses published"]) for c in others) == told
+
+
+def test_the_speed_of_exporting() -> None:
+    names = {"before": "before", "after": "now"}
+    measured = [row for row in lines("export-speed.jsonl") if "version" in row]
+    table = [cells for _, cells in table_rows("findings/full-size.md") if "version" in cells]
+    assert len(table) == 4
+    for cells in table:
+        key = (int(cells["busy processes"]), cells["version"])
+        own = [row for row in measured if (row["load"], names[row["version"]]) == key]
+        cpu = statistics.median(row["user"] + row["system"] for row in own)
+        assert cells["experts/s"] == f"{statistics.median(1 / row['seconds'] for row in own):.1f}"
+        assert cells["CPU s per expert"] == f"{cpu:.3f}"
+        assert cells["experts per CPU s"] == f"{1 / cpu:.1f}"
+        assert (cpu <= 1 / 12) == (cells["version"] == "now")
