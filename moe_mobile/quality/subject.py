@@ -61,8 +61,8 @@ class Subject(abc.ABC):
             if not self._is_demo():
                 raise UsageError(
                     "there is no text to score: only the demo model has one of its own",
-                    setting="text",
-                    remedy="Give one that is like what the model will be asked, with `text`",
+                    setting="file",
+                    remedy="Give one that is like what the model will be asked, with `file`",
                 )
             text = heldout_text()
         ids: list[int] = self._tokenizer().encode(text).ids

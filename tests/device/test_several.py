@@ -162,8 +162,8 @@ def test_all_phones_are_sent_to_at_the_same_time(
     )
     drawn = re.split(r"[\r\n]|\x1b\[A", shown.decode())  # each a line of the terminal
     for one in both:
-        bars = [line for line in drawn if line.startswith(f"{one.serial} sending (MiB)")]
-        assert [line for line in bars if line.endswith(" MiB/s]")], drawn
+        bars = [line for line in drawn if line.startswith(f"{one.serial} sending: ")]
+        assert [line for line in bars if re.search(r"\d MiB/s\]?$", line)], drawn
         assert max(map(len, bars)) <= 80
 
 

@@ -298,6 +298,6 @@ def test_speed_is_printed_for_each_method(
     assert speed.main() == 0
     printed = capsys.readouterr().out
     assert all(routing in printed for routing, _ in speed.CASES)
-    monkeypatch.setattr("sys.argv", ["speed", "--tokens", "2", "--cache", "4"])
+    monkeypatch.setattr("sys.argv", ["speed", "--tokens", "2", "--capacity", "4"])
     assert speed.main() == BudgetError.exit_code
     assert "capacity" in capsys.readouterr().err
