@@ -60,7 +60,7 @@ class MoeMobileError(Exception):
         cls, *, code: str = "error", exit_code: int = 1, errno: int | None = None
     ) -> None:
         cls.code, cls.exit_code, cls._errno = code, exit_code, errno
-        BY_CODE[code] = cls
+        BY_CODE.setdefault(code, cls)  # a subclass may share the code of its base
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
+from moe_mobile.base import limits
 from moe_mobile.base.command_line import command_line
 from moe_mobile.base.progress import Progress
 from moe_mobile.device.adb_server import AdbServer, adb_command, unusable
@@ -27,8 +28,10 @@ from moe_mobile.device.deploy.package import (
 )
 from moe_mobile.device.deploy.plan import make_plan, other_stores, packed_bytes
 from moe_mobile.device.deploy.remote import Remote
+from moe_mobile.device.deploy.told import endless
 from moe_mobile.device.facts import facts_script, parse_facts
 from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
+from moe_mobile.device.lost import LostError
 from moe_mobile.device.script_output import decoded, mask
 from moe_mobile.errors import (
     BundleCorruptError,
@@ -69,26 +72,23 @@ class AdbDevice(Device):
         text = self.shell(facts_script(phone_root())).stdout
         return parse_facts(text, serial=self.serial, kind="adb")
 
-    def shell(self, script: str, *, timeout: float = 60) -> ShellResult:
+    def shell(self, script: str, *, timeout: float | None = None) -> ShellResult:
+        timeout = limits.ANSWER_S if timeout is None else timeout
         try:
-            with self._server.shell(self.serial, _READ_AND_RUN, timeout=timeout) as stream:
+            with self._server.shell(self.serial, _READ_AND_RUN, seconds=timeout) as stream:
                 if stream.write(script.encode()):
                     stream.close_stdin()
-                code = stream.wait(timeout)
+                code = stream.wait()
         except DeviceError:
             raise
         except TimeoutError:
-            raise DeviceError(
-                f"it did not answer for {timeout:.0f} s",
+            raise LostError(
+                f"it did not answer in {timeout:.0f} s",
                 setting=self.serial,
                 remedy=_AGAIN,
             ) from None
         except ConnectionAbortedError:
-            raise DeviceError(
-                "a script does not stop printing",
-                setting=self.serial,
-                remedy="Check that the phone works normally",
-            ) from None
+            raise endless(self.serial) from None
         except OSError:
             raise self._lost() from None
         return ShellResult(code, decoded(stream.stdout), decoded(stream.stderr))
@@ -238,11 +238,11 @@ class AdbDevice(Device):
     def _command(self, script: str) -> list[str]:
         return adb_command("-s", self.serial, "shell", "-T", script)
 
-    def _lost(self) -> DeviceError:
+    def _lost(self) -> LostError:
         state = self._server.states().get(self.serial)
         if state != "device":
             return unusable(self.serial, state)
-        return DeviceError(
+        return LostError(
             "the connection to the device broke",
             setting=self.serial,
             remedy=_AGAIN,

@@ -15,13 +15,12 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING
 
+from moe_mobile.base import limits
+from moe_mobile.device.lost import LostError
+from moe_mobile.device.question import Question, ServerError
 from moe_mobile.device.shell_stream import ShellStream
 from moe_mobile.errors import DeviceError, did_you_mean
-
-if TYPE_CHECKING:
-    from adbutils import AdbConnection
 
 _PORT = "ANDROID_ADB_SERVER_PORT"
 _HOST = "ANDROID_ADB_SERVER_HOST"
@@ -141,47 +140,46 @@ class AdbServer:
         self._ask(f"host:disconnect:{serial}", may_fail=True)
         return self._ask(f"host:connect:{serial}").strip()
 
-    def shell(self, serial: str, script: str, *, timeout: float | None = None) -> ShellStream:
+    def shell(
+        self, serial: str, script: str, *, seconds: float, most: int | None = None
+    ) -> ShellStream:
         """Start a script on a device.
 
-        ``timeout``: seconds that any single read or write may take.
+        ``seconds``: for it to start, and again for all that is done with the stream before
+        :meth:`ShellStream.within` gives it more. ``most``: bytes that it may print, by default
+        limits.OUTPUT_BYTES.
         """
         with self._errors():
-            connection = self._connection()
+            question = self._question(seconds)
             try:
-                connection.conn.settimeout(timeout or 10)
                 for command in (f"host:transport:{serial}", f"shell,v2,raw:{script}"):
-                    connection.send_command(command)
-                    connection.check_okay()
-                connection.conn.settimeout(timeout)
-            except self._adbutils.AdbError as error:
-                connection.conn.close()
+                    question.ask(command)
+            except ServerError as error:
+                question.close()
                 state = self.states().get(serial)
                 if state != _READY:
                     raise unusable(serial, state) from None
                 raise _refused(serial, str(error)) from None
             except OSError:
-                connection.conn.close()
+                question.close()
                 raise
-            connection.conn.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-            return ShellStream(connection.conn)
+            question.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+            return ShellStream(question.socket, seconds, most)
 
     def _ask(self, question: str, *, may_fail: bool = False) -> str:
-        with self._errors(), self._connection(timeout=20) as connection:
-            connection.send_command(question)
+        with self._errors(), contextlib.closing(self._question(limits.SERVER_S)) as server:
             try:
-                connection.check_okay()
-            except self._adbutils.AdbError:
+                server.ask(question)
+            except ServerError:
                 if may_fail:
                     return ""
                 raise
-            text: str = connection.read_string_block()
-            return text
+            return server.text()
 
-    def _connection(self, timeout: float | None = None) -> AdbConnection:
+    def _question(self, seconds: float) -> Question:
         if (host := _other_host()) is not None:
             self._look(host)
-        return self._client.make_connection(timeout=timeout)
+        return Question(self._client.make_connection().conn, seconds)
 
     def _look(self, host: str) -> None:
         """Raise if nothing answers there: adbutils would start a useless server here."""
@@ -209,7 +207,7 @@ class AdbServer:
         except DeviceError:
             raise
         except (self._adbutils.AdbTimeout, TimeoutError, subprocess.TimeoutExpired):
-            raise DeviceError(
+            raise LostError(
                 "adb's server does not answer", remedy=_restart("then try again")
             ) from None
         except OSError as error:
@@ -220,7 +218,7 @@ class AdbServer:
                 file=adb_program(),
                 remedy="ADBUTILS_ADB_PATH or PATH names it: correct that variable",
             ) from None
-        except self._adbutils.AdbError as error:
+        except (self._adbutils.AdbError, ServerError) as error:
             raise _failed(error) from None
         except ValueError:  # lengths that are not numbers, text that is not UTF-8
             raise DeviceError(
@@ -240,8 +238,8 @@ def _no_host(host: str) -> DeviceError:
     return DeviceError(cause, setting=_HOST, remedy=remedy)
 
 
-def _failed(error: Exception) -> DeviceError:
-    return DeviceError(
+def _failed(error: Exception) -> LostError:
+    return LostError(
         f"adb failed: {error or 'it closed the connection'}",
         remedy=_restart("then `adb devices`"),
     )
@@ -253,7 +251,7 @@ def _restart(then: str) -> str:
     return f"Run `adb kill-server`{where}, {then}"
 
 
-def unusable(serial: str, state: str | None, others: Iterable[str] = ()) -> DeviceError:
+def unusable(serial: str, state: str | None, others: Iterable[str] = ()) -> LostError:
     """The error of a device in a state other than ``device`` (None: adb does not know it).
 
     ``others``: serials that adb knows.
@@ -279,7 +277,7 @@ def unusable(serial: str, state: str | None, others: Iterable[str] = ()) -> Devi
         state.partition(" (")[0] if state is not None else None,
         (f"this device is in the state {state!r}", "Boot it into Android, with USB debugging on"),
     )
-    return DeviceError(cause, setting=serial, remedy=remedy)
+    return LostError(cause, setting=serial, remedy=remedy)
 
 
 def _refused(serial: str, answer: str) -> DeviceError:
@@ -291,14 +289,14 @@ def _refused(serial: str, answer: str) -> DeviceError:
             remedy="Unplug the others, or connect each over Wi-Fi (`adb tcpip 5555`, `adb connect "
             "HOST:PORT`) and name it by HOST:PORT",
         )
-    if answer == "closed":  # adb's daemon, to a service that it does not know
-        return DeviceError(
+    if answer == "closed":  # adb's daemon, to a service that it does not know, or if it is lost
+        return LostError(
             "it does not speak adb's shell protocol, version 2",
             setting=serial,
             remedy="Use a phone with Android 7 or newer",
         )
-    return DeviceError(
-        f"it refused to start a shell: {answer}",
+    return LostError(
+        f"it refused to start a shell: {answer[: limits.TOLD]}",
         setting=serial,
         remedy="Reconnect it, or restart adb's server with `adb kill-server`",
     )

@@ -140,8 +140,9 @@ class Device(abc.ABC):
         """What the device is, asked again."""
 
     @abc.abstractmethod
-    def shell(self, script: str, *, timeout: float = 60) -> ShellResult:
-        """Run a script with the device's sh; DeviceError after ``timeout`` seconds."""
+    def shell(self, script: str, *, timeout: float | None = None) -> ShellResult:
+        """Run a script with the device's sh; DeviceError if it does not end within ``timeout``
+        seconds (default: limits.ANSWER_S) or prints more than limits.OUTPUT_BYTES."""
 
     @abc.abstractmethod
     def stream(self, script: str) -> subprocess.Popen[bytes]:

@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 from collections.abc import Sequence
 
+from moe_mobile.base import limits
 from moe_mobile.base.progress import Progress
 from moe_mobile.device.facts import facts_script, parse_facts
 from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
@@ -27,7 +28,8 @@ class LocalDevice(Device):
         text = self.shell(facts_script(os.getcwd())).stdout
         return parse_facts(text, serial=self.serial, kind="local")
 
-    def shell(self, script: str, *, timeout: float = 60) -> ShellResult:
+    def shell(self, script: str, *, timeout: float | None = None) -> ShellResult:
+        timeout = limits.ANSWER_S if timeout is None else timeout
         try:
             result = subprocess.run(
                 ["/bin/sh", "-c", script],

@@ -15,9 +15,10 @@ import struct
 import time
 from typing import Self
 
+from moe_mobile.base import limits
+
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN = range(5)
 _HEADER = struct.Struct("<BI")
-_MOST_OUTPUT = 64 << 20
 
 MAX_FRAME = (1 << 20) - _HEADER.size
 """A frame fills one packet between adb's server and the device, which carries 1 MiB."""
@@ -26,17 +27,23 @@ MAX_FRAME = (1 << 20) - _HEADER.size
 class ShellStream:
     """A command that runs on a device.
 
-    ``connection`` is a socket to adb's server over which the service `shell,v2,raw:` answered. All
-    methods raise ConnectionError if the device or the server is lost, TimeoutError as the
-    socket is set, ConnectionAbortedError if the command writes more than any of ours does.
+    ``connection`` is a socket to adb's server over which the service `shell,v2,raw:` answered.
+    ``seconds``: see :meth:`within`. ``most``: bytes that the command may print. All methods raise
+    ConnectionError if the device or the server is lost, TimeoutError once the time is over, and
+    ConnectionAbortedError if the command prints more than that.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, seconds: float, most: int | None = None) -> None:
         self._socket = connection
+        self._most = limits.OUTPUT_BYTES if most is None else most
         self.stdout = bytearray()
         self.stderr = bytearray()
         self.exit_code: int | None = None
-        self._deadline: float | None = None
+        self.within(seconds)
+
+    def within(self, seconds: float) -> None:
+        """All that follows must be over in that time, however busy the connection is."""
+        self._deadline = time.monotonic() + seconds
 
     def write(self, data: bytes | bytearray | memoryview) -> bool:
         """Send to the command's standard input, at most MAX_FRAME bytes in a frame.
@@ -60,12 +67,8 @@ class ShellStream:
             self._read_frame()
         return self.stdout.partition(b"\n")[0].decode(errors="replace")
 
-    def wait(self, seconds: float | None = None) -> int:
-        """Read what the command writes until it ends; its exit code, 128 + n for signal n.
-
-        Raises TimeoutError if that takes longer than ``seconds``.
-        """
-        self._deadline = None if seconds is None else time.monotonic() + seconds
+    def wait(self) -> int:
+        """Read what the command writes until it ends; its exit code, 128 + n for signal n."""
         while self.exit_code is None:
             self._read_frame()
         return self.exit_code
@@ -75,7 +78,7 @@ class ShellStream:
         if self.exit_code is not None:
             return True
         with contextlib.suppress(OSError, ValueError):  # closed meanwhile
-            if select.select([self._socket], [], [], 0)[0]:
+            if self._ready(select.POLLIN, 0):
                 return bool(self._socket.recv(1, socket.MSG_PEEK))
         return False
 
@@ -93,24 +96,21 @@ class ShellStream:
         """Watches for the command's end meanwhile: writing on after it would lose its last words,
         because the reset that answers throws away what was not read yet."""
         while parts and self.exit_code is None:
-            readable, writable, _ = select.select(
-                [self._socket], [self._socket], [], self._socket.gettimeout()
-            )
-            if readable:
+            ready = self._ready(select.POLLIN | select.POLLOUT, self._left())
+            if ready & ~select.POLLOUT:
                 self._read_frame()
-            elif writable:
-                count = self._socket.sendmsg(parts, [], socket.MSG_DONTWAIT)
-                while parts and count >= len(parts[0]):
-                    count -= len(parts.pop(0))
-                if count:
-                    parts[0] = parts[0][count:]
-            else:
-                raise TimeoutError("the device accepts no data")
+            if ready != select.POLLOUT:
+                continue
+            count = self._socket.sendmsg(parts, [], socket.MSG_DONTWAIT)
+            while parts and count >= len(parts[0]):
+                count -= len(parts.pop(0))
+            if count:
+                parts[0] = parts[0][count:]
         return self.exit_code is None
 
     def _read_frame(self) -> None:
         kind, length = _HEADER.unpack(self._receive(_HEADER.size))
-        if len(self.stdout) + len(self.stderr) + length > _MOST_OUTPUT:
+        if len(self.stdout) + len(self.stderr) + length > self._most:
             raise ConnectionAbortedError("the command does not stop printing")
         data = self._receive(length)
         if kind == _STDOUT:
@@ -123,13 +123,20 @@ class ShellStream:
     def _receive(self, length: int) -> bytes:
         parts = bytearray()
         while len(parts) < length:
-            if self._deadline is not None:
-                left = self._deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError("the command takes too long")
-                self._socket.settimeout(left)
+            self._socket.settimeout(self._left())
             part = self._socket.recv(min(length - len(parts), 1 << 20))
             if not part:
                 raise ConnectionResetError("the device is gone")
             parts += part
         return bytes(parts)
+
+    def _left(self) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the command takes too long")
+        return left
+
+    def _ready(self, events: int, seconds: float) -> int:
+        poll = select.poll()
+        poll.register(self._socket, events)
+        return next((event for _, event in poll.poll(1000 * seconds)), 0)

@@ -81,7 +81,7 @@ class _Warm(LocalDevice):
     def __init__(self, dumpsys: pathlib.Path) -> None:
         self._dumpsys = dumpsys
 
-    def shell(self, script: str, *, timeout: float = 60) -> ShellResult:
+    def shell(self, script: str, *, timeout: float | None = None) -> ShellResult:
         return super().shell(f"dumpsys() {{ . {self._dumpsys}; }}\n{script}", timeout=timeout)
 
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -75,9 +76,9 @@ def test_recognising_a_bundle_takes_few_round_trips(
     scripts: list[str] = []
     shell = device._server.shell
 
-    def counted(serial: str, script: str, *, timeout: float | None = None) -> object:
+    def counted(serial: str, script: str, **how: Any) -> object:
         scripts.append(script)
-        return shell(serial, script, timeout=timeout)
+        return shell(serial, script, **how)
 
     monkeypatch.setattr(device._server, "shell", counted)
     assert device.deploy(tiny_bundle).was_complete

@@ -29,7 +29,7 @@ def test_output_and_exit_code_come_whole(
 ) -> None:
     wire = b"".join(frame(kind, data) for kind, data in frames) + frame(3, bytes([code]))
     ours, theirs = socket.socketpair()
-    with theirs, ShellStream(ours) as stream:
+    with theirs, ShellStream(ours, 60) as stream:
         position = 0
         for size in pieces:
             theirs.sendall(wire[position : position + size])
@@ -43,8 +43,7 @@ def test_output_and_exit_code_come_whole(
 def test_an_end_is_seen_without_waiting_and_differs_from_a_loss() -> None:
     for last, ended in ((frame(3, b"\1"), True), (b"", False)):
         ours, theirs = socket.socketpair()
-        ours.settimeout(60)
-        with ShellStream(ours) as stream:
+        with ShellStream(ours, 60) as stream:
             assert not stream.has_ended()
             theirs.sendall(last)
             theirs.close()
@@ -74,7 +73,7 @@ def test_input_goes_out_in_frames(length: int) -> None:
 
     thread = threading.Thread(target=device)
     thread.start()
-    with theirs, ShellStream(ours) as stream:
+    with theirs, ShellStream(ours, 60) as stream:
         assert stream.write(data)
         stream.close_stdin()
         assert stream.wait() == 0
@@ -92,7 +91,7 @@ def test_a_command_that_takes_no_more_still_says_why() -> None:
 
     thread = threading.Thread(target=device)
     thread.start()
-    with ShellStream(ours) as stream:
+    with ShellStream(ours, 60) as stream:
         assert not stream.write(bytes(40 << 20))
         assert stream.wait() == 1
         assert stream.stderr == b"No space left on device\n"
@@ -103,7 +102,7 @@ def test_a_lost_device_is_an_error() -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall(frame(1, b"some") + b"\1\0")
     theirs.close()
-    with ShellStream(ours) as stream:
+    with ShellStream(ours, 60) as stream:
         with pytest.raises(ConnectionError):
             stream.wait()
         assert stream.stdout == b"some"
@@ -111,8 +110,7 @@ def test_a_lost_device_is_an_error() -> None:
 
 def test_a_silent_device_is_an_error() -> None:
     ours, theirs = socket.socketpair()
-    ours.settimeout(0.05)
-    with theirs, ShellStream(ours) as stream:
+    with theirs, ShellStream(ours, 0.05) as stream:
         with pytest.raises(TimeoutError):
             stream.wait()
         with pytest.raises(TimeoutError):

@@ -79,6 +79,7 @@ class Attempt:
                 package.partial,
                 plan.sends,
                 guard=remote.guard,
+                total=package.bytes,
                 sent=self._sent,
                 arrived=arrived,
                 aborted=remote.aborted,

@@ -14,6 +14,7 @@ import shlex
 import time
 from collections.abc import Iterable
 
+from moe_mobile.base import limits
 from moe_mobile.base.progress import Progress
 from moe_mobile.device.deploy.attempt import Attempt, Deployed, Digest, parent
 from moe_mobile.device.deploy.inventory import (
@@ -21,6 +22,7 @@ from moe_mobile.device.deploy.inventory import (
     Present,
     inventory_script,
     parse_inventory,
+    parse_listing,
     phone_root,
     sums_lines,
 )
@@ -28,10 +30,11 @@ from moe_mobile.device.deploy.lock import STALE_S
 from moe_mobile.device.deploy.package import Package
 from moe_mobile.device.deploy.plan import Plan, make_plan
 from moe_mobile.device.deploy.remote import MIB, Remote
+from moe_mobile.device.deploy.told import odd
+from moe_mobile.device.lost import LostError
 from moe_mobile.errors import (
     BundleCorruptError,
     CancelledError,
-    DeviceError,
     DiskFullError,
     MoeMobileError,
 )
@@ -39,7 +42,31 @@ from moe_mobile.errors import (
 # Also of a connection of ours that broke.
 _LOCK_SECONDS = STALE_S + 5.0
 _BACK_SECONDS = 20.0
-_FRUITLESS = 3
+
+
+class _Headway:
+    """Whether tries get on, by what the device lists: what it only took may be gone."""
+
+    def __init__(self) -> None:
+        self._fruitless = 0
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """More is missing than before, for a good reason."""
+        self._least: int | None = None
+
+    def listed(self, missing: int) -> None:
+        """The device lists all but so many bytes."""
+        # A share of the rest, or a small package would never get on.
+        if self._least is None or missing <= self._least - min(
+            limits.LEAST_PIECE, self._least // 16 + 1
+        ):
+            self._least, self._fruitless = missing, 0
+
+    def lost(self) -> bool:
+        """The connection broke: whether to give up."""
+        self._fruitless += 1
+        return self._fruitless >= limits.FRUITLESS
 
 
 class Deployer:
@@ -92,7 +119,8 @@ class Deployer:
     ) -> Deployed:
         """Bring a package to the device.
 
-        A connection that breaks is waited for, as long as something arrives between two breaks.
+        A connection that breaks is waited for, as long as the device lists more than before it
+        broke. A script that fails ends it.
 
         Args:
             package: what to bring.
@@ -106,21 +134,19 @@ class Deployer:
             report.was_complete = True
             return report
         began = time.monotonic()
-        fruitless = 0
+        headway = _Headway()
         while True:
-            before = report.bytes_sent
             try:
                 with self.deploying():
-                    self._complete(package, digest, report, reserve, progress)
+                    self._complete(package, digest, report, reserve, progress, headway)
                 break
             except MoeMobileError as error:
                 if self._remote.aborted.is_set():
                     raise CancelledError("stopped by the user") from None
-                if not isinstance(error, DeviceError):
-                    raise
-                fruitless = fruitless + 1 if report.bytes_sent == before else 0
-                if fruitless >= _FRUITLESS or not self._remote.server.wait(
-                    self._remote.serial, _BACK_SECONDS
+                if (
+                    not isinstance(error, LostError)
+                    or headway.lost()
+                    or not self._remote.server.wait(self._remote.serial, _BACK_SECONDS)
                 ):
                     raise
         report.was_complete = report.bytes_sent + report.bytes_copied == 0
@@ -134,6 +160,7 @@ class Deployer:
         report: Deployed,
         reserve: int,
         progress: Progress | None,
+        headway: _Headway,
     ) -> None:
         """Once we hold the lock: send what is missing, until nothing is."""
         damaged: set[str] = set()
@@ -142,6 +169,7 @@ class Deployer:
             plan = make_plan(package, there, damaged)
             if plan.complete:
                 return
+            headway.listed(plan.bytes_to_write)
             self._require_space(plan, there, reserve)
             found = Attempt(self._remote, package, plan, digest, report, progress).run()
             if not found:
@@ -154,6 +182,7 @@ class Deployer:
                     remedy="Its flash or the cable may be failing; try another port",
                 )
             damaged |= found
+            headway.begin_again()
 
     def _require_space(self, plan: Plan, there: Inventory, reserve: int) -> None:
         needed = plan.bytes_to_write
@@ -188,10 +217,10 @@ class Deployer:
             "find . -type f -not -path './.packed/*' -exec stat -c '%s %Y %n' {} +",
             package.folder,
         )
-        present: dict[str, Present] = {}
-        for line in listed.splitlines():
-            size, mtime, path = line.split(" ", 2)
-            present[path.removeprefix("./")] = Present(int(size), int(mtime))
+        try:
+            present = parse_listing(listed)
+        except ValueError as error:
+            raise odd(self._remote.serial, "listing", str(error)) from None
         lines = sums_lines(
             (
                 file.path,

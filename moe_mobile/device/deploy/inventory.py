@@ -41,6 +41,7 @@ def phone_root() -> str:
 _SUM = re.compile(r"([0-9a-f]{64}) ([0-9]{1,15}) ([0-9]{1,15}) (\S+)")
 _FOLDER = re.compile(r"([a-z]+/[\w.-]+)/", re.ASCII)
 _FILE = re.compile(r"([0-9]{1,15}) ([0-9]{1,15}) (\S+)")
+_ROOMS = ("bundles", "runtime")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,7 @@ for folder in bundles/*/ runtime/*/; do
 done
 echo "@@@ files"
 for room in bundles runtime; do
-  [ ! -d $room ] || find $room -type f -exec stat -c '%s %Y %n' {{}} + || exit
+  [ ! -d $room ] || find $room -type f ! -name '*.free' -exec stat -c '%s %Y %n' {{}} + || exit
 done
 """
 
@@ -112,12 +113,17 @@ def parse_inventory(text: str) -> Inventory:
         kind, _, folder = title.partition(" ")
         if kind == "sums":
             for match in filter(None, map(_SUM.fullmatch, body.splitlines())):
-                sums[f"{folder}/{match[4]}"] = (match[1], int(match[2]), int(match[3]))
+                path = f"{folder}/{match[4]}"
+                if _is_ours(path):
+                    sums[path] = (match[1], int(match[2]), int(match[3]))
         elif kind == "folders":
-            made |= {match[1] for match in map(_FOLDER.fullmatch, body.splitlines()) if match}
+            found = filter(None, map(_FOLDER.fullmatch, body.splitlines()))
+            made |= {match[1] for match in found if _is_ours(f"{match[1]}/any")}
         elif kind == "files":
             for match in filter(None, map(_FILE.fullmatch, body.splitlines())):
                 size, mtime, path = int(match[1]), int(match[2]), match[3]
+                if not _is_ours(path):
+                    continue
                 known = sums.get(path)
                 same = known is not None and known[1:] == (size, mtime)
                 files[path] = Present(size, mtime, known[0] if known and same else None)
@@ -127,6 +133,23 @@ def parse_inventory(text: str) -> Inventory:
         free_bytes=free_bytes(sections[0]),
         made=frozenset(made),
     )
+
+
+def _is_ours(path: str) -> bool:
+    """Whether it is a file in a folder of ours, and stays in it."""
+    room, *parts = path.split("/")
+    return room in _ROOMS and len(parts) >= 2 and not {"", ".", ".."} & set(parts)
+
+
+def parse_listing(text: str) -> dict[str, Present]:
+    """Files by path in lines `bytes mtime path`. Raises ValueError for any other line."""
+    found: dict[str, Present] = {}
+    for line in text.splitlines():
+        match = _FILE.fullmatch(line)
+        if match is None:
+            raise ValueError(line)
+        found[match[3].removeprefix("./")] = Present(int(match[1]), int(match[2]))
+    return found
 
 
 def sums_lines(files: Iterable[tuple[str, Present]]) -> str:

@@ -16,17 +16,17 @@ import shlex
 import threading
 from collections.abc import Iterator
 
+from moe_mobile.base import limits
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.inventory import phone_root
-from moe_mobile.device.deploy.transfer import LAPSED, device_error
+from moe_mobile.device.deploy.told import LAPSED, device_error, stream_error
 from moe_mobile.device.shell_stream import ShellStream
-from moe_mobile.errors import DeviceError, IoError, UnsupportedError
+from moe_mobile.errors import IoError, UnsupportedError
 
 STALE_S = 15
 """A lock whose owner was not heard of for so many seconds is free: Wi-Fi ends without a word."""
 
 _BEAT_S = 4.0
-_ANSWER_S = 60.0
 _BUSY = 75
 # Written in place, not as a new file: on a full device it takes room the first time only, and
 # then the lock is held without a mark.
@@ -57,6 +57,7 @@ class Lock:
     def beat(self) -> None:
         """Be heard of. Raises OSError or ValueError if the connection has ended."""
         with self._reading:
+            self._stream.within(limits.ANSWER_S)
             self._stream.write(b"\n")
 
 
@@ -89,18 +90,15 @@ def _take(
         root=phone_root(), name=shlex.quote(name), tries=int(wait_s * 2), busy=_BUSY, stale=STALE_S,
         mark=mark,
     )  # fmt: skip
-    stream = server.shell(serial, script, timeout=_ANSWER_S)
+    seconds = limits.ANSWER_S + wait_s
+    stream = server.shell(serial, script, seconds=seconds, most=limits.LINE_BYTES)
     try:
         if line := stream.read_line():
             return stream, line == "marked"
         code = stream.wait()
-    except OSError:
+    except OSError as error:
         stream.close()
-        raise DeviceError(
-            "the connection broke",
-            setting=serial,
-            remedy="Reconnect the device, then run this again",
-        ) from None
+        raise stream_error(error, serial, seconds, "while the device was locked") from None
     stream.close()
     if code == 127:
         raise UnsupportedError(
@@ -112,7 +110,7 @@ def _take(
             file=f"{phone_root()} on {serial}",
             remedy="Wait for it to end, then run this again",
         )
-    raise device_error(serial, phone_root(), stream.stderr.decode(errors="replace"), code)
+    raise device_error(serial, phone_root(), stream.stderr, code)
 
 
 def _beat(held: Lock, done: threading.Event) -> None:

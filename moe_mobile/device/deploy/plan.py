@@ -13,10 +13,14 @@ from moe_mobile.device.deploy.package import Package, Wanted
 
 @dataclasses.dataclass(frozen=True)
 class Send:
-    """Send a file from ``offset`` on, which is what the device has of it."""
+    """Send a file from ``offset`` on, which is what the device has of it by its listing.
+
+    ``again``: what it has is wrong.
+    """
 
     file: Wanted
     offset: int
+    again: bool = False
 
     @property
     def bytes(self) -> int:
@@ -95,12 +99,10 @@ def make_plan(package: Package, there: Inventory, damaged: Collection[str] = ())
         elif file.sha256 in elsewhere and file.bytes:
             copies.append(Copy(file, elsewhere[file.sha256]))
         else:
-            resumes = (
-                arriving is not None
-                and arriving.bytes < file.bytes
-                and arriving_path not in damaged
-            )
-            sends.append(Send(file, arriving.bytes if arriving is not None and resumes else 0))
+            again = arriving_path in damaged
+            resumes = arriving is not None and arriving.bytes < file.bytes and not again
+            offset = arriving.bytes if arriving is not None and resumes else 0
+            sends.append(Send(file, offset, again))
     return Plan(tuple(check), tuple(copies), tuple(sends), tuple(keep), exists=bool(final))
 
 

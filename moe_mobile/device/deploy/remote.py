@@ -10,15 +10,15 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from moe_mobile.base import limits
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.inventory import phone_root
 from moe_mobile.device.deploy.lock import Lock, lock
-from moe_mobile.device.deploy.transfer import LAPSED, device_error
+from moe_mobile.device.deploy.told import LAPSED, device_error
 from moe_mobile.device.interface import ShellResult
 
 MIB = 1 << 20
 
-_ANSWER_SECONDS = 60.0
 _SLOWEST_FLASH = 10 * MIB  # bytes per second
 
 
@@ -55,7 +55,7 @@ class Remote:
     def require_locks(self, path: str) -> None:
         """The same without asking the device, which may report it late."""
         if any(held.lapsed for held in self._held):
-            raise device_error(self.serial, f"{phone_root()}/{path}".rstrip("/"), "", LAPSED)
+            raise device_error(self.serial, f"{phone_root()}/{path}".rstrip("/"), b"", LAPSED)
 
     def run(self, script: str, path: str = "", written: int = 0) -> str:
         """What a script prints; if it fails, the error is about ``path`` below the root.
@@ -63,10 +63,11 @@ class Remote:
         ``written``: bytes that it may have to wait for until they are on the flash.
         """
         self.require_locks(path)
-        result = self.shell(self.guard + script, timeout=_ANSWER_SECONDS + written / _SLOWEST_FLASH)
+        seconds = limits.ANSWER_S + written / _SLOWEST_FLASH
+        result = self.shell(self.guard + script, timeout=seconds)
         if result.exit_code != 0:
             place = f"{phone_root()}/{path}".rstrip("/")
-            raise device_error(self.serial, place, result.stderr, result.exit_code)
+            raise device_error(self.serial, place, result.stderr.encode(), result.exit_code)
         return result.stdout
 
     def distrust(self, folder: str, path: str | None = None) -> None:
