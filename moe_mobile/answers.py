@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from moe_mobile.base import limits
 from moe_mobile.results import TokenStats, TotalStats, members_of
 
 # A type, the members of an object, the shape of an array's elements, one of several, or a
@@ -137,6 +138,34 @@ _RESULTS: dict[str, Shape] = {
     "measure_misses": {name: [_positive] for name in _MISS_TIMES},
     "time_program": {"samples_ns": [_positive], "threads": int},
 }  # fmt: skip
+
+
+def _asked(request: Mapping[str, Any], name: str, otherwise: int) -> int:
+    """How many of something a request asks for; what the engine will refuse counts as none."""
+    value = request.get(name, otherwise)
+    return value if isinstance(value, int) and _fits(value, int) else 0
+
+
+def most_tokens(request: Mapping[str, Any]) -> int:
+    """Tokens that may come before the answer."""
+    return _asked(request, "max_new_tokens", DEFAULTS["max_new_tokens"])
+
+
+def most_bytes(request: Mapping[str, Any]) -> int:
+    """The length that an answer may have."""
+    if request["command"] == "trace":
+        return limits.TRACE_BYTES
+    lists = sum(len(request.get(name) or ()) for name in ("token_ids", "paths"))
+    numbers = sum(
+        _asked(request, name, number) for name, number in DEFAULTS.items() if name != "repetitions"
+    )
+    each = lists + numbers * max(1, _asked(request, "repetitions", 1))
+    return min(limits.ANSWER_BYTES + limits.TOKEN_BYTES * each, limits.TRACE_BYTES)
+
+
+def too_many_values(line: bytes) -> bool:
+    """Whether a line of JSON would take much more memory than its text."""
+    return sum(map(line.count, (b",", b"[", b"{"))) > limits.VALUES
 
 
 def is_answer(result: Mapping[str, Any], request: Mapping[str, Any]) -> bool:

@@ -23,15 +23,19 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, Self
 
-from moe_mobile.answers import EVENTS, is_answer, is_error, is_event
+from moe_mobile.answers import EVENTS, is_answer, is_error, too_many_values
+from moe_mobile.awaited import Awaited
+from moe_mobile.base import limits
 from moe_mobile.base.command_line import command_line
 from moe_mobile.base.json_field import parse_object
+from moe_mobile.base.pipes import LineReader, LineTooLongError, Writer
 from moe_mobile.base.progress import Progress
-from moe_mobile.base.terminal import all_without_controls
+from moe_mobile.base.terminal import all_without_controls, without_controls
 from moe_mobile.errors import (
     BY_CODE,
     BundleCorruptError,
     CancelledError,
+    DeviceError,
     IoError,
     KilledError,
     MoeMobileError,
@@ -44,8 +48,10 @@ RUNNER_VARIABLE = "MOE_MOBILE_RUNNER"
 """Environment variable that names another ``moe_runner``."""
 
 _STDERR_LINES = 40
-_MOST_LINE = 256 << 20
 _CLOSE_SECONDS = 5.0
+# So often a silent phone's limits are looked at.
+_LOOK_S = 1.0
+_NORMAL = "Check that the phone works normally, then run it again"
 
 
 def find_runner() -> pathlib.Path:
@@ -91,6 +97,9 @@ class Launch:
         command: carries standard input and output to it, and ends with its exit code, which is
             128 + n if signal n ended it.
         place: where it runs, as errors say it.
+        work: called with the runner's process id there when it is silent, to tell one that
+            computes from one that is stuck: CPU seconds so far, infinity while it waits for the
+            flash, None if there is no such process. It may raise DeviceError.
         explain: called when it ended unasked, with its exit code (-n if signal n ended it, None
             if it did not end in time), its last words and its process id there, if it told that;
             the error that says more, or None.
@@ -98,6 +107,7 @@ class Launch:
 
     command: Sequence[str]
     place: str
+    work: Callable[[int | None], float | None]
     explain: Callable[[int | None, str, int | None], MoeMobileError | None]
 
 
@@ -128,7 +138,7 @@ class Runner:
         # One thread reads the events of all: events wait here for the thread that they are for.
         self._turn = threading.Condition()
         self._reading = False
-        self._waiting: dict[int, collections.deque[dict[str, Any]]] = {}
+        self._waiting: dict[int, Awaited] = {}
         self._pid_there: int | None = None
         self._killed_here = False
         self._last_words: collections.deque[str] = collections.deque(maxlen=_STDERR_LINES)
@@ -146,13 +156,16 @@ class Runner:
                 file=self.name,
                 remedy="Run `moe-mobile doctor`; the package may be built for another machine",
             ) from error
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         assert self._process.stderr is not None
+        self._writer, self._lines = Writer(self._process.stdin), LineReader(self._process.stdout)
         self._drain = threading.Thread(
             target=_collect, args=(self._process.stderr, self._last_words), daemon=True
         )
         self._drain.start()
         # However this object or the interpreter ends, the process does not outlive it.
-        self._finalizer = weakref.finalize(self, _kill, self._process)
+        self._finalizer = weakref.finalize(self, _kill, self._process, self._writer, self._lines)
 
     @property
     def pid(self) -> int:
@@ -187,7 +200,7 @@ class Runner:
         message |= {name: value for name, value in members.items() if value is not None}
         line = to_json(message).encode() + b"\n"
         with self._turn:
-            self._waiting[request_id] = collections.deque()
+            self._waiting[request_id] = Awaited(message)
         begun = False
         try:
             with self._sending:
@@ -207,10 +220,6 @@ class Runner:
                     raise _typed_error(event["error"], self._launch)
                 if not isinstance(kind, str) or kind not in EVENTS:
                     continue
-                if not is_event(event):
-                    raise self._unexpected(event)
-                if kind == "progress":
-                    event["total"] = max(1, event["total"])  # nobody divides by 0
                 callback = callbacks[kind]
                 if callback is not None:
                     callback(*(event[name] for name in EVENTS[kind]))
@@ -246,10 +255,7 @@ class Runner:
 
     def close(self) -> None:
         """End the process: politely by closing its input, after a few seconds by force."""
-        stdin = self._process.stdin
-        if stdin is not None and not stdin.closed:
-            with contextlib.suppress(OSError):
-                stdin.close()
+        self._writer.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=_CLOSE_SECONDS)
         self.kill()
@@ -271,12 +277,18 @@ class Runner:
             self.kill()
 
     def _send(self, line: bytes) -> None:
-        stdin = self._process.stdin
-        if stdin is None or stdin.closed:
-            raise RuntimeFailedError("the runner is closed", file=self.name)
+        seconds = None
+        if self._launch is not None:
+            seconds = limits.SILENCE_S + len(line) / limits.LEAST_RATE
         try:
-            stdin.write(line)
-            stdin.flush()
+            self._writer.write(line, seconds)
+        except TimeoutError:
+            self.kill()
+            raise DeviceError(
+                f"it did not take a request of {len(line)} bytes in {seconds:.0f} s",
+                file=self.name,
+                remedy=_NORMAL,
+            ) from None
         except ValueError:  # another thread closed it
             raise RuntimeFailedError("the runner is closed", file=self.name) from None
         except BrokenPipeError:
@@ -289,16 +301,26 @@ class Runner:
             ) from error
 
     def _receive(self, request_id: int) -> dict[str, Any]:
-        events = self._waiting[request_id]
+        awaited = self._waiting[request_id]
+        # Here, what runs is seen.
+        pause = None if self._launch is None else _LOOK_S
         while True:
             with self._turn:
-                while not events and self._reading:
-                    self._turn.wait()
-                if events:
-                    return events.popleft()
+                if not awaited.events and self._reading:
+                    self._turn.wait(pause)
+                if awaited.events:
+                    return awaited.events.popleft()
+                mine = not self._reading
                 self._reading = True
+            if not mine:
+                self._check_silence(awaited)
+                continue
             try:
-                event, line = self._read_event()
+                try:
+                    event, line = self._read_event(pause)
+                except TimeoutError:
+                    self._check_silence(awaited)
+                    continue
                 if event.get("event") == "start" and self._pid_there is None:
                     pid = event.get("pid")
                     self._pid_there = pid if isinstance(pid, int) else -1
@@ -313,21 +335,33 @@ class Runner:
         """Gives an event to the request it is for; false if there is none."""
         number = event.get("id")
         with self._turn:
-            events = self._waiting.get(number) if isinstance(number, int) else None
-            if events is not None:
-                events.append(event)
-        return events is not None
+            awaited = self._waiting.get(number) if isinstance(number, int) else None
+            wrong = None if awaited is None else awaited.take(event)
+        if wrong is not None:
+            raise self._broken(wrong)
+        return awaited is not None
 
-    def _read_event(self) -> tuple[dict[str, Any], str]:
-        """An event, whose texts may be shown, and how its line begins."""
-        assert self._process.stdout is not None
+    def _read_event(self, seconds: float | None) -> tuple[dict[str, Any], str]:
+        """An event, whose texts may be shown, and how its line begins.
+
+        Raises TimeoutError if there is none in that time.
+        """
+        with self._turn:
+            most = max(awaited.most_bytes for awaited in self._waiting.values())
         try:
-            line = self._process.stdout.readline(_MOST_LINE)
+            line = self._lines.read(most, seconds)
+        except LineTooLongError as error:
+            begin = without_controls(error.begin.decode(errors="replace"))
+            raise self._broken(f"a line of more than {most} bytes, which begins {begin}") from None
+        except TimeoutError:
+            raise
         except ValueError:  # another thread closed it
             raise RuntimeFailedError("the runner is closed", file=self.name) from None
-        if not line.endswith(b"\n") and len(line) < _MOST_LINE:
+        if not line.endswith(b"\n"):
             raise self._ended()
-        shown = line[:200].decode(errors="replace").rstrip()
+        shown = without_controls(line[:200].decode(errors="replace").rstrip())
+        if too_many_values(line):
+            raise self._broken(f"too many values in one answer: {shown}")
         try:
             # JSON has finite numbers only: an answer with others could not be written again.
             event = all_without_controls(parse_object(line, finite=True))
@@ -336,6 +370,24 @@ class Runner:
         if not isinstance(event, dict):
             raise self._broken(f"expected an event, got: {shown}")
         return event, shown
+
+    def _check_silence(self, awaited: Awaited) -> None:
+        """Raise DeviceError if an engine elsewhere is silent and does not compute."""
+        if self._launch is None or not awaited.must_look():
+            return
+        try:
+            work = self._launch.work(self._pid_there)
+        except DeviceError:
+            self.kill()
+            raise
+        if not awaited.works(work):
+            self.kill()
+            how = "does not run any more" if work is None else "does not compute"
+            raise DeviceError(
+                f"the engine said nothing for {awaited.silent_s:.0f} s and {how}",
+                file=self.name,
+                remedy=_NORMAL,
+            )
 
     def _unexpected(self, event: dict[str, Any]) -> RuntimeFailedError:
         return self._broken(f"got {json.dumps(event)[:200]}")
@@ -394,18 +446,16 @@ class Runner:
 
 def _collect(stream: IO[bytes], lines: collections.deque[str]) -> None:
     with stream:
-        for line in stream:
+        while line := stream.readline(limits.TOLD):
             lines.append(line.decode(errors="replace").rstrip())
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes], writer: Writer, lines: LineReader) -> None:
     if process.poll() is None:
         process.kill()
         process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()
+    writer.close()
+    lines.close()
 
 
 def _signal_name(number: int) -> str:
@@ -422,7 +472,7 @@ def _typed_error(value: dict[str, Any], launch: Launch | None) -> MoeMobileError
     if launch is not None and kind is BundleCorruptError:
         remedy = f"`{command_line('verify', 'BUNDLE', device=launch.place)}` says how to repair it"
     return kind(
-        value.get("cause") or "unknown error",
+        (value.get("cause") or "unknown error")[: limits.TOLD],
         file=file if file is None or launch is None else f"{file} on {launch.place}",
         setting=value.get("setting") or None,
         remedy=remedy,

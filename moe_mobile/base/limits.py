@@ -43,17 +43,20 @@ OUTPUT_BYTES = 8 << 20
 LINE_BYTES = 16 << 10
 """A line of what is read line by line but is no answer: last words, samples, steps of a script."""
 
-ANSWER_BYTES = 1 << 20
+ANSWER_BYTES = 4 << 20
 """An answer of the engine that holds nothing for each token."""
 
 TOKEN_BYTES = 4 << 10
-"""What an answer may hold in addition for each token that was asked for."""
+"""What an answer may hold in addition for each token, path or time that was asked for."""
 
-TRACE_BYTES = 256 << 20
-"""An answer with router logits."""
+TRACE_BYTES = 64 << 20
+"""An answer with router logits, which are asked for in parts; no other is longer either."""
 
-EVENTS = 1_000_000
-"""Steps of progress and other events before one answer."""
+VALUES = 8 << 20
+"""Values in an answer: they take more memory than their text."""
+
+EVENTS = 100_000
+"""Steps of progress and other events before one answer; tokens come on top."""
 
 STAGES = 64
 """Stages of progress before one answer."""

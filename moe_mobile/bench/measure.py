@@ -233,6 +233,7 @@ class _Opened:
             end_ms = _now_ms()
         finally:
             samples = sampler.stop(began)
+        sampler.check()
         after = read_state(target.device)
         target.device.check_exclusive()
         energy = measure_energy(

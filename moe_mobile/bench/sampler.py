@@ -13,11 +13,14 @@ import re
 import threading
 import time
 from collections.abc import Collection, Mapping
-from typing import IO, Any
+from typing import Any
 
+from moe_mobile.base import limits
+from moe_mobile.base.pipes import LineReader, LineTooLongError
 from moe_mobile.device.interface import Device
 from moe_mobile.device.script_output import cpu_list, decoded, kibibytes, mask
 from moe_mobile.device.state import parse_battery, parse_supply, parse_thermal, zone_temperatures
+from moe_mobile.errors import DeviceError
 
 INTERVAL_S = 0.5
 """Pause between two samples, in seconds."""
@@ -26,7 +29,9 @@ INTERVAL_S = 0.5
 _SERVICES_EVERY = 4
 _FIRST_SECONDS = 5.0
 _END = "@@@ end"
-_MOST_LINES = 10_000
+# A phone with a hundred zones prints some ten thousand bytes.
+_MOST_BYTES = 1 << 20
+_MORE_SAMPLES = 100
 _ALLOWED = "Cpus_allowed_list:"
 
 _SCRIPT = """
@@ -64,6 +69,7 @@ class Sampler:
         cpus: Collection[int] = (),
     ) -> None:
         self.engine_cpus: list[int] | None = None
+        self._serial = device.serial
         self._zones = dict(zones)
         members = [zone for found in zones.values() for zone in found]
         files = " ".join(f"/sys/class/thermal/thermal_zone{zone}/temp" for zone in members)
@@ -79,10 +85,11 @@ class Sampler:
         )
         self._samples: list[tuple[float, dict[str, Any]]] = []
         self._first = threading.Event()
+        self._wrong: str | None = None
         assert self._process.stdout is not None
-        self._thread = threading.Thread(
-            target=self._collect, args=(self._process.stdout,), daemon=True
-        )
+        self._lines = LineReader(self._process.stdout)
+        self._began = time.monotonic()
+        self._thread = threading.Thread(target=self._collect, daemon=True)
         self._thread.start()
         self._first.wait(_FIRST_SECONDS)
 
@@ -90,31 +97,59 @@ class Sampler:
         """End sampling. The samples, with ``t_ms`` counted from ``began`` (time.monotonic())."""
         self._process.kill()
         self._process.wait()
+        self._lines.close()
         self._thread.join()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
         return [
             {"t_ms": max(0.0, round(1000 * (at - began), 1)), **sample}
             for at, sample in self._samples
         ]
 
-    def _collect(self, stream: IO[bytes]) -> None:
+    def check(self) -> None:
+        """After :meth:`stop`: raise DeviceError if the device printed what no loop of ours does."""
+        if self._wrong is not None:
+            raise DeviceError(
+                f"its readings during the measurement have no end: {self._wrong}",
+                setting=self._serial,
+                remedy="Check that the phone works normally, then measure again",
+            )
+
+    def _collect(self) -> None:
+        """Until the loop ends, or what it prints cannot be its own."""
+        try:
+            self._read()
+        except LineTooLongError:
+            self._wrong = f"a line of more than {limits.LINE_BYTES} bytes"
+        except ValueError:  # stopped
+            pass
+        self._first.set()  # it ended: there is nothing to wait for
+
+    def _read(self) -> None:
         lines: list[str] = []
-        for raw in stream:
+        size = 0
+        while raw := self._lines.read(limits.LINE_BYTES):
             line = decoded(raw).rstrip("\n")
             if line.startswith(_ALLOWED):
                 self.engine_cpus = sorted(cpu_list(line.removeprefix(_ALLOWED))) or None
-            if line == _END:
-                self._samples.append(
-                    (time.monotonic(), parse_sample("\n".join(lines), self._zones))
-                )
-                lines.clear()
-                self._first.set()
-            elif len(lines) < _MOST_LINES:
+            if line != _END:
                 lines.append(line)
-        self._first.set()  # it ended: there is nothing to wait for
+                size += len(raw)
+                if size > _MOST_BYTES:
+                    self._wrong = f"a sample of more than {_MOST_BYTES} bytes"
+                    return
+                continue
+            now = time.monotonic()
+            self._samples.append((now, parse_sample("\n".join(lines), self._zones)))
+            lines.clear()
+            size = 0
+            self._first.set()
+            # Samples that waited somewhere may come at once.
+            rounds = (now - self._began) / INTERVAL_S
+            if len(self._samples) > rounds + _MORE_SAMPLES:
+                self._wrong = f"{len(self._samples)} samples in {rounds * INTERVAL_S:.1f} s"
+                return
 
 
 def parse_sample(text: str, zones: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import pathlib
 import re
 import shlex
@@ -47,6 +48,11 @@ from moe_mobile.runtime import Runtime, find_runtime
 
 _AGAIN = "Check its cable or network and that it works normally, then run this again"
 _KILL = re.compile(r"lowmemorykiller: (Kill .*)")
+_MOST_PID = 1 << 22
+# State, user and system time; the name before them may hold brackets.
+_STAT = re.compile(r"[0-9]+ \(.*\) (\S)(?: -?[0-9]+){10} ([0-9]{1,15}) ([0-9]{1,15}) ")
+# Linux reports times to programs in this unit on every phone (USER_HZ).
+_TICKS = 100
 # How long to wait for a kill to appear in the log.
 _LOG_SECONDS = 2.0
 # A shell may take a program of another machine for a script.
@@ -95,7 +101,8 @@ class AdbDevice(Device):
 
     def stream(self, script: str) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
-        return subprocess.Popen(self._command(script), stdin=pipe, stdout=pipe, stderr=pipe)
+        command, nowhere = self._command(script), subprocess.DEVNULL
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere)
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -124,7 +131,7 @@ class AdbDevice(Device):
             f"TMPDIR=/data/local/tmp MOE_MOBILE_STATE_DIR={phone_root()}/state "
             "exec $t $l --library-path $d/lib $d/moe_runner --attached"
         )
-        return Runner(Launch(self._command(script), self.serial, self._explain_end))
+        return Runner(Launch(self._command(script), self.serial, self._work, self._explain_end))
 
     def place(self, bundle: pathlib.Path, progress: Progress | None = None) -> str:
         return self.deploy(bundle, progress=progress).path
@@ -247,6 +254,16 @@ class AdbDevice(Device):
             setting=self.serial,
             remedy=_AGAIN,
         )
+
+    def _work(self, pid: int | None) -> float | None:
+        """CPU seconds of a process, infinity while it waits for the flash; None if there is none."""
+        if pid is None or not 0 < pid <= _MOST_PID:
+            return None
+        said = self.shell(f"cat /proc/{pid}/stat 2>/dev/null").stdout
+        found = _STAT.match(said)
+        if found is None:
+            return None
+        return math.inf if found[1] == "D" else (int(found[2]) + int(found[3])) / _TICKS
 
     def _explain_end(
         self, code: int | None, last_words: str, pid: int | None

@@ -46,8 +46,8 @@ class LocalDevice(Device):
         return ShellResult(code, decoded(result.stdout), decoded(result.stderr))
 
     def stream(self, script: str) -> subprocess.Popen[bytes]:
-        pipe = subprocess.PIPE
-        return subprocess.Popen(["/bin/sh", "-c", script], stdin=pipe, stdout=pipe, stderr=pipe)
+        pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+        return subprocess.Popen(["/bin/sh", "-c", script], stdin=pipe, stdout=pipe, stderr=nowhere)
 
     def _start_runner(self, cpus: Sequence[int] | None) -> Runner:
         runner = Runner()

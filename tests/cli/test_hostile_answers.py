@@ -45,8 +45,8 @@ class _Lines:
     def __init__(self, lines: Any, change: Change) -> None:
         self._lines, self._change = lines, change
 
-    def readline(self, most: int) -> bytes:
-        line = self._lines.readline(most)
+    def read(self, most: int, seconds: float | None) -> bytes:
+        line: bytes = self._lines.read(most, seconds)
         return self._change(line) if line else line
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ def _changed(change: Change) -> Iterator[None]:
 
     def started(self: Runner, *arguments: Any, **named: Any) -> None:
         start(self, *arguments, **named)
-        self._process.stdout = _Lines(self._process.stdout, change)  # type: ignore[assignment]
+        self._lines = _Lines(self._lines, change)  # type: ignore[assignment]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Runner, "__init__", started)

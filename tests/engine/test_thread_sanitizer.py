@@ -8,6 +8,7 @@ Its own code is instrumented, ExecuTorch and XNNPACK are not. The first finding 
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,12 @@ def runner(native_build: Callable[[str], NativeBuild]) -> Iterator[Runner]:
     command = build.command(build.program("moe_runner"), "--attached")
     options = build.environment()["TSAN_OPTIONS"]
     with Runner(
-        Launch(["env", f"TSAN_OPTIONS={options}", *command], "this machine", lambda *_: None)
+        Launch(
+            ["env", f"TSAN_OPTIONS={options}", *command],
+            "this machine",
+            lambda _: math.inf,
+            lambda *_: None,
+        )
     ) as opened:
         yield opened
 
