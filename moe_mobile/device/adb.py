@@ -256,7 +256,7 @@ class AdbDevice(Device):
         )
 
     def _work(self, pid: int | None) -> float | None:
-        """CPU seconds of a process, infinity while it waits for the flash; None if there is none."""
+        """CPU seconds of a process, infinity while it waits for the flash, None without one."""
         if pid is None or not 0 < pid <= _MOST_PID:
             return None
         said = self.shell(f"cat /proc/{pid}/stat 2>/dev/null").stdout

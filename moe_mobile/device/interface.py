@@ -146,7 +146,7 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     def stream(self, script: str) -> subprocess.Popen[bytes]:
-        """Start a script, with pipes for its input and output. Killing the process ends it there too."""
+        """Start a script, with pipes for input and output. Killing the process ends it there."""
 
     @abc.abstractmethod
     def _start_runner(self, cpus: Sequence[int] | None) -> Runner:
