@@ -15,7 +15,7 @@ from moe_mobile.device.deploy.inventory import phone_root
 from moe_mobile.device.deploy.package import Package, Wanted
 from moe_mobile.device.deploy.plan import Copy, Plan, Send
 from moe_mobile.device.deploy.remote import MIB, Remote
-from moe_mobile.device.deploy.transfer import send_files
+from moe_mobile.device.deploy.transfer import make_receiver, send_files
 
 Digest = Callable[[str], str]
 """SHA-256 of a file on the device, given its absolute path; it makes the file durable too."""
@@ -58,7 +58,8 @@ class Attempt:
         package, plan, remote = self._package, self._plan, self._remote
         if plan.sends:
             self._tell()
-        self._make_folders()
+        receiver, making = make_receiver(remote.guard)
+        self._make_folders(making)
         # Hashing one file while the next is sent; the device's runner takes one request at a time.
         hashes: list[concurrent.futures.Future[set[str]]] = []
         with concurrent.futures.ThreadPoolExecutor(1) as hasher:
@@ -78,7 +79,7 @@ class Attempt:
                 remote.serial,
                 package.partial,
                 plan.sends,
-                guard=remote.guard,
+                receiver=receiver,
                 total=package.bytes,
                 sent=self._sent,
                 arrived=arrived,
@@ -89,7 +90,7 @@ class Attempt:
             wrong |= future.result()
         return wrong
 
-    def _make_folders(self) -> None:
+    def _make_folders(self, making: str) -> None:
         partial = self._package.partial
         files = [copy.file for copy in self._plan.copies]
         files += [send.file for send in self._plan.sends]
@@ -97,7 +98,7 @@ class Attempt:
             return
         folders = {parent(f"{partial}/{file.path}") for file in files}
         quoted = " ".join(map(shlex.quote, sorted(folders)))
-        self._remote.run(f"cd {phone_root()} && mkdir -p {quoted}", partial)
+        self._remote.run(f"cd {phone_root()} && mkdir -p {quoted} && {making}", partial)
 
     def _copy(self) -> None:
         copies, partial = self._plan.copies, self._package.partial

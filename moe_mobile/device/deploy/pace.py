@@ -1,46 +1,60 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How much of a file is sent before the device has to say that it has it."""
+"""How much is sent at once, so that little is lost with a connection, and a stall shows soon."""
 
 from __future__ import annotations
 
 import threading
 
 from moe_mobile.base import limits
-from moe_mobile.device.shell_stream import MAX_FRAME
 
-_FIRST = 256 << 10
+_FIRST = 1 << 20
 _LARGEST = 64 << 20
 # A start of a shell on a device takes some hundredths of a second.
 _PIECE_TAKES_S = 2.0
-_FASTER = 4
-# A connection that breaks loses one packet at most: the part of it that had arrived. A packet is
-# no longer than a piece, so that of a small package costs no larger share.
-_LOST_SHARE = 20
-_SMALLEST = 8 << 10
+_FASTER = 8
+_LANES = 3
+_SMALL = 100 << 20
+# Most of the time, streams of small pieces wait for their shells.
+_LANES_OF_SMALL = 6
+# What a connection that breaks may lose is a tenth of the package. Scripts take some of it: of a
+# tiny package more, and the more pieces there are.
+_LOST_SHARE = 17
+_TINY = 4 << 20
+_LOST_SHARE_OF_TINY = 40
 
 
 class Pace:
     """Lengths of pieces, for all streams of one package of ``total`` bytes. Any thread may use it.
 
     They grow with the connection's speed, so that a piece takes seconds of the minute that it may.
+
+    Attributes:
+        lanes: how many streams to use.
+        ahead: whether to send before a shell has said that it is there. One that has just started
+            loses what it was sent if the connection breaks. One that is there writes all that has
+            arrived; what is lost is the packet on its way, which is no longer than a piece. So of
+            a small package nothing is sent ahead, and its pieces are short.
     """
 
     def __init__(self, total: int) -> None:
-        small = total < _LOST_SHARE * MAX_FRAME
-        self._most = max(_SMALLEST, total // _LOST_SHARE) if small else _LARGEST
+        self.ahead = total >= _SMALL
+        self.lanes = _LANES if self.ahead else _LANES_OF_SMALL
+        share = _LOST_SHARE_OF_TINY if total < _TINY else _LOST_SHARE
+        self._most = _LARGEST if self.ahead else total // share + 1
         self._size = min(_FIRST, self._most)
         self._lock = threading.Lock()
 
     def piece(self, left: int) -> int:
         """Bytes to send next, of a file of which so many are missing."""
         with self._lock:
-            return min(left, self._size)
+            # Not a tiny piece for the end.
+            return left if left <= self._size * 5 // 4 else self._size
 
     def took(self, size: int, seconds: float) -> None:
         """A piece of that length took so long."""
         fits = int(size * min(_FASTER, _PIECE_TAKES_S / max(seconds, 1e-6)))
         with self._lock:
-            if fits > self._size or size == self._size:
+            if fits > self._size or size >= self._size:
                 least = min(limits.LEAST_PIECE, self._most)
                 self._size = max(least, min(fits, self._most))

@@ -4,7 +4,7 @@
 
 A stream is `cat` in the device's shell: unlike adb's sync service it keeps what arrived when it
 breaks, and it tells why it failed. It carries one piece of a file. What is written to a socket may
-never arrive, so a piece counts once the device says how long the file is. Three streams fill the
+never arrive, so a piece counts once the device says how long the file is. Several streams fill the
 connection better than one, because a stream waits for each packet's answer
 (docs/findings/phones.md).
 """
@@ -12,6 +12,7 @@ connection better than one, because a stream waits for each packet's answer
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import shlex
 import threading
 import time
@@ -22,12 +23,43 @@ from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.inventory import phone_root
 from moe_mobile.device.deploy.pace import Pace
 from moe_mobile.device.deploy.plan import Send
-from moe_mobile.device.deploy.told import device_error, odd, stream_error
+from moe_mobile.device.deploy.told import LAPSED, device_error, odd, stream_error
 from moe_mobile.device.script_output import number
-from moe_mobile.device.shell_stream import MAX_FRAME
+from moe_mobile.device.shell_stream import MAX_FRAME, ShellStream
 from moe_mobile.errors import CancelledError, DeviceError, IoError, MoeMobileError, read_error
 
-LANES = 3
+_OTHER_SIZE = 77
+
+# Says how long the file f is, adds what it is sent, and says it again. n: how long it should be,
+# else nothing is added. e: what is there is wrong.
+#
+# A connection that breaks hangs up on the writer, which would lose what it has in its pipe. It may
+# then still be at it when we come again: wait for its end, and see what it left. If its connection
+# died silently, the writer never ends: leave the file to it and use a copy. One that waited for us
+# has lost its lock when its turn comes, and must not touch the file.
+_RECEIVER = """trap '' HUP
+guard() {{ :
+{guard}}}
+guard
+exec 9>>"$f" || exit
+i=0
+until flock -n 9; do
+  i=$((i+1))
+  if [ $i -ge 12 ]; then
+    guard
+    cp "$f" "$f.free" && mv -f "$f.free" "$f" && exec 9>>"$f" || exit
+    i=0
+  fi
+  sleep 0.5
+done
+guard
+[ -z "$e" ] || : >"$f" || exit
+s=0
+[ ! -s "$f" ] || s=$(stat -c %s "$f") || exit
+echo $s
+[ "${{n:-$s}}" = $s ] || exit {other}
+cat >&9 && exec stat -c %s "$f"
+"""
 
 
 def send_files(
@@ -36,7 +68,7 @@ def send_files(
     folder: str,
     sends: Sequence[Send],
     *,
-    guard: str,
+    receiver: str,
     total: int,
     sent: Callable[[int], None],
     arrived: Callable[[Send], None],
@@ -44,7 +76,8 @@ def send_files(
 ) -> None:
     """Send files into a folder below the root; the folders they need must exist.
 
-    ``guard``: what a script begins with that writes there. ``total``: bytes of the package.
+    ``receiver``: the name of the script that :func:`make_receiver` made there. ``total``: bytes of
+    the package.
     ``sent`` is called with numbers of bytes, ``arrived`` with each file that the device has taken
     in, both from several threads. The first error ends all streams, and so does ``aborted``.
 
@@ -57,7 +90,8 @@ def send_files(
             raise CancelledError("stopped by the user")
         sent(size)
 
-    sender = _Sender(server, serial, folder, guard, count, Pace(total))
+    pace = Pace(total)
+    sender = _Sender(server, serial, folder, receiver, count, pace)
 
     def lane(send: Send) -> None:
         if sender.stop.is_set():
@@ -70,12 +104,23 @@ def send_files(
         if not sender.stop.is_set():
             arrived(send)
 
-    with concurrent.futures.ThreadPoolExecutor(LANES) as pool:
+    with concurrent.futures.ThreadPoolExecutor(pace.lanes) as pool:
         try:
             for future in [pool.submit(lane, send) for send in sends]:
                 future.result()
         finally:
             sender.stop.set()
+
+
+def make_receiver(guard: str) -> tuple[str, str]:
+    """The name below the root of the script that takes files in, and a script that makes it.
+
+    It lies there because it is longer than pieces of small files. Each owner of the lock has its
+    own: ``guard`` is what a script begins with that writes there.
+    """
+    name = f".to.{hashlib.sha256(guard.encode()).hexdigest()[:8]}"
+    text = _RECEIVER.format(guard=guard, other=_OTHER_SIZE)
+    return name, f"rm -f .to.* && printf %s {shlex.quote(text)} > {name}"
 
 
 class _Sender:
@@ -86,47 +131,48 @@ class _Sender:
         server: AdbServer,
         serial: str,
         folder: str,
-        guard: str,
+        receiver: str,
         sent: Callable[[int], None],
         pace: Pace,
     ) -> None:
         self._server, self._serial = server, serial
-        self._folder, self._guard = folder, guard
+        self._folder, self._receiver = folder, receiver
         self._sent, self._pace = sent, pace
         self.stop = threading.Event()
 
     def send(self, send: Send) -> None:
         """Send a file piece by piece, until the device says that it has all of it."""
-        has = self._piece(send, again=send.again)
+        _, has = self._piece(send, 0 if send.again else send.offset, again=send.again)
         if has > send.file.bytes:
-            has = self._piece(send, again=True)
+            _, has = self._piece(send, 0, again=True)
         while has != send.file.bytes and not self.stop.is_set():
-            has = self._piece(send, has=has)
+            had, now = self._piece(send, has)
+            if had != has:
+                raise self._not_kept(send, has, had)
+            has = now
 
-    def _piece(self, send: Send, *, again: bool = False, has: int | None = None) -> int:
-        """Send one piece; the bytes that the device has then.
+    def _piece(self, send: Send, expected: int, *, again: bool = False) -> tuple[int, int]:
+        """Send one piece: bytes that the device had, and that it has now.
 
-        ``again``: what it has is wrong. ``has``: bytes that it said it has; None: it was not asked.
+        ``expected``: bytes that it should have. ``again``: what it has is wrong, and goes.
         """
-        path = f"{phone_root()}/{self._folder}/{send.file.path}"
-        script = _script(shlex.quote(path), self._guard, again=again)
+        ahead = self._pace.ahead
+        script = (
+            f"f={shlex.quote(f'{self._folder}/{send.file.path}')}"
+            f"{f' n={expected}' if ahead else ''}{' e=1' if again else ''};"
+            # Only a later owner of the lock removes it.
+            f"cd {phone_root()}&&[ -f {self._receiver} ]||exit {LAPSED};. ./{self._receiver}"
+        )
         most, seconds = limits.LINE_BYTES, limits.PIECE_S
         with self._server.shell(self._serial, script, seconds=seconds, most=most) as stream:
             try:
-                said = stream.read_line()
-                if not said:
-                    raise device_error(self._serial, path, stream.stderr, stream.wait())
-                had = self._size(said)
-                if again:
-                    has = 0
-                if has is not None and had != has:
-                    raise _not_kept(f"{path} on {self._serial}", has, had)
+                had = expected if ahead else self._size(stream.read_line())
                 size = self._pace.piece(max(0, send.file.bytes - had))
                 began = time.monotonic()
                 stream.within(seconds)
                 for data in _parts(send, had, size):
                     if self.stop.is_set():
-                        return had
+                        return had, had
                     if not stream.write(data):
                         break
                     self._sent(len(data))
@@ -134,49 +180,41 @@ class _Sender:
                     stream.close_stdin()
                 code = stream.wait()
             except MoeMobileError:
+                if stream.exit_code:
+                    raise self._failed(send, stream) from None
                 raise
             except OSError as error:
                 when = "while files were sent"
                 raise stream_error(error, self._serial, seconds, when) from None
-        if code != 0:
-            raise device_error(self._serial, path, stream.stderr, code)
-        has = self._size(stream.stdout.decode(errors="replace").splitlines()[-1])
+        if code not in (0, _OTHER_SIZE):
+            raise self._failed(send, stream)
+        has = self._size(stream.stdout.decode(errors="replace").rstrip("\n").rpartition("\n")[2])
+        if code == _OTHER_SIZE:
+            return has, has
         if has != had + size:
-            raise _not_kept(f"{path} on {self._serial}", had + size, has)
+            raise self._not_kept(send, had + size, has)
         if size:
             self._pace.took(size, time.monotonic() - began)
-        return has
+        return had, has
+
+    def _path(self, send: Send) -> str:
+        return f"{phone_root()}/{self._folder}/{send.file.path}"
+
+    def _failed(self, send: Send, stream: ShellStream) -> MoeMobileError:
+        return device_error(self._serial, self._path(send), stream.stderr, stream.exit_code or 0)
+
+    def _not_kept(self, send: Send, sent: int, kept: int) -> DeviceError:
+        return DeviceError(
+            f"the device took {sent} bytes of this file and says that it has {kept}",
+            file=f"{self._path(send)} on {self._serial}",
+            remedy="Its flash may be failing: check that it keeps what you copy to it",
+        )
 
     def _size(self, line: str) -> int:
         size = number(line)
         if size is None or size < 0:
             raise odd(self._serial, "length of a file", line)
         return size
-
-
-def _not_kept(file: str, sent: int, kept: int) -> DeviceError:
-    return DeviceError(
-        f"the device took {sent} bytes of this file and says that it has {kept}",
-        file=file,
-        remedy="Its flash may be failing: check that it keeps what you copy to it",
-    )
-
-
-def _script(path: str, guard: str, *, again: bool) -> str:
-    """Says how much of a file is there, adds what it is sent, and says it again.
-
-    A connection that breaks hangs up on the writer, which would lose what it has in its pipe. It
-    may then still be at it when we come again: wait for its end, and see what it left. If its
-    connection died silently, the writer never ends: leave the file to it and use a copy. One that
-    waited for us has lost its lock when its turn comes, and must not touch the file.
-    """
-    empty = ': >"$f" && ' if again else ""
-    return (
-        f"trap '' HUP; f={path}\ng() {{ :\n{guard}}}\n"
-        'g; exec 9>>"$f" && i=0 && until flock -n 9; do i=$((i+1)); [ $i -lt 12 ] || { g; '
-        'cp "$f" "$f.free" && mv -f "$f.free" "$f" && exec 9>>"$f" && i=0; } || exit; '
-        f'sleep 0.5; done && g && {empty}stat -c %s "$f" && cat >&9 && stat -c %s "$f"'
-    )
 
 
 def _parts(send: Send, offset: int, left: int) -> Iterator[memoryview]:
