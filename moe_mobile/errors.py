@@ -155,7 +155,8 @@ class CheckpointError(MoeMobileError, ValueError, code="checkpoint", exit_code=1
 
 
 class DeviceError(MoeMobileError, ConnectionError, code="device", exit_code=12):
-    """No usable device: none is connected, not authorised, offline, or adb does not work."""
+    """No usable device: none is connected, it is not authorised, offline or silent, prints without
+    end or answers oddly, or adb does not work."""
 
 
 class KilledError(MoeMobileError, RuntimeError, code="killed", exit_code=13):

@@ -1,0 +1,290 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Phones that are silent, drip, flood or lie: a typed error, in bounded time and memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from moe_mobile.base import limits
+from moe_mobile.bench.sampler import Sampler
+from moe_mobile.device.adb import AdbDevice
+from moe_mobile.device.deploy.inventory import phone_root
+from moe_mobile.device.deploy.package import bundle_package
+from moe_mobile.device.lost import LostError
+from moe_mobile.device.select import open_device
+from moe_mobile.errors import DeviceError, MoeMobileError, RuntimeFailedError
+from tests.device.liar import STDERR, STDOUT, Deaf, Endless, Instead, Lie, Silent, liar
+from tests.phones import StartPhone, wait_until
+
+MIB = 1 << 20
+PIECES = ". ./.to."
+ENGINE = "moe_runner --attached"
+SAMPLES = "smaps_rollup"
+# Of Python's memory. Deploying reads the engine's files, 60 MB.
+MEMORY = 160 * MIB
+FLOOD = b"x" * (1 << 16)
+
+WithLies = Callable[..., AdbDevice]
+
+
+@pytest.fixture
+def lying(
+    phone: StartPhone,
+    adb_server: int,
+    tiny_bundle: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[WithLies]:
+    """A function that gives a device behind these lies. It has the engine, and limits are short."""
+    device = open_device(phone().serial)
+    assert isinstance(device, AdbDevice)
+    device.place_runtime(device._deployer.inventory())
+    with contextlib.ExitStack() as stack:
+
+        def start(*lies: Lie, **short: float) -> AdbDevice:
+            port = stack.enter_context(liar(adb_server, *lies))
+            stack.enter_context(_memory())
+            monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
+            for name, value in short.items():
+                monkeypatch.setattr(limits, name, value)
+            behind = open_device(device.serial)
+            assert isinstance(behind, AdbDevice)
+            behind.place_runtime(behind._deployer.inventory())
+            return behind
+
+        yield start
+
+
+@contextlib.contextmanager
+def _memory() -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < MEMORY
+    finally:
+        tracemalloc.stop()
+
+
+def _stored(device: AdbDevice) -> int:
+    return sum(file.bytes for file in device._deployer.inventory().files.values())
+
+
+# Sending
+
+
+def test_what_is_taken_and_never_acknowledged(lying: WithLies, tiny_bundle: pathlib.Path) -> None:
+    device = lying(Silent(PIECES), PIECE_S=2.0)
+    before = _stored(device)
+    with pytest.raises(LostError, match="no answer in 2 s while files were sent") as caught:
+        device.deploy(tiny_bundle)
+    assert (caught.value.code, caught.value.exit_code) == ("device", 12)
+    assert "continues where it stopped" in str(caught.value.remedy)
+    assert _stored(device) == before
+
+
+def test_what_is_taken_and_never_kept(lying: WithLies, tiny_bundle: pathlib.Path) -> None:
+    device = lying(Deaf(PIECES))
+    with pytest.raises(DeviceError, match=r"took \d+ bytes of this file and says that it has 0"):
+        device.deploy(tiny_bundle)
+
+
+def test_what_is_taken_before_each_break(lying: WithLies, tiny_bundle: pathlib.Path) -> None:
+    pieces = Deaf(PIECES, breaks=True)
+    device = lying(pieces)
+    with pytest.raises(LostError, match="the connection broke while files were sent"):
+        device.deploy(tiny_bundle)
+
+
+def test_what_is_only_said_to_be_kept(lying: WithLies, tiny_bundle: pathlib.Path) -> None:
+    """The phone says what the client hopes for, and has nothing."""
+
+    class Promise(Deaf):
+        def says(self, kind: int, data: bytes, tell: Any) -> None:
+            tell(kind, b"999999999\n" if kind == STDOUT else data)
+
+    device = lying(Promise(PIECES))
+    with pytest.raises(MoeMobileError) as caught:
+        device.deploy(tiny_bundle)
+    assert "says that it has 999999999" in caught.value.cause
+
+
+def test_a_script_that_fails_is_not_run_again(lying: WithLies, tiny_bundle: pathlib.Path) -> None:
+    class Count(Lie):
+        runs = 0
+
+        def heard(self, kind: int, data: bytes) -> bool:
+            self.runs += b"mkdir -p" in data
+            return True
+
+    making = Count("mkdir -p bundles")
+    device = lying(making)
+    # Where a folder should be there is a file.
+    partial = f"{phone_root()}/{bundle_package(tiny_bundle).partial}"
+    assert device.shell(f"mkdir -p {phone_root()}/bundles; touch {partial}").exit_code == 0
+    with pytest.raises(DeviceError, match="a script failed there: mkdir") as caught:
+        device.deploy(tiny_bundle)
+    assert not isinstance(caught.value, LostError)
+    assert making.runs == 1
+
+
+# Listings and scripts
+
+
+@pytest.mark.parametrize(
+    "listing", [b"what is this\n", b"1 2\n", b"9" * 5000 + b" 1 ./a\n", b"\xff\n", b"-1 -1 ./a\n"]
+)
+def test_an_odd_listing(lying: WithLies, tiny_bundle: pathlib.Path, listing: bytes) -> None:
+    device = lying(Instead("-not -path './.packed/*'", listing))
+    with pytest.raises(DeviceError, match="it gave an odd listing"):
+        device.deploy(tiny_bundle)
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [b"", b"@@@ sums x\n", b"@@@ folders\nbundles/../\n@@@ files\n1 1 bundles/../../x\n1 1 x\n",
+     b"@@@ files\n" + b"1 1 bundles/a/b\n" * 1000, b"\0" * 100_000],
+)  # fmt: skip
+def test_an_inventory_of_anything(
+    lying: WithLies, tiny_bundle: pathlib.Path, listing: bytes
+) -> None:
+    """It may be read as nothing; then there is no space either."""
+    device = lying(Instead("@@@ folders", listing))
+    there = device._deployer.inventory()
+    assert not {name for name in there.files if ".." in name}
+    assert not there.folders("bundles") & {"..", "."}
+    with pytest.raises(MoeMobileError, match="MiB are free"):
+        device.deploy(tiny_bundle)
+
+
+@pytest.mark.parametrize(("pause", "told"), [(0.0, "does not stop printing"), (0.05, "in 2 s")])
+@pytest.mark.parametrize("kind", [STDOUT, STDERR])
+def test_a_script_without_end(lying: WithLies, kind: int, pause: float, told: str) -> None:
+    endless = Endless("echo hello", kind, b"x" if pause else FLOOD, pause=pause)
+    device = lying(endless, **({"ANSWER_S": 2.0} if pause else {}))
+    with pytest.raises(DeviceError, match=told):
+        device.shell("echo hello")
+    assert endless.told < 2 * limits.OUTPUT_BYTES
+
+
+# The engine
+
+
+def _generate(device: AdbDevice, bundle: pathlib.Path) -> object:
+    folder = device.place(bundle)
+    with device.runner() as runner:
+        runner.request("open", bundle=folder, settings={"cache": "100%"})
+        answer = runner.request("generate", token_ids=[5, 6, 7], max_new_tokens=4, ignore_eos=True)
+    return answer["token_ids"]
+
+
+FIRST = b'"token"'
+
+
+def _event(**members: object) -> bytes:
+    return json.dumps({"id": 2, **members}).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("lie", "error", "told"),
+    [
+        (Silent(ENGINE, FIRST), DeviceError, r"said nothing for \d+ s and does not compute"),
+        (
+            Endless(ENGINE, STDOUT, b" ", pause=0.1, after=FIRST),
+            DeviceError,
+            r"said nothing for \d+ s and does not compute",
+        ),
+        (
+            Endless(ENGINE, STDERR, FLOOD, after=FIRST),
+            DeviceError,
+            r"said nothing for \d+ s and does not compute",
+        ),
+        (
+            Endless(
+                ENGINE,
+                STDOUT,
+                _event(event="progress", stage="prefill", done=1, total=9),
+                pause=0.01,
+                after=FIRST,
+            ),
+            DeviceError,
+            r"said nothing for \d+ s and does not compute",
+        ),
+        (Endless(ENGINE, STDOUT, FLOOD, after=FIRST), RuntimeFailedError, "a line of more than"),
+        (
+            Endless(ENGINE, STDOUT, _event(event="token", token=3), after=FIRST),
+            RuntimeFailedError,
+            "more tokens than were asked for",
+        ),
+        (
+            Endless(
+                ENGINE,
+                STDOUT,
+                _event(event="progress", stage="prefill", done=10, total=9),
+                after=FIRST,
+            ),
+            RuntimeFailedError,
+            "progress beyond its end",
+        ),
+        (
+            Endless(ENGINE, STDOUT, _event(event="news"), after=FIRST),
+            RuntimeFailedError,
+            r"more than \d+ events before one answer",
+        ),
+    ],
+    ids=["silent", "drips", "floods stderr", "no headway", "floods stdout", "tokens", "progress",
+         "events"],
+)  # fmt: skip
+def test_an_engine_that_lies(
+    lying: WithLies, tiny_bundle: pathlib.Path, lie: Lie, error: type[Exception], told: str
+) -> None:
+    device = lying(lie, SILENCE_S=1.5)
+    with pytest.raises(error, match=told) as caught:
+        _generate(device, tiny_bundle)
+    assert device.serial in str(caught.value)
+
+
+def test_an_engine_that_computes_may_be_silent(lying: WithLies, wide_bundle: pathlib.Path) -> None:
+    device = lying(SILENCE_S=0.5)
+    folder = device.place(wide_bundle)
+    with device.runner() as runner:
+        runner.request("open", bundle=folder, settings={"cache": "100%", "context": 4096})
+        (sample,) = runner.request("bench", n_prompt=0, n_gen=1000, repetitions=1, warmup=False)[
+            "samples"
+        ]
+    assert sample["gen_ns"] > 1.5e9  # long enough for the test to mean something
+
+
+def test_a_request_that_nobody_takes(lying: WithLies) -> None:
+    device = lying(Deaf(ENGINE), SILENCE_S=1.0)
+    with device.runner() as runner, pytest.raises(DeviceError, match="did not take a request"):
+        runner.request("score", token_ids=[7] * 4_000_000)
+
+
+# Samples
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (FLOOD, "a line of more than"),
+        (b"x" * 8000 + b"\n", "a sample of more than"),
+        (b"@@@ end\n" * 100, "samples in"),
+    ],
+)
+def test_samples_without_end(lying: WithLies, data: bytes, told: str) -> None:
+    endless = Endless(SAMPLES, STDOUT, data)
+    device = lying(endless)
+    sampler = Sampler(device, 1, {})
+    wait_until(lambda: not sampler._thread.is_alive())
+    sampler.stop(time.monotonic())
+    with pytest.raises(DeviceError, match=told) as caught:
+        sampler.check()
+    assert caught.value.setting == device.serial
