@@ -142,9 +142,13 @@ class _Sender:
 
     def send(self, send: Send) -> None:
         """Send a file piece by piece, until the device says that it has all of it."""
-        _, has = self._piece(send, 0 if send.again else send.offset, again=send.again)
+        again = send.again
+        had, has = self._piece(send, 0 if again else send.offset, again=again)
         if has > send.file.bytes:
-            _, has = self._piece(send, 0, again=True)
+            again = True
+            had, has = self._piece(send, 0, again=again)
+        if again and had != 0:
+            raise self._not_kept(send, 0, had)
         while has != send.file.bytes and not self.stop.is_set():
             had, now = self._piece(send, has)
             if had != has:
