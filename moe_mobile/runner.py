@@ -310,16 +310,16 @@ class Runner:
                     self._turn.wait(pause)
                 if awaited.events:
                     return awaited.events.popleft()
-                mine = not self._reading
+            # Also while something comes: it may all be for others, or no headway.
+            self._check_silence(awaited)
+            with self._turn:
+                if awaited.events or self._reading:
+                    continue
                 self._reading = True
-            if not mine:
-                self._check_silence(awaited)
-                continue
             try:
                 try:
                     event, line = self._read_event(pause)
                 except TimeoutError:
-                    self._check_silence(awaited)
                     continue
                 if event.get("event") == "start" and self._pid_there is None:
                     pid = event.get("pid")

@@ -44,6 +44,9 @@ class Lie:
         """The phone sends a frame."""
         tell(kind, data)
 
+    def ended(self) -> None:
+        """The phone's end of it is gone; the client's goes once this returns."""
+
 
 class _Stream:
     """One connection of a client."""
@@ -101,9 +104,12 @@ class _Stream:
                 break
             self._client.sendall(data)
         self._open.set()
-        while True:
-            kind, data = _frame(self._server)
-            self._lie.says(kind, data, self._tell)
+        try:
+            while True:
+                kind, data = _frame(self._server)
+                self._lie.says(kind, data, self._tell)
+        except ConnectionResetError:
+            self._lie.ended()
 
     def _tell(self, kind: int, data: bytes) -> None:
         with self._telling:
@@ -138,16 +144,21 @@ def liar(port: int, *lies: Lie) -> Iterator[int]:
 
 
 class Silent(Lie):
-    """Says nothing more after something that contains ``after``."""
+    """Says nothing more after the first line with ``after`` in it, not even that it ended."""
 
     def __init__(self, about: str, after: bytes = b"") -> None:
         super().__init__(about)
         self._after, self._over = after, not after
 
     def says(self, kind: int, data: bytes, tell: Tell) -> None:
-        if not self._over:
-            tell(kind, data)
-            self._over = self._after in data
+        if self._over:
+            return
+        found = data.find(self._after)
+        self._over = found >= 0
+        tell(kind, data[: data.find(b"\n", found) + 1] if self._over else data)
+
+    def ended(self) -> None:
+        self.stop.wait()
 
 
 class Deaf(Lie):
@@ -161,6 +172,14 @@ class Deaf(Lie):
         if self._breaks and kind == STDIN and data:
             raise ConnectionResetError
         return kind != STDIN
+
+
+class Stuck(Lie):
+    """Takes nothing that is sent."""
+
+    def heard(self, kind: int, data: bytes) -> bool:
+        self.stop.wait()
+        return False
 
 
 class Endless(Silent):

@@ -22,7 +22,8 @@ from moe_mobile.device.deploy.package import bundle_package
 from moe_mobile.device.lost import LostError
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import DeviceError, MoeMobileError, RuntimeFailedError
-from tests.device.liar import STDERR, STDOUT, Deaf, Endless, Instead, Lie, Silent, liar
+from moe_mobile.runner import Runner
+from tests.device.liar import STDERR, STDOUT, Deaf, Endless, Instead, Lie, Silent, Stuck, liar
 from tests.phones import StartPhone, wait_until
 
 MIB = 1 << 20
@@ -57,7 +58,7 @@ def lying(
                 monkeypatch.setattr(limits, name, value)
             behind = open_device(device.serial)
             assert isinstance(behind, AdbDevice)
-            behind.place_runtime(behind._deployer.inventory())
+            behind.place_runtime(device._deployer.inventory())
             return behind
 
         yield start
@@ -211,7 +212,7 @@ def _event(**members: object) -> bytes:
                 ENGINE,
                 STDOUT,
                 _event(event="progress", stage="prefill", done=1, total=9),
-                pause=0.01,
+                pause=0.05,
                 after=FIRST,
             ),
             DeviceError,
@@ -234,7 +235,7 @@ def _event(**members: object) -> bytes:
             "progress beyond its end",
         ),
         (
-            Endless(ENGINE, STDOUT, _event(event="news"), after=FIRST),
+            Endless(ENGINE, STDOUT, 100 * _event(event="news"), after=FIRST),
             RuntimeFailedError,
             r"more than \d+ events before one answer",
         ),
@@ -245,27 +246,31 @@ def _event(**members: object) -> bytes:
 def test_an_engine_that_lies(
     lying: WithLies, tiny_bundle: pathlib.Path, lie: Lie, error: type[Exception], told: str
 ) -> None:
-    device = lying(lie, SILENCE_S=1.5)
+    device = lying(lie, SILENCE_S=1.5, EVENTS=500)
     with pytest.raises(error, match=told) as caught:
         _generate(device, tiny_bundle)
     assert device.serial in str(caught.value)
 
 
 def test_an_engine_that_computes_may_be_silent(lying: WithLies, wide_bundle: pathlib.Path) -> None:
-    device = lying(SILENCE_S=0.5)
+    device = lying(SILENCE_S=3.0)
     folder = device.place(wide_bundle)
+
+    def seconds(runner: Runner, tokens: int) -> float:
+        bench: dict[str, Any] = {"n_prompt": 0, "n_gen": tokens, "repetitions": 1, "warmup": False}
+        return float(runner.request("bench", **bench)["samples"][0]["gen_ns"]) / 1e9
+
     with device.runner() as runner:
-        runner.request("open", bundle=folder, settings={"cache": "100%", "context": 4096})
-        (sample,) = runner.request("bench", n_prompt=0, n_gen=1000, repetitions=1, warmup=False)[
-            "samples"
-        ]
-    assert sample["gen_ns"] > 1.5e9  # long enough for the test to mean something
+        runner.request("open", bundle=folder, settings={"cache": "100%"})
+        tokens = 100
+        while (took := seconds(runner, tokens)) < 2.5 * limits.SILENCE_S and tokens < 16000:
+            tokens = min(16000, int(tokens * 3 * limits.SILENCE_S / took) + 1)
 
 
 def test_a_request_that_nobody_takes(lying: WithLies) -> None:
-    device = lying(Deaf(ENGINE), SILENCE_S=1.0)
+    device = lying(Stuck(ENGINE), SILENCE_S=2.0, LEAST_RATE=1e9)
     with device.runner() as runner, pytest.raises(DeviceError, match="did not take a request"):
-        runner.request("score", token_ids=[7] * 4_000_000)
+        runner.request("score", token_ids=[7] * 8_000_000)
 
 
 # Samples
