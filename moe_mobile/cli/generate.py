@@ -136,6 +136,14 @@ def command(
     One line of statistics follows on stderr.
     """
     messages = chat.read(prompt)
+    typed = messages is None and chat.is_chat
+    if typed and as_json:
+        raise UsageError(
+            "it prints one answer, and a typed conversation has several",
+            setting="--json",
+            remedy="Give a message with --prompt, or a conversation with --messages",
+        )
+    given = prompt.read() if messages is None and not typed else ""
     require_bundle(bundle)
     text = BundleText(bundle)
     values = chat.values
@@ -144,17 +152,11 @@ def command(
     if messages is not None:
         with _blaming(origin):
             ready = Prompt.of_text(text, text.encode(messages, values))
-    elif chat.is_chat:
-        if as_json:
-            raise UsageError(
-                "it prints one answer, and a typed conversation has several",
-                setting="--json",
-                remedy="Give a message with --prompt, or a conversation with --messages",
-            )
+    elif typed:
         # What is missing is told before anything is typed.
         _ = text.template, text.tokenizer
     else:
-        ready = prompt_of(bundle, prompt.read())
+        ready = prompt_of(bundle, given)
     settings = engine_settings(bundle, reading, cached).as_request()
     with opened(
         bundle, sampling, settings, show=not as_json, device=device, verbose=verbose
