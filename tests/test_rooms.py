@@ -247,5 +247,5 @@ def test_errors_name_options_of_the_command() -> None:
     assert with_options(UsageError("no", setting="limit"), tune).setting == "--quality"
     # What the engine calls its cache is the lab's capacity.
     killed = UsageError("killed", remedy="Give a smaller `cache` or `context`")
-    assert with_options(killed, quality).remedy == "Give a smaller --capacity or --context"
+    assert with_options(killed, quality).remedy == "Give a smaller --cache or --context"
     assert with_options(killed, tune).remedy == "Give a smaller --cache or --context"
