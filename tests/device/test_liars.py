@@ -261,7 +261,7 @@ def test_an_engine_that_computes_may_be_silent(lying: WithLies, wide_bundle: pat
         return float(runner.request("bench", **bench)["samples"][0]["gen_ns"]) / 1e9
 
     with device.runner() as runner:
-        runner.request("open", bundle=folder, settings={"cache": "100%"})
+        runner.request("open", bundle=folder, settings={"cache": "100%", "context": 16384})
         tokens = 100
         while (took := seconds(runner, tokens)) < 2.5 * limits.SILENCE_S and tokens < 16000:
             tokens = min(16000, int(tokens * 3 * limits.SILENCE_S / took) + 1)
@@ -270,7 +270,7 @@ def test_an_engine_that_computes_may_be_silent(lying: WithLies, wide_bundle: pat
 def test_a_request_that_nobody_takes(lying: WithLies) -> None:
     device = lying(Stuck(ENGINE), SILENCE_S=2.0, LEAST_RATE=1e9)
     with device.runner() as runner, pytest.raises(DeviceError, match="did not take a request"):
-        runner.request("score", token_ids=[7] * 8_000_000)
+        runner.request("verify", bundle="x" * (32 * MIB))
 
 
 # Samples
