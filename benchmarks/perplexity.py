@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Perplexity of bundles, scored token by token as decoding does, and that of transformers.
 
-``python -m benchmarks.perplexity`` exports the demo model in every quantization and scores its
-whole held-out text; ``--json FILE`` keeps the figures, ``--tokens N`` takes only the first ones.
+``python -m benchmarks.perplexity`` exports the demo model in every quantization, and with one part
+alone in four bits, and scores its whole held-out text; ``--json FILE`` keeps the figures,
+``--tokens N`` takes only the first ones.
 """
 
 from __future__ import annotations
@@ -24,23 +25,31 @@ from numpy.typing import NDArray
 from moe_mobile.base.progress import Progress, silent
 from moe_mobile.base.text import table
 from moe_mobile.bench.build import build, executorch_version
-from moe_mobile.bundle.quantization import QUANTS
+from moe_mobile.bundle.quantization import WHOLE_QUANTS, QuantizationSettings
+from moe_mobile.bundle.verify import inspect_bundle
 from moe_mobile.demo import checkpoint_dir, heldout_text
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.engine import Engine
 
 WINDOW = 1024
 """Tokens per window: the demo model's context. Each window starts without a past."""
+FORMATS = (
+    *map(QuantizationSettings, WHOLE_QUANTS),
+    QuantizationSettings("8da8w", dense="8da4w"),
+    QuantizationSettings("8da8w", head="8da4w"),
+)
 
 
 @dataclass(frozen=True)
 class Quality:
-    """``nll`` is the mean negative log-likelihood in nats over ``scored`` tokens."""
+    """``nll`` is the mean negative log-likelihood in nats over ``scored`` tokens; ``bytes`` those
+    of the bundle."""
 
     name: str
     nll: float
     scored: int
     hit_rate: float | None = None
+    bytes: int | None = None
 
     @property
     def perplexity(self) -> float:
@@ -73,7 +82,7 @@ def engine_quality(
     """Scores every token but the first of each window with a bundle's experts streaming."""
     total, hits, uses, scored = 0.0, 0, 0, 0
     with Engine(bundle, cache, threads=threads) as engine:
-        quant = engine.info.model.quantization.experts
+        quant = engine.info.model.quantization.name
         for index, part in enumerate(parts):
             values: NDArray[np.float32] = engine.nll(part)
             total += float(values.sum(dtype=np.float64))
@@ -82,7 +91,8 @@ def engine_quality(
             hits += totals.hits
             uses += totals.hits + totals.misses
             progress("score", index + 1, len(parts))
-    return Quality(quant, total / scored, scored, hits / uses if uses else None)
+    hit_rate = hits / uses if uses else None
+    return Quality(quant, total / scored, scored, hit_rate, inspect_bundle(bundle)["bytes"])
 
 
 def transformers_quality(checkpoint: Path, parts: Sequence[Sequence[int]]) -> Quality:
@@ -121,9 +131,9 @@ def main(tokens: int | None, cache: str, threads: int | None, json_path: Path | 
     parts = windows(heldout_tokens(tokens))
     results = [transformers_quality(checkpoint_dir(), parts)]
     with tempfile.TemporaryDirectory(prefix="moe-mobile-quality-") as folder:
-        for quant in QUANTS:
-            click.echo(f"exporting and scoring {quant}", err=True)
-            bundle = export_bundle("demo", Path(folder) / quant, quant)
+        for number, formats in enumerate(FORMATS):
+            click.echo(f"exporting and scoring {number + 1} of {len(FORMATS)}", err=True)
+            bundle = export_bundle("demo", Path(folder) / str(number), formats)
             results.append(engine_quality(bundle, parts, cache=cache, threads=threads))
     reference = results[0].perplexity
     rows = [
@@ -132,10 +142,11 @@ def main(tokens: int | None, cache: str, threads: int | None, json_path: Path | 
             f"{result.perplexity:.4f}",
             f"{100 * (result.perplexity / reference - 1):+.4f} %",
             "-" if result.hit_rate is None else f"{100 * result.hit_rate:.1f} %",
+            "-" if result.bytes is None else f"{result.bytes / 1e6:.2f}",
         ]
         for result in results
     ]
-    click.echo(table(["bundle", "perplexity", "change", "hits"], rows))
+    click.echo(table(["bundle", "perplexity", "change", "hits", "MB"], rows))
     click.echo(f"{results[0].scored} tokens in {len(parts)} windows of up to {WINDOW}")
     if json_path is not None:
         json_path.write_text(json.dumps(_record(results, cache), indent=2) + "\n")

@@ -21,6 +21,7 @@ import sys
 
 from moe_mobile.base.json_field import Json
 from moe_mobile.base.statistics import percentile
+from moe_mobile.bundle.quantization import DEFAULT_QUANT
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.device.local import LocalDevice
 from moe_mobile.errors import MoeMobileError
@@ -49,17 +50,17 @@ def prepare_inputs(
     source = RandomWeights(PRESET, layers=LAYERS)
     model = open_model(source)
     weights = model.fingerprint()[:8]
-    bundle = folder / f"qwen1.5-moe-4-layers-{weights}"
-    program = folder / f"single-program-{weights}.pte"
+    bundle = folder / f"qwen1.5-moe-4-layers-{DEFAULT_QUANT}-{weights}"
+    program = folder / f"single-program-{DEFAULT_QUANT}-{weights}.pte"
     if not bundle.exists():
-        export_bundle(source, bundle, progress=progress)
+        export_bundle(source, bundle, DEFAULT_QUANT, progress=progress)
     if not program.exists():
         from benchmarks.single_program import write_single_program
         from moe_mobile.export.options import resolve_options
         from moe_mobile.export.plan import make_plan
         from moe_mobile.export.programs import AttentionLayerShape
 
-        plan = make_plan(model.architecture, resolve_options())
+        plan = make_plan(model.architecture, resolve_options(DEFAULT_QUANT))
         print("lowering the single program (about a minute)", file=sys.stderr)
         top_k = model.architecture.moe.top_k
         layer = plan.layers[0]

@@ -86,7 +86,7 @@ def bundle_facts(bundle: pathlib.Path) -> BundleFacts:
     model, memory = facts["model"], facts["memory"]
     return BundleFacts(
         path=bundle,
-        model_type=f"{model['name']} {facts['quantization']['experts']}",
+        model_type=f"{model['name']} {facts['quantization']['name']}",
         model_size=(memory["dense_bytes"] + memory["embedding_bytes"] + memory["experts_bytes"]),
         num_parameters=model["num_parameters"],
         max_batch=facts["max_batch"],

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_mobile.base.router import RouterSpec
+from moe_mobile.bundle.quantization import quantization_name
 from moe_mobile.model.architecture import Rope as Rope
 
 FORMAT = "moe-mobile-bundle"
@@ -72,6 +73,11 @@ class Quantization:
     head: str
     embedding: str
     group_size: int
+
+    @property
+    def name(self) -> str:
+        """Of experts, dense programs and head in one word, such as ``8da4w+8da8w``."""
+        return quantization_name(self.experts, self.dense, self.head)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The quantizations that a bundle's programs and its embedding can have, by name."""
+"""The quantizations that a bundle's parts can have, and the name of all of them together."""
 
 from __future__ import annotations
 
@@ -17,10 +17,25 @@ class Quant(StrEnum):
 
 
 QUANTS = tuple(quant.value for quant in Quant)
+"""What one part can be stored in."""
+DEFAULT_QUANT = f"{Quant.INT4}+{Quant.INT8}"
+"""Experts in four bits, dense programs and head in eight: these are few bytes that every token
+uses, and most of the quality that four bits cost (docs/findings/quality.md)."""
+WHOLE_QUANTS = (*QUANTS, DEFAULT_QUANT)
+"""What an export takes as the quantization of the whole model."""
 EMBEDDINGS = ("fp32", "int8")
 KV_DTYPES = ("float16", "float32")
 GROUP_SIZES = (32, 64, 128, 256)
 """Columns that share a scale in ``8da4w``."""
+
+
+def quantization_name(experts: str, dense: str, head: str) -> str:
+    """What the quantization of a model's parts is called in one word: ``8da4w`` if it is that of
+    all three, ``8da4w+8da8w`` for experts and the rest, ``8da4w+8da8w+fp32`` for experts, dense
+    programs and head."""
+    if dense != head:
+        return f"{experts}+{dense}+{head}"
+    return experts if experts == dense else f"{experts}+{dense}"
 
 
 def embedding_row_bytes(dtype: str, hidden: int) -> int:
@@ -35,10 +50,11 @@ class QuantizationSettings:
 
     Attributes:
         quant: ``fp32``, ``8da8w`` (int8 per channel) or ``8da4w`` (int4 in groups), activations
-            int8 per token: of the experts, and of ``dense`` and ``head`` if they are None.
+            int8 per token: of the experts, and of ``dense`` and ``head`` if they are None. Or
+            ``8da4w+8da8w``, the default: the experts in ``8da4w``, the others in ``8da8w``.
         also_quant: a second precision of the experts in the same bundle: engines choose by the
             setting ``precision``.
-        dense: as ``quant``, for attention, dense and shared MLPs.
+        dense: one of the first three, for attention, dense and shared MLPs.
         head: the same for the output head.
         embedding: ``fp32`` or ``int8``; None: ``int8`` unless ``quant`` is ``fp32``.
         group_size: columns per scale in ``8da4w``: 32, 64, 128 or 256.
@@ -46,10 +62,16 @@ class QuantizationSettings:
             ``fp32``. Few models have keys or values beyond 65504, which float16 cannot hold.
     """
 
-    quant: str = Quant.INT4.value
+    quant: str = DEFAULT_QUANT
     also_quant: str | None = None
     dense: str | None = None
     head: str | None = None
     embedding: str | None = None
     group_size: int = 32
     kv_dtype: str | None = None
+
+    @property
+    def experts_and_dense(self) -> tuple[str, str]:
+        """The formats that ``quant`` names: of the experts, and of everything else."""
+        experts, _, rest = self.quant.partition("+")
+        return experts, rest or experts

@@ -123,7 +123,7 @@ def inspect_bundle(
         "windows": sorted({mixer.window for mixer in attention}),
         "convolutions": len(manifest.layers) - len(attention),
         "kv_bytes_per_token": sum(_kv_bytes(mixer, manifest.attention) for mixer in attention),
-        "quantization": asdict(manifest.quantization),
+        "quantization": {"name": manifest.quantization.name, **asdict(manifest.quantization)},
         "expert_precisions": manifest.precisions,
         "delegate": {
             **asdict(manifest.delegate),

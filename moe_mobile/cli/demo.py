@@ -18,6 +18,7 @@ from moe_mobile.base.text import percent, size, table
 from moe_mobile.bench.driver import bundle_facts
 from moe_mobile.bench.measure import run_test
 from moe_mobile.bench.row import BenchTest, Row
+from moe_mobile.bundle.quantization import DEFAULT_QUANT
 from moe_mobile.cli.answering import Sampling, opened, statistics_line
 from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.describe import summary
@@ -68,15 +69,15 @@ def command(folder: pathlib.Path, quick: bool, as_json: bool) -> None:
     Every number printed is measured by this run.
     """
     show = not as_json
-    answer: dict[str, Any] = {"trained": trained(folder / "trained-8da4w", show)}
+    answer: dict[str, Any] = {"trained": trained(folder / "trained", show)}
     if not quick:
         from moe_mobile.export import RandomWeights
 
         source = RandomWeights(_PRESET, layers=_LAYERS, vocab_size=_VOCABULARY)
         _title(f"4. Experts of real size: {_LAYERS} layer of {_PRESET}'s dimensions", show)
-        answer["real_size"] = real_size(source, folder / "real-size-8da4w", show)
+        answer["real_size"] = real_size(source, folder / "real-size", show)
         _title("5. The trained model on a virtual phone, through adb, and a report", show)
-        answer["phone"] = on_a_phone(folder / "trained-8da4w", folder, show)
+        answer["phone"] = on_a_phone(folder / "trained", folder, show)
     if as_json:
         echo_json(answer)
 
@@ -85,7 +86,7 @@ def trained(bundle: pathlib.Path, show: bool) -> dict[str, Any]:
     """Export, prepare and run the trained model; what `generate --json` prints."""
     from moe_mobile.demo import heldout_text
 
-    _title("1. Export a trained model: one ExecuTorch program per expert, 4-bit weights", show)
+    _title("1. Export a trained model: one ExecuTorch program per expert, experts in 4 bits", show)
     facts = _export("demo", bundle, show)
     if show:
         click.echo(summary(facts))
@@ -231,14 +232,15 @@ def _export(source: SourceLike, bundle: pathlib.Path, show: bool) -> dict[str, A
             return facts
     began = time.monotonic()
     with ProgressBar() as progress:
-        export_bundle(source, bundle, "8da4w", overwrite=True, progress=progress)
+        export_bundle(source, bundle, DEFAULT_QUANT, overwrite=True, progress=progress)
     if show:
         click.echo(f"exported in {time.monotonic() - began:.0f} s")
     return inspect_bundle(bundle)
 
 
 def _is_current(source: SourceLike, bundle: pathlib.Path, facts: dict[str, Any]) -> bool:
-    """Whether this version made the bundle, of the source as it is now."""
+    """Whether this version made the bundle, of the source as it is now, in the default
+    quantization."""
     from moe_mobile import __version__
     from moe_mobile.demo import checkpoint_dir
     from moe_mobile.model.source import open_model
@@ -248,6 +250,7 @@ def _is_current(source: SourceLike, bundle: pathlib.Path, facts: dict[str, Any])
     return bool(
         provenance.get("source") == open_model(source).label
         and provenance.get("moe_mobile") == __version__
+        and facts["quantization"]["name"] == DEFAULT_QUANT
         and facts["delegate"]["executorch"] == executorch_version()
         and (source != "demo" or (bundle / "bundle.json").stat().st_mtime > newest)
     )

@@ -75,7 +75,8 @@ def summary(facts: Json) -> str:
         ),
         (
             "quantization",
-            f"experts {' and '.join(facts['expert_precisions'])}, dense {quantization['dense']}, "
+            f"{quantization['name']}: experts {' and '.join(facts['expert_precisions'])}, "
+            f"dense {quantization['dense']}, "
             f"head {quantization['head']}, embedding {quantization['embedding']}"
             + (f", groups of {group}" if group else ""),
         ),

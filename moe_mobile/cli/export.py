@@ -14,10 +14,12 @@ import click
 from moe_mobile.base.terminal import without_controls
 from moe_mobile.base.text import size
 from moe_mobile.bundle.quantization import (
+    DEFAULT_QUANT,
     EMBEDDINGS,
     GROUP_SIZES,
     KV_DTYPES,
     QUANTS,
+    WHOLE_QUANTS,
     QuantizationSettings,
 )
 from moe_mobile.bundle.unfinished import finished_files
@@ -84,9 +86,10 @@ class _Quantization(QuantizationSettings):
 
     quant: str = option(
         "--quant",
-        type=Choice(QUANTS),
-        default="8da4w",
-        help="Quantization of the experts, and the default of --dense and --head.",
+        type=Choice(WHOLE_QUANTS),
+        default=DEFAULT_QUANT,
+        help="Quantization of the whole model, or of experts+everything else; docs/cli.md helps to "
+        "choose.",
     )
     also_quant: str | None = option(
         "--also-quant",
@@ -96,10 +99,12 @@ class _Quantization(QuantizationSettings):
     dense: str | None = option(
         "--dense",
         type=Choice(QUANTS),
-        help="Quantization of attention, dense and shared MLPs.",
+        help="Quantization of attention, dense and shared MLPs.  [default: as --quant says]",
     )
     head: str | None = option(
-        "--head", type=Choice(QUANTS), help="Quantization of the output head."
+        "--head",
+        type=Choice(QUANTS),
+        help="Quantization of the output head.  [default: as --quant says]",
     )
     embedding: str | None = option(
         "--embedding",
@@ -122,7 +127,7 @@ class _Quantization(QuantizationSettings):
 
 @cli_command(
     "moe-mobile export ./OLMoE-1B-7B-0924 olmoe",
-    "moe-mobile export allenai/OLMoE-1B-7B-0924 olmoe --quant 8da4w --head 8da8w",
+    "moe-mobile export allenai/OLMoE-1B-7B-0924 olmoe --quant 8da4w     # smallest",
     "moe-mobile export demo demo-fp32 --quant fp32",
     "moe-mobile export demo demo-two --quant 8da8w --also-quant 8da4w",
     "moe-mobile export --random-weights Qwen1.5-MoE-A2.7B --layers 4 qwen-random",

@@ -21,7 +21,12 @@ from moe_mobile.base.json_field import JsonField
 from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bundle import manifest as m
-from moe_mobile.bundle.quantization import Quant, QuantizationSettings, embedding_row_bytes
+from moe_mobile.bundle.quantization import (
+    DEFAULT_QUANT,
+    Quant,
+    QuantizationSettings,
+    embedding_row_bytes,
+)
 from moe_mobile.bundle.writer import to_bytes
 from moe_mobile.errors import BundleInvalidError, CancelledError, UnsupportedError, UsageError
 from moe_mobile.export import lowering
@@ -41,7 +46,7 @@ from moe_mobile.model.source import OpenModel, SourceLike, open_model
 def export_bundle(
     source: SourceLike,
     out: str | os.PathLike[str],
-    quant: str | QuantizationSettings = Quant.INT4.value,
+    quant: str | QuantizationSettings = DEFAULT_QUANT,
     *,
     max_batch: int | None = None,
     dense_delegate: str = m.XNNPACK,
@@ -62,8 +67,8 @@ def export_bundle(
         source: a folder with a Hugging Face checkpoint, a Hugging Face model id, ``"demo"``, or
             :class:`~moe_mobile.model.presets.RandomWeights`.
         out: the bundle's folder.
-        quant: how weights are stored; a text such as ``"8da8w"`` is the experts' format, and that
-            of everything else but the embedding.
+        quant: how weights are stored; a text such as ``"8da8w"`` is the format of everything but
+            the embedding, ``"8da4w+8da8w"`` (the default) that of the experts and of the others.
         max_batch: largest number of rows per call of a program, by default 256.
         dense_delegate: what runs the layers' dense programs and the head: ``xnnpack``, or
             ``portable`` for ExecuTorch's own kernels, which take fp32 only and are much slower.

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from moe_mobile.bundle.manifest import DELEGATES, PORTABLE, XNNPACK
 from moe_mobile.bundle.quantization import (
+    DEFAULT_QUANT,
     EMBEDDINGS,
     GROUP_SIZES,
     KV_DTYPES,
     QUANTS,
+    WHOLE_QUANTS,
     Quant,
     QuantizationSettings,
 )
@@ -49,7 +51,7 @@ class Options:
 
 
 def resolve_options(
-    quant: str | QuantizationSettings = Quant.INT4.value,
+    quant: str | QuantizationSettings = DEFAULT_QUANT,
     *,
     max_batch: int | None = None,
     dense_delegate: str = XNNPACK,
@@ -62,13 +64,14 @@ def resolve_options(
         UnsupportedError: quantized programs for ExecuTorch's own kernels.
     """
     given = quant if isinstance(quant, QuantizationSettings) else QuantizationSettings(quant)
-    quant, also_quant, group_size = given.quant, given.also_quant, given.group_size
-    dense, head = given.dense or quant, given.head or quant
-    embedding = given.embedding or ("fp32" if quant == Quant.FP32.value else "int8")
+    experts, rest = given.experts_and_dense
+    also_quant, group_size = given.also_quant, given.group_size
+    dense, head = given.dense or rest, given.head or rest
+    embedding = given.embedding or ("fp32" if experts == Quant.FP32.value else "int8")
     kv_dtype = given.kv_dtype or ("float32" if dense == Quant.FP32.value else "float16")
     for name, value, known in (
-        ("quant", quant, QUANTS),
-        ("also_quant", quant if also_quant is None else also_quant, QUANTS),
+        ("quant", given.quant, WHOLE_QUANTS),
+        ("also_quant", experts if also_quant is None else also_quant, QUANTS),
         ("dense", dense, QUANTS),
         ("head", head, QUANTS),
         ("embedding", embedding, EMBEDDINGS),
@@ -85,14 +88,14 @@ def resolve_options(
             setting="group_size",
             remedy=f"Use one of {', '.join(map(str, GROUP_SIZES))}",
         )
-    if also_quant == quant:
+    if also_quant == experts:
         raise UsageError(
-            f"the experts are in {quant} already",
+            f"the experts are in {experts} already",
             setting="also_quant",
             remedy="Name another precision, or leave it out",
         )
     for name, value, delegate in (
-        ("quant", quant, expert_delegate),
+        ("quant", experts, expert_delegate),
         ("also_quant", also_quant or Quant.FP32.value, expert_delegate),
         ("dense", dense, dense_delegate),
         ("head", head, dense_delegate),
@@ -109,9 +112,9 @@ def resolve_options(
             f"invalid value {max_batch!r}", setting="max_batch", remedy="Use 1 to 4096"
         )
     variants = () if also_quant is None else (also_quant,)
-    grouped = Quant.INT4.value in (quant, dense, head, *variants)
+    grouped = Quant.INT4.value in (experts, dense, head, *variants)
     return Options(
-        experts=quant,
+        experts=experts,
         variants=variants,
         dense=dense,
         head=head,

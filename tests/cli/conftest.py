@@ -45,7 +45,7 @@ def exported(
 ) -> tuple[pathlib.Path, str]:
     """A bundle made by `moe-mobile export`, and what that printed. Not to be written to."""
     out = tmp_path_factory.mktemp("exported") / "bundle"
-    return out, ok("export", checkpoint, out, "--max-batch", 16, "--head", "8da8w")
+    return out, ok("export", checkpoint, out, "--max-batch", 16)
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ def chat_bundle(checkpoint: pathlib.Path, tmp_path_factory: pytest.TempPathFacto
     shutil.copytree(checkpoint, folder / "tiny")
     config = {"chat_template": TEMPLATE, "eos_token": "<end>"}
     (folder / "tiny" / "tokenizer_config.json").write_text(json.dumps(config))
-    ok("export", folder / "tiny", folder / "bundle", "--max-batch", 16, "--head", "8da8w")
+    ok("export", folder / "tiny", folder / "bundle", "--max-batch", 16)
     ok("prepare", folder / "bundle")
     return folder / "bundle"
 
@@ -150,7 +150,7 @@ def test_the_tokens_of_generation_config_end_an_answer(
     for name, content in files.items():
         (tmp_path / "tiny" / name).write_text(content)
     bundle = tmp_path / "bundle"
-    ok("export", tmp_path / "tiny", bundle, "--max-batch", 16, "--head", "8da8w")
+    ok("export", tmp_path / "tiny", bundle, "--max-batch", 16)
     answer = ok_json("generate", bundle, "--chat", "-p", "Hi", "-n", 8)
     assert (answer["token_ids"], answer["stop"]) == (whole[:length], "eos")
 

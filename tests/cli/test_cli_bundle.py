@@ -33,9 +33,31 @@ def test_export_reports_its_result(exported: tuple[pathlib.Path, str]) -> None:
     lines = dict(line.split(maxsplit=1) for line in text.splitlines())
     assert lines["bundle"] == str(bundle)
     assert "16 experts and 3 dense" in lines["programs"]
-    assert "experts 8da4w, dense 8da4w, head 8da8w, embedding int8, groups of 32" in text
+    formats = "experts 8da4w, dense 8da8w, head 8da8w, embedding int8, groups of 32"
+    assert lines["quantization"] == f"8da4w+8da8w: {formats}"
     assert lines["memory"].startswith("at least ")
     assert re.match(r"prepare +about [\d.]+ KiB more", lines["to"])
+
+
+def test_help_of_export_names_the_default() -> None:
+    text = " ".join(ok("export", "--help").split())
+    assert "--quant [fp32|8da8w|8da4w|8da4w+8da8w]" in text
+    assert "[default: 8da4w+8da8w]" in text
+    assert "--dense [fp32|8da8w|8da4w] " in text
+
+
+def test_the_default_has_its_name_wherever_a_bundle_has_one(
+    exported: tuple[pathlib.Path, str],
+) -> None:
+    bundle = exported[0]
+    stated = json.loads((bundle / "bundle.json").read_text())["quantization"]
+    assert stated == {
+        "experts": "8da4w", "dense": "8da8w", "head": "8da8w", "embedding": "int8", "group_size": 32
+    }  # fmt: skip
+    facts = ok_json("inspect", bundle)
+    assert facts["quantization"] == {"name": "8da4w+8da8w", **stated}
+    (row,) = ok_json("bench", bundle, "-p", 0, "-n", 2, "-r", 1)
+    assert row["model_type"] == f"{facts['model']['name']} 8da4w+8da8w"
 
 
 def test_export_refuses_to_replace_a_bundle(

@@ -143,7 +143,9 @@ def test_a_group_size_that_does_not_fit(
 ) -> None:
     with pytest.raises(UnsupportedError, match=layer) as caught:
         export_bundle(
-            checkpoint("mixtral"), tmp_path / "out", QuantizationSettings(group_size=group_size)
+            checkpoint("mixtral"),
+            tmp_path / "out",
+            QuantizationSettings("8da4w", group_size=group_size),
         )
     assert "`group_size`" in (caught.value.remedy or "")
     assert not list(tmp_path.iterdir())
@@ -153,7 +155,7 @@ def test_a_group_size_that_does_not_fit(
     ("formats", "delegate", "cause"),
     [
         ({}, "expert_delegate", "quant: 8da4w programs"),
-        ({}, "dense_delegate", "dense: 8da4w programs"),
+        ({}, "dense_delegate", "dense: 8da8w programs"),
         ({"dense": "fp32", "head": "8da8w"}, "dense_delegate", "head: 8da8w programs"),
     ],
     ids=str,
@@ -173,6 +175,8 @@ def test_portable_programs_are_not_quantized(
     ("options", "cause"),
     [
         ({"quant": "int4"}, "^quant: invalid value 'int4'"),
+        ({"quant": "8da8w+8da4w"}, "^quant: .*Use one of fp32, 8da8w, 8da4w, 8da4w.8da8w$"),
+        ({"quant": QuantizationSettings(dense="8da4w+8da8w")}, "^dense: invalid value"),
         ({"quant": QuantizationSettings(dense="q4")}, "^dense: invalid value 'q4'"),
         ({"quant": QuantizationSettings(head="")}, None),
         ({"quant": QuantizationSettings(embedding="8da4w")}, "^embedding: invalid value '8da4w'"),

@@ -18,11 +18,11 @@ SCRIPT = Path(__file__).resolve().parents[2] / "export_scripts" / "export.py"
 
 # Mostly of programs that other tests have lowered already.
 OPTIONS: dict[str, tuple[list[str], tuple[str, str]]] = {
-    "mixtral": (["--experts", "fp32"], ("fp32", "fp32")),
-    "qwen2_moe": (["--experts", "8da4w", "--dense", "fp32"], ("8da4w", "fp32")),
-    "qwen3_moe": (["--experts", "fp32", "--group-size", "64"], ("fp32", "fp32")),
-    "olmoe": (["--experts", "fp32", "--max-batch", "64"], ("fp32", "fp32")),
-    "lfm2_moe": (["--experts", "fp32"], ("fp32", "fp32")),
+    "mixtral": (["--quant", "fp32"], ("fp32", "fp32")),
+    "qwen2_moe": (["--quant", "8da4w", "--dense", "fp32"], ("8da4w", "fp32")),
+    "qwen3_moe": (["--quant", "fp32", "--group-size", "64"], ("fp32", "fp32")),
+    "olmoe": (["--quant", "fp32", "--max-batch", "64"], ("fp32", "fp32")),
+    "lfm2_moe": (["--quant", "fp32"], ("fp32", "fp32")),
 }
 
 
