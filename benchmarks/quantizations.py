@@ -4,9 +4,10 @@
 
 Bytes are computed of each preset's configuration, all layers, without making a model. Speed is
 measured on some layers with random weights and the whole vocabulary. The time of a token of the
-whole model is that of its layers, times as many as the model has, and that of the head. Both
-quantizations take turns in one run (first, second, second, first), so compare the ratios: a shared
-machine's speed drifts.
+whole model is that of its layers, times as many as the model has, and that of the head. All
+decodes have the same tokens, and of each token the fastest time counts, since other work only makes
+it slower. Both quantizations take turns in one run (first, second, second, first), so compare the
+ratios: a shared machine's speed drifts.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def make_bundle(folder: pathlib.Path, shape: str, layers: int, quant: str) -> pa
 
 
 def decode(bundle: pathlib.Path, settings: Json) -> Json:
-    """Decodes random tokens in a fresh process; milliseconds per token."""
+    """Decodes random tokens in a fresh process; milliseconds of each token."""
     with Runner() as runner:
         info = runner.request(
             "open", bundle=str(bundle), settings={"context": 2 * NEW_TOKENS, **settings}
@@ -115,11 +116,9 @@ def decode(bundle: pathlib.Path, settings: Json) -> Json:
     (sample,) = answer["samples"]
     steps = [step for step in sample["tokens"] if step["phase"] == "decode"]
     uses = sum(step["hits"] + step["misses"] for step in steps)
-    head = sum(step["head_ns"] for step in steps) / 1e6 / len(steps)
-    total = sum(step["total_ns"] for step in steps) / 1e6 / len(steps)
     return {
-        "layers_ms": total - head,
-        "head_ms": head,
+        "layers_ms": [(step["total_ns"] - step["head_ns"]) / 1e6 for step in steps],
+        "head_ms": [step["head_ns"] / 1e6 for step in steps],
         "hit_rate": sum(step["hits"] for step in steps) / uses,
         "threads": info["settings"]["threads"],
         "direct_io": info["direct_io"],
@@ -137,17 +136,31 @@ def measure(
     for _ in range(rounds):
         for quant in (first, second, second, first):
             found[quant].append(decode(bundles[quant], settings))
-    times = {
-        quant: [one["layers_ms"] * whole / layers + one["head_ms"] for one in decodes]
-        for quant, decodes in found.items()
-    }
-    ratios = [slow / fast for fast, slow in zip(times[first], times[second], strict=True)]
-    return {
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-        "token_ms": {quant: statistics.median(one) for quant, one in times.items()},
-        "decodes": found,
-    }
+    return {**summarize(found, whole / layers), "decodes": found}
+
+
+def summarize(found: dict[str, list[Json]], scale: float) -> Json:
+    """The times and their ratio, and the ratios with each round left out as its spread.
+
+    ``scale``: layers of the model by layers that were measured.
+    """
+    first, second = COMPARED
+    times = {quant: token_ms(decodes, scale) for quant, decodes in found.items()}
+    spread = []
+    for at in range(0, len(found[first]), 2):
+        others = {quant: decodes[:at] + decodes[at + 2 :] for quant, decodes in found.items()}
+        slow, fast = (token_ms(others[quant], scale) for quant in (second, first))
+        spread.append(slow / fast)
+    return {"ratio": times[second] / times[first], "ratios": spread, "token_ms": times}
+
+
+def token_ms(decodes: list[Json], scale: float) -> float:
+    """Of a token of the whole model: the mean over tokens of each one's fastest decode."""
+
+    def fastest(part: str) -> float:
+        return statistics.mean(map(min, zip(*(one[part] for one in decodes), strict=True)))
+
+    return fastest("layers_ms") * scale + fastest("head_ms")
 
 
 def main() -> int:
@@ -159,7 +172,7 @@ def main() -> int:
     )
     parser.add_argument("--dir", type=pathlib.Path, default=pathlib.Path("build/quantizations"))
     parser.add_argument("--layers", type=int, default=2, help="of each shape whose speed is taken")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="at least 2")
     parser.add_argument("--shapes", default=",".join(SHAPES), help="whose speed is taken")
     parser.add_argument("--json", type=pathlib.Path, help="write all measurements to this file")
     arguments = parser.parse_args()

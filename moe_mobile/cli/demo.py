@@ -87,7 +87,7 @@ def trained(bundle: pathlib.Path, show: bool) -> dict[str, Any]:
     from moe_mobile.demo import heldout_text
 
     _title("1. Export a trained model: one ExecuTorch program per expert, experts in 4 bits", show)
-    facts = _export("demo", bundle, show)
+    facts = exported_for_the_demo("demo", bundle, show)
     if show:
         click.echo(summary(facts))
 
@@ -108,7 +108,7 @@ def trained(bundle: pathlib.Path, show: bool) -> dict[str, Any]:
 
 def real_size(source: SourceLike, bundle: pathlib.Path, show: bool) -> dict[str, Any]:
     """Export `source`, and measure misses and decoding with and without slots."""
-    facts = _export(source, bundle, show)
+    facts = exported_for_the_demo(source, bundle, show)
     if show:
         experts = facts["moe"]["layers"] * facts["moe"]["num_experts"]
         expert = size(facts["memory"]["expert_bytes"])
@@ -216,7 +216,7 @@ def _comparison(misses: dict[str, Any], rows: list[Row]) -> str:
     )
 
 
-def _export(source: SourceLike, bundle: pathlib.Path, show: bool) -> dict[str, Any]:
+def exported_for_the_demo(source: SourceLike, bundle: pathlib.Path, show: bool) -> dict[str, Any]:
     """The bundle's facts; it is exported unless it is there and was made of this source."""
     from moe_mobile.bundle import inspect_bundle
     from moe_mobile.export import export_bundle

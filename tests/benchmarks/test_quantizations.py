@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from benchmarks.quantizations import COMPARED, model_size
+from benchmarks.quantizations import COMPARED, model_size, summarize
 from moe_mobile.bundle import read_manifest
 from tests.bundles import DemoMaker
 
@@ -30,3 +30,18 @@ def test_sizes_of_a_model_are_those_of_its_bundle(demo_bundle: DemoMaker) -> Non
     assert abs(by_files / by_weights - 1) < 0.02
     assert found[first].experts_bytes == found[second].experts_bytes
     assert computed[first].token - computed[second].token == by_weights
+
+
+def test_times_of_a_whole_model_and_their_ratio() -> None:
+    first, second = COMPARED
+
+    def decodes(*layers: float) -> list[dict[str, list[float]]]:
+        return [{"layers_ms": [ms, 2 * ms], "head_ms": [1.0, 3.0]} for ms in layers]
+
+    # The fastest decode of each token counts: 4 and 8 ms, and 2 and 4 ms, of half of the layers.
+    found = {first: decodes(4, 5, 7, 9), second: decodes(9, 3, 2, 9)}
+    answer = summarize(found, 2)
+    assert answer["token_ms"] == {first: 14, second: 8}
+    assert answer["ratio"] == 8 / 14
+    # Without the first round, which had the first's best, and without the second.
+    assert answer["ratios"] == [8 / 23, 11 / 14]

@@ -17,7 +17,8 @@ from collections.abc import Callable
 import pytest
 
 from moe_mobile import Engine
-from moe_mobile.cli.demo import real_size
+from moe_mobile.bundle import inspect_bundle
+from moe_mobile.cli.demo import exported_for_the_demo, real_size
 from tests.cli.conftest import byte_tokenizer
 from tests.cli.program import COMMAND, INTERRUPTIBLE, failed, ok, ok_json, run_cli
 
@@ -334,6 +335,15 @@ def test_the_comparison_of_the_demo(
         assert f"{row['avg_ts']:.1f} ± {row['stddev_ts']:.1f}" in shown
     # Loading a program is what slots leave out.
     assert answer["misses"]["programs"]["rest_ms"] > answer["misses"]["slots"]["rest_ms"]
+
+
+def test_the_demo_replaces_a_bundle_of_another_quantization(
+    checkpoint: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    ok("export", checkpoint, tmp_path / "bundle", "--quant", "fp32", "--max-batch", 16)
+    facts = exported_for_the_demo(checkpoint, tmp_path / "bundle", show=False)
+    assert facts["quantization"]["name"] == "8da4w+8da8w"
+    assert inspect_bundle(tmp_path / "bundle") == facts
 
 
 @pytest.mark.slow

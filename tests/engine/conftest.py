@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from moe_mobile.bundle.quantization import DEFAULT_QUANT
 from moe_mobile.demo import checkpoint_dir
 from moe_mobile.export import RandomWeights, export_bundle
 from tests.bundles import DemoMaker, OnceMaker
@@ -27,7 +28,7 @@ def tiny_models(one_thread: None, lowered_once: None) -> None:
 
 @pytest.fixture(scope="session")
 def demo(demo_bundle: DemoMaker) -> Path:
-    return demo_bundle("8da4w")
+    return demo_bundle(DEFAULT_QUANT)
 
 
 @pytest.fixture(scope="session")

@@ -16,13 +16,14 @@ from benchmarks.perplexity import (
     transformers_quality,
     windows,
 )
-from moe_mobile.bundle.quantization import QUANTS
+from moe_mobile.bundle.quantization import DEFAULT_QUANT, WHOLE_QUANTS
 from moe_mobile.demo import checkpoint_dir
 from tests.bundles import DemoMaker
 
-# Relative to transformers. fp32: what is promised; measured below 1e-6. The others measured on
-# the whole text are in docs/findings/quality.md; a broken quantization costs far more than this.
-LIMITS = {"fp32": 0.001, "8da8w": 0.02, "8da4w": 0.15}
+# Relative to transformers. fp32: what is promised; measured below 1e-6. The others are about twice
+# what was measured of the excerpt (-0.05 %, +3.5 %, +0.74 %) and of the whole text
+# (docs/findings/quality.md).
+LIMITS = {"fp32": 0.001, "8da8w": 0.002, "8da4w": 0.07, DEFAULT_QUANT: 0.015}
 
 
 def check(demo_bundle: DemoMaker, parts: Sequence[Sequence[int]]) -> dict[str, Quality]:
@@ -30,12 +31,15 @@ def check(demo_bundle: DemoMaker, parts: Sequence[Sequence[int]]) -> dict[str, Q
     # A trained model: guessing would give the size of the vocabulary.
     assert expected.perplexity < 200
     found = {}
-    for quant in QUANTS:
+    for quant in WHOLE_QUANTS:
         found[quant] = engine_quality(demo_bundle(quant), parts, threads=1)
         change = found[quant].perplexity / expected.perplexity - 1
         print(f"{quant}: {found[quant].perplexity:.4f} ({100 * change:+.4f} %)")
         assert found[quant].scored == expected.scored
         assert abs(change) < LIMITS[quant]
+    # What the default is for: it keeps most of what four bits everywhere lose.
+    lost = {quant: one.perplexity - expected.perplexity for quant, one in found.items()}
+    assert lost[DEFAULT_QUANT] < lost["8da4w"] / 3
     return found
 
 
