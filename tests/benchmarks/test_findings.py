@@ -75,6 +75,22 @@ def test_the_tables_of_quality(page: str) -> None:
     assert seen >= 10
 
 
+def test_the_figures_in_the_default_quantization() -> None:
+    exact, lossy = lines("routing-quality-default.jsonl")
+    assert (exact["routing"], lossy["routing"]) == ("exact", "cache-prior:0.2,J=2")
+    share = f"{100 * lossy['loads'] / exact['loads']:.0f} %"
+    change = f"{100 * (lossy['perplexity'] / exact['perplexity'] - 1):.2f}"
+    page = " ".join((DOCS / "findings/routing-quality.md").read_text().split())
+    assert f"`cache-prior:0.2` reads {share} of what exact routing does" in page
+    for row in (exact, lossy):
+        assert f"{row['loads_per_token_layer']:.3f}" in page
+        assert f"{row['perplexity']:.4f}" in page
+    assert f"costs {change} ± 0.14 %: perplexity" in page
+    readme = " ".join((DOCS.parent / "README.md").read_text().split())
+    assert f"reads {share} of what an LRU cache with exact routing reads" in readme
+    assert f"rises by {change} ± 0.14 %" in readme
+
+
 @pytest.mark.parametrize(("capacity", "misses", "loads"), [(16, 9, 11), (8, 5, 7)])
 def test_number_of_settings_that_halve_misses_or_loads(
     capacity: int, misses: int, loads: int
