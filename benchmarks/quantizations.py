@@ -158,7 +158,7 @@ def token_ms(decodes: list[Json], scale: float) -> float:
     """Of a token of the whole model: the mean over tokens of each one's fastest decode."""
 
     def fastest(part: str) -> float:
-        return statistics.mean(map(min, zip(*(one[part] for one in decodes), strict=True)))
+        return float(statistics.mean(map(min, zip(*(one[part] for one in decodes), strict=True))))
 
     return fastest("layers_ms") * scale + fastest("head_ms")
 
