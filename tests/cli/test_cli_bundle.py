@@ -46,10 +46,8 @@ def test_help_of_export_names_the_default() -> None:
     assert "--dense [fp32|8da8w|8da4w] " in text
 
 
-def test_the_default_has_its_name_wherever_a_bundle_has_one(
-    exported: tuple[pathlib.Path, str],
-) -> None:
-    bundle = exported[0]
+def test_the_default_has_its_name_wherever_a_bundle_has_one(copy_bundle: MakeBundle) -> None:
+    bundle = copy_bundle()
     stated = json.loads((bundle / "bundle.json").read_text())["quantization"]
     assert stated == {
         "experts": "8da4w", "dense": "8da8w", "head": "8da8w", "embedding": "int8", "group_size": 32
