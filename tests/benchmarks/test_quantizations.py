@@ -4,10 +4,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
 from benchmarks.quantizations import COMPARED, model_size, summarize
 from moe_mobile.bundle import read_manifest
+from moe_mobile.bundle.quantization import WHOLE_QUANTS
+from moe_mobile.model.presets import PRESETS, RandomWeights
+from moe_mobile.model.source import open_model
 from tests.bundles import DemoMaker
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+RECORDED: dict[str, Any] = json.loads((DOCS / "findings/data/quantizations.json").read_text())
 # What a program has besides weights: its instructions and XNNPACK's graph.
 LARGEST_REST = 32 << 10
 
@@ -45,3 +57,38 @@ def test_times_of_a_whole_model_and_their_ratio() -> None:
     assert answer["ratio"] == 8 / 14
     # Without the first round, which had the first's best, and without the second.
     assert answer["ratios"] == [8 / 23, 11 / 14]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_page_shows_the_sizes_of_each_preset(name: str) -> None:
+    sizes = [model_size(RandomWeights(name), quant) for quant in COMPARED]
+    assert [asdict(size) for size in sizes] == list(RECORDED["bytes"][name].values())
+    cells = [(size.whole, size.dense + size.head, size.token) for size in sizes]
+    shown = " | ".join(f"{part / 1e9:.2f}" for three in cells for part in three)
+    assert f"| {name} | {shown} |" in (DOCS / "cli.md").read_text()
+
+
+@pytest.mark.parametrize("case", RECORDED["speed"])
+def test_the_page_shows_the_speeds_that_were_measured(case: str) -> None:
+    one, (name, memory) = RECORDED["speed"][case], case.split(", ")
+    layers = len(open_model(RandomWeights(name)).architecture.layers)
+    found = summarize(one["decodes"], layers / RECORDED["layers"])
+    assert found == {member: one[member] for member in found}
+    cells = [f"{time:.0f} ms" for time in found["token_ms"].values()]
+    cells += [f"{found['ratio']:.2f}", f"{min(found['ratios']):.2f} to {max(found['ratios']):.2f}"]
+    where = {"resident": "all", "50 %": "half"}[memory]
+    assert f"| {name} | {where} | {' | '.join(cells)} |" in (DOCS / "cli.md").read_text()
+
+
+def test_the_pages_show_the_perplexities_that_were_measured() -> None:
+    found = json.loads((DOCS / "findings/data/quality.json").read_text())["results"]
+    reference, *bundles = found
+    finding, page = ((DOCS / name).read_text() for name in ("findings/quality.md", "cli.md"))
+    for one in bundles:
+        change = f"{100 * (one['perplexity'] / reference['perplexity'] - 1):+.2f} %"
+        assert f"| {one['perplexity']:.4f} | " in finding
+        assert f" {100 * one['hit_rate']:.1f} % | {one['bytes'] / 1e6:.2f} |" in finding
+        if one["name"] in WHOLE_QUANTS:
+            assert f"| {one['bytes'] / 1e6:.2f} MB | {change} |" in page
+        if one["name"] != "fp32":
+            assert f" | {change} | " in finding
