@@ -158,7 +158,8 @@ def token_ms(decodes: list[Json], scale: float) -> float:
     """Of a token of the whole model: the mean over tokens of each one's fastest decode."""
 
     def fastest(part: str) -> float:
-        return float(statistics.mean(map(min, zip(*(one[part] for one in decodes), strict=True))))
+        by_token = zip(*(one[part] for one in decodes), strict=True)
+        return statistics.mean(float(min(times)) for times in by_token)
 
     return fastest("layers_ms") * scale + fastest("head_ms")
 
