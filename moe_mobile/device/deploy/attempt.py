@@ -50,6 +50,7 @@ class Attempt:
     _digest: Digest
     _report: Deployed
     _progress: Progress | None
+    _careful: bool
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     _done: int = 0
 
@@ -81,6 +82,7 @@ class Attempt:
                 plan.sends,
                 receiver=receiver,
                 total=package.bytes,
+                careful=self._careful,
                 sent=self._sent,
                 arrived=arrived,
                 aborted=remote.aborted,

@@ -45,9 +45,13 @@ _BACK_SECONDS = 20.0
 
 
 class _Headway:
-    """Whether tries get on, by what the device lists: what it only took may be gone."""
+    """Whether tries get on, by what the device lists: what it only took may be gone.
+
+    ``broken``: whether the connection broke before.
+    """
 
     def __init__(self) -> None:
+        self.broken = False
         self._fruitless = 0
         self.begin_again()
 
@@ -65,6 +69,7 @@ class _Headway:
 
     def lost(self) -> bool:
         """The connection broke: whether to give up."""
+        self.broken = True
         self._fruitless += 1
         return self._fruitless >= limits.FRUITLESS
 
@@ -171,7 +176,8 @@ class Deployer:
                 return
             headway.listed(plan.bytes_to_write)
             self._require_space(plan, there, reserve)
-            found = Attempt(self._remote, package, plan, digest, report, progress).run()
+            careful = headway.broken
+            found = Attempt(self._remote, package, plan, digest, report, progress, careful).run()
             if not found:
                 self._finish(package, plan)
                 return

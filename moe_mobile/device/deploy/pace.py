@@ -28,6 +28,7 @@ class Pace:
     """Lengths of pieces, for all streams of one package of ``total`` bytes. Any thread may use it.
 
     They grow with the connection's speed, so that a piece takes seconds of the minute that it may.
+    ``careful``: the connection broke before, and may soon break again: each try has to get on.
 
     Attributes:
         lanes: how many streams to use.
@@ -37,12 +38,13 @@ class Pace:
             a small package nothing is sent ahead, and its pieces are short.
     """
 
-    def __init__(self, total: int) -> None:
-        self.ahead = total >= _SMALL
-        self.lanes = _LANES if self.ahead else _LANES_OF_SMALL
+    def __init__(self, total: int, *, careful: bool) -> None:
+        small = total < _SMALL
+        self.ahead = not small and not careful
+        self.lanes = _LANES_OF_SMALL if small else _LANES
         share = _LOST_SHARE_OF_TINY if total < _TINY else _LOST_SHARE
-        self._most = _LARGEST if self.ahead else total // share + 1
-        self._size = min(_FIRST, self._most)
+        self._most = total // share + 1 if small else _LARGEST
+        self._size = min(limits.LEAST_PIECE if careful else _FIRST, self._most)
         self._lock = threading.Lock()
 
     def piece(self, left: int) -> int:

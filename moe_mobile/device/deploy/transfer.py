@@ -70,6 +70,7 @@ def send_files(
     *,
     receiver: str,
     total: int,
+    careful: bool,
     sent: Callable[[int], None],
     arrived: Callable[[Send], None],
     aborted: threading.Event,
@@ -77,7 +78,7 @@ def send_files(
     """Send files into a folder below the root; the folders they need must exist.
 
     ``receiver``: the name of the script that :func:`make_receiver` made there. ``total``: bytes of
-    the package.
+    the package. ``careful``: the connection broke before.
     ``sent`` is called with numbers of bytes, ``arrived`` with each file that the device has taken
     in, both from several threads. The first error ends all streams, and so does ``aborted``.
 
@@ -90,7 +91,7 @@ def send_files(
             raise CancelledError("stopped by the user")
         sent(size)
 
-    pace = Pace(total)
+    pace = Pace(total, careful=careful)
     sender = _Sender(server, serial, folder, receiver, count, pace)
 
     def lane(send: Send) -> None:
