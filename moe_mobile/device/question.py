@@ -3,7 +3,7 @@
 """One question to adb's server, with a limit for the whole answer.
 
 A question is four hexadecimal digits, the length, and a text. The answer is ``OKAY``, or ``FAIL``
-and a text in the same form (AOSP, packages/modules/adb, the page services.md).
+and a text in the same form (AOSP, packages/modules/adb, SERVICES.TXT).
 """
 
 from __future__ import annotations
