@@ -99,7 +99,9 @@ MachineSecret machine_secret() {
 }
 
 std::optional<MachineSecret> existing_machine_secret() {
-  const std::string path = state_directory() + "/" + kFileName;
+  const std::string directory = state_directory();
+  if (directory.empty()) return std::nullopt;
+  const std::string path = directory + "/" + kFileName;
   if (access(path.c_str(), F_OK) != 0) return std::nullopt;
   const UniqueFd fd = open_read(path);
   if (file_size(fd.get(), path) < sizeof(MachineSecret)) return std::nullopt;

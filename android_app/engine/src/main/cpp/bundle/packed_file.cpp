@@ -245,7 +245,7 @@ PackedFile PackedFile::open(const std::string& path, const std::string& expected
     read_exactly(fd, seal.data(), seal.size(), size - sizeof(Footer) - seal.size(), path);
     const auto secret = existing_machine_secret();
     if (!secret || seal != seal_of(*secret, header, file.sealed_blobs(), index, footer))
-      refuse(path, "was not made on this machine, so it is not used");
+      refuse(path, "was not made on this machine by this user, so it is not used");
   }
   if (allow_direct) file.direct_ = open_direct(path, fd, file.entries_);
   return file;

@@ -70,9 +70,9 @@ Budget parse_budget(const std::string& text) {
     return budget;
   }
   if (value.has_value() && unit.empty() && *value < kLeastBare) {
-    const std::string meant = text + (*value > 0 && *value <= 100 ? "%" : "MiB");
+    const std::string meant = text + (*value <= 100 ? "%" : "MiB");
     throw Error(ErrorCode::kUsage, Setting{"cache"}, "invalid size " + in_quotes(text),
-                "Was " + meant + " meant? " + kForms);
+                (*value > 0 ? "Was " + meant + " meant? " : "") + kForms);
   }
   const std::optional<double> factor = unit_bytes(unit);
   // "33.3" is a share without its sign, not 33 bytes.

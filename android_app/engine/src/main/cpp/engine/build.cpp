@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/build.h"
 
+#include <numeric>
+
 #include "base/heap.h"
 #include "engine/prepare.h"
 #include "engine/program_places.h"
@@ -30,6 +32,7 @@ std::vector<std::unique_ptr<ExpertPlaces>> make_places(const EnginePlan& plan, c
                                                        EngineParts* parts) {
   std::vector<std::unique_ptr<ExpertPlaces>> places(counts.size());
   parts->direct_io = plan.settings.residency == Residency::kPrograms || parts->store->direct();
+  const uint32_t all = std::accumulate(counts.begin(), counts.end(), uint32_t{0});
   for (uint32_t variant = 0; variant < counts.size(); ++variant) {
     if (counts[variant] == 0) continue;
     if (plan.settings.residency == Residency::kPrograms) {
@@ -40,8 +43,8 @@ std::vector<std::unique_ptr<ExpertPlaces>> make_places(const EnginePlan& plan, c
       continue;
     }
     try {
-      places[variant] = std::make_unique<SlotPlaces>(bundle, *parts->store, variant,
-                                                     counts[variant], parts->arena.get());
+      places[variant] =
+          std::make_unique<SlotPlaces>(bundle, *parts->store, variant, all, parts->arena.get());
       parts->residency->make_places(variant, 1);  // probing has written to it
     } catch (const Error& error) {
       if (error.code() == ErrorCode::kRuntime) throw SlotsUnusable(error);

@@ -236,7 +236,7 @@ class Preparation {
     index = packed_experts(manifest_)
                 .pack(program, "forward", &arena_, scratch_,
                       [&](Method* method) {
-                        probes_.push_back(probe(method, {{hidden}, {hidden}, 1}));
+                        probes_.push_back(digest_of(probe(method, {{hidden}, {hidden}, 1})));
                       })
                 .index;
     append(writer, index.data(), index.size(), source, /*sealed=*/true);
@@ -248,8 +248,9 @@ class Preparation {
     const PackedImage image =
         backend_of(dense.delegate)
             .packed_weights()
-            ->pack(program, method.name, &arena_, scratch_,
-                   [&](Method* loaded) { probes_.push_back(probe(loaded, method.signature)); });
+            ->pack(program, method.name, &arena_, scratch_, [&](Method* loaded) {
+              probes_.push_back(digest_of(probe(loaded, method.signature)));
+            });
     append(writer, image.weights.data(), image.weights.size(), dense.sha256);
     append(writer, image.index.data(), image.index.size(), dense.sha256, /*sealed=*/true);
     progress_("prepare dense", ++methods_done_, num_dense_methods());
@@ -354,12 +355,12 @@ PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
   uint64_t missing_bytes = 0;
   for (const auto& [layer, variant] : packed_shards(manifest, options.experts)) {
     const std::string path = layer_file(manifest, result.directory, layer, variant);
-    if (access(path.c_str(), F_OK) == 0) continue;
+    if (intact(path, layer_sources(manifest, layer, variant))) continue;
     const uint64_t shard = manifest.experts(layer, variant).shard.bytes;
     // With `consume` a shard is deleted before the next one is packed.
     missing_bytes = options.consume ? std::max(missing_bytes, shard) : missing_bytes + shard;
   }
-  if (access(methods_file(result.directory).c_str(), F_OK) != 0)
+  if (!intact(methods_file(result.directory), method_sources(manifest)))
     missing_bytes += packed_dense_bytes(manifest);
   require_space(result.directory, missing_bytes);
   Preparation(bundle, options, result.directory, progress).run(&result);

@@ -3,6 +3,7 @@
 
 #include "engine/probe.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -18,24 +19,40 @@ std::vector<float> input_of(uint32_t width) {
 
 }  // namespace
 
-Sha256Digest probe(Method* method, const Signature& signature) {
-  std::vector<std::vector<float>> buffers;
-  buffers.reserve(signature.inputs.size() + signature.outputs.size());
+std::vector<float> probe(Method* method, const Signature& signature) {
+  std::vector<std::vector<float>> rows;
+  rows.reserve(signature.inputs.size());
   std::vector<MatrixIn> inputs;
-  std::vector<MatrixOut> outputs;
   for (const uint32_t width : signature.inputs) {
-    buffers.push_back(input_of(width));
-    inputs.push_back({buffers.back().data(), 1, width});
+    rows.push_back(input_of(width));
+    inputs.push_back({rows.back().data(), 1, width});
   }
+  size_t columns = 0;
+  for (const uint32_t width : signature.outputs) columns += width;
+  std::vector<float> given(columns);
+  std::vector<MatrixOut> outputs;
+  float* next = given.data();
   for (const uint32_t width : signature.outputs) {
-    buffers.emplace_back(width);
-    outputs.push_back({buffers.back().data(), width});
+    outputs.push_back({next, width});
+    next += width;
   }
   method->run(inputs, outputs);
-  Sha256 digest;
-  for (const MatrixOut& output : outputs)
-    digest.update(output.data, output.columns * sizeof(float));
-  return digest.digest();
+  return given;
+}
+
+Sha256Digest digest_of(const std::vector<float>& probe) {
+  return sha256(probe.data(), probe.size() * sizeof(float));
+}
+
+bool same_weights(const std::vector<float>& a, const std::vector<float>& b) {
+  constexpr float kTolerance = 0.01f;  // of the largest value: a rounded activation may differ
+  float largest = 0, difference = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (!std::isfinite(a[i]) || !std::isfinite(b[i])) return false;
+    largest = std::max({largest, std::fabs(a[i]), std::fabs(b[i])});
+    difference = std::max(difference, std::fabs(a[i] - b[i]));
+  }
+  return difference <= kTolerance * largest;
 }
 
 }  // namespace moe_mobile

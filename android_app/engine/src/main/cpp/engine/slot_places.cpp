@@ -31,7 +31,6 @@ SlotPlaces::SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t 
       hidden_size_(bundle.manifest().hidden_size),
       num_experts_(bundle.manifest().moe.num_experts),
       checked_(size_t{bundle.manifest().num_layers} * num_experts_, false) {
-  slots_.reserve(most);
   template_bytes_ = store.methods().map(template_program(variant));
   {
     const AlignedBuffer bytes = read_template();
@@ -60,22 +59,28 @@ void SlotPlaces::add_group(uint32_t count) {
     group->add(*template_, "forward", arena_, {index.data(), index.size()});
   group->detach();
 
-  const Sha256Digest& expected = store_.probe_of(template_index(variant_));
+  const Signature signature{{hidden_size_}, {hidden_size_}, 1};
   const auto fail = [&](uint32_t i, const char* how) {
     throw Error(ErrorCode::kRuntime, store_.directory(),
                 "slot " + std::to_string(slots_.size() + i) + how, "Set `residency` to programs.");
   };
-  const auto give = [&](uint32_t i) {
-    return probe(&group->method(i), {{hidden_size_}, {hidden_size_}, 1});
-  };
+  std::vector<std::vector<float>> without;  // weights
   for (uint32_t i = 0; i < count; ++i) {
-    if (give(i) == expected) fail(i, " ignores the weights in its memory");
+    without.push_back(probe(&group->method(i), signature));
     group->release_weights(i);  // a page of zeros under a read costs more than none
   }
   if (slots_.empty()) {
     load_template(group.get(), 0);
-    if (give(0) != expected) fail(0, " does not give the output of its program");
+    reference_ = probe(&group->method(0), signature);
+    if (digest_of(reference_) != store_.probe_of(template_index(variant_))) {
+      const Backend& backend = backend_of(template_experts_.delegate);
+      const auto plain = backend.load(*template_, "forward", arena_);
+      if (!same_weights(reference_, probe(plain.get(), signature)))
+        fail(0, " does not give the output of its program");
+    }
   }
+  for (uint32_t i = 0; i < count; ++i)
+    if (same_weights(without[i], reference_)) fail(i, " ignores the weights in its memory");
   for (uint32_t i = 0; i < count; ++i) slots_.push_back({group.get(), i});
   groups_.push_back(std::move(group));
 }

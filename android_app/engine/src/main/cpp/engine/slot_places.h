@@ -16,13 +16,12 @@ namespace moe_mobile {
 // brings in an expert, and nothing is parsed, packed or allocated.
 class SlotPlaces : public ExpertPlaces {
  public:
-  // Makes one slot; add() makes the others when they are first used. Without the template's packed
-  // weights a slot's output must differ from what `prepare` recorded of the template's program, and
-  // in the first slot of a process it must be that bit for bit with them: all slots are of one
-  // template and one index. kRuntime if a slot fails this; kBudget if there is not enough memory,
-  // or not enough open files. `store` must outlive it. All experts will be of this variant; each
-  // variant has its own template. `most`: slots that there will ever be at once.
-  // REQUIRES: packs_experts(), and the store was opened with its experts.
+  // Makes one slot; add() makes the others when they are first used. With the template's packed
+  // weights the first slot's output must be what `prepare` recorded of the template's program (all
+  // slots are of one template and one index), and without them no slot's may be. kRuntime if a slot
+  // fails this; kBudget if there is not enough memory, or not enough open files for `most` slots.
+  // `store` must outlive it. All experts will be of this variant; each variant has its own
+  // template. REQUIRES: packs_experts(), and the store was opened with its experts.
   SlotPlaces(const Bundle& bundle, const PackedStore& store, uint32_t variant, uint32_t most,
              PlannedArena* arena);
 
@@ -63,6 +62,7 @@ class SlotPlaces : public ExpertPlaces {
   // there, so it takes no memory.
   MappedFile template_bytes_;
   std::unique_ptr<LoadedProgram> template_;
+  std::vector<float> reference_;                              // the template's probe
   std::vector<std::unique_ptr<ExchangeableMethods>> groups_;  // made together
   std::vector<Slot> slots_;
 };

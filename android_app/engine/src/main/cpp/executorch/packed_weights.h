@@ -73,8 +73,8 @@ class PackedWeights {
   virtual bool same_layout(Span<const uint8_t> a, Span<const uint8_t> b,
                            const std::string& file) const = 0;
   // Makes an empty group for methods, and sees to it that the process may load `count` more.
-  // `directory`: a writable folder for short-lived
-  // files. kBudget if the process may not open as many files as the methods need.
+  // `directory`: a writable folder for short-lived files. kBudget if the process may not open as
+  // many files as the methods need.
   virtual std::unique_ptr<ExchangeableMethods> make_methods(const std::string& directory,
                                                             size_t count) const = 0;
 };

@@ -16,15 +16,19 @@
 namespace moe_mobile {
 namespace {
 
+// Larger programs are packed on the disk, where their bytes can leave memory.
+constexpr uint64_t kMostInMemory = 64 << 20;
+
 // The file that XNNPACK packs into: in memory if the system can do that, because XNNPACK waits
 // until what it packed is on the disk.
 class Scratch {
  public:
-  Scratch(const std::string& fallback, uint64_t program_bytes)
-      : fd_(memfd_create("moe-pack", MFD_CLOEXEC)) {
+  Scratch(const std::string& fallback, uint64_t program_bytes) {
+    if (program_bytes <= kMostInMemory) fd_ = UniqueFd(memfd_create("moe-pack", MFD_CLOEXEC));
     if (fd_.valid()) {
       path_ = "/proc/self/fd/" + std::to_string(fd_.get());
-      return;
+      // XNNPACK opens it by this path, which SELinux may not allow.
+      if (UniqueFd(::open(path_.c_str(), O_RDWR | O_CLOEXEC)).valid()) return;
     }
     path_ = file_ = fallback;
     unlink(path_.c_str());
