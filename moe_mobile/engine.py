@@ -71,8 +71,8 @@ class Engine:
         context: positions of the KV cache; None: the model's, at most 4096.
         progress: called while the bundle is opened and while a prompt is read, with a stage
             ("verify", "wait" (for another process that prepares the bundle, in seconds),
-            "prepare", "load", "prefill"), steps done, and steps in all. What it raises
-            stops the work.
+            "prepare dense", "prepare", "load dense", "load", "prefill"), steps done, and steps in
+            all. What it raises stops the work.
         planned: called with the memory plan (:attr:`info`'s ``plan``) before memory is taken, and
             again if the engine falls back to another residency.
         keywords: single members of the three groups, under the engine's names: ``residency``,

@@ -40,7 +40,7 @@ def filling_flags(
     said = f"the cache was {math.floor(100 * fill)} % full when a repetition began"
     warmed = int(runs[0]["warmup_tokens"])
     if facts["regime"]["warmup"] == FULL:
-        return [f"{said}: {warmed:,} tokens of warm-up added no more experts in the end"]
+        return [f"{said}: {warmed:,} tokens of warm-up did not fill it"]
     seen = [(warmed, float(runs[0]["cache_fill"]))]
     if facts["regime"]["order"] == "sequential":  # in one process, one after the other
         seen = [

@@ -54,6 +54,9 @@ def require_finished(bundle: Path) -> None:
 
 def finished_files(out: Path) -> str | None:
     """How many files an unfinished export to ``out`` has, in words; None if there is none."""
+    out = out.absolute()
+    if not out.name:  # the root
+        return None
     try:
         with open(_partial(out) / JOURNAL, "rb") as file:
             records = [parse_object(line) or {} for line in file]

@@ -355,6 +355,12 @@ def command(
         "--router-trace": wanted.router_trace,
         "--initial-cache": profile_path(engine.initial_cache),
     }
+    if kept.rows is not None and str(kept.rows) in FORMATS:
+        raise UsageError(
+            f"{str(kept.rows)!r} is a format, and this names a file",
+            setting="--out",
+            remedy=f"Was --format {kept.rows} meant? Else give the file an ending",
+        )
     check_outputs({"--out": kept.rows, "--plot": shown.plot}, inputs)
     check_plot(shown.plot)
     rows = engine.rows(bundle, tests, settings_file)

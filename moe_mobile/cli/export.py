@@ -61,7 +61,7 @@ class _Random:
                 raise UsageError(
                     "it is for --random-weights only",
                     setting="--layers" if self.layers is not None else "--vocab-size",
-                    remedy="Leave it out, or give a preset with --random-weights instead of SOURCE",
+                    remedy="Leave it out, or give a preset with --random-weights instead of MODEL",
                 )
             if len(paths) != 2:
                 raise UsageError(

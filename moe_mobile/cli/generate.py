@@ -144,9 +144,9 @@ def command(
             remedy="Give a message with --prompt, or a conversation with --messages",
         )
     given = prompt.read() if messages is None and not typed else ""
+    values = chat.values
     require_bundle(bundle)
     text = BundleText(bundle)
-    values = chat.values
     ready: Prompt | None = None
     origin = prompt.option if chat.messages is None else "--messages"
     if messages is not None:

@@ -47,8 +47,12 @@ def _sentence(test: str, group: Sequence[Entry]) -> Sentence:
     fast = f"{digits(_speed(best))} tokens/s"
     if len(ranked) == 1:
         return Sentence(f"{test}:", best.label, f" runs at {fast}{_loss(best)}.")
-    after = f" is fastest with {fast}{_loss(best)}, {_against(best, ranked[1:])}."
-    exact = next((one for one in ranked if not _lossy(one)), None)
+    alike = [one for one in ranked[1:] if not incomparable(one.row.data, best.row.data)]
+    if not alike:
+        after = f" runs at {fast}{_loss(best)}. No other row was measured in the same way."
+        return Sentence(f"{test}:", best.label, after)
+    after = f" is fastest with {fast}{_loss(best)}, {_against(best, alike[0])}."
+    exact = next((one for one in alike if not _lossy(one)), None)
     if _lossy(best) and exact is not None:
         after += f" The fastest that is not lossy: {exact.label}, {digits(_speed(exact))} tokens/s."
     return Sentence(f"{test}:", best.label, after)
@@ -70,12 +74,8 @@ def _loss(entry: Entry) -> str:
     return f" (lossy:{share} `moe-mobile quality` measures what that costs)"
 
 
-def _against(best: Entry, others: Sequence[Entry]) -> str:
+def _against(best: Entry, following: Entry) -> str:
     """How much faster than the next of those that were measured in the same way."""
-    alike = [one for one in others if not incomparable(one.row.data, best.row.data)]
-    if not alike:
-        return "but no other row was measured in the same way"
-    following = alike[0]
     both = [one.configuration.settings for one in (best, following)]
     names = varying(both)  # what both have is in the name of the best
     called = label(both[1], names) if names else following.label

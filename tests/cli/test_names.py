@@ -160,6 +160,22 @@ def test_a_mistyped_file_is_answered_with_the_one_next_to_it(tmp_path: pathlib.P
     assert error["remedy"].startswith("Did you mean 'phone.jsonl'?")
 
 
+def test_a_format_is_no_name_of_a_file(tmp_path: pathlib.Path) -> None:
+    """In llama-bench, -o is the format."""
+    result = run_cli("bench", "b", "-o", "jsonl", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "Was --format jsonl meant?" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", [".", "/"])
+def test_an_export_to_a_folder_that_is_there_is_refused(out: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").touch()
+    result = run_cli("export", "demo", out, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert "defect" not in result.stderr
+
+
 def test_an_unfinished_export_says_so(checkpoint: pathlib.Path, tmp_path: pathlib.Path) -> None:
     out = tmp_path / "bundle"
 

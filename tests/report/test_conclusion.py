@@ -60,7 +60,15 @@ def test_what_cannot_be_compared_is_not(tmp_path: pathlib.Path) -> None:
     rows = [fast(100.0, regime=regime), fast(150.0, config={"lanes": 4},
             regime=regime | {"warmup": 9})]  # fmt: skip
     (said,) = conclusions(tmp_path, *rows)
-    assert said.endswith("but no other row was measured in the same way.")
+    assert said.endswith(" runs at 150 tokens/s. No other row was measured in the same way.")
+    # Nor is the fastest without loss looked for among rows of another regime.
+    lossy = {"routing": {"lossy": True}, "regime": regime | {"warmup": 9}}
+    rows = [fast(100.0, regime=regime)] + [
+        fast(speed, config={"lanes": lanes}, **lossy) for lanes, speed in ((2, 200.0), (4, 150.0))
+    ]
+    (said,) = conclusions(tmp_path, *rows)
+    assert "lanes 2 · routing exact (lossy) is fastest with 200 tokens/s" in said
+    assert "not lossy" not in said
     even = [fast(100.0), fast(100.5, config={"lanes": 4})]
     (said,) = conclusions(tmp_path, *even)
     assert "but no difference from lanes 2 (100) is shown" in said

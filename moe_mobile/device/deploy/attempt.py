@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import shlex
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from moe_mobile.base.progress import Progress
 from moe_mobile.device.deploy.inventory import phone_root
@@ -40,6 +41,17 @@ class Deployed:
     settings: str | None = None
 
 
+@contextlib.contextmanager
+def _cancelled_on_failure(futures: list[concurrent.futures.Future[set[str]]]) -> Iterator[None]:
+    """What has not begun is not done any more: each would wait for a device that may be gone."""
+    try:
+        yield
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+
+
 @dataclasses.dataclass
 class Attempt:
     """One way through a plan, until the connection breaks or all is there."""
@@ -63,7 +75,7 @@ class Attempt:
         self._make_folders(making)
         # Hashing one file while the next is sent; the device's runner takes one request at a time.
         hashes: list[concurrent.futures.Future[set[str]]] = []
-        with concurrent.futures.ThreadPoolExecutor(1) as hasher:
+        with concurrent.futures.ThreadPoolExecutor(1) as hasher, _cancelled_on_failure(hashes):
             for file, folder in plan.check:
                 hashes.append(hasher.submit(self._wrong, file, folder))
             self._copy()

@@ -216,7 +216,8 @@ class Deployer:
             ]
             move = "\n".join(steps) + f"\nrm -rf {partial}"
         else:
-            move = f"mv {partial} {folder}"
+            # A writer that was cut may have left a copy.
+            move = f"find {partial} -name '*.free' -exec rm -f {{}} + && mv {partial} {folder}"
         kept = {file.path for file in plan.keep}
         listed = self._remote.run(
             f"cd {phone_root()} || exit\n{move} || exit\ncd {folder} && "

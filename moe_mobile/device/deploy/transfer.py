@@ -34,7 +34,7 @@ _OTHER_SIZE = 77
 # else nothing is added. e: what is there is wrong.
 #
 # A connection that breaks hangs up on the writer, which would lose what it has in its pipe. It may
-# then still be at it when we come again: wait for its end, and see what it left. If its connection
+# still be writing when we connect again: wait for its end, and see what it left. If its connection
 # died silently, the writer never ends: leave the file to it and use a copy. One that waited for us
 # has lost its lock when its turn comes, and must not touch the file.
 _RECEIVER = """trap '' HUP
@@ -47,7 +47,9 @@ until flock -n 9; do
   i=$((i+1))
   if [ $i -ge 12 ]; then
     guard
-    cp "$f" "$f.free" && mv -f "$f.free" "$f" && exec 9>>"$f" || exit
+    cp "$f" "$f.free" || exit
+    guard
+    mv -f "$f.free" "$f" && exec 9>>"$f" || exit
     i=0
   fi
   sleep 0.5
