@@ -33,7 +33,9 @@ def test_a_bundle_is_as_large_as_computed(
 ) -> None:
     model, options = open_model(checkpoint(name)), resolve_options(quant)
     computed = bundle_bytes(model, options, make_plan(model.architecture, options))
-    files = [path for path in bundle(name, quant).rglob("*") if path.is_file()]
+    # Other tests may have prepared it.
+    there = [path for path in bundle(name, quant).rglob("*") if path.is_file()]
+    files = [path for path in there if ".packed" not in path.parts]
     actual = sum(path.stat().st_size for path in files)
     assert actual <= computed
     # For an expert there may be one unit of alignment more, and half of one for any other file.
