@@ -271,7 +271,7 @@ _LOOKS = {"raises", "warns", "fail", "assert_close", "assert_array_equal", "asse
 
 
 def test_each_test_looks_at_a_value() -> None:
-    """Itself, or through a function of the tests that it calls. "It does not raise" is no test."""
+    """Each asserts something, itself or in a helper that it calls: not raising is not enough."""
     functions: dict[str, list[ast.AST]] = {}
     tests: list[tuple[str, ast.AST]] = []
     for path in sorted((ROOT / "tests").rglob("*.py")):

@@ -57,7 +57,7 @@ def filling_flags(
 
 
 def tokens_to_fill(seen: Sequence[tuple[int, float]], plan: Mapping[str, Any]) -> int | None:
-    """About how many tokens fill an empty cache; None if nothing is known of how it fills.
+    """Estimates how many tokens fill an empty cache; None if too little was seen.
 
     A token finds an expert that was not used yet with a chance that falls as their share does. So
     that share falls exponentially, as it did between the last two observations.

@@ -153,7 +153,7 @@ def command(
         with _blaming(origin):
             ready = Prompt.of_text(text, text.encode(messages, values))
     elif typed:
-        # What is missing is told before anything is typed.
+        # Raises if the model has no template or tokenizer, before the user types anything.
         _ = text.template, text.tokenizer
     else:
         ready = prompt_of(bundle, given)

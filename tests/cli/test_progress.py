@@ -4,14 +4,10 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
-import pty
 import re
 import shutil
 import subprocess
-import termios
-import threading
 from collections.abc import Callable
 
 import pytest
@@ -19,6 +15,7 @@ import pytest
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.device.local import LocalDevice
 from tests.cli.program import COMMAND, ok, ok_json
+from tests.terminal import Terminal
 
 MIB = 1 << 20
 Step = tuple[str, int, int]
@@ -81,26 +78,13 @@ def test_a_prepare_that_continues_begins_at_what_is_packed(
 
 def on_terminal(*arguments: object, columns: int = 80) -> tuple[int, str]:
     """The exit code and what a terminal of that width got of stdout and stderr."""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(ours, (24, columns))
-    shown = bytearray()
-
-    def read() -> None:
-        try:
-            while data := os.read(ours, 1 << 16):
-                shown.extend(data)
-        except OSError:  # nobody has the other end any more
-            pass
-
+    terminal = Terminal(columns)
+    end = terminal.descriptor
     command = [*COMMAND, *map(str, arguments)]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        reader = threading.Thread(target=read)
-        reader.start()
+    with subprocess.Popen(command, stdin=end, stdout=end, stderr=end) as process:
+        shown = terminal.attached()
         code = process.wait()
-    reader.join()
-    os.close(ours)
-    return code, shown.decode()
+    return code, shown()
 
 
 def screen(text: str, columns: int) -> list[str]:

@@ -5,14 +5,10 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import pty
 import re
 import signal
 import subprocess
-import termios
-import threading
 import time
 
 import pytest
@@ -25,6 +21,7 @@ from moe_mobile.virtual_phone import Misbehaviour
 from tests.cli.program import COMMAND, INTERRUPTIBLE, run_cli
 from tests.device.test_deploy import length
 from tests.phones import StartPhone, wait_until
+from tests.terminal import Terminal
 
 BENCH = ("-p", 0, "-n", 4, "-r", 1)
 
@@ -130,37 +127,26 @@ def test_all_phones_are_sent_to_at_the_same_time(
     most = length(large_bundle)
     got = []
     # With a terminal for the bars, as a person has it.
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(ours, (24, 80))
-    shown = bytearray()
-
-    def read() -> None:
-        try:
-            while data := os.read(ours, 1 << 16):
-                shown.extend(data)
-        except OSError:  # nobody has the other end any more
-            pass
-
-    reader = threading.Thread(target=read)
+    terminal = Terminal()
     with subprocess.Popen(
-        [*COMMAND, "deploy", str(large_bundle), "--all"], stdout=subprocess.PIPE, stderr=theirs
+        [*COMMAND, "deploy", str(large_bundle), "--all"],
+        stdout=subprocess.PIPE,
+        stderr=terminal.descriptor,
     ) as process:
-        os.close(theirs)
-        reader.start()
+        attached = terminal.attached()
         while process.poll() is None:
             got.append(sorted(one.traffic()[0] for one in both))
             time.sleep(0.05)
         assert process.stdout is not None
         lines = process.stdout.read().decode().splitlines()
-    reader.join()
-    os.close(ours)
+    shown = attached()
     assert process.returncode == 0, shown
     # Both had much while much was still missing on both.
     assert [one for one in got if most / 4 < one[0] <= one[1] < most * 3 / 4], got
     assert sorted(line.partition(": sent")[0] for line in lines) == sorted(
         one.serial for one in both
     )
-    drawn = re.split(r"[\r\n]|\x1b\[A", shown.decode())  # each a line of the terminal
+    drawn = re.split(r"[\r\n]|\x1b\[A", shown)  # each a line of the terminal
     for one in both:
         bars = [line for line in drawn if line.startswith(f"{one.serial} sending: ")]
         assert [line for line in bars if re.search(r"\d MiB/s\]?$", line)], drawn
