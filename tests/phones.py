@@ -25,7 +25,7 @@ StartPhone = Callable[..., VirtualPhone]
 
 
 def adb(
-    *arguments: str | Path, timeout: float = 60, **options: Any
+    *arguments: str | Path, timeout: float = 600, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run the adb client that the package uses."""
     command = [adbutils.adb_path(), *map(str, arguments)]
@@ -71,6 +71,19 @@ def wait_until(condition: Callable[[], bool], pause: float = 0.01) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(pause)
+
+
+def assert_takes(action: Callable[[], object], least: float, most: float) -> None:
+    """Never less than the least; at least once, whatever else uses the cores, under the most."""
+
+    def under_the_most() -> bool:
+        began = time.monotonic()
+        action()
+        seconds = time.monotonic() - began
+        assert seconds >= least
+        return seconds < most
+
+    wait_until(under_the_most)
 
 
 @pytest.fixture(scope="session")

@@ -109,12 +109,11 @@ def test_a_full_stdout_ends_the_runner_with_an_error() -> None:
 
 def test_an_attached_runner_ends_with_its_input(tmp_path: pathlib.Path) -> None:
     (tmp_path / "large").touch()
-    os.truncate(tmp_path / "large", 200 << 30)  # a hole that takes minutes to hash
+    os.truncate(tmp_path / "large", 2 << 40)  # a hole that takes half an hour to hash
     request = json.dumps({"command": "digest", "paths": [str(tmp_path / "large")]}) + "\n"
     command = [str(find_runner()), "--attached"]
-    began = time.monotonic()
-    ended = subprocess.run(command, input=request.encode(), capture_output=True, timeout=60)
-    assert (ended.returncode, time.monotonic() - began < 10) == (130, True)
+    ended = subprocess.run(command, input=request.encode(), capture_output=True, timeout=300)
+    assert ended.returncode == 130
     # The request that it was sent, and finished, is not the reason.
     done = json.dumps({"command": "digest", "paths": []}) + "\n"
     with Runner() as runner:
@@ -309,12 +308,12 @@ def test_an_exception_in_a_callback_ends_the_process(make_runner: MakeRunner) ->
 
 
 def test_leaving_the_block_by_an_error_does_not_wait(make_runner: MakeRunner) -> None:
-    binary = make_runner('send(id=id, event="result")\ntime.sleep(60)')
+    binary = make_runner('send(id=id, event="result")\ntime.sleep(1000)')
     began = time.monotonic()
     with contextlib.suppress(ValueError), Runner(binary) as runner:
         runner.request("ask")
         raise ValueError
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 300
     assert not _alive(runner.pid)
 
 
@@ -325,7 +324,7 @@ def test_the_process_ends_with_the_interpreter(make_runner: MakeRunner) -> None:
         f"r = Runner({str(binary)!r}); r.request('ask'); print(r.pid)"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300
     )
     assert not _alive(int(result.stdout))
 

@@ -144,7 +144,7 @@ def test_cancel_stops_requests_that_wait_too_and_each_answer_has_its_id(
         input="".join(json.dumps(request) + "\n" for request in requests),
         stdout=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     events = [json.loads(line) for line in ended.stdout.splitlines()]
     answers = {
@@ -199,7 +199,7 @@ def test_a_request_that_cannot_be_sent_disturbs_no_other(tmp_path: Path) -> None
                 runner.request("ask", name=wrong)
             assert refused.value.setting == "name"
         assert runner.request("ask", name="b")["name"] == "b"
-        thread.join(60)
+        thread.join(300)
     assert names == ["a"]
 
 
@@ -226,7 +226,7 @@ def test_a_runner_that_was_killed_here_did_not_run_out_of_memory(
             thread.join(0.01)
         with pytest.raises(LookupError):
             runner.request("ask", name="b", progress=fail)
-        thread.join(60)
+        thread.join(300)
     (error,) = caught
     assert isinstance(error, errors.RuntimeFailedError)
     assert "memory" not in str(error)
@@ -246,5 +246,5 @@ def test_two_threads_get_their_own_answers(tmp_path: Path) -> None:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(60)
+                thread.join(300)
             assert names == {"a": "a", "b": "b"}

@@ -82,11 +82,16 @@ def app(phone: VirtualPhone) -> Iterator[subprocess.Popen[bytes]]:
     script = f"(head -c {APP} /dev/zero; exec sleep 60) | dd of=/dev/null bs=64M iflag=fullblock"
     command = [adbutils.adb_path(), "-s", phone.serial, "shell", "-T", script]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+
+        def ended() -> bool:
+            # More than once: where the phone killed dd, the sleep begins only after that.
+            shell(phone, "pkill sleep")
+            return process.poll() is not None
+
         try:
             yield process
         finally:
-            shell(phone, "pkill sleep")
-            process.wait(10)
+            wait_until(ended)
     ram = phone.record["ram_bytes"]
     wait_until(lambda: available(phone) > ram - 8 * MEBIBYTE)
 

@@ -73,7 +73,7 @@ def test_cancel_stops_the_work_of_another_thread(demo: Path, work: str) -> None:
                 stopped.append(error)
 
         thread = in_thread(run)
-        assert begun.wait(60)
+        assert begun.wait(300)
         while thread.is_alive():  # it may not have reached the engine yet
             engine.cancel()
             thread.join(0.01)

@@ -64,7 +64,7 @@ class ExportServer:
     def close(self) -> None:
         for pipe in self._pipes():
             pipe.close()
-        self._process.wait(timeout=60)
+        self._process.wait(timeout=300)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def test_a_pipe_stays_a_pipe(tmp_path: pathlib.Path) -> None:
     reader = threading.Thread(target=lambda: found.append(pipe.read_bytes()), daemon=True)
     reader.start()
     ok("report", write(tmp_path / "rows.jsonl", row()), "-o", pipe)
-    reader.join(30)
+    reader.join(300)
     assert found[0].startswith(b"<!doctype html>")
     assert found[0].endswith(b"</html>")
     assert stat.S_ISFIFO(pipe.stat().st_mode)

@@ -66,11 +66,12 @@ class RawClient:
             if second == ours:
                 return (ours, first) if command == OKAY else None
 
-    def ask(self, stream: tuple[int, int], data: bytes) -> bytes:
-        """Send data to a stream and return what it answers until it is closed or quiet."""
+    def ask(self, stream: tuple[int, int], data: bytes, quiet: float = 300) -> bytes:
+        """Send data to a stream and return what it answers until it is closed, or quiet for so many
+        seconds."""
         self.send(packet(WRTE, *stream, data))
         answer = b""
-        self.socket.settimeout(0.5)
+        self.socket.settimeout(quiet)
         try:
             while True:
                 command, _, second, payload = self.receive()

@@ -235,7 +235,7 @@ def test_without_privileges(adb_server: int, abi: str) -> None:
         environment["MOE_MOBILE_PHONES_DIR"] = str(folder / "phones")
         command = [*prefix, python, "-c", UNPRIVILEGED, abi]
         result = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60
+            command, env=environment, capture_output=True, text=True, timeout=300
         )
         assert result.returncode == 0, result.stderr
         lines = result.stdout.split()

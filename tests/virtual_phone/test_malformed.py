@@ -109,7 +109,7 @@ def test_commands_give_back_their_descriptors(shared_phone: VirtualPhone) -> Non
             stream = client.open(service)
             assert stream is not None
             if data is not None:
-                client.ask(stream, data)
+                client.ask(stream, data, quiet=0.5)
     wait_until(lambda: descriptors(shared_phone)[1] <= before)
 
 
