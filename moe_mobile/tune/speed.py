@@ -3,9 +3,8 @@
 """Tokens per second of the few settings that are left, in turns.
 
 The routers' outputs are those recorded for the text: with random tokens, as in `bench`, the cache
-would meet other experts. Each repetition goes on in the text where the one before ended. Its
-cache begins full, with what the text uses most: one that is preferred takes long to fill, and until
-then it would be compared by that.
+would meet other experts. Each repetition goes on in the text where the one before ended, with the
+cache that it left; runs of warm-up filled it, or until more would not.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from moe_mobile.bench.store import ResultFile
 from moe_mobile.bench.target import open_target
 from moe_mobile.device.interface import Device
 from moe_mobile.quality.score import Cache
-from moe_mobile.routing.profile import count_uses
 from moe_mobile.routing.trace import Trace
 from moe_mobile.settings import EngineSettings
 from moe_mobile.tune.choice import Candidate
@@ -66,10 +64,9 @@ def measure_speeds(
     and what measuring raises.
     """
     test = BenchTest(0, min(_TOKENS, len(trace.router_logits)))
-    profile = count_uses([lambda: trace]).layers
-    rows: list[Cell] = [(test, _settings(one, profile, engine)) for one in candidates]
+    rows: list[Cell] = [(test, _settings(one, engine)) for one in candidates]
     check_fits([test], bundle, None)
-    protocol = Protocol(repetitions=_REPETITIONS, interleave=True, router_trace=_replayed(trace))
+    protocol = Protocol(_REPETITIONS, warmup=None, interleave=True, router_trace=_replayed(trace))
     packed_dir = engine.get("packed_dir")
     with device.exclusive():
         target = open_target(device, bundle, packed_dir=packed_dir, progress=progress)
@@ -90,11 +87,9 @@ def measure_speeds(
     }
 
 
-def _settings(
-    candidate: Candidate, profile: Mapping[int, Sequence[int]], engine: Mapping[str, Any]
-) -> EngineSettings:
-    full = {"initial_cache": "profile", "cache_profile": profile}
-    return EngineSettings().with_values(asdict(engine_settings(candidate)) | dict(engine) | full)
+def _settings(candidate: Candidate, engine: Mapping[str, Any]) -> EngineSettings:
+    values = asdict(engine_settings(candidate)) | dict(engine) | {"initial_cache": "warm"}
+    return EngineSettings().with_values(values)
 
 
 def _replayed(trace: Trace) -> RouterTrace:

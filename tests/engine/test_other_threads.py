@@ -143,26 +143,6 @@ def test_a_prompt_is_cancelled_from_its_progress(demo: Path) -> None:
         assert engine.stats.tokens == ()
 
 
-def test_cancel_stops_an_initial_cache_that_is_being_read(demo: Path) -> None:
-    """The engine reads a profile's experts after the last batch of the prompt."""
-    engine: Engine
-    profile = {layer: range(32) for layer in range(6)}
-
-    def cancel(stage: str, done: int, total: int, detail: str = "") -> None:
-        if stage == "prefill" and done == total:
-            engine.cancel()
-
-    settings = {"initial_cache": "profile", "cache_profile": profile, "threads": 1}
-    with Engine(demo, "100%", **settings, progress=cancel) as engine:  # type: ignore[arg-type]
-        with pytest.raises(CancelledError):
-            engine.generate(PROMPT, 4)
-        assert engine.stats.tokens == ()
-        few = np.count_nonzero(engine.residency().ready)
-        assert few < 6 * 32
-        engine.score(PROMPT[:1])
-        assert engine.residency().ready.all()
-
-
 @pytest.mark.parametrize(
     ("residency", "pool"), [("slots", "global"), ("slots", "layer"), ("programs", "global")]
 )

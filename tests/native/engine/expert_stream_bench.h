@@ -201,6 +201,11 @@ class StreamBench {
     stream_->load(cache_->by_recency(), progress);
   }
 
+  void fill_in_background(const std::vector<std::vector<uint32_t>>& best) {
+    cache_->fill(best);
+    stream_->fill(cache_->by_recency());
+  }
+
   void run_jobs(uint32_t layer, const std::vector<uint32_t>& experts, uint32_t rows = 1,
                 Phase phase = Phase::kDecode) {
     std::vector<float> x(experts.size() * rows), y(x.size(), -1);

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -125,6 +126,12 @@ void make_directories(const std::string& path, unsigned mode) {
     }
     if (slash == std::string::npos) return;
   }
+}
+
+uint64_t free_space(const std::string& path) {
+  struct statvfs space{};
+  if (statvfs(path.c_str(), &space) != 0) throw_errno(path, "read the free space");
+  return static_cast<uint64_t>(space.f_bavail) * space.f_frsize;
 }
 
 std::string read_text(const std::string& path, uint64_t max_bytes) {

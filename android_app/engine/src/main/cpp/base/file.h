@@ -55,6 +55,9 @@ void write_all(int fd, const void* source, size_t bytes, const std::string& path
 // Reads a whole regular file of at most `max_bytes` bytes (kBundleInvalid if it is longer).
 std::string read_text(const std::string& path, uint64_t max_bytes);
 
+// Bytes that may still be written to the file system of this file or folder.
+uint64_t free_space(const std::string& path);
+
 // Makes the folder and those above it that are missing. kReadOnly or kIo if one cannot be made.
 void make_directories(const std::string& path, unsigned mode = 0755);
 

@@ -82,21 +82,6 @@ void Decoder::resize(uint32_t capacity, uint32_t low_capacity, Span<const uint32
   experts_->resize(places, cached());
 }
 
-void Decoder::begin_decoding(const Check& check) {
-  switch (selector_.settings().initial) {
-    case InitialCache::kProfile:
-      load_cached([&](const char*, uint64_t, uint64_t) { check(); });
-      break;
-    case InitialCache::kCold:
-      experts_->retain(cached());
-      break;
-    case InitialCache::kAuto:
-    case InitialCache::kPrompt:
-    case InitialCache::kWarm:
-      break;  // memory already holds nothing else
-  }
-}
-
 void Decoder::require_room(size_t tokens) const {
   if (tokens == 0)
     throw Error(ErrorCode::kUsage, Setting{"token_ids"}, "there are no tokens",
@@ -243,8 +228,7 @@ void Decoder::prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, b
   metrics->expert_ns += watch.lap();
 }
 
-TokenMetrics Decoder::prefill(Span<const uint32_t> tokens, const Progress& progress,
-                              const Check& check) {
+TokenMetrics Decoder::prefill(Span<const uint32_t> tokens, const Progress& progress) {
   require_room(tokens.size());
   Stopwatch watch;
   TokenMetrics metrics;
@@ -258,8 +242,7 @@ TokenMetrics Decoder::prefill(Span<const uint32_t> tokens, const Progress& progr
   try {
     prefill_layers(tokens.size(), x.data(), &metrics, progress);
     selector_.replay(history_);
-    experts_->retain(cached());
-    if (position_ == 0) begin_decoding(check);
+    experts_->fill(cached());
   } catch (...) {
     mixers_.rewind();
     // Within a conversation the routing method's averages keep the prompt's values.
@@ -292,9 +275,9 @@ void Decoder::prefill_layers(size_t rows, float* x, TokenMetrics* metrics,
     }
 }
 
-TokenMetrics Decoder::decode(uint32_t token, const Check& check) {
+TokenMetrics Decoder::decode(uint32_t token) {
   require_room(1);
-  if (position_ == 0) begin_decoding(check);
+  if (position_ == 0) experts_->fill(cached());
   Stopwatch watch;
   TokenMetrics metrics;
   metrics.token = token;

@@ -23,9 +23,6 @@ namespace moe_mobile {
 // can hold them. Decoding goes one token at a time.
 class Decoder {
  public:
-  // Throws to stop the work.
-  using Check = std::function<void()>;
-
   Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
           std::unique_ptr<ExpertStream> experts, Selector selector, uint32_t context,
           ParallelFor parallel);
@@ -51,11 +48,11 @@ class Decoder {
   void replay_router(const float* logits) { replayed_ = logits; }
 
   // Appends prompt tokens. kUsage if they exceed the context, or for a token outside the
-  // vocabulary. `progress` counts tokens, each a layer's part at a time, and `check` is called
-  // between reads of an initial cache; if one of them throws, the prompt was not appended.
-  TokenMetrics prefill(Span<const uint32_t> tokens, const Progress& progress, const Check& check);
-  // Appends one token, or none if it throws. `check` as above, before a conversation's first token.
-  TokenMetrics decode(uint32_t token, const Check& check);
+  // vocabulary. `progress` counts tokens, each a layer's part at a time; if it throws, the prompt
+  // was not appended.
+  TokenMetrics prefill(Span<const uint32_t> tokens, const Progress& progress);
+  // Appends one token, or none if it throws.
+  TokenMetrics decode(uint32_t token);
   // Logits [vocab] after the last token appended.
   const float* logits(TokenMetrics* metrics);
 
@@ -73,8 +70,6 @@ class Decoder {
   void prefill_experts(uint32_t layer, uint32_t rows, size_t first_row, bool last_batch, float* x,
                        TokenMetrics* metrics);
   void add_experts(uint32_t rows, float* x);
-  // Called before the first token is decoded: makes memory match the initial cache.
-  void begin_decoding(const Check& check);
   // The cached experts, least recent first in each pool.
   std::vector<ExpertKey> cached() const;
   // A key of the selector, with the layer numbered as in the rest of the engine.

@@ -184,21 +184,18 @@ void EngineImpl::prefill(Span<const uint32_t> tokens, const Progress& progress) 
 
 void EngineImpl::append_prompt(Span<const uint32_t> tokens, const Progress& progress) {
   const Cancellation cancellation(this);
-  const TokenMetrics metrics = decoder().prefill(
-      tokens,
-      [&](const char* stage, uint64_t done, uint64_t total) {
+  const TokenMetrics metrics =
+      decoder().prefill(tokens, [&](const char* stage, uint64_t done, uint64_t total) {
         cancellation.check();
         gate_.pass();
         progress(stage, done, total);
-      },
-      [&] { cancellation.check(); });
+      });
   steps_.push_back({true, static_cast<uint32_t>(tokens.size()), metrics});
 }
 
 void EngineImpl::decode(uint32_t token) {
   const CallGate::Call call(&gate_);
-  const Cancellation cancellation(this);
-  steps_.push_back({false, 1, decoder().decode(token, [&] { cancellation.check(); })});
+  steps_.push_back({false, 1, decoder().decode(token)});
 }
 
 const float* EngineImpl::logits() {

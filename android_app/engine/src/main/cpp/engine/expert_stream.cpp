@@ -11,6 +11,12 @@
 #include "metrics/stopwatch.h"
 
 namespace moe_mobile {
+namespace {
+
+// Reads in the background for each lane. Demanded reads pass those that have not begun.
+constexpr size_t kFillAhead = 8;
+
+}  // namespace
 
 ExpertStream::ExpertStream(std::vector<std::unique_ptr<ExpertPlaces>> places,
                            const Options& options)
@@ -72,6 +78,10 @@ uint32_t ExpertStream::assign(const ExpertKey& key) {
 
 void ExpertStream::resize(Span<const uint32_t> places, Span<const ExpertKey> cached) {
   end_speculation();
+  const std::unordered_set<ExpertKey> stay(cached.begin(), cached.end());
+  to_fill_.erase(std::remove_if(to_fill_.begin(), to_fill_.end(),
+                                [&](const ExpertKey& key) { return stay.count(key) == 0; }),
+                 to_fill_.end());
   for (size_t variant = 0; variant < classes_.size(); ++variant) {
     Class& of = classes_[variant];
     if (of.places == nullptr) continue;
@@ -99,7 +109,18 @@ void ExpertStream::demand(const ExpertKey& key, size_t job, TokenMetrics* metric
   const uint32_t place = assign(key);
   state_[place] = {Reason::kDemanded, 0, job};
   submit(key, place, ReadPriority::kDemanded);
-  ++metrics->misses;
+}
+
+void ExpertStream::read_ahead(const ExpertKey& key, Reason reason) {
+  const uint32_t place = assign(key);
+  state_[place] = {};
+  try {
+    submit(key, place, ReadPriority::kSpeculative);
+  } catch (...) {
+    release(key);
+    throw;
+  }
+  state_[place].reason = reason;
 }
 
 void ExpertStream::adopt(uint32_t place) {
@@ -122,6 +143,7 @@ void ExpertStream::take(const ReadDone& done) {
   if (at.reason == Reason::kWithdrawn || done.error) return free_place(place);
   try {
     make_ready(place);
+    if (at.reason == Reason::kCached) at = {};
   } catch (const Error&) {
     free_place(place);  // the error is reported when the expert is demanded
   }
@@ -187,34 +209,41 @@ void ExpertStream::decode_jobs(Span<const ExpertJob> jobs, Span<const ExpertKey>
   take_arrived();
   for (const ExpertKey& key : evicted) {
     const std::optional<uint32_t> place = find(key);
-    if (place && state_[*place].reason == Reason::kDemanded) free_place(*place);
+    if (!place)
+      take_from_fill(key);
+    else if (state_[*place].reason == Reason::kDemanded || state_[*place].reason == Reason::kCached)
+      withdraw_place(*place);
   }
 
   // Adopt all experts that are in memory or being read before making room for other reads.
   in_memory_.assign(jobs.size(), std::nullopt);
   missing_.clear();
-  size_t reading = 0;
+  size_t reading = 0, hits = 0;
   for (size_t rank = 0; rank < jobs.size(); ++rank) {
     const std::optional<uint32_t> place = find(jobs[rank].expert);
     if (!place) {
       missing_.push_back(rank);
+      hits += take_from_fill(jobs[rank].expert);
       continue;
     }
+    const bool ready = slot_at(*place).state == SlotState::kReady;
+    hits += ready || state_[*place].reason == Reason::kCached;
     adopt(*place);
-    if (slot_at(*place).state == SlotState::kReady) {
+    if (ready) {
       in_memory_[rank] = place;
-      ++metrics->hits;
     } else {
       lanes_.promote(*place);
       state_[*place].job = rank;
-      ++metrics->misses;
       ++reading;
     }
   }
   for (const size_t rank : missing_) demand(jobs[rank].expert, rank, metrics);
   reading += missing_.size();
+  metrics->hits += hits;
+  metrics->misses += jobs.size() - hits;
   if (options_.shown != nullptr && !jobs.empty())
-    options_.shown->count(jobs[0].expert.layer, jobs.size() - reading, reading);
+    options_.shown->count(jobs[0].expert.layer, hits, jobs.size() - hits);
+  go_on_filling();
 
   if (!options_.overlap)
     for (; reading > 0; --reading) {
@@ -233,6 +262,7 @@ void ExpertStream::decode_jobs(Span<const ExpertJob> jobs, Span<const ExpertKey>
 // Prompts ---------------------------------------------------------------------------------------
 
 void ExpertStream::begin_prompt(Span<const ExpertKey> cached) {
+  to_fill_.clear();
   end_speculation();
   in_prompt_ = true;
   const std::unordered_set<ExpertKey> known(cached.begin(), cached.end());
@@ -279,6 +309,7 @@ void ExpertStream::prefill_jobs(Span<const ExpertJob> jobs, bool last_of_layer,
   for (size_t job = 0; job < jobs.size(); ++job)
     (find(experts[job]) ? hits : misses).push_back(job);
   metrics->hits += hits.size();
+  metrics->misses += misses.size();
   if (options_.shown != nullptr && !jobs.empty())
     options_.shown->count(jobs[0].expert.layer, hits.size(), misses.size());
 
@@ -309,6 +340,7 @@ void ExpertStream::prefill_jobs(Span<const ExpertJob> jobs, bool last_of_layer,
 }
 
 void ExpertStream::retain(Span<const ExpertKey> cached) {
+  to_fill_.clear();
   end_speculation();
   in_prompt_ = false;
   for (Class& of : classes_) of.table.keep_only(cached);
@@ -325,6 +357,35 @@ void ExpertStream::load(Span<const ExpertKey> cached, const Progress& progress) 
     abandon_reads();
     throw;
   }
+}
+
+void ExpertStream::fill(Span<const ExpertKey> cached) {
+  retain(cached);
+  for (const ExpertKey& key : cached)
+    if (!find(key)) to_fill_.push_back(key);
+  go_on_filling();
+}
+
+void ExpertStream::go_on_filling() {
+  while (!to_fill_.empty() && lanes_.in_flight() < kFillAhead * lanes_.lanes()) {
+    const ExpertKey key = to_fill_.back();
+    if (classes_[key.variant].table.free_slots() == 0 &&
+        !drop_speculative(speculative_.size(), key.variant))
+      return;  // an expert that has to leave is still being read
+    to_fill_.pop_back();
+    try {
+      read_ahead(key, Reason::kCached);
+    } catch (const Error&) {
+      to_fill_.clear();  // the error is reported when an expert is demanded
+    }
+  }
+}
+
+bool ExpertStream::take_from_fill(const ExpertKey& key) {
+  const auto found = std::find(to_fill_.begin(), to_fill_.end(), key);
+  if (found == to_fill_.end()) return false;
+  to_fill_.erase(found);
+  return true;
 }
 
 void ExpertStream::read_missing(Span<const ExpertKey> keys, const Progress& progress) {
@@ -353,7 +414,11 @@ size_t ExpertStream::prefetch(Span<const ExpertKey> keys) {
   for (size_t accepted = 0; accepted < keys.size(); ++accepted) {
     const ExpertKey& key = keys[accepted];
     std::optional<uint32_t> place = find(key);
-    if (place && state_[*place].reason == Reason::kDemanded) continue;
+    // A cached expert comes anyway.
+    if (std::find(to_fill_.begin(), to_fill_.end(), key) != to_fill_.end()) continue;
+    if (place &&
+        (state_[*place].reason == Reason::kDemanded || state_[*place].reason == Reason::kCached))
+      continue;
     if (place) {
       const auto at = std::find(speculative_.begin(), speculative_.end(), *place);
       if (at - speculative_.begin() < static_cast<ptrdiff_t>(older)) --older;
@@ -363,14 +428,8 @@ size_t ExpertStream::prefetch(Span<const ExpertKey> keys) {
         if (!drop_speculative(older, key.variant)) return accepted;
         --older;
       }
-      place = assign(key);
-      state_[*place] = {};
-      try {
-        submit(key, *place, ReadPriority::kSpeculative);
-      } catch (...) {
-        release(key);
-        throw;
-      }
+      read_ahead(key, Reason::kSpeculative);
+      place = find(key);
     }
     state_[*place].reason = Reason::kSpeculative;
     speculative_.push_back(*place);

@@ -32,10 +32,11 @@ struct ExpertJob {
 // leave, as the selector decided.
 // REQUIRES: the callers' caches never hold more experts of a variant than there are places for it.
 //
-// There are two reasons to read an expert. It is *demanded* if a token waits for it or the cache
-// holds it. It is *speculative* if prefetch() named it. Speculative experts use places that no
-// demanded expert needs, their reads wait behind demanded ones, and they leave, the oldest first,
-// when their place is needed. So they can change how long a token takes, but never its result.
+// There are three reasons to read an expert. It is *demanded* if a token waits for it. It is
+// *cached* if the cache holds it from the beginning: fill() named it. It is *speculative* if
+// prefetch() named it. Reads of cached and speculative experts wait behind demanded ones.
+// Speculative experts use places that no other expert needs, and leave, the oldest first, when
+// their place is needed. So they can change how long a token takes, but never its result.
 //
 // One thread calls all methods.
 class ExpertStream {
@@ -67,7 +68,8 @@ class ExpertStream {
 
   // Decodes one token in one layer: `evicted` leave, then the jobs' experts run, given in rank
   // order (best first) and distinct. Those in memory run first, the others as they arrive. Every
-  // job writes its own y, so the order of arrival changes nothing.
+  // job writes its own y, so the order of arrival changes nothing. An expert that fill() still
+  // brings in is a hit: the cache holds it, whenever it arrives.
   void decode(Span<const ExpertJob> jobs, Span<const ExpertKey> evicted, TokenMetrics* metrics);
 
   // Begins a prompt. `cached`: the cached experts, the least recent first. Anything else in memory
@@ -80,10 +82,14 @@ class ExpertStream {
   void prefill(Span<const ExpertJob> jobs, bool last_of_layer, TokenMetrics* metrics);
 
   // Ends a prompt and frees all places except those of `cached`. Cached experts that are not in
-  // memory are read when they are first used.
+  // memory are read when a token demands them.
   void retain(Span<const ExpertKey> cached);
   // The same, and reads the cached experts that are missing, with progress "load".
   void load(Span<const ExpertKey> cached, const Progress& progress);
+  // As retain(), but the cached experts that are missing, the least recent first in `cached`, are
+  // read in the background: the most recent first, while tokens are decoded. One that cannot be
+  // read is no error before a token demands it. Ends with the next prompt, retain() or load().
+  void fill(Span<const ExpertKey> cached);
 
   // Predicts that these experts will be used soon, the most likely first. Those that are not in
   // memory are read into places that no demanded expert needs, as far as there are such; the oldest
@@ -101,6 +107,7 @@ class ExpertStream {
   // Why a place is taken.
   enum class Reason : uint8_t {
     kDemanded,
+    kCached,  // being read by fill(); demanded once it is there
     kSpeculative,
     kWithdrawn,  // not needed any more, but its read has begun
   };
@@ -112,7 +119,7 @@ class ExpertStream {
   };
   struct Place {
     Reason reason = Reason::kDemanded;
-    uint64_t bytes = 0;  // read speculatively
+    uint64_t bytes = 0;  // read before a token asked for it
     size_t job = 0;      // the job that waits for a demanded read
   };
 
@@ -142,6 +149,12 @@ class ExpertStream {
   // Starts a demanded read. Makes room for it if no place is free.
   void demand(const ExpertKey& key, size_t job, TokenMetrics* metrics);
   void submit(const ExpertKey& key, uint32_t place, ReadPriority priority);
+  // Binds a place to the expert, which no token waits for, and begins its read.
+  void read_ahead(const ExpertKey& key, Reason reason);
+  // Lets reads of fill() begin, as many as keep the lanes busy until the next layer.
+  void go_on_filling();
+  // Takes the expert out of those that fill() has not begun to read. False if it is not there.
+  bool take_from_fill(const ExpertKey& key);
   // The expert of this place is used: it is demanded from now on, even if it was speculative.
   void adopt(uint32_t place);
   // Waits for a demanded read and returns its job. Throws if the read failed.
@@ -167,6 +180,7 @@ class ExpertStream {
   const Options options_;
   std::vector<Class> classes_;         // by variant
   std::vector<Place> state_;           // by place
+  std::vector<ExpertKey> to_fill_;     // cached, but not being read yet, the next one last
   std::vector<uint32_t> speculative_;  // places, the oldest prediction first
   std::vector<size_t> arrived_;        // jobs that can run: their expert has arrived
   uint64_t bytes_read_ = 0;  // that no token has reported yet: reads may end between two tokens

@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -87,9 +86,7 @@ void require_own(const std::string& path, const std::vector<Sha256Digest>& sourc
 }
 
 void require_space(const std::string& directory, uint64_t bytes) {
-  struct statvfs space{};
-  if (statvfs(directory.c_str(), &space) != 0) throw_errno(directory, "read the free space");
-  const uint64_t free_bytes = static_cast<uint64_t>(space.f_bavail) * space.f_frsize;
+  const uint64_t free_bytes = free_space(directory);
   if (free_bytes < bytes)
     throw Error(
         ErrorCode::kDiskFull, directory,
@@ -124,13 +121,34 @@ class Preparation {
         options_(options),
         directory_(std::move(directory)),
         scratch_(directory_ + "/" + kScratchName),
-        progress_(progress) {
+        progress_(progress),
+        methods_finished_(intact(methods_file(directory_), method_sources(manifest_))) {
     total_ = packed_experts_of(manifest_, options_);
+    for (const auto& [layer, variant] : packed_shards(manifest_, options_.experts))
+      if (intact(layer_file(manifest_, directory_, layer, variant),
+                 layer_sources(manifest_, layer, variant))) {
+        finished_.insert({layer, variant});
+        done_ += manifest_.moe.num_experts;
+      }
+  }
+
+  // An estimate of what run() will write.
+  uint64_t missing_bytes() const {
+    uint64_t bytes = 0;
+    for (const auto& [layer, variant] : packed_shards(manifest_, options_.experts)) {
+      if (finished_.count({layer, variant}) != 0) continue;
+      const uint64_t shard = manifest_.experts(layer, variant).shard.bytes;
+      // With `consume` a shard is deleted before the next one is packed.
+      bytes = options_.consume ? std::max(bytes, shard) : bytes + shard;
+    }
+    return bytes + (methods_finished_ ? 0 : packed_dense_bytes(manifest_));
   }
 
   void run(PrepareResult* result) {
     pack_methods();
-    count_finished();
+    // Experts of layers that an earlier run packed count before the first report, so that a rate is
+    // one of this run's work.
+    progress_("prepare", done_, total_);
     for (const auto& [layer, variant] : packed_shards(manifest_, options_.experts))
       pack_layer(layer, variant);
     result->bytes_written = bytes_written_;
@@ -144,18 +162,6 @@ class Preparation {
     for (const DenseEntry& entry : dense_entries(manifest_))
       if (entry.blob) count += entry.methods.size();
     return count;
-  }
-
-  // Experts of layers that an earlier run packed. They count before the first report, so that a
-  // rate is one of this run's work.
-  void count_finished() {
-    for (const auto& [layer, variant] : packed_shards(manifest_, options_.experts))
-      if (intact(layer_file(manifest_, directory_, layer, variant),
-                 layer_sources(manifest_, layer, variant))) {
-        finished_.insert({layer, variant});
-        done_ += manifest_.moe.num_experts;
-      }
-    progress_("prepare", done_, total_);
   }
 
   // As many as there are cores, while what they hold at once stays small: for each a program, and
@@ -192,7 +198,7 @@ class Preparation {
     const uint32_t templates =
         packs_experts(manifest_) ? static_cast<uint32_t>(manifest_.precisions.size()) : 0;
     template_indexes_.resize(templates);
-    if (intact(path, sources)) {
+    if (methods_finished_) {
       const PackedFile file = open_packed(path, sources, false);
       for (uint32_t variant = 0; variant < templates; ++variant) {
         const AlignedBuffer index = file.read(template_index(variant));
@@ -260,12 +266,12 @@ class Preparation {
     const LayerExperts& experts = manifest_.experts(layer, variant);
     const std::string path = layer_file(manifest_, directory_, layer, variant);
     const auto sources = layer_sources(manifest_, layer, variant);
-    // A shard may be deleted only if its packed file can be read.
-    const bool goes = options_.consume && bundle_.has_shard(layer, variant);
-    if (intact(path, sources, goes ? Depth::kBlobs : Depth::kIndex)) {
-      return consume(experts);
+    if (finished_.count({layer, variant}) != 0) {
+      // A shard may be deleted only if its packed file can be read.
+      const bool goes = options_.consume && bundle_.has_shard(layer, variant);
+      if (!goes || intact(path, sources, Depth::kBlobs)) return consume(experts);
+      done_ -= experts.programs.size();
     }
-    if (finished_.count({layer, variant}) != 0) done_ -= experts.programs.size();  // it is damaged
     require_source(layer, variant, path, sources);
     PackedFileWriter writer(path, packed_store_key());
     MakeInOrder<AlignedBuffer>::run(
@@ -305,10 +311,12 @@ class Preparation {
   std::string directory_;
   std::string scratch_;
   const Progress& progress_;
+  // What an earlier run wrote.
+  const bool methods_finished_;
+  std::set<std::pair<uint32_t, uint32_t>> finished_;  // layer and variant
   PlannedArena arena_;
   std::vector<std::vector<uint8_t>> template_indexes_;  // by variant
   std::vector<Sha256Digest> probes_;                    // of templates and methods, in their order
-  std::set<std::pair<uint32_t, uint32_t>> finished_;    // layer and variant
   uint64_t methods_done_ = 0;
   uint64_t done_ = 0;
   uint64_t total_ = 0;
@@ -352,18 +360,9 @@ PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
   keep_large_blocks_out_of_heap();  // the workers' heaps would stay
   make_directories(result.directory);
   const UniqueFd lock = lock_directory(result.directory, progress);
-  uint64_t missing_bytes = 0;
-  for (const auto& [layer, variant] : packed_shards(manifest, options.experts)) {
-    const std::string path = layer_file(manifest, result.directory, layer, variant);
-    if (intact(path, layer_sources(manifest, layer, variant))) continue;
-    const uint64_t shard = manifest.experts(layer, variant).shard.bytes;
-    // With `consume` a shard is deleted before the next one is packed.
-    missing_bytes = options.consume ? std::max(missing_bytes, shard) : missing_bytes + shard;
-  }
-  if (!intact(methods_file(result.directory), method_sources(manifest)))
-    missing_bytes += packed_dense_bytes(manifest);
-  require_space(result.directory, missing_bytes);
-  Preparation(bundle, options, result.directory, progress).run(&result);
+  Preparation preparation(bundle, options, result.directory, progress);
+  require_space(result.directory, preparation.missing_bytes());
+  preparation.run(&result);
   return result;
 }
 

@@ -5,7 +5,6 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -50,9 +49,7 @@ class Scratch {
   // would kill the process. Packing adds row sums and padding to the weights.
   void require_space(uint64_t program_bytes) const {
     constexpr uint64_t kPadding = 1 << 20;
-    struct statvfs space{};
-    if (fstatvfs(fd_.get(), &space) != 0) throw_errno(path_, "read the free space");
-    const uint64_t free_bytes = static_cast<uint64_t>(space.f_bavail) * space.f_frsize;
+    const uint64_t free_bytes = free_space(path_);
     if (free_bytes < 2 * program_bytes + kPadding)
       throw Error(
           ErrorCode::kDiskFull, path_,
