@@ -48,8 +48,15 @@ CASES = {
     ),
     "qwen2_moe-normed": Case("qwen2_moe", {"norm_topk_prob": True}),
     "qwen3_moe-untied": Case("qwen3_moe", {"tie_word_embeddings": False}),
+    # On any machine an expert takes more slots' pages in 8da8w than in 8da4w.
+    "qwen3_moe-wide": Case(
+        "qwen3_moe", {"tie_word_embeddings": False, "moe_intermediate_size": 96}
+    ),
     "qwen3_moe-dense-layer": Case("qwen3_moe", {"mlp_only_layers": [0], "norm_topk_prob": False}),
 }
+
+SHARED = "MOE_TEST_SHARED"
+"""The environment variable that names the folder which the processes of a test run share."""
 
 CheckpointMaker = Callable[[str], Path]
 DemoMaker = Callable[[str], Path]
@@ -75,13 +82,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that the processes of a test run share."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     for name in ("lowered", "unfinished"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    os.environ[SHARED] = str(folder)  # for processes of the tests
     return folder
 
 

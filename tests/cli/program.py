@@ -10,6 +10,8 @@ import subprocess
 import sys
 from typing import Any
 
+from tests.cli import preloaded
+
 COMMAND = (sys.executable, "-c", "from moe_mobile.cli import main; main()")
 
 # A job in the background (CI may be one) ignores SIGINT, and its children inherit that.
@@ -18,7 +20,9 @@ INTERRUPTIBLE = ("env", "--default-signal=INT,HUP", *COMMAND)
 
 def run_cli(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """The finished process with its output as text."""
-    command = [*COMMAND, *map(str, arguments)]
+    words = [*map(str, arguments)]
+    begin = preloaded.command(words[0] if words else "", options.get("env") or os.environ)
+    command = [*(begin or COMMAND), *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 

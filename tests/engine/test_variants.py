@@ -35,7 +35,7 @@ from tests.oracles.logits import Logits, logits_of
 from tests.oracles.torchao_model import half_precision_cache, torchao_model
 from tests.tiny import EXPERTS, TOP_K, VOCAB
 
-NAME = "qwen3_moe-untied"
+NAME = "qwen3_moe-wide"
 LAYERS = 2
 IDS = [(11 * i**3 + 7 * i**2 + 13 * i + 5) % (VOCAB - 3) + 3 for i in range(32)]
 PROMPT, DECODED = IDS[:20], 6

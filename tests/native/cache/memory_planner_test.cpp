@@ -127,6 +127,7 @@ TEST(MemoryPlan, HoldsItsGuaranteesForRandomNumbers) {
     in.dense_bytes = any();
     in.kv_bytes = any();
     in.arena_bytes = any();
+    in.method_bytes = any();
     in.available_bytes = any();
     in.allow_below_cycle = random() % 2 == 0;
     in.budget.kind = static_cast<Budget::Kind>(random() % 3);
@@ -150,6 +151,7 @@ TEST(MemoryPlan, HoldsItsGuaranteesForRandomNumbers) {
         ASSERT_GE(plan.slots, plan.token_cycle_slots);
       }
       const auto total = static_cast<unsigned __int128>(plan.slots) * plan.slot_bytes +
+                         static_cast<unsigned __int128>(plan.slots) * in.method_bytes +
                          in.dense_bytes + in.kv_bytes + in.arena_bytes;
       ASSERT_TRUE(total == plan.total_bytes);
       describe(plan);

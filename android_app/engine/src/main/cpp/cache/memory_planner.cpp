@@ -40,7 +40,10 @@ uint64_t experts_budget(const MemoryPlanInputs& in, uint64_t fixed) {
       break;
   }
   const uint64_t usable = in.available_bytes - in.available_bytes / 100 * 15;
-  return usable > fixed ? usable - fixed : 0;
+  const uint64_t room = usable > fixed ? usable - fixed : 0;
+  uint64_t smallest = kMax;
+  for (const SlotClassInput& c : in.classes) smallest = std::min(smallest, c.slot_bytes);
+  return room - room / saturating_add(smallest, in.method_bytes) * in.method_bytes;
 }
 
 std::string experts_of(uint64_t slots, uint64_t num_experts, uint64_t slot_bytes) {
@@ -142,8 +145,10 @@ MemoryPlan plan_memory(const MemoryPlanInputs& in) {
           saturating_add(cycle_bytes, saturating_multiply(c.token_cycle_slots, c.slot_bytes));
     }
   }
+  const uint64_t methods_bytes = saturating_multiply(plan.slots, in.method_bytes);
+  plan.arena_bytes = saturating_add(plan.arena_bytes, methods_bytes);
   const uint64_t loading = saturating_add(in.dense_bytes, in.loading_bytes);
-  const uint64_t running = saturating_add(slots_bytes, fixed);
+  const uint64_t running = saturating_add(saturating_add(slots_bytes, fixed), methods_bytes);
   plan.total_bytes = std::max(running, loading);
 
   const std::string raise =

@@ -25,6 +25,7 @@ struct MemoryPlanInputs {
   uint64_t dense_bytes = 0;      // weights of the dense programs and the head
   uint64_t kv_bytes = 0;         //
   uint64_t arena_bytes = 0;      // planned memory, activations, buffers
+  uint64_t method_bytes = 0;     // of each slot besides its weights; counted as arena
   uint64_t loading_bytes = 0;    // for a moment, beside the dense weights, while one is loaded
   uint64_t available_bytes = 0;  // available_memory() before anything was loaded
   bool allow_below_cycle = false;

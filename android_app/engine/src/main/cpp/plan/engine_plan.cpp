@@ -43,6 +43,10 @@ uint64_t staging_bytes(const Manifest& manifest, unsigned lanes, uint64_t slots)
   return std::min(reads, slots) * manifest.memory.expert_bytes;
 }
 
+// What ExecuTorch and XNNPACK keep of a loaded method, apart from its weights. 25 KiB for an expert
+// of Qwen3-30B-A3B's shape.
+constexpr uint64_t kMethodBytes = 32 << 10;
+
 // A dense program is read into memory of its own before its weights are loaded.
 uint64_t loading_bytes(const Manifest& manifest) {
   uint64_t bytes = manifest.head.bytes;
@@ -108,6 +112,7 @@ MemoryPlan plan_memory_of(const EngineSettings& settings, const Manifest& manife
   if (settings.residency == Residency::kPrograms)
     inputs.arena_bytes +=
         staging_bytes(manifest, settings.lanes, uint64_t{inputs.moe_layers} * inputs.experts);
+  inputs.method_bytes = kMethodBytes;
   inputs.loading_bytes = loading_bytes(manifest);
   inputs.available_bytes = available_bytes;
   inputs.allow_below_cycle = settings.allow_below_cycle;
