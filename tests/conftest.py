@@ -17,8 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.bundles", "tests.phones"]
+
+# A busy machine proves nothing: no example of a property has a time limit. Fixtures may serve all
+# examples of a test.
+settings.register_profile(
+    "moe-mobile",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("moe-mobile")
 
 ROOT = Path(__file__).resolve().parent.parent
 

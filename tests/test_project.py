@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import moe_mobile
 from moe_mobile.base.pins import pinned
@@ -268,6 +269,15 @@ def test_module_imports_from_any_folder(tmp_path: Path) -> None:
 
 # Of pytest, torch and numpy.
 _LOOKS = {"raises", "warns", "fail", "assert_close", "assert_array_equal", "assert_allclose"}
+
+
+def test_no_property_has_a_deadline() -> None:
+    assert settings().deadline is None
+    assert HealthCheck.too_slow in settings().suppress_health_check
+    others = [
+        path for path in (ROOT / "tests").rglob("*.py") if "suppress_health" in path.read_text()
+    ]
+    assert {path.name for path in others} == {"conftest.py", "test_project.py"}
 
 
 def test_each_test_looks_at_a_value() -> None:

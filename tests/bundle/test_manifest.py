@@ -39,7 +39,7 @@ def test_spacing_and_order_do_not_matter_to_the_reader(seed: int) -> None:
     assert parse_manifest(json.dumps(to_json(manifest)).encode()) == manifest
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(seed=seeds, data=st.data())
 def test_random_damage_is_refused_or_harmless(seed: int, data: st.DataObject) -> None:
     value = to_json(sample(seed)[0])
@@ -106,7 +106,7 @@ def require_rules(manifest: Manifest) -> None:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(seed=seeds, data=st.data())
 def test_flipped_bytes_never_crash(seed: int, data: st.DataObject) -> None:
     content = bytearray(to_bytes(sample(seed)[0]))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_mobile.bench.store import ResultFile
@@ -170,9 +170,7 @@ def _arguments(command: str, bundle: pathlib.Path, folder: pathlib.Path) -> list
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_no_answer_makes_a_command_crash(
     data: st.DataObject,

@@ -42,7 +42,7 @@ def awkward_weight(seed: int, magnitude: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), magnitude=st.sampled_from([1e-30, 1e-3, 1.0, 1e4, 1e37]))
 def test_quantize_is_bit_equal_to_torchao(encoding: Encoding, seed: int, magnitude: float) -> None:
     weight = awkward_weight(seed, magnitude)

@@ -108,7 +108,7 @@ def test_every_truncation_is_noticed(tmp_path: Path) -> None:
         assert caught.value.file == str(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_flipped_headers_never_crash(data: st.DataObject, tmp_path_factory: Any) -> None:
     folder = tmp_path_factory.mktemp("flipped")

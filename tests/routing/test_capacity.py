@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_mobile.errors import UsageError
@@ -33,7 +33,6 @@ def test_capacities() -> None:
 
 
 @given(st.integers(1, 65536), st.data())
-@settings(deadline=None)
 def test_a_share_is_so_many_experts(experts: int, data: st.DataObject) -> None:
     capacity = data.draw(st.integers(1, experts))
     assert parse_capacity(share_text(capacity, experts)).of(experts) == capacity
@@ -45,7 +44,6 @@ def test_a_share_is_so_many_experts(experts: int, data: st.DataObject) -> None:
     experts=st.integers(1, 64),
     pool=st.sampled_from(["layer", "global"]),
 )
-@settings(deadline=None)
 def test_the_lab_and_files_of_settings_have_one_rule(
     percent: Decimal,
     layers: int,

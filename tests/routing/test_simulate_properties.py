@@ -31,7 +31,7 @@ def _sizes(data: st.DataObject, logits: Floats) -> tuple[int, int]:
     return top_k, data.draw(st.integers(top_k, logits.shape[2]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(traces, st.data(), st.sampled_from(["layer", "global"]))
 def test_settings_that_change_nothing_equal_exact(
     logits: Floats, data: st.DataObject, pool: str
@@ -53,7 +53,7 @@ def test_settings_that_change_nothing_equal_exact(
         assert got.changed == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(traces, st.data(), st.sampled_from(["layer", "global"]))
 def test_belady_never_misses_more(logits: Floats, data: st.DataObject, pool: str) -> None:
     top_k, capacity = _sizes(data, logits)
@@ -77,7 +77,7 @@ def test_belady_never_misses_more(logits: Floats, data: st.DataObject, pool: str
     assert misses["belady"] == min(misses.values())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(traces, st.data(), st.sampled_from(["layer", "global"]))
 def test_sequences_are_those_that_they_would_be_alone(
     logits: Floats, data: st.DataObject, pool: str
@@ -94,7 +94,7 @@ def test_sequences_are_those_that_they_would_be_alone(
         assert getattr(got, name) == sum(getattr(one, name) for one in alone)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(traces, st.data(), st.sampled_from(["layer", "global"]))
 def test_a_prompt_changes_only_the_cache(logits: Floats, data: st.DataObject, pool: str) -> None:
     top_k, capacity = _sizes(data, logits)
@@ -125,7 +125,7 @@ def test_begins_with_the_first_of_a_profile() -> None:
     assert got.misses == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     traces,
     st.data(),

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save
@@ -31,8 +31,6 @@ from moe_mobile.routing.trace import (
     write_trace,
 )
 from tests.routing.traces import trace_of
-
-SAME_FOLDER = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def example(**changes: Any) -> Trace:
@@ -82,7 +80,6 @@ def traces(draw: st.DrawFn) -> Trace:
 
 
 @given(trace=traces())
-@SAME_FOLDER
 def test_a_trace_survives_a_file(trace: Trace, tmp_path: Path) -> None:
     path = tmp_path / "trace"
     assert write_trace(path, trace) == path.stat().st_size
@@ -292,7 +289,6 @@ def test_refuses_other_files(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-@SAME_FOLDER
 def test_a_damaged_file_is_refused_or_another_trace(data: st.DataObject, tmp_path: Path) -> None:
     path = tmp_path / "trace"
     write_trace(path, example())

@@ -221,7 +221,7 @@ def test_every_member_is_required(tmp_path: Path, member: str) -> None:
         read_settings(path)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_damage_gives_a_typed_error_or_valid_settings(
     tmp_path_factory: pytest.TempPathFactory, data: Any

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_mobile.virtual_phone import VirtualPhone, phones
@@ -26,8 +26,6 @@ U32 = st.integers(0, 0xFFFFFFFF)
 SMALL = st.one_of(st.integers(0, 5), U32)
 FUZZ = settings(
     max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
