@@ -254,3 +254,26 @@ def test_the_speed_of_exporting() -> None:
         assert cells["CPU s per expert"] == f"{cpu:.3f}"
         assert cells["experts per CPU s"] == f"{1 / cpu:.1f}"
         assert (cpu <= 1 / 12) == (cells["version"] == "now")
+
+
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [("step of the whole model", "opening-whole.json"), ("step", "opening.json")],
+)
+def test_what_preparing_and_opening_take(column: str, name: str) -> None:
+    medians = json.loads((DATA / name).read_text())["medians"]
+    rows = (cells for _, cells in table_rows("findings/full-size.md"))
+    table = [cells for cells in rows if column in cells and "before: MiB" in cells]
+    cache = ""
+    for cells in table:
+        step = re.sub(r"^open, cache (\d+) %.*", r"open \1%", cells[column])
+        step = re.sub("^then (a )?", "", step)
+        cache = step.removeprefix("open ") if step.startswith("open") else cache
+        step = step if step == "prepare" or step.startswith("open") else f"{step} {cache}"
+        for version in ("before", "now"):
+            cost = medians[version][step]
+            told = [cells[f"{version}: {what}"] for what in ("s", "CPU s", "MiB")]
+            assert told == [f"{cost['wall']:.1f}", f"{cost['cpu']:.1f}", f"{cost['peak']:.0f}"], (
+                step
+            )
+    assert len(table) >= 6

@@ -14,11 +14,8 @@ from tests.engine.native import rss_anon
 
 MIB = 2**20
 
-# What a runner takes before it opens anything, and what opening any bundle adds: code's private
-# data, allocator, thread stacks, the manifest, the programs' execution plans. Measured: less than
-# the plan allows for buffers, so that the whole stays below the plan; another allocator may keep
-# more.
-PROCESS_BASE = 8 * MIB
+# Of another allocator, which may keep more.
+SPARE = 4 * MIB
 
 
 @pytest.mark.parametrize(
@@ -33,25 +30,26 @@ def test_memory_stays_within_the_plan(large_bundle: Path, cache: str, residency:
         "context": 1024,
     }
     with Runner() as runner:
+        before = rss_anon(runner.pid)
         info = runner.request("open", bundle=str(large_bundle), settings=settings)
-        opened = rss_anon(runner.pid)
+        opened = rss_anon(runner.pid) - before
         runner.request("score", token_ids=[(37 * i) % 512 for i in range(24)])
         # More than a batch: no program takes more memory than for its largest number of rows.
         runner.request("generate", token_ids=[(41 * i) % 512 for i in range(600)], max_new_tokens=8)
-        used = rss_anon(runner.pid)
+        used = rss_anon(runner.pid) - before
     plan = info["plan"]
     print(cache, residency, plan["total_bytes"] / MIB, opened / MIB, used / MIB)
     # The experts dominate, so that the contract is about them.
-    assert plan["slots"] * plan["slot_bytes"] > 0.5 * plan["total_bytes"] or cache == "15%"
+    assert plan["slots"] * plan["slot_bytes"] > 0.4 * plan["total_bytes"] or cache == "15%"
     assert plan["slots"] * plan["slot_bytes"] <= plan["experts_budget_bytes"]
     for measured in (opened, used):
-        assert measured <= plan["total_bytes"] + PROCESS_BASE
+        assert measured <= plan["total_bytes"] + SPARE
     slots = plan["slots"] * plan["slot_bytes"]
     # The plan must not promise far more than is taken either.
     assert used >= 0.9 * slots
     # Slots are made when they are first used: an answer that needs few of them does not wait.
     if residency == "slots":
-        assert opened <= plan["total_bytes"] - slots + 2 * plan["slot_bytes"] + PROCESS_BASE
+        assert opened <= plan["total_bytes"] - slots + 2 * plan["slot_bytes"] + SPARE
 
 
 def test_opening_many_times_leaves_no_memory_behind(demo: Path) -> None:

@@ -46,6 +46,8 @@ uint64_t staging_bytes(const Manifest& manifest, unsigned lanes, uint64_t slots)
 // What ExecuTorch and XNNPACK keep of a loaded method, apart from its weights. 25 KiB for an expert
 // of Qwen3-30B-A3B's shape.
 constexpr uint64_t kMethodBytes = 32 << 10;
+// What opening any bundle takes: tables, stacks of threads, and what the allocator keeps.
+constexpr uint64_t kOtherBytes = 8 << 20;
 
 // A dense program is read into memory of its own before its weights are loaded.
 uint64_t loading_bytes(const Manifest& manifest) {
@@ -108,7 +110,8 @@ MemoryPlan plan_memory_of(const EngineSettings& settings, const Manifest& manife
   inputs.experts = manifest.moe.num_experts;
   inputs.dense_bytes = store.dense_bytes;
   inputs.kv_bytes = Mixers::state_bytes(manifest, settings.context);
-  inputs.arena_bytes = buffer_bytes(manifest, settings.context) + activation_bytes(manifest);
+  inputs.arena_bytes =
+      buffer_bytes(manifest, settings.context) + activation_bytes(manifest) + kOtherBytes;
   if (settings.residency == Residency::kPrograms)
     inputs.arena_bytes +=
         staging_bytes(manifest, settings.lanes, uint64_t{inputs.moe_layers} * inputs.experts);
