@@ -33,7 +33,7 @@ endif()
 if(MOE_SANITIZE)
   # GCC documents that sanitizers make this one warning fire on correct code.
   target_compile_options(moe_compile_options INTERFACE
-    ${_moe_sanitizers} -g -O1 -fno-omit-frame-pointer
+    ${_moe_sanitizers} -g1 -O1 -fno-omit-frame-pointer
     $<$<CXX_COMPILER_ID:GNU>:-Wno-error=maybe-uninitialized>)
   target_link_options(moe_compile_options INTERFACE ${_moe_sanitizers})
 endif()
