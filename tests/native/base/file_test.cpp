@@ -87,6 +87,30 @@ TEST(AtomicFile, OverwritesTheFileOfAKilledProcess) {
   EXPECT_EQ(folder.entries(), 1u);
 }
 
+// An archive may bring the temporary name as a hard link to a file that matters.
+TEST(AtomicFile, LeavesTheOtherNameOfALeftoverAlone) {
+  TemporaryFolder folder;
+  write_file(folder.file("precious"), "the only copy");
+  std::filesystem::create_hard_link(folder.file("precious"), folder.file("out.partial"));
+  {
+    AtomicFile file(folder.file("out"));
+    file.write("new", 3);
+    EXPECT_EQ(read_file(folder.file("precious")), "the only copy");
+    file.commit();
+  }
+  EXPECT_EQ(read_file(folder.file("out")), "new");
+  EXPECT_EQ(read_file(folder.file("precious")), "the only copy");
+  EXPECT_EQ(folder.entries(), 2u);
+}
+
+TEST(AtomicFile, DoesNotFollowALink) {
+  TemporaryFolder folder;
+  write_file(folder.file("precious"), "the only copy");
+  std::filesystem::create_symlink(folder.file("precious"), folder.file("out.partial"));
+  EXPECT_ERROR(AtomicFile(folder.file("out")), ErrorCode::kUsage, "links are not followed");
+  EXPECT_EQ(read_file(folder.file("precious")), "the only copy");
+}
+
 TEST(AtomicFile, RefusesASecondWriter) {
   TemporaryFolder folder;
   AtomicFile first(folder.file("out"));

@@ -26,26 +26,46 @@ std::string folder_of(const std::string& path) {
               "Wait for it to finish and try again");
 }
 
-// Opens and locks the temporary file. Its name is fixed, so that the leftover of a killed process
-// is overwritten and leftovers do not pile up. The lock keeps two live processes apart.
-UniqueFd open_temporary(const std::string& temporary) {
+// An invalid descriptor, with errno set, if it cannot be opened.
+UniqueFd open_temporary(const std::string& temporary, int flags) {
   int raw;
   do {
-    raw = ::open(temporary.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+    raw = ::open(temporary.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | flags, 0644);
   } while (raw < 0 && errno == EINTR);
-  if (raw < 0) throw_errno(temporary, "create");
-  UniqueFd fd(raw);
+  return UniqueFd(raw);
+}
+
+// The lock keeps two live processes apart: who holds it on the file of that name may write it or
+// remove the name.
+void lock_temporary(int fd, const std::string& temporary) {
   // File systems without locks are accepted.
-  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) throw_busy(temporary);
-  // Between open and lock another process may have renamed the file to its final name. Then do not
-  // touch it.
+  if (::flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) throw_busy(temporary);
+  // Between open and lock another process may have renamed or removed the file. Then do not touch
+  // what has its name now.
   struct stat mine, named;
-  if (::fstat(fd.get(), &mine) != 0) throw_errno(temporary, "create");
+  if (::fstat(fd, &mine) != 0) throw_errno(temporary, "create");
   if (::lstat(temporary.c_str(), &named) != 0 || mine.st_ino != named.st_ino ||
       mine.st_dev != named.st_dev) {
     throw_busy(temporary);
   }
-  if (::ftruncate(fd.get(), 0) != 0) throw_errno(temporary, "write");
+}
+
+// The name is fixed, so leftovers of killed processes do not pile up. A leftover is not written
+// into: it may be another file's bytes under a second name.
+void remove_leftover(const std::string& temporary) {
+  const UniqueFd leftover = open_temporary(temporary, 0);
+  if (!leftover.valid() && errno == ENOENT) return;
+  if (!leftover.valid()) throw_errno(temporary, "create");
+  lock_temporary(leftover.get(), temporary);
+  if (::unlink(temporary.c_str()) != 0) throw_errno(temporary, "remove");
+}
+
+UniqueFd create_temporary(const std::string& temporary) {
+  remove_leftover(temporary);
+  UniqueFd fd = open_temporary(temporary, O_CREAT | O_EXCL);
+  if (!fd.valid() && errno == EEXIST) throw_busy(temporary);  // since the leftover was removed
+  if (!fd.valid()) throw_errno(temporary, "create");
+  lock_temporary(fd.get(), temporary);
   return fd;
 }
 
@@ -60,7 +80,7 @@ void sync_directory(const std::string& path) {
 }
 
 AtomicFile::AtomicFile(std::string path)
-    : path_(std::move(path)), temporary_(path_ + ".partial"), fd_(open_temporary(temporary_)) {}
+    : path_(std::move(path)), temporary_(path_ + ".partial"), fd_(create_temporary(temporary_)) {}
 
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept
     : path_(std::move(other.path_)),

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/error.h"
 
+#include <sys/stat.h>
+
 #include <cerrno>
 #include <cstring>
 #include <system_error>
@@ -22,6 +24,11 @@ bool writes(const char* action) {
     if (std::strncmp(action, verb, std::strlen(verb)) == 0) return true;
   }
   return false;
+}
+
+bool is_link(const std::string& path) {
+  struct stat status{};
+  return lstat(path.c_str(), &status) == 0 && S_ISLNK(status.st_mode);
 }
 
 }  // namespace
@@ -81,6 +88,11 @@ void throw_errno(const std::string& file, const char* action) {
   if (writes(action) && (error == EROFS || error == EACCES || error == EPERM)) {
     throw Error(ErrorCode::kReadOnly, file, cause,
                 "Make the folder writable or choose another one");
+  }
+  if (error == ELOOP && is_link(file)) {
+    throw Error(ErrorCode::kUsage, file,
+                std::string("cannot ") + action + ": links are not followed there",
+                "Delete this link");
   }
   throw Error(ErrorCode::kIo, file, cause,
               error == ENOENT ? "Check the path" : "Check the path, its permissions and the disk");

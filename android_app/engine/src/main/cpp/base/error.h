@@ -57,7 +57,8 @@ class Error : public std::runtime_error {
 
 // Throws the Error for `errno` and `file`: ENOSPC and EDQUOT are kDiskFull; EROFS, EACCES and EPERM
 // are kReadOnly when `action` writes (it starts with "write", "create", "rename", "sync" or
-// "remove"), everything else is kIo. `action` completes the sentence "cannot <action>".
+// "remove"); ELOOP is kUsage if `file` is a link that O_NOFOLLOW did not follow; everything else is
+// kIo. `action` completes the sentence "cannot <action>".
 [[noreturn]] void throw_errno(const std::string& file, const char* action);
 
 // A string from a file made safe for messages: printable ASCII, at most 64 bytes, in quotes.
