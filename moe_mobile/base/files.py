@@ -52,7 +52,9 @@ def write_file(path: Path, fill: Callable[[HashingFile], None]) -> tuple[int, st
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as raw:
+        # What has that name, perhaps as a second one, is not written into.
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as raw:
             file = HashingFile(raw)
             fill(file)
             raw.flush()

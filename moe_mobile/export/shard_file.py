@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -41,8 +42,7 @@ class GrowingShard:
         self.unsynced = 0
         with self._typed_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            self._raw: BinaryIO = open(descriptor, "r+b")  # noqa: SIM115
+            self._raw: BinaryIO = _open_own(self._temporary)
             self._file = HashingFile(self._raw)
             for program in known:
                 if not self._adopt(program):
@@ -125,3 +125,14 @@ class GrowingShard:
             yield
         except OSError as error:
             raise write_error(error, self._path) from error
+
+
+def _open_own(path: Path) -> BinaryIO:
+    """Opens or makes a file. A link, or a file with a second name, would be another's: it loses
+    this name."""
+    with contextlib.suppress(FileNotFoundError):
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            path.unlink()
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    return open(os.open(path, flags, 0o666), "r+b")

@@ -242,7 +242,7 @@ def _newest_first(place: Path) -> list[Path]:
 @contextlib.contextmanager
 def _locked(place: Path) -> Iterator[None]:
     place.mkdir(parents=True, exist_ok=True)
-    with (place / ".lock").open("w") as lock:
+    with (place / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

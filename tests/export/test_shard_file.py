@@ -134,6 +134,18 @@ def test_a_shard_that_is_shorter_than_the_journal_says(
     assert continued(out) == list(range(first, len(EXPERTS)))
 
 
+@pytest.mark.parametrize("link", [Path.hardlink_to, Path.symlink_to])
+def test_a_file_that_has_another_name_is_not_written_into(
+    link: Callable[[Path, Path], None], out: Path, stopped: Callable[[int], Path]
+) -> None:
+    file = stopped(4)
+    other = file.rename(out.with_name("other"))
+    before = other.read_bytes()
+    link(file, other)
+    assert continued(out) == list(range(len(EXPERTS)))
+    assert other.read_bytes() == before
+
+
 def test_a_shard_that_is_gone(out: Path, stopped: Callable[[int], Path]) -> None:
     stopped(4).unlink()
     assert continued(out) == list(range(len(EXPERTS)))
