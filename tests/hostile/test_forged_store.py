@@ -66,6 +66,21 @@ def test_a_store_with_right_checksums_is_packed_again(
         assert contents(folder) == made_here
 
 
+def test_more_sealed_blobs_than_there_are_to_be_are_not_read(
+    prepared: Path, runner: CarefulRunner, reference: Reference
+) -> None:
+    """Opening reads what is sealed, before it can tell who made the file."""
+    for name, blob, sealed in (("layer-00", 1, 1), ("methods", 1, 1), ("methods", 0, 0)):
+        store = PackedBytes(packed_folder(prepared) / f"{name}.packed")
+        struct.pack_into("<I", store.entries[blob], 20, sealed)
+        store.save()
+        verified = runner.run("verify", bundle=str(prepared))
+        assert verified.error is not None
+        assert (verified.error.code, verified.error.file) == ("bundle_corrupt", str(store.path))
+        assert verified.error.cause == f"blob {blob} is{'' if sealed else ' not'} sealed"
+        assert runner.score(prepared).result == reference.scores
+
+
 @pytest.mark.parametrize("how", ["end", "zero"])
 def test_offsets_in_an_index_are_not_believed(
     prepared: Path, runner: CarefulRunner, reference: Reference, how: str

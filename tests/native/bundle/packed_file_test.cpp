@@ -279,6 +279,40 @@ TEST_F(PackedFileTest, SealedBlobsAreMoreThanTheirChecksum) {
                "not made on this machine");
 }
 
+TEST_F(PackedFileTest, IsCheckedBeforeItsSealedBlobsAreRead) {
+  const std::string path = folder.file("f");
+  write_sample(path, 6);
+  std::string bytes = read_file(path);
+  bytes[Forged(bytes).place(2).first] ^= 1;  // of a sealed blob, whose checksum is now wrong
+  write_file(path, bytes);
+  EXPECT_ERROR(PackedFile::open(path, "key"), ErrorCode::kBundleCorrupt, "blob 2");
+  const auto check = [&](const std::vector<PackedEntry>& entries) {
+    EXPECT_EQ(entries.size(), 6u);
+    throw Error(ErrorCode::kBundleCorrupt, path, "is not what was asked for");
+  };
+  EXPECT_ERROR(PackedFile::open(path, "key", true, check), ErrorCode::kBundleCorrupt, "asked for");
+}
+
+// A file of holes takes no space, but reading its blobs takes long.
+TEST_F(PackedFileTest, HasABoundedNumberOfSealedBytes) {
+  const std::string path = folder.file("f");
+  const std::string zeros(kMaxSealedBytes, '\0');
+  size_t blobs = 0;
+  {
+    PackedFileWriter writer(path, "key");
+    for (; blobs < kMaxAllSealedBytes / kMaxSealedBytes; ++blobs)
+      writer.append(zeros.data(), zeros.size(), source_of(0), true);
+    EXPECT_ERROR(writer.append("x", 1, source_of(0), true), ErrorCode::kUsage, "64 MiB");
+    writer.append("x", 1, source_of(0), false);
+    writer.commit();
+  }
+  EXPECT_EQ(PackedFile::open(path, "key").entries().size(), blobs + 1);
+  Forged forged(read_file(path));
+  forged.entry(blobs, 20) = 1;  // sealed too
+  write_file(path, forged.with_right_checksums());
+  EXPECT_ERROR(PackedFile::open(path, "key"), ErrorCode::kBundleCorrupt, "too many sealed bytes");
+}
+
 TEST_F(PackedFileTest, OfAnotherMachineIsNotUsed) {
   const std::string path = folder.file("f");
   write_sample(path, 3);

@@ -117,6 +117,7 @@ std::vector<PackedEntry> check_index(const std::vector<IndexEntry>& index, const
                                      const std::string& path) {
   std::vector<PackedEntry> entries;
   uint64_t next = sizeof(Header);
+  uint64_t sealed_bytes = 0;
   for (const IndexEntry& e : index) {
     // Blobs follow one another without gaps, so that each has one possible place.
     if (e.offset != next || e.length == 0 || e.length > footer.index_offset - e.offset ||
@@ -125,6 +126,8 @@ std::vector<PackedEntry> check_index(const std::vector<IndexEntry>& index, const
     }
     if (e.sealed == 1 && e.length > kMaxSealedBytes)
       refuse(path, "has a sealed blob that is too long");
+    if (e.sealed == 1) sealed_bytes += e.length;
+    if (sealed_bytes > kMaxAllSealedBytes) refuse(path, "has too many sealed bytes");
     next = e.offset + align_up(e.length, kBlobAlignment);
     PackedEntry entry;
     entry.offset = e.offset;
@@ -190,7 +193,12 @@ uint64_t PackedFileWriter::append(const void* data, size_t length, const Sha256D
   if (length == 0) throw Error(ErrorCode::kUsage, file_.path(), "a blob must not be empty");
   if (sealed && length > kMaxSealedBytes)
     throw Error(ErrorCode::kUsage, file_.path(), "a sealed blob is at most 1 MiB long");
-  if (sealed) sealed_.update(data, length);
+  if (sealed && length > kMaxAllSealedBytes - sealed_bytes_)
+    throw Error(ErrorCode::kUsage, file_.path(), "all sealed blobs have at most 64 MiB");
+  if (sealed) {
+    sealed_.update(data, length);
+    sealed_bytes_ += length;
+  }
   PackedEntry entry;
   entry.offset = file_.position();
   entry.length = length;
@@ -228,7 +236,7 @@ void PackedFileWriter::commit() {
 }
 
 PackedFile PackedFile::open(const std::string& path, const std::string& expected_key,
-                            bool allow_direct) {
+                            bool allow_direct, const CheckEntries& check) {
   PackedFile file;
   file.path_ = path;
   file.buffered_ = open_read(path);
@@ -240,6 +248,7 @@ PackedFile PackedFile::open(const std::string& path, const std::string& expected
   const Footer footer = read_footer(fd, size, path);
   const std::vector<IndexEntry> index = read_index(fd, footer, path);
   file.entries_ = check_index(index, footer, path);
+  if (check) check(file.entries_);
   if (!expected_key.empty()) {
     Sha256Digest seal;
     read_exactly(fd, seal.data(), seal.size(), size - sizeof(Footer) - seal.size(), path);

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -29,7 +30,8 @@ namespace moe_mobile {
 // used.
 
 constexpr char kAnyPackedKey[] = "";
-constexpr uint64_t kMaxSealedBytes = 1u << 20;
+constexpr uint64_t kMaxSealedBytes = 1u << 20;      // of one blob
+constexpr uint64_t kMaxAllSealedBytes = 64u << 20;  // of a file's
 
 // The remedy for a damaged packed file.
 constexpr char kRepairPackedStore[] =
@@ -49,7 +51,7 @@ class PackedFileWriter {
  public:
   // Throws what machine_secret() does.
   PackedFileWriter(const std::string& final_path, const std::string& key);
-  // Returns the blob's index. REQUIRES: a sealed blob has at most kMaxSealedBytes.
+  // Returns the blob's index. kUsage if sealed blobs are too long.
   uint64_t append(const void* data, size_t length, const Sha256Digest& source, bool sealed = false);
   // Writes index, seal and footer, syncs, renames. Call at most once.
   void commit();
@@ -59,17 +61,21 @@ class PackedFileWriter {
   std::string key_;
   MachineSecret secret_;
   Sha256 sealed_;  // of the sealed blobs
+  uint64_t sealed_bytes_ = 0;
   std::vector<PackedEntry> entries_;
 };
+
+using CheckEntries = std::function<void(const std::vector<PackedEntry>&)>;
 
 // A validated, open packed file. Readers check the blobs themselves (PackedEntry::crc32c).
 class PackedFile {
  public:
   // Validates everything but the blobs that are not sealed. kBundleCorrupt if anything is wrong, if
   // the key is not `expected`, or if another machine made the file. kAnyPackedKey accepts all keys
-  // and all machines. With `allow_direct` off the file is read through the page cache.
+  // and all machines. With `allow_direct` off the file is read through the page cache. `check` gets
+  // the index before any blob is read, when the file may still be anyone's; it may throw.
   static PackedFile open(const std::string& path, const std::string& expected_key,
-                         bool allow_direct = true);
+                         bool allow_direct = true, const CheckEntries& check = nullptr);
 
   const std::string& path() const { return path_; }
   const std::vector<PackedEntry>& entries() const { return entries_; }

@@ -27,6 +27,25 @@ void refuse_link(std::string path) {
                 "Delete the link, or name the folder that it leads to as `packed_dir`.");
 }
 
+void require_blobs(const std::string& path, const std::vector<PackedEntry>& entries,
+                   const std::vector<ExpectedBlob>& blobs) {
+  if (entries.size() != blobs.size())
+    throw Error(ErrorCode::kBundleCorrupt, path,
+                "it holds " + std::to_string(entries.size()) + " blobs instead of " +
+                    std::to_string(blobs.size()),
+                kRepairPackedStore);
+  for (size_t i = 0; i < blobs.size(); ++i) {
+    if (entries[i].source != blobs[i].source)
+      throw Error(ErrorCode::kBundleCorrupt, path,
+                  "blob " + std::to_string(i) + " was made from another program than this bundle's",
+                  kOtherPackedDir);
+    if (entries[i].sealed != blobs[i].sealed)
+      throw Error(ErrorCode::kBundleCorrupt, path,
+                  "blob " + std::to_string(i) + (blobs[i].sealed ? " is not" : " is") + " sealed",
+                  kRepairPackedStore);
+  }
+}
+
 }  // namespace
 
 std::string packed_store_key() {
@@ -118,43 +137,39 @@ uint32_t template_layer(const Manifest& manifest) {
               "moe-mobile is for Mixture-of-Experts models.");
 }
 
-std::vector<Sha256Digest> method_sources(const Manifest& manifest) {
-  std::vector<Sha256Digest> sources;
-  const uint32_t layer = template_layer(manifest);
-  for (uint32_t variant = 0; packs_experts(manifest) && variant < manifest.precisions.size();
-       ++variant)
-    sources.insert(sources.end(), kBlobsPerMethod,
-                   manifest.experts(layer, variant).programs[0].sha256);
+std::vector<ExpectedBlob> method_blobs(const Manifest& manifest) {
+  std::vector<ExpectedBlob> blobs;
+  const uint32_t variants =
+      packs_experts(manifest) ? static_cast<uint32_t>(manifest.precisions.size()) : 0;
+  for (uint32_t variant = 0; variant < variants; ++variant) {
+    const Sha256Digest& source =
+        manifest.experts(template_layer(manifest), variant).programs[0].sha256;
+    blobs.push_back({source, /*sealed=*/true});  // the index
+    blobs.push_back({source});
+  }
   for (const DenseEntry& entry : dense_entries(manifest))
-    if (entry.blob)
-      sources.insert(sources.end(), kBlobsPerMethod * entry.methods.size(), entry.program->sha256);
-  if (!sources.empty()) sources.push_back(sources.back());
-  return sources;
+    for (size_t i = 0; entry.blob && i < entry.methods.size(); ++i) {
+      blobs.push_back({entry.program->sha256});
+      blobs.push_back({entry.program->sha256, /*sealed=*/true});  // the index
+    }
+  if (!blobs.empty()) blobs.push_back({blobs.back().source, /*sealed=*/true});  // the probes
+  return blobs;
 }
 
-std::vector<Sha256Digest> layer_sources(const Manifest& manifest, uint32_t layer,
-                                        uint32_t variant) {
-  std::vector<Sha256Digest> sources;
-  if (!manifest.layers[layer].experts || !packs_experts(manifest)) return sources;
+std::vector<ExpectedBlob> layer_blobs(const Manifest& manifest, uint32_t layer, uint32_t variant) {
+  std::vector<ExpectedBlob> blobs;
+  if (!manifest.layers[layer].experts || !packs_experts(manifest)) return blobs;
   for (const ExpertProgram& program : manifest.experts(layer, variant).programs)
-    sources.push_back(program.sha256);
-  return sources;
+    blobs.push_back({program.sha256});
+  return blobs;
 }
 
-PackedFile open_packed(const std::string& path, const std::vector<Sha256Digest>& sources,
+PackedFile open_packed(const std::string& path, const std::vector<ExpectedBlob>& blobs,
                        bool allow_direct) {
-  PackedFile file = PackedFile::open(path, packed_store_key(), allow_direct);
-  if (file.entries().size() != sources.size())
-    throw Error(ErrorCode::kBundleCorrupt, path,
-                "it holds " + std::to_string(file.entries().size()) + " blobs instead of " +
-                    std::to_string(sources.size()),
-                kRepairPackedStore);
-  for (size_t i = 0; i < sources.size(); ++i)
-    if (file.entries()[i].source != sources[i])
-      throw Error(ErrorCode::kBundleCorrupt, path,
-                  "blob " + std::to_string(i) + " was made from another program than this bundle's",
-                  kOtherPackedDir);
-  return file;
+  const auto check = [&](const std::vector<PackedEntry>& entries) {
+    require_blobs(path, entries, blobs);
+  };
+  return PackedFile::open(path, packed_store_key(), allow_direct, check);
 }
 
 PackedStore::PackedStore(const Bundle& bundle, const std::string& directory, const Options& options)
@@ -167,11 +182,11 @@ PackedStore::PackedStore(const Bundle& bundle, const std::string& directory, con
       layers_(bundle.manifest().num_layers * bundle.manifest().precisions.size()),
       slot_bytes_(bundle.manifest().precisions.size(), 0) {
   const Manifest& manifest = bundle.manifest();
-  const auto sources = method_sources(manifest);
-  if (!sources.empty()) {
-    methods_ = open_packed(methods_file(directory), sources, options.direct);
-    const AlignedBuffer probes = methods_->read(sources.size() - 1);
-    probes_.resize(sources.size() / kBlobsPerMethod);
+  const auto blobs = method_blobs(manifest);
+  if (!blobs.empty()) {
+    methods_ = open_packed(methods_file(directory), blobs, options.direct);
+    const AlignedBuffer probes = methods_->read(blobs.size() - 1);
+    probes_.resize(blobs.size() / kBlobsPerMethod);
     if (probes.size() != probes_.size() * sizeof(Sha256Digest))
       throw Error(ErrorCode::kBundleCorrupt, methods_->path(), "it has another number of probes",
                   kRepairPackedStore);
@@ -199,7 +214,7 @@ PackedStore::PackedStore(const Bundle& bundle, const std::string& directory, con
 void PackedStore::open_layer(const Manifest& manifest, uint32_t layer, uint32_t variant,
                              uint64_t weight_bytes, bool direct) {
   const std::string path = layer_file(manifest, directory_, layer, variant);
-  PackedFile file = open_packed(path, layer_sources(manifest, layer, variant), direct);
+  PackedFile file = open_packed(path, layer_blobs(manifest, layer, variant), direct);
   for (const PackedEntry& entry : file.entries())
     if (entry.length != weight_bytes)
       throw Error(ErrorCode::kBundleCorrupt, path,

@@ -81,18 +81,24 @@ std::string layer_file(const Manifest& manifest, const std::string& directory, u
 // The first layer with experts: its expert 0 is the template. kUnsupported if the model has none.
 uint32_t template_layer(const Manifest& manifest);
 
-// The programs that each file's blobs must have been made from, in order; the probes have that of
-// the blob before them. Empty: the file does not exist.
-std::vector<Sha256Digest> method_sources(const Manifest& manifest);
-std::vector<Sha256Digest> layer_sources(const Manifest& manifest, uint32_t layer, uint32_t variant);
+// What a blob must be.
+struct ExpectedBlob {
+  Sha256Digest source{};  // the program that it was made from
+  bool sealed = false;
+};
+
+// What each file must hold, in order. The source of the probes is that of the blob before them.
+// Empty: the file does not exist.
+std::vector<ExpectedBlob> method_blobs(const Manifest& manifest);
+std::vector<ExpectedBlob> layer_blobs(const Manifest& manifest, uint32_t layer, uint32_t variant);
 
 // The remedy for a store of another bundle.
 constexpr char kOtherPackedDir[] =
     "Choose another `packed_dir` for this bundle, or delete that one if nothing needs it.";
 
-// Opens a file of the store and checks that it belongs to this bundle. kBundleCorrupt if it does
-// not.
-PackedFile open_packed(const std::string& path, const std::vector<Sha256Digest>& sources,
+// Opens a file of the store and checks that it belongs to this bundle, before any blob is read.
+// kBundleCorrupt if it does not.
+PackedFile open_packed(const std::string& path, const std::vector<ExpectedBlob>& blobs,
                        bool allow_direct);
 
 class PackedStore {

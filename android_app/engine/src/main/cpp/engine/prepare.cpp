@@ -55,13 +55,13 @@ UniqueFd lock_directory(const std::string& directory, const Progress& progress) 
 
 enum class Depth { kIndex, kBlobs };
 
-bool intact(const std::string& path, const std::vector<Sha256Digest>& sources,
+bool intact(const std::string& path, const std::vector<ExpectedBlob>& blobs,
             Depth depth = Depth::kIndex) {
   if (access(path.c_str(), F_OK) != 0) return false;
   try {
-    const PackedFile file = open_packed(path, sources, /*allow_direct=*/false);
+    const PackedFile file = open_packed(path, blobs, /*allow_direct=*/false);
     if (depth == Depth::kBlobs)
-      for (size_t blob = 0; blob < sources.size(); ++blob) file.read(blob);
+      for (size_t blob = 0; blob < blobs.size(); ++blob) file.read(blob);
     return true;
   } catch (const Error&) {
     return false;
@@ -69,8 +69,8 @@ bool intact(const std::string& path, const std::vector<Sha256Digest>& sources,
 }
 
 // A folder that the user named may hold the only copy of another bundle's weights.
-void require_own(const std::string& path, const std::vector<Sha256Digest>& sources) {
-  if (sources.empty() || access(path.c_str(), F_OK) != 0) return;
+void require_own(const std::string& path, const std::vector<ExpectedBlob>& blobs) {
+  if (blobs.empty() || access(path.c_str(), F_OK) != 0) return;
   std::vector<PackedEntry> entries;
   try {
     entries = PackedFile::open(path, kAnyPackedKey, /*allow_direct=*/false).entries();
@@ -78,8 +78,8 @@ void require_own(const std::string& path, const std::vector<Sha256Digest>& sourc
     if (error.code() != ErrorCode::kBundleCorrupt) throw;
     return;  // damaged: replaced
   }
-  bool own = entries.size() == sources.size();
-  for (size_t i = 0; own && i < sources.size(); ++i) own = entries[i].source == sources[i];
+  bool own = entries.size() == blobs.size();
+  for (size_t i = 0; own && i < blobs.size(); ++i) own = entries[i].source == blobs[i].source;
   if (!own)
     throw Error(ErrorCode::kUsage, path, "it holds packed weights of another bundle",
                 kOtherPackedDir);
@@ -122,11 +122,11 @@ class Preparation {
         directory_(std::move(directory)),
         scratch_(directory_ + "/" + kScratchName),
         progress_(progress),
-        methods_finished_(intact(methods_file(directory_), method_sources(manifest_))) {
+        methods_finished_(intact(methods_file(directory_), method_blobs(manifest_))) {
     total_ = packed_experts_of(manifest_, options_);
     for (const auto& [layer, variant] : packed_shards(manifest_, options_.experts))
       if (intact(layer_file(manifest_, directory_, layer, variant),
-                 layer_sources(manifest_, layer, variant))) {
+                 layer_blobs(manifest_, layer, variant))) {
         finished_.insert({layer, variant});
         done_ += manifest_.moe.num_experts;
       }
@@ -193,13 +193,13 @@ class Preparation {
   // Finds the templates' indexes too: in the finished file if there is one, else by packing them.
   void pack_methods() {
     const std::string path = methods_file(directory_);
-    const auto sources = method_sources(manifest_);
-    if (sources.empty()) return;
+    const auto blobs = method_blobs(manifest_);
+    if (blobs.empty()) return;
     const uint32_t templates =
         packs_experts(manifest_) ? static_cast<uint32_t>(manifest_.precisions.size()) : 0;
     template_indexes_.resize(templates);
     if (methods_finished_) {
-      const PackedFile file = open_packed(path, sources, false);
+      const PackedFile file = open_packed(path, blobs, false);
       for (uint32_t variant = 0; variant < templates; ++variant) {
         const AlignedBuffer index = file.read(template_index(variant));
         template_indexes_[variant].assign(index.data(), index.data() + index.size());
@@ -207,10 +207,10 @@ class Preparation {
       return;
     }
     for (uint32_t variant = 0; variant < templates; ++variant)
-      require_source(template_layer(manifest_), variant, path, sources);
+      require_source(template_layer(manifest_), variant, path, blobs);
     PackedFileWriter writer(path, packed_store_key());
     for (uint32_t variant = 0; variant < templates; ++variant)
-      append_template(&writer, variant, sources[template_index(variant)]);
+      append_template(&writer, variant, blobs);
     for (const DenseEntry& entry : dense_entries(manifest_)) {
       if (!entry.blob) continue;
       const AlignedBuffer bytes = bundle_.read_verified(*entry.program);
@@ -219,20 +219,20 @@ class Preparation {
       for (const DenseMethod& method : entry.methods)
         append_method(&writer, program, method, *entry.program);
     }
-    append(&writer, probes_.data(), probes_.size() * sizeof(Sha256Digest), sources.back(),
-           /*sealed=*/true);
+    append(&writer, probes_.data(), probes_.size() * sizeof(Sha256Digest), blobs.back());
     writer.commit();
   }
 
   // If the shard is gone, a damaged file cannot be replaced. Then the file's own error says more
   // than the missing shard's.
   void require_source(uint32_t layer, uint32_t variant, const std::string& path,
-                      const std::vector<Sha256Digest>& sources) const {
+                      const std::vector<ExpectedBlob>& blobs) const {
     if (!bundle_.has_shard(layer, variant) && access(path.c_str(), F_OK) == 0)
-      open_packed(path, sources, /*allow_direct=*/false);
+      open_packed(path, blobs, /*allow_direct=*/false);
   }
 
-  void append_template(PackedFileWriter* writer, uint32_t variant, const Sha256Digest& source) {
+  void append_template(PackedFileWriter* writer, uint32_t variant,
+                       const std::vector<ExpectedBlob>& blobs) {
     const ExpertKey key{template_layer(manifest_), 0, variant};
     const AlignedBuffer bytes = bundle_.read_program(key);
     const LoadedProgram program(bytes.data(), bytes.size(), expert_name(key));
@@ -245,8 +245,8 @@ class Preparation {
                         probes_.push_back(digest_of(probe(method, {{hidden}, {hidden}, 1})));
                       })
                 .index;
-    append(writer, index.data(), index.size(), source, /*sealed=*/true);
-    append(writer, bytes.data(), bytes.size(), source);
+    append(writer, index.data(), index.size(), blobs[template_index(variant)]);
+    append(writer, bytes.data(), bytes.size(), blobs[template_program(variant)]);
   }
 
   void append_method(PackedFileWriter* writer, const LoadedProgram& program,
@@ -257,22 +257,22 @@ class Preparation {
             ->pack(program, method.name, &arena_, scratch_, [&](Method* loaded) {
               probes_.push_back(digest_of(probe(loaded, method.signature)));
             });
-    append(writer, image.weights.data(), image.weights.size(), dense.sha256);
-    append(writer, image.index.data(), image.index.size(), dense.sha256, /*sealed=*/true);
+    append(writer, image.weights.data(), image.weights.size(), {dense.sha256});
+    append(writer, image.index.data(), image.index.size(), {dense.sha256, /*sealed=*/true});
     progress_("prepare dense", ++methods_done_, num_dense_methods());
   }
 
   void pack_layer(uint32_t layer, uint32_t variant) {
     const LayerExperts& experts = manifest_.experts(layer, variant);
     const std::string path = layer_file(manifest_, directory_, layer, variant);
-    const auto sources = layer_sources(manifest_, layer, variant);
+    const auto blobs = layer_blobs(manifest_, layer, variant);
     if (finished_.count({layer, variant}) != 0) {
       // A shard may be deleted only if its packed file can be read.
       const bool goes = options_.consume && bundle_.has_shard(layer, variant);
-      if (!goes || intact(path, sources, Depth::kBlobs)) return consume(experts);
+      if (!goes || intact(path, blobs, Depth::kBlobs)) return consume(experts);
       done_ -= experts.programs.size();
     }
-    require_source(layer, variant, path, sources);
+    require_source(layer, variant, path, blobs);
     PackedFileWriter writer(path, packed_store_key());
     MakeInOrder<AlignedBuffer>::run(
         experts.programs.size(), workers_of(variant),
@@ -280,16 +280,15 @@ class Preparation {
           return pack_expert_of({layer, static_cast<uint32_t>(expert), variant}, worker);
         },
         [&](size_t expert, AlignedBuffer weights) {
-          append(&writer, weights.data(), weights.size(), sources[expert]);
+          append(&writer, weights.data(), weights.size(), blobs[expert]);
           progress_("prepare", ++done_, total_);
         });
     writer.commit();
     consume(experts);
   }
 
-  void append(PackedFileWriter* writer, const void* data, size_t bytes, const Sha256Digest& source,
-              bool sealed = false) {
-    writer->append(data, bytes, source, sealed);
+  void append(PackedFileWriter* writer, const void* data, size_t bytes, const ExpectedBlob& blob) {
+    writer->append(data, bytes, blob.source, blob.sealed);
     bytes_written_ += align_up(bytes, kBlobAlignment);
   }
 
@@ -327,13 +326,13 @@ class Preparation {
 
 bool is_prepared(const Bundle& bundle, const std::string& directory, bool experts) {
   const Manifest& manifest = bundle.manifest();
-  const auto ready = [](const std::string& path, const std::vector<Sha256Digest>& sources) {
-    return sources.empty() || intact(path, sources);
+  const auto ready = [](const std::string& path, const std::vector<ExpectedBlob>& blobs) {
+    return blobs.empty() || intact(path, blobs);
   };
-  bool all = ready(methods_file(directory), method_sources(manifest));
+  bool all = ready(methods_file(directory), method_blobs(manifest));
   for (const auto& [layer, variant] : packed_shards(manifest, experts))
     all = all && ready(layer_file(manifest, directory, layer, variant),
-                       layer_sources(manifest, layer, variant));
+                       layer_blobs(manifest, layer, variant));
   return all;
 }
 
@@ -352,10 +351,10 @@ PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
     return result;
   }
   if (result.directory != own_packed_directory(bundle)) {
-    require_own(methods_file(result.directory), method_sources(manifest));
+    require_own(methods_file(result.directory), method_blobs(manifest));
     for (const auto& [layer, variant] : packed_shards(manifest, true))
       require_own(layer_file(manifest, result.directory, layer, variant),
-                  layer_sources(manifest, layer, variant));
+                  layer_blobs(manifest, layer, variant));
   }
   keep_large_blocks_out_of_heap();  // the workers' heaps would stay
   make_directories(result.directory);

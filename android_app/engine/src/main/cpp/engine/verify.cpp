@@ -26,21 +26,21 @@ VerifiedStore verify_store(const Bundle& bundle, const std::string& directory,
   const Manifest& manifest = bundle.manifest();
   VerifiedStore store;
   store.directory = directory;
-  const auto check = [&](const std::string& path, const std::vector<Sha256Digest>& sources) {
-    if (sources.empty()) return;
+  const auto check = [&](const std::string& path, const std::vector<ExpectedBlob>& blobs) {
+    if (blobs.empty()) return;
     if (!exists(path)) {
       store.complete = false;
       return;
     }
-    const PackedFile file = open_packed(path, sources, /*allow_direct=*/false);
+    const PackedFile file = open_packed(path, blobs, /*allow_direct=*/false);
     for (size_t i = 0; i < file.entries().size(); ++i) store.bytes += file.read(i).size();
     store.blobs += file.entries().size();
   };
-  check(methods_file(directory), method_sources(manifest));
+  check(methods_file(directory), method_blobs(manifest));
   const std::vector<ShardKey> shards = manifest.shards();
   for (size_t i = 0; i < shards.size(); ++i) {
     check(layer_file(manifest, directory, shards[i].layer, shards[i].variant),
-          layer_sources(manifest, shards[i].layer, shards[i].variant));
+          layer_blobs(manifest, shards[i].layer, shards[i].variant));
     progress("verify packed store", i + 1, shards.size());
   }
   return store;
