@@ -14,6 +14,7 @@ from tests.hostile.conftest import Reference
 from tests.hostile.support import (
     CarefulRunner,
     ExportServer,
+    copy_bundle,
     mounted,
     packed_folder,
     remount,
@@ -100,6 +101,19 @@ def test_prepare_onto_a_disk_that_fills_up(
         assert outcome.error is None, outcome
         assert len(messages) >= 3
         assert contents(store, ignore=("lock",)) == intact
+
+
+@pytest.mark.parametrize("consume", [False, True])
+def test_prepare_onto_a_disk_without_room(
+    consume: bool, exported: Path, engine: CarefulRunner, tmp_path: Path
+) -> None:
+    with mounted(tmp_path / "disk", "size=64k") as disk:
+        bundle, store = copy_bundle(exported, tmp_path / "bundle"), str(disk / "store")
+        outcome = engine.run("prepare", bundle=str(bundle), packed_dir=store, consume=consume)
+        assert outcome.error is not None
+        assert outcome.error.code == "disk_full"
+        assert "choose another `packed_dir`" in str(outcome.error.remedy)
+        assert ("consume" in str(outcome.error.remedy)) != consume
 
 
 def test_open_on_a_full_disk(reference: Reference, engine: CarefulRunner, tmp_path: Path) -> None:

@@ -85,14 +85,16 @@ void require_own(const std::string& path, const std::vector<ExpectedBlob>& blobs
                 kOtherPackedDir);
 }
 
-void require_space(const std::string& directory, uint64_t bytes) {
+void require_space(const std::string& directory, uint64_t bytes, bool consume) {
   const uint64_t free_bytes = free_space(directory);
-  if (free_bytes < bytes)
-    throw Error(
-        ErrorCode::kDiskFull, directory,
-        "the packed store needs about " + format_bytes(bytes) + " more, and " +
-            format_bytes(free_bytes) + " are free",
-        "Free some space, choose another `packed_dir`, or prepare the bundle with `consume`.");
+  if (free_bytes >= bytes) return;
+  throw Error(
+      ErrorCode::kDiskFull, directory,
+      "the packed store needs about " + format_bytes(bytes) + " more, and " +
+          format_bytes(free_bytes) + " are free",
+      consume
+          ? "Free some space, or choose another `packed_dir`."
+          : "Free some space, choose another `packed_dir`, or prepare the bundle with `consume`.");
 }
 
 // The shards whose experts are in the store, if `experts` are wanted there.
@@ -360,7 +362,7 @@ PrepareResult prepare(const Bundle& bundle, const PrepareOptions& options,
   make_directories(result.directory);
   const UniqueFd lock = lock_directory(result.directory, progress);
   Preparation preparation(bundle, options, result.directory, progress);
-  require_space(result.directory, preparation.missing_bytes());
+  require_space(result.directory, preparation.missing_bytes(), options.consume);
   preparation.run(&result);
   return result;
 }
