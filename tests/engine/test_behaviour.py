@@ -401,6 +401,61 @@ def test_wrong_arguments_are_refused_before_the_first_token_is_taken(
     assert caught.value.remedy or cause == "finite"
 
 
+@pytest.fixture
+def unprepared(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle."""
+    ignore = shutil.ignore_patterns(".packed")
+    return shutil.copytree(tiny, tmp_path / "unprepared", ignore=ignore)
+
+
+@pytest.mark.parametrize("named", ["{}", "{}/", "{}/.", "{}/../KEY", "{}/sub"])
+@pytest.mark.parametrize("place", [".packed", ".packed/KEY"])
+def test_packed_dir_does_not_lead_through_links_of_the_bundle(
+    place: str, named: str, tiny: Path, unprepared: Path, tmp_path: Path
+) -> None:
+    with Engine(tiny, threads=1) as engine:
+        key = engine.info.store_key
+    victim = tmp_path / "victim"
+    (victim / key / "sub").mkdir(parents=True)
+    link = unprepared / place.replace("KEY", key)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(victim if place == ".packed" else victim / key)
+    before = sorted(victim.rglob("*"))
+    for bundle in (unprepared, tmp_path / "alias"):  # links on the way to the bundle are allowed
+        if not bundle.exists():
+            bundle.symlink_to(unprepared)
+        packed_dir = named.format(bundle / ".packed" / key).replace("KEY", key)
+        with pytest.raises(UsageError, match="through a link") as caught:
+            Engine(unprepared, threads=1, packed_dir=packed_dir)
+        assert str(caught.value.file) == str(bundle / place.replace("KEY", key))
+    assert sorted(victim.rglob("*")) == before
+    link.unlink()
+    with Engine(unprepared, threads=1, packed_dir=packed_dir.replace("/../" + key, "")) as engine:
+        assert len(engine.score([5, 6, 7])) == 3
+
+
+@pytest.mark.parametrize("name", ["lock", "layer-00.packed.partial"])
+def test_links_to_files_are_not_written_through(
+    name: str, tiny: Path, unprepared: Path, tmp_path: Path
+) -> None:
+    with Engine(tiny, threads=1) as engine:
+        key = engine.info.store_key
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"the only copy")
+    link = unprepared / ".packed" / key / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(victim)
+    with pytest.raises(UsageError, match="links are not followed there") as caught:
+        Engine(unprepared, threads=1)
+    assert str(caught.value.file) == str(link)
+    assert "Delete" in str(caught.value.remedy)
+    link.unlink()
+    os.link(victim, link)
+    with Engine(unprepared, threads=1) as engine:
+        assert len(engine.score([5, 6, 7])) == 3
+    assert victim.read_bytes() == b"the only copy"
+
+
 @pytest.mark.parametrize("place", [".packed", ".packed/KEY", "packed_dir", "packed_dir/"])
 def test_packed_weights_are_not_reached_through_a_link(
     place: str, tiny: Path, tmp_path: Path

@@ -6,10 +6,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <set>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -25,6 +27,26 @@ void refuse_link(std::string path) {
   if (lstat(path.c_str(), &status) == 0 && S_ISLNK(status.st_mode))
     throw Error(ErrorCode::kUsage, path, "packed weights are not read or written through a link",
                 "Delete the link, or name the folder that it leads to as `packed_dir`.");
+}
+
+// Whether the folder `path` is `root`, which has no links, or lies in it.
+bool lies_in(const std::filesystem::path& path, const std::filesystem::path& root) {
+  std::error_code error;
+  const std::filesystem::path real = std::filesystem::canonical(path, error);
+  if (error) return false;
+  return std::mismatch(root.begin(), root.end(), real.begin(), real.end()).first == root.end();
+}
+
+// Links on the way to the bundle are the user's. Those in it came with it.
+void refuse_links_in_bundle(const std::string& bundle, const std::string& directory) {
+  std::error_code error;  // then the root is empty, and any folder lies in it
+  const std::filesystem::path root = std::filesystem::canonical(bundle, error);
+  std::filesystem::path path;
+  for (const std::filesystem::path& part : std::filesystem::path(directory)) {
+    const bool in_bundle = lies_in(path.empty() ? "." : path, root);
+    path /= part;
+    if (in_bundle) refuse_link(path.string());
+  }
 }
 
 void require_blobs(const std::string& path, const std::vector<PackedEntry>& entries,
@@ -54,8 +76,8 @@ std::string packed_store_key() {
 }
 
 std::string packed_directory(const Bundle& bundle, const std::string& packed_dir) {
-  if (packed_dir.empty()) refuse_link(bundle.directory() + "/.packed");
   const std::string directory = packed_dir.empty() ? own_packed_directory(bundle) : packed_dir;
+  refuse_links_in_bundle(bundle.directory(), directory);
   refuse_link(directory);
   return directory;
 }

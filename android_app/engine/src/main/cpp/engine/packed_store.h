@@ -34,8 +34,8 @@ namespace moe_mobile {
 std::string packed_store_key();
 
 // The store's folder: `packed_dir`, or BUNDLE/.packed/<key> if that is empty. kUsage if it is a
-// link, or lies behind one in the bundle: a bundle from elsewhere must not lead to another one's
-// weights, which preparing would replace.
+// link, or lies behind one in the bundle, whatever its name: a bundle from elsewhere must not lead
+// to another one's weights, which preparing would replace.
 std::string packed_directory(const Bundle& bundle, const std::string& packed_dir);
 // The path BUNDLE/.packed/<key>, whatever is there.
 std::string own_packed_directory(const Bundle& bundle);
