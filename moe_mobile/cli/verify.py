@@ -41,8 +41,9 @@ def command(
     """Read every byte of a bundle, and of its packed weights if it is prepared.
 
     Files must match the SHA-256 in bundle.json. Packed weights must have been made on this machine
-    (or that phone) and match their checksums. What bundle.json itself says is not checked: compare
-    the bundle's hash with that of where it comes from.
+    (or that phone) and match their checksums. These tell damage, not a change by someone who may
+    write to the store. What bundle.json itself says is not checked: compare the bundle's hash with
+    that of where it comes from.
     """
     require_bundle(bundle)
     with ProgressBar() as progress:
