@@ -35,6 +35,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -42,11 +43,33 @@ BY_CODE: dict[str, type[MoeMobileError]] = {}
 """Error class of each code, for turning the engine's error objects into exceptions."""
 
 
+_MOST_TEXT = 4096
+"""Characters of a cause or remedy. They quote what files say, which may be millions."""
+
+# Longer than any part of a path.
+_LONG_WORD = re.compile(r"[^\s/]{256,}")
+_LEFT_OF_WORD = 200
+
+
+def shortened(text: str) -> str:
+    """The text without the middle of its longest words, and without its own if it is still long."""
+    words = _LONG_WORD.sub(lambda word: _without_middle(word[0], _LEFT_OF_WORD), text)
+    return _without_middle(words, _MOST_TEXT)
+
+
+def _without_middle(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    head = most * 3 // 4
+    return f"{text[:head]}...{text[head + 3 - most :]}"
+
+
 class MoeMobileError(Exception):
     """Base of all typed errors; raise one of the subclasses.
 
     Args:
-        cause: what is wrong, one sentence without a final full stop.
+        cause: what is wrong, one sentence without a final full stop. Like the remedy it is
+            shortened if it quotes something huge.
         file: path or name of the file concerned, if there is one.
         setting: name of the setting or argument concerned, if it is not a file.
         remedy: what the user can do, if that is known.
@@ -70,10 +93,11 @@ class MoeMobileError(Exception):
         setting: str | None = None,
         remedy: str | None = None,
     ) -> None:
+        cause = shortened(cause)
         self.cause = cause
         self.file = None if file is None else os.fspath(file)
         self.setting = setting
-        self.remedy = remedy
+        self.remedy = None if remedy is None else shortened(remedy)
         super().__init__(cause)
         if isinstance(self, OSError):
             _fill(self, self._errno, cause, self.file)

@@ -92,3 +92,26 @@ def test_a_refused_number_is_not_called_bad_json() -> None:
     with pytest.raises(errors.BundleInvalidError, match="holds NaN") as caught:
         parse_strict_json(b"[NaN]", "bundle.json")
     assert "valid JSON" not in caught.value.cause
+
+
+def test_what_an_error_quotes_is_shortened() -> None:
+    error = errors.CheckpointError(
+        f"tensor {'a' * 10_000_000} is missing", file="a/file", remedy=f"Rename {'b' * 1000}"
+    )
+    name, other = "a" * 150 + "..." + "a" * 47, "b" * 150 + "..." + "b" * 47
+    assert str(error) == f"a/file: tensor {name} is missing. Rename {other}"
+    assert error.args == (error.cause,)
+    many = errors.UsageError("begins " + "1, " * 5_000_000 + "and ends")
+    assert len(many.cause) == 4096
+    assert many.cause.startswith("begins 1, 1")
+    assert "..." in many.cause
+    assert many.cause.endswith(", and ends")
+    system = errors.IoError("x" * 1000)
+    assert system.strerror == system.cause
+    assert len(system.cause) == 200
+
+
+def test_paths_are_not_shortened() -> None:
+    path = "/".join(["d" * 255] * 15)
+    error = errors.UsageError(f"{path} is not one", file=path, remedy=f"Look into {path}")
+    assert str(error) == f"{path}: {path} is not one. Look into {path}"

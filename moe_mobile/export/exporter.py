@@ -28,7 +28,13 @@ from moe_mobile.bundle.quantization import (
     embedding_row_bytes,
 )
 from moe_mobile.bundle.writer import to_bytes
-from moe_mobile.errors import BundleInvalidError, CancelledError, UnsupportedError, UsageError
+from moe_mobile.errors import (
+    BundleInvalidError,
+    CancelledError,
+    UnsupportedError,
+    UsageError,
+    shortened,
+)
 from moe_mobile.export import lowering
 from moe_mobile.export.embedding import ROWS_AT_ONCE, encode_rows
 from moe_mobile.export.options import Options, resolve_options
@@ -112,7 +118,7 @@ def export_bundle(
             shown = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
             warnings.warn(
                 f"{len(unused)} tensors of the checkpoint are not part of the model, and are left "
-                f"out as transformers does: {shown}",
+                f"out as transformers does: {shortened(shown)}",
                 stacklevel=2,
             )
         needed = bundle_bytes(model, options, plan)
