@@ -163,11 +163,6 @@ def most_bytes(request: Mapping[str, Any]) -> int:
     return min(limits.ANSWER_BYTES + limits.TOKEN_BYTES * each, limits.TRACE_BYTES)
 
 
-def too_many_values(line: bytes) -> bool:
-    """Whether a line of JSON would take much more memory than its text."""
-    return sum(map(line.count, (b",", b"[", b"{"))) > limits.VALUES
-
-
 def is_answer(result: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
     """Whether a result can be one of that request; unknown members are allowed."""
     command = str(request["command"])

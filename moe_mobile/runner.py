@@ -23,11 +23,11 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, Self
 
-from moe_mobile.answers import EVENTS, is_answer, is_error, too_many_values
+from moe_mobile.answers import EVENTS, is_answer, is_error
 from moe_mobile.awaited import Awaited
 from moe_mobile.base import limits
 from moe_mobile.base.command_line import command_line
-from moe_mobile.base.json_field import parse_object
+from moe_mobile.base.json_field import parse_object, too_many_values
 from moe_mobile.base.pipes import LineReader, LineTooLongError, Writer
 from moe_mobile.base.progress import Progress
 from moe_mobile.base.terminal import all_without_controls, without_controls

@@ -12,6 +12,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
+from moe_mobile.base import limits
 from moe_mobile.errors import BundleInvalidError, MoeMobileError, UnsupportedError
 
 Json = dict[str, Any]
@@ -58,6 +59,8 @@ def parse_strict_json(data: bytes, file: str) -> Any:
         refuse("is larger than 64 MiB")
     if data.startswith(b"\xef\xbb\xbf"):
         refuse("starts with a byte order mark")
+    if too_many_values(data, _MAX_VALUES):
+        refuse("holds too many values")
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -81,12 +84,24 @@ def parse_strict_json(data: bytes, file: str) -> Any:
     return value
 
 
+def too_many_values(data: bytes | bytearray, most: int | None = None) -> bool:
+    """Whether JSON would take much more memory than its text.
+
+    It is to be asked before the text is parsed. Each value comes after a comma or a bracket, so
+    this counts at least all values. ``most``: of them; by default ``limits.VALUES``.
+    """
+    count = sum(map(data.count, (b",", b"[", b"{")))
+    return count > (limits.VALUES if most is None else most)
+
+
 def parse_object(line: bytes, *, finite: bool = False) -> Json | None:
-    """The JSON object in ``line``, or None if it holds anything else.
+    """The JSON object in ``line``, or None if it holds anything else, or too many values.
 
     ``finite``: also None if a number is infinite or NaN.
     """
     parse = _finite if finite else float
+    if too_many_values(line):
+        return None
     try:
         item = json.loads(line, parse_float=parse, parse_constant=parse)
     except (ValueError, RecursionError):

@@ -1,6 +1,7 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How long a phone is waited for, and how much of what it says is kept (docs/phones.md).
+"""How long a phone is waited for, how much of what it says is kept (docs/phones.md), and how much
+of a file is read.
 
 A phone may go silent, send a byte now and then, print without end, or lie. So times count from the
 last thing that arrived whole: an answer, a piece of a file that the phone says it has, an event of
@@ -53,7 +54,7 @@ TRACE_BYTES = 64 << 20
 """An answer with router logits, which are asked for in parts; no other is longer either."""
 
 VALUES = 8 << 20
-"""Values in an answer: they take more memory than their text."""
+"""Values in an answer or a file of JSON: they take more memory than their text."""
 
 EVENTS = 100_000
 """Steps of progress and other events before one answer; tokens come on top."""
@@ -63,3 +64,22 @@ STAGES = 64
 
 TOLD = 2000
 """Characters of a text from a phone that become part of an error."""
+
+TEXT_BYTES = 64 << 20
+"""A text or the chat messages that are given in a file: more than any context takes."""
+
+TYPED_BYTES = 1 << 20
+"""A line of a conversation that is typed, or comes from a pipe."""
+
+LINES_BYTES = 256 << 20
+"""A file of JSON lines that a later command continues: results, scores, the journal of an export.
+`report` reads no more of results either."""
+
+CONFIG_BYTES = 4 << 20
+"""``config.json`` and ``generation_config.json``."""
+
+INDEX_BYTES = 64 << 20
+"""The index of a checkpoint in several files: a hundred bytes for each tensor."""
+
+CHECKPOINT_FILE_BYTES = 256 << 20
+"""Any other file of a checkpoint but its weights: multiples of what the largest tokenizers have."""

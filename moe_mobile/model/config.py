@@ -16,14 +16,14 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from moe_mobile.base import limits
 from moe_mobile.base.files import read_regular
+from moe_mobile.base.json_field import too_many_values
 from moe_mobile.errors import CheckpointError, UnsupportedError
 
 JsonObject = dict[str, Any]
 
 AGAIN = "Download or copy the checkpoint again"
-_MOST_BYTES = 256 << 20
-"""Of any file of a checkpoint but its weights: several times what the largest tokenizers take."""
 # Far more than any model has; transformers' classes make lists of this length.
 _MOST_LAYERS = 4096
 
@@ -118,22 +118,26 @@ def _is_inert(name: str, value: object, always: Mapping[str, Container[object]])
     return name in always and value in always[name]
 
 
-def read_checkpoint_file(path: Path) -> bytes:
+def read_checkpoint_file(path: Path, most: int | None = None) -> bytes:
     """The bytes of one of a checkpoint's small files. Raises IoError, and CheckpointError if it is
-    larger than any such file."""
-    data = read_regular(path, _MOST_BYTES)
-    if len(data) > _MOST_BYTES:
+    larger than ``most``, by default larger than any such file."""
+    most = limits.CHECKPOINT_FILE_BYTES if most is None else most
+    data = read_regular(path, most)
+    if len(data) > most:
         raise CheckpointError(
-            f"larger than {_MOST_BYTES >> 20} MiB, which no such file is",
-            file=path,
-            remedy=AGAIN,
+            f"larger than {most >> 20} MiB, which no such file is", file=path, remedy=AGAIN
         )
     return data
 
 
-def read_json_object(path: Path) -> JsonObject:
-    """Reads a JSON file that holds one object; errors name the file."""
-    data = read_checkpoint_file(path)
+def read_json_object(path: Path, most: int | None = None) -> JsonObject:
+    """Reads a JSON file that holds one object; errors name the file.
+
+    ``most``: its bytes; by default what a configuration may have.
+    """
+    data = read_checkpoint_file(path, limits.CONFIG_BYTES if most is None else most)
+    if too_many_values(data):
+        raise CheckpointError("holds too many values", file=path, remedy=AGAIN)
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from moe_mobile.base import limits
+from moe_mobile.base.json_field import too_many_values
 from moe_mobile.errors import CheckpointError, UnsupportedError, read_error
 from moe_mobile.model.config import AGAIN, read_json_object
 from moe_mobile.model.names import TensorRef
@@ -31,6 +33,8 @@ _SIZES = {
 }  # fmt: skip
 _OTHER = "The weights are not those of this config.json, or not all of them: " + AGAIN.lower()
 _MAX_HEADER = 100_000_000  # the format's own limit
+_MOST_DIMENSIONS = 8
+_MOST_BYTES = 1 << 48  # of a tensor, and of a file: more than any has
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
@@ -163,6 +167,8 @@ class SafetensorsStore:
         text = _read_exactly(path, 8, length, "the header")
         self._fingerprint.update(f"{path.name}:{status.st_size}:{status.st_mtime_ns}:".encode())
         self._fingerprint.update(text)
+        if too_many_values(text):
+            raise CheckpointError("header holds too many values", file=path, remedy=AGAIN)
         try:
             header = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -188,7 +194,7 @@ def shard_names(index: Path) -> list[str]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """The file of each tensor."""
-    weight_map = read_json_object(index).get("weight_map")
+    weight_map = read_json_object(index, limits.INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError("weight_map is missing", file=index, remedy=AGAIN)
     for name, file in weight_map.items():
@@ -227,6 +233,14 @@ def _entry(path: Path, name: str, entry: Any, base: int, size: int) -> _Stored:
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise CheckpointError(f"tensor {name}: bad shape or offsets", file=path, remedy=AGAIN)
     begin, end = offsets
+    # Before anything is multiplied: the product of many numbers, or long ones, takes for ever.
+    if len(shape) > _MOST_DIMENSIONS or max([*shape, end]) > _MOST_BYTES:
+        raise CheckpointError(
+            f"tensor {name}: more than {_MOST_DIMENSIONS} dimensions, or a number that no tensor "
+            "has in its shape or offsets",
+            file=path,
+            remedy=AGAIN,
+        )
     if end - begin != math.prod(shape) * _SIZES[dtype]:
         raise CheckpointError(
             f"tensor {name}: {end - begin} bytes do not fit {dtype} {shape}",

@@ -15,6 +15,7 @@ from typing import NoReturn, Protocol
 
 import torch
 
+from moe_mobile.base import limits
 from moe_mobile.base.files import read_regular
 from moe_mobile.base.router import RouterSpec
 from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
@@ -46,6 +47,7 @@ HUGGING_FACE_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
+_CONFIGS = ("config.json", "generation_config.json")
 ADAPTER = "adapter_config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -211,7 +213,8 @@ def _read_description(folder: Path, name: str) -> _Description:
     for file in HUGGING_FACE_FILES:
         path = folder / file
         if path.exists():
-            files[file] = read_checkpoint_file(path)
+            small = limits.CONFIG_BYTES if file in _CONFIGS else None
+            files[file] = read_checkpoint_file(path, small)
     generation, stop_file = folder / "generation_config.json", None
     if generation.exists():
         # transformers stops at the generation configuration's tokens if it names any.

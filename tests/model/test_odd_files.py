@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from moe_mobile.base import limits
 from moe_mobile.demo import checkpoint_dir
 from moe_mobile.errors import CheckpointError, IoError
+from moe_mobile.model.config import read_json_object
 from moe_mobile.model.safetensors import INDEX_FILE, SINGLE_FILE
 from moe_mobile.model.source import open_model
 
@@ -50,7 +52,8 @@ def test_what_is_no_small_file_is_refused(
     with pytest.raises(CheckpointError if make is _sparse else IoError) as refusal:
         open_model(str(folder))
     assert refusal.value.file == str(folder / name)
-    cause = "larger than 256 MiB" if make is _sparse else "is not a regular file"
+    size = {"config.json": 4, "generation_config.json": 4, INDEX_FILE: 64}.get(name, 256)
+    cause = f"larger than {size} MiB" if make is _sparse else "is not a regular file"
     assert cause in refusal.value.cause
     assert refusal.value.remedy
 
@@ -74,3 +77,16 @@ def test_an_index_names_files_that_can_exist(tmp_path: Path) -> None:
     (folder / INDEX_FILE).write_text(json.dumps({"weight_map": {"a": "\ud800.safetensors"}}))
     with pytest.raises(CheckpointError, match="bad file name"):
         open_model(str(folder))
+
+
+@pytest.mark.parametrize("name", ["config.json", INDEX_FILE])
+def test_json_of_too_many_values_is_not_parsed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(b'{"a":[' + b",".join([b"[]"] * 100) + b"]}")
+    monkeypatch.setattr(limits, "VALUES", 100)
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(CheckpointError, match="holds too many values") as refusal:
+        read_json_object(file)
+    assert refusal.value.file == str(file)

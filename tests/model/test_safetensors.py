@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,9 @@ HEADER_EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "true as size": lambda h: h["matrix"].update(shape=[True, 24]),
     "bytes do not fit": lambda h: h["matrix"].update(shape=[6, 5]),
     "beyond the end": lambda h: h["matrix"].update(shape=[2**40, 4], data_offsets=[0, 2**44]),
+    "many dimensions": lambda h: h["matrix"].update(shape=[9] * 100_000),
+    "long numbers": lambda h: h["matrix"].update(shape=[10**4000] * 8),
+    "a long offset": lambda h: h["matrix"].update(data_offsets=[0, 10**4000]),
     "entry is not an object": lambda h: h.update(matrix=3),
 }
 
@@ -78,6 +82,43 @@ def test_broken_headers_name_file_and_tensor(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="matrix") as caught:
         SafetensorsStore(tmp_path)
     assert caught.value.file == str(path)
+
+
+def test_sizes_are_bounded_before_they_are_multiplied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The product of a shape of millions of numbers takes for ever."""
+    path = write(tmp_path)
+    edit_header(path, lambda h: h["matrix"].update(shape=[9] * 5_000_000))
+
+    def multiply(shape: Sequence[int]) -> int:
+        assert len(shape) <= 8
+        return math_prod(shape)
+
+    math_prod = math.prod
+    monkeypatch.setattr(math, "prod", multiply)
+    with pytest.raises(CheckpointError, match="more than 8 dimensions") as caught:
+        SafetensorsStore(tmp_path)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_header_of_too_many_values_is_not_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path)
+    edit_header(path, lambda h: h["matrix"].update(more=[[]] * 5_000_000))
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(CheckpointError, match="header holds too many values") as caught:
+        SafetensorsStore(tmp_path)
+    assert caught.value.file == str(path)
+
+
+def test_a_huge_name_is_not_told_in_full(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    edit_header(path, lambda h: h.update({"a" * 5_000_000: 3}))
+    with pytest.raises(CheckpointError, match=r"tensor a{150}\.\.\.a{46}: incomplete") as caught:
+        SafetensorsStore(tmp_path)
+    assert len(str(caught.value)) < 1000
 
 
 def test_tensors_cover_the_file_without_overlap(tmp_path: Path) -> None:
