@@ -10,9 +10,9 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
-from moe_mobile.errors import IoError, read_error, write_error
+from moe_mobile.errors import IoError, UsageError, read_error, write_error
 
 
 class HashingFile:
@@ -70,14 +70,33 @@ def write_file(path: Path, fill: Callable[[HashingFile], None]) -> tuple[int, st
     return file.bytes, file.sha256()
 
 
-def read_regular(path: str | os.PathLike[str], most: int, remedy: str | None = None) -> bytes:
+def read_limited(file: IO[bytes], most: int, name: str, remedy: str) -> bytes:
+    """What is left of an open file, which may be a pipe or a device.
+
+    Raises UsageError if that is more than ``most`` bytes, and IoError.
+    """
+    try:
+        data = file.read(most + 1)
+    except OSError as error:
+        raise read_error(error, name) from error
+    if len(data) > most:
+        raise UsageError(f"is larger than {most >> 20} MiB", file=name, remedy=remedy)
+    return data
+
+
+def read_regular(
+    path: str | os.PathLike[str], most: int, remedy: str | None = None, *, links: bool = True
+) -> bytes:
     """A file's bytes, at most one more than ``most``: a longer one is not what it is taken for.
+
+    ``links``: whether the path may be a link.
 
     Raises IoError, also for a pipe or device, which could go on for ever.
     """
+    # Without waiting for a pipe's other end. O_NONBLOCK changes nothing for regular files.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW)
     try:
-        # Without waiting for a pipe's other end. O_NONBLOCK changes nothing for regular files.
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        with open(os.open(path, flags), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise IoError("is not a regular file", file=path, remedy=remedy or "Check the path")
             return file.read(most + 1)

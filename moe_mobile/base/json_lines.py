@@ -9,8 +9,12 @@ import fcntl
 import json
 import os
 import pathlib
+import stat
 import threading
+from typing import IO
 
+from moe_mobile.base import limits
+from moe_mobile.base.files import read_limited
 from moe_mobile.base.json_field import Json
 from moe_mobile.errors import UsageError, write_error
 
@@ -28,7 +32,8 @@ class JsonLines:
         """Makes the folder if it is missing.
 
         Raises:
-            UsageError: another process writes the file.
+            UsageError: another process writes the file, or it is larger than any that is written
+                here.
             IoError: it cannot be opened.
         """
         self._path = path
@@ -40,12 +45,15 @@ class JsonLines:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             self._file = open(descriptor, "r+b")  # noqa: SIM115
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            data = self._file.read()
+            data = _content(self._file, path)
         except BlockingIOError:
             self._file.close()
             raise UsageError(
                 "another command is writing there", file=path, remedy="Wait for it to end"
             ) from None
+        except UsageError:
+            self.close()
+            raise
         except OSError as error:
             raise write_error(error, path) from error
         self._whole = data.rfind(b"\n") + 1
@@ -73,6 +81,21 @@ class JsonLines:
         """Let go of the file."""
         with self._lock:
             self._file.close()
+
+
+def _content(file: IO[bytes], path: pathlib.Path) -> bytes:
+    """All of a file. Raises UsageError if it is too large, or has more lines than fit in memory."""
+    remedy = "Name another file, or move this one away"
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError("is not a regular file", file=path, remedy="Name another one")
+    most = limits.LINES_BYTES
+    if status.st_size > most:  # before so much is read
+        raise UsageError(f"is larger than {most >> 20} MiB", file=path, remedy=remedy)
+    data = read_limited(file, most, str(path), remedy)
+    if data.count(b"\n") + data.count(b"\r") > limits.VALUES:
+        raise UsageError(f"has more than {limits.VALUES} lines", file=path, remedy=remedy)
+    return data
 
 
 def refuse_content(path: pathlib.Path) -> None:

@@ -12,28 +12,36 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from moe_mobile.errors import UsageError
+from moe_mobile.base import limits
+from moe_mobile.base.files import read_limited
+from moe_mobile.base.json_field import too_many_values
+from moe_mobile.errors import UsageError, read_error
 
 if TYPE_CHECKING:
     from moe_mobile.text.chat import Message
 
+_STDIN = "standard input"
 _MESSAGES = 'Write them like [{"role": "user", "content": "Hello"}]'
 
 
 def read_text(file: IO[bytes] | None) -> str:
-    """A prompt from a file, without a byte order mark. Raises UsageError if it is empty or not
-    UTF-8."""
+    """A prompt from a file, without a byte order mark. Raises UsageError if it is empty, too long
+    or not UTF-8, and IoError."""
     assert file is not None
-    text = _decoded(file.read(), file.name, "prompt")
+    text = _decoded(_read(file), file.name, "prompt")
     if not text:
         raise UsageError("the file is empty", file=file.name, remedy="Give a file with a text")
     return text
 
 
 def read_messages(file: IO[bytes]) -> list[Message]:
-    """Chat messages from a JSON file. Raises UsageError if it is not a list of objects."""
+    """Chat messages from a JSON file. Raises UsageError if it is not a list of objects or too long,
+    and IoError."""
+    data = _read(file)
+    if too_many_values(data):
+        raise UsageError("it holds too many values", file=file.name, remedy=_MESSAGES)
     try:
-        messages = json.loads(_decoded(file.read(), file.name, "file"))
+        messages = json.loads(_decoded(data, file.name, "file"))
     except (ValueError, RecursionError) as error:
         raise UsageError(
             f"it is not valid JSON: {error}", file=file.name, remedy=_MESSAGES
@@ -46,7 +54,7 @@ def read_messages(file: IO[bytes]) -> list[Message]:
 def typed_messages(stdin: IO[bytes]) -> Iterator[str]:
     """Each line that is typed, or comes from a pipe, until the end. Blank ones are passed over.
 
-    Raises UsageError for a line that is not UTF-8, and for a pipe without any.
+    Raises UsageError for a line that is too long or not UTF-8, and for a pipe without any; IoError.
     """
     terminal, count = stdin.isatty(), 0
     if terminal:
@@ -54,10 +62,10 @@ def typed_messages(stdin: IO[bytes]) -> Iterator[str]:
     while True:
         if terminal:
             click.echo("> ", err=True, nl=False)
-        line = stdin.readline()
+        line = _read_line(stdin)
         if not line:
             break
-        if message := _decoded(line, "standard input", "message").strip():
+        if message := _decoded(line, _STDIN, "message").strip():
             count += 1
             yield message
     if terminal:
@@ -65,7 +73,7 @@ def typed_messages(stdin: IO[bytes]) -> Iterator[str]:
     elif not count:
         raise UsageError(
             "there is no message",
-            file="standard input",
+            file=_STDIN,
             remedy="Type one, or give it with --prompt, --file or --messages",
         )
 
@@ -81,6 +89,26 @@ def parse_object(text: str | None, setting: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(cause, setting=setting, remedy='Write it like {"name": true}')
     return value
+
+
+def _read(file: IO[bytes]) -> bytes:
+    return read_limited(
+        file, limits.TEXT_BYTES, file.name, "Give a part of it: no model takes that much"
+    )
+
+
+def _read_line(stdin: IO[bytes]) -> bytes:
+    try:
+        line = stdin.readline(limits.TYPED_BYTES + 1)
+    except OSError as error:
+        raise read_error(error, _STDIN) from error
+    if len(line) > limits.TYPED_BYTES:
+        raise UsageError(
+            f"a line is longer than {limits.TYPED_BYTES >> 20} MiB",
+            file=_STDIN,
+            remedy="Give long messages with --messages",
+        )
+    return line
 
 
 def _decoded(data: bytes, file: str, what: str) -> str:
