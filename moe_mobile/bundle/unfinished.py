@@ -5,8 +5,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import stat
 from pathlib import Path
 
+from moe_mobile.base import limits
+from moe_mobile.base.files import read_regular
 from moe_mobile.base.json_field import parse_object
 from moe_mobile.bundle.manifest import MANIFEST_FILE
 from moe_mobile.errors import BundleInvalidError, did_you_mean
@@ -57,13 +61,33 @@ def finished_files(out: Path) -> str | None:
     out = out.absolute()
     if not out.name:  # the root
         return None
-    try:
-        with open(_partial(out) / JOURNAL, "rb") as file:
-            records = [parse_object(line) or {} for line in file]
-    except OSError:
+    journal = read_journal(_partial(out))
+    if journal is None:
         return None
+    records = (parse_object(line) or {} for line in io.BytesIO(journal))
     count = len({str(one["path"]) for one in records if "path" in one and "sha256" in one})
     return f"{count} file{' is' if count == 1 else 's are'} complete, in {_partial(out)}"
+
+
+def read_journal(partial: Path) -> bytes | None:
+    """The journal of an unfinished export. None if there is none: also if what has its name is a
+    pipe, a device, a link, or a file that is larger than any journal."""
+    if not is_journal(partial / JOURNAL):
+        return None
+    try:
+        data = read_regular(partial / JOURNAL, limits.LINES_BYTES, links=False)
+    except OSError:
+        return None
+    return data if len(data) <= limits.LINES_BYTES else None
+
+
+def is_journal(path: Path) -> bool:
+    """Whether there is a file that can be a journal, by its kind and size."""
+    try:
+        status = path.lstat()
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size <= limits.LINES_BYTES
 
 
 def _partial(out: Path) -> Path:
@@ -72,10 +96,10 @@ def _partial(out: Path) -> Path:
 
 def _target(bundle: Path) -> Path | None:
     """The folder that an unfinished export is to write, if ``bundle`` is of one."""
-    if bundle.name and not bundle.exists() and (_partial(bundle) / JOURNAL).is_file():
+    if bundle.name and not bundle.exists() and is_journal(_partial(bundle) / JOURNAL):
         return bundle
     for folder in (bundle, bundle.parent):
-        if folder.name.endswith(PARTIAL) and (folder / JOURNAL).is_file():
+        if folder.name.endswith(PARTIAL) and is_journal(folder / JOURNAL):
             return folder.with_name(folder.name.removesuffix(PARTIAL))
     return None
 

@@ -28,7 +28,7 @@ from moe_mobile.base.files import HashingFile, sync_folder, write_file
 from moe_mobile.base.json_field import Json, parse_object
 from moe_mobile.base.json_lines import JsonLines
 from moe_mobile.bundle.manifest import MANIFEST_FILE
-from moe_mobile.bundle.unfinished import JOURNAL, PARTIAL
+from moe_mobile.bundle.unfinished import JOURNAL, PARTIAL, is_journal, read_journal
 from moe_mobile.errors import DiskFullError, UsageError, write_error
 from moe_mobile.export.shard_file import GrowingShard
 from moe_mobile.export.space import require_space
@@ -223,7 +223,8 @@ def _locked_folder(partial: Path, out: Path) -> Iterator[None]:
     try:
         partial.mkdir(parents=True, exist_ok=True)
         names = {entry.name for entry in partial.iterdir()}
-        if names - {JOURNAL, _BUNDLE, _REPLACED}:
+        foreign = JOURNAL in names and not is_journal(partial / JOURNAL)
+        if foreign or names - {JOURNAL, _BUNDLE, _REPLACED}:
             raise UsageError(
                 "exists and is not an unfinished export", file=partial, remedy="Move it away"
             )
@@ -276,12 +277,8 @@ def _same_folder(descriptor: int, path: Path) -> bool:
 
 def _begun_with(folder: Path, key: str) -> bool:
     """Whether the folder's journal was begun with this key."""
-    try:
-        with open(folder / JOURNAL, "rb") as file:
-            line = file.readline()
-        return line.endswith(b"\n") and parse_object(line) == {"key": key}
-    except OSError:
-        return False
+    line, end, _ = (read_journal(folder) or b"").partition(b"\n")
+    return bool(end) and parse_object(line) == {"key": key}
 
 
 def _only_removal_is_left(partial: Path, out: Path, key: str) -> bool:

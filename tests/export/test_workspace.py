@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from moe_mobile.bundle.unfinished import JOURNAL
+from moe_mobile.bundle.unfinished import JOURNAL, finished_files, require_finished
 from moe_mobile.errors import DiskFullError, ReadOnlyError, UsageError
 from moe_mobile.export.workspace import Record, Workspace, open_workspace
 from tests.files import contents
@@ -274,3 +274,34 @@ def test_errors_of_the_system_are_typed(
     assert not (tmp_path / "out.partial" / "bundle" / "dense" / "a.pte.tmp").exists()
     fail[0] = False
     assert export(out) == list(FILES)
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(64 << 30)
+
+
+@pytest.mark.parametrize("make", [_pipe, _endless, _sparse])
+def test_what_cannot_be_a_journal_is_left_alone(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    (partial / "bundle").mkdir(parents=True)
+    (partial / "bundle" / "thesis.tex").write_text("mine")
+    make(partial / JOURNAL)
+    assert finished_files(out) is None
+    require_finished(out)
+    require_finished(partial)
+    with pytest.raises(UsageError, match="not an unfinished export") as caught:
+        export(out)
+    assert caught.value.remedy
+    assert os.path.lexists(partial / JOURNAL)
+    assert (partial / "bundle" / "thesis.tex").read_text() == "mine"
