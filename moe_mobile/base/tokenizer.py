@@ -4,24 +4,99 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from moe_mobile.base.json_field import too_many_values
+from moe_mobile.errors import BundleInvalidError, MoeMobileError
+
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 TOKENIZER = "tokenizer.json"
 """Name of the tokenizer's file in a bundle or checkpoint."""
 
+_AGAIN = "Export again from a complete checkpoint"
+_TRIAL = "The sky is blue, and 1 + 1 = 2.\n"
+_TRIAL_TOKENS = 512
 
-def parse_tokenizer(data: bytes) -> Tokenizer:
-    """A tokenizer that takes texts as they are. Raises ValueError if it cannot be read."""
+
+class TextTokenizer:
+    """A tokenizer of the tokenizers library whose failures are typed errors that name its file.
+
+    The library raises plain Exception, and for what its Rust code did not expect something that is
+    no Exception at all.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        file: str | os.PathLike[str],
+        kind: type[MoeMobileError],
+        remedy: str,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._file, self._kind, self._remedy = file, kind, remedy
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> Encoding:
+        """A text as tokens."""
+        with self._typed("encode a text"):
+            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Tokens as a text."""
+        with self._typed("decode tokens"):
+            return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def get_vocab(self, with_added_tokens: bool = True) -> dict[str, int]:
+        """The id of each token."""
+        with self._typed("list its tokens"):
+            return self._tokenizer.get_vocab(with_added_tokens=with_added_tokens)
+
+    def try_out(self) -> None:
+        """Encodes and decodes a short text, and decodes some tokens alone. Raises if the file can
+        be read, but not used."""
+        self.decode(self.encode(_TRIAL).ids)
+        for id in sorted(self.get_vocab().values())[:_TRIAL_TOKENS]:
+            self.decode([id])
+
+    def _typed(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return _typed(f"the tokenizer cannot {what}", self._file, self._kind, self._remedy)
+
+
+def parse_tokenizer(
+    data: bytes,
+    file: str | os.PathLike[str] = TOKENIZER,
+    kind: type[MoeMobileError] = BundleInvalidError,
+    remedy: str = _AGAIN,
+) -> TextTokenizer:
+    """A tokenizer that takes texts as they are.
+
+    Raises an error of ``kind`` that names ``file`` if it cannot be read, as using it does.
+    """
     from tokenizers import Tokenizer
 
-    try:
+    with _typed("the tokenizer cannot be read", file, kind, remedy):
+        if too_many_values(data):
+            raise ValueError("it holds too many values")
         tokenizer = Tokenizer.from_str(data.decode())
-    except Exception as error:  # the library raises plain Exception
-        raise ValueError(f"the tokenizer cannot be read: {error}") from error
-    # Left over from training; transformers ignores them too.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+        # Left over from training; transformers ignores them too.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+    return TextTokenizer(tokenizer, file, kind, remedy)
+
+
+@contextlib.contextmanager
+def _typed(
+    what: str, file: str | os.PathLike[str], kind: type[MoeMobileError], remedy: str
+) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        # The class of a panic has no module to import it from.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise kind(f"{what}: {cause}", file=file, remedy=remedy) from error

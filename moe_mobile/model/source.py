@@ -228,11 +228,10 @@ def _read_description(folder: Path, name: str) -> _Description:
 
 
 def _check_tokenizer(data: bytes, file: Path, vocab_size: int) -> None:
-    """Raises a CheckpointError if it cannot be read, or has tokens that the model does not know."""
-    try:
-        tokens = parse_tokenizer(data).get_vocab(with_added_tokens=True)
-    except ValueError as error:
-        raise CheckpointError(str(error), file=file, remedy=AGAIN) from error
+    """Raises a CheckpointError if it cannot be used, or has tokens that the model does not know."""
+    tokenizer = parse_tokenizer(data, file, CheckpointError, AGAIN)
+    tokenizer.try_out()
+    tokens = tokenizer.get_vocab()
     token, last = max(tokens.items(), key=lambda one: one[1], default=("", -1))
     if last >= vocab_size:
         raise CheckpointError(

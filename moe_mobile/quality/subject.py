@@ -11,7 +11,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from moe_mobile.base.progress import Progress, silent
-from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
+from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer, parse_tokenizer
 from moe_mobile.demo import checkpoint_dir, heldout_text
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import CheckpointError, UsageError
@@ -19,8 +19,6 @@ from moe_mobile.text.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from tokenizers import Tokenizer
 
     from moe_mobile.quality.engine import EngineScorer
     from moe_mobile.quality.score import QualitySource, Scorer
@@ -53,7 +51,7 @@ class Subject(abc.ABC):
         """Token ids of a text by the model's tokenizer; None: the demo model's own text.
 
         Raises UsageError if there is no text or no tokenizer, BundleInvalidError and
-        CheckpointError for a tokenizer that cannot be read.
+        CheckpointError for a tokenizer that cannot be read or used.
         """
         if isinstance(text, list):
             return text
@@ -78,7 +76,7 @@ class Subject(abc.ABC):
     def _is_demo(self) -> bool: ...
 
     @abc.abstractmethod
-    def _tokenizer(self) -> Tokenizer: ...
+    def _tokenizer(self) -> TextTokenizer: ...
 
 
 class BundleSubject(Subject):
@@ -139,7 +137,7 @@ class BundleSubject(Subject):
         files = {file.path: file.sha256 for file in manifest.files}
         return manifest.model.name == _DEMO and files.get(TOKENIZER) == own
 
-    def _tokenizer(self) -> Tokenizer:
+    def _tokenizer(self) -> TextTokenizer:
         return load_tokenizer(self.bundle)
 
 
@@ -194,7 +192,7 @@ class CheckpointSubject(Subject):
     def _is_demo(self) -> bool:
         return self._name == _DEMO
 
-    def _tokenizer(self) -> Tokenizer:
+    def _tokenizer(self) -> TextTokenizer:
         location = self._checkpoint.location
         data = self._checkpoint.model.files.get(TOKENIZER)
         if data is None:
@@ -203,7 +201,9 @@ class CheckpointSubject(Subject):
                 file=location,
                 remedy="Give `token_ids` instead of text",
             )
-        try:
-            return parse_tokenizer(data)
-        except ValueError as error:
-            raise CheckpointError(str(error), file=f"{location}/{TOKENIZER}") from error
+        return parse_tokenizer(
+            data,
+            f"{location}/{TOKENIZER}",
+            CheckpointError,
+            "Download or copy the checkpoint again",
+        )

@@ -26,6 +26,7 @@ import jinja2.runtime
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from moe_mobile.base.json_field import too_many_values
 from moe_mobile.errors import BundleInvalidError, MoeMobileError, UsageError
 from moe_mobile.text.files import read_files
 
@@ -302,6 +303,8 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
 def _object(bundle: pathlib.Path, name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
     if name not in files:
         return {}
+    if too_many_values(files[name]):
+        raise BundleInvalidError("holds too many values", file=bundle / name, remedy=_AGAIN)
     try:
         value = json.loads(files[name])
     except (ValueError, RecursionError) as error:

@@ -8,15 +8,16 @@ import hashlib
 import pathlib
 from collections.abc import Sequence
 
+from moe_mobile.base import limits
 from moe_mobile.base.files import read_regular
-from moe_mobile.errors import BundleCorruptError
+from moe_mobile.errors import BundleCorruptError, BundleInvalidError
 
 
 def read_files(bundle: pathlib.Path, names: Sequence[str]) -> dict[str, bytes]:
     """Contents of the files, of those that the bundle has.
 
-    Raises the bundle reader's errors, IoError, and BundleCorruptError for other bytes than were
-    exported.
+    Raises the bundle reader's errors, also for a file that is too large, IoError, and
+    BundleCorruptError for other bytes than were exported.
     """
     from moe_mobile.bundle import read_manifest
 
@@ -25,6 +26,12 @@ def read_files(bundle: pathlib.Path, names: Sequence[str]) -> dict[str, bytes]:
         if file.path not in names:
             continue
         path = bundle / file.path
+        if file.bytes > limits.CHECKPOINT_FILE_BYTES:
+            raise BundleInvalidError(
+                f"is larger than {limits.CHECKPOINT_FILE_BYTES >> 20} MiB",
+                file=path,
+                remedy="Export the bundle again from a complete checkpoint",
+            )
         data = read_regular(path, file.bytes)
         if hashlib.sha256(data).hexdigest() != file.sha256:
             raise BundleCorruptError(

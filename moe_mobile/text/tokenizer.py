@@ -10,18 +10,16 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
-from moe_mobile.errors import BundleInvalidError, UsageError
+from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer, parse_tokenizer
+from moe_mobile.errors import UsageError
 from moe_mobile.text.detokenizer import Detokenizer
 from moe_mobile.text.files import read_files
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from moe_mobile.text.chat import ChatTemplate, Message
 
 
-def load_tokenizer(bundle: pathlib.Path) -> Tokenizer:
+def load_tokenizer(bundle: pathlib.Path) -> TextTokenizer:
     """A bundle's tokenizer. Raises UsageError without one, and the bundle reader's errors."""
     path = bundle / TOKENIZER
     data = read_files(bundle, [TOKENIZER]).get(TOKENIZER)
@@ -32,12 +30,7 @@ def load_tokenizer(bundle: pathlib.Path) -> Tokenizer:
             remedy="Give `token_ids` instead of text, or export again from a folder with "
             "tokenizer.json",
         )
-    try:
-        return parse_tokenizer(data)
-    except ValueError as error:
-        raise BundleInvalidError(
-            str(error), file=path, remedy="Export again from a complete checkpoint"
-        ) from error
+    return parse_tokenizer(data, path)
 
 
 class BundleText:
@@ -48,7 +41,7 @@ class BundleText:
         self._bundle = pathlib.Path(bundle).absolute()
 
     @functools.cached_property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> TextTokenizer:
         """Raises as :func:`load_tokenizer`."""
         return load_tokenizer(self._bundle)
 
@@ -66,8 +59,9 @@ class BundleText:
 
         ``values``: for the chat template, as :meth:`ChatTemplate.render` takes them.
 
-        Raises what loading the files does, and UsageError for half a surrogate pair and for
-        messages that are not as :meth:`ChatTemplate.render` takes them.
+        Raises what loading the files does, BundleInvalidError if the tokenizer fails, and
+        UsageError for half a surrogate pair and for messages that are not as
+        :meth:`ChatTemplate.render` takes them.
         """
         is_chat = not isinstance(prompt, str)
         text = prompt if isinstance(prompt, str) else self.template.render(prompt, values)

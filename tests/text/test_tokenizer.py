@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
+from moe_mobile.base import limits
+from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer, parse_tokenizer
 from moe_mobile.demo import checkpoint_dir
-from moe_mobile.errors import CheckpointError
+from moe_mobile.errors import BundleInvalidError, CheckpointError
 from moe_mobile.model.source import open_model
 from moe_mobile.quality.subject import CheckpointSubject
 
@@ -55,6 +58,66 @@ def test_a_tokenizer_that_cannot_be_read_is_found_before_an_export(folder: Path)
     with pytest.raises(CheckpointError, match="tokenizer cannot be read") as refusal:
         open_model(str(folder))
     assert refusal.value.file == str(folder / TOKENIZER)
+
+
+def word_level(**changes: Any) -> bytes:
+    """A tokenizer of few words."""
+    parts = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+    model = {
+        "type": "WordLevel",
+        "vocab": {"a": 0, "b": 1, "<unk>": 2},
+        "unk_token": "<unk>",
+    }
+    whole = {"version": "1.0", "added_tokens": [], **dict.fromkeys(parts), "model": model}
+    return json.dumps(whole | changes).encode()
+
+
+WITHOUT_UNKNOWN = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"}
+BROKEN = {
+    "no token for unknown words": {"model": WITHOUT_UNKNOWN},
+    "a panic when it encodes": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+    "a panic when it decodes": {
+        "decoder": {"type": "Strip", "content": "a", "start": 0, "stop": 99}
+    },
+    "a panic when it is read": {
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    },
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_tokenizer_that_cannot_be_used_is_found_before_an_export(name: str, folder: Path) -> None:
+    (folder / TOKENIZER).write_bytes(word_level(**BROKEN[name]))
+    with pytest.raises(CheckpointError, match=r"the tokenizer cannot [a-z ]+: .") as refusal:
+        open_model(str(folder))
+    assert refusal.value.file == str(folder / TOKENIZER)
+    assert refusal.value.remedy
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_tokenizer_that_fails_names_its_file(name: str) -> None:
+    with pytest.raises(BundleInvalidError, match="the tokenizer cannot") as refusal:
+        parse_tokenizer(word_level(**BROKEN[name]), "bundle/tokenizer.json").try_out()
+    assert refusal.value.file == "bundle/tokenizer.json"
+    assert refusal.value.remedy
+
+
+def test_a_tokenizer_of_too_many_values_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = word_level()
+    parse_tokenizer(data).try_out()
+    monkeypatch.setattr(limits, "VALUES", 10)
+    with pytest.raises(BundleInvalidError, match="too many values"):
+        parse_tokenizer(data)
+
+
+def test_who_interrupts_a_tokenizer_ends_it() -> None:
+    class Interrupted:
+        def encode(self, text: str, add_special_tokens: bool) -> None:
+            raise KeyboardInterrupt
+
+    tokenizer = TextTokenizer(cast(Any, Interrupted()), TOKENIZER, BundleInvalidError, "")
+    with pytest.raises(KeyboardInterrupt):
+        tokenizer.encode("a")
 
 
 def test_texts_to_score_are_whole(folder: Path) -> None:
