@@ -29,14 +29,10 @@ class Detokenizer:
 
     def __init__(self, decoder: TokenDecoder, prompt_ids: Sequence[int] = ()) -> None:
         self._decoder = decoder
-        # Tokens whose text is out, kept as context; then tokens whose text is not, beginning with
-        # those of a character that the prompt ends inside of. The context is never cut inside a
-        # character, which would spoil what follows.
-        end = self._end_of_characters(prompt_ids)
-        self._context = list(prompt_ids[:end])
-        self._pending = list(prompt_ids[end:])
-        # What the prompt shows of that character. It is out, unless the character is completed.
-        self._shown = self._text_of_pending()
+        # Tokens whose text is out, kept as context; then tokens whose text is not.
+        self._context = list(prompt_ids)
+        self._pending: list[int] = []
+        self._out = self._texts_of_context()
 
     def step(self, token: int) -> str:
         """Text that can be shown now that `token` came; often empty."""
@@ -44,32 +40,34 @@ class Detokenizer:
         added = self._added()
         if not added or added.endswith(_REPLACEMENT):
             return ""
-        self._context = self._pending
+        # A context never begins inside a character, which would spoil what follows.
+        self._context = [*self._context, *self._pending] if len(self._out) > 1 else self._pending
         self._pending = []
-        self._shown = ""
+        self._out = [self._decoder.decode(self._context)]
         return added
 
     def finish(self) -> str:
         """What was held back, U+FFFD for the bytes that never became a character."""
         added = self._added()
-        self._context, self._pending, self._shown = [], [], ""
+        self._context, self._pending, self._out = [], [], [""]
         return added
 
     def _added(self) -> str:
-        return self._text_of_pending().removeprefix(self._shown)
-
-    def _text_of_pending(self) -> str:
         if not self._pending:
             return ""
-        before = self._decoder.decode(self._context)
         whole = self._decoder.decode(self._context + self._pending)
-        return whole[len(before) :]
+        out = next((text for text in self._out if whole.startswith(text)), self._out[0])
+        return whole[len(out) :]
 
-    def _end_of_characters(self, ids: Sequence[int]) -> int:
-        """How many tokens come before the character that these end inside of."""
-        # All if they end with a whole one. Three tokens hold at most three bytes of four; if it
-        # takes more, U+FFFD stands in the text itself.
-        for end in range(len(ids), max(-1, len(ids) - _MOST_BYTES), -1):
-            if not self._decoder.decode(ids[:end]).endswith(_REPLACEMENT):
-                return end
-        return len(ids)
+    def _texts_of_context(self) -> list[str]:
+        """What may be out of the context's text, the most first.
+
+        U+FFFD at its end stands for a character that the prompt ends inside of, or for itself. The
+        tokens that follow tell: what is out is a beginning of the whole text.
+        """
+        text = self._decoder.decode(self._context)
+        if not text.endswith(_REPLACEMENT):
+            return [text]
+        open_tokens = min(_MOST_BYTES - 1, len(self._context))
+        shorter = (self._context[:-count] for count in range(1, open_tokens + 1))
+        return [text, *map(self._decoder.decode, shorter)]

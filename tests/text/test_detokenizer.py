@@ -93,6 +93,30 @@ def test_a_prompt_may_end_inside_a_character(text: str, data: st.DataObject | No
             assert not any("\ufffd" in piece for piece in pieces)
 
 
+TEXTS = st.text(st.sampled_from("\ufffd🙂éa "), max_size=8)
+
+
+@given(TEXTS, st.lists(st.integers(0, 258), max_size=4), TEXTS, st.data())
+@example("\ufffd🙂!", [], "", None)
+@example("x\ufffd\ufffdé🙂!", [], "", None)
+@example("\ufffd", [257], "🙂é", None)
+def test_no_cut_loses_characters(
+    first: str, between: list[int], last: str, data: st.DataObject | None
+) -> None:
+    """Also where U+FFFD stands in the text itself, or bytes that never become a character."""
+    for tokenizer, ids in (
+        (BYTE_LEVEL, [*BYTE_LEVEL.encode(first).ids, *between, *BYTE_LEVEL.encode(last).ids]),
+        (BYTE_FALLBACK, [1, *_fallback_ids(first), 3, *_fallback_ids(last)]),
+    ):
+        whole = tokenizer.decode(ids)
+        cuts = range(len(ids) + 1) if data is None else [data.draw(st.integers(0, len(ids)))]
+        for cut in cuts:
+            added = "".join(_stream(tokenizer, ids[:cut], ids[cut:]))
+            # At most three tokens hold what there is of a character that the cut is inside of.
+            before = [tokenizer.decode(ids[:end]) for end in range(max(0, cut - 3), cut + 1)]
+            assert whole in [text + added for text in before], (ids, cut)
+
+
 def test_a_character_that_a_prompt_leaves_open_is_shown_once() -> None:
     half = _fallback_ids("🙂")[:2]
     # What a prompt shows is not repeated, and text after it is not lost.
