@@ -33,6 +33,7 @@ _TOKENS = frozenset(["bos_token_id", "eos_token_id"])
 # Members that do not change what the model computes at inference, with any value.
 _NEUTRAL = frozenset(
     [
+        "_flash_attn_2_enabled",
         "_name_or_path",
         "architectures",
         "attention_dropout",
@@ -40,11 +41,14 @@ _NEUTRAL = frozenset(
         "chunk_size_feed_forward",
         "dtype",
         "eos_token_id",
+        "gradient_checkpointing",
         "id2label",
         "initializer_range",
         "is_encoder_decoder",
         "keys_to_ignore_at_inference",
         "label2id",
+        "max_sequence_length",
+        "model_max_length",
         "model_type",
         "num_labels",
         "output_attentions",
@@ -55,6 +59,7 @@ _NEUTRAL = frozenset(
         "return_dict",
         "router_aux_loss_coef",
         "torch_dtype",
+        "transformers.js_config",
         "transformers_version",
         "use_cache",
     ]
@@ -99,6 +104,13 @@ _LEGACY = frozenset(
 )
 # The beginnings of what tools leave behind.
 _MARKS = ("unsloth_", "_attn_implementation")
+# Members of other families, with the values that say what all of ours do in any case.
+_ALWAYS: Mapping[str, Container[object]] = {
+    "hidden_activation": ("silu", "swish"),
+    "moe_layer_freq": (1,),
+    "partial_rotary_factor": (1,),
+    "pretraining_tp": (1,),
+}
 # Members that transformers acts upon when they are off.
 _ACTS_WHEN_OFF = frozenset(["is_causal"])
 # Members that say that weights are quantized, and who writes them.
@@ -115,7 +127,7 @@ def _is_inert(name: str, value: object, always: Mapping[str, Container[object]])
         return True
     if name == "layer_types" and isinstance(value, list):
         return all(kind == "full_attention" for kind in value)
-    return name in always and value in always[name]
+    return value in {**_ALWAYS, **always}.get(name, ())
 
 
 def read_checkpoint_file(path: Path, most: int | None = None) -> bytes:

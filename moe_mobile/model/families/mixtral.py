@@ -34,6 +34,8 @@ MIXTRAL = Family(
         ["head_dim", "num_experts", "num_local_experts", "router_jitter_noise", "sliding_window"]
     ),
     read=_read,
+    # transformers does not read it.
+    always={"norm_topk_prob": (True,)},
     names=TensorNames(
         router=("block_sparse_moe.gate.weight", "mlp.gate.weight"),
         expert_gate="block_sparse_moe.experts.{expert}.w1.weight",
