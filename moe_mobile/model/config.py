@@ -24,6 +24,7 @@ from moe_mobile.errors import CheckpointError, UnsupportedError
 JsonObject = dict[str, Any]
 
 AGAIN = "Download or copy the checkpoint again"
+_POINTER = b"version https://git-lfs.github.com/spec/v1"
 # Far more than any model has; transformers' classes make lists of this length.
 _MOST_LAYERS = 4096
 
@@ -139,7 +140,18 @@ def read_checkpoint_file(path: Path, most: int | None = None) -> bytes:
         raise CheckpointError(
             f"larger than {most >> 20} MiB, which no such file is", file=path, remedy=AGAIN
         )
+    refuse_pointer(data, path)
     return data
+
+
+def refuse_pointer(data: bytes | bytearray, path: Path) -> None:
+    """Raises a CheckpointError if a file that begins so stands for another one in Git LFS."""
+    if data.startswith(_POINTER):
+        raise CheckpointError(
+            "it is a Git LFS pointer, not the file itself",
+            file=path,
+            remedy="Run `git lfs pull` in the checkpoint's folder",
+        )
 
 
 def read_json_object(path: Path, most: int | None = None) -> JsonObject:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moe_mobile.errors import IoError
-from moe_mobile.model.safetensors import INDEX_FILE, SINGLE_FILE, shard_names
+from moe_mobile.model.safetensors import INDEX_FILE, SINGLE_FILE, read_index
 
 
 def fetch_description(model_id: str, names: Sequence[str]) -> Path:
@@ -26,10 +26,30 @@ def fetch_weights(model_id: str, folder: Path) -> None:
 
     Raises IoError, and CheckpointError for a broken index.
     """
-    shards = shard_names(folder / INDEX_FILE) if (folder / INDEX_FILE).exists() else []
-    # Others that a repository may hold, such as consolidated.safetensors, are the weights again.
     remedy = "Check the connection and the free space, then run it again: it continues"
-    _fetch(model_id, folder.name, [SINGLE_FILE, *shards], remedy)
+    _fetch(model_id, folder.name, _weight_files(folder), remedy)
+
+
+def list_files(model_id: str, folder: Path) -> dict[str, int] | None:
+    """The files of the commit that :func:`fetch_description` gave, and their bytes; None if the
+    hub does not tell, as when it cannot be reached."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    try:
+        entries = list(HfApi().list_repo_tree(model_id, revision=folder.name))
+    except Exception:
+        return None
+    return {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """Others that a repository may hold, such as consolidated.safetensors, are the weights again.
+
+    Raises CheckpointError for a broken index, and IoError."""
+    index = folder / INDEX_FILE
+    shards = set(read_index(index).values()) if index.exists() else set()
+    return sorted({SINGLE_FILE, *shards})
 
 
 def _fetch(model_id: str, commit: str | None, names: list[str], remedy: str) -> Path:

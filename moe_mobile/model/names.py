@@ -10,7 +10,7 @@ with the architecture and what a checkpoint really holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 
 from moe_mobile.model.architecture import Architecture, Attention, Convolution, QkNorm
@@ -161,6 +161,19 @@ class ModelTensors:
                 prefix + names.expert_down.format(expert=expert), (hidden, width)
             ),
         }
+
+    def all(self) -> Iterator[TensorRef]:
+        """Of every program. Those of tensors that are cut into parts come more than once."""
+        yield self.embedding()
+        yield from self.head().values()
+        for index, layer in enumerate(self._a.layers):
+            yield from self.layer(index).values()
+            bias = self.router_bias(index)
+            if bias is not None:
+                yield bias
+            if layer.is_moe:
+                for expert in range(self._a.moe.num_experts):
+                    yield from self.expert(index, expert).values()
 
     def router_bias(self, layer: int) -> TensorRef | None:
         """What a layer's router adds to its scores before sorting [experts]; None: nothing."""

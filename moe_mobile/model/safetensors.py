@@ -12,8 +12,9 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ import torch
 from moe_mobile.base import limits
 from moe_mobile.base.json_field import too_many_values
 from moe_mobile.errors import CheckpointError, UnsupportedError, read_error
-from moe_mobile.model.config import AGAIN, read_json_object
+from moe_mobile.model.config import AGAIN, read_json_object, refuse_pointer
 from moe_mobile.model.names import TensorRef
+from moe_mobile.model.quantized import ORIGINAL, QUANTIZER_FILES, refuse_type
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SIZES = {
@@ -37,6 +39,7 @@ _MOST_DIMENSIONS = 8
 _MOST_BYTES = 1 << 48  # of a tensor, and of a file: more than any has
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,7 @@ class SafetensorsStore:
         elif index.exists():
             self._open_sharded(folder, index)
         else:
-            raise CheckpointError(
-                f"holds neither {SINGLE_FILE} nor {INDEX_FILE}",
-                file=folder,
-                remedy=_other_weights(folder),
-            )
+            require_weights([path.name for path in folder.iterdir()], folder)
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
@@ -83,24 +82,19 @@ class SafetensorsStore:
         return self._fingerprint.hexdigest()
 
     def check(self, ref: TensorRef) -> None:
-        """Raises a CheckpointError unless ``ref``'s tensor exists with its shape."""
+        """Raises a CheckpointError unless ``ref``'s tensor exists with its shape, and an
+        UnsupportedError if it is stored in another type than float32, float16 or bfloat16."""
         self._find(ref)
 
     def read(self, ref: TensorRef) -> torch.Tensor:
         """The part that ``ref`` means, float32, freshly allocated.
 
         Raises:
-            CheckpointError: the tensor is absent, of another shape, or holds NaN or infinity.
-            UnsupportedError: it is stored in another type than float32, float16 or bfloat16.
+            CheckpointError: as :meth:`check`, or the tensor holds NaN or infinity.
+            UnsupportedError: as :meth:`check`.
         """
         stored = self._find(ref)
-        dtype = _DTYPES.get(stored.dtype)
-        if dtype is None:
-            raise UnsupportedError(
-                f"tensor {ref.name} is stored as {stored.dtype}",
-                file=stored.file,
-                remedy="Only F32, F16 and BF16 weights can be exported",
-            )
+        dtype = _DTYPES[stored.dtype]
         shape = ref.part_shape if ref.column is None else ref.shape
         begin = (ref.index or 0) * math.prod(ref.shape[1:])
         if ref.rows is not None:
@@ -125,6 +119,9 @@ class SafetensorsStore:
             raise CheckpointError(
                 f"tensor {ref.name} is missing", file=self._some_file(), remedy=_OTHER
             )
+        # First: quantized weights may have another shape too.
+        if stored.dtype not in _DTYPES:
+            refuse_type(ref.name, stored.dtype, stored.file)
         if stored.shape != ref.shape:
             raise CheckpointError(
                 f"tensor {ref.name} has shape {list(stored.shape)}, but config.json asks for "
@@ -139,7 +136,7 @@ class SafetensorsStore:
         return None if first is None else first.file.parent
 
     def _open_sharded(self, folder: Path, index: Path) -> None:
-        weight_map = _weight_map(index)
+        weight_map = read_index(index)
         for file in sorted(set(weight_map.values())):
             self._add_file(folder / file)
         for name, file in weight_map.items():
@@ -158,9 +155,10 @@ class SafetensorsStore:
             raise read_error(error, path) from error
         if not stat.S_ISREG(status.st_mode):
             raise CheckpointError("is not a regular file", file=path, remedy=AGAIN)
-        head = _read_exactly(path, 0, 8, "the header") if status.st_size >= 8 else bytearray()
-        length = int.from_bytes(head, "little")
-        if not head or not 2 <= length <= min(_MAX_HEADER, status.st_size - 8):
+        head = _read_exactly(path, 0, min(64, status.st_size), "the header")
+        refuse_pointer(head, path)
+        length = int.from_bytes(head[:8], "little")
+        if len(head) < 8 or not 2 <= length <= min(_MAX_HEADER, status.st_size - 8):
             raise CheckpointError(
                 "not a safetensors file, or cut off in its header", file=path, remedy=AGAIN
             )
@@ -187,13 +185,8 @@ class SafetensorsStore:
         _check_cover(path, spans, status.st_size - 8 - length)
 
 
-def shard_names(index: Path) -> list[str]:
-    """The files that an index names. Raises CheckpointError for a broken one, and IoError."""
-    return sorted(set(_weight_map(index).values()))
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    """The file of each tensor."""
+def read_index(index: Path) -> dict[str, str]:
+    """The file of each tensor. Raises CheckpointError for a broken index, and IoError."""
     weight_map = read_json_object(index, limits.INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError("weight_map is missing", file=index, remedy=AGAIN)
@@ -205,9 +198,31 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _other_weights(folder: Path) -> str:
-    """What to do about a folder without safetensors, by what it holds instead."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+def require_weights(names: Collection[str], file: Path | str) -> None:
+    """Raises the error for a folder, or a model of the hub, whose files are ``names``, unless it
+    has weights that can be read: it says what it holds instead."""
+    if SINGLE_FILE in names or INDEX_FILE in names:
+        return
+    for name, writer in QUANTIZER_FILES.items():
+        if name in names:
+            raise UnsupportedError(
+                f"the checkpoint is already quantized with {writer} ({name})",
+                file=file,
+                remedy=ORIGINAL,
+            )
+    if any(_SHARD.fullmatch(name) for name in names):
+        raise CheckpointError(
+            f"the index file {INDEX_FILE} is missing",
+            file=file,
+            remedy="Download it too: it says in which of the files a tensor is",
+        )
+    raise CheckpointError(
+        f"holds neither {SINGLE_FILE} nor {INDEX_FILE}", file=file, remedy=_other_weights(names)
+    )
+
+
+def _other_weights(names: Collection[str]) -> str:
+    """What to do about a checkpoint without safetensors."""
     if any(name.endswith(".gguf") for name in names):
         return "GGUF files are quantized for llama.cpp: export from the original checkpoint"
     if any(name.endswith((".bin", ".pt", ".pth")) for name in names):

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -19,16 +19,23 @@ from moe_mobile.base import limits
 from moe_mobile.base.files import read_regular
 from moe_mobile.base.router import RouterSpec
 from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
-from moe_mobile.errors import CheckpointError, UnsupportedError, UsageError
+from moe_mobile.errors import CheckpointError, UnsupportedError, UsageError, read_error
 from moe_mobile.model.architecture import Architecture
 from moe_mobile.model.config import AGAIN, read_checkpoint_file, read_json_object
 from moe_mobile.model.families.common import Family, Source
-from moe_mobile.model.hub import fetch_description, fetch_weights
+from moe_mobile.model.hub import fetch_description, fetch_weights, list_files
 from moe_mobile.model.names import ModelTensors, TensorRef
 from moe_mobile.model.presets import RandomWeights, preset_config
+from moe_mobile.model.quantized import ORIGINAL, QUANTIZER_FILES, refuse_quantized_tensors
 from moe_mobile.model.random_weights import RECIPE, RandomStore
 from moe_mobile.model.registry import describe
-from moe_mobile.model.safetensors import SafetensorsStore
+from moe_mobile.model.safetensors import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    SafetensorsStore,
+    read_index,
+    require_weights,
+)
 
 SourceLike = str | os.PathLike[str] | RandomWeights
 """What can be exported: a folder, a Hugging Face id ("org/name"), "demo", or random weights."""
@@ -96,32 +103,21 @@ class OpenModel:
         return replace(self.architecture.moe.router, bias=bias)
 
     def check(self) -> None:
-        """Raises a CheckpointError unless every tensor is there with the right shape."""
-        for ref in self._all_refs():
+        """Raises a CheckpointError unless every tensor is there with the right shape, and an
+        UnsupportedError unless it is of a type that can be exported."""
+        for ref in self.tensors.all():
             self.store.check(ref)
 
     def unused(self) -> list[str]:
         """Tensors of the checkpoint that the model does not have: transformers ignores them too."""
         # Buffers that transformers 4 saved; they follow from the configuration.
         ignored = ".rotary_emb.inv_freq"
-        used = {ref.name for ref in self._all_refs()}
+        used = {ref.name for ref in self.tensors.all()}
         return sorted(n for n in self.store.names() if n not in used and not n.endswith(ignored))
-
-    def _all_refs(self) -> Iterator[TensorRef]:
-        yield self.tensors.embedding()
-        yield from self.tensors.head().values()
-        for index, layer in enumerate(self.architecture.layers):
-            yield from self.tensors.layer(index).values()
-            bias = self.tensors.router_bias(index)
-            if bias is not None:
-                yield bias
-            if layer.is_moe:
-                for expert in range(self.architecture.moe.num_experts):
-                    yield from self.tensors.expert(index, expert).values()
 
 
 def open_model(source: SourceLike, *, name: str | None = None) -> OpenModel:
-    """Opens a source and checks that all its tensors exist with the right shapes.
+    """Opens a source and checks that all its tensors exist with the right shapes and types.
 
     Args:
         source: see :data:`SourceLike`. An existing folder wins over a Hugging Face id.
@@ -152,7 +148,7 @@ def open_model(source: SourceLike, *, name: str | None = None) -> OpenModel:
         default = label = folder.resolve().name
     elif isinstance(source, str) and _HUB_ID.fullmatch(source) and not Path(source).exists():
         hub_id = label = source
-        folder = fetch_description(hub_id, [*HUGGING_FACE_FILES, ADAPTER])
+        folder = fetch_description(hub_id, [*HUGGING_FACE_FILES, ADAPTER, *QUANTIZER_FILES])
         default = hub_id.rsplit("/", 1)[1]
     else:
         raise UsageError(
@@ -160,22 +156,50 @@ def open_model(source: SourceLike, *, name: str | None = None) -> OpenModel:
             file=text_source,
             remedy="Give a folder, a Hugging Face id (org/name), or 'demo'",
         )
-    described = _read_description(folder, name or default)
+    listed = _names_in(folder) if hub_id is None else list_files(hub_id, folder)
+    described = _read_description(folder, name or default, listed or ())
     if hub_id is not None:
+        _judge_weights(described, folder, hub_id, listed)
         fetch_weights(hub_id, folder)
-    return _open(described, label, SafetensorsStore(folder))
+    return _open(described, label, SafetensorsStore(folder), folder)
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise read_error(error, folder) from error
+
+
+def _judge_weights(
+    described: _Description, folder: Path, hub_id: str, listed: Collection[str] | None
+) -> None:
+    """Judges the weights by what is known before they are fetched: the hub's list of files, and
+    the index of tensors. Errors as :func:`open_model`."""
+    if listed is not None:
+        require_weights(listed, hub_id)
+    index = folder / INDEX_FILE
+    # A single file counts if there are both.
+    if index.exists() and not (listed and SINGLE_FILE in listed):
+        names = read_index(index)
+        tensors = ModelTensors(described.architecture, described.family.names, names)
+        refuse_quantized_tensors(names, {ref.name for ref in tensors.all()}, folder)
 
 
 def _refuse_file(path: Path) -> NoReturn:
     """Raises the error for a file in place of a checkpoint's folder."""
     if path.name.endswith(".gguf") or read_regular(path, 4)[:4] == b"GGUF":
-        raise UnsupportedError(
-            "a GGUF file is quantized for llama.cpp, and cannot be exported",
-            file=path,
-            remedy="Export from the original bf16, fp16 or fp32 checkpoint",
-        )
+        _refuse_gguf(path)
     raise UsageError(
         "it is a file, not the folder of a checkpoint", file=path, remedy="Give its folder"
+    )
+
+
+def _refuse_gguf(file: Path | str) -> NoReturn:
+    raise UnsupportedError(
+        "a GGUF file is quantized for llama.cpp, and cannot be exported",
+        file=file,
+        remedy=ORIGINAL,
     )
 
 
@@ -191,8 +215,11 @@ class _Description:
     files: dict[str, bytes]
 
 
-def _read_description(folder: Path, name: str) -> _Description:
-    """Reads and judges everything but the weights. Errors as :func:`open_model`."""
+def _read_description(folder: Path, name: str, listed: Collection[str]) -> _Description:
+    """Reads and judges everything but the weights. Errors as :func:`open_model`.
+
+    ``listed``: names of all files, where those of a hub may not be in the folder.
+    """
     config_file = folder / "config.json"
     if (folder / ADAPTER).exists():
         # Alone or next to a model: transformers would load the model with the adapter in it.
@@ -203,6 +230,9 @@ def _read_description(folder: Path, name: str) -> _Description:
             f"or delete {ADAPTER} to export the model without it",
         )
     if not config_file.exists():
+        gguf = sorted(name for name in listed if name.endswith(".gguf"))
+        if gguf:
+            _refuse_gguf(folder / gguf[0])
         raise CheckpointError(
             "config.json is missing",
             file=folder,
@@ -243,9 +273,13 @@ def _check_tokenizer(data: bytes, file: Path, vocab_size: int) -> None:
         )
 
 
-def _open(described: _Description, label: str, store: TensorStore) -> OpenModel:
+def _open(
+    described: _Description, label: str, store: TensorStore, folder: Path | None = None
+) -> OpenModel:
     architecture = described.architecture
     tensors = ModelTensors(architecture, described.family.names, store)
     model = OpenModel(label, architecture, tensors, store, described.files)
+    if folder is not None:
+        refuse_quantized_tensors(store.names(), {ref.name for ref in tensors.all()}, folder)
     model.check()
     return model

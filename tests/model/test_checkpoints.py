@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from moe_mobile.errors import CheckpointError, MoeMobileError, UnsupportedError
-from moe_mobile.model.safetensors import SINGLE_FILE
+from moe_mobile.model.safetensors import INDEX_FILE, SINGLE_FILE
 from moe_mobile.model.source import open_model
 from tests.tiny import write_checkpoint
 
@@ -131,6 +131,23 @@ def _pickled(folder: Path) -> Path:
     return folder
 
 
+def _llama_cpp_alone(folder: Path) -> Path:
+    (folder / "config.json").unlink()
+    (folder / SINGLE_FILE).rename(folder / "model-Q4_K_M.gguf")
+    return folder / "model-Q4_K_M.gguf"
+
+
+def _without_index(folder: Path) -> Path:
+    (folder / SINGLE_FILE).rename(folder / "model-00001-of-00002.safetensors")
+    return folder
+
+
+def _gptq_file(folder: Path) -> Path:
+    (folder / SINGLE_FILE).rename(folder / "gptq_model-4bit-128g.safetensors")
+    (folder / "quantize_config.json").write_text('{"bits": 4}')
+    return folder
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "said"),
     [
@@ -138,6 +155,9 @@ def _pickled(folder: Path) -> Path:
         (_adapter, UnsupportedError, "merge_and_unload"),
         (_adapter_alone, UnsupportedError, "merge_and_unload"),
         (_llama_cpp, CheckpointError, "GGUF files are quantized for llama.cpp"),
+        (_llama_cpp_alone, UnsupportedError, "quantized for llama.cpp"),
+        (_without_index, CheckpointError, f"the index file {INDEX_FILE} is missing"),
+        (_gptq_file, UnsupportedError, "quantized with GPTQ (quantize_config.json)"),
         (_pickled, CheckpointError, "save_pretrained writes safetensors"),
     ],
 )
@@ -150,6 +170,72 @@ def test_errors_name_the_file_and_the_way_out(
         open_model(str(folder))
     assert refusal.value.file == str(file)
     assert said in str(refusal.value)
+
+
+PROJECTION = "model.layers.0.self_attn.q_proj"
+Tensors = dict[str, torch.Tensor]
+
+
+def _packed_by(*ends: str) -> Callable[[Tensors], None]:
+    def change(tensors: Tensors) -> None:
+        tensors[PROJECTION + ".weight"] = torch.zeros(8, 1, dtype=torch.uint8)
+        if ".qweight" in ends:
+            del tensors[PROJECTION + ".weight"]
+        tensors.update({PROJECTION + end: torch.zeros(4) for end in ends})
+
+    return change
+
+
+def _stored_as(dtype: torch.dtype) -> Callable[[Tensors], None]:
+    def change(tensors: Tensors) -> None:
+        tensors[PROJECTION + ".weight"] = tensors[PROJECTION + ".weight"].to(dtype)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "file", "cause"),
+    [
+        (_packed_by(".qweight", ".qzeros", ".scales"), None, "with GPTQ or AWQ"),
+        (_packed_by(".qweight", ".qzeros"), "quantize_config.json", "with GPTQ:"),
+        (_packed_by(".qweight", ".qzeros"), "quant_config.json", "with AWQ:"),
+        (_packed_by(".weight.absmax"), None, "with bitsandbytes"),
+        (_packed_by(".weight.quant_state.bitsandbytes__nf4"), None, "with bitsandbytes"),
+        (_packed_by(".weight_scale"), None, "with FP8 or"),
+        (_packed_by(".weight_scale_inv"), None, "with FP8 or"),
+        (_packed_by(".scales", ".biases"), None, "with MLX or"),
+        (_stored_as(torch.float8_e4m3fn), None, "F8_E4M3: the checkpoint is already quantized"),
+        (_stored_as(torch.int8), None, "I8: the checkpoint is already quantized"),
+        (_stored_as(torch.float64), None, "is stored as F64"),
+    ],
+)
+def test_quantized_tensors_are_named_before_any_work(
+    change: Callable[[Tensors], None], file: str | None, cause: str, tmp_path: Path
+) -> None:
+    folder = write_checkpoint(tmp_path / "model", "qwen3_moe")
+    tensors = load_file(folder / SINGLE_FILE)
+    change(tensors)
+    save_file(tensors, folder / SINGLE_FILE, {"format": "pt"})
+    if file:
+        (folder / file).write_text("{}")
+    with pytest.raises(UnsupportedError) as refusal:
+        open_model(str(folder))
+    assert cause in refusal.value.cause
+    assert refusal.value.remedy
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", INDEX_FILE, SINGLE_FILE, "a"])
+def test_pointers_of_git_lfs_are_named(name: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", "qwen3_moe")
+    if name in (INDEX_FILE, "a"):
+        (folder / SINGLE_FILE).unlink()
+        (folder / INDEX_FILE).write_text('{"weight_map": {"x": "a"}}')
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n"
+    (folder / name).write_text(pointer)
+    with pytest.raises(CheckpointError, match="a Git LFS pointer") as refusal:
+        open_model(str(folder))
+    assert refusal.value.file == str(folder / name)
+    assert "git lfs pull" in (refusal.value.remedy or "")
 
 
 def test_a_gguf_file_is_named_as_what_it_is(tmp_path: Path) -> None:

@@ -200,6 +200,29 @@ def test_models_that_cannot_be_exported_cost_no_weights(hub: Hub) -> None:
     assert {model for model, file in hub.asked if file == "config.json"} == set(names)
 
 
+def test_weights_are_judged_by_the_hubs_lists(hub: Hub) -> None:
+    """Of files, and of tensors."""
+    names = ("gguf", "alone", "shards", "gptq")
+    for name in names:
+        shutil.copytree(hub.folder / MODEL, hub.folder / name)
+    (hub.folder / "gguf" / "config.json").unlink()
+    (hub.folder / "gguf" / INDEX_FILE).unlink()
+    for file in (hub.folder / "alone").glob("model*.safetensors*"):
+        file.unlink()
+    (hub.folder / "shards" / INDEX_FILE).unlink()
+    packed = "model.layers.0.self_attn.q_proj.qweight"
+    shard = next((hub.folder / "gptq").glob("model-*.safetensors")).name
+    change(hub.folder / "gptq", INDEX_FILE, {"weight_map": {packed: shard}})
+    change(hub.folder / "gptq", "quantize_config.json", {"bits": 4})
+    gguf, alone, shards, gptq = opened(hub, *names)
+    assert (gguf["kind"], gptq["kind"]) == ("UnsupportedError", "UnsupportedError")
+    assert "llama.cpp" in gguf["cause"]
+    assert "llama.cpp" in alone["remedy"]
+    assert f"{INDEX_FILE} is missing" in shards["cause"]
+    assert "quantized with GPTQ" in gptq["cause"]
+    assert hub.weights() == []
+
+
 def test_a_hub_that_has_no_such_model_or_does_not_answer(hub: Hub) -> None:
     hub.without_weights = True
     absent, cut = opened(hub, "absent", MODEL)

@@ -1,0 +1,74 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Weights that are quantized already, recognised by their tensors' names and types."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from moe_mobile.errors import UnsupportedError
+
+ORIGINAL = "Export from the original bf16, fp16 or fp32 checkpoint"
+
+# Files that quantizers write next to the weights, and who does.
+QUANTIZER_FILES = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
+
+# What stands next to a quantized weight, or in its place: the end of a name, and who writes it.
+_MARKS = (
+    (r"\.(?:qweight|qzeros|g_idx)", "GPTQ or AWQ"),
+    (r"(?:\.weight)?\.(?:absmax|quant_map|nested_absmax|nested_quant_map)", "bitsandbytes"),
+    (r"(?:\.weight)?\.quant_state\..*", "bitsandbytes"),
+    (r"(?:\.weight)?[._]SCB", "bitsandbytes"),
+    (r"\.weight_packed", "compressed-tensors"),
+    (r"(?:\.weight)?_scale(?:_inv)?", "FP8 or another format with scales"),
+    (r"\.scales", "MLX or another format with scales"),
+)
+_PATTERNS = tuple((re.compile(rf"(.+?){end}"), kind) for end, kind in _MARKS)
+# As safetensors names the types of quantized numbers.
+_TYPES = {"F8_E4M3": "FP8", "F8_E5M2": "FP8", "F8_E8M0": "FP8"}
+_PACKED = frozenset(["BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"])
+
+
+def refuse_quantized_tensors(stored: Iterable[str], used: Collection[str], folder: Path) -> None:
+    """Raises an UnsupportedError if one of the ``stored`` tensors says that a ``used`` one is
+    quantized; the folder's other files may tell by whom."""
+    modules = {name.removesuffix(".weight") for name in used}
+    found: dict[str, str] = {}
+    for name in stored:
+        for pattern, kind in _PATTERNS:
+            match = pattern.fullmatch(name)
+            if match and match[1] in modules:
+                found.setdefault(kind, name)
+                break
+    for kind in (kind for _, kind in _MARKS if kind in found):
+        raise UnsupportedError(
+            f"the checkpoint is already quantized with {_writer(kind, folder)}: it has the tensor "
+            f"{found[kind]}",
+            file=folder,
+            remedy=f"{ORIGINAL}; if its weights were converted back already, save it with "
+            "transformers again, which leaves such tensors out",
+        )
+
+
+def refuse_type(name: str, dtype: str, file: Path) -> None:
+    """Raises the UnsupportedError for a tensor whose type cannot be exported."""
+    kind = _TYPES.get(dtype) or ("integers" if dtype in _PACKED else None)
+    quantized = f": the checkpoint is already quantized with {kind}" if kind else ""
+    only = "Only F32, F16 and BF16 weights can be exported"
+    raise UnsupportedError(
+        f"tensor {name} is stored as {dtype}{quantized}",
+        file=file,
+        remedy=f"{only}. {ORIGINAL}"
+        if kind
+        else f"{only}: save it in one of them with "
+        "transformers (dtype=torch.bfloat16 and save_pretrained)",
+    )
+
+
+def _writer(kind: str, folder: Path) -> str:
+    if kind != _MARKS[0][1]:
+        return kind
+    known = [who for file, who in QUANTIZER_FILES.items() if (folder / file).exists()]
+    return known[0] if len(known) == 1 else kind
