@@ -43,10 +43,16 @@ from moe_mobile.export.plan import Plan, make_plan
 from moe_mobile.export.shapes import ProgramShape
 from moe_mobile.export.space import bundle_bytes
 from moe_mobile.export.template import Block, Programs
-from moe_mobile.export.workspace import Record, Workspace, open_workspace, refuse_early
+from moe_mobile.export.workspace import (
+    Record,
+    Workspace,
+    open_workspace,
+    refuse_early,
+    refuse_without_room,
+)
 from moe_mobile.model.architecture import Attention, Convolution
 from moe_mobile.model.names import TensorRef
-from moe_mobile.model.source import OpenModel, SourceLike, open_model
+from moe_mobile.model.source import Description, OpenModel, SourceLike, open_model
 
 
 def export_bundle(
@@ -109,9 +115,14 @@ def export_bundle(
     _require_executorch()
     target = Path(out).absolute()
     refuse_early(target, overwrite=overwrite)
+
+    def judge(found: Description) -> None:
+        _check_name(found.architecture.name)
+        plan = make_plan(found.architecture, options)
+        refuse_without_room(target, bundle_bytes(found, options, plan), found.download)
+
     try:
-        model = open_model(source, name=name)
-        _check_name(model.architecture.name)
+        model = open_model(source, name=name, judge=judge)
         plan = make_plan(model.architecture, options)
         key = _key(model, options)
         if unused := model.unused():

@@ -1,30 +1,25 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How large a bundle will be, and whether the disk has room for it."""
+"""How large a bundle will be."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-from moe_mobile.base.text import size
 from moe_mobile.bundle.manifest import ALIGNMENT
 from moe_mobile.bundle.quantization import embedding_row_bytes
-from moe_mobile.errors import DiskFullError, read_error
 from moe_mobile.export.options import Options
 from moe_mobile.export.plan import Plan
 from moe_mobile.export.quantization import packed_bytes
 from moe_mobile.export.shapes import ProgramShape
-from moe_mobile.model.source import OpenModel
+from moe_mobile.model.source import Description, OpenModel
 
 _MANIFEST_BYTES_PER_PROGRAM = 256
 
 
-def bundle_bytes(model: OpenModel, options: Options, plan: Plan) -> int:
+def bundle_bytes(model: Description | OpenModel, options: Options, plan: Plan) -> int:
     """The length of all files of a bundle, a little more rather than less."""
-    rows, hidden = model.tensors.embedding().shape
-    moe_layers = sum(layer.is_moe for layer in model.architecture.layers)
-    experts = moe_layers * model.architecture.moe.num_experts
+    architecture = model.architecture
+    rows, hidden = architecture.vocab_size, architecture.hidden_size
+    experts = sum(layer.is_moe for layer in architecture.layers) * architecture.moe.num_experts
     programs = experts * len(plan.experts) + len(plan.layers) + 1
     return (
         rows * embedding_row_bytes(options.embedding, hidden)
@@ -33,21 +28,6 @@ def bundle_bytes(model: OpenModel, options: Options, plan: Plan) -> int:
         + sum(map(len, model.files.values()))
         + _MANIFEST_BYTES_PER_PROGRAM * programs
     )
-
-
-def require_space(folder: Path, needed: int) -> None:
-    """Raises a DiskFullError if the disk that ``folder`` is on has fewer bytes left for us."""
-    try:
-        space = os.statvfs(folder)
-    except OSError as error:
-        raise read_error(error, folder) from error
-    free = space.f_bavail * space.f_frsize
-    if free < needed:
-        raise DiskFullError(
-            f"the bundle needs about {size(needed)} more, and {size(free)} are free",
-            file=folder,
-            remedy="Free some space, or name a folder on another disk",
-        )
 
 
 def _program_bytes(shape: ProgramShape) -> int:

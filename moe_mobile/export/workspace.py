@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
+from moe_mobile.base.disk import require_space
 from moe_mobile.base.files import HashingFile, sync_folder, write_file
 from moe_mobile.base.json_field import Json, parse_object
 from moe_mobile.base.json_lines import JsonLines
@@ -31,7 +32,7 @@ from moe_mobile.bundle.manifest import MANIFEST_FILE
 from moe_mobile.bundle.unfinished import JOURNAL, PARTIAL, is_journal, read_journal
 from moe_mobile.errors import DiskFullError, UsageError, write_error
 from moe_mobile.export.shard_file import GrowingShard
-from moe_mobile.export.space import require_space
+from moe_mobile.model.source import Download
 
 _BUNDLE = "bundle"
 _REPLACED = "replaced"
@@ -212,6 +213,25 @@ def refuse_early(out: Path, *, overwrite: bool) -> None:
             _partial_of(out).rmdir()  # empty: a run was killed in its very last step
     if not _partial_of(out).exists():
         check_target(out, overwrite=overwrite)
+
+
+def refuse_without_room(out: Path, needed: int, download: Download | None) -> None:
+    """Raises the DiskFullError of :func:`open_workspace` before any work. What is to be downloaded
+    counts too if it comes onto the same disk."""
+    partial = _partial_of(out)
+    if partial.exists() and not (partial / _BUNDLE).exists() and out.exists():
+        return  # perhaps the bundle is finished, and only a removal is left
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        needed -= _bytes_in(partial / _BUNDLE)
+        device = out.parent.stat().st_dev
+        fetched = download.bytes if download and download.folder.stat().st_dev == device else 0
+    except FileNotFoundError:
+        return  # another export is at work here, which is found later
+    except OSError as error:
+        raise write_error(error, partial) from error
+    what = "the bundle and the weights to be downloaded need" if fetched else "the bundle needs"
+    require_space(out.parent, needed + fetched, what)
 
 
 def _partial_of(out: Path) -> Path:

@@ -7,7 +7,7 @@ Weights are many gigabytes. A model that cannot be exported is refused before th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moe_mobile.errors import IoError
@@ -41,6 +41,20 @@ def list_files(model_id: str, folder: Path) -> dict[str, int] | None:
     except Exception:
         return None
     return {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+
+
+def missing_bytes(folder: Path, files: Mapping[str, int]) -> int:
+    """How much :func:`fetch_weights` has to fetch, by the bytes of all files of the model.
+
+    Raises CheckpointError for a broken index, and IoError.
+    """
+    missing = [name for name in _weight_files(folder) if not (folder / name).exists()]
+    # What an interrupted download left, in the client's own folder.
+    begun = [*folder.parent.parent.glob("blobs/*.incomplete")]
+    return max(
+        0,
+        sum(files.get(name, 0) for name in missing) - sum(path.stat().st_size for path in begun),
+    )
 
 
 def _weight_files(folder: Path) -> list[str]:

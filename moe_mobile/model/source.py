@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -16,6 +16,7 @@ from typing import NoReturn, Protocol
 import torch
 
 from moe_mobile.base import limits
+from moe_mobile.base.disk import require_space
 from moe_mobile.base.files import read_regular
 from moe_mobile.base.router import RouterSpec
 from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
@@ -23,7 +24,7 @@ from moe_mobile.errors import CheckpointError, UnsupportedError, UsageError, rea
 from moe_mobile.model.architecture import Architecture
 from moe_mobile.model.config import AGAIN, read_checkpoint_file, read_json_object
 from moe_mobile.model.families.common import Family, Source
-from moe_mobile.model.hub import fetch_description, fetch_weights, list_files
+from moe_mobile.model.hub import fetch_description, fetch_weights, list_files, missing_bytes
 from moe_mobile.model.names import ModelTensors, TensorRef
 from moe_mobile.model.presets import RandomWeights, preset_config
 from moe_mobile.model.quantized import ORIGINAL, QUANTIZER_FILES, refuse_quantized_tensors
@@ -116,14 +117,21 @@ class OpenModel:
         return sorted(n for n in self.store.names() if n not in used and not n.endswith(ignored))
 
 
-def open_model(source: SourceLike, *, name: str | None = None) -> OpenModel:
+def open_model(
+    source: SourceLike,
+    *,
+    name: str | None = None,
+    judge: Callable[[Description], None] = lambda _: None,
+) -> OpenModel:
     """Opens a source and checks that all its tensors exist with the right shapes and types.
 
     Args:
         source: see :data:`SourceLike`. An existing folder wins over a Hugging Face id.
         name: the model's name; by default the folder's, the id's or the preset's.
+        judge: called before weights are fetched or looked at, may raise what speaks against them.
 
     Raises:
+        DiskFullError: the disk has no room for weights that must be fetched.
         UsageError: there is no such source.
         UnsupportedError: a model that cannot be exported.
         CheckpointError, IoError: a broken one.
@@ -133,7 +141,8 @@ def open_model(source: SourceLike, *, name: str | None = None) -> OpenModel:
         text = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
         label = f"random weights {RECIPE} of {source.preset}, seed {source.seed}"
         origin = Source(config, f"preset {source.preset}", name or f"{source.preset}-random")
-        described = _Description(*describe(origin), {"config.json": text})
+        described = Description(*describe(origin), {"config.json": text})
+        judge(described)
         return _open(described, label, RandomStore(source.seed))
     text_source = os.fspath(source)
     if Path(text_source).is_file():
@@ -156,10 +165,16 @@ def open_model(source: SourceLike, *, name: str | None = None) -> OpenModel:
             file=text_source,
             remedy="Give a folder, a Hugging Face id (org/name), or 'demo'",
         )
-    listed = _names_in(folder) if hub_id is None else list_files(hub_id, folder)
-    described = _read_description(folder, name or default, listed or ())
-    if hub_id is not None:
-        _judge_weights(described, folder, hub_id, listed)
+    if hub_id is None:
+        described = _read_description(folder, name or default, _names_in(folder))
+        judge(described)
+    else:
+        files = list_files(hub_id, folder)
+        described = _read_description(folder, name or default, files or ())
+        _judge_weights(described, folder, hub_id, files)
+        download = Download(folder, missing_bytes(folder, files or {}))
+        judge(replace(described, download=download))
+        require_space(folder, download.bytes, "the weights to be downloaded need")
         fetch_weights(hub_id, folder)
     return _open(described, label, SafetensorsStore(folder), folder)
 
@@ -172,7 +187,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _judge_weights(
-    described: _Description, folder: Path, hub_id: str, listed: Collection[str] | None
+    described: Description, folder: Path, hub_id: str, listed: Collection[str] | None
 ) -> None:
     """Judges the weights by what is known before they are fetched: the hub's list of files, and
     the index of tensors. Errors as :func:`open_model`."""
@@ -204,7 +219,16 @@ def _refuse_gguf(file: Path | str) -> NoReturn:
 
 
 @dataclass(frozen=True)
-class _Description:
+class Download:
+    """What is to be fetched from a hub: how many bytes, 0 if the hub does not tell, and a folder
+    on the disk that they come onto."""
+
+    folder: Path
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Description:
     """What a checkpoint's files say of the model, all but its weights.
 
     ``files``: those that go into the bundle.
@@ -213,9 +237,10 @@ class _Description:
     family: Family
     architecture: Architecture
     files: dict[str, bytes]
+    download: Download | None = None
 
 
-def _read_description(folder: Path, name: str, listed: Collection[str]) -> _Description:
+def _read_description(folder: Path, name: str, listed: Collection[str]) -> Description:
     """Reads and judges everything but the weights. Errors as :func:`open_model`.
 
     ``listed``: names of all files, where those of a hub may not be in the folder.
@@ -254,7 +279,7 @@ def _read_description(folder: Path, name: str, listed: Collection[str]) -> _Desc
     family, architecture = describe(Source(config, str(config_file), name, stop_file))
     if TOKENIZER in files:
         _check_tokenizer(files[TOKENIZER], folder / TOKENIZER, architecture.vocab_size)
-    return _Description(family, architecture, files)
+    return Description(family, architecture, files)
 
 
 def _check_tokenizer(data: bytes, file: Path, vocab_size: int) -> None:
@@ -274,7 +299,7 @@ def _check_tokenizer(data: bytes, file: Path, vocab_size: int) -> None:
 
 
 def _open(
-    described: _Description, label: str, store: TensorStore, folder: Path | None = None
+    described: Description, label: str, store: TensorStore, folder: Path | None = None
 ) -> OpenModel:
     architecture = described.architecture
     tensors = ModelTensors(architecture, described.family.names, store)

@@ -6,17 +6,21 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from moe_mobile.bundle.manifest import ALIGNMENT
-from moe_mobile.errors import DiskFullError
-from moe_mobile.export import RandomWeights, export_bundle
+from moe_mobile.bundle.quantization import QuantizationSettings
+from moe_mobile.demo import checkpoint_dir
+from moe_mobile.errors import DiskFullError, MoeMobileError, UnsupportedError, UsageError
+from moe_mobile.export import RandomWeights, export_bundle, exporter
 from moe_mobile.export.options import resolve_options
 from moe_mobile.export.plan import make_plan
 from moe_mobile.export.space import bundle_bytes
 from moe_mobile.export.workspace import open_workspace
+from moe_mobile.model import source
 from moe_mobile.model.source import open_model
 from tests.bundles import BundleMaker, CheckpointMaker
 from tests.hostile.support import mounted
@@ -63,6 +67,39 @@ def test_a_model_that_no_disk_holds(tmp_path: Path) -> None:
     )
     assert "Free some space" in (caught.value.remedy or "")
     assert list((tmp_path / "above").iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["room", "both", "group size", "name"])
+def test_what_speaks_against_an_export_is_found_before_a_download(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "snapshot"
+    shutil.copytree(checkpoint_dir(), folder)
+    weights = folder / "model.safetensors"
+    files = {path.name: path.stat().st_size for path in folder.iterdir()}
+    weights.unlink()
+    if what == "both":
+        files[weights.name] = 1 << 60
+
+    def no_fetch(*_: object) -> None:
+        pytest.fail("weights were fetched")
+
+    monkeypatch.setattr(source, "fetch_description", lambda *_: folder)
+    monkeypatch.setattr(source, "list_files", lambda *_: files)
+    monkeypatch.setattr(source, "fetch_weights", no_fetch)
+    if what == "room":
+        monkeypatch.setattr(exporter, "bundle_bytes", lambda *_: 1 << 60)
+    quant = QuantizationSettings("8da4w", group_size=128 if what == "group size" else 32)
+    refusals: dict[str, tuple[type[MoeMobileError], str]] = {
+        "room": (DiskFullError, "the bundle and the weights to be downloaded need about"),
+        "both": (DiskFullError, "the bundle and the weights to be downloaded need about"),
+        "group size": (UnsupportedError, "not a multiple of the group size 128"),
+        "name": (UsageError, "is not 1 to"),
+    }
+    kind, said = refusals[what]
+    name = "x" * 1000 if what == "name" else None
+    with pytest.raises(kind, match=said):
+        export_bundle("org/model", tmp_path / "out", quant, name=name)
 
 
 def test_what_is_there_already_needs_no_room(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ class Hub:
         self.folder = folder
         self.asked: list[tuple[str, str]] = []
         self.without_weights = False
+        self.claimed: dict[str, int] = {}  # other sizes of files than they have
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -67,7 +68,10 @@ class Hub:
                 path = urllib.parse.urlsplit(self.path).path
                 match path.removeprefix("/api/models").split("/")[1:]:
                     case ["org", model, "tree", _]:
-                        self.send(json.dumps([entry(f) for f in hub.files(model)]).encode(), body)
+                        entries = [entry(f) for f in hub.files(model)]
+                        for one in entries:
+                            one["size"] = hub.claimed.get(one["path"], one["size"])
+                        self.send(json.dumps(entries).encode(), body)
                     case ["org", model, "revision", _]:
                         names = [{"rfilename": f.name} for f in hub.files(model)]
                         info = {"_id": "1", "id": f"org/{model}", "sha": COMMIT, "siblings": names}
@@ -221,6 +225,20 @@ def test_weights_are_judged_by_the_hubs_lists(hub: Hub) -> None:
     assert f"{INDEX_FILE} is missing" in shards["cause"]
     assert "quantized with GPTQ" in gptq["cause"]
     assert hub.weights() == []
+
+
+def test_weights_that_the_disk_has_no_room_for(hub: Hub) -> None:
+    shard = next((hub.folder / MODEL).glob("model-*.safetensors")).name
+    hub.claimed = {shard: 1 << 60, "consolidated.safetensors": 1 << 61}
+    (answer,) = opened(hub, MODEL)
+    assert answer["kind"] == "DiskFullError"
+    assert "the weights to be downloaded need about 1048576.0 TiB more" in answer["cause"]
+    assert hub.weights() == []
+    # What is there needs no room, whatever the list says.
+    hub.claimed = {}
+    assert "label" in opened(hub, MODEL)[0]
+    hub.claimed = {shard: 1 << 60}
+    assert "label" in opened(hub, MODEL)[0]
 
 
 def test_a_hub_that_has_no_such_model_or_does_not_answer(hub: Hub) -> None:
