@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from moe_mobile.base import limits
 from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer, parse_tokenizer
 from moe_mobile.demo import checkpoint_dir
-from moe_mobile.errors import BundleInvalidError, CheckpointError
+from moe_mobile.errors import BundleInvalidError, CheckpointError, UnsupportedError
 from moe_mobile.model.source import open_model
 from moe_mobile.quality.subject import CheckpointSubject
 
@@ -51,6 +51,52 @@ def test_a_token_beyond_the_embedding_is_found_before_an_export(folder: Path) ->
         open_model(str(folder))
     assert refusal.value.file == str(path)
     assert "resize_token_embeddings" in (refusal.value.remedy or "")
+
+
+MORE = "<more>"
+
+
+@pytest.mark.parametrize(
+    ("name", "members"),
+    [
+        ("added_tokens.json", {MORE: 4095}),
+        ("special_tokens_map.json", {"pad_token": MORE}),
+        ("special_tokens_map.json", {"pad_token": {"content": MORE}}),
+        ("tokenizer_config.json", {"pad_token": MORE}),
+        ("tokenizer_config.json", {"additional_special_tokens": [MORE]}),
+        ("tokenizer_config.json", {"extra_special_tokens": [MORE]}),
+        ("tokenizer_config.json", {"extra_special_tokens": {"image_token": MORE}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"4095": {"content": MORE}}}),
+        # Beyond the embedding.
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9999": {"content": MORE}}}),
+    ],
+)
+def test_tokens_that_transformers_adds_are_found_before_an_export(
+    name: str, members: dict[str, Any], folder: Path
+) -> None:
+    path = folder / name
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(before | members))
+    with pytest.raises(CheckpointError, match=f"{MORE}', which tokenizer.json lacks") as refusal:
+        open_model(str(folder))
+    assert refusal.value.file == str(path)
+    assert "save_pretrained" in (refusal.value.remedy or "")
+    # With the token in the place of the last one, which keeps the embedding's rows.
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    raw = json.loads(tokenizer.to_str())
+    last = max(raw["model"]["vocab"], key=raw["model"]["vocab"].get)
+    raw["model"]["vocab"][MORE] = raw["model"]["vocab"].pop(last)
+    raw["model"]["merges"] = [one for one in raw["model"]["merges"] if "".join(one) != last]
+    (folder / TOKENIZER).write_text(json.dumps(raw))
+    open_model(str(folder))
+
+
+def test_special_tokens_that_are_split_are_refused(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "split_special_tokens": True}))
+    with pytest.raises(UnsupportedError, match="split_special_tokens") as refusal:
+        open_model(str(folder))
+    assert refusal.value.file == str(path)
 
 
 def test_a_tokenizer_that_cannot_be_read_is_found_before_an_export(folder: Path) -> None:
