@@ -33,6 +33,10 @@ _END = "@@@ end"
 _MOST_BYTES = 1 << 20
 _MORE_SAMPLES = 100
 _ALLOWED = "Cpus_allowed_list:"
+# What was printed last is read by then; it is at most a sample.
+_LAST_SECONDS = 60.0
+# The name may hold blanks and brackets: fields are counted from the last bracket.
+_STAT = re.compile(r"[0-9]{1,15} \(.*\) \S(?: -?[0-9]{1,20}){8} ([0-9]{1,15}) ")
 
 _SCRIPT = """
 exec 2>/dev/null
@@ -98,13 +102,15 @@ class Sampler:
         self._process.kill()
         self._process.wait()
         self._lines.close()
-        self._thread.join()
+        self._thread.join(_LAST_SECONDS)
+        if self._thread.is_alive():
+            self._wrong = f"reading what it printed takes more than {_LAST_SECONDS:.0f} s"
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
         return [
             {"t_ms": max(0.0, round(1000 * (at - began), 1)), **sample}
-            for at, sample in self._samples
+            for at, sample in list(self._samples)
         ]
 
     def check(self) -> None:
@@ -161,8 +167,7 @@ def parse_sample(text: str, zones: Mapping[str, tuple[int, ...]]) -> dict[str, A
     thermal = parse_thermal(thermal_text)
     celsius = zone_temperatures(kernel, dict(zones)) | thermal.celsius
 
-    # The name may hold blanks and brackets: fields are counted from the last bracket.
-    stat = re.search(r"^\d+ \(.*\) \S(?: -?\d+){8} (\d{1,15}) ", kernel, re.MULTILINE | re.ASCII)
+    stat = next(filter(None, map(_STAT.match, kernel.splitlines())), None)
     return {
         "pss": kibibytes(kernel, "Pss"),
         "rss_anon": kibibytes(kernel, "RssAnon"),

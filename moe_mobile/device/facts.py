@@ -8,7 +8,15 @@ import re
 import shlex
 
 from moe_mobile.device.interface import Cluster, DeviceFacts
-from moe_mobile.device.script_output import MARK, cpu_list, free_bytes, kibibytes, number, sections
+from moe_mobile.device.script_output import (
+    MARK,
+    MOST_CPUS,
+    cpu_list,
+    free_bytes,
+    kibibytes,
+    number,
+    sections,
+)
 from moe_mobile.device.state import parse_thermal
 
 _PROPERTIES = (
@@ -118,7 +126,7 @@ def _clusters(clocks: str, online: str) -> tuple[Cluster, ...]:
         cpu, _, facts = line.partition(" ")
         clock, _, capacity = facts.partition(",")
         core = number(cpu.strip())
-        if core is not None and (core in awake or not awake):
+        if core in awake or (not awake and core is not None and 0 <= core < MOST_CPUS):
             kind = number(clock.strip()), number(capacity.strip())
             groups.setdefault(kind, []).append(core)
     slowest_first = sorted(groups, key=lambda kind: (kind[1] or 0, kind[0] or 0))

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading what shell scripts on a device print: every source may be missing, denied or hostile.
 
-Patterns for numbers are bounded, so that whatever a device prints becomes an int or a float.
+Patterns for numbers are bounded, so that whatever a device prints becomes an int or a float. None
+reads on across lines or tries one stretch of text again and again: a flood takes as long as it is.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from moe_mobile.base.terminal import without_controls
 MARK = "@@@"
 """Begins a line that names the section after it."""
 
-_MOST_CPUS = 4096
+MOST_CPUS = 4096
+"""Cores are numbered from 0 to below this."""
+
 _NUMBER = re.compile(r"-?[0-9]{1,15}")
-_FREE = re.compile(r"\s([0-9]{1,15})\s+([0-9]{1,15})\s+([0-9]{1,15})\s+[0-9]{1,15}%")
+_FREE = re.compile(r"\s([0-9]{1,15})\s{1,99}([0-9]{1,15})\s{1,99}([0-9]{1,15})\s{1,99}[0-9]{1,15}%")
 
 
 def decoded(data: bytes | bytearray) -> str:
@@ -38,7 +41,7 @@ def sections(text: str) -> dict[str, str]:
 
 def kibibytes(text: str, name: str) -> int | None:
     """A line `name: 12 kB` of /proc/meminfo or of a process's files, in bytes."""
-    match = re.search(rf"^{name}:\s*([0-9]{{1,15}}) kB", text, re.MULTILINE)
+    match = re.search(rf"^{name}:[ \t]*([0-9]{{1,15}}) kB", text, re.MULTILINE)
     return int(match[1]) * 1024 if match else None
 
 
@@ -50,13 +53,19 @@ def free_bytes(df: str) -> int:
 
 
 def cpu_list(text: str) -> set[int]:
-    """The kernel's lists: `0-3,6`."""
+    """The kernel's lists: `0-3,6`. It names a core once; of a longer list the rest is ignored."""
     cpus: set[int] = set()
+    left = MOST_CPUS
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
         low, high = number(first), number(last or first)
-        if low is not None and high is not None:
-            cpus.update(range(low, min(high, _MOST_CPUS) + 1))
+        if low is None or high is None:
+            continue
+        named = range(low, min(high + 1, MOST_CPUS, low + left))
+        cpus.update(named)
+        left -= len(named)
+        if left == 0:
+            break
     return cpus
 
 

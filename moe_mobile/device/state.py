@@ -10,6 +10,7 @@ Documentation/ABI/testing/sysfs-class-{power,thermal} and cpufreq pages.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,19 +18,24 @@ from typing import Any, TypeVar
 from moe_mobile.device import units
 from moe_mobile.device.interface import Device
 from moe_mobile.device.script_output import MARK, kibibytes, number, sections
+from moe_mobile.device.zones import measured_by
 
 THERMAL_STATUSES = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 """Names of Android's thermal statuses 0 to 6 (``PowerManager.THERMAL_STATUS_...``)."""
 
 # mType of Android's android.os.Temperature.
 _TYPES = {0: "cpu", 2: "battery", 3: "skin"}
-# Names that vendors give thermal zones; the first match decides.
-_ZONES = (
-    ("skin", re.compile(r"skin|shell|quiet[-_]therm", re.IGNORECASE)),
-    ("battery", re.compile(r"^batt|^bms", re.IGNORECASE)),
-    # "soc" alone is the battery's state of charge in percent on Qualcomm's phones.
-    ("cpu", re.compile(r"cpu|x86_pkg_temp|coretemp|k10temp|^soc.", re.IGNORECASE)),
-)
+_STATUS = re.compile(r"[ \t]*Thermal Status:[ \t]*([0-9]{1,15})")
+_TEMPERATURE = re.compile(r"Temperature\{mValue=([^,\n]{1,32}), mType=(-?[0-9]{1,15}),")
+_ZONE_TYPE = re.compile(r"thermal_zone([0-9]{1,15})/type:(\S{1,64})$", re.MULTILINE)
+_ZONE_TEMP = re.compile(r"thermal_zone([0-9]{1,15})/temp:(-?[0-9]{1,15})[ \t]*$", re.MULTILINE)
+# Some phones have a hundred; a device that lists more makes them up.
+_MOST_ZONES = 1024
+_CELSIUS = {
+    "cpu": units.zone_celsius,
+    "skin": units.skin_celsius,
+    "battery": units.battery_zone_celsius,
+}
 
 # One process per source, however many sensors: some phones have a hundred zones.
 _SCRIPT = f"""
@@ -203,12 +209,11 @@ def parse_thermal(text: str) -> Thermal:
 
     It lists what it saw last and, since Android 10, what the hardware says now: that counts.
     """
-    status = re.search(r"^\s*Thermal Status:\s*([0-9]{1,15})", text, re.MULTILINE)
+    status = next(filter(None, map(_STATUS.match, text.splitlines())), None)
     _, _, current = text.partition("Current temperatures from HAL:")
     current = current.partition("Current cooling devices")[0]
-    lines = re.findall(r"Temperature\{mValue=([^,]+), mType=(-?[0-9]{1,15}),", current or text)
     celsius: dict[str, float] = {}
-    for value, kind in lines:
+    for value, kind in _TEMPERATURE.findall(current or text):
         name = _TYPES.get(int(kind))
         degrees = _float(value)
         if name is not None and degrees is not None:
@@ -218,23 +223,21 @@ def parse_thermal(text: str) -> Thermal:
 
 def zone_temperatures(text: str, zones: dict[str, tuple[int, ...]]) -> dict[str, float]:
     """The hottest zone of each kind, in lines ``.../thermal_zone3/temp:41200``."""
-    read = {
-        int(zone): units.zone_celsius(int(value))
-        for zone, value in re.findall(
-            r"thermal_zone([0-9]{1,15})/temp:(-?[0-9]{1,15})\s*$", text, re.MULTILINE
-        )
+    read = {int(zone): int(value) for zone, value in _ZONE_TEMP.findall(text)}
+    found = {
+        kind: [_CELSIUS[kind](read[zone]) for zone in members if zone in read]
+        for kind, members in zones.items()
     }
-    found = {kind: [read.get(zone) for zone in members] for kind, members in zones.items()}
     known = {kind: [v for v in values if v is not None] for kind, values in found.items()}
     return {kind: max(values) for kind, values in known.items() if values}
 
 
 def _zones(text: str) -> dict[str, tuple[int, ...]]:
     found: dict[str, list[int]] = {}
-    for zone, name in re.findall(r"thermal_zone([0-9]{1,15})/type:(\S+)", text):
-        kind = next((kind for kind, pattern in _ZONES if pattern.search(name)), None)
+    for match in itertools.islice(_ZONE_TYPE.finditer(text), _MOST_ZONES):
+        kind = measured_by(match[2])
         if kind is not None:
-            found.setdefault(kind, []).append(int(zone))
+            found.setdefault(kind, []).append(int(match[1]))
     return {kind: tuple(sorted(members)) for kind, members in found.items()}
 
 

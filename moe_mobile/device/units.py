@@ -25,6 +25,8 @@ class _Unit(NamedTuple):
 
 
 _ZONE_C = (_Unit(1000, 2, 150), _Unit(10, 15, 110), _Unit(1, 15, 150))
+_SKIN_C = (_Unit(1000, 2, 90), _Unit(10, 15, 90), _Unit(1, 15, 90))
+_BATTERY_ZONE_C = (_Unit(1000, 2, 70), _Unit(10, 15, 70), _Unit(1, 15, 50))
 _BATTERY_C = (_Unit(10, 7.1, 70), _Unit(1000, 2, 70), _Unit(1, 15, 50))
 # A single cell when empty, to a laptop's four in a row when full.
 _BATTERY_V = (_Unit(1e3, 2.5, 20), _Unit(1e6, 2.5, 20))
@@ -40,6 +42,16 @@ def plausible(celsius: float) -> float | None:
 def zone_celsius(reading: int) -> float | None:
     """Degrees of a thermal zone: thousandths by the kernel's page; also tenths and whole ones."""
     return _in_the_only_unit(reading, _ZONE_C)
+
+
+def skin_celsius(reading: int) -> float | None:
+    """Degrees of a zone that people touch, in the same units. 125 is a sensor that is not there."""
+    return _in_the_only_unit(reading, _SKIN_C)
+
+
+def battery_zone_celsius(reading: int) -> float | None:
+    """Degrees of a battery's zone, in the same units."""
+    return _in_the_only_unit(reading, _BATTERY_ZONE_C)
 
 
 def battery_celsius(reading: int) -> float | None:

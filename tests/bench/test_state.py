@@ -20,6 +20,7 @@ from moe_mobile.device.state import (
     read_state,
     zone_temperatures,
 )
+from moe_mobile.device.zones import measured_by
 
 BATTERY_15 = """Current Battery Service state:
   AC powered: false
@@ -215,12 +216,52 @@ def test_a_reading_uses_the_available_sources() -> None:
         ("cpu-0-0-usr", -40000, None),
         ("soc-thermal", 51000, 51.0),
         ("soc", 87, None),  # the battery's state of charge, in percent
+        ("BIG", 61000, 61.0),
+        ("tsens_tz_sensor5", 450, 45.0),
     ],
 )
 def test_zones_in_any_unit(name: str, reading: int, celsius: float | None) -> None:
     zone = "/sys/class/thermal/thermal_zone0"
     state = parse_state(f"@@@ zones\n{zone}/type:{name}\n{zone}/temp:{reading}\n")
     assert state.cpu_c == celsius
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (
+            "cpu",
+            "cpu cpu0 cpu-0-0 cpu-1-7-usr cpu-0-0-lowf cpu-1-0-step cpuss cpuss-2-usr cpu_therm "
+            "cpu-thermal cpu0-silver-usr cpu3-gold-usr apc1-cpu0-usr hepta-cpu-max-step mtktscpu "
+            "soc_max soc-thermal soc_therm tsens_tz_sensor12 BIG MID LITTLE cluster0 "
+            "bigcore0-thermal x86_pkg_temp",
+        ),
+        ("skin", "skin skin-therm skin-msm-therm VIRTUAL-SKIN quiet-therm-adc quiet_therm"),
+        (
+            "battery",
+            "battery batt_therm batt-therm battery_temp bms mtktsbattery bat_therm main_battery",
+        ),
+        (
+            None,
+            "socd soc soc-bcl soc_ibat soc-vbat soc-step cpu-hotplug cpu-hotplug0 cpu0-cdev-state "
+            "cpu-limits cpufreq-max cpu_voltage cpu-current cpu-bcl-lvl0 thermal-cpufreq-0 "
+            "skin-limit battery_cycle bms-soc battery_current battery-soc batt_vbat vbat ibat "
+            "pm8350b-bcl-lvl2 pmih010x-ibat-lvl0 gpuss-0-usr aoss-0 nspss-1 ddr max therm",
+        ),
+    ],
+)
+def test_only_known_names_of_zones_are_believed(kind: str | None, names: str) -> None:
+    assert {name: measured_by(name) for name in names.split()} == dict.fromkeys(names.split(), kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "reading"),
+    [("skin-therm", 125000), ("battery", 90000), ("battery", 87), ("cpu-0-0", 151000)],
+)
+def test_what_cannot_be_degrees_is_not_used(name: str, reading: int) -> None:
+    zone = "/sys/class/thermal/thermal_zone0"
+    text = f"@@@ zones\n{zone}/type:{name}\n{zone}/temp:{reading}\n"
+    assert not parse_state(text).has_temperature
 
 
 def test_batteries_in_any_unit() -> None:
@@ -240,7 +281,7 @@ def test_a_reading_has_one_meaning_or_none(reading: int) -> None:
     tables = [
         value for name, value in vars(units).items() if name.endswith(("_C", "_V", "_A", "_AH"))
     ]
-    assert len(tables) == 5
+    assert len(tables) == 7
     for table in tables:
         fitting = [one for one in table if one.least <= reading / one.parts < one.most]
         assert len(fitting) <= 1

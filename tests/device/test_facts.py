@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moe_mobile.base import limits
 from moe_mobile.bench.sampler import parse_sample
 from moe_mobile.device.deploy.inventory import parse_inventory
 from moe_mobile.device.facts import parse_facts
 from moe_mobile.device.interface import Cluster
 from moe_mobile.device.local import LocalDevice
-from moe_mobile.device.script_output import decoded
-from moe_mobile.device.state import parse_state
+from moe_mobile.device.script_output import MOST_CPUS, cpu_list, decoded
+from moe_mobile.device.state import Thermal, parse_state, parse_thermal
 
 PHONE = """@@@ props
 ro.product.manufacturer=Acme
@@ -184,3 +185,38 @@ def test_whatever_a_device_prints_is_read(sources: list[str], data: st.DataObjec
     assert state.cpu_c is None or -30 < state.cpu_c < 150
     assert parse_sample(text, {"cpu": (0, 1)}).keys() == parse_sample("", {}).keys()
     assert parse_inventory(text).free_bytes >= 0
+
+
+# Text that takes ages if any of it is looked at again and again.
+FLOODS = ("\n", " ", "1", "0-4096,", "Temperature{mValue=", "Thermal Status:", "1 (a) ", "1 (\n",
+          "thermal_zone1/temp:1", "thermal_zone1/temp:1\n", "thermal_zone1/type:cpu\n", "Pss:\n",
+          "POWER_SUPPLY_NAME=", "\nPOWER_SUPPLY_NAME=", "@@@ a\n", "a: ", "1 1 1 ",
+          "cpu0/cpufreq/scaling_cur_freq:1", "0 1,1\n")  # fmt: skip
+MARKS = ("meminfo", "df", "page", "thermal", "clocks", "online", "battery", "supply", "zones")
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_flood_takes_as_long_as_it_is(flood: str) -> None:
+    """With work that grows with the square of the size, this would not end within a day."""
+    text = flood * (limits.OUTPUT_BYTES // len(flood))
+    part = text[: len(text) // len(MARKS)]
+    everything = "".join(f"@@@ {mark}\n{part}\n" for mark in MARKS)
+    parse_facts(everything, serial="R5", kind="adb")
+    parse_state(everything)
+    assert parse_thermal(text) == Thermal()
+    assert parse_sample(text[: 1 << 20], {"cpu": (0, 1)})["pss"] is None
+    assert len(cpu_list(text)) <= MOST_CPUS
+
+
+def test_cores_are_named_once() -> None:
+    assert cpu_list("0-3,6") == {0, 1, 2, 3, 6}
+    assert cpu_list("4094-5000000,7") == {4094, 4095, 7}
+    assert cpu_list("0-4095,0-4095") == set(range(MOST_CPUS))
+    text = "@@@ clocks\n123456789012345 1000,\n3 1000,\n"
+    (cluster,) = parse_facts(text, serial="R5", kind="adb").clusters
+    assert cluster.cpus == (3,)
+
+
+def test_zones_that_are_made_up_are_not_asked_for() -> None:
+    lines = "".join(f"/x/thermal_zone{zone}/type:cpu\n" for zone in range(100_000))
+    assert len(parse_state(f"@@@ zones\n{lines}").zones["cpu"]) <= 1024
