@@ -112,13 +112,25 @@ def grid(
 ) -> list[Cell]:
     """Every combination, tests innermost, in the order the user gave them.
 
-    ``caches``: a cache and a routing each, and what all have in common.
+    ``caches``: a cache and a routing each, and what all have in common. With all experts in memory
+    they differ in the routing alone: the sizes give one row.
     """
     settings = [
         cache.with_values({"residency": residency, "lanes": lane, "threads": thread})
         for residency, cache, lane, thread in itertools.product(residencies, caches, lanes, threads)
     ]
-    return [(test, setting) for setting in settings for test in tests]
+    distinct: dict[str, EngineSettings] = {}
+    for setting in settings:
+        distinct.setdefault(_measured(setting), setting)
+    return [(test, setting) for setting in distinct.values() for test in tests]
+
+
+def _measured(settings: EngineSettings) -> str:
+    """The same for settings that measure the same."""
+    request = settings.as_request()
+    if request["residency"] == "resident":
+        del request["cache"]
+    return json.dumps(request, sort_keys=True)
 
 
 def varied(rows: Sequence[Cell]) -> list[str]:

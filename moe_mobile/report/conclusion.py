@@ -45,9 +45,10 @@ def _sentence(test: str, group: Sequence[Entry]) -> Sentence:
     ranked = sorted(group, key=_speed, reverse=True)
     best = ranked[0]
     fast = f"{digits(_speed(best))} tokens/s"
-    if len(ranked) == 1:
+    others = [one for one in ranked[1:] if one.configuration is not best.configuration]
+    if not others:
         return Sentence(f"{test}:", best.label, f" runs at {fast}{_loss(best)}.")
-    alike = [one for one in ranked[1:] if not incomparable(one.row.data, best.row.data)]
+    alike = [one for one in others if not incomparable(one.row.data, best.row.data)]
     if not alike:
         after = f" runs at {fast}{_loss(best)}. No other row was measured in the same way."
         return Sentence(f"{test}:", best.label, after)

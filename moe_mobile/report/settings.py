@@ -15,6 +15,9 @@ COLOURS = 8
 
 NOT_RECORDED = "not recorded"
 
+ALL = "all"
+"""The cache of a row whose experts are all in memory."""
+
 # In the order in which people name them. Other members of a row's `config` come last.
 _CONFIG = ("residency", "cache", "lanes", "threads", "routing")
 # Where things lie, and what `context` below says better.
@@ -62,6 +65,8 @@ def settings(row: Row) -> dict[str, str]:
     values = {"device": _device_key(row), "model": _model(row), "build": _build(row)}
     for name in _CONFIG:
         values[name] = _text(row.get("config", name))
+    if values["residency"] == "resident":
+        values["cache"] = ALL  # whatever was asked for
     affinity = row.get("affinity")
     if isinstance(affinity, dict):
         cpus = affinity.get("cpus")
@@ -120,7 +125,7 @@ def label(values: dict[str, str], names: Sequence[str]) -> str:
     for name in names:
         value = values.get(name, NOT_RECORDED)
         if name == "cache" and values.get("residency") == "resident":
-            continue  # everything is in memory, whatever was asked for
+            continue  # the residency says it
         speaks = name in _SPEAKING and value != NOT_RECORDED
         parts.append(value if speaks else f"{name.replace('_', ' ')} {value}")
     return " · ".join(parts) or values["model"].split(" [")[0]

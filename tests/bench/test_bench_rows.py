@@ -71,6 +71,24 @@ def test_replayed_logits_are_flagged(facts: BundleFacts, device: LocalDevice) ->
     assert flag not in row_of(device, facts, BenchTest(0, 2)).flags
 
 
+def test_what_is_resident_is_measured_once_for_all_sizes() -> None:
+    caches = [
+        settings(cache=size, routing=routing)
+        for size in ("25%", "50%")
+        for routing in ("exact", "cache-prior:0.2,J=2")
+    ]
+    rows = grid(
+        [BenchTest(0, 2)], caches, residencies=["slots", "resident"], lanes=[1], threads=[None]
+    )
+    requests = [one.as_request() for _, one in rows]
+    found = [(one["residency"], one["cache"], one["routing"]) for one in requests]
+    assert found == [
+        ("slots", "25%", "exact"), ("slots", "25%", "cache-prior:0.2,J=2"),
+        ("slots", "50%", "exact"), ("slots", "50%", "cache-prior:0.2,J=2"),
+        ("resident", "25%", "exact"), ("resident", "25%", "cache-prior:0.2,J=2"),
+    ]  # fmt: skip
+
+
 def test_each_row_has_a_process_and_its_settings(
     facts: BundleFacts, device: LocalDevice, tmp_path: pathlib.Path
 ) -> None:

@@ -47,6 +47,22 @@ def test_the_fastest_is_named_with_its_lead(tmp_path: pathlib.Path) -> None:
     assert text.index("<h1>") < lead < text.index("<dl>")
 
 
+def test_what_is_resident_is_one_configuration(tmp_path: pathlib.Path) -> None:
+    """Whatever size of cache was asked for: the winner is compared with another one."""
+    rows = [
+        fast(speed, config={"residency": residency, "cache": cache})
+        for residency, cache, speed in (
+            ("slots", "25%", 700.0), ("slots", "50%", 1035.0),
+            ("resident", "25%", 2000.0), ("resident", "50%", 2070.0),
+        )
+    ]  # fmt: skip
+    (said,) = conclusions(tmp_path, *rows)
+    assert said.startswith("tg4: resident · run 2 is fastest with 2,070 tokens/s, 2 times ")
+    assert "times slots · cache 50% (1,035)" in said
+    (alone,) = conclusions(tmp_path, *rows[2:])
+    assert alone == "tg4: tiny 8da4w · run 2 runs at 2,070 tokens/s."
+
+
 def test_a_lossy_winner_is_said_to_be_lossy(tmp_path: pathlib.Path) -> None:
     lossy = {"routing": {"lossy": True}, "changed_share": 0.157}
     rows = [fast(100.0), fast(150.0, config={"routing": "cache-prior:0.2,J=2"}, **lossy)]
