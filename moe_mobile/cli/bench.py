@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,8 +78,9 @@ class _Warmup(click.ParamType[int | None]):
         try:
             return click.IntRange(0, MOST_RUNS).convert(value, param, ctx)
         except click.BadParameter as error:
+            is_number = re.fullmatch("[+-]?[0-9]+", str(value).strip()) is not None
             raise UsageError(
-                error.message.rstrip("."),
+                error.message.rstrip(".") if is_number else f"{value!r} is no number, nor {FULL}",
                 setting="--warmup",
                 remedy=did_you_mean(
                     str(value), [FULL], f"Give 0 to {MOST_RUNS} runs, or {FULL}: until it is full"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import click
@@ -42,13 +42,24 @@ def with_options(error: MoeMobileError, command: click.Command | None = None) ->
     )
 
 
+def parameter_name(parameter: click.Parameter) -> str:
+    """What errors call it: an option by its longest name, an argument as help writes it."""
+    if isinstance(parameter, click.Option):
+        return _longest(parameter.opts)
+    return parameter.human_readable_name
+
+
+def _longest(names: Sequence[str]) -> str:
+    return max([name for name in names if name.startswith("--")] or names, key=len)
+
+
 def _option_names(command: click.Command) -> dict[str, str]:
     """Options by the settings that they are: the parameter's name, and the option's own."""
     named: dict[str, str] = {}
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             long = [text for text in parameter.opts if text.startswith("--")]
-            named[parameter.name or ""] = max(long or parameter.opts, key=len)
+            named[parameter.name or ""] = parameter_name(parameter)
             named |= {text[2:].replace("-", "_"): text for text in long}
     if "capacity" in named:  # what the engine calls its cache, the lab calls a capacity
         named.setdefault("cache", named["capacity"])
@@ -57,6 +68,13 @@ def _option_names(command: click.Command) -> dict[str, str]:
 
 class Command(click.Command):
     """A command whose errors name its options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # errors of the parser have none
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

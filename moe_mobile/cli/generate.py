@@ -17,6 +17,7 @@ from moe_mobile.cli.answering import Prompt, Sampling, opened, statistics_line
 from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.options import (
     CacheOptions,
+    InputFile,
     ReadingOptions,
     bundle_argument,
     cache_options,
@@ -48,7 +49,7 @@ class ChatOptions:
     )
     messages: IO[bytes] | None = option(
         "--messages",
-        type=click.File("rb"),
+        type=InputFile(),
         help="Answer the chat messages in this JSON file; - is stdin.",
     )
     chat_template_kwargs: str | None = option(

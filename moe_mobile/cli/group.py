@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 import click
 
 import moe_mobile
-from moe_mobile.cli.commands import Group
+from moe_mobile.cli.commands import Group, parameter_name
 from moe_mobile.cli.errors import INTERNAL_EXIT_CODE, report
 from moe_mobile.cli.output import STDOUT, guarded_stdout, open_standard_streams
 from moe_mobile.errors import (
@@ -36,6 +37,10 @@ _OTHER_NAMES = {
     "--serial": "--device",
     "--text": "--file",
 }
+
+# How click ends the error of a text that is no number.
+_NO_NUMBER = re.compile(r"is not a valid (integer|float)( range)?$")
+_NUMBERS = {"integer": "is not a whole number", "float": "is not a number"}
 
 
 class CommandGroup(Group):
@@ -107,7 +112,7 @@ class CommandGroup(Group):
             click.echo(error.format_message(), err=True)
             return 2
         except click.UsageError as error:
-            return report(_usage(error), as_json=as_json)
+            return report(usage_error(error), as_json=as_json)
         except click.ClickException as error:
             return report(UsageError(error.format_message()), as_json=as_json)
         except (KeyboardInterrupt, click.Abort):
@@ -168,11 +173,14 @@ def _wants_json(arguments: Sequence[str]) -> bool:
     return "--json" in options
 
 
-def _usage(error: click.UsageError) -> UsageError:
+def usage_error(error: click.UsageError) -> UsageError:
+    """The typed error for one of click's, with the option or argument that it is about."""
     command = error.ctx.command_path if error.ctx is not None else "moe-mobile"
     remedy = f"`{command} --help` lists what is possible"
     if not isinstance(error, click.NoSuchOption):
-        return UsageError(error.format_message().rstrip("."), remedy=remedy)
+        setting = _setting(error)
+        cause = error.format_message().rstrip(".") if setting is None else _cause(error)
+        return UsageError(cause, setting=setting, remedy=remedy)
     options = [] if error.ctx is None else _options(error.ctx.command)
     meant = _OTHER_NAMES.get(error.option_name)
     if meant in options:
@@ -182,5 +190,27 @@ def _usage(error: click.UsageError) -> UsageError:
     return UsageError(f"there is no option {error.option_name!r}", remedy=remedy)
 
 
+def _cause(error: click.UsageError) -> str:
+    """Without the option, which begins the message."""
+    if isinstance(error, click.MissingParameter):
+        return "it is missing"
+    text = re.sub("^Option '[^']*' ", "it ", error.message).rstrip(".")
+    return _NO_NUMBER.sub(lambda found: _NUMBERS[found[1]], text)
+
+
+def _setting(error: click.UsageError) -> str | None:
+    """The option or argument that it is about."""
+    if isinstance(error, click.BadParameter):
+        return None if error.param is None else parameter_name(error.param)
+    if not isinstance(error, click.BadOptionUsage) or error.ctx is None:
+        return None
+    named = [one for one in error.ctx.command.params if error.option_name in _names(one)]
+    return parameter_name(named[0]) if named else error.option_name
+
+
 def _options(command: click.Command) -> list[str]:
-    return [name for one in command.params for name in (*one.opts, *one.secondary_opts)]
+    return [name for one in command.params for name in _names(one)]
+
+
+def _names(parameter: click.Parameter) -> list[str]:
+    return [*parameter.opts, *parameter.secondary_opts]

@@ -15,8 +15,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import click
 
 from moe_mobile.base.text import parse_size
-from moe_mobile.cli.commands import again, group_of, option, option_of
-from moe_mobile.errors import BudgetError, CancelledError, MoeMobileError, UsageError, did_you_mean
+from moe_mobile.cli.commands import again, group_of, option, option_of, parameter_name
+from moe_mobile.errors import (
+    BudgetError,
+    CancelledError,
+    MoeMobileError,
+    UsageError,
+    did_you_mean,
+    read_error,
+)
 from moe_mobile.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -41,7 +48,7 @@ class Choice(click.Choice[str]):
         known = ", ".join(self.choices)
         raise UsageError(
             f"{value!r} is not one of {known}",
-            setting=None if param is None else max(param.opts, key=len),
+            setting=None if param is None else parameter_name(param),
             remedy=did_you_mean(str(value), self.choices, f"Give one of {known}"),
         )
 
@@ -51,6 +58,23 @@ BUNDLE = click.Path(path_type=pathlib.Path)
 
 OUTPUT = click.Path(path_type=pathlib.Path, dir_okay=False)
 """A file that a command writes."""
+
+
+class InputFile(click.File):
+    """A file that a command reads, or stdin. One that cannot be opened is an IoError with its
+    name."""
+
+    def __init__(self) -> None:
+        super().__init__("rb")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            if isinstance(error.__context__, OSError):
+                raise read_error(error.__context__, str(value)) from error
+            raise
+
 
 bundle_argument = click.argument("bundle", type=BUNDLE)
 

@@ -20,7 +20,9 @@ from moe_mobile.errors import UsageError, read_error
 if TYPE_CHECKING:
     from moe_mobile.text.chat import Message
 
-_STDIN = "standard input"
+STDIN = "standard input"
+"""Its name in errors, as for a file."""
+
 _MESSAGES = 'Write them like [{"role": "user", "content": "Hello"}]'
 
 
@@ -28,26 +30,25 @@ def read_text(file: IO[bytes] | None) -> str:
     """A prompt from a file, without a byte order mark. Raises UsageError if it is empty, too long
     or not UTF-8, and IoError."""
     assert file is not None
-    text = _decoded(_read(file), file.name, "prompt")
+    text = _decoded(_read(file), _name(file), "prompt")
     if not text:
-        raise UsageError("the file is empty", file=file.name, remedy="Give a file with a text")
+        raise UsageError("the file is empty", file=_name(file), remedy="Give a file with a text")
     return text
 
 
 def read_messages(file: IO[bytes]) -> list[Message]:
     """Chat messages from a JSON file. Raises UsageError if it is not a list of objects or too long,
     and IoError."""
+    name = _name(file)
     data = _read(file)
     if too_many_values(data):
-        raise UsageError("it holds too many values", file=file.name, remedy=_MESSAGES)
+        raise UsageError("it holds too many values", file=name, remedy=_MESSAGES)
     try:
-        messages = json.loads(_decoded(data, file.name, "file"))
+        messages = json.loads(_decoded(data, name, "file"))
     except (ValueError, RecursionError) as error:
-        raise UsageError(
-            f"it is not valid JSON: {error}", file=file.name, remedy=_MESSAGES
-        ) from None
+        raise UsageError(f"it is not valid JSON: {error}", file=name, remedy=_MESSAGES) from None
     if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
-        raise UsageError("it is not a list of messages", file=file.name, remedy=_MESSAGES)
+        raise UsageError("it is not a list of messages", file=name, remedy=_MESSAGES)
     return messages
 
 
@@ -65,7 +66,7 @@ def typed_messages(stdin: IO[bytes]) -> Iterator[str]:
         line = _read_line(stdin)
         if not line:
             break
-        if message := _decoded(line, _STDIN, "message").strip():
+        if message := _decoded(line, STDIN, "message").strip():
             count += 1
             yield message
     if terminal:
@@ -73,9 +74,14 @@ def typed_messages(stdin: IO[bytes]) -> Iterator[str]:
     elif not count:
         raise UsageError(
             "there is no message",
-            file=_STDIN,
+            file=STDIN,
             remedy="Type one, or give it with --prompt, --file or --messages",
         )
+
+
+def _name(file: IO[bytes]) -> str:
+    name = getattr(file, "name", None)  # of a descriptor: its number
+    return name if isinstance(name, str) and name != "<stdin>" else STDIN
 
 
 def parse_object(text: str | None, setting: str) -> dict[str, Any]:
@@ -93,7 +99,7 @@ def parse_object(text: str | None, setting: str) -> dict[str, Any]:
 
 def _read(file: IO[bytes]) -> bytes:
     return read_limited(
-        file, limits.TEXT_BYTES, file.name, "Give a part of it: no model takes that much"
+        file, limits.TEXT_BYTES, _name(file), "Give a part of it: no model takes that much"
     )
 
 
@@ -101,11 +107,11 @@ def _read_line(stdin: IO[bytes]) -> bytes:
     try:
         line = stdin.readline(limits.TYPED_BYTES + 1)
     except OSError as error:
-        raise read_error(error, _STDIN) from error
+        raise read_error(error, STDIN) from error
     if len(line) > limits.TYPED_BYTES:
         raise UsageError(
             f"a line is longer than {limits.TYPED_BYTES >> 20} MiB",
-            file=_STDIN,
+            file=STDIN,
             remedy="Give long messages with --messages",
         )
     return line

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from moe_mobile.bundle.unfinished import require_finished
 from moe_mobile.cli.commands import group_of, option
-from moe_mobile.cli.options import Choice, names_of
+from moe_mobile.cli.options import Choice, InputFile, names_of
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.prompt import parse_ids, read_text
 from moe_mobile.cli.writable import opened_path
@@ -39,7 +39,7 @@ class PromptOptions:
 
     prompt: str | None = option("-p", "--prompt", help="The text to continue.")
     text_file: IO[bytes] | None = option(
-        "-f", "--file", type=click.File("rb"), help="Read it from a file; - is stdin."
+        "-f", "--file", type=InputFile(), help="Read it from a file; - is stdin."
     )
     token_ids: str | None = option(
         "--token-ids", help="The prompt as token ids, separated by commas."
@@ -80,7 +80,7 @@ class TextOptions(PromptOptions):
 
     prompt: str | None = option("-p", "--prompt", help="The text.")
     text_file: IO[bytes] | None = option(
-        "-f", "--file", type=click.File("rb"), help="Read it from a file; - is stdin."
+        "-f", "--file", type=InputFile(), help="Read it from a file; - is stdin."
     )
     token_ids: str | None = option(
         "--token-ids", help="The text as token ids, separated by commas."

@@ -201,6 +201,14 @@ def test_an_empty_text_file_is_named() -> None:
         assert (error["cause"], error["file"]) == ("the file is empty", "/dev/null")
 
 
+def test_standard_input_has_one_name() -> None:
+    for command in (("generate", "b", "-f", "-"), ("generate", "b", "--messages", "-"),
+                    ("report", "-"), ("quality", "b", "--file", "-")):  # fmt: skip
+        result = run_cli(*command, input="")
+        assert result.returncode == 2
+        assert result.stderr.startswith("error: standard input: "), result.stderr
+
+
 def test_models_lists_families_and_presets() -> None:
     listed = ok_json("models")
     families = {family["model_type"] for family in listed["families"]}

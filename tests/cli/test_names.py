@@ -13,6 +13,8 @@ import click
 import pytest
 
 from moe_mobile.cli import cli
+from moe_mobile.cli.group import usage_error
+from moe_mobile.cli.options import SIZE
 from moe_mobile.errors import CancelledError
 from moe_mobile.export import export_bundle
 from tests.cli.program import failed, ok, run_cli
@@ -158,6 +160,52 @@ def test_a_mistyped_file_is_answered_with_the_one_next_to_it(tmp_path: pathlib.P
     (tmp_path / "phone.jsonl").write_text("{}\n")
     error = failed(6, "report", tmp_path / "phone.json")
     assert error["remedy"].startswith("Did you mean 'phone.jsonl'?")
+
+
+@pytest.mark.parametrize("option", ["--file", "--messages"])
+def test_a_mistyped_prompt_is_answered_with_the_file_next_to_it(
+    option: str, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "prompt.txt").touch()
+    error = failed(6, "generate", "b", option, tmp_path / "prompt.tx")
+    assert (error["code"], error["file"]) == ("io", str(tmp_path / "prompt.tx"))
+    assert error["remedy"].startswith("Did you mean 'prompt.txt'?")
+
+
+def test_every_number_names_its_option() -> None:
+    numbers = (click.types.IntParamType, click.types.FloatParamType, type(SIZE))
+    found = 0
+    for path, command in COMMANDS.items():
+        for option in (one for one in _options(command) if isinstance(one.type, numbers)):
+            for name in option.opts:
+                with pytest.raises(click.UsageError) as caught:
+                    command.make_context(path, [name, "many"])
+                error = usage_error(caught.value)
+                assert error.setting == max(option.opts, key=len)
+                assert "range" not in error.cause
+                assert error.setting not in error.cause  # the message begins with it
+                found += 1
+    assert found > 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "setting", "cause"),
+    [
+        ("generate b --threads 0", "--threads", "0 is not in the range 1<=x<=256"),
+        ("generate b -t 1.5", "--threads", "'1.5' is not a whole number"),
+        ("generate b --top-p x", "--top-p", "'x' is not a number"),
+        ("generate b --chat=3", "--chat", "it does not take a value"),
+        ("generate", "BUNDLE", "it is missing"),
+        ("bench b --warmup ful", "--warmup", "'ful' is no number, nor full"),
+        ("bench b --warmup -1", "--warmup", "-1 is not in the range 0<=x<=1000"),
+        ("virtual-phone start --ram 4q", "--ram", "invalid size '4q'"),
+        ("report r --out /", "--out", "File '/' is a directory"),
+    ],
+)
+def test_an_error_begins_with_its_option(arguments: str, setting: str, cause: str) -> None:
+    error = failed(2, *arguments.split())
+    assert error["setting"] == setting
+    assert error["cause"].startswith(cause)
 
 
 def test_a_format_is_no_name_of_a_file(tmp_path: pathlib.Path) -> None:
