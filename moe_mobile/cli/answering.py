@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from moe_mobile.runner import Runner
 
 
+CHAT_TOKENS = 512
+"""An answer to a message is given so many tokens: it is read to its end, unlike a text."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen, and when to stop: members of the runner's `generate` request."""
@@ -42,7 +46,8 @@ class Sampling:
         "--max-new-tokens",
         type=click.IntRange(1),
         default=128,
-        help="Stop after this many tokens.",
+        help="Stop after this many tokens; answers to chat messages after "
+        f"{CHAT_TOKENS} if this is not given.",
     )
     temperature: float = option(
         "--temperature",
@@ -230,9 +235,18 @@ def _summary(stats: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def statistics_line(answer: dict[str, Any]) -> str:
-    """One line about an answer of :class:`Answerer`."""
+def cut(answer: dict[str, Any]) -> str | None:
+    """Why an answer of :class:`Answerer` ended before the model ended it; None if it did not."""
+    if answer["stop"] == "length":
+        return f"stopped after {answer['new_tokens']} tokens (-n)"
+    return "stopped as the context is full (-c)" if answer["stop"] == "context" else None
+
+
+def statistics_line(answer: dict[str, Any], end: str | None = None) -> str:
+    """One line about an answer of :class:`Answerer`, and how it ended if that is worth a word."""
     parts = [f"{answer['prompt_tokens']} + {answer['new_tokens']} tokens"]
+    if end is not None:
+        parts.append(end)
     if answer["tokens_per_second"] is not None:
         parts.append(f"{answer['tokens_per_second']:.1f} tok/s")
     if answer["ttft_ms"] is not None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,17 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from moe_mobile.bundle.unfinished import require_bundle
-from moe_mobile.cli.answering import Prompt, Sampling, opened, statistics_line
-from moe_mobile.cli.commands import cli_command, group_of, option
+from moe_mobile.cli.answering import (
+    CHAT_TOKENS,
+    Answerer,
+    Prompt,
+    Sampling,
+    cut,
+    opened,
+    statistics_line,
+)
+from moe_mobile.cli.commands import cli_command, group_of, option, with_options
+from moe_mobile.cli.errors import format_error
 from moe_mobile.cli.options import (
     CacheOptions,
     InputFile,
@@ -29,12 +39,15 @@ from moe_mobile.cli.options import (
 )
 from moe_mobile.cli.prompt import parse_object, read_messages, typed_messages
 from moe_mobile.cli.source import PromptOptions, prompt_options
-from moe_mobile.cli.tuned import settings_option
+from moe_mobile.cli.tuned import is_default, settings_option
 from moe_mobile.errors import UsageError
 from moe_mobile.text.tokenizer import BundleText
 
 if TYPE_CHECKING:
     from moe_mobile.text.chat import Message
+
+
+_CONVERSATION = "the conversation"
 
 
 @dataclass(frozen=True)
@@ -131,11 +144,13 @@ def command(
     device: str | None,
     verbose: bool,
     as_json: bool,
-) -> None:
+) -> int:
     """Continue a prompt with a bundle's model, streaming text to stdout as it comes.
 
     One line of statistics follows on stderr.
     """
+    if chat.is_chat and is_default("max_new_tokens"):
+        sampling = dataclasses.replace(sampling, max_new_tokens=CHAT_TOKENS)
     messages = chat.read(prompt)
     typed = messages is None and chat.is_chat
     if typed and as_json:
@@ -169,14 +184,31 @@ def command(
                 echo_json(answer)
             else:
                 _echo_statistics(answer)
-            return
-        messages = []
-        for line in typed_messages(click.open_file("-", "rb")):
-            messages.append({"role": "user", "content": line})
-            with _blaming("the conversation"):
-                answer = model.answer(Prompt.of_text(text, text.encode(messages, values)))
-            messages.append({"role": "assistant", "content": answer["text"]})
-            _echo_statistics(answer)
+            return 0
+        return _talk(model, text, values)
+
+
+def _talk(model: Answerer, text: BundleText, values: dict[str, Any]) -> int:
+    """Answer what is typed until it ends. A message that the context has no room for is reported
+    and left out. Returns the exit code: of a pipe, all must have been answered."""
+    messages: list[Message] = []
+    stdin = click.open_file("-", "rb")
+    code = 0
+    for line in typed_messages(stdin):
+        asked = [*messages, {"role": "user", "content": line}]
+        ids = text.encode(asked, values)
+        try:
+            with _blaming(_CONVERSATION):
+                answer = model.answer(Prompt.of_text(text, ids))
+        except UsageError as error:
+            if error.setting != _CONVERSATION:
+                raise
+            click.echo(format_error(with_options(error)), err=True)
+            code = 0 if stdin.isatty() else error.exit_code
+            continue
+        messages = [*asked, {"role": "assistant", "content": answer["text"]}]
+        _echo_statistics(answer)
+    return code
 
 
 def prompt_of(bundle: pathlib.Path, text: str | Sequence[int]) -> Prompt:
@@ -199,4 +231,4 @@ def _blaming(origin: str) -> Iterator[None]:
 
 
 def _echo_statistics(answer: dict[str, Any]) -> None:
-    click.echo("\n" + statistics_line(answer), err=True)
+    click.echo("\n" + statistics_line(answer, cut(answer)), err=True)

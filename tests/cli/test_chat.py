@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from moe_mobile import Engine
+from moe_mobile.cli import generate
+from moe_mobile.cli.answering import Sampling
 from moe_mobile.cli.commands import with_options
 from moe_mobile.cli.generate import command
 from moe_mobile.errors import UsageError
@@ -258,9 +260,46 @@ def test_a_prompt_that_is_too_long_names_where_it_came_from(
         assert error["setting"] == origin
         assert "tokens do not fit in a context of 32" in error["cause"]
         assert "or give a larger --context" in error["remedy"]
-    result = typed(chat_bundle, long.encode(), "--context", 32)
+
+
+def test_a_message_that_does_not_fit_does_not_end_the_conversation(
+    chat_bundle: pathlib.Path,
+) -> None:
+    options = (*RUN, "--context", 32)
+    first = answered(chat_bundle, "[user] Hi<end>", *options)
+    result = typed(chat_bundle, b"Hi" * 20 + b"\nHi\n", *options)
     assert result.returncode == 2
-    assert "error: the conversation: " in result.stderr
+    assert result.stdout == f"{first['text']}\n"
+    assert result.stderr.count("error: the conversation: ") == 1
+    assert "tokens do not fit in a context of 32" in result.stderr
+
+
+def test_an_answer_that_was_cut_says_so(chat_bundle: pathlib.Path) -> None:
+    def told(*options: object) -> str:
+        return run_cli("generate", chat_bundle, "--chat", "-p", "Hi", *options).stderr
+
+    assert "tokens | stopped after 8 tokens (-n) |" in told(*RUN)
+    # Room for some tokens of the default's 512.
+    assert "tokens | stopped as the context is full (-c) |" in told("--ignore-eos", "-c", 32)
+
+
+def test_chats_may_be_longer_than_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class SamplingSeenError(Exception):
+        pass
+
+    def seen(bundle: object, sampling: Sampling, *_: object, **__: object) -> None:
+        raise SamplingSeenError(sampling.max_new_tokens)
+
+    monkeypatch.setattr(generate, "opened", seen)
+    monkeypatch.setattr(generate, "require_bundle", lambda bundle: None)
+    monkeypatch.setattr(generate, "prompt_of", lambda bundle, text: None)
+    monkeypatch.setattr(generate.BundleText, "encode", lambda *_: [1])
+    monkeypatch.setattr(generate.BundleText, "stream", lambda *_: None)
+    for options, most in ((("-p", "x"), 128), (("--chat", "-p", "x"), 512),
+                          (("--chat", "-p", "x", "-n", "9"), 9)):  # fmt: skip
+        with pytest.raises(SamplingSeenError) as caught:
+            command.main(["b", *options], standalone_mode=False)
+        assert caught.value.args == (most,)
 
 
 def test_errors_about_the_prompt_name_its_option() -> None:
