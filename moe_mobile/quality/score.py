@@ -85,8 +85,8 @@ class ScoredModel(MoeFacts):
 
     @property
     def precision(self) -> str:
-        """The first one of the experts."""
-        return self.precisions[0]
+        """What is computed with if nothing else is chosen: a bundle's quantization, or a type."""
+        return self.quantization or self.precisions[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,7 @@ class MoeFacts:
         experts: of each of these layers; ``top_k``: how many of them a token uses.
         router: how they are selected.
         precisions: that the experts are there in, by the engine's number of the variant.
+        quantization: of a bundle, as it is called everywhere: 8da4w+8da8w.
     """
 
     name: str
@@ -34,13 +35,21 @@ class MoeFacts:
     top_k: int
     router: RouterSpec = SOFTMAX
     precisions: tuple[str, ...] = ("float32",)
+    quantization: str | None = None
 
     @classmethod
     def of_bundle(cls, manifest: Manifest) -> MoeFacts:
         """Those of a bundle."""
         moe, layers = manifest.moe, manifest.moe_layers
-        name, precisions = manifest.model.name, manifest.precisions
-        return cls(name, layers, moe.num_experts, moe.top_k, moe.router, precisions)
+        return cls(
+            manifest.model.name,
+            layers,
+            moe.num_experts,
+            moe.top_k,
+            moe.router,
+            manifest.precisions,
+            manifest.quantization.name,
+        )
 
     @property
     def words(self) -> str:

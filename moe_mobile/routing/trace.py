@@ -67,8 +67,8 @@ class Trace:
         model: its name.
         source: one of :data:`SOURCES`.
         source_id: the bundle's hash, or what the checkpoint is called.
-        precision: what was computed with: the experts' quantization, or a floating-point type. Of
-            experts in two, both and which ranks run in the first: ``8da8w+8da4w ranks:1``.
+        precision: what was computed with: the bundle's quantization, or a floating-point type. Of
+            experts in two at once, both and which ranks run in the first: ``8da8w+8da4w ranks:1``.
         created_by: the program that recorded it.
 
     Raises UsageError if these contradict each other, or a logit is not finite.

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from moe_mobile.base.progress import Progress, part_of, silent
 from moe_mobile.bundle import read_manifest
+from moe_mobile.bundle.manifest import Manifest
+from moe_mobile.bundle.quantization import quantization_name
 from moe_mobile.device.interface import Device
 from moe_mobile.errors import RuntimeFailedError
 from moe_mobile.routing.trace import Trace, check_prompt, check_tokens, split
@@ -74,18 +76,18 @@ def record_engine(
         model=manifest.model.name,
         source="engine",
         source_id=info["bundle_hash"],
-        precision=_precision(manifest.precisions, info["settings"]["precision"]),
+        precision=computed_in(manifest, info["settings"]["precision"]),
         prompt_tokens=prompt_tokens,
     )
 
 
-def _precision(precisions: Sequence[str], setting: str) -> str:
-    """What the engine's setting ``precision`` says the experts ran in."""
-    if setting == "full":
-        return precisions[0]
-    if setting == "low":
-        return precisions[-1]
-    return f"{'+'.join(precisions)} {setting}"
+def computed_in(manifest: Manifest, setting: str) -> str:
+    """The quantization that the engine's setting ``precision`` chooses."""
+    if setting not in ("full", "low"):
+        return f"{'+'.join(manifest.precisions)} {setting}"
+    experts = manifest.precisions[0 if setting == "full" else -1]
+    parts = manifest.quantization
+    return quantization_name(experts, parts.dense, parts.head)
 
 
 def _request(
