@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moe_mobile.base.json_field import Json
+from moe_mobile.base.text import digits
 
 _LINE = 16  # pixels of a line of text
 _BAR = 13
@@ -134,7 +135,7 @@ def logarithmic(axis: Json, low: float, high: float) -> None:
     steps = (1, 2, 5) if high / low < 1000 else (1,)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [short(step * 10.0**decade) for decade in decades for step in steps]
-    axis |= {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
+    axis |= {"type": "log", "tickvals": ticks, "ticktext": [digits(tick) for tick in ticks]}
     axis.pop("rangemode", None)
 
 

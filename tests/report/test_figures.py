@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from moe_mobile.report.figure import logarithmic
 from moe_mobile.report.load import read_results
 from moe_mobile.report.page import make_page
 from tests.report.rows import Json, figures_of, row, run, write
@@ -176,3 +177,11 @@ def test_ratios_with_their_intervals(tmp_path: pathlib.Path) -> None:
     assert (alike["marker"]["color"], single["marker"]["color"]) == ("@paper", "@paper")
     assert (single["error_x"]["array"], single["error_x"]["arrayminus"]) == ([0], [0])
     assert "one repetition: no interval" in single["hovertext"][0].replace("<br>", " ")
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-6, 1e-4), (0.5, 700.0), (1e5, 3e9)])
+def test_ticks_are_written_in_full(low: float, high: float) -> None:
+    axis: Json = {}
+    logarithmic(axis, low, high)
+    assert [float(text.replace(",", "")) for text in axis["ticktext"]] == axis["tickvals"]
+    assert not any("e" in text for text in axis["ticktext"])
