@@ -271,7 +271,9 @@ def check_target(out: Path, *, overwrite: bool) -> None:
     if not out.exists() and not out.is_symlink():
         return
     if not overwrite:
-        raise UsageError("already exists", file=out, remedy="Choose another name, or overwrite it")
+        raise UsageError(
+            "already exists", file=out, remedy="Choose another name, or give `overwrite`"
+        )
     if out.is_symlink() or not out.is_dir():
         raise UsageError("is not a folder and is not overwritten", file=out)
     if any(out.iterdir()) and not (out / MANIFEST_FILE).is_file():

@@ -216,6 +216,12 @@ def test_a_format_is_no_name_of_a_file(tmp_path: pathlib.Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_remedy_names_the_option_to_add(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "demo").mkdir()
+    error = failed(2, "export", "demo", tmp_path / "demo")
+    assert error["remedy"] == "Choose another name, or give --overwrite"
+
+
 @pytest.mark.parametrize("out", [".", "/"])
 def test_an_export_to_a_folder_that_is_there_is_refused(out: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").touch()
