@@ -200,11 +200,14 @@ def from_code(code: str, file: str, cause: str, remedy: str, setting: str = "") 
     return kind(cause, file=file or None, setting=setting or None, remedy=remedy or None)
 
 
-def did_you_mean(word: str, known: Iterable[str], remedy: str) -> str:
-    """The remedy for a wrong word, after a question if one of the known words is much like it."""
+def did_you_mean(word: str, known: Iterable[str], remedy: str, within: str = "") -> str:
+    """The remedy for a wrong word, after a question if one of the known words is much like it.
+
+    ``within``: what stands before the word, such as its folder.
+    """
     names = {name.lower(): name for name in known}
     found = difflib.get_close_matches(word.lower(), names, n=1)
-    return f"Did you mean {names[found[0]]!r}? {remedy}" if found else remedy
+    return f"Did you mean {within + names[found[0]]!r}? {remedy}" if found else remedy
 
 
 def write_error(error: OSError, path: str | os.PathLike[str]) -> MoeMobileError:

@@ -20,7 +20,13 @@ from moe_mobile.base.disk import require_space
 from moe_mobile.base.files import read_regular
 from moe_mobile.base.router import RouterSpec
 from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
-from moe_mobile.errors import CheckpointError, UnsupportedError, UsageError, read_error
+from moe_mobile.errors import (
+    CheckpointError,
+    UnsupportedError,
+    UsageError,
+    did_you_mean,
+    read_error,
+)
 from moe_mobile.model.added_tokens import require_all_tokens
 from moe_mobile.model.architecture import Architecture
 from moe_mobile.model.config import AGAIN, read_checkpoint_file, read_json_object
@@ -58,6 +64,7 @@ HUGGING_FACE_FILES = (
 )
 _CONFIGS = ("config.json", "generation_config.json")
 ADAPTER = "adapter_config.json"
+DEMO = "demo"
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -149,23 +156,19 @@ def open_model(
     if Path(text_source).is_file():
         _refuse_file(Path(text_source))
     hub_id: str | None = None
-    if text_source == "demo":
+    if text_source == DEMO:
         from moe_mobile.demo import checkpoint_dir
 
-        folder, label, default = checkpoint_dir(), "demo", "demo"
+        folder, label, default = checkpoint_dir(), DEMO, DEMO
     elif Path(text_source).is_dir():
         folder = Path(text_source)
         default = label = folder.resolve().name
-    elif isinstance(source, str) and _HUB_ID.fullmatch(source) and not Path(source).exists():
+    elif isinstance(source, str) and _is_hub_id(source):
         hub_id = label = source
         folder = fetch_description(hub_id, [*HUGGING_FACE_FILES, ADAPTER, *QUANTIZER_FILES])
         default = hub_id.rsplit("/", 1)[1]
     else:
-        raise UsageError(
-            "no such checkpoint folder",
-            file=text_source,
-            remedy="Give a folder, a Hugging Face id (org/name), or 'demo'",
-        )
+        _refuse_name(text_source)
     if hub_id is None:
         described = _read_description(folder, name or default, _names_in(folder))
         judge(described)
@@ -200,6 +203,35 @@ def _judge_weights(
         names = read_index(index)
         tensors = ModelTensors(described.architecture, described.family.names, names)
         refuse_quantized_tensors(names, {ref.name for ref in tensors.all()}, folder)
+
+
+def _is_hub_id(source: str) -> bool:
+    """Whether it is no mistyped path: with a folder of the organisation's name here, it is one."""
+    path = Path(source)
+    return bool(_HUB_ID.fullmatch(source)) and not path.exists() and not path.parent.exists()
+
+
+def _refuse_name(source: str) -> NoReturn:
+    """Raises the error for a name that is neither a folder's nor a model's."""
+    parent, name = os.path.split(source)
+    folders = _folders_in(parent or os.curdir)
+    if not parent and DEMO not in folders:
+        folders.append(DEMO)
+    remedy = "Give a folder, a Hugging Face id (org/name), or 'demo'"
+    if _HUB_ID.fullmatch(source):
+        remedy += f". For the Hugging Face id, start it where no {parent!r} is"
+    raise UsageError(
+        "no such checkpoint folder",
+        file=source,
+        remedy=did_you_mean(name, folders, remedy, source.removesuffix(name)),
+    )
+
+
+def _folders_in(parent: str) -> list[str]:
+    try:
+        return [entry.name for entry in os.scandir(parent) if entry.is_dir()]
+    except (OSError, ValueError):
+        return []
 
 
 def _refuse_file(path: Path) -> NoReturn:

@@ -295,6 +295,34 @@ def test_sources_that_cannot_be_opened(tmp_path: Path) -> None:
             open_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("source", "meant"),
+    [
+        ("Demo", "demo"),
+        ("demoo", "demo"),
+        ("Olmoe", "olmoe"),
+        ("./olmo", "./olmoe"),
+        # No ids of a hub: their folder is here.
+        ("models/mixtrall", "models/mixtral"),
+        ("models/unlike", None),
+    ],
+)
+@pytest.mark.parametrize("demo", [False, True])
+def test_a_mistyped_source_is_answered_with_a_question(
+    source: str, meant: str | None, demo: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = ("olmoe", "models/mixtral", *(["demo"] if demo else []))
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("moe_mobile.model.source.fetch_description", pytest.fail)
+    with pytest.raises(UsageError, match="no such checkpoint folder") as refusal:
+        open_model(source)
+    remedy = refusal.value.remedy or ""
+    assert remedy.startswith(f"Did you mean {meant!r}? Give" if meant else "Give a folder")
+    assert ("For the Hugging Face id" in remedy) == source.startswith("models/")
+
+
 def test_a_missing_tensor_is_found_before_any_work(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path, "mixtral")
     config = json.loads((source / "config.json").read_text())
