@@ -26,7 +26,7 @@ from moe_mobile.bundle.unfinished import finished_files
 from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.describe import packed_bytes, summary
 from moe_mobile.cli.options import Choice, echo_json, json_option
-from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.progress import ProgressBar, say
 from moe_mobile.errors import UsageError
 
 if TYPE_CHECKING:
@@ -125,6 +125,12 @@ class _Quantization(QuantizationSettings):
     )
 
 
+def _show(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """Shows a warning at once: an export may take hours."""
+    if category is UserWarning:
+        say(without_controls(f"warning: {message}"), err=True)
+
+
 @cli_command(
     "moe-mobile export ./OLMoE-1B-7B-0924 olmoe",
     "moe-mobile export allenai/OLMoE-1B-7B-0924 olmoe --quant 8da4w     # smallest",
@@ -171,8 +177,9 @@ def command(
     from moe_mobile.bundle import inspect_bundle, read_manifest
     from moe_mobile.export import export_bundle
 
-    with ProgressBar() as progress, warnings.catch_warnings(record=True) as noted:
+    with ProgressBar() as progress, warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _show
         bundle = export_bundle(
             source,
             out,
@@ -182,9 +189,6 @@ def command(
             overwrite=overwrite,
             progress=progress,
         )
-    for warning in noted:
-        if warning.category is UserWarning:
-            click.echo(without_controls(f"warning: {warning.message}"), err=True)
     facts = inspect_bundle(bundle)
     facts["prepare_bytes"] = packed_bytes(read_manifest(bundle))
     if as_json:

@@ -20,6 +20,7 @@ from moe_mobile.base.files import HashingFile
 from moe_mobile.base.json_field import JsonField
 from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.progress import Progress, silent
+from moe_mobile.base.tokenizer import TOKENIZER
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle.quantization import (
     DEFAULT_QUANT,
@@ -52,7 +53,10 @@ from moe_mobile.export.workspace import (
 )
 from moe_mobile.model.architecture import Attention, Convolution
 from moe_mobile.model.names import TensorRef
+from moe_mobile.model.presets import RandomWeights
 from moe_mobile.model.source import Description, OpenModel, SourceLike, open_model
+
+_TO_CALLER = 4  # from what is called when a source is opened, to who called export_bundle
 
 
 def export_bundle(
@@ -95,7 +99,8 @@ def export_bundle(
         The bundle's path.
 
     Warns:
-        UserWarning: the checkpoint holds tensors that the model does not have.
+        UserWarning: the checkpoint has no ``tokenizer.json``, said before its weights are read; or
+            it holds tensors that the model does not have.
 
     Raises:
         UsageError: arguments that make no sense, or a target that exists.
@@ -120,6 +125,13 @@ def export_bundle(
         _check_name(found.architecture.name)
         plan = make_plan(found.architecture, options)
         refuse_without_room(target, bundle_bytes(found, options, plan), found.download)
+        if TOKENIZER not in found.files and not isinstance(source, RandomWeights):
+            warnings.warn(
+                f"the checkpoint has no {TOKENIZER}: the bundle will take token ids, but no text "
+                "and no chat. To have it, load the tokenizer with transformers and save it into "
+                "the checkpoint's folder (AutoTokenizer.from_pretrained, save_pretrained)",
+                stacklevel=_TO_CALLER,
+            )
 
     try:
         model = open_model(source, name=name, judge=judge)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle import read_manifest, verify_bundle
@@ -104,10 +106,30 @@ def test_left_out_tensors_are_listed_once(
     out = tmp_path / "bundle"
     result = CliRunner().invoke(cli, ["export", str(folder), str(out), "--quant", "fp32"])
     assert result.exit_code == 0, result.output
-    (warning,) = [line for line in result.stderr.splitlines() if "warning" in line]
+    (warning,) = [line for line in result.stderr.splitlines() if "tensors of the" in line]
     assert warning.endswith("left out as transformers does: lora_A.weight")
     expected = {k: v for k, v in contents(bundle("mixtral", "fp32")).items() if k.endswith(".pte")}
     assert {k: v for k, v in contents(out).items() if k.endswith(".pte")} == expected
+
+
+def test_a_missing_tokenizer_is_said_before_weights_are_read(
+    checkpoint: CheckpointMaker, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoint("mixtral"), tmp_path / "mixtral")
+    (folder / "model.safetensors").write_bytes(b"broken")
+    said = "the checkpoint has no tokenizer.json: the bundle will take token ids, but no text"
+    with pytest.warns(UserWarning, match=said) as caught, pytest.raises(CheckpointError):
+        export_bundle(folder, tmp_path / "bundle", "fp32")
+    assert caught[0].filename == __file__
+    # At once: an export may take hours.
+    result = CliRunner().invoke(cli, ["export", str(folder), str(tmp_path / "bundle")])
+    assert result.exit_code == CheckpointError.exit_code
+    assert result.stderr.splitlines()[0].startswith(f"warning: {said}")
+    Tokenizer(models.BPE({"a": 0}, [])).save(str(folder / "tokenizer.json"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(CheckpointError):
+            export_bundle(folder, tmp_path / "bundle", "fp32")
 
 
 @pytest.mark.slow
