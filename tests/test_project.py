@@ -36,6 +36,7 @@ PRIVATE_HOST = re.compile(r"(?<![\w.])(?:\w[\w-]*\.)+(?:internal|corp|intranet|l
 KNOWN_HOSTS = {
     "clang.llvm.org",
     "docs.pytorch.org",
+    "git-lfs.github.com",
     "json-schema.org",
     "keepachangelog.com",
     "semver.org",

@@ -125,7 +125,7 @@ class _Quantization(QuantizationSettings):
     )
 
 
-def _show(message: Warning | str, category: type[Warning], *_: object) -> None:
+def _show(message: Warning | str, category: type[Warning]) -> None:
     """Shows a warning at once: an export may take hours."""
     if category is UserWarning:
         say(without_controls(f"warning: {message}"), err=True)
@@ -179,7 +179,7 @@ def command(
 
     with ProgressBar() as progress, warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = _show
+        warnings.showwarning = lambda message, category, *_args, **_named: _show(message, category)
         bundle = export_bundle(
             source,
             out,
