@@ -20,6 +20,7 @@ from moe_mobile.cli.answering import Sampling
 from moe_mobile.cli.commands import with_options
 from moe_mobile.cli.generate import command
 from moe_mobile.errors import UsageError
+from moe_mobile.text.tokenizer import BundleText
 from tests.cli.conftest import byte_tokenizer
 from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli
 from tests.phones import StartPhone
@@ -293,8 +294,8 @@ def test_chats_may_be_longer_than_texts(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(generate, "opened", seen)
     monkeypatch.setattr(generate, "require_bundle", lambda bundle: None)
     monkeypatch.setattr(generate, "prompt_of", lambda bundle, text: None)
-    monkeypatch.setattr(generate.BundleText, "encode", lambda *_: [1])
-    monkeypatch.setattr(generate.BundleText, "stream", lambda *_: None)
+    monkeypatch.setattr(BundleText, "encode", lambda *_: [1])
+    monkeypatch.setattr(BundleText, "stream", lambda *_: None)
     for options, most in ((("-p", "x"), 128), (("--chat", "-p", "x"), 512),
                           (("--chat", "-p", "x", "-n", "9"), 9)):  # fmt: skip
         with pytest.raises(SamplingSeenError) as caught:
