@@ -114,12 +114,17 @@ def word_level(**changes: Any) -> bytes:
         "vocab": {"a": 0, "b": 1, "<unk>": 2},
         "unk_token": "<unk>",
     }
-    whole = {"version": "1.0", "added_tokens": [], **dict.fromkeys(parts), "model": model}
+    whole: dict[str, Any] = {
+        "version": "1.0",
+        "added_tokens": [],
+        **dict.fromkeys(parts),
+        "model": model,
+    }
     return json.dumps(whole | changes).encode()
 
 
 WITHOUT_UNKNOWN = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"}
-BROKEN = {
+BROKEN: dict[str, dict[str, Any]] = {
     "no token for unknown words": {"model": WITHOUT_UNKNOWN},
     "a panic when it encodes": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
     "a panic when it decodes": {
