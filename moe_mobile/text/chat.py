@@ -4,8 +4,9 @@
 
 Hugging Face checkpoints bring that format as a Jinja template. A template is a program, written by
 the maker of the checkpoint, so it runs in Jinja's sandbox: it sees plain data, reaches no
-Python internals and changes nothing. Turns of loops, calls, the output, and what ``*`` and ``**``
-give are bounded. Jinja's filters and Python's methods on texts and lists are not, nor is memory.
+Python internals and changes nothing. Turns of loops, calls, the output, and what operators, methods
+and filters give are bounded (:mod:`moe_mobile.text.lengths`), each for itself: time and memory as a
+whole are not.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import contextvars
 import datetime
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Never
 
 import jinja2
 import jinja2.compiler
 import jinja2.ext
+import jinja2.filters
 import jinja2.nodes
 import jinja2.parser
 import jinja2.runtime
@@ -28,7 +30,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from moe_mobile.base.json_field import too_many_values
 from moe_mobile.errors import BundleInvalidError, MoeMobileError, UsageError
+from moe_mobile.text import lengths
 from moe_mobile.text.files import read_files
+from moe_mobile.text.lengths import TooMuchError
 
 Message = Mapping[str, Any]
 """``{"role": "user", "content": "..."}``, and further members that the model's template reads."""
@@ -46,20 +50,13 @@ _TOKENS = (
 # Where a model's thoughts are in its message. Templates read the first; the others are older names.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _AGAIN = "Export again from a complete checkpoint"
-_MAX_OUTPUT = 1 << 24
-"""Characters: more than any context takes."""
+_MAX_FORM = 1000
 _MAX_STEPS = 1_000_000
 """Turns of loops, calls, and numbers of all ``range``, together in one rendering."""
-_MAX_BITS = 1 << 16
-"""Of a product or power of whole numbers."""
 
 
 class _Raised(Exception):
     """The template's own ``raise_exception``."""
-
-
-class _TooMuch(Exception):
-    pass
 
 
 class _Steps:
@@ -71,7 +68,7 @@ class _Steps:
     def take(self, count: int = 1) -> None:
         self._left -= count
         if self._left < 0:
-            raise _TooMuch(f"it takes more than {_MAX_STEPS} steps")
+            raise TooMuchError(f"it takes more than {_MAX_STEPS} steps")
 
 
 _steps: contextvars.ContextVar[_Steps] = contextvars.ContextVar("_steps")
@@ -88,6 +85,18 @@ class _CountedLoops(jinja2.compiler.CodeGenerator):
             node.test = jinja2.nodes.And(_turn(node.lineno), node.test, lineno=node.lineno)
         super().visit_For(node, frame)
 
+    def visit_Concat(self, node: jinja2.nodes.Concat, frame: jinja2.compiler.Frame) -> None:
+        join = "str_join"
+        if frame.eval_ctx.volatile:
+            join = "(markup_join if context.eval_ctx.volatile else str_join)"
+        elif frame.eval_ctx.autoescape:
+            join = "markup_join"
+        self.write(f"environment.joined({join}, (")
+        for one in node.nodes:
+            self.visit(one, frame)
+            self.write(", ")
+        self.write("))")
+
 
 def _turn(line: int) -> jinja2.nodes.Call:
     turn = jinja2.nodes.EnvironmentAttribute("turn", lineno=line)
@@ -95,40 +104,33 @@ def _turn(line: int) -> jinja2.nodes.Call:
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, which counts steps and refuses huge products."""
+    """Jinja's sandbox, which counts steps and refuses huge results."""
 
     code_generator_class = _CountedLoops
-    intercepted_binops = frozenset(("*", "**"))
+    intercepted_binops = frozenset(("*", "**", "+", "%"))
+    concat = staticmethod(lengths.concat)
+    joined = staticmethod(lengths.joined)
 
     def call(
         self, context: jinja2.runtime.Context, called: Any, /, *args: Any, **kwargs: Any
     ) -> Any:
         _steps.get().take()
+        args = lengths.check_call(called, args, kwargs)
         return super().call(context, called, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        return lengths.bounded_format(self, value)
 
     def call_binop(
         self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
     ) -> Any:
-        if _is_huge(operator, left, right):
-            raise _TooMuch(f"it has a {operator} with a huge result")
+        lengths.check_operator(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
     @staticmethod
     def turn() -> bool:
         """What a turn of a loop calls."""
         return True
-
-
-def _is_huge(operator: str, left: Any, right: Any) -> bool:
-    if isinstance(left, int) and isinstance(right, int):
-        if operator == "**":
-            return abs(left) > 1 and left.bit_length() * right > _MAX_BITS
-        return left.bit_length() + right.bit_length() > _MAX_BITS
-    if operator == "*":
-        for many, count in ((left, right), (right, left)):
-            if isinstance(many, str | list | tuple) and isinstance(count, int):
-                return len(many) * count > _MAX_OUTPUT
-    return False
 
 
 class _GenerationTag(jinja2.ext.Extension):
@@ -167,9 +169,13 @@ class ChatTemplate:
         environment = _Sandbox(
             trim_blocks=True,
             lstrip_blocks=True,
+            optimized=False,  # nothing is computed before its steps are counted
+            finalize=_checked_output,
             extensions=[_GenerationTag, jinja2.ext.loopcontrols],
         )
-        environment.filters["tojson"] = _to_json
+        environment.filters |= lengths.bounded_filters()
+        environment.filters |= {"tojson": _to_json, "batch": _batch, "slice": _slice}
+        del environment.filters["urlize"]  # writes whole texts once for each address
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = _now
         environment.globals["range"] = _range
@@ -215,8 +221,8 @@ class ChatTemplate:
             ):
                 pieces.append(piece)
                 length += len(piece)
-                if length > _MAX_OUTPUT:
-                    raise _TooMuch(f"it writes more than {_MAX_OUTPUT} characters")
+                if length > lengths.MOST:
+                    raise TooMuchError(f"it writes more than {lengths.MOST} characters")
         except _Raised as error:
             raise UsageError(
                 f"this model's chat template refuses the messages: {error}",
@@ -370,7 +376,28 @@ def _raise(message: object) -> Never:
     raise _Raised(str(message))
 
 
+def _batch(value: Any, linecount: int, fill_with: Any = None) -> Any:
+    """Jinja's own filter fills lists of any length."""
+    _steps.get().take(linecount)
+    return jinja2.filters.do_batch(value, linecount, fill_with)
+
+
+def _slice(value: Any, slices: int, fill_with: Any = None) -> Any:
+    """Jinja's own filter makes any number of lists."""
+    _steps.get().take(slices)
+    return jinja2.filters.sync_do_slice(value, slices, fill_with)
+
+
+@jinja2.pass_context
+def _checked_output(context: jinja2.runtime.Context, value: Any) -> Any:
+    """What is about to be written, unless that would be huge."""
+    lengths.require_short(value, "an output")
+    return value
+
+
 def _now(form: str) -> str:
+    if len(form) > _MAX_FORM:
+        raise TooMuchError("strftime_now has a huge format")
     return datetime.datetime.now().strftime(form)
 
 
@@ -382,6 +409,7 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """Jinja's own filter escapes HTML."""
+    lengths.check_json(value, indent)
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -186,6 +187,122 @@ def test_hostile_templates_end_in_a_typed_error(source: str) -> None:
     assert caught.value.file == "chat_template.jinja"
     assert "chat template" in caught.value.cause
     assert caught.value.remedy
+
+
+HUGE = "3000000000"
+LONG = [
+    "{{ 'a'.ljust(HUGE) }}",
+    "{{ 'a'.rjust(HUGE) }}",
+    "{{ 'a'.center(HUGE) }}",
+    "{{ 'a'.zfill(HUGE) }}",
+    "{{ 'a'.encode().ljust(HUGE) }}",
+    "{{ ('a' | safe).ljust(HUGE) }}",
+    "{{ '\t'.expandtabs(HUGE) }}",
+    "{{ (1).to_bytes(HUGE, 'big') }}",
+    "{{ x.replace('x', x) }}",
+    "{{ x.replace('', x) }}",
+    "{{ x.replace('x', x, 100000) }}",
+    "{{ x.encode().replace('x'.encode(), x.encode()) }}",
+    "{{ x.translate({120: x}) }}",
+    "{{ x.join(x) }}",
+    "{{ ''.join([x] * 1000) }}",
+    "{{ x.encode().join([x.encode()] * 1000) }}",
+    "{{ '{:HUGE}'.format('a') }}",
+    "{{ '{:.{}f}'.format(1.5, HUGE) }}",
+    "{{ '{:{}}'.format('a', HUGE) }}",
+    "{{ '{a:HUGE}'.format_map({'a': 1}) }}",
+    "{{ ('{0}' * 1000).format(x) }}",
+    "{{ ('{:HUGE}' | safe).format('a') }}",
+    "{{ '%HUGEd' % 1 }}",
+    "{{ '%.HUGEf' % 1 }}",
+    "{{ '%*d' % (HUGE, 1) }}",
+    "{{ ('%(a)s' * 1000) % {'a': x} }}",
+    "{{ '%HUGEd' | format(1) }}",
+    "{{ 'a' | center(HUGE) }}",
+    "{{ 'a' | indent(HUGE, true) }}",
+    "{{ ('a\n' * 1000) | indent(x) }}",
+    "{{ x | replace('x', x) }}",
+    "{{ x | join(x) }}",
+    "{{ ([x] * 1000) | join }}",
+    "{{ ['a'] | map('center', HUGE) | list }}",
+    "{{ x | wordwrap(1, true, x) }}",
+    "{{ [1] | batch(HUGE, 1) | list }}",
+    "{{ [1] | slice(HUGE) | list }}",
+    "{{ [1] | tojson(indent=HUGE) }}",
+    "{{ 1 | round(HUGE, 'ceil') }}",
+    "{{ ([[1]] * 1000) | sum(start=[]) }}",
+    "{{ strftime_now(x) }}",
+    "{% set n = namespace(x='x') %}{% for i in range(64) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "{% set n = namespace(x=[1]) %}{% for i in range(64) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "{% set n = namespace(x='x') %}{% for i in range(64) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "{% macro m(x) %}{{ x }}{{ x }}{% endmacro %}"
+    "{% set n = namespace(x='x') %}{% for i in range(64) %}{% set n.x = m(n.x) %}{% endfor %}",
+    "{% set n = namespace(x='x') %}{% for i in range(64) %}"
+    "{% set y %}{{ n.x }}{{ n.x }}{% endset %}{% set n.x = y %}{% endfor %}",
+    *(
+        "{% set n = namespace(x=[1]) %}{% for i in range(64) %}{% set n.x = [n.x, n.x] %}"
+        "{% endfor %}" + end
+        for end in (
+            "{{ n.x }}",
+            "{{ n }}",
+            "{{ {'a': n.x}.items() }}",
+            "{{ n.x ~ '' }}",
+            "{{ n.x | string }}",
+            "{{ n.x | tojson }}",
+            "{{ n.x | upper }}",
+            "{{ n.x | pprint }}",
+            "{{ n.x | join }}",
+            "{{ '%s' % n.x }}",
+            "{{ '%s' % [n.x] }}",
+            "{{ '{}'.format(n.x) }}",
+            "{{ '{!r}'.format(n.x) }}",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("source", LONG)
+def test_what_makes_long_texts_is_refused_before_it_does(source: str) -> None:
+    """As MemoryError at the latest; the causes here are those of our own checks."""
+    source = "{% set x = 'x' * 100000 %}" + source.replace("HUGE", HUGE)
+    with pytest.raises(BundleInvalidError, match=r"huge|steps|adds lists") as caught:
+        ChatTemplate(source, TOKENS, "chat_template.jinja").render([USER])
+    assert caught.value.file == "chat_template.jinja"
+
+
+def test_what_makes_texts_of_usual_length_does_as_in_jinja() -> None:
+    source = "|".join(
+        [
+            "{{ 'a'.ljust(3, '.') }}",
+            "{{ 'a'.center(3) }}",
+            "{{ '7'.zfill(3) }}",
+            "{{ '\\t.'.expandtabs(2) }}",
+            "{{ 'abab'.replace('a', 'cc') }}",
+            "{{ 'abab'.replace('a', '', 1) }}",
+            "{{ 'ab'.replace('', '-') }}",
+            "{{ ', '.join(['a', 'b']) }}{{ ''.join(messages | map(attribute='role')) }}",
+            "{{ '{:>4}{!r}{a}'.format(1, 'x', a=[2]) }}{{ '{b:03}'.format_map({'b': 5}) }}",
+            "{{ '%s-%03d %%' % ('a', 5) }}",
+            "{{ '%(a)s' % {'a': 1} }}",
+            "{{ '%s' | format('z') }}",
+            "{{ 7 % 4 }}",
+            "{{ 'a\\nb' | indent(2) }}{{ 'a b' | wordwrap(1) }}{{ 'a' | center(5) }}",
+            "{{ [1, 2] | join(', ') }}{{ messages | join('-', attribute='role') }}",
+            "{{ [1, 2, 3] | batch(2, 0) | list }}{{ [1, 2, 3] | slice(2) | list }}",
+            "{{ 2.345 | round(1, 'floor') }}{{ [1, 2] | sum }}{{ [1] + [2] }}{{ 'a' ~ 1 ~ none }}",
+            "{{ ' a ' | trim | upper | e }}",
+            "{{ '<' | e }}",
+            "{{ 'a' | replace('a', 'b') }}",
+            "{{ {'a': 1} }}",
+            "{% autoescape true %}{{ messages[0].role ~ '<' ~ ('<' | safe) }}",
+            "{{ ['<'] | join('>') }}{% endautoescape %}",
+            "{% macro m(x) %}({{ x }}){% endmacro %}{{ m(1) }}",
+            "{% set y %}{{ m(2) }}{% endset %}{{ y }}",
+        ]
+    )
+    expected = jinja2.Environment(optimized=False).from_string(source)
+    ours = ChatTemplate(source, {}, "t").render([USER, USER])
+    assert ours == expected.render(messages=[USER, USER])
 
 
 def test_steps_are_counted_for_each_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
