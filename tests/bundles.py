@@ -50,7 +50,7 @@ CASES = {
     "qwen3_moe-untied": Case("qwen3_moe", {"tie_word_embeddings": False}),
     # On any machine an expert takes more slots' pages in 8da8w than in 8da4w.
     "qwen3_moe-wide": Case(
-        "qwen3_moe", {"tie_word_embeddings": False, "moe_intermediate_size": 96}
+        "qwen3_moe", {"tie_word_embeddings": False, "moe_intermediate_size": 192}
     ),
     "qwen3_moe-dense-layer": Case("qwen3_moe", {"mlp_only_layers": [0], "norm_topk_prob": False}),
 }

@@ -289,8 +289,10 @@ def test_a_bundle_of_one_precision_has_no_other(full: Path) -> None:
 
 
 def test_a_budget_below_what_a_token_uses_in_one_precision_is_refused(two: Path) -> None:
+    with Engine(two, precision="ranks:1", threads=1) as engine:
+        cycle = LAYERS * sum(one.slot_bytes for one in engine.info.plan.classes)
     with pytest.raises(BudgetError, match="one token uses 2 in 8da4w"):
-        Engine(two, "80KiB", precision="ranks:1")  # one slot of 16 KiB too few
+        Engine(two, f"{cycle // 1024 - 1}KiB", precision="ranks:1")
 
 
 @pytest.mark.parametrize(
@@ -315,7 +317,7 @@ def test_the_lab_counts_what_the_engine_counts(
 def test_a_trace_names_the_precision_that_it_was_recorded_in(two: Path, tmp_path: Path) -> None:
     recorded = {
         "full": "8da8w",
-        "low": "8da4w",
+        "low": "8da4w+8da8w",
         "ranks:1": "8da8w+8da4w ranks:1",
     }
     paths = []
