@@ -211,8 +211,9 @@ def test_an_abort_ends_a_deployment(phone: StartPhone, large_bundle: pathlib.Pat
     timer.start()
     with pytest.raises(CancelledError):
         device.deploy(large_bundle)
-    # Of the minute that it takes, there was some left.
-    assert int(shell(one, f"du -sk {phone_root()}").stdout.split()[0]) << 10 < length(large_bundle)
+    # Of the minute that it takes, there was some left; perhaps all of it.
+    used = shell(one, f"du -sk {phone_root()}").stdout.split()
+    assert not used or int(used[0]) << 10 < length(large_bundle)
     with pytest.raises(CancelledError):
         device.runner()
 
