@@ -38,7 +38,7 @@ _OTHER_NAMES = {
     "--text": "--file",
 }
 
-# How click ends the error of a text that is no number.
+# The end of click's message about a value that is not a number.
 _NO_NUMBER = re.compile(r"is not a valid (integer|float)( range)?$")
 _NUMBERS = {"integer": "is not a whole number", "float": "is not a number"}
 

@@ -8,7 +8,6 @@ import json
 import pathlib
 import signal
 import subprocess
-import time
 from typing import Any
 
 import jsonschema
@@ -18,7 +17,7 @@ from moe_mobile.device.select import open_device
 from tests.bench.test_result_rows import SCHEMA
 from tests.bundles import BundleMaker
 from tests.cli.program import COMMAND, INTERRUPTIBLE, failed, ok, run_cli
-from tests.phones import StartPhone
+from tests.phones import StartPhone, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -229,10 +228,7 @@ def test_on_phones(phone: StartPhone, model: pathlib.Path, tmp_path: pathlib.Pat
 
 
 def _wait_for_rows(path: pathlib.Path, count: int) -> None:
-    end = time.monotonic() + 300
-    while not path.exists() or path.read_bytes().count(b"\n") < count:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_until(lambda: path.exists() and path.read_bytes().count(b"\n") >= count)
 
 
 def test_ctrl_c_keeps_what_is_measured(model: pathlib.Path, tmp_path: pathlib.Path) -> None:

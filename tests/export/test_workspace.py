@@ -16,7 +16,7 @@ import pytest
 from moe_mobile.bundle.unfinished import JOURNAL, finished_files, require_finished
 from moe_mobile.errors import DiskFullError, ReadOnlyError, UsageError
 from moe_mobile.export.workspace import Record, Workspace, open_workspace
-from tests.files import contents
+from tests.files import contents, endless, pipe, sparse
 
 FILES = {"embedding.bin": b"e" * 10, "dense/a.pte": b"d" * 20, "experts/a.shard": b"x" * 30}
 
@@ -276,20 +276,7 @@ def test_errors_of_the_system_are_typed(
     assert export(out) == list(FILES)
 
 
-def _pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def _endless(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def _sparse(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(64 << 30)
-
-
-@pytest.mark.parametrize("make", [_pipe, _endless, _sparse])
+@pytest.mark.parametrize("make", [pipe, endless, sparse])
 def test_what_cannot_be_a_journal_is_left_alone(
     make: Callable[[Path], None], tmp_path: Path
 ) -> None:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,24 +17,10 @@ from moe_mobile.errors import CheckpointError, IoError
 from moe_mobile.model.config import read_json_object
 from moe_mobile.model.safetensors import INDEX_FILE, SINGLE_FILE
 from moe_mobile.model.source import open_model
-
-HUGE = 64 << 30
-
-
-def _pipe(path: Path) -> None:
-    os.mkfifo(path)
+from tests.files import endless, pipe, sparse
 
 
-def _endless(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def _sparse(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(HUGE)
-
-
-@pytest.mark.parametrize("make", [_pipe, _endless, _sparse])
+@pytest.mark.parametrize("make", [pipe, endless, sparse])
 @pytest.mark.parametrize(
     "name",
     ["config.json", "generation_config.json", "tokenizer.json", "merges.txt", INDEX_FILE],
@@ -49,16 +34,16 @@ def test_what_is_no_small_file_is_refused(
     if name == INDEX_FILE:
         (folder / SINGLE_FILE).unlink()
     make(folder / name)
-    with pytest.raises(CheckpointError if make is _sparse else IoError) as refusal:
+    with pytest.raises(CheckpointError if make is sparse else IoError) as refusal:
         open_model(str(folder))
     assert refusal.value.file == str(folder / name)
     size = {"config.json": 4, "generation_config.json": 4, INDEX_FILE: 64}.get(name, 256)
-    cause = f"larger than {size} MiB" if make is _sparse else "is not a regular file"
+    cause = f"larger than {size} MiB" if make is sparse else "is not a regular file"
     assert cause in refusal.value.cause
     assert refusal.value.remedy
 
 
-@pytest.mark.parametrize("make", [_pipe, _endless])
+@pytest.mark.parametrize("make", [pipe, endless])
 def test_weights_are_in_regular_files(make: Callable[[Path], None], tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     shutil.copytree(checkpoint_dir(), folder)

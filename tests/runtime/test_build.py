@@ -30,6 +30,7 @@ from moe_mobile.runtime.folder import Recipe, publish, read_runtime
 from moe_mobile.runtime.sources import find_sources, sources_digest
 from tests.cli.program import INTERRUPTIBLE, failed
 from tests.hostile.support import mounted, remount
+from tests.phones import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECIPE = Recipe(
@@ -197,11 +198,8 @@ def test_an_interrupted_build_leaves_nothing_to_take(
     command = [*INTERRUPTIBLE, "runtime", "build"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        deadline = time.monotonic() + 300
-        while not (tmp_path / "started").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: (tmp_path / "started").exists() or process.poll() is not None)
+        assert process.poll() is None
         process.send_signal(number)
         assert process.wait(timeout=300) == (130 if number == signal.SIGINT else -number)
     finally:
