@@ -287,7 +287,9 @@ def test_a_device_that_fills_up_meanwhile(
 
     with pytest.raises(DiskFullError) as caught:
         device.deploy(large_bundle, progress=fill)
-    assert "no space left" in caught.value.cause
+    # A write fails; or the connection broke just then, and the room is judged once more.
+    cause = caught.value.cause
+    assert "no space left" in cause or "and 0 MiB are free" in cause
     assert sent >= 10
     one.misbehave(full=False)
     assert device.deploy(large_bundle).bytes_sent < length(large_bundle)
