@@ -15,6 +15,8 @@ find_package(Threads REQUIRED)
 
 add_library(moe_compile_options INTERFACE)
 target_compile_options(moe_compile_options INTERFACE -Wall -Wextra
+  # The annotations of base/thread_annotations.h, which only clang understands.
+  $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety>
   # What macros say of their file is the same wherever the sources lie.
   "-fmacro-prefix-map=${CMAKE_SOURCE_DIR}/=")
 if(MOE_WARNINGS_AS_ERRORS)
@@ -31,9 +33,11 @@ elseif(NOT MOE_SANITIZE STREQUAL "")
   message(FATAL_ERROR "MOE_SANITIZE=${MOE_SANITIZE} is unknown: use address, thread or nothing.")
 endif()
 if(MOE_SANITIZE)
+  # Of the folder, so that a target's own level comes later and counts.
+  add_compile_options(-O1)
   # GCC documents that sanitizers make this one warning fire on correct code.
   target_compile_options(moe_compile_options INTERFACE
-    ${_moe_sanitizers} -g1 -O1 -fno-omit-frame-pointer
+    ${_moe_sanitizers} -g1 -fno-omit-frame-pointer
     $<$<CXX_COMPILER_ID:GNU>:-Wno-error=maybe-uninitialized>)
   target_link_options(moe_compile_options INTERFACE ${_moe_sanitizers})
 endif()

@@ -150,7 +150,7 @@ TEST(Manifest, ReadsAFurtherPrecisionOfTheExperts) {
     json low = experts;
     low["path"] = "experts/low-" + std::to_string(layer);
     low["quantization"] = "8da8w";
-    experts["variants"] = {low};
+    experts["variants"] = json::array({low});
   }
   json& memory = sample.json()["memory"];
   memory["experts_bytes"] = 2 * memory["experts_bytes"].get<uint64_t>();
