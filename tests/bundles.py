@@ -58,6 +58,10 @@ CASES = {
 SHARED = "MOE_TEST_SHARED"
 """The environment variable that names the folder which the processes of a test run share."""
 
+FEW_ROWS = 16
+"""``max_batch`` of bundles with which a prompt takes several batches: one number for all, since a
+program for another number of rows is lowered anew."""
+
 CheckpointMaker = Callable[[str], Path]
 DemoMaker = Callable[[str], Path]
 

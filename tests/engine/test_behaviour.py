@@ -22,7 +22,7 @@ from moe_mobile.bundle import inspect_bundle
 from moe_mobile.errors import BudgetError, BundleInvalidError, UnsupportedError, UsageError
 from moe_mobile.export import export_bundle
 from moe_mobile.results import MemoryPlan
-from tests.bundles import BundleMaker
+from tests.bundles import FEW_ROWS, BundleMaker
 from tests.engine.native import same_bits
 from tests.oracles.logits import logits_of
 from tests.tiny import VOCAB, load_checkpoint, tiny_model, tiny_prompt
@@ -30,7 +30,7 @@ from tests.tiny import VOCAB, load_checkpoint, tiny_model, tiny_prompt
 
 @pytest.fixture(scope="module")
 def tiny(bundle: BundleMaker) -> Path:
-    return bundle("qwen2_moe", "fp32", 64)
+    return bundle("qwen2_moe", "fp32", FEW_ROWS)
 
 
 @pytest.fixture(scope="module")

@@ -17,21 +17,20 @@ from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle import read_manifest
 from moe_mobile.bundle.writer import to_bytes
 from moe_mobile.errors import BundleInvalidError
-from tests.bundles import BundleMaker, CheckpointMaker
+from tests.bundles import FEW_ROWS, BundleMaker, CheckpointMaker
 from tests.engine.native import logits_after_prompt
 from tests.oracles.logits import Logits, logits_of
 from tests.tiny import CONTEXT, load_checkpoint, tiny_prompt
 
 PROMPT, DECODED = 150, 8
 
-# Rows per call: a window of 12 and a batch fit in a ring of 64 positions, which a prompt of 150
-# passes twice.
-MAX_BATCH = 16
+# A window of 12 and a batch of few rows fit in a ring of 64 positions, which a prompt of 150 passes
+# twice.
 
 
 @pytest.mark.parametrize("case", ["mixtral", "lfm2_moe"])
 def test_budgets_change_no_bit(case: str, checkpoint: CheckpointMaker, bundle: BundleMaker) -> None:
-    path, prompt = bundle(case, "fp32", MAX_BATCH), tiny_prompt(PROMPT)
+    path, prompt = bundle(case, "fp32", FEW_ROWS), tiny_prompt(PROMPT)
     found: dict[tuple[str, str], Logits] = {}
     for residency, cache in [
         ("slots", "25%"), ("slots", "50%"), ("slots", "100%"), ("programs", "50%"),
@@ -51,7 +50,7 @@ def test_batches_of_a_prompt_change_no_state(case: str, bundle: BundleMaker) -> 
     """Token by token, in batches of 16, and all at once. Kernels for many rows may sum in another
     order, but a state that a batch left wrong would be far off."""
     prompt = tiny_prompt(PROMPT)
-    with Engine(bundle(case, "fp32", MAX_BATCH), threads=1) as engine:
+    with Engine(bundle(case, "fp32", FEW_ROWS), threads=1) as engine:
         scored = engine.score(prompt)[-1]
         batched = logits_after_prompt(engine, prompt, DECODED)
     with Engine(bundle(case, "fp32"), threads=1) as engine:
@@ -63,14 +62,14 @@ def test_batches_of_a_prompt_change_no_state(case: str, bundle: BundleMaker) -> 
 @pytest.mark.parametrize("case", ["mixtral", "lfm2_moe"])
 def test_a_stopped_prompt_leaves_no_state(case: str, bundle: BundleMaker) -> None:
     prompt = tiny_prompt(PROMPT)
-    with Engine(bundle(case, "fp32", MAX_BATCH), threads=1) as engine:
+    with Engine(bundle(case, "fp32", FEW_ROWS), threads=1) as engine:
         expected = logits_after_prompt(engine, prompt, DECODED)
 
     def stop(stage: str, done: int, total: int, detail: str = "") -> None:
         if stage == "prefill" and done > total // 2:
             raise KeyboardInterrupt
 
-    with Engine(bundle(case, "fp32", MAX_BATCH), threads=1, progress=stop) as engine:
+    with Engine(bundle(case, "fp32", FEW_ROWS), threads=1, progress=stop) as engine:
         with pytest.raises(KeyboardInterrupt):
             engine.generate(tiny_prompt(PROMPT + 7)[7:], 1)
         engine._progress = None
@@ -86,9 +85,9 @@ def test_the_plan_counts_every_layers_state(bundle: BundleMaker) -> None:
     # two rows of 64 floats and their copies.
     position, convolutions = 2 * 2 * 16 * 4, 3 * 2 * 2 * 64 * 4
     for context in (128, CONTEXT):
-        assert kv_bytes("lfm2_moe", MAX_BATCH, context) == context * position + convolutions
+        assert kv_bytes("lfm2_moe", FEW_ROWS, context) == context * position + convolutions
         # Two layers with a window of 12: 64 positions in a ring, and 11 to return to.
-        assert kv_bytes("mixtral", MAX_BATCH, context) == 2 * (64 + 11) * position
+        assert kv_bytes("mixtral", FEW_ROWS, context) == 2 * (64 + 11) * position
     # A batch of 256 needs more than the context.
     assert kv_bytes("mixtral", 256, CONTEXT) == 2 * CONTEXT * position
 
@@ -112,7 +111,7 @@ def test_a_mixer_that_is_not_of_its_programs_is_refused_when_opened(
     change: Callable[[list[m.Layer]], None], prepared: bool, bundle: BundleMaker, tmp_path: Path
 ) -> None:
     folder = tmp_path / "bundle"
-    shutil.copytree(bundle("lfm2_moe", "fp32", MAX_BATCH), folder)
+    shutil.copytree(bundle("lfm2_moe", "fp32", FEW_ROWS), folder)
     shutil.rmtree(folder / ".packed", ignore_errors=True)
     if prepared:
         Engine(folder, threads=1).close()

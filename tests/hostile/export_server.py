@@ -109,7 +109,7 @@ def child(request: dict[str, Any], output: int, log: int, counter: int) -> int:
 def warm_up(source: str) -> None:
     """Imports all that an export imports on use, and lowers its programs."""
     with tempfile.TemporaryDirectory() as folder:
-        export_bundle(source, Path(folder) / "bundle", "8da4w", max_batch=16)
+        export_bundle(source, Path(folder) / "bundle", "8da4w")
 
 
 def serve(request: dict[str, Any]) -> dict[str, Any]:
