@@ -319,8 +319,13 @@ TEST_F(PackedFileTest, OfAnotherMachineIsNotUsed) {
   for (const char* other : {"other", ""}) {  // "": no secret, nothing was ever made here
     set_state_directory(*other == '\0' ? "" : folder.file(other));
     if (*other != '\0') machine_secret();
-    EXPECT_ERROR(PackedFile::open(path, "key"), ErrorCode::kBundleCorrupt,
-                 "not made on this machine");
+    const Error error = testing::error_of([&] { PackedFile::open(path, "key"); });
+    EXPECT_EQ(error.code(), ErrorCode::kBundleCorrupt);
+    EXPECT_TRUE(testing::contains(error.what(), "not made on this machine")) << error.what();
+    EXPECT_TRUE(
+        testing::contains(error.remedy(), *other == '\0' ? "no folder" : folder.file(other)));
+    EXPECT_FALSE(testing::contains(error.remedy(), "elete"))
+        << error.remedy();  // the only copy, maybe
     EXPECT_EQ(PackedFile::open(path, kAnyPackedKey).entries().size(), 3u);
   }
   set_state_directory(folder.file("state"));

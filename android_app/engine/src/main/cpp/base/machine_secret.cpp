@@ -30,19 +30,16 @@ std::string& directory_of_process() {
   return directory;
 }
 
-std::string state_directory() {
-  const MutexLock lock(&directory_mutex());
-  return directory_of_process();
-}
-
 std::string variable(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? "" : value;
 }
 
 [[noreturn]] void refuse(const std::string& path) {
-  throw Error(ErrorCode::kIo, path, "is not the secret of this machine that moe-mobile made there",
-              "Delete it: a new one is made, and bundles are prepared again.");
+  throw Error(
+      ErrorCode::kIo, path, "is not the secret of this machine that moe-mobile made there",
+      "Delete it: a new one is made, and bundles are prepared again (whose shards `consume` "
+      "deleted are copied or exported again first).");
 }
 
 MachineSecret read_secret(int fd, const std::string& path) {
@@ -74,6 +71,11 @@ std::string default_state_directory() {
 void set_state_directory(std::string directory) {
   const MutexLock lock(&directory_mutex());
   directory_of_process() = std::move(directory);
+}
+
+std::string state_directory() {
+  const MutexLock lock(&directory_mutex());
+  return directory_of_process();
 }
 
 MachineSecret machine_secret() {

@@ -20,6 +20,8 @@ std::string default_state_directory();
 
 // Each host says once, before anything else, in which folder the secret lies.
 void set_state_directory(std::string directory);
+// That folder; empty if none was set.
+std::string state_directory();
 
 // The secret, made on first use. kReadOnly or kIo if it cannot be read or made, naming its file;
 // kUsage if no folder was set.

@@ -58,6 +58,18 @@ static_assert(sizeof(Footer) == 32);
   throw Error(ErrorCode::kBundleCorrupt, path, cause, kRepairPackedStore);
 }
 
+// Whole as it may be: another user's, or of another folder of secrets, it may be the only copy.
+[[noreturn]] void refuse_foreign(const std::string& path) {
+  const std::string folder = state_directory();
+  throw Error(ErrorCode::kBundleCorrupt, path,
+              "was not made on this machine by this user, so it is not used",
+              "If another user or with another HOME, XDG_STATE_HOME or MOE_MOBILE_STATE_DIR "
+              "prepared the bundle, use it as then; the secret is looked for in " +
+                  (folder.empty() ? std::string("no folder now") : folder) +
+                  ". If the bundle came prepared from elsewhere, run `moe-mobile prepare`; without "
+                  "shards, copy or export it again first.");
+}
+
 Header header_of(const std::string& key) {
   Header header{};
   std::copy(std::begin(kMagic), std::end(kMagic), header.magic);
@@ -254,7 +266,7 @@ PackedFile PackedFile::open(const std::string& path, const std::string& expected
     read_exactly(fd, seal.data(), seal.size(), size - sizeof(Footer) - seal.size(), path);
     const auto secret = existing_machine_secret();
     if (!secret || seal != seal_of(*secret, header, file.sealed_blobs(), index, footer))
-      refuse(path, "was not made on this machine by this user, so it is not used");
+      refuse_foreign(path);
   }
   if (allow_direct) file.direct_ = open_direct(path, fd, file.entries_);
   return file;
