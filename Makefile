@@ -64,8 +64,11 @@ demo: venv
 bench: venv
 	$(BIN)/python -m benchmarks.streaming
 
+# One more than there are cores: some tests wait for phones. Each takes 2 GB.
+WORKERS := $(shell n=$$(($$(nproc) + 1)); echo $$((n > 4 ? 4 : n)))
+
 test: venv gtest test-tools
-	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 # GoogleTest is the one thing the native tests take from the system.
 gtest:
