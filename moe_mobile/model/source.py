@@ -51,6 +51,7 @@ SourceLike = str | os.PathLike[str] | RandomWeights
 # Copied unchanged into the bundle if the checkpoint has them.
 HUGGING_FACE_FILES = (
     "added_tokens.json",
+    "additional_chat_templates/tool_use.jinja",
     "chat_template.jinja",
     "chat_template.json",
     "config.json",

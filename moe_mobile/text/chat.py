@@ -33,14 +33,17 @@ from moe_mobile.errors import BundleInvalidError, MoeMobileError, UsageError
 from moe_mobile.text import lengths
 from moe_mobile.text.files import read_files
 from moe_mobile.text.lengths import TooMuchError
+from moe_mobile.text.surrogates import require_texts
 
 Message = Mapping[str, Any]
-"""``{"role": "user", "content": "..."}``, and further members that the model's template reads."""
+"""``{"role": "user", "content": "..."}``, and further members that the model's template reads. The
+content may be a list of texts: ``[{"type": "text", "text": "..."}]``."""
 
 TEMPLATE_KWARGS = "chat_template_kwargs"
 """The setting that has further values for the template, by the name that chat servers give it."""
 
 _TEMPLATE = "chat_template.jinja"
+_WITH_TOOLS = "additional_chat_templates/tool_use.jinja"
 _LEGACY = "chat_template.json"
 _CONFIG = "tokenizer_config.json"
 _SPECIAL = "special_tokens_map.json"
@@ -153,37 +156,25 @@ class ChatTemplate:
         tokens: special tokens by name, such as ``bos_token``; the template may write them.
         file: where it comes from, for errors.
         with_tools: another template, for messages with tools.
+        with_tools_file: where that one comes from, if not from the same file.
 
     Raises BundleInvalidError if it is not a template.
     """
 
     def __init__(
-        self, source: str, tokens: Mapping[str, str], file: str, with_tools: str | None = None
+        self,
+        source: str,
+        tokens: Mapping[str, str],
+        file: str,
+        with_tools: str | None = None,
+        with_tools_file: str | None = None,
     ) -> None:
-        self._file = file
         self._tokens = dict(tokens)
-        self._template = self._parsed(source)
-        self._with_tools = self._template if with_tools is None else self._parsed(with_tools)
-
-    def _parsed(self, source: str) -> jinja2.Template:
-        environment = _Sandbox(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            optimized=False,  # nothing is computed before its steps are counted
-            finalize=_checked_output,
-            extensions=[_GenerationTag, jinja2.ext.loopcontrols],
-        )
-        environment.filters |= lengths.bounded_filters()
-        environment.filters |= {"tojson": _to_json, "batch": _batch, "slice": _slice}
-        del environment.filters["urlize"]  # writes whole texts once for each address
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = _now
-        environment.globals["range"] = _range
-        del environment.globals["lipsum"]  # writes as much text as it is asked for
-        try:
-            return environment.from_string(source)
-        except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as error:
-            raise self._invalid("cannot be read", error) from error
+        self._default = _parsed(source, file), file
+        self._with_tools = self._default
+        if with_tools is not None:
+            file = with_tools_file or file
+            self._with_tools = _parsed(with_tools, file), file
 
     def render(
         self,
@@ -195,7 +186,8 @@ class ChatTemplate:
         """The conversation as text.
 
         Args:
-            messages: each with a ``role`` and a ``content``; other members go to the template.
+            messages: each with a ``role`` and a ``content``; other members go to the template. So
+                does a content that is a list of texts, which some templates do not take.
             values: what the template reads besides, by name: ``tools``, a list of JSON schemas, and
                 options of the model's own, such as Qwen3's ``enable_thinking``.
             add_generation_prompt: end with what begins the model's answer.
@@ -206,7 +198,7 @@ class ChatTemplate:
         """
         plain = _plain(messages)
         more = {"tools": None, "documents": None, **_plain_values(values or {})}
-        template = self._template if more["tools"] is None else self._with_tools
+        template, file = self._default if more["tools"] is None else self._with_tools
         pieces: list[str] = []
         length = 0
         before = _steps.set(_Steps())
@@ -230,20 +222,51 @@ class ChatTemplate:
                 remedy="Change their roles or their order",
             ) from None
         except SecurityError as error:
-            raise self._invalid("does what a template may not do", error) from error
+            raise _invalid(file, "does what a template may not do", error) from error
         except Exception as error:  # whatever a program can fail with
-            raise self._invalid("fails", error) from error
+            if isinstance(error, TypeError | jinja2.UndefinedError) and _has_parts(plain):
+                raise UsageError(
+                    f"this model's chat template takes no list of parts: {_words(error)}",
+                    setting="prompt",
+                    remedy="Give the content of each message as one text",
+                ) from None
+            raise _invalid(file, "fails", error) from error
         finally:
             _steps.reset(before)
         return "".join(pieces)
 
-    def _invalid(self, how: str, error: Exception) -> MoeMobileError:
-        words = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-        return BundleInvalidError(
-            f"the chat template {how}: {words}",
-            file=self._file,
-            remedy="Give the prompt as text, or export again with another template",
-        )
+
+def _parsed(source: str, file: str) -> jinja2.Template:
+    environment = _Sandbox(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        optimized=False,  # nothing is computed before its steps are counted
+        finalize=_checked_output,
+        extensions=[_GenerationTag, jinja2.ext.loopcontrols],
+    )
+    environment.filters |= lengths.bounded_filters()
+    environment.filters |= {"tojson": _to_json, "batch": _batch, "slice": _slice}
+    del environment.filters["urlize"]  # writes whole texts once for each address
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = _now
+    environment.globals["range"] = _range
+    del environment.globals["lipsum"]  # writes as much text as it is asked for
+    try:
+        return environment.from_string(source)
+    except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as error:
+        raise _invalid(file, "cannot be read", error) from error
+
+
+def _invalid(file: str, how: str, error: Exception) -> MoeMobileError:
+    return BundleInvalidError(
+        f"the chat template {how}: {_words(error)}",
+        file=file,
+        remedy="Give the prompt as text, or export again with another template",
+    )
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
 def load_chat_template(bundle: pathlib.Path) -> ChatTemplate:
@@ -252,17 +275,20 @@ def load_chat_template(bundle: pathlib.Path) -> ChatTemplate:
     Raises UsageError if the model has none, BundleInvalidError for a broken one, and the bundle
     reader's errors.
     """
-    files = read_files(bundle, [_TEMPLATE, _LEGACY, _CONFIG, _SPECIAL])
+    files = read_files(bundle, [_TEMPLATE, _WITH_TOOLS, _LEGACY, _CONFIG, _SPECIAL])
     config = _object(bundle, _CONFIG, files)
     tokens = _special_tokens({**_object(bundle, _SPECIAL, files), **config})
     for name, source in (
-        (_TEMPLATE, _template_text(bundle, files)),
+        (_TEMPLATE, _template_text(bundle, _TEMPLATE, files)),
         (_LEGACY, _object(bundle, _LEGACY, files).get("chat_template")),
         (_CONFIG, config.get("chat_template")),
     ):
         if source is not None:
             default, with_tools = _named(source, bundle / name)
-            return ChatTemplate(default, tokens, str(bundle / name), with_tools)
+            file = with_tools_file = str(bundle / name)
+            if (other := _template_text(bundle, _WITH_TOOLS, files)) is not None:
+                with_tools, with_tools_file = other, str(bundle / _WITH_TOOLS)
+            return ChatTemplate(default, tokens, file, with_tools, with_tools_file)
     raise UsageError(
         "this model has no chat template",
         file=bundle,
@@ -270,13 +296,13 @@ def load_chat_template(bundle: pathlib.Path) -> ChatTemplate:
     )
 
 
-def _template_text(bundle: pathlib.Path, files: Mapping[str, bytes]) -> str | None:
+def _template_text(bundle: pathlib.Path, name: str, files: Mapping[str, bytes]) -> str | None:
     try:
-        return files[_TEMPLATE].decode() if _TEMPLATE in files else None
+        return files[name].decode() if name in files else None
     except UnicodeDecodeError as error:
         raise BundleInvalidError(
             f"is not UTF-8: {error.reason} at byte {error.start}",
-            file=bundle / _TEMPLATE,
+            file=bundle / name,
             remedy=_AGAIN,
         ) from None
 
@@ -333,8 +359,17 @@ def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
             raise UsageError(f"message {number} is not a mapping", setting="prompt", remedy=remedy)
         # As transformers does: what is null is not there.
         members = {name: value for name, value in message.items() if value is not None}
+        parts = members.get("content")
+        if isinstance(parts, list) and not all(map(_is_text_part, parts)):
+            raise UsageError(
+                f"not all parts of message {number}'s content are texts",
+                setting="prompt",
+                remedy='Write each part like {"type": "text", "text": "Hello"}, or the content as '
+                "one text",
+            )
         # A message that calls tools need not say anything.
-        for name in ("role",) if "tool_calls" in members else ("role", "content"):
+        may_lack = "tool_calls" in members or isinstance(parts, list)
+        for name in ("role",) if may_lack else ("role", "content"):
             if not isinstance(members.get(name), str):
                 raise UsageError(
                     f"message {number} has no text {name!r}", setting="prompt", remedy=remedy
@@ -348,7 +383,20 @@ def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
             raise UsageError(
                 f"message {number} is not JSON data", setting="prompt", remedy=remedy
             ) from None
+        require_texts(plain[-1], f"message {number}", "prompt")
     return plain
+
+
+def _is_text_part(part: object) -> bool:
+    return (
+        isinstance(part, Mapping)
+        and part.get("type") == "text"
+        and isinstance(part.get("text"), str)
+    )
+
+
+def _has_parts(messages: Sequence[Message]) -> bool:
+    return any(isinstance(message.get("content"), list) for message in messages)
 
 
 def _plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -362,6 +410,7 @@ def _plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
         plain: dict[str, Any] = json.loads(json.dumps(dict(values)))
     except (TypeError, ValueError, RecursionError):
         raise UsageError("it is not JSON data", setting=TEMPLATE_KWARGS, remedy=remedy) from None
+    require_texts(plain, "it", TEMPLATE_KWARGS)
     return plain
 
 

@@ -14,6 +14,7 @@ from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer, parse_tokenizer
 from moe_mobile.errors import UsageError
 from moe_mobile.text.detokenizer import Detokenizer
 from moe_mobile.text.files import read_files
+from moe_mobile.text.surrogates import require_text
 
 if TYPE_CHECKING:
     from moe_mobile.text.chat import ChatTemplate, Message
@@ -65,23 +66,10 @@ class BundleText:
         """
         is_chat = not isinstance(prompt, str)
         text = prompt if isinstance(prompt, str) else self.template.render(prompt, values)
-        _require_unicode(text)
+        require_text(text)
         # The template writes the special tokens itself.
         return list(self.tokenizer.encode(text, add_special_tokens=not is_chat).ids)
 
     def stream(self, prompt_ids: Sequence[int]) -> Detokenizer:
         """For the tokens that follow a prompt."""
         return Detokenizer(self.tokenizer, prompt_ids)
-
-
-def _require_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            f"character {error.start} of the text is half a surrogate pair, which no tokenizer "
-            "takes",
-            setting="prompt",
-            remedy='Correct the text, for example by text.encode("utf-16", "surrogatepass")'
-            '.decode("utf-16", "replace")',
-        ) from None

@@ -147,13 +147,17 @@ def test_the_tokens_of_generation_config_end_an_answer(
     shutil.copytree(checkpoint, tmp_path / "tiny")
     files = {
         "chat_template.jinja": TEMPLATE,
+        "additional_chat_templates/tool_use.jinja": "not this",
         "special_tokens_map.json": '{"eos_token": {"content": "<end>"}}',
         "generation_config.json": json.dumps({"eos_token_id": [256, stop], "do_sample": True}),
     }
     for name, content in files.items():
+        (tmp_path / "tiny" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "tiny" / name).write_text(content)
     bundle = tmp_path / "bundle"
     ok("export", tmp_path / "tiny", bundle, "--max-batch", 16)
+    for name, content in files.items():
+        assert (bundle / name).read_text() == content
     answer = ok_json("generate", bundle, "--chat", "-p", "Hi", "-n", 8)
     assert (answer["token_ids"], answer["stop"]) == (whole[:length], "eos")
 

@@ -159,7 +159,7 @@ def test_errors_of_generate_name_the_prompt(engine: Engine, chat_bundle: Path) -
     assert caught.value.setting == "token_ids"
     for messages, cause in (
         ([{"content": "x"}], "message 0 has no text 'role'"),
-        ([{"role": "user", "content": "x\udc00"}], "half a surrogate pair"),
+        ([{"role": "user", "content": "x\udc00"}], "message 0 has half a surrogate pair"),
     ):
         with Engine(chat_bundle, threads=1) as chat, pytest.raises(UsageError, match=cause) as said:
             chat.generate(messages)

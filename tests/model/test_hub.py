@@ -65,24 +65,29 @@ class Hub:
                 self.answer(body=True)
 
             def answer(self, body: bool) -> None:
-                path = urllib.parse.urlsplit(self.path).path
-                match path.removeprefix("/api/models").split("/")[1:]:
+                url = urllib.parse.urlsplit(self.path)
+                match url.path.removeprefix("/api/models").split("/")[1:]:
+                    case ["org", model, *_] if not (hub.folder / model).is_dir():
+                        self.send_error(404)
                     case ["org", model, "tree", _]:
-                        entries = [entry(f) for f in hub.files(model)]
+                        entries = [hub.entry(model, name) for name in hub.names(model)]
+                        if "recursive=true" not in url.query.lower():
+                            entries = [one for one in entries if "/" not in one["path"]]
                         for one in entries:
                             one["size"] = hub.claimed.get(one["path"], one["size"])
                         self.send(json.dumps(entries).encode(), body)
                     case ["org", model, "revision", _]:
-                        names = [{"rfilename": f.name} for f in hub.files(model)]
+                        names = [{"rfilename": name} for name in hub.names(model)]
                         info = {"_id": "1", "id": f"org/{model}", "sha": COMMIT, "siblings": names}
                         self.send(json.dumps(info).encode(), body)
-                    case ["org", _, "resolve", _, name] if hub.lacks(name):
+                    case ["org", _, "resolve", _, *parts] if hub.lacks(parts[-1]):
                         self.send_error(404)
-                    case ["org", model, "resolve", commit, name] if commit == COMMIT:
+                    case ["org", model, "resolve", commit, *parts] if commit == COMMIT:
+                        name = "/".join(parts)
                         if body:
                             hub.asked.append((model, name))
-                        file = hub.folder / model / name
-                        self.send(file.read_bytes(), body, etag=entry(file)["oid"])
+                        data = (hub.folder / model / name).read_bytes()
+                        self.send(data, body, etag=hub.entry(model, name)["oid"])
                     case _:
                         self.send_error(404)
 
@@ -103,8 +108,15 @@ class Hub:
         self.address = f"http://{host!s}:{port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def files(self, model: str) -> list[pathlib.Path]:
-        return sorted((self.folder / model).iterdir())
+    def names(self, model: str) -> list[str]:
+        folder = self.folder / model
+        return sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())
+
+    def entry(self, model: str, name: str) -> dict[str, Any]:
+        """As the hub lists a file."""
+        data = (self.folder / model / name).read_bytes()
+        oid = hashlib.sha1(data).hexdigest()
+        return {"type": "file", "path": name, "size": len(data), "oid": oid}
 
     def lacks(self, name: str) -> bool:
         return self.without_weights and name.endswith(".safetensors")
@@ -116,12 +128,6 @@ class Hub:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-
-
-def entry(file: pathlib.Path) -> dict[str, Any]:
-    """As the hub lists a file."""
-    oid = hashlib.sha1(file.read_bytes()).hexdigest()
-    return {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": oid}
 
 
 @pytest.fixture
@@ -162,9 +168,13 @@ def change(folder: pathlib.Path, name: str, members: dict[str, Any]) -> None:
 def test_a_model_comes_from_a_hub(hub: Hub) -> None:
     folder = hub.folder / MODEL
     change(folder, "generation_config.json", {"eos_token_id": [2, 5]})
+    tools = folder / "additional_chat_templates/tool_use.jinja"
+    tools.parent.mkdir()
+    tools.write_text("{{ tools }}")
     (answer,) = opened(hub, MODEL)
     assert (answer["label"], answer["name"]) == (f"org/{MODEL}", MODEL)
-    assert answer["files"] == ["config.json", "generation_config.json"]
+    names = [str(tools.relative_to(folder)), "config.json", "generation_config.json"]
+    assert answer["files"] == names
     shards = {f.name for f in folder.glob("model-*.safetensors")}
     assert len(shards) > 1
     asked = [name for _, name in hub.asked]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tokenizers import (
     processors,
     trainers,
 )
+from transformers import AutoTokenizer
 
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle.writer import to_bytes
@@ -178,6 +180,10 @@ MIXTRAL_TOOLS = """\
     {%- else %}{{- " " + message["content"] + eos_token }}{%- endif %}
 {%- endfor %}
 """
+TWO_TEMPLATES = [
+    {"name": "default", "template": MIXTRAL_V3},
+    {"name": "tool_use", "template": MIXTRAL_TOOLS},
+]
 DATED = (
     "{{ bos_token }}Today is {{ strftime_now('%Y') }}.\n{{ messages[-1].content }}{{ eos_token }}"
 )
@@ -190,6 +196,7 @@ class Published:
     tokenizer: Tokenizer
     config: dict[str, Any]
     template_file: str | None = None
+    tools_file: str | None = None
 
     def files(self) -> dict[str, bytes]:
         made = {
@@ -198,6 +205,8 @@ class Published:
         }
         if self.template_file is not None:
             made["chat_template.jinja"] = self.template_file.encode()
+        if self.tools_file is not None:
+            made["additional_chat_templates/tool_use.jinja"] = self.tools_file.encode()
         return made
 
 
@@ -321,6 +330,21 @@ def _mixtral(template: Any, marks: bool = False) -> Published:
     return Published(tokenizer, config)
 
 
+def _saved_again(published: Published) -> Published:
+    """As transformers 5 saves it, after it has loaded it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        original = write_checkpoint_texts(folder / "original", published.files(), "mixtral")
+        saved = folder / "saved"
+        AutoTokenizer.from_pretrained(original).save_pretrained(saved)
+        return Published(
+            Tokenizer.from_file(str(saved / "tokenizer.json")),
+            json.loads((saved / "tokenizer_config.json").read_text()),
+            (saved / "chat_template.jinja").read_text(),
+            (saved / "additional_chat_templates/tool_use.jinja").read_text(),
+        )
+
+
 def _train(tokenizer: Tokenizer, alphabet: list[str], special: list[str] | None = None) -> None:
     trainer = trainers.BpeTrainer(
         vocab_size=600 if alphabet else 520,
@@ -338,12 +362,9 @@ KINDS = {
     "OLMoE-Instruct": lambda: _olmoe(OLMOE),
     "OLMoE, with a date": lambda: _olmoe(DATED),
     "Mixtral-Instruct v0.1": lambda: _mixtral(MIXTRAL),
-    "Mixtral-8x22B-Instruct": lambda: _mixtral(
-        [
-            {"name": "default", "template": MIXTRAL_V3},
-            {"name": "tool_use", "template": MIXTRAL_TOOLS},
-        ],
-        marks=True,
+    "Mixtral-8x22B-Instruct": lambda: _mixtral(TWO_TEMPLATES, marks=True),
+    "Mixtral-8x22B-Instruct, saved again": lambda: _saved_again(
+        _mixtral(TWO_TEMPLATES, marks=True)
     ),
 }
 
@@ -352,6 +373,7 @@ def write_checkpoint_texts(folder: Path, files: dict[str, bytes], model_type: st
     """What transformers loads a tokenizer from."""
     folder.mkdir()
     for name, data in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
     return folder

@@ -121,7 +121,11 @@ def test_what_the_template_refuses_is_the_users_error() -> None:
         (["hello"], "message 0 is not a mapping"),
         ([USER, {"role": "user"}], "message 1 has no text 'content'"),
         ([{"content": "x"}], "message 0 has no text 'role'"),
-        ([{"role": "user", "content": ["x"]}], "has no text 'content'"),
+        ([{"role": "user", "content": 5}], "has no text 'content'"),
+        ([{"role": "user", "content": ["x"]}], "not all parts of message 0's content are texts"),
+        ([USER, {"role": "user", "content": [{"type": "image"}]}], "not all parts of message 1's"),
+        ([USER, {"role": "user", "content": "x\ud800"}], "message 1 has half a surrogate pair"),
+        ([{**USER, "name": ["\udc00"]}], "message 0 has half a surrogate pair"),
         ([{**USER, "more": object()}], "message 0 is not JSON data"),
     ],
 )

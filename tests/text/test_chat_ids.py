@@ -43,6 +43,9 @@ CALLED = [
     },
     {"role": "tool", "content": "9", "name": "f"},
 ]
+PARTS = [
+    {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": ""}]}
+]
 MESSAGES: dict[str, list[dict[str, Any]]] = {
     "one": [USER],
     "odd": [ODD],
@@ -109,7 +112,9 @@ def test_values_reach_the_template(kind: Callable[[str], Kind], values: dict[str
     assert thinks == (values.get("enable_thinking") is False)
 
 
-@pytest.mark.parametrize("name", ["Qwen3", "Mixtral-8x22B-Instruct"])
+@pytest.mark.parametrize(
+    "name", ["Qwen3", "Mixtral-8x22B-Instruct", "Mixtral-8x22B-Instruct, saved again"]
+)
 @pytest.mark.parametrize("messages", [[USER], CALLED], ids=["offered", "called"])
 def test_tools_reach_the_template(
     kind: Callable[[str], Kind], name: str, messages: list[dict[str, Any]]
@@ -120,12 +125,40 @@ def test_tools_reach_the_template(
     assert "<b>a function</b>" in ours.tokenizer.decode(expected)
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_lists_of_parts_are_written_as_transformers_does_or_refused(
+    kind: Callable[[str], Kind], name: str
+) -> None:
+    tokenizer, ours = kind(name)
+    try:
+        expected = by_transformers(tokenizer, PARTS)
+    except TypeError:
+        with pytest.raises(UsageError, match="chat template takes no list of parts: ") as caught:
+            ours.encode(PARTS)
+        assert caught.value.remedy == "Give the content of each message as one text"
+        assert "Qwen3" not in name
+    else:
+        assert ours.encode(PARTS) == expected
+
+
+def test_a_template_for_parts_has_the_ids_of_transformers(
+    kind: Callable[[str], Kind], tmp_path: Path
+) -> None:
+    template = "{% for part in messages[0].content %}<{{ part.text }}>{% endfor %}"
+    files = KINDS["Qwen3"]().files() | {"chat_template.jinja": template.encode()}
+    ours = BundleText(write_bundle_texts(tmp_path / "bundle", files))
+    expected = by_transformers(kind("Qwen3")[0], PARTS, chat_template=template)
+    assert ours.encode(PARTS) == expected
+    assert ours.tokenizer.decode(expected) == "<Hi><>"
+
+
 @pytest.mark.parametrize(
     ("values", "cause"),
     [
         ({"messages": []}, "'messages' cannot be set"),
         ({"add_generation_prompt": False}, "'add_generation_prompt' cannot be set"),
         ({"tools": [print]}, "it is not JSON data"),
+        ({"tools": ["\ud800"]}, "it has half a surrogate pair"),
     ],
 )
 def test_values_that_are_refused(
@@ -144,6 +177,11 @@ def test_a_template_that_fails_names_its_file(tmp_path: Path) -> None:
     ) as told:
         BundleText(bundle).encode([USER])
     assert told.value.file == str(bundle / "chat_template.jinja")
+    tools = "additional_chat_templates/tool_use.jinja"
+    bundle = write_bundle_texts(tmp_path / "tools", {**files, tools: b"{{ tools[0].x.y }}"})
+    with pytest.raises(BundleInvalidError, match="chat template fails: 'dict object'") as told:
+        BundleText(bundle).encode([USER], {"tools": [TOOL]})
+    assert told.value.file == str(bundle / tools)
     del files["chat_template.jinja"]
     files["tokenizer_config.json"] = b'{"chat_template": "{% if %}"}'
     bundle = write_bundle_texts(tmp_path / "other", files)
