@@ -28,11 +28,15 @@ _MIB = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class _Stage:
-    """What a stage is called, and what its steps are; ``scale`` of them are one ``unit``."""
+    """What a stage is called, and what its steps are; ``scale`` of them are one ``unit``.
+
+    ``starts_slowly``: the first step follows work that the others do not need, such as lowering.
+    """
 
     label: str
     unit: str = ""
     scale: int = 1
+    starts_slowly: bool = False
 
     def shown(self, steps: int) -> int:
         """Whole units."""
@@ -44,7 +48,7 @@ class _Stage:
 
 
 _STAGES = {
-    "export": _Stage("exporting", "experts"),
+    "export": _Stage("exporting", "experts", starts_slowly=True),
     "verify": _Stage("verifying", "MiB", _MIB),
     "verify packed store": _Stage("verifying packed weights", "files"),
     "digest": _Stage("hashing", "files"),
@@ -68,8 +72,8 @@ class ProgressBar:
     """A context manager that is also the progress callback of Engine, Runner and export.
 
     The first call of a stage says what was done before: the rate, and the time that is left, count
-    only what came after it. Lines for a log: the stage when it has run for ten seconds, then every
-    ten seconds.
+    only what came after it; of a stage that starts slowly, what came after its first step. Lines
+    for a log: the stage when it has run for ten seconds, then every ten seconds.
 
     Args:
         name: of one of several bars, such as a phone's serial.
@@ -84,6 +88,7 @@ class ProgressBar:
         self._next_line = 0.0
         self._began = 0.0
         self._first = 0
+        self._starting = False
         self._last = (0, 0)
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
@@ -94,6 +99,11 @@ class ProgressBar:
             self._close_bar()
             self._stage, self._next_line = stage, now + _LINE_SECONDS
             self._began, self._first = now, place[0]
+            self._starting = what.starts_slowly
+        elif self._starting and place[0] > self._first:
+            self._close_bar()
+            self._began, self._first = now, place[0]
+            self._starting = False
         self._last = place
         if self._terminal:
             self._draw(what, detail)

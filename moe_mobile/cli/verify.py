@@ -70,10 +70,7 @@ def command(
 def _files(bundle: pathlib.Path, progress: ProgressBar) -> dict[str, Any]:
     from moe_mobile.bundle import inspect_bundle, verify_bundle
 
-    def report(stage: str, done: int, total: int, detail: str = "") -> None:
-        progress(stage, done >> 20, total >> 20, detail)
-
-    digest = verify_bundle(bundle, report)
+    digest = verify_bundle(bundle, progress)
     facts = inspect_bundle(bundle)
     return {"hash": digest, "files": facts["num_files"], "bytes": facts["bytes"], "packed": None}
 

@@ -41,9 +41,18 @@ def lines(
 def test_resumed_work_has_the_rate_of_the_new_work(lines: Callable[..., list[str]]) -> None:
     shown = lines(("export", 600, 6144), ("export", 611, 6144), ("export", 633, 6144))
     assert shown == [
-        "exporting: 611 of 6,144 experts, 1 per s, about 92 min left",
-        "exporting: 633 of 6,144 experts, 1.5 per s, about 61 min left",
+        "exporting: 611 of 6,144 experts",
+        "exporting: 633 of 6,144 experts, 2 per s, about 45 min left",
     ]
+
+
+def test_the_rate_of_an_export_begins_with_the_first_expert(
+    lines: Callable[..., list[str]],
+) -> None:
+    """Lowering comes before it, and is done once."""
+    shown = lines(*(("export", done, 64) for done in (0, 0, 0, 0, 1, 12)))
+    assert shown[:-1] == [*["exporting: 0 of 64 experts"] * 3, "exporting: 1 of 64 experts"]
+    assert shown[-1] == "exporting: 12 of 64 experts, 1 per s, about 52 s left"
 
 
 def test_bytes_are_shown_in_mib(lines: Callable[..., list[str]]) -> None:
@@ -129,9 +138,10 @@ def test_a_bar_is_as_wide_as_the_terminal(
 ) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(exported[0], bundle)
+    total = -(-ok_json("verify", bundle)["bytes"] // MIB)
     code, shown = on_terminal("verify", bundle, columns=columns)
     assert code == 0
-    assert "MiB" in shown
+    assert f"/{total} MiB" in shown
     for drawn in re.split(r"[\r\n]", shown):
         if "verifying" in drawn:
             assert len(drawn) <= columns
