@@ -281,6 +281,19 @@ def test_no_property_has_a_deadline() -> None:
     assert {path.name for path in others} == {"conftest.py", "test_project.py"}
 
 
+def test_texts_have_no_exponents() -> None:
+    """Formats that may write one stand only in `digits`, which removes it, and where a number is
+    rounded."""
+    found = set()
+    for path in (ROOT / "moe_mobile").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            spec = node.format_spec if isinstance(node, ast.FormattedValue) else None
+            end = spec.values[-1] if isinstance(spec, ast.JoinedStr) else None
+            if isinstance(end, ast.Constant) and str(end.value).endswith(("e", "E", "g", "G")):
+                found.add(str(path.relative_to(ROOT / "moe_mobile")))
+    assert found == {"base/text.py", "report/figure.py"}
+
+
 def test_each_test_looks_at_a_value() -> None:
     """Each asserts something, itself or in a helper that it calls: not raising is not enough."""
     functions: dict[str, list[ast.AST]] = {}

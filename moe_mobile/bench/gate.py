@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from moe_mobile.base.text import digits
 from moe_mobile.device.interface import Device
 from moe_mobile.device.state import DeviceState, read_state
 from moe_mobile.errors import CancelledError, UsageError
@@ -38,7 +39,7 @@ class Gate:
     def __post_init__(self) -> None:
         if not math.isfinite(self.timeout_s) or self.timeout_s < 0:
             raise UsageError(
-                f"{self.timeout_s:g} s is not a time to wait",
+                f"{digits(self.timeout_s)} s is not a time to wait",
                 setting="cool_timeout",
                 remedy="Give a number of seconds; 0 measures at once",
             )
@@ -55,7 +56,7 @@ class Gate:
             ("CPU", state.cpu_c, self.limit_c + CPU_ABOVE_C),
         ):
             if celsius is not None and celsius > limit:
-                return f"{name} {celsius:.1f} °C, limit {limit:g} °C"
+                return f"{name} {celsius:.1f} °C, limit {digits(limit)} °C"
         if state.thermal_status:
             return f"thermal status {state.thermal_status}, limit 0"
         return None

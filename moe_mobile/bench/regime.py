@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from moe_mobile.base.text import digits
 from moe_mobile.bench.driver import Protocol
 from moe_mobile.bench.filling import FULL
 
@@ -81,4 +82,4 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, str) and len(value) == 64:
         return value[:12]
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return digits(value, 6) if isinstance(value, float) else str(value)

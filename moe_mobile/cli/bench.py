@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_mobile.base.routings import split_routings
+from moe_mobile.base.text import digits
 from moe_mobile.bench.affinity import check_wish
 from moe_mobile.bench.driver import (
     Cell,
@@ -270,7 +271,7 @@ class _Phone:
         default="auto",
         metavar="C|off",
         help="Before each repetition wait until skin and battery are at most this warm, the "
-        f"CPU at most {CPU_ABOVE_C:g} more; auto: {COOL_C:g} on phones.",
+        f"CPU at most {digits(CPU_ABOVE_C)} more; auto: {digits(COOL_C)} on phones.",
     )
     cool_timeout: float = option(
         "--cool-timeout",

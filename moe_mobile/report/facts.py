@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from moe_mobile.base.text import digits
 from moe_mobile.bench.filling import FULL
 from moe_mobile.bench.row import Row
 from moe_mobile.report.load import Results
@@ -110,14 +111,16 @@ def _regime(row: Row) -> str | None:
     parts = [
         "repetitions in turns" if row.get("regime", "order") == "interleaved" else "row by row",
         _warmup(row.get("regime", "warmup")),
-        "no thermal gate" if limit is None else f"gate {limit:g} °C for at most {timeout or 0:g} s",
+        "no thermal gate"
+        if limit is None
+        else f"gate {digits(limit)} °C for at most {digits(timeout or 0)} s",
     ]
     charging = row.get("regime", "charging")
     if isinstance(charging, bool):
         parts.append("charging" if charging else "on battery")
     seed = row.number("regime", "seed")
     if seed is not None:
-        parts.append(f"seed {seed:g}")
+        parts.append(f"seed {seed:.0f}")
     return ", ".join(parts)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_mobile.base.progress import Progress
+from moe_mobile.base.text import digits
 from moe_mobile.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def parse_flash(text: str) -> Flash:
             ),
         )
     flash, *dram = rates
-    name = f"{'/'.join(f'{rate:g}' for rate in rates)} MB/s"
+    name = f"{'/'.join(digits(rate, 6) for rate in rates)} MB/s"
     return Flash(name, flash * 1e6, dram[0] * 1e6 if dram else math.inf)
 
 

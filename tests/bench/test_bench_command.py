@@ -211,7 +211,7 @@ def test_on_phones(phone: StartPhone, model: pathlib.Path, tmp_path: pathlib.Pat
 
     # A phone that goes away keeps its rows, and does not stop the other.
     arguments = ["bench", str(model), "-p", "0", "-n", "8,9", "-r", "1", "--all", "--json"]
-    arguments += ["--cool-timeout", "60", "--out", str(tmp_path / "lost.jsonl")]
+    arguments += ["--cool-timeout", "3600", "--out", str(tmp_path / "lost.jsonl")]
     with subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

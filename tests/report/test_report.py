@@ -204,8 +204,10 @@ def test_flags_are_explained_and_counted(tmp_path: pathlib.Path) -> None:
 
 
 def test_large_numbers_have_no_exponent(tmp_path: pathlib.Path) -> None:
-    _, page = page_of(tmp_path, row(avg_ts=123456.0, stddev_ts=2345.0))
+    regime = {"gate": {"limit_c": 40.0, "timeout_s": 2e6}, "seed": 1234567}
+    _, page = page_of(tmp_path, row(avg_ts=123456.0, stddev_ts=2345.0, regime=regime))
     assert "123,456 2,345" in page.text
+    assert "gate 40 °C for at most 2,000,000 s, seed 1234567" in page.text
     assert "e+" not in page.text
 
 

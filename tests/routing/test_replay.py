@@ -206,6 +206,7 @@ def test_a_capacity_that_does_not_fit(near_choice: Path) -> None:
 def test_flash() -> None:
     assert [parse_flash(profile.name) for profile in PROFILES] == list(PROFILES)
     assert parse_flash("250").ms(1e6) == 4.0
+    assert parse_flash("1000000/1200").name == "1,000,000/1200 MB/s"
     assert parse_flash("250").expert_ms(1e6, 5e6) == 4.0
     assert parse_flash("250/1000").expert_ms(1e6, 5e6) == 9.0
     for text in ("ufs9", "0", "-3", "nan", "inf", "1/0", "1/2/3", "/"):
