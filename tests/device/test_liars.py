@@ -54,11 +54,11 @@ def lying(
             port = stack.enter_context(liar(adb_server, *lies))
             stack.enter_context(_memory())
             monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
-            for name, value in short.items():
-                monkeypatch.setattr(limits, name, value)
             behind = open_device(device.serial)
             assert isinstance(behind, AdbDevice)
             behind.place_runtime(device._deployer.inventory())
+            for name, value in short.items():
+                monkeypatch.setattr(limits, name, value)
             return behind
 
         yield start
@@ -178,10 +178,11 @@ def test_a_script_without_end(lying: WithLies, kind: int, pause: float, told: st
 # The engine
 
 
-def _generate(device: AdbDevice, bundle: pathlib.Path) -> object:
+def _generate(device: AdbDevice, bundle: pathlib.Path, opened: Callable[[], None]) -> object:
     folder = device.place(bundle)
     with device.runner() as runner:
         runner.request("open", bundle=folder, settings={"cache": "100%"})
+        opened()
         answer = runner.request("generate", token_ids=[5, 6, 7], max_new_tokens=4, ignore_eos=True)
     return answer["token_ids"]
 
@@ -244,11 +245,21 @@ def _event(**members: object) -> bytes:
          "events"],
 )  # fmt: skip
 def test_an_engine_that_lies(
-    lying: WithLies, tiny_bundle: pathlib.Path, lie: Lie, error: type[Exception], told: str
+    lying: WithLies,
+    tiny_bundle: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lie: Lie,
+    error: type[Exception],
+    told: str,
 ) -> None:
-    device = lying(lie, SILENCE_S=1.5, EVENTS=500)
+    device = lying(lie, EVENTS=500)
+
+    def opened() -> None:
+        if error is DeviceError:  # what was honest until now is not timed
+            monkeypatch.setattr(limits, "SILENCE_S", 1.0)
+
     with pytest.raises(error, match=told) as caught:
-        _generate(device, tiny_bundle)
+        _generate(device, tiny_bundle, opened)
     assert device.serial in str(caught.value)
 
 

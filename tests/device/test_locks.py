@@ -7,19 +7,18 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import subprocess
-import threading
-import time
 from collections.abc import Callable
 
 import pytest
 
 from moe_mobile.device.deploy import deploy, lock
 from moe_mobile.device.deploy.inventory import phone_root
+from moe_mobile.device.deploy.lock import Lock
 from moe_mobile.device.shell_stream import ShellStream
 from moe_mobile.errors import IoError
 from tests.cli.program import COMMAND, ok
 from tests.device.test_deploy import MIB, device_of, length, sh
-from tests.phones import StartPhone
+from tests.phones import StartPhone, wait_until
 
 
 def test_one_command_at_a_time_deploys(
@@ -49,38 +48,42 @@ def test_a_lock_is_free_once_its_owner_is_silent(
     phone: StartPhone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = device_of(phone())
-    monkeypatch.setattr(lock, "STALE_S", 1)
+    monkeypatch.setattr(lock, "STALE_S", 600)
 
     def take(wait_s: float) -> contextlib.AbstractContextManager[lock.Lock]:
         return lock.lock(device._server, device.serial, ".test", "it is busy", wait_s)
 
-    monkeypatch.setattr(lock, "_BEAT_S", 0.2)
     with take(0), pytest.raises(IoError, match="it is busy"), take(2):
         pass
-    with take(0):
-        pass
-    monkeypatch.setattr(lock, "_BEAT_S", 100)  # as a connection that died silently
-    with take(0), take(3):
-        pass
+    with take(300) as held:  # the phone may notice a little later that the stream has ended
+        assert not held.lapsed
+    monkeypatch.setattr(lock, "STALE_S", 1)
+    monkeypatch.setattr(lock, "_BEAT_S", 1000)  # as a connection that died silently
+    with take(300) as silent, take(300):
+        wait_until(lambda: silent.lapsed)
 
 
 @pytest.fixture
 def asleep(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Sleeps as a laptop that is closed for longer than its locks last."""
-    monkeypatch.setattr(lock, "STALE_S", 1)
-    monkeypatch.setattr(lock, "_BEAT_S", 0.2)
-    awake = threading.RLock()
-    write = ShellStream.write
+    """Sleeps as a laptop that is closed for longer than its locks last: what holds them on the
+    phone ends, here because it has no more input."""
+    monkeypatch.setattr(lock, "STALE_S", 600)
+    made: list[lock.Lock] = []
 
-    def write_awake(stream: ShellStream, data: bytes | bytearray | memoryview) -> bool:
-        with awake:
-            return write(stream, data)
+    def make(guard: str, stream: ShellStream) -> lock.Lock:
+        made.append(Lock(guard, stream))
+        return made[-1]
 
     def sleep() -> None:
-        with awake:
-            time.sleep(3)
+        for one in made:
+            if one._stream._socket.fileno() < 0:
+                continue  # given back
+            with one._reading:
+                one._stream.within(600)
+                one._stream.close_stdin()
+            wait_until(lambda one=one: one.lapsed)  # type: ignore[misc]
 
-    monkeypatch.setattr(ShellStream, "write", write_awake)
+    monkeypatch.setattr(lock, "Lock", make)
     return sleep
 
 

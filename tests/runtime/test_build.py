@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,14 @@ from moe_mobile.errors import (
     RuntimeFailedError,
     UnsupportedError,
 )
-from moe_mobile.runtime import build_runtime, cross, find_runtime, runtimes_of, target_folder
+from moe_mobile.runtime import (
+    build_runtime,
+    cross,
+    find_runtime,
+    folder,
+    runtimes_of,
+    target_folder,
+)
 from moe_mobile.runtime.cmake import find_tool
 from moe_mobile.runtime.elf import read_elf
 from moe_mobile.runtime.folder import Recipe, publish, read_runtime
@@ -69,15 +76,21 @@ def test_a_failed_build_leaves_nothing(place: Path) -> None:
     assert [path.name for path in (place / "linux-arm64").iterdir()] == [".lock"]
 
 
-def test_two_builds_at_once_build_once(place: Path) -> None:
-    made = []
+def test_builds_at_once_build_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, locking = [], []
+    locked = folder._locked
 
-    def slowly(content: Path, scratch: Path) -> None:
+    def noted(place: Path) -> contextlib.AbstractContextManager[None]:
+        locking.append(place)
+        return locked(place)
+
+    def with_others(content: Path, scratch: Path) -> None:
         made.append(content)
-        time.sleep(0.2)
+        wait_until(lambda: len(locking) == 3)
         fill(content, scratch)
 
-    threads = [threading.Thread(target=publish, args=(RECIPE, slowly)) for _ in range(3)]
+    monkeypatch.setattr(folder, "_locked", noted)
+    threads = [threading.Thread(target=publish, args=(RECIPE, with_others)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
