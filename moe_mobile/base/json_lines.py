@@ -44,18 +44,13 @@ class JsonLines:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             self._file = open(descriptor, "r+b")  # noqa: SIM115
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            data = _content(self._file, path)
-        except BlockingIOError:
-            self._file.close()
-            raise UsageError(
-                "another command is writing there", file=path, remedy="Wait for it to end"
-            ) from None
-        except UsageError:
-            self.close()
-            raise
         except OSError as error:
             raise write_error(error, path) from error
+        try:
+            data = _locked_content(self._file, path)
+        except BaseException:
+            self.close()
+            raise
         self._whole = data.rfind(b"\n") + 1
         self.found = data[: self._whole].splitlines()
         torn = data[self._whole :]
@@ -81,6 +76,19 @@ class JsonLines:
         """Let go of the file."""
         with self._lock:
             self._file.close()
+
+
+def _locked_content(file: IO[bytes], path: pathlib.Path) -> bytes:
+    """All of a file that no other process writes. Raises as opening a JsonLines."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(
+            "another command is writing there", file=path, remedy="Wait for it to end"
+        ) from None
+    except OSError as error:
+        raise write_error(error, path) from error
+    return _content(file, path)
 
 
 def _content(file: IO[bytes], path: pathlib.Path) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,33 +21,28 @@ from moe_mobile.base.json_lines import JsonLines
 from moe_mobile.bench.store import ResultFile
 from moe_mobile.errors import BundleInvalidError, UsageError
 from moe_mobile.quality.file import QualityFile
+from tests.files import HUGE, endless, pipe, sparse
 
-HUGE = 64 << 30
 VALUES = st.recursive(
     st.none() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
 
 
-def sparse(path: pathlib.Path) -> pathlib.Path:
-    with path.open("wb") as file:
-        file.truncate(HUGE)
-    return path
-
-
 def test_no_more_is_read_than_the_limit() -> None:
     assert read_limited(io.BytesIO(b"12345"), 5, "name", "remedy") == b"12345"
     with (
         pytest.raises(UsageError, match="is larger than 1 MiB") as caught,
-        open("/dev/zero", "rb") as endless,
+        open("/dev/zero", "rb") as zeros,
     ):
-        read_limited(endless, 1 << 20, "/dev/zero", "Do that")
+        read_limited(zeros, 1 << 20, "/dev/zero", "Do that")
     assert (caught.value.file, caught.value.remedy) == ("/dev/zero", "Do that")
 
 
 @pytest.mark.parametrize("open_file", [JsonLines, ResultFile, QualityFile])
 def test_a_file_of_lines_has_a_limit(open_file: Any, tmp_path: pathlib.Path) -> None:
-    path = sparse(tmp_path / "rows.jsonl")
+    path = tmp_path / "rows.jsonl"
+    sparse(path)
     more = {} if open_file is JsonLines else {"resume": True}
     for _ in range(2):  # the first leaves no lock behind
         with pytest.raises(UsageError, match="is larger than 256 MiB") as caught:
@@ -54,6 +50,27 @@ def test_a_file_of_lines_has_a_limit(open_file: Any, tmp_path: pathlib.Path) -> 
         assert caught.value.file == str(path)
         assert caught.value.remedy
     assert path.stat().st_size == HUGE
+
+
+@pytest.mark.parametrize("lay", [pipe, endless])
+@pytest.mark.parametrize("open_file", [JsonLines, ResultFile, QualityFile])
+def test_a_file_of_lines_is_regular(
+    open_file: Any, lay: Callable[[pathlib.Path], None], tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    lay(path)
+    more = {} if open_file is JsonLines else {"resume": True}
+    with pytest.raises(UsageError, match="is not a regular file") as caught:
+        open_file(path, **more)
+    assert caught.value.file == str(path)
+
+
+def test_the_turns_next_to_rows_are_a_regular_file(tmp_path: pathlib.Path) -> None:
+    turns = tmp_path / "rows.jsonl.turns"
+    pipe(turns)
+    with pytest.raises(UsageError, match="is not a regular file") as caught:
+        ResultFile(tmp_path / "rows.jsonl", resume=False)
+    assert caught.value.file == str(turns)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r"])
