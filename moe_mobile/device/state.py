@@ -167,7 +167,7 @@ def parse_battery(text: str) -> Battery:
         charging = status in (2, 5)
     level, scale = number(values.get("level", "")), number(values.get("scale", "")) or 100
     return Battery(
-        percent=None if level is None else round(100 * level / scale),
+        percent=None if level is None else _percent(round(100 * level / scale)),
         charging=charging,
         celsius=_known(units.battery_celsius, values.get("temperature", "")),
         millivolts=_known(units.millivolts, values.get("voltage", "")),
@@ -193,7 +193,7 @@ def parse_supply(text: str) -> Battery:
         return Battery()
     status = chosen.get("STATUS")
     return Battery(
-        percent=number(chosen.get("CAPACITY", "")),
+        percent=_known(_percent, chosen.get("CAPACITY", "")),
         charging=None if status in (None, "Unknown") else online or status in ("Charging", "Full"),
         celsius=_known(units.battery_celsius, chosen.get("TEMP", "")),
         millivolts=_known(units.millivolts, chosen.get("VOLTAGE_NOW", "")),
@@ -209,16 +209,17 @@ def parse_thermal(text: str) -> Thermal:
 
     It lists what it saw last and, since Android 10, what the hardware says now: that counts.
     """
-    status = next(filter(None, map(_STATUS.match, text.splitlines())), None)
+    found = next(filter(None, map(_STATUS.match, text.splitlines())), None)
+    status = int(found[1]) if found and int(found[1]) < len(THERMAL_STATUSES) else None
     _, _, current = text.partition("Current temperatures from HAL:")
     current = current.partition("Current cooling devices")[0]
     celsius: dict[str, float] = {}
     for value, kind in _TEMPERATURE.findall(current or text):
         name = _TYPES.get(int(kind))
-        degrees = _float(value)
+        degrees = None if name is None else _degrees(name, value)
         if name is not None and degrees is not None:
             celsius[name] = max(degrees, celsius.get(name, degrees))
-    return Thermal(int(status[1]) if status else None, celsius)
+    return Thermal(status, celsius)
 
 
 def zone_temperatures(text: str, zones: dict[str, tuple[int, ...]]) -> dict[str, float]:
@@ -241,11 +242,15 @@ def _zones(text: str) -> dict[str, tuple[int, ...]]:
     return {kind: tuple(sorted(members)) for kind, members in found.items()}
 
 
-def _float(text: str) -> float | None:
+def _degrees(kind: str, text: str) -> float | None:
     try:
-        return units.plausible(float(text))
+        return units.plausible(kind, float(text))
     except ValueError:
         return None
+
+
+def _percent(value: int) -> int | None:
+    return value if 0 <= value <= 100 else None
 
 
 _Number = TypeVar("_Number", int, float)

@@ -27,16 +27,23 @@ class _Unit(NamedTuple):
 _ZONE_C = (_Unit(1000, 2, 150), _Unit(10, 15, 110), _Unit(1, 15, 150))
 _SKIN_C = (_Unit(1000, 2, 90), _Unit(10, 15, 90), _Unit(1, 15, 90))
 _BATTERY_ZONE_C = (_Unit(1000, 2, 70), _Unit(10, 15, 70), _Unit(1, 15, 50))
-_BATTERY_C = (_Unit(10, 7.1, 70), _Unit(1000, 2, 70), _Unit(1, 15, 50))
+# Below 71 it might be whole degrees: the 49 of a cold battery is no heat.
+_BATTERY_C = (_Unit(10, 7.1, 70), _Unit(1000, 2, 70))
 # A single cell when empty, to a laptop's four in a row when full.
 _BATTERY_V = (_Unit(1e3, 2.5, 20), _Unit(1e6, 2.5, 20))
 _BATTERY_AH = (_Unit(1e6, 0.02, 20), _Unit(1e3, 0.02, 20))
-_CURRENT_A = (_Unit(1e6, 0.03, 15), _Unit(1e3, 0.03, 15))
+# Gauges that count milliamperes are in phones. 8 A of one cell are 30 W: no phone gets rid of the
+# heat. A larger number is of a gauge in microamperes that is idle, as on a charger.
+_CURRENT_A = (_Unit(1e6, 0.03, 15), _Unit(1e3, 0.03, 8))
+
+_DEGREES = {"cpu": _ZONE_C[0], "skin": _SKIN_C[0], "battery": _BATTERY_ZONE_C[0]}
 
 
-def plausible(celsius: float) -> float | None:
-    """Degrees of any sensor whose unit is known. Those that are off report 0, -40 or nonsense."""
-    return celsius if -30 < celsius < 150 and celsius != 0 else None
+def plausible(kind: str, celsius: float) -> float | None:
+    """Degrees of a "cpu", "skin" or "battery" sensor whose unit is known, in the range of a zone.
+    Those that are off report 0, -40, 125 or nonsense."""
+    range_c = _DEGREES[kind]
+    return celsius if range_c.least <= celsius < range_c.most else None
 
 
 def zone_celsius(reading: int) -> float | None:
@@ -55,7 +62,7 @@ def battery_zone_celsius(reading: int) -> float | None:
 
 
 def battery_celsius(reading: int) -> float | None:
-    """Degrees of a battery: tenths by both pages; also thousandths and whole ones."""
+    """Degrees of a battery: tenths by both pages; also thousandths."""
     return _in_the_only_unit(reading, _BATTERY_C)
 
 

@@ -99,11 +99,12 @@ def test_notes_say_why_energy_is_unknown_or_unsure() -> None:
     energy = measure_energy(once, MINUTE, charging=False)
     assert energy.joules == pytest.approx(14.4)
     assert energy.note == "the charge counter moved too little"
-    # Neither 20 mA nor 20 A are what a phone takes while it computes.
-    odd = _samples(61, battery_ua=lambda t: 20_000, battery_mv=lambda t: 4000)
-    energy = measure_energy(odd, MINUTE, charging=False)
-    assert (energy.joules, energy.source) == (None, None)
-    assert "plausible" in (energy.note or "")
+    # Neither 20 mA nor 20 A are what a phone takes while it computes, nor 12.
+    for reading in (20_000, 12_000, 8_000):
+        odd = [sample | {"battery_ua": reading} for sample in steady]
+        energy = measure_energy(odd, MINUTE, charging=False)
+        assert (energy.joules, energy.source) == (None, None)
+        assert "plausible" in (energy.note or "")
     # A counter that grows is not a discharge.
     rising = _samples(61, battery_uah=lambda t: 3_000_000 + 1000 * t, battery_mv=lambda t: 4000)
     assert measure_energy(rising, MINUTE, charging=False).joules is None

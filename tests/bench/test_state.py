@@ -269,11 +269,38 @@ def test_batteries_in_any_unit() -> None:
         lines = "".join(f"  {line}\n" for line in text.split(", "))
         return parse_battery(lines)
 
-    whole = told("level: 50, voltage: 3900000, temperature: 31, charge counter: 2500")
+    finer = told("level: 50, voltage: 3900000, temperature: 31000, charge counter: 2500")
     usual = told("level: 50, voltage: 3900, temperature: 310, charge counter: 2500000")
-    assert whole == usual == Battery(50, None, 31.0, 3900, None, 2_500_000)
-    # Tenths of 6 degrees or 60 whole ones; whole volts.
-    assert told("temperature: 60, voltage: 4") == Battery()
+    assert finer == usual == Battery(50, None, 31.0, 3900, None, 2_500_000)
+    # Tenths of 6 degrees or 60 whole ones, of 4.9 or 49; whole volts.
+    assert told("temperature: 60, voltage: 4") == told("temperature: 49") == Battery()
+
+
+@pytest.mark.parametrize("level", ["5000", "-50", "101"])
+def test_no_battery_holds_more_than_everything(level: str) -> None:
+    assert parse_battery(f"  level: {level}\n  scale: 100\n").percent is None
+    assert parse_battery("  level: 50\n  scale: -1\n").percent is None
+    supply = f"POWER_SUPPLY_NAME=battery\nPOWER_SUPPLY_CAPACITY={level}\n"
+    assert parse_supply(supply).percent is None
+
+
+@pytest.mark.parametrize("status", [7, 99])
+def test_a_thermal_status_that_android_does_not_have_is_unknown(status: int) -> None:
+    assert parse_thermal(f"Thermal Status: {status}\n").status is None
+    assert parse_thermal("Thermal Status: 6\n").status == 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "reading"),
+    [(3, 125.0), (3, -28.0), (3, 41200.0), (0, 0.0), (0, 150.0), (2, 87.0), (2, 350.0)],
+)
+def test_a_service_that_tells_no_degrees_leaves_the_zones(kind: int, reading: float) -> None:
+    thermal = (
+        "@@@ thermal\nCurrent temperatures from HAL:\n"
+        f"\tTemperature{{mValue={reading}, mType={kind}, mName=x, mStatus=0}}\n"
+    )
+    assert not parse_state(thermal).has_temperature
+    assert parse_state(f"{thermal}@@@ zones\n{ZONES}") == parse_state(f"@@@ zones\n{ZONES}")
 
 
 @given(st.integers(-(10**9), 10**9))
