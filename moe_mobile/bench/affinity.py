@@ -48,9 +48,9 @@ def choose(wish: str, facts: DeviceFacts) -> Affinity:
 
     ``big`` leaves out the little cores: those with less than half of the fastest one's capacity,
     and the weakest ones if their clock is one that little cores have. Where the kernel gives no
-    capacities, clocks stand for them, and 80 % for the half. If nothing is left out, or the kernel
-    gives no clocks either, it becomes ``all``. Raises UsageError for cores that the device does not
-    have.
+    capacities, or the same to all, clocks stand for them, and 80 % for the half. If nothing is left
+    out, or the kernel gives no clocks either, it becomes ``all``. Raises UsageError for cores that
+    the device does not have.
     """
     cores = sorted(cpu for cluster in facts.clusters for cpu in cluster.cpus)
     if wish == "big":
@@ -73,7 +73,8 @@ def _big(clusters: Sequence[Cluster]) -> list[int]:
     """The cores that are not little; empty if nothing tells them apart."""
     strengths = [cluster.capacity or 0 for cluster in clusters]
     least = _LEAST_CAPACITY
-    if 0 in strengths:
+    # Without a statement of the device tree, arm's kernels give all cores the same.
+    if 0 in strengths or len(set(strengths)) == 1:
         strengths = [cluster.max_khz or 0 for cluster in clusters]
         least = _LEAST_CLOCK
     if not strengths or 0 in strengths:

@@ -49,6 +49,9 @@ def _facts(*clusters: tuple[int, int | None] | tuple[int, int, int]) -> DeviceFa
         ([(4, 2600, 400), (2, 3000, 1024)], "big", [4, 5]),
         ([(6, 3530, 700), (2, 4320, 1024)], "all", list(range(8))),
         ([(8, 2000, 1024)], "all", list(range(8))),
+        # The kernel's default says nothing, so clocks decide.
+        ([(4, 1800, 1024), (4, 2800, 1024)], "big", [4, 5, 6, 7]),
+        ([(6, 2000, 1024), (2, 2200, 1024)], "big", [6, 7]),
         ([(6, 3530), (2, 4320)], "all", list(range(8))),
         ([(8, 2400)], "all", list(range(8))),
         ([(8, None)], "all", list(range(8))),
