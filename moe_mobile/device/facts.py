@@ -31,6 +31,8 @@ _PROPERTIES = (
     "ro.moe_mobile.virtual",
     "ro.moe_mobile.limit",
 )
+# Characters of a name. Longer ones are lies, and would be printed and kept in every row.
+_MOST_TEXT = 200
 
 
 def facts_script(folder: str) -> str:
@@ -64,17 +66,19 @@ exit 0
 def parse_facts(text: str, *, serial: str, kind: str) -> DeviceFacts:
     """The facts in what :func:`facts_script` printed; 0 for sizes that it could not tell."""
     found = sections(text)
-    properties = dict(
-        line.partition("=")[::2] for line in found.get("props", "").splitlines() if "=" in line
-    )
+    lines = found.get("props", "").splitlines()
+    pairs = (line.partition("=")[::2] for line in lines if "=" in line)
+    properties = {name: value[:_MOST_TEXT] for name, value in pairs}
     property_or_none = {name: properties.get(name) or None for name in _PROPERTIES}
     model = " ".join(filter(None, (properties.get(name) for name in _PROPERTIES[:2])))
     soc = " ".join(filter(None, (properties.get(name) for name in _PROPERTIES[2:4])))
-    machine = found.get("uname", "").strip()
+    machine = found.get("uname", "").strip()[:_MOST_TEXT]
     processor = _processor(found.get("cpuinfo", "")) or machine
     return DeviceFacts(
         serial=serial,
-        identity=_identity(properties.get("ro.serialno") or serial, found.get("id", "")),
+        identity=_identity(
+            properties.get("ro.serialno") or serial, found.get("id", "").strip(), serial
+        ),
         kind=kind,
         model=model or processor,
         soc=soc or properties.get("ro.board.platform") or processor,
@@ -91,11 +95,12 @@ def parse_facts(text: str, *, serial: str, kind: str) -> DeviceFacts:
     )
 
 
-def _identity(serial_number: str, android_id: str) -> str:
+def _identity(serial_number: str, android_id: str, serial: str) -> str:
     """Emulators and cheap phones share serial numbers; what Android drew at its first start tells
-    them apart, and is the same over USB and Wi-Fi."""
-    drawn = re.fullmatch(r"[0-9a-f]{8,16}", android_id.strip())
-    return f"{serial_number} {drawn[0]}" if drawn else serial_number
+    them apart, and is the same over USB and Wi-Fi. Without it, adb's serial has to: better one
+    phone counts as two than two as one."""
+    drawn = re.fullmatch(r"[0-9a-f]{8,16}", android_id)
+    return " ".join(dict.fromkeys((serial_number, drawn[0] if drawn else serial)))
 
 
 def _processor(cpuinfo: str) -> str:
@@ -103,7 +108,7 @@ def _processor(cpuinfo: str) -> str:
     for name in ("Hardware", "model name"):
         match = re.search(rf"^{name}[ \t]*:[ \t]*(\S.*)$", cpuinfo, re.MULTILINE)
         if match:
-            return match[1].strip()
+            return match[1][:_MOST_TEXT].strip()
     return ""
 
 

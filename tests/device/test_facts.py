@@ -91,18 +91,32 @@ def test_a_machine_without_properties_has_its_processors_name(cpuinfo: str, name
 
 
 @pytest.mark.parametrize(
-    ("drawn", "identity"),
+    ("drawn", "by_usb", "by_wifi"),
     [
-        ("9774d56d682e549c", "0123456789ABCDEF 9774d56d682e549c"),
-        ("null", "0123456789ABCDEF"),
-        ("cmd: Can't find service: settings", "0123456789ABCDEF"),
-        ("", "0123456789ABCDEF"),
+        ("9774d56d682e549c", "0123 9774d56d682e549c", "0123 9774d56d682e549c"),
+        ("null", "0123", "0123 192.168.1.9:5555"),
+        ("cmd: Can't find service: settings", "0123", "0123 192.168.1.9:5555"),
+        ("", "0123", "0123 192.168.1.9:5555"),
     ],
 )
-def test_phones_with_one_serial_number_are_told_apart(drawn: str, identity: str) -> None:
-    text = f"@@@ props\nro.serialno=0123456789ABCDEF\n@@@ id\n{drawn}\n"
-    for serial in ("0123456789ABCDEF", "192.168.1.9:5555"):
+def test_phones_with_one_serial_number_are_told_apart(
+    drawn: str, by_usb: str, by_wifi: str
+) -> None:
+    text = f"@@@ props\nro.serialno=0123\n@@@ id\n{drawn}\n"
+    for serial, identity in (("0123", by_usb), ("192.168.1.9:5555", by_wifi)):
         assert parse_facts(text, serial=serial, kind="adb").identity == identity
+
+
+def test_names_have_a_length() -> None:
+    names = ("ro.product.model", "ro.soc.model", "ro.serialno", "ro.product.cpu.abi",
+             "ro.build.version.release", "ro.moe_mobile.limit")  # fmt: skip
+    properties = "".join(f"{name}={'Y' * 3_000_000}\n" for name in names)
+    told = parse_facts(f"@@@ props\n{properties}", serial="R5", kind="adb")
+    assert len(repr(told)) < 3000
+    long = "Y" * 1_000_000
+    text = f"@@@ props\n@@@ uname\n{long}\n@@@ cpuinfo\n"
+    for cpuinfo in ("", f"model name\t: {long}\n"):
+        assert len(repr(parse_facts(text + cpuinfo, serial="R5", kind="adb"))) < 3000
 
 
 def test_cores_of_one_clock_may_differ_in_capacity() -> None:
