@@ -6,13 +6,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
+import select
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
+from moe_mobile.base import limits
 from moe_mobile.errors import IoError, UsageError, read_error, write_error
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 
 class HashingFile:
@@ -68,6 +74,50 @@ def write_file(path: Path, fill: Callable[[HashingFile], None]) -> tuple[int, st
             raise write_error(error, path) from error
         raise
     return file.bytes, file.sha256()
+
+
+def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Opens a file that a user names, which may be a pipe, as `<(...)` of shells is.
+
+    Raises OSError. Reading raises an IoError once a pipe brings nothing for `limits.INPUT_S`: its
+    other end may never be opened.
+    """
+    file = open(path, "rb", buffering=0, opener=_open_at_once)  # noqa: SIM115
+    raw = _Pipe(file) if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode) else file
+    return io.BufferedReader(raw)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens without waiting for a pipe's other end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)  # a terminal is waited for
+    return descriptor
+
+
+class _Pipe(io.RawIOBase):
+    """Reads a pipe, and waits for its writer no longer than the limit."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.name = file.name
+        self._ready = select.poll()
+        self._ready.register(file, select.POLLIN)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
+        if not self._ready.poll(1000 * limits.INPUT_S):
+            raise IoError(
+                f"nothing was written to this pipe for {limits.INPUT_S:g} s",
+                file=self.name,
+                remedy="Start what writes to it first, or pipe it to standard input and give -",
+            )
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def read_limited(file: IO[bytes], most: int, name: str, remedy: str) -> bytes:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
+from moe_mobile.base.files import open_input
 from moe_mobile.base.text import parse_size
 from moe_mobile.cli.commands import again, group_of, option, option_of, parameter_name
 from moe_mobile.errors import (
@@ -68,12 +69,15 @@ class InputFile(click.File):
         super().__init__("rb")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
+        if value == "-":
             return super().convert(value, param, ctx)
-        except click.BadParameter as error:
-            if isinstance(error.__context__, OSError):
-                raise read_error(error.__context__, str(value)) from error
-            raise
+        try:
+            file = open_input(value)
+        except OSError as error:
+            raise read_error(error, str(value)) from error
+        if ctx is not None:
+            ctx.call_on_close(file.close)
+        return file
 
 
 bundle_argument = click.argument("bundle", type=BUNDLE)

@@ -12,6 +12,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
+from moe_mobile.base import limits
+from moe_mobile.base.files import open_input, read_limited
+from moe_mobile.base.json_field import too_many_values
 from moe_mobile.bench.row import SCHEMA_VERSION, Row
 from moe_mobile.errors import UnsupportedError, UsageError, read_error
 
@@ -23,6 +26,7 @@ MAX_DEPTH = 32
 
 _STDIN = "standard input"
 _REMEDY = "Give the JSON or JSON lines that `moe-mobile bench` wrote"
+_FEWER = "Report fewer rows at once, or measure them without every token"
 _TOO_DEEP = "unreasonable JSON: nested too deep"
 # An object with any of them is a row; the project's other JSON answers have none of them.
 _ROW_MEMBERS = ("n_prompt", "n_gen")
@@ -80,18 +84,14 @@ def read_results(paths: Sequence[pathlib.Path]) -> Results:
 def _read(path: pathlib.Path, name: str) -> str:
     try:
         if name == _STDIN:
-            data = sys.stdin.buffer.read(MAX_BYTES + 1)
+            data = read_limited(sys.stdin.buffer, MAX_BYTES, name, _FEWER)
         else:
-            with open(path, "rb") as file:
-                data = file.read(MAX_BYTES + 1)
+            with open_input(path) as file:
+                data = read_limited(file, MAX_BYTES, name, _FEWER)
     except OSError as error:
         raise read_error(error, name) from error
-    if len(data) > MAX_BYTES:
-        raise UsageError(
-            f"is larger than {MAX_BYTES >> 20} MiB",
-            file=name,
-            remedy="Report fewer rows at once, or measure them without every token",
-        )
+    if too_many_values(data):
+        raise UsageError(f"holds more than {limits.VALUES} values", file=name, remedy=_FEWER)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -12,8 +12,10 @@ from typing import IO
 import pytest
 
 from moe_mobile.base import limits
+from moe_mobile.cli.options import InputFile
 from moe_mobile.cli.prompt import read_messages, read_text, typed_messages
 from moe_mobile.errors import IoError, UsageError
+from tests.files import pipe
 
 
 def test_an_endless_text_is_refused() -> None:
@@ -58,6 +60,16 @@ def test_a_typed_line_has_a_limit() -> None:
         list(typed_messages(endless))
     assert caught.value.file == "standard input"
     assert "--messages" in (caught.value.remedy or "")
+
+
+def test_a_pipe_without_a_writer(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "INPUT_S", 0.05)
+    path = tmp_path / "text"
+    pipe(path)
+    file = InputFile().convert(str(path), None, None)
+    with pytest.raises(IoError, match="nothing was written to this pipe") as caught:
+        read_text(file)
+    assert caught.value.file == str(path)
 
 
 def test_what_cannot_be_read_is_a_typed_error() -> None:

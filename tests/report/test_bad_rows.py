@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from moe_mobile import errors
+from moe_mobile.base import limits
 from moe_mobile.report.load import MAX_DEPTH, read_results
 from moe_mobile.report.page import make_page, summary
 from tests.cli.program import run_cli
+from tests.files import pipe
 from tests.report.rows import figures_of, row, run, write
 
 HALF = "\ud800"  # of a pair of surrogates: JSON can say it, UTF-8 cannot
@@ -93,6 +95,26 @@ def test_nesting_without_end(tmp_path: pathlib.Path, depth: int, frame: str) -> 
     path = tmp_path / "rows.jsonl"
     path.write_text(frame % deep)
     with pytest.raises(errors.UsageError, match="nested too deep"):
+        read_results([path])
+
+
+@pytest.mark.parametrize("start", ["", "["])
+def test_more_values_than_fit_in_memory(
+    start: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(start + '{"n_gen":1,"flags":[' + "{}," * 100)
+    monkeypatch.setattr(limits, "VALUES", 100)
+    with pytest.raises(errors.UsageError, match="holds more than 100 values") as caught:
+        read_results([path])
+    assert caught.value.file == str(path)
+
+
+def test_a_pipe_without_a_writer(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "INPUT_S", 0.05)
+    path = tmp_path / "rows.jsonl"
+    pipe(path)
+    with pytest.raises(errors.IoError, match="nothing was written to this pipe"):
         read_results([path])
 
 
