@@ -30,14 +30,14 @@ def fetch_weights(model_id: str, folder: Path) -> None:
     _fetch(model_id, folder.name, _weight_files(folder), remedy)
 
 
-def list_files(model_id: str, folder: Path) -> dict[str, int] | None:
-    """The files of the commit that :func:`fetch_description` gave, and their bytes; None if the
-    hub does not tell, as when it cannot be reached."""
+def list_files(model_id: str, commit: str | None = None) -> dict[str, int] | None:
+    """The files of a commit, by default the newest, and their bytes; None if the hub does not tell,
+    as when it cannot be reached."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
     try:
-        entries = list(HfApi().list_repo_tree(model_id, revision=folder.name))
+        entries = list(HfApi().list_repo_tree(model_id, revision=commit))
     except Exception:
         return None
     return {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -166,7 +166,9 @@ def open_model(
         default = label = folder.resolve().name
     elif isinstance(source, str) and _is_hub_id(source):
         hub_id = label = source
-        folder = fetch_description(hub_id, [*HUGGING_FACE_FILES, ADAPTER, *QUANTIZER_FILES])
+        names = [*HUGGING_FACE_FILES, ADAPTER, *QUANTIZER_FILES]
+        _require_small(list_files(hub_id) or {}, [*names, INDEX_FILE], hub_id)
+        folder = fetch_description(hub_id, names)
         default = hub_id.rsplit("/", 1)[1]
     else:
         _refuse_name(text_source)
@@ -174,7 +176,7 @@ def open_model(
         described = _read_description(folder, name or default, _names_in(folder))
         judge(described)
     else:
-        files = list_files(hub_id, folder)
+        files = list_files(hub_id, folder.name)
         described = _read_description(folder, name or default, files or ())
         _judge_weights(described, folder, hub_id, files)
         download = Download(folder, missing_bytes(folder, files or {}))
@@ -189,6 +191,25 @@ def _names_in(folder: Path) -> list[str]:
         return os.listdir(folder)
     except OSError as error:
         raise read_error(error, folder) from error
+
+
+def _most_bytes(file: str) -> int:
+    """Of one of a checkpoint's small files."""
+    if file in _CONFIGS:
+        return limits.CONFIG_BYTES
+    return limits.INDEX_BYTES if file == INDEX_FILE else limits.CHECKPOINT_FILE_BYTES
+
+
+def _require_small(listed: Mapping[str, int], names: Iterable[str], hub_id: str) -> None:
+    """Raises a CheckpointError, before they are fetched, if what a hub has by these names is larger
+    than any such file."""
+    for name in names:
+        if listed.get(name, 0) > (most := _most_bytes(name)):
+            raise CheckpointError(
+                f"larger than {most >> 20} MiB, which no such file is",
+                file=f"{hub_id}/{name}",
+                remedy="Choose another model",
+            )
 
 
 def _judge_weights(
@@ -302,8 +323,7 @@ def _read_description(folder: Path, name: str, listed: Collection[str]) -> Descr
     for file in HUGGING_FACE_FILES:
         path = folder / file
         if path.exists():
-            small = limits.CONFIG_BYTES if file in _CONFIGS else None
-            files[file] = read_checkpoint_file(path, small)
+            files[file] = read_checkpoint_file(path, _most_bytes(file))
     generation, stop_file = folder / "generation_config.json", None
     if generation.exists():
         # transformers stops at the generation configuration's tokens if it names any.

@@ -14,7 +14,13 @@ import pytest
 from moe_mobile.bundle.manifest import ALIGNMENT
 from moe_mobile.bundle.quantization import QuantizationSettings
 from moe_mobile.demo import checkpoint_dir
-from moe_mobile.errors import DiskFullError, MoeMobileError, UnsupportedError, UsageError
+from moe_mobile.errors import (
+    CheckpointError,
+    DiskFullError,
+    MoeMobileError,
+    UnsupportedError,
+    UsageError,
+)
 from moe_mobile.export import RandomWeights, export_bundle, exporter
 from moe_mobile.export.options import resolve_options
 from moe_mobile.export.plan import make_plan
@@ -100,6 +106,20 @@ def test_what_speaks_against_an_export_is_found_before_a_download(
     name = "x" * 1000 if what == "name" else None
     with pytest.raises(kind, match=said):
         export_bundle("org/model", tmp_path / "out", quant, name=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("config.json", 4), ("model.safetensors.index.json", 64), ("tokenizer.json", 256)],
+)
+def test_small_files_that_are_huge_are_not_downloaded(
+    name: str, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "list_files", lambda *_: {name: (limit << 20) + 1})
+    monkeypatch.setattr(source, "fetch_description", lambda *_: pytest.fail("it was fetched"))
+    with pytest.raises(CheckpointError, match=f"larger than {limit} MiB") as caught:
+        export_bundle("org/model", tmp_path / "out")
+    assert caught.value.file == f"org/model/{name}"
 
 
 def test_what_is_there_already_needs_no_room(tmp_path: Path) -> None:
