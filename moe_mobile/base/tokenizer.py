@@ -13,7 +13,7 @@ from moe_mobile.base.json_field import too_many_values
 from moe_mobile.errors import BundleInvalidError, MoeMobileError
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import AddedToken, Encoding, Tokenizer
 
 TOKENIZER = "tokenizer.json"
 """Name of the tokenizer's file in a bundle or checkpoint."""
@@ -55,6 +55,16 @@ class TextTokenizer:
         with self._typed("list its tokens"):
             return self._tokenizer.get_vocab(with_added_tokens=with_added_tokens)
 
+    def get_added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """The tokens that are found in a text before it is split, by id."""
+        with self._typed("list its tokens"):
+            return self._tokenizer.get_added_tokens_decoder()
+
+    @property
+    def is_bpe(self) -> bool:
+        """Whether its model is byte-pair encoding."""
+        return type(self._tokenizer.model).__name__ == "BPE"
+
     def try_out(self) -> None:
         """Encodes and decodes a short text, and decodes some tokens alone. Raises if the file can
         be read, but not used."""
@@ -76,15 +86,17 @@ def parse_tokenizer(
 
     Raises an error of ``kind`` that names ``file`` if it cannot be read, as using it does.
     """
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer, models
 
     with _typed("the tokenizer cannot be read", file, kind, remedy):
         if too_many_values(data):
             raise ValueError("it holds too many values")
         tokenizer = Tokenizer.from_str(data.decode())
-        # Left over from training; transformers ignores them too.
+        # Left over from training; transformers ignores the first two too.
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        if isinstance(tokenizer.model, models.BPE):
+            tokenizer.model.dropout = None
     return TextTokenizer(tokenizer, file, kind, remedy)
 
 

@@ -1,71 +1,146 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens that transformers adds to ``tokenizer.json`` from the files next to it.
+"""Tokens that transformers adds to ``tokenizer.json``, or changes, by the files next to it.
 
-A bundle's texts go through ``tokenizer.json`` alone. If it lacks one of those tokens, the ids would
-be others than the model's own.
+A bundle's texts go through ``tokenizer.json`` alone. If transformers finds other tokens in texts,
+or leaves out others when it decodes, ids and texts would be others than the model's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from moe_mobile.base.tokenizer import TOKENIZER
+from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer
 from moe_mobile.errors import CheckpointError, UnsupportedError
 from moe_mobile.model.config import JsonObject, read_json_object
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken
 
 _CONFIG = "tokenizer_config.json"
 _SPECIAL = "special_tokens_map.json"
 _ADDED = "added_tokens.json"
-_ONE = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+_DECODER = "added_tokens_decoder"
 _SEVERAL = (
-    "added_tokens_decoder",
     "additional_special_tokens",
     "extra_special_tokens",
     "model_specific_special_tokens",
 )
+# How a token is found in texts, and whether decoding leaves it out.
+_FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 
 
-def require_all_tokens(folder: Path, known: Container[str]) -> None:
-    """Raises unless ``tokenizer.json``, whose tokens are ``known``, has all that are named.
+def require_same_tokens(folder: Path, tokenizer: TextTokenizer) -> None:
+    """Raises unless transformers finds the tokens in texts that ``tokenizer.json`` does.
 
     Raises:
-        CheckpointError: a file next to it names another token, or cannot be read.
+        CheckpointError: a file next to it adds or changes a token, or cannot be read.
         UnsupportedError: a setting that the tokenizer's library does not have.
         IoError: a file that cannot be read.
     """
-    for name in (_CONFIG, _SPECIAL, _ADDED):
-        file = folder / name
-        if not file.exists():
-            continue
-        members = read_json_object(file)
-        if name == _CONFIG and members.get("split_special_tokens") is True:
-            raise UnsupportedError(
-                "split_special_tokens is not supported: special tokens in texts are kept whole",
-                file=file,
-                remedy="Set it to false if the model can do with that",
-            )
-        for token in members if name == _ADDED else _named(members):
-            if token not in known:
-                raise CheckpointError(
-                    f"it names the token {token!r}, which {TOKENIZER} lacks: transformers would "
-                    "add it, and texts would get other ids",
-                    file=file,
-                    remedy="Load the tokenizer with transformers and save it again "
-                    "(AutoTokenizer.from_pretrained, save_pretrained), or take the token out",
-                )
+    config = _read(folder / _CONFIG)
+    _refuse_settings(config, tokenizer, folder / _CONFIG)
+    own = _OwnTokens(tokenizer)
+    if _DECODER in config:
+        # transformers reads neither of the other files then.
+        for token in _objects(config[_DECODER], folder / _CONFIG):
+            own.require(token.content, folder / _CONFIG, token)
+        named = {folder / _CONFIG: config}
+    else:
+        for content, number in _read(folder / _ADDED).items():
+            own.require(content, folder / _ADDED, number)
+        named = {folder / name: _read(folder / name) for name in (_CONFIG, _SPECIAL)}
+    for file, members in named.items():
+        for content in _named(members):
+            own.require_special(content, file)
+
+
+class _OwnTokens:
+    """The tokens of ``tokenizer.json`` that are found in texts before these are split."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        added = tokenizer.get_added_tokens_decoder()
+        self._numbers = {token.content: number for number, token in added.items()}
+        self._tokens = {token.content: token for token in added.values()}
+        self._vocabulary = tokenizer.get_vocab()
+
+    def require(self, content: str, file: Path, wanted: AddedToken | int) -> None:
+        """Raises a CheckpointError unless it is one of them, with the same flags or id."""
+        own = self._tokens.get(content) or self._refuse(content, file)
+        if isinstance(wanted, int):
+            changed = [] if wanted == self._numbers[content] else ["id"]
+        else:
+            changed = [flag for flag in _FLAGS if getattr(wanted, flag) != getattr(own, flag)]
+        if changed:
+            _refuse(f"gives the token {content!r} another {changed[0]!r} than {TOKENIZER}", file)
+
+    def require_special(self, content: str, file: Path) -> None:
+        """Raises a CheckpointError unless it is one of them that decoding leaves out."""
+        own = self._tokens.get(content) or self._refuse(content, file)
+        if not own.special:
+            _refuse(f"makes the token {content!r} special, which it is not in {TOKENIZER}", file)
+
+    def _refuse(self, content: str, file: Path) -> NoReturn:
+        ordinary = f"is an ordinary one in {TOKENIZER}"
+        which = ordinary if content in self._vocabulary else f"{TOKENIZER} lacks"
+        _refuse(f"names the token {content!r}, which {which}", file)
+
+
+def _refuse(cause: str, file: Path) -> NoReturn:
+    raise CheckpointError(
+        f"it {cause}: with transformers, texts would get other ids, or ids another text",
+        file=file,
+        remedy="Load the tokenizer with transformers and save it again "
+        "(AutoTokenizer.from_pretrained, save_pretrained), or take the token out",
+    )
+
+
+def _refuse_settings(config: JsonObject, tokenizer: TextTokenizer, file: Path) -> None:
+    if config.get("split_special_tokens", False) is not False:
+        raise UnsupportedError(
+            "split_special_tokens is not supported: special tokens in texts are kept whole",
+            file=file,
+            remedy="Set it to false if the model can do with that",
+        )
+    clean = "clean_up_tokenization_spaces"
+    forced = f"{clean}_for_bpe_even_though_it_will_corrupt_output"
+    if config.get(clean) and (config.get(forced) or not tokenizer.is_bpe):
+        raise UnsupportedError(
+            f"{clean} is not supported: texts keep their spaces",
+            file=file,
+            remedy="Set it to false if the model can do with that",
+        )
+
+
+def _read(file: Path) -> JsonObject:
+    """The members of a file; none if it does not exist."""
+    return read_json_object(file) if file.exists() else {}
+
+
+def _objects(value: object, file: Path) -> Iterator[AddedToken]:
+    from tokenizers import AddedToken
+
+    try:
+        for members in dict(value).values():  # type: ignore[call-overload]
+            yield AddedToken(**members)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{_DECODER} does not hold tokens: {error}",
+            file=file,
+            remedy="Take it out if tokenizer.json has its tokens",
+        ) from error
 
 
 def _named(members: JsonObject) -> Iterator[str]:
-    for name in _ONE:
-        yield from _contents([members.get(name)])
-    for name in _SEVERAL:
-        value = members.get(name)
-        if isinstance(value, dict):
+    """Special tokens: those with a role, which models may have of their own, and others."""
+    for name, value in members.items():
+        if name.endswith("_token"):
+            yield from _contents([value])
+        elif name in _SEVERAL and isinstance(value, dict):
             yield from _contents(list(value.values()))
-        elif isinstance(value, list):
+        elif name in _SEVERAL and isinstance(value, list):
             yield from _contents(value)
 
 

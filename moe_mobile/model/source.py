@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -19,7 +19,7 @@ from moe_mobile.base import limits
 from moe_mobile.base.disk import require_space
 from moe_mobile.base.files import read_regular
 from moe_mobile.base.router import RouterSpec
-from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
+from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer, parse_tokenizer
 from moe_mobile.errors import (
     CheckpointError,
     UnsupportedError,
@@ -27,7 +27,7 @@ from moe_mobile.errors import (
     did_you_mean,
     read_error,
 )
-from moe_mobile.model.added_tokens import require_all_tokens
+from moe_mobile.model.added_tokens import require_same_tokens
 from moe_mobile.model.architecture import Architecture
 from moe_mobile.model.config import AGAIN, read_checkpoint_file, read_json_object
 from moe_mobile.model.families.common import Family, Source
@@ -332,14 +332,14 @@ def _read_description(folder: Path, name: str, listed: Collection[str]) -> Descr
             config, stop_file = {**config, "eos_token_id": stop}, str(generation)
     family, architecture = describe(Source(config, str(config_file), name, stop_file))
     if TOKENIZER in files:
-        tokens = _read_tokens(files[TOKENIZER], folder / TOKENIZER, architecture.vocab_size)
-        require_all_tokens(folder, tokens)
+        tokenizer = _read_tokenizer(files[TOKENIZER], folder / TOKENIZER, architecture.vocab_size)
+        require_same_tokens(folder, tokenizer)
     return Description(family, architecture, files)
 
 
-def _read_tokens(data: bytes, file: Path, vocab_size: int) -> Container[str]:
-    """The tokenizer's tokens. Raises a CheckpointError if it cannot be used, or has tokens that the
-    model does not know."""
+def _read_tokenizer(data: bytes, file: Path, vocab_size: int) -> TextTokenizer:
+    """The tokenizer. Raises a CheckpointError if it cannot be used, or has tokens that the model
+    does not know."""
     tokenizer = parse_tokenizer(data, file, CheckpointError, AGAIN)
     tokenizer.try_out()
     tokens = tokenizer.get_vocab()
@@ -352,7 +352,7 @@ def _read_tokens(data: bytes, file: Path, vocab_size: int) -> Container[str]:
             remedy="Take the token out of the file, or enlarge the model's embedding "
             "(resize_token_embeddings in transformers)",
         )
-    return tokens
+    return tokenizer
 
 
 def _open(

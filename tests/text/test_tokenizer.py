@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer
 
 from moe_mobile.base import limits
 from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer, parse_tokenizer
 from moe_mobile.demo import checkpoint_dir
 from moe_mobile.errors import BundleInvalidError, CheckpointError, UnsupportedError
+from moe_mobile.model.added_tokens import require_same_tokens
 from moe_mobile.model.source import open_model
 from moe_mobile.quality.subject import CheckpointSubject
+from tests.text.published import KINDS, write_checkpoint_texts
 
 TEXT = "And the LORD spake unto Moses, saying, Speak unto the children of Israel"
 
@@ -39,6 +41,13 @@ def test_truncation_and_padding_left_from_training_do_not_apply(folder: Path) ->
     expected = AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
     assert len(expected) > 4
     assert parse_tokenizer(path.read_bytes()).encode(TEXT).ids == expected
+
+
+def test_random_splits_left_from_training_do_not_apply() -> None:
+    raw = json.loads((checkpoint_dir() / TOKENIZER).read_text())
+    whole = parse_tokenizer(json.dumps(raw).encode()).encode(TEXT).ids
+    raw["model"]["dropout"] = 1.0
+    assert parse_tokenizer(json.dumps(raw).encode()).encode(TEXT).ids == whole
 
 
 def test_a_token_beyond_the_embedding_is_found_before_an_export(folder: Path) -> None:
@@ -87,8 +96,132 @@ def test_tokens_that_transformers_adds_are_found_before_an_export(
     last = max(raw["model"]["vocab"], key=raw["model"]["vocab"].get)
     raw["model"]["vocab"][MORE] = raw["model"]["vocab"].pop(last)
     raw["model"]["merges"] = [one for one in raw["model"]["merges"] if "".join(one) != last]
+    special = "added_tokens_decoder" not in members
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    flags |= {"normalized": not special, "special": special}
+    raw["added_tokens"].append({"id": raw["model"]["vocab"][MORE], "content": MORE, **flags})
     (folder / TOKENIZER).write_text(json.dumps(raw))
     open_model(str(folder))
+    assert same_tokens(folder)
+
+
+def same_tokens(folder: Path) -> bool:
+    """Whether transformers finds the same tokens in texts as the tokenizer's file alone."""
+
+    def flags(tokens: dict[int, AddedToken]) -> dict[int, object]:
+        return {number: token.__getstate__() for number, token in tokens.items()}
+
+    ours = parse_tokenizer((folder / TOKENIZER).read_bytes()).get_added_tokens_decoder()
+    return flags(ours) == flags(AutoTokenizer.from_pretrained(folder).added_tokens_decoder)
+
+
+END = "<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "cause"),
+    [
+        ("added_tokens.json", {"the": 490}, "'the', which is an ordinary one"),
+        ("special_tokens_map.json", {"pad_token": "!"}, "'!', which is an ordinary one"),
+        ("tokenizer_config.json", {"pad_token": "!"}, "'!', which is an ordinary one"),
+        ("tokenizer_config.json", {"unk_token": "the"}, "'the', which is an ordinary one"),
+        ("tokenizer_config.json", {"image_token": "the"}, "'the', which is an ordinary one"),
+        ("tokenizer_config.json", {"extra_special_tokens": ["the"]}, "an ordinary one"),
+        ("tokenizer_config.json", {"additional_special_tokens": ["the"]}, "an ordinary one"),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"490": {"content": "the"}}},
+            "'the', which is an ordinary one",
+        ),
+        *(
+            (
+                "tokenizer_config.json",
+                {"added_tokens_decoder": {"0": {"content": END, "special": True, flag: True}}},
+                f"gives the token '{END}' another '{flag}'",
+            )
+            for flag in ("lstrip", "rstrip", "single_word", "normalized")
+        ),
+        # A list of tokens may not be special; the end of a text is in any case.
+        (TOKENIZER, {"special": False}, f"makes the token '{END}' special"),
+    ],
+    ids=str,
+)
+def test_tokens_that_transformers_changes_are_found_before_an_export(
+    name: str, members: dict[str, Any], cause: str, folder: Path
+) -> None:
+    path = folder / name
+    before = json.loads(path.read_text()) if path.exists() else {}
+    if name == TOKENIZER:
+        before["added_tokens"][0] |= members
+        path.write_text(json.dumps(before))
+    else:
+        path.write_text(json.dumps(before | members))
+    assert not same_tokens(folder)
+    with pytest.raises(CheckpointError) as refusal:
+        open_model(str(folder))
+    assert cause in refusal.value.cause
+    named = "tokenizer_config.json" if name == TOKENIZER else name
+    assert refusal.value.file == str(folder / named)
+    # The remedy.
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    open_model(str(folder))
+    assert same_tokens(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "members"),
+    [
+        ("special_tokens_map.json", {"pad_token": {"content": END, "lstrip": True}}),
+        ("tokenizer_config.json", {"pad_token": {"__type": "AddedToken", "content": END}}),
+        ("tokenizer_config.json", {"extra_special_tokens": [END], "clean_up": True}),
+        ("tokenizer_config.json", {"clean_up_tokenization_spaces": True}),
+        ("added_tokens.json", {END: 0}),
+    ],
+    ids=str,
+)
+def test_what_names_the_own_tokens_is_accepted(
+    name: str, members: dict[str, Any], folder: Path
+) -> None:
+    path = folder / name
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(before | members))
+    open_model(str(folder))
+    assert same_tokens(folder)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_published_tokenizers_are_accepted(name: str, tmp_path: Path) -> None:
+    kind = KINDS[name]()
+    folder = write_checkpoint_texts(tmp_path / "model", kind.files(), "qwen3_moe")
+    # transformers 4 wrote it too.
+    roles = {role: kind.config[role] for role in ("bos_token", "eos_token", "pad_token")}
+    (folder / "special_tokens_map.json").write_text(json.dumps(roles))
+    require_same_tokens(folder, parse_tokenizer((folder / TOKENIZER).read_bytes()))
+
+
+def test_published_special_tokens_that_are_not_listed(tmp_path: Path) -> None:
+    """As before there was a list in the configuration."""
+    files = KINDS["Mixtral-Instruct v0.1"]().files()
+    config = json.loads(files["tokenizer_config.json"])
+    del config["added_tokens_decoder"]
+    files["tokenizer_config.json"] = json.dumps(config).encode()
+    folder = write_checkpoint_texts(tmp_path / "model", files, "mixtral")
+    require_same_tokens(folder, parse_tokenizer((folder / TOKENIZER).read_bytes()))
+    assert same_tokens(folder)
+
+
+def test_texts_that_transformers_cleans_are_refused(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    clean = "clean_up_tokenization_spaces"
+    forced = {clean: True, f"{clean}_for_bpe_even_though_it_will_corrupt_output": True}
+    path.write_text(json.dumps(json.loads(path.read_text()) | forced))
+    with pytest.raises(UnsupportedError, match=clean) as refusal:
+        open_model(str(folder))
+    assert refusal.value.file == str(path)
+    words = parse_tokenizer(word_level())
+    path.write_text(json.dumps({clean: True}))
+    with pytest.raises(UnsupportedError, match=clean):
+        require_same_tokens(folder, words)
 
 
 def test_special_tokens_that_are_split_are_refused(folder: Path) -> None:
