@@ -21,6 +21,9 @@ TOKENIZER = "tokenizer.json"
 _AGAIN = "Export again from a complete checkpoint"
 _TRIAL = "The sky is blue, and 1 + 1 = 2.\n"
 _TRIAL_TOKENS = 512
+# More than most texts have in a token, and tokens that the end of a part may change.
+_CHARACTERS = 8
+_SPARE_TOKENS = 1024
 
 
 class TextTokenizer:
@@ -44,6 +47,22 @@ class TextTokenizer:
         """A text as tokens."""
         with self._typed("encode a text"):
             return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+    def ids(self, text: str, most: int | None = None, add_special_tokens: bool = True) -> list[int]:
+        """A text's token ids. If there are more than ``most``, at least one more than those.
+
+        Encoding takes hundreds of times a text's memory, so no more of a long one is read than it
+        takes. What follows a part of a text changes only the last of its tokens.
+        """
+        if most is not None:
+            length = _CHARACTERS * (most + _SPARE_TOKENS)
+            while length < len(text):
+                ids: list[int] = self.encode(text[:length], add_special_tokens).ids
+                if len(ids) > most + _SPARE_TOKENS:
+                    return ids[: most + 1]
+                length *= 2
+        whole: list[int] = self.encode(text, add_special_tokens).ids
+        return whole
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Tokens as a text."""

@@ -172,7 +172,8 @@ def command(
         # Raises if the model has no template or tokenizer, before the user types anything.
         _ = text.template, text.tokenizer
     else:
-        ready = prompt_of(bundle, given)
+        with _blaming(origin):
+            ready = prompt_of(bundle, given)
     settings = engine_settings(bundle, reading, cached).as_request()
     with opened(
         bundle, sampling, settings, show=not as_json, device=device, verbose=verbose
@@ -196,10 +197,9 @@ def _talk(model: Answerer, text: BundleText, values: dict[str, Any]) -> int:
     code = 0
     for line in typed_messages(stdin):
         asked = [*messages, {"role": "user", "content": line}]
-        ids = text.encode(asked, values)
         try:
             with _blaming(_CONVERSATION):
-                answer = model.answer(Prompt.of_text(text, ids))
+                answer = model.answer(Prompt.of_text(text, text.encode(asked, values)))
         except UsageError as error:
             if error.setting != _CONVERSATION:
                 raise

@@ -113,7 +113,7 @@ def command(
     with ProgressBar() as progress:
         settings = engine_settings(pathlib.Path(source), reading)
         subject = open_subject(source, device, settings, checkpoint, progress)
-        scorer, ids = subject.scorer, subject.ids(given)[: text.tokens]
+        scorer, ids = subject.scorer, subject.ids(given, text.tokens)
         wanted = caches(
             scorer.model,
             routings,

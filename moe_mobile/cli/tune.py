@@ -200,7 +200,7 @@ def command(
         settings = engine_settings(pathlib.Path(source), reading)
         subject = open_subject(source, device, settings, checkpoint, progress)
         scored = subject.scorer.model
-        ids = subject.ids(given)[: text.tokens or _TOKENS]
+        ids = subject.ids(given, text.tokens or _TOKENS)
         tried = tried_caches(
             scored,
             search.routings,

@@ -47,14 +47,16 @@ class Subject(abc.ABC):
     def source(self) -> QualitySource:
         """The same for other processes."""
 
-    def ids(self, text: str | list[int] | None) -> list[int]:
+    def ids(self, text: str | list[int] | None, most: int | None = None) -> list[int]:
         """Token ids of a text by the model's tokenizer; None: the demo model's own text.
+
+        ``most``: so many from the start; None: all.
 
         Raises UsageError if there is no text or no tokenizer, BundleInvalidError and
         CheckpointError for a tokenizer that cannot be read or used.
         """
         if isinstance(text, list):
-            return text
+            return text[:most]
         if text is None:
             if not self._is_demo():
                 raise UsageError(
@@ -63,8 +65,7 @@ class Subject(abc.ABC):
                     remedy="Give one that is like what the model will be asked, with `file`",
                 )
             text = heldout_text()
-        ids: list[int] = self._tokenizer().encode(text).ids
-        return ids
+        return self._tokenizer().ids(text, most)[:most]
 
     @abc.abstractmethod
     def trace(

@@ -53,6 +53,12 @@ class BundleText:
 
         return load_chat_template(self._bundle)
 
+    @functools.cached_property
+    def _context_length(self) -> int:
+        from moe_mobile.bundle import read_manifest
+
+        return read_manifest(self._bundle).model.context_length
+
     def encode(
         self, prompt: str | Sequence[Message], values: Mapping[str, Any] | None = None
     ) -> list[int]:
@@ -61,14 +67,22 @@ class BundleText:
         ``values``: for the chat template, as :meth:`ChatTemplate.render` takes them.
 
         Raises what loading the files does, BundleInvalidError if the tokenizer fails, and
-        UsageError for half a surrogate pair and for messages that are not as
-        :meth:`ChatTemplate.render` takes them.
+        UsageError for half a surrogate pair, for more tokens than the model takes, and for messages
+        that are not as :meth:`ChatTemplate.render` takes them.
         """
         is_chat = not isinstance(prompt, str)
         text = prompt if isinstance(prompt, str) else self.template.render(prompt, values)
         require_text(text)
+        most = self._context_length
         # The template writes the special tokens itself.
-        return list(self.tokenizer.encode(text, add_special_tokens=not is_chat).ids)
+        ids = self.tokenizer.ids(text, most, add_special_tokens=not is_chat)
+        if len(ids) > most:
+            raise UsageError(
+                f"more than {most} tokens do not fit in a context of {most}",
+                setting="prompt",
+                remedy="Shorten the prompt: the model allows no more",
+            )
+        return ids
 
     def stream(self, prompt_ids: Sequence[int]) -> Detokenizer:
         """For the tokens that follow a prompt."""

@@ -16,11 +16,12 @@ from transformers import AutoTokenizer
 from moe_mobile.base import limits
 from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer, parse_tokenizer
 from moe_mobile.demo import checkpoint_dir
-from moe_mobile.errors import BundleInvalidError, CheckpointError, UnsupportedError
+from moe_mobile.errors import BundleInvalidError, CheckpointError, UnsupportedError, UsageError
 from moe_mobile.model.added_tokens import require_same_tokens
 from moe_mobile.model.source import open_model
 from moe_mobile.quality.subject import CheckpointSubject
-from tests.text.published import KINDS, write_checkpoint_texts
+from moe_mobile.text.tokenizer import BundleText
+from tests.text.published import KINDS, write_bundle_texts, write_checkpoint_texts
 
 TEXT = "And the LORD spake unto Moses, saying, Speak unto the children of Israel"
 
@@ -304,6 +305,63 @@ def test_who_interrupts_a_tokenizer_ends_it() -> None:
         tokenizer.encode("a")
 
 
+LONG = {
+    "words": "".join(f"the {number} children of Israel, naïve 天空 " for number in range(1000)),
+    "one word": "heheaé天" * 4_000,
+    "spaces": "  \n a" * 5_000,
+    "marks": "<|endoftext|></s> </think>x" * 2_000,
+    "one text": "e\u0301" * 15_000,
+}
+
+
+@pytest.mark.parametrize("text", LONG)
+@pytest.mark.parametrize("kind", ["Qwen3", "OLMoE-Instruct", "Mixtral-Instruct v0.1"])
+def test_the_first_tokens_of_a_text_need_no_more_of_it(
+    kind: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = parse_tokenizer(KINDS[kind]().files()[TOKENIZER])
+    whole, encode, read = tokenizer.encode(LONG[text]).ids, tokenizer.encode, []
+
+    def encode_part(part: str, add_special_tokens: bool) -> Any:
+        read.append(len(part))
+        return encode(part, add_special_tokens)
+
+    monkeypatch.setattr(tokenizer, "encode", encode_part)
+    monkeypatch.setattr("moe_mobile.base.tokenizer._SPARE_TOKENS", 64)
+    for most in (1, 10, 700):
+        assert tokenizer.ids(LONG[text], most) == whole[: most + 1]
+    assert max(read) < len(LONG[text]) / 2
+    read.clear()
+    for more in (-1, 0, 1):
+        assert tokenizer.ids(LONG[text], len(whole) + more)[: len(whole)] == whole
+    assert tokenizer.ids(LONG[text]) == whole
+
+
+def test_a_prompt_that_no_context_takes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = write_bundle_texts(tmp_path / "bundle", KINDS["Qwen3"]().files())
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["model"]["context_length"] = 64
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    text, read = BundleText(bundle), []
+    encode = text.tokenizer.encode
+
+    def encode_part(part: str, add_special_tokens: bool) -> Any:
+        read.append(len(part))
+        return encode(part, add_special_tokens)
+
+    monkeypatch.setattr(text.tokenizer, "encode", encode_part)
+    content = "天 " * 50_000
+    for prompt in (content, [{"role": "user", "content": content}]):
+        with pytest.raises(UsageError, match="more than 64 tokens do not fit") as refusal:
+            text.encode(prompt)
+        assert refusal.value.setting == "prompt"
+        assert refusal.value.remedy
+    assert max(read) < len(content) / 2
+    assert len(text.encode("a" * 64)) <= 64
+
+
 def test_texts_to_score_are_whole(folder: Path) -> None:
     path = folder / TOKENIZER
     whole = parse_tokenizer(path.read_bytes()).encode(TEXT).ids
@@ -312,3 +370,4 @@ def test_texts_to_score_are_whole(folder: Path) -> None:
     tokenizer.save(str(path))
     subject = CheckpointSubject(str(folder), dtype="float32", torch_device=None, context=None)
     assert subject.ids(TEXT) == whole
+    assert subject.ids(TEXT, 7) == subject.ids(whole, 7) == whole[:7]
