@@ -56,8 +56,9 @@ class Detokenizer:
         if not self._pending:
             return ""
         whole = self._decoder.decode(self._context + self._pending)
-        out = next((text for text in self._out if whole.startswith(text)), self._out[0])
-        return whole[len(out) :]
+        out = next((text for text in self._out if whole.startswith(text)), None)
+        # Without one, what both texts begin with is out: nothing is lost.
+        return whole[_common(whole, self._out[0]) if out is None else len(out) :]
 
     def _texts_of_context(self) -> list[str]:
         """What may be out of the context's text, the most first.
@@ -68,6 +69,16 @@ class Detokenizer:
         text = self._decoder.decode(self._context)
         if not text.endswith(_REPLACEMENT):
             return [text]
-        open_tokens = min(_MOST_BYTES - 1, len(self._context))
-        shorter = (self._context[:-count] for count in range(1, open_tokens + 1))
-        return [text, *map(self._decoder.decode, shorter)]
+        texts, end = [text], len(self._context)
+        while end and len(texts) < _MOST_BYTES:
+            end -= 1
+            # Tokens without text, special ones, may stand inside of a character.
+            if self._decoder.decode(self._context[end : end + 1]):
+                texts.append(self._decoder.decode(self._context[:end]))
+        return texts
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -36,6 +38,7 @@ def _byte_fallback() -> Tokenizer:
             decoders.Strip(" ", 1, 0),
         ]
     )
+    tokenizer.add_special_tokens([AddedToken("<s>", special=True)])
     return tokenizer
 
 
@@ -115,6 +118,37 @@ def test_no_cut_loses_characters(
             # At most three tokens hold what there is of a character that the cut is inside of.
             before = [tokenizer.decode(ids[:end]) for end in range(max(0, cut - 3), cut + 1)]
             assert whole in [text + added for text in before], (ids, cut)
+
+
+@given(TEXTS, st.lists(st.integers(0, 40), max_size=6), st.integers(0, 40))
+@example("🙂", [3], 4)
+@example("🙂a", [1, 1, 1, 1], 6)
+@example("é🙂🙂", [4, 5, 5, 7], 8)
+def test_special_tokens_may_stand_inside_of_a_character(
+    text: str, places: list[int], cut: int
+) -> None:
+    for tokenizer, special, ids in (
+        (BYTE_LEVEL, 258, BYTE_LEVEL.encode(text).ids),
+        (BYTE_FALLBACK, 260, [1, *_fallback_ids(text)]),
+    ):
+        for place in places:
+            ids.insert(place, special)
+        added = "".join(_stream(tokenizer, ids[:cut], ids[cut:]))
+        prompt = [token for token in ids[:cut] if token != special]
+        # At most three tokens hold what there is of a character that the cut is inside of.
+        before = [tokenizer.decode(prompt[: max(0, len(prompt) - n)]) for n in range(4)]
+        assert tokenizer.decode(ids) in [text + added for text in before], (ids, cut)
+
+
+def test_a_text_that_is_no_beginning_of_the_whole_loses_nothing() -> None:
+    class Joining:
+        """Text that depends on what follows it."""
+
+        def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+            return "".join(map(chr, ids)).replace("n 't", "n't")
+
+    stream = Detokenizer(Joining(), [ord(one) for one in "can '"])
+    assert stream.step(ord("t")) == "'t"
 
 
 def test_a_character_that_a_prompt_leaves_open_is_shown_once() -> None:
