@@ -10,7 +10,7 @@ import io
 import os
 import select
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
@@ -118,6 +118,16 @@ class _Pipe(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An OSError in the context is an IoError about ``path``: asking whether something is there
+    raises one if its folder cannot be searched, or the name is too long."""
+    try:
+        yield
+    except OSError as error:
+        raise read_error(error, path) from error
 
 
 def read_limited(file: IO[bytes], most: int, name: str, remedy: str) -> bytes:

@@ -51,10 +51,10 @@ def read_manifest(bundle: Path) -> m.Manifest:
 
 def read_manifest_bytes(bundle: Path) -> bytes:
     """The bytes of ``bundle.json``; at most one more than the format allows is read."""
+    require_bundle(bundle)
     path = bundle / m.MANIFEST_FILE
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise BundleInvalidError("is not a regular file", file=path, remedy=_AGAIN)
-    require_bundle(bundle)
     return read_regular(path, MAX_MANIFEST_BYTES)
 
 

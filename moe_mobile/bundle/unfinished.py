@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from moe_mobile.base import limits
-from moe_mobile.base.files import read_regular
+from moe_mobile.base.files import read_regular, reading
 from moe_mobile.base.json_field import parse_object
 from moe_mobile.bundle.manifest import MANIFEST_FILE
 from moe_mobile.errors import BundleInvalidError, did_you_mean
@@ -25,28 +25,31 @@ _NO_BUNDLE = "Name the folder of a bundle; `moe-mobile export MODEL OUT` makes o
 
 
 def require_bundle(bundle: Path) -> None:
-    """Raises BundleInvalidError unless it is a folder with something called ``bundle.json``."""
+    """Raises BundleInvalidError unless it is a folder with something called ``bundle.json``, and
+    IoError if that cannot be found out."""
     require_finished(bundle)
-    remedy = did_you_mean(bundle.name, _bundles(bundle.parent), _NO_BUNDLE)
-    if not bundle.exists():
-        raise BundleInvalidError(
-            "not a bundle: there is no such folder", file=bundle, remedy=remedy
-        )
-    if not bundle.is_dir():
-        raise BundleInvalidError("not a bundle: it is not a folder", file=bundle, remedy=remedy)
-    path = bundle / MANIFEST_FILE
-    if not path.exists() and not path.is_symlink():
+    with reading(bundle):
+        is_there, is_folder = bundle.exists(), bundle.is_dir()
+        path = bundle / MANIFEST_FILE
+        has_manifest = is_folder and (path.exists() or path.is_symlink())
+    if not is_folder:
+        what = "it is not a folder" if is_there else "there is no such folder"
+        remedy = did_you_mean(bundle.name, _bundles(bundle.parent), _NO_BUNDLE)
+        raise BundleInvalidError(f"not a bundle: {what}", file=bundle, remedy=remedy)
+    if not has_manifest:
         raise BundleInvalidError(
             "not a bundle: bundle.json is missing", file=path, remedy=_NO_BUNDLE
         )
 
 
 def require_finished(bundle: Path) -> None:
-    """Raises BundleInvalidError if it is, or would be, the bundle of an export that stopped.
+    """Raises BundleInvalidError if it is, or would be, the bundle of an export that stopped, and
+    IoError if that cannot be found out.
 
     ``bundle``: the folder that the export was to write, or the one that it keeps its files in.
     """
-    out = _target(bundle)
+    with reading(bundle):
+        out = _target(bundle)
     if out is None:
         return
     raise BundleInvalidError(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import re
@@ -41,6 +42,9 @@ _OTHER_NAMES = {
 # The end of click's message about a value that is not a number.
 _NO_NUMBER = re.compile(r"is not a valid (integer|float)( range)?$")
 _NUMBERS = {"integer": "is not a whole number", "float": "is not a number"}
+
+
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class CommandGroup(Group):
@@ -121,7 +125,8 @@ class CommandGroup(Group):
             return 1  # the reader of our output left (`| head`)
         except OSError as error:
             name = error.filename if isinstance(error.filename, str) else "a file"
-            typed = read_error if isinstance(error, FileNotFoundError) else write_error
+            # What writes files types its errors itself. These come of writing alone.
+            typed = write_error if error.errno in _OF_WRITING else read_error
             return report(typed(error, name), as_json=as_json)
         except Exception:
             traceback.print_exc()

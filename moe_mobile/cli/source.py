@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from moe_mobile.base.files import reading
 from moe_mobile.bundle.unfinished import require_finished
 from moe_mobile.cli.commands import group_of, option
 from moe_mobile.cli.options import Choice, InputFile, names_of
@@ -115,10 +116,12 @@ checkpoint_options = group_of(CheckpointOptions, "checkpoint")
 def is_bundle(source: str) -> bool:
     """Whether it is a bundle's folder; else it names a checkpoint.
 
-    Raises BundleInvalidError if it will be a bundle once its export is finished.
+    Raises BundleInvalidError if it will be a bundle once its export is finished, and IoError if
+    that cannot be found out.
     """
     require_finished(pathlib.Path(source))
-    return (pathlib.Path(source) / _MANIFEST).exists()
+    with reading(source):
+        return (pathlib.Path(source) / _MANIFEST).exists()
 
 
 def source_path(source: str) -> pathlib.Path | None:

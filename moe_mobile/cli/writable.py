@@ -115,6 +115,7 @@ def opened_path(file: IO[bytes] | None) -> pathlib.Path | None:
 
 def _is_in(path: pathlib.Path, folder: pathlib.Path) -> bool:
     """Whether it is a file that is there, somewhere in the folder."""
-    if not folder.is_dir() or not path.is_file():
-        return False
-    return folder.resolve() in path.resolve().parents
+    with contextlib.suppress(OSError):  # reading one, or writing the other, says why
+        if folder.is_dir() and path.is_file():
+            return folder.resolve() in path.resolve().parents
+    return False

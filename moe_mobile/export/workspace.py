@@ -205,13 +205,18 @@ def open_workspace(
 
 
 def refuse_early(out: Path, *, overwrite: bool) -> None:
-    """Raises the UsageError of :func:`open_workspace` if it can be foreseen, before any work."""
+    """Raises the UsageError or IoError of :func:`open_workspace` if it can be foreseen, before any
+    work."""
     if not out.name:
         raise UsageError("cannot hold a bundle", file=out, remedy="Name a new folder")
-    if out.exists():
-        with contextlib.suppress(OSError):
-            _partial_of(out).rmdir()  # empty: a run was killed in its very last step
-    if not _partial_of(out).exists():
+    try:
+        if out.exists():
+            with contextlib.suppress(OSError):
+                _partial_of(out).rmdir()  # empty: a run was killed in its very last step
+        has_partial = _partial_of(out).exists()
+    except OSError as error:
+        raise write_error(error, out) from error
+    if not has_partial:
         check_target(out, overwrite=overwrite)
 
 
@@ -219,9 +224,9 @@ def refuse_without_room(out: Path, needed: int, download: Download | None) -> No
     """Raises the DiskFullError of :func:`open_workspace` before any work. What is to be downloaded
     counts too if it comes onto the same disk."""
     partial = _partial_of(out)
-    if partial.exists() and not (partial / _BUNDLE).exists() and out.exists():
-        return  # perhaps the bundle is finished, and only a removal is left
     try:
+        if partial.exists() and not (partial / _BUNDLE).exists() and out.exists():
+            return  # perhaps the bundle is finished, and only a removal is left
         out.parent.mkdir(parents=True, exist_ok=True)
         needed -= _bytes_in(partial / _BUNDLE)
         device = out.parent.stat().st_dev
