@@ -23,6 +23,9 @@ DEFAULT_CONTEXT = 4096
 """Positions of the KV cache unless the setting ``context`` names another number, or the model has
 fewer. The engine's."""
 
+MOST_NUMBER, MOST_SEED = 2**32 - 1, 2**64 - 1
+"""The largest whole numbers that the engine takes: of all that is counted, and as a seed."""
+
 Group = TypeVar("Group", "CacheSettings", "RoutingSettings", "ReadingSettings")
 
 
@@ -305,10 +308,10 @@ def whole(setting: str, value: Any, least: int = 0) -> int:
         number = index(value)
     except TypeError:
         number = -1
-    limit = 2**64 if setting == "seed" else 2**32
-    if not least <= number < limit:
+    most = MOST_SEED if setting == "seed" else MOST_NUMBER
+    if not least <= number <= most:
         raise UsageError(
-            f"{value!r} is not a whole number from {least} to {limit - 1}",
+            f"{value!r} is not a whole number from {least} to {most}",
             setting=setting,
             remedy="Correct it, or leave it out for the default.",
         )

@@ -64,7 +64,7 @@ def choose(wish: str, facts: DeviceFacts) -> Affinity:
         raise UsageError(
             f"{facts.serial} has no core {lacking[0]}: its cores are {', '.join(map(str, cores))}",
             setting="affinity",
-            remedy="`moe-mobile devices` lists the cores",
+            remedy="Name some of these",
         )
     return Affinity("list", tuple(cpus))
 

@@ -151,7 +151,8 @@ def row_name(test: BenchTest, settings: Mapping[str, Any], names: Sequence[str])
 
 
 def check_fits(tests: Sequence[BenchTest], facts: BundleFacts, context: int | None) -> None:
-    """Raise UsageError if a test needs more positions than the context has."""
+    """Raise UsageError, about ``context`` if it is given, if a test needs more positions than the
+    context has."""
     if context is not None and context > facts.context_length:
         raise UsageError(
             f"{context} positions are more than the model's {facts.context_length}",
@@ -163,9 +164,11 @@ def check_fits(tests: Sequence[BenchTest], facts: BundleFacts, context: int | No
         needed = test.positions
         if needed > limit:
             what = "context of this model" if context is None else "chosen context"
+            both = test.n_prompt and test.n_gen
+            length = "prompt_gen" if both else "n_gen" if test.n_gen else "n_prompt"
             raise UsageError(
                 f"{test.name} needs {needed} positions, but the {what} has {limit}",
-                file=facts.path,
+                setting=length if context is None else "context",
                 remedy=f"Make the sum of prompt and decoded tokens at most {limit}",
             )
 

@@ -25,6 +25,7 @@ from moe_mobile.cli.output import notes_of
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
+from moe_mobile.settings import MOST_NUMBER, MOST_SEED
 from moe_mobile.text.detokenizer import Detokenizer
 from moe_mobile.text.tokenizer import BundleText
 
@@ -37,6 +38,10 @@ CHAT_TOKENS = 512
 """An answer to a message is given so many tokens: it is read to its end, unlike a text."""
 
 
+# The engine samples in 32 bits, in which a smaller number could be 0, and a larger one infinite.
+_SMALLEST, _LARGEST = 1e-37, 1e38
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen, and when to stop: members of the runner's `generate` request."""
@@ -44,32 +49,32 @@ class Sampling:
     max_new_tokens: int = option(
         "-n",
         "--max-new-tokens",
-        type=click.IntRange(1),
+        type=click.IntRange(1, MOST_NUMBER),
         default=128,
         help="Stop after this many tokens; answers to chat messages after "
         f"{CHAT_TOKENS} if this is not given.",
     )
     temperature: float = option(
         "--temperature",
-        type=Number(0),
+        type=Number(0, _LARGEST),
         default=0.0,
         help="0 takes the likeliest token each time.",
     )
     top_k: int = option(
         "--top-k",
-        type=click.IntRange(0),
+        type=click.IntRange(0, MOST_NUMBER),
         default=0,
         help="Sample among this many likeliest tokens; 0 among all.",
     )
     top_p: float = option(
         "--top-p",
-        type=Number(0, 1, min_open=True),
+        type=Number(_SMALLEST, 1),
         default=1.0,
         help="Sample among the likeliest tokens that together have this probability.",
     )
     seed: int = option(
         "--seed",
-        type=click.IntRange(0),
+        type=click.IntRange(0, MOST_SEED),
         default=0,
         help="Seed of the sampling: the same seed gives the same tokens.",
     )

@@ -36,6 +36,7 @@ from moe_mobile.cli.bench_run import run_plan
 from moe_mobile.cli.commands import again, cli_command, group_of, option
 from moe_mobile.cli.options import (
     OUTPUT,
+    PATH,
     RESIDENCIES,
     CacheOptions,
     Choice,
@@ -64,6 +65,9 @@ from moe_mobile.settings import EngineSettings
 
 if TYPE_CHECKING:
     from moe_mobile.bench.router_trace import RouterTrace
+
+
+_MOST_REPETITIONS = 1_000_000
 
 
 class _Warmup(click.ParamType[int | None]):
@@ -112,7 +116,7 @@ class _Tests:
     )
     router_trace: pathlib.Path | None = option(
         "--router-trace",
-        type=click.Path(path_type=pathlib.Path),
+        type=PATH,
         metavar="FILE",
         help="Take router logits from this trace (see trace) instead of the routers, for random "
         "weights.",
@@ -120,7 +124,7 @@ class _Tests:
     repetitions: int = option(
         "-r",
         "--repetitions",
-        type=click.IntRange(1),
+        type=click.IntRange(1, _MOST_REPETITIONS),
         default=5,
         help="Times to repeat each test.",
     )

@@ -166,7 +166,7 @@ def _direct_io(folder: pathlib.Path) -> Check:
     try:
         descriptor, path = tempfile.mkstemp(prefix=".moe-mobile-doctor-", dir=folder)
     except OSError as error:
-        return Check(name, "fail", f"{folder} is not writable: {error.strerror}", "Choose --dir")
+        return Check(name, "fail", f"{folder}: {error.strerror}", "Choose another --dir")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(pattern)

@@ -23,7 +23,7 @@ from moe_mobile.cli.answering import Sampling, opened, statistics_line
 from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.describe import summary
 from moe_mobile.cli.generate import prompt_of
-from moe_mobile.cli.options import echo_json, json_option
+from moe_mobile.cli.options import PathType, echo_json, json_option
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.errors import CheckpointError, DeviceError, MoeMobileError, UnsupportedError
 from moe_mobile.runner import Runner
@@ -55,7 +55,7 @@ _PHONE_FLASH_MBPS = 800
 @click.option(
     "--dir",
     "folder",
-    type=click.Path(path_type=pathlib.Path, file_okay=False),
+    type=PathType(file_okay=False),
     default=DEFAULT_FOLDER,
     help="Where to write bundles; a second run uses them again. Takes about 1 GB.",
 )

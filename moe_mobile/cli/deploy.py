@@ -9,13 +9,12 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import click
-
 from moe_mobile.base.text import size
 from moe_mobile.bundle.unfinished import require_bundle
 from moe_mobile.cli.commands import cli_command, group_of, option, with_options
 from moe_mobile.cli.errors import format_error
 from moe_mobile.cli.options import (
+    PATH,
     DevicesOptions,
     bundle_argument,
     devices_options,
@@ -51,7 +50,7 @@ class _Wish:
     )
     settings: pathlib.Path | None = option(
         "--settings",
-        type=click.Path(path_type=pathlib.Path),
+        type=PATH,
         metavar="FILE",
         help="Also send these settings, which `tune` wrote for this bundle, for programs on the "
         "phone.",

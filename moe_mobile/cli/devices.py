@@ -13,7 +13,7 @@ from moe_mobile.base.text import size, table
 from moe_mobile.bundle import read_manifest
 from moe_mobile.bundle.manifest import Memory
 from moe_mobile.cli.commands import cli_command
-from moe_mobile.cli.options import BUNDLE, echo_json, json_option
+from moe_mobile.cli.options import PATH, echo_json, json_option
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.adb_server import AdbServer, is_network_serial, unusable
 from moe_mobile.device.deploy.package import Package, bundle_package
@@ -27,7 +27,7 @@ from moe_mobile.errors import MoeMobileError, UsageError
     "moe-mobile devices olmoe                # and whether this bundle fits",
     "moe-mobile devices --connect 192.168.1.23:5555 --json",
 )
-@click.argument("bundle", type=BUNDLE, required=False)
+@click.argument("bundle", type=PATH, required=False)
 @click.option("--connect", metavar="HOST:PORT", help="Connect to a phone over Wi-Fi first.")
 @json_option
 def command(bundle: pathlib.Path | None, connect: str | None, as_json: bool) -> None:

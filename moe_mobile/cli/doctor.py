@@ -11,7 +11,7 @@ import click
 
 from moe_mobile.cli.checks import Check, run_checks
 from moe_mobile.cli.commands import cli_command
-from moe_mobile.cli.options import echo_json, json_option
+from moe_mobile.cli.options import PathType, echo_json, json_option
 from moe_mobile.errors import UnsupportedError
 
 _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -25,7 +25,7 @@ _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 @click.option(
     "--dir",
     "folder",
-    type=click.Path(path_type=pathlib.Path, file_okay=False),
+    type=PathType(file_okay=False),
     default=pathlib.Path(),
     show_default=False,
     help="The folder whose disk to check.  [default: the current one]",

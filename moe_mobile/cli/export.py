@@ -25,9 +25,10 @@ from moe_mobile.bundle.quantization import (
 from moe_mobile.bundle.unfinished import finished_files
 from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.describe import packed_bytes, summary
-from moe_mobile.cli.options import Choice, echo_json, json_option
+from moe_mobile.cli.options import Choice, NonEmpty, echo_json, json_option
 from moe_mobile.cli.progress import ProgressBar, say
 from moe_mobile.errors import UsageError
+from moe_mobile.model.config import MOST_LAYERS, MOST_TOKENS
 
 if TYPE_CHECKING:
     from moe_mobile.export import RandomWeights
@@ -43,11 +44,13 @@ class _Random:
         help="Instead of MODEL: real dimensions, random weights; see `moe-mobile models`.",
     )
     layers: int | None = option(
-        "--layers", type=click.IntRange(1), help="With --random-weights: how many layers."
+        "--layers",
+        type=click.IntRange(1, MOST_LAYERS),
+        help="With --random-weights: how many layers.",
     )
     vocab_size: int | None = option(
         "--vocab-size",
-        type=click.IntRange(1),
+        type=click.IntRange(1, MOST_TOKENS),
         help="With --random-weights: a smaller vocabulary, for a quick export.",
     )
 
@@ -138,7 +141,7 @@ def _show(message: Warning | str, category: type[Warning]) -> None:
     "moe-mobile export demo demo-two --quant 8da8w --also-quant 8da4w",
     "moe-mobile export --random-weights Qwen1.5-MoE-A2.7B --layers 4 qwen-random",
 )
-@click.argument("paths", nargs=-1, required=True, metavar="[MODEL] OUT")
+@click.argument("paths", nargs=-1, required=True, metavar="[MODEL] OUT", type=NonEmpty())
 @group_of(_Random, "random")
 @group_of(_Quantization, "quantization")
 @click.option(
@@ -146,7 +149,7 @@ def _show(message: Warning | str, category: type[Warning]) -> None:
     type=click.IntRange(1, 4096),
     help="Largest number of prompt tokens at once.  [default: 256]",
 )
-@click.option("--name", help="The model's name in the bundle.")
+@click.option("--name", type=NonEmpty(), help="The model's name in the bundle.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
 @json_option
 def command(

@@ -10,6 +10,7 @@ from typing import TypeVar
 from moe_mobile.bench.row import BenchTest
 from moe_mobile.cli.options import RESIDENCIES, Choice
 from moe_mobile.errors import UsageError
+from moe_mobile.settings import MOST_NUMBER
 
 Item = TypeVar("Item")
 
@@ -41,7 +42,7 @@ def _parts(option: str, text: str, parse: Callable[[str], Item]) -> list[Item]:
         raise UsageError(error.cause, setting=option, remedy=error.remedy) from None
     except ValueError as error:
         raise UsageError(
-            f"{option} {text}: {error}",
+            str(error),
             setting=option,
             remedy=f"Write it like {option} {_EXAMPLES[option]}",
         ) from None
@@ -51,7 +52,10 @@ def natural(text: str) -> int:
     """0, 1, 2, ... Raises ValueError, as all that follow."""
     if not text.isascii() or not text.isdigit():
         raise ValueError(f"{text!r} is not a whole number")
-    return int(text)
+    digits = text.lstrip("0") or "0"
+    if len(digits) > 10 or int(digits) > MOST_NUMBER:  # int() refuses thousands of digits
+        raise ValueError(f"{text} is larger than {MOST_NUMBER}")
+    return int(digits)
 
 
 def positive(text: str) -> int:
@@ -77,7 +81,7 @@ def pair(text: str) -> BenchTest:
     numbers = _parts("-pg", text, positive)
     if len(numbers) != 2:
         raise UsageError(
-            f"-pg {text}: two numbers are needed",
+            f"two numbers are needed, not {text!r}",
             setting="-pg",
             remedy="Write it like -pg 512,128",
         )

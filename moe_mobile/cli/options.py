@@ -8,13 +8,13 @@ import contextlib
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
-from moe_mobile.base.files import open_input
+from moe_mobile.base.files import open_input, reading
 from moe_mobile.base.text import parse_size
 from moe_mobile.cli.commands import again, group_of, option, option_of, parameter_name
 from moe_mobile.errors import (
@@ -25,7 +25,7 @@ from moe_mobile.errors import (
     did_you_mean,
     read_error,
 )
-from moe_mobile.settings import EngineSettings
+from moe_mobile.settings import MOST_NUMBER, EngineSettings
 
 if TYPE_CHECKING:
     from moe_mobile.device.select import Opened
@@ -38,6 +38,9 @@ RESIDENCIES = ("slots", "programs", "resident")
 
 INITIAL_CACHES = ("auto", "warm", "cold", "prompt")
 """Values of ``--initial-cache`` that name no file."""
+
+
+_EMPTY = "it is empty"
 
 
 class Choice(click.Choice[str]):
@@ -54,10 +57,27 @@ class Choice(click.Choice[str]):
         )
 
 
-# The bundle reader checks whether the folder exists: its errors name the remedy.
-BUNDLE = click.Path(path_type=pathlib.Path)
+class NonEmpty(click.types.StringParamType):
+    """A text with something in it."""
 
-OUTPUT = click.Path(path_type=pathlib.Path, dir_okay=False)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value, param, ctx) if value else self.fail(_EMPTY, param, ctx)
+
+
+class PathType(click.Path):
+    """A path, which is not empty: that would be the current folder."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(path_type=pathlib.Path, **attributes)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.fail(_EMPTY, param, ctx) if value == "" else super().convert(value, param, ctx)
+
+
+PATH = PathType()
+"""A file or folder that may be missing: what reads it says so, and names the remedy."""
+
+OUTPUT = PathType(dir_okay=False)
 """A file that a command writes."""
 
 
@@ -80,7 +100,7 @@ class InputFile(click.File):
         return file
 
 
-bundle_argument = click.argument("bundle", type=BUNDLE)
+bundle_argument = click.argument("bundle", type=PATH)
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object, errors included."
@@ -209,12 +229,12 @@ class ReadingOptions:
     context: int | None = option(
         "-c",
         "--context",
-        type=click.IntRange(1),
+        type=click.IntRange(1, MOST_NUMBER),
         help="Positions to keep keys and values for.  [default: the model's, at most 4096]",
     )
     packed_dir: pathlib.Path | None = option(
         "--packed-dir",
-        type=click.Path(path_type=pathlib.Path),
+        type=PATH,
         help="Folder of the packed weights.  [default: BUNDLE/.packed/<cpu>]",
     )
 
@@ -358,9 +378,33 @@ def engine_settings(bundle: pathlib.Path, *groups: Any) -> EngineSettings:
     return EngineSettings().with_values(values)
 
 
-def profile_path(initial_cache: str) -> pathlib.Path | None:
+def profile_path(initial_cache: str, states: Sequence[str] = INITIAL_CACHES) -> pathlib.Path | None:
     """The file that a value of ``--initial-cache`` names; None for a state."""
-    return None if initial_cache in INITIAL_CACHES else pathlib.Path(initial_cache)
+    return None if initial_cache in states else pathlib.Path(initial_cache)
+
+
+def require_profile(initial_cache: str, states: Sequence[str] = INITIAL_CACHES) -> str | None:
+    """The same file, which must be there.
+
+    Raises UsageError if it is not, and IoError if that cannot be found out.
+    """
+    path = profile_path(initial_cache, states)
+    if path is None:
+        return None
+    with reading(path):
+        is_there = bool(initial_cache) and path.exists()
+    if is_there:
+        return initial_cache
+    raise UsageError(
+        f"{initial_cache!r} is neither a state of the cache nor a file",
+        setting="--initial-cache",
+        remedy=did_you_mean(
+            initial_cache,
+            states,
+            f"Valid values: {', '.join(states)}, or a file that `moe-mobile "
+            "simulate --save-profile` wrote",
+        ),
+    )
 
 
 def initial_cache_settings(text: str, bundle: pathlib.Path) -> dict[str, Any]:
@@ -368,27 +412,17 @@ def initial_cache_settings(text: str, bundle: pathlib.Path) -> dict[str, Any]:
 
     Raises what reading a profile and a manifest does, and UsageError for another model's profile.
     """
-    if text in INITIAL_CACHES:
+    file = require_profile(text)
+    if file is None:
         return {"initial_cache": text}
-    if not pathlib.Path(text).exists():
-        raise UsageError(
-            f"{text} is neither a state of the cache nor a file",
-            setting="--initial-cache",
-            remedy=did_you_mean(
-                text,
-                INITIAL_CACHES,
-                f"Valid values: {', '.join(INITIAL_CACHES)}, or a file that `moe-mobile "
-                "simulate --save-profile` wrote",
-            ),
-        )
     from moe_mobile.bundle.reader import read_manifest
     from moe_mobile.routing.profile import read_profile
 
-    profile, manifest = read_profile(text), read_manifest(bundle)
+    profile, manifest = read_profile(file), read_manifest(bundle)
     try:
         profile.of(manifest.model.name, manifest.moe_layers, manifest.moe.num_experts)
     except UsageError as error:
-        raise UsageError(error.cause, file=text, remedy=error.remedy) from None
+        raise UsageError(error.cause, file=file, remedy=error.remedy) from None
     return {"initial_cache": "profile", "cache_profile": profile.layers}
 
 

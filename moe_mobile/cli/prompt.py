@@ -16,6 +16,7 @@ from moe_mobile.base import limits
 from moe_mobile.base.files import read_limited
 from moe_mobile.base.json_field import too_many_values
 from moe_mobile.errors import UsageError, read_error
+from moe_mobile.settings import MOST_NUMBER
 
 if TYPE_CHECKING:
     from moe_mobile.text.chat import Message
@@ -129,7 +130,7 @@ def _decoded(data: bytes, file: str, what: str) -> str:
 
 
 def parse_ids(text: str) -> list[int]:
-    """Token ids, separated by commas or blanks. Raises UsageError."""
+    """Token ids of 32 bits, separated by commas or blanks. Raises UsageError."""
     # Blanks separate too, so that ids printed by generate can be given back.
     parts = re.split(r"\s*,\s*|\s+", text.strip())
     if not all(re.fullmatch("[0-9]{1,10}", part) for part in parts):
@@ -138,4 +139,11 @@ def parse_ids(text: str) -> list[int]:
             setting="token_ids",
             remedy="Write it like --token-ids 5,17,9",
         )
-    return [int(part) for part in parts]
+    ids = [int(part) for part in parts]
+    if max(ids) > MOST_NUMBER:  # no tokenizer takes it, to say whether the model has it
+        raise UsageError(
+            f"token {max(ids)} is larger than {MOST_NUMBER}, and in no vocabulary",
+            setting="token_ids",
+            remedy="Tokenize with the model's own tokenizer",
+        )
+    return ids

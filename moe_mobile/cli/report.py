@@ -11,7 +11,7 @@ import click
 
 from moe_mobile.base.text import size
 from moe_mobile.cli.commands import cli_command
-from moe_mobile.cli.options import echo_json, json_option
+from moe_mobile.cli.options import OUTPUT, PathType, echo_json, json_option
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.writable import check_outputs
 from moe_mobile.errors import UsageError
@@ -29,12 +29,12 @@ _OTHERS = (".csv", ".json", ".jsonl", ".md", ".pdf", ".png", ".svg", ".txt")
     "results",
     nargs=-1,
     required=True,
-    type=click.Path(path_type=pathlib.Path, allow_dash=True),
+    type=PathType(allow_dash=True),
 )
 @click.option(
     "-o",
     "--out",
-    type=click.Path(dir_okay=False),
+    type=OUTPUT,
     default="report.html",
     help="The page to write; an earlier page is replaced, any other file is not.",
 )
@@ -43,7 +43,7 @@ _OTHERS = (".csv", ".json", ".jsonl", ".md", ".pdf", ".png", ".svg", ".txt")
 @json_option
 def command(
     results: tuple[pathlib.Path, ...],
-    out: str,
+    out: pathlib.Path,
     title: str | None,
     show: bool,
     as_json: bool,
@@ -56,27 +56,25 @@ def command(
     """
     from moe_mobile.report.page import make_page, summary
 
-    page_file = pathlib.Path(out)
     if not as_json:
-        if not out:  # as a path it would be the folder
-            raise UsageError("names no file", setting="--out", remedy="Name one such as page.html")
         sources = [pathlib.Path("/dev/stdin" if str(path) == "-" else path) for path in results]
-        check_outputs({"--out": page_file}, {"RESULTS": sources})
-        check_page(page_file, "--out")
+        check_outputs({"--out": out}, {"RESULTS": sources})
+        check_page(out, "--out")
     read = read_results(results)
     if as_json:
         echo_json(summary(read))
         return
     names = ", ".join(path.stem for path in results)
     page = make_page(read, title or f"moe-mobile bench: {names}")
-    write_output(page_file, page)
+    write_output(out, page)
     for note in read.notes:
         # They quote files of others, which must not act on the terminal.
         printable = "".join(c if c.isprintable() else "\ufffd" for c in note)
         click.echo(f"note: {printable}", err=True)
-    click.echo(f"{page_file}: {len(read.rows)} rows, {size(len(page))}")
+    several = "s" if len(read.rows) != 1 else ""
+    click.echo(f"{out}: {len(read.rows)} row{several}, {size(len(page))}")
     if show:
-        click.launch(str(page_file.absolute()))
+        click.launch(str(out.absolute()))
 
 
 def check_page(output: pathlib.Path, option: str) -> None:

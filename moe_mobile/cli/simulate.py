@@ -17,19 +17,21 @@ from moe_mobile.base.routings import split_routings
 from moe_mobile.base.text import percent, size, table
 from moe_mobile.cli.commands import again, cli_command, group_of, option
 from moe_mobile.cli.options import (
-    BUNDLE,
     OUTPUT,
+    PATH,
     SIZE,
     CacheOptions,
     LabOptions,
     echo_json,
     json_option,
     phone_option,
+    profile_path,
+    require_profile,
 )
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.writable import check_outputs, check_replaceable, check_writable
-from moe_mobile.errors import IoError, UsageError
+from moe_mobile.errors import UsageError
 
 if TYPE_CHECKING:
     from moe_mobile.bundle.manifest import Manifest
@@ -71,11 +73,15 @@ class _Replayed(LabOptions):
     @property
     def file(self) -> pathlib.Path | None:
         """Of the profile."""
-        return None if self.initial_cache in _STATES else pathlib.Path(self.initial_cache)
+        return profile_path(self.initial_cache, _STATES)
 
     def initial(self) -> str | CacheProfile:
-        """Raises what reading a profile does."""
-        return self.initial_cache if self.file is None else _profile(self.initial_cache)
+        """Raises UsageError for what is neither a state nor a file, and what reading a profile
+        does."""
+        from moe_mobile.routing.profile import read_profile
+
+        file = require_profile(self.initial_cache, _STATES)
+        return self.initial_cache if file is None else read_profile(file)
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class _Timing:
     )
     bundle: pathlib.Path | None = option(
         "--bundle",
-        type=BUNDLE,
+        type=PATH,
         help="Take that from this bundle's manifest; the bundle must be of the traces' model.",
     )
     flash: tuple[str, ...] = option(
@@ -154,9 +160,7 @@ class _Timing:
     "moe-mobile simulate chat.st --save-profile used.json",
     "moe-mobile simulate code.st --initial-cache used.json",
 )
-@click.argument(
-    "traces", metavar="TRACE...", nargs=-1, required=True, type=click.Path(path_type=pathlib.Path)
-)
+@click.argument("traces", metavar="TRACE...", nargs=-1, required=True, type=PATH)
 @group_of(_Replayed, "lab")
 @group_of(_Timing, "timing")
 @phone_option("For --flash measured: the flash of")
@@ -240,20 +244,6 @@ def command(
         echo_json({**document, "rows": rows, "notes": found.notes})
     else:
         click.echo(_describe(found, rows, predicted))
-
-
-def _profile(file: str) -> CacheProfile:
-    from moe_mobile.routing.profile import read_profile
-
-    try:
-        return read_profile(file)
-    except IoError as error:
-        raise IoError(
-            error.cause,
-            file=error.file,
-            setting="--initial-cache",
-            remedy=f"Give {', '.join(_STATES)} or a file that --save-profile wrote",
-        ) from error
 
 
 def _require_model(bundle: pathlib.Path, manifest: Manifest, model: MoeFacts) -> None:

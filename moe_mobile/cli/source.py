@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from moe_mobile.base.files import reading
 from moe_mobile.bundle.unfinished import require_finished
 from moe_mobile.cli.commands import group_of, option
-from moe_mobile.cli.options import Choice, InputFile, names_of
+from moe_mobile.cli.options import Choice, InputFile, NonEmpty, names_of
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.prompt import parse_ids, read_text
 from moe_mobile.cli.writable import opened_path
@@ -31,7 +31,7 @@ Text = str | list[int]
 _MANIFEST = "bundle.json"
 _WAYS = "one of --prompt, --file and --token-ids"
 
-source_argument = click.argument("source", metavar="BUNDLE|MODEL")
+source_argument = click.argument("source", metavar="BUNDLE|MODEL", type=NonEmpty())
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import click
 
 from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.errors import report
-from moe_mobile.cli.options import Choice
+from moe_mobile.cli.options import PATH, Choice
 from moe_mobile.cli.writable import check_replaceable
 from moe_mobile.errors import MoeMobileError, UsageError
 from moe_mobile.routing.synthetic import MODELS, synthetic_trace
@@ -23,7 +23,7 @@ from moe_mobile.routing.trace import MAX_SEQUENCES, write_trace
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="The trace; an existing file is replaced.",
 )

@@ -13,6 +13,7 @@ import click
 from moe_mobile.base.text import size
 from moe_mobile.cli.commands import again, cli_command, group_of
 from moe_mobile.cli.options import (
+    PATH,
     CacheOptions,
     ReadingOptions,
     device_option,
@@ -58,7 +59,7 @@ class _RecordedOptions:
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=pathlib.Path),
+    type=PATH,
     required=True,
     help="The file to write; an existing one is replaced.",
 )

@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from moe_mobile.cli.commands import Decorated
+from moe_mobile.cli.options import PATH
 from moe_mobile.errors import BudgetError, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 settings_file_option = click.option(
     "--settings",
     "settings_file",
-    type=click.Path(path_type=pathlib.Path),
+    type=PATH,
     metavar="FILE",
     help="Take --cache, --routing, --precision, --pool, --eviction and --initial-cache from a file "
     "that `tune` wrote, unless they are given here.",

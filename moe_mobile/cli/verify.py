@@ -22,7 +22,7 @@ from moe_mobile.cli.options import (
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.device.interface import Device
 from moe_mobile.device.select import open_device
-from moe_mobile.errors import BundleCorruptError
+from moe_mobile.errors import BundleCorruptError, IoError
 
 
 @cli_command(
@@ -51,6 +51,12 @@ def command(
             answer = _by_the_engine(open_device(device), bundle, packed_dir, progress)
         else:
             answer = _files(bundle, progress)
+    if packed_dir is not None and answer["packed"] is None:
+        raise IoError(
+            "there are no packed weights of this bundle",
+            file=packed_dir,
+            remedy="Name the folder that `moe-mobile prepare --packed-dir` wrote",
+        )
     if as_json:
         echo_json(answer)
         return

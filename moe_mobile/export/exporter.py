@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from moe_mobile.base.files import HashingFile
+from moe_mobile.base.files import HashingFile, reading
 from moe_mobile.base.json_field import JsonField
 from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.progress import Progress, silent
@@ -54,7 +54,8 @@ from moe_mobile.export.workspace import (
 from moe_mobile.model.architecture import Attention, Convolution
 from moe_mobile.model.names import TensorRef
 from moe_mobile.model.presets import RandomWeights
-from moe_mobile.model.source import Description, OpenModel, SourceLike, open_model
+from moe_mobile.model.safetensors import INDEX_FILE, SINGLE_FILE
+from moe_mobile.model.source import DEMO, Description, OpenModel, SourceLike, open_model
 
 _TO_CALLER = 4  # from what is called when a source is opened, to who called export_bundle
 
@@ -117,6 +118,7 @@ def export_bundle(
         dense_delegate=dense_delegate,
         expert_delegate=expert_delegate,
     )
+    _refuse_bundle(source)
     _require_executorch()
     target = Path(out).absolute()
     refuse_early(target, overwrite=overwrite)
@@ -417,6 +419,22 @@ def _versions() -> dict[str, str]:
 def _key(model: OpenModel, options: Options) -> str:
     inputs = [model.fingerprint(), asdict(options), _versions(), executorch_version()]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_bundle(source: SourceLike) -> None:
+    """Raises UsageError for a bundle, which has the configuration of a model but no weights."""
+    if isinstance(source, RandomWeights) or source == DEMO:
+        return
+    folder = Path(source)
+    weights = (SINGLE_FILE, INDEX_FILE)
+    with reading(folder):
+        is_bundle = (folder / m.MANIFEST_FILE).exists()
+        if is_bundle and not any((folder / name).exists() for name in weights):
+            raise UsageError(
+                "it is a bundle already, not a checkpoint",
+                file=folder,
+                remedy="Name the checkpoint that it was exported from",
+            )
 
 
 def _require_executorch() -> None:

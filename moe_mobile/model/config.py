@@ -26,7 +26,9 @@ JsonObject = dict[str, Any]
 AGAIN = "Download or copy the checkpoint again"
 _POINTER = b"version https://git-lfs.github.com/spec/v1"
 # Far more than any model has; transformers' classes make lists of this length.
-_MOST_LAYERS = 4096
+MOST_LAYERS = 4096
+MOST_TOKENS = 2**24
+"""Of a vocabulary. Other sizes of a model end there too."""
 
 # What the adapters read in addition to their own members.
 _TOKENS = frozenset(["bos_token_id", "eos_token_id"])
@@ -216,9 +218,9 @@ class ConfigView:
                 remedy="If it does not change what the model computes, remove it",
             )
         layers = raw.get("num_hidden_layers")
-        if isinstance(layers, int) and layers > _MOST_LAYERS:
+        if isinstance(layers, int) and layers > MOST_LAYERS:
             raise CheckpointError(
-                f"num_hidden_layers must be at most {_MOST_LAYERS}, not {layers}", file=file
+                f"num_hidden_layers must be at most {MOST_LAYERS}, not {layers}", file=file
             )
         config_class = getattr(importlib.import_module(module), cls)
         # Its remarks on options repeat, less precisely, what our own checks say.
@@ -239,7 +241,7 @@ class ConfigView:
         """The member's value (or transformers' default), unchecked."""
         return getattr(self.config, name, None)
 
-    def integer(self, name: str, minimum: int = 1, maximum: int = 2**24) -> int:
+    def integer(self, name: str, minimum: int = 1, maximum: int = MOST_TOKENS) -> int:
         value = self.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
             raise CheckpointError(

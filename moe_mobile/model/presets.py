@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moe_mobile.errors import UsageError, did_you_mean
-from moe_mobile.model.config import JsonObject
+from moe_mobile.model.config import MOST_LAYERS, MOST_TOKENS, JsonObject
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def preset_config(source: RandomWeights) -> JsonObject:
     """The configuration of a preset with its number of layers.
 
     Raises:
-        UsageError: an unknown preset, or a number of layers out of range.
+        UsageError: an unknown preset, or a number of layers or tokens out of range.
     """
     by_lower = {name.lower(): preset for name, preset in PRESETS.items()}
     preset = by_lower.get(source.preset.lower())
@@ -207,20 +207,25 @@ def preset_config(source: RandomWeights) -> JsonObject:
         )
     config = dict(preset.config)
     if source.layers is not None:
-        if not 1 <= source.layers <= 4096:
-            raise UsageError(f"layers must be 1..4096, not {source.layers}")
+        _require("layers", source.layers, MOST_LAYERS)
         config["num_hidden_layers"] = source.layers
         if config.get("mlp_only_layers") and source.layers == 1:
             config["mlp_only_layers"] = []
         if "layer_types" in config:
             _fit_layer_types(config, source.layers)
     if source.vocab_size is not None:
-        if source.vocab_size < 1:
-            raise UsageError(f"vocab_size must be at least 1, not {source.vocab_size}")
+        _require("vocab_size", source.vocab_size, MOST_TOKENS)
         config["vocab_size"] = source.vocab_size
         for special in ("bos_token_id", "eos_token_id"):
             config[special] = None
     return config
+
+
+def _require(setting: str, number: int, most: int) -> None:
+    if not 1 <= number <= most:
+        raise UsageError(
+            f"{number} is not a number from 1 to {most}", setting=setting, remedy="Correct it"
+        )
 
 
 def _fit_layer_types(config: JsonObject, layers: int) -> None:

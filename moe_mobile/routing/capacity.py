@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from moe_mobile.errors import UsageError
@@ -45,8 +46,8 @@ class Capacity:
 def parse_capacity(text: str) -> Capacity:
     """``50%``, or a number of experts per layer. Raises UsageError."""
     text = text.strip()
-    if text.isascii() and text.isdecimal() and 0 < int(text) < 10**9:
-        return Capacity(text, number=int(text))
+    if re.fullmatch("0*[1-9][0-9]{0,8}", text) is not None:
+        return Capacity(text, number=int(text.lstrip("0")))
     percent = percent_of(text)
     if percent is not None:
         return Capacity(text, percent)

@@ -164,3 +164,12 @@ def test_a_test_longer_than_the_context_is_refused(facts: BundleFacts) -> None:
         check_fits([BenchTest(1000, 25)], facts, None)
     with pytest.raises(errors.UsageError, match=r"tg33 needs 33.*chosen context has 32"):
         check_fits([BenchTest(0, 33)], facts, 32)
+    for test, context, setting in (
+        (BenchTest(0, 33), 32, "context"),
+        (BenchTest(0, 1025), None, "n_gen"),
+        (BenchTest(1025, 0), None, "n_prompt"),
+        (BenchTest(1000, 25), None, "prompt_gen"),
+    ):
+        with pytest.raises(errors.UsageError) as caught:
+            check_fits([test], facts, context)
+        assert (caught.value.setting, caught.value.file) == (setting, None)

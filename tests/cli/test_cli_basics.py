@@ -170,6 +170,7 @@ def test_a_folder_that_is_missing(command: list[str], tmp_path: pathlib.Path) ->
         (["generate", "b", "--token-ids", "1,,2"], "not a list of token ids"),
         (["generate", "b", "--token-ids", "1,2,"], "not a list of token ids"),
         (["generate", "b", "--token-ids", "1_0"], "not a list of token ids"),
+        (["generate", "b", "--token-ids", "5,4294967296"], "token 4294967296 is larger than"),
         (["generate", "b", "--token-ids", ""], "not a list of token ids"),
         (["bench", "b", "-n", "1,,2"], "a value is missing"),
         (["bench", "b", "-p", "0", "-n", "0"], "nothing to measure"),

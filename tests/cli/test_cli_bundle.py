@@ -66,6 +66,14 @@ def test_export_refuses_to_replace_a_bundle(
     assert "overwrite" in error["remedy"]
 
 
+def test_a_bundle_is_not_exported(
+    exported: tuple[pathlib.Path, str], tmp_path: pathlib.Path
+) -> None:
+    error = failed(2, "export", exported[0], tmp_path / "out")
+    assert error["file"] == str(exported[0])
+    assert error["cause"] == "it is a bundle already, not a checkpoint"
+
+
 def test_export_of_a_broken_checkpoint(tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text("{")
     error = failed(11, "export", tmp_path, tmp_path / "out")
@@ -204,6 +212,9 @@ def test_packed_weights_may_lie_elsewhere(copy_bundle: MakeBundle, tmp_path: pat
     ok("prepare", bundle, "--packed-dir", store)
     assert not (bundle / ".packed").exists()
     assert ok_json("verify", bundle, "--packed-dir", store)["packed"]["directory"] == str(store)
+    error = failed(6, "verify", bundle, "--packed-dir", tmp_path / "stroe")
+    assert error["file"] == str(tmp_path / "stroe")
+    assert error["cause"] == "there are no packed weights of this bundle"
 
 
 def test_packed_weights_of_another_bundle_are_not_replaced(

@@ -14,7 +14,7 @@ import pytest
 
 from moe_mobile.cli import cli
 from moe_mobile.cli.group import usage_error
-from moe_mobile.cli.options import SIZE
+from moe_mobile.cli.options import SIZE, PathType
 from moe_mobile.errors import CancelledError
 from moe_mobile.export import export_bundle
 from tests.cli.program import failed, ok, run_cli
@@ -30,6 +30,8 @@ def _commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.C
         else:
             yield path + name, command
 
+
+DIGITS = "9" * 5000  # more than int() takes
 
 COMMANDS = dict(_commands(cli))
 
@@ -200,12 +202,50 @@ def test_every_number_names_its_option() -> None:
         ("bench b --warmup -1", "--warmup", "-1 is not in the range 0<=x<=1000"),
         ("virtual-phone start --ram 4q", "--ram", "invalid size '4q'"),
         ("report r --out /", "--out", "File '/' is a directory"),
+        ("bench b -r 5000000000", "--repetitions", "5000000000 is not in the range 1<=x<=1000000"),
+        ("bench b -n 5,x", "-n", "'x' is not a whole number"),
+        (f"bench b -n {DIGITS}", "-n", "9999"),
+        ("bench b -pg 5", "-pg", "two numbers are needed, not '5'"),
+        (f"generate b -n {2**32}", "--max-new-tokens", "4294967296 is not in the range"),
+        (f"generate b --top-k {2**32}", "--top-k", "4294967296 is not in the range"),
+        (f"generate b --seed {2**64}", "--seed", "18446744073709551616 is not in the range"),
+        (f"generate b --context {2**32}", "--context", "4294967296 is not in the range"),
+        ("generate b --temperature 1e39", "--temperature", "1e+39 is not in the range"),
+        ("generate b --top-p 1e-300", "--top-p", "1e-300 is not in the range"),
+        ("export b o --layers 5000", "--layers", "5000 is not in the range 1<=x<=4096"),
+        ("export b o --vocab-size 20000000", "--vocab-size", "20000000 is not in the range"),
     ],
 )
 def test_an_error_begins_with_its_option(arguments: str, setting: str, cause: str) -> None:
     error = failed(2, *arguments.split())
     assert error["setting"] == setting
     assert error["cause"].startswith(cause)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "setting"),
+    [
+        (("inspect", ""), "BUNDLE"),
+        (("verify", "b", "--packed-dir", ""), "--packed-dir"),
+        (("generate", "b", "--settings", ""), "--settings"),
+        (("quality", "", "-p", "x"), "BUNDLE|MODEL"),
+        (("export", "demo", ""), "[MODEL] OUT"),
+        (("export", "demo", "o", "--name", ""), "--name"),
+        (("simulate", ""), "TRACE..."),
+        (("trace", "demo", "-p", "x", "-o", ""), "--out"),
+        (("report", "r", "-o", ""), "--out"),
+        (("doctor", "--dir", ""), "--dir"),
+    ],
+)
+def test_a_path_is_not_empty(arguments: tuple[str, ...], setting: str) -> None:
+    error = failed(2, *arguments)
+    assert (error["setting"], error["cause"]) == (setting, "it is empty")
+
+
+def test_every_path_refuses_to_be_empty() -> None:
+    for path, command in COMMANDS.items():
+        for one in command.params:
+            assert not isinstance(one.type, click.Path) or isinstance(one.type, PathType), path
 
 
 def test_a_format_is_no_name_of_a_file(tmp_path: pathlib.Path) -> None:

@@ -261,8 +261,12 @@ def test_presets_that_do_not_exist() -> None:
     with pytest.raises(UsageError, match="unknown preset 'GPT-9'") as caught:
         preset_config(RandomWeights("GPT-9"))
     assert "OLMoE-1B-7B" in str(caught.value)
-    with pytest.raises(UsageError, match="layers must be"):
-        preset_config(RandomWeights("OLMoE-1B-7B", layers=0))
+    for setting, number in (("layers", 0), ("layers", 4097), ("vocab_size", 2**24 + 1)):
+        with pytest.raises(
+            UsageError, match=f"{setting}: {number} is not a number from 1 to"
+        ) as out:
+            preset_config(RandomWeights("OLMoE-1B-7B", **{setting: number}))
+        assert out.value.setting == setting
 
 
 def test_random_slices_are_those_of_the_whole() -> None:

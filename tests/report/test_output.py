@@ -93,4 +93,4 @@ def test_unwritable_outputs_give_typed_errors(tmp_path: pathlib.Path) -> None:
 def test_a_page_needs_a_name(tmp_path: pathlib.Path) -> None:
     result = run_cli("report", write(tmp_path / "rows.jsonl", row()), "-o", "", cwd=tmp_path)
     assert result.returncode == 2
-    assert "error: --out: names no file\n  what to do: Name one" in result.stderr
+    assert "error: --out: it is empty" in result.stderr

@@ -309,9 +309,9 @@ def test_a_profile_is_saved_and_used(near_choice: Path, tmp_path: Path) -> None:
     warm = ok_json(*arguments, "--initial-cache", used)
     told = [(row["initial_cache"], row["misses"]) for row in cold["rows"] + warm["rows"]]
     assert told == [("cold", 3), (str(used), 1)]
-    error = failed(6, *arguments, "--initial-cache", "warm")
-    assert (error["setting"], error["file"]) == ("--initial-cache", "warm")
-    assert "Give cold, prompt or a file" in error["remedy"]
+    error = failed(2, *arguments, "--initial-cache", "promt")
+    assert (error["setting"], error["file"]) == ("--initial-cache", None)
+    assert error["remedy"].startswith("Did you mean 'prompt'? Valid values: cold, prompt, or")
 
 
 def test_rows_never_replace_their_inputs(near_choice: Path, used: Path, tmp_path: Path) -> None:
