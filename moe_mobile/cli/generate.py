@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -38,7 +37,7 @@ from moe_mobile.cli.options import (
     reading_options,
 )
 from moe_mobile.cli.prompt import parse_object, read_messages, typed_messages
-from moe_mobile.cli.source import PromptOptions, prompt_options
+from moe_mobile.cli.source import PromptOptions, blaming, prompt_options
 from moe_mobile.cli.tuned import is_default, settings_option
 from moe_mobile.errors import UsageError
 from moe_mobile.text.tokenizer import BundleText
@@ -166,20 +165,20 @@ def command(
     ready: Prompt | None = None
     origin = prompt.option if chat.messages is None else "--messages"
     if messages is not None:
-        with _blaming(origin):
+        with blaming(origin):
             ready = Prompt.of_text(text, text.encode(messages, values))
     elif typed:
         # Raises if the model has no template or tokenizer, before the user types anything.
         _ = text.template, text.tokenizer
     else:
-        with _blaming(origin):
+        with blaming(origin):
             ready = prompt_of(bundle, given)
     settings = engine_settings(bundle, reading, cached).as_request()
     with opened(
         bundle, sampling, settings, show=not as_json, device=device, verbose=verbose
     ) as model:
         if ready is not None:
-            with _blaming(origin):
+            with blaming(origin):
                 answer = model.answer(ready)
             if as_json:
                 echo_json(answer)
@@ -190,15 +189,16 @@ def command(
 
 
 def _talk(model: Answerer, text: BundleText, values: dict[str, Any]) -> int:
-    """Answer what is typed until it ends. A message that the context has no room for is reported
-    and left out. Returns the exit code: of a pipe, all must have been answered."""
+    """Answer what is typed until it ends. A message that the context has no room for, or that the
+    chat template refuses, is reported and left out. Returns the exit code: of a pipe, all must have
+    been answered."""
     messages: list[Message] = []
     stdin = click.open_file("-", "rb")
     code = 0
     for line in typed_messages(stdin):
         asked = [*messages, {"role": "user", "content": line}]
         try:
-            with _blaming(_CONVERSATION):
+            with blaming(_CONVERSATION):
                 answer = model.answer(Prompt.of_text(text, text.encode(asked, values)))
         except UsageError as error:
             if error.setting != _CONVERSATION:
@@ -217,17 +217,6 @@ def prompt_of(bundle: pathlib.Path, text: str | Sequence[int]) -> Prompt:
         return Prompt.of_ids(bundle, text)
     tokenizer = BundleText(bundle)
     return Prompt.of_text(tokenizer, tokenizer.encode(text))
-
-
-@contextlib.contextmanager
-def _blaming(origin: str) -> Iterator[None]:
-    """Errors about the prompt name where it came from, not the first option that gives one."""
-    try:
-        yield
-    except UsageError as error:
-        if error.setting in ("prompt", "token_ids"):
-            raise error.replaced(setting=origin) from error
-        raise
 
 
 def _echo_statistics(answer: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.source import (
     CheckpointOptions,
     TextOptions,
+    blaming,
     checkpoint_options,
     open_subject,
     refuse_others,
@@ -113,7 +114,9 @@ def command(
     with ProgressBar() as progress:
         settings = engine_settings(pathlib.Path(source), reading)
         subject = open_subject(source, device, settings, checkpoint, progress)
-        scorer, ids = subject.scorer, subject.ids(given, text.tokens)
+        scorer = subject.scorer
+        with blaming(text.option):
+            ids = subject.ids(given, text.tokens)
         wanted = caches(
             scorer.model,
             routings,
@@ -122,7 +125,7 @@ def command(
             eviction=lab.eviction,
             precisions=split_precisions(lab.precisions),
         )
-        with kept.running() as files:
+        with kept.running() as files, blaming(text.option):
             rows = sweep(
                 scorer.model,
                 ids,

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -106,6 +107,17 @@ class CheckpointOptions:
         metavar="NAME",
         help="For MODEL: PyTorch's name of the device to run on.  [default: cuda, or else cpu]",
     )
+
+
+@contextlib.contextmanager
+def blaming(origin: str) -> Iterator[None]:
+    """Errors about the text name where it came from, not the first option that gives one."""
+    try:
+        yield
+    except UsageError as error:
+        if error.setting in ("prompt", "token_ids"):
+            raise error.replaced(setting=origin) from error
+        raise
 
 
 prompt_options = group_of(PromptOptions, "prompt")

@@ -26,6 +26,7 @@ from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.source import (
     CheckpointOptions,
     TextOptions,
+    blaming,
     checkpoint_options,
     open_subject,
     refuse_others,
@@ -100,8 +101,9 @@ def command(
     with ProgressBar() as progress:
         settings = engine_settings(pathlib.Path(source), reading, recorded)
         subject = open_subject(source, device, settings, checkpoint, progress)
-        ids = subject.ids(given, text.tokens)
-        trace = subject.trace(ids, prompt_tokens=prompt_tokens, progress=progress)
+        with blaming(text.option):
+            ids = subject.ids(given, text.tokens)
+            trace = subject.trace(ids, prompt_tokens=prompt_tokens, progress=progress)
     # Imports numpy: only now, so that --help and wrong options answer at once.
     from moe_mobile.routing.trace import write_trace
 

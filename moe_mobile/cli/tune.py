@@ -32,6 +32,7 @@ from moe_mobile.cli.report import check_page
 from moe_mobile.cli.source import (
     CheckpointOptions,
     TextOptions,
+    blaming,
     checkpoint_options,
     open_subject,
     refuse_others,
@@ -196,11 +197,14 @@ def command(
 
     limit, capacities, drops = parse_limit(search.limit), search.capacities(), search.drops()
     given = text.read() if text.given else None
+    # Of the demo model's own text, only a part can be wrong.
+    origin = text.option if text.given else "--tokens"
     with ProgressBar() as progress:
         settings = engine_settings(pathlib.Path(source), reading)
         subject = open_subject(source, device, settings, checkpoint, progress)
         scored = subject.scorer.model
-        ids = subject.ids(given, text.tokens or _TOKENS)
+        with blaming(origin):
+            ids = subject.ids(given, text.tokens or _TOKENS)
         tried = tried_caches(
             scored,
             search.routings,
@@ -210,7 +214,7 @@ def command(
             eviction=search.eviction,
             precisions=split_precisions(search.precisions),
         )
-        with kept.running() as files:
+        with kept.running() as files, blaming(origin):
             file = kept.open_scores(files)
             speeds = kept.open_speeds(files) if search.measure_speed else None
             workers = workers_for(

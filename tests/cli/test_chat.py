@@ -27,6 +27,7 @@ from tests.phones import StartPhone
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('No tools!') }}{% endif %}"
+    "{% if m.content == 'bad' %}{{ raise_exception('Not that!') }}{% endif %}"
     "[{{ m.role }}] {{ m.content }}{% endfor %}"
     "{% if style is defined %}({{ style }}){% endif %}{{ eos_token }}"
 )
@@ -113,6 +114,14 @@ def test_a_conversation_remembers_what_was_said(chat_bundle: pathlib.Path) -> No
     assert result.stdout == f"{first['text']}\n{second['text']}\n"
     assert result.stderr.count(" tok/s | first token after") == 2
     assert "> " not in result.stderr
+
+
+def test_a_message_that_the_template_refuses_is_left_out(chat_bundle: pathlib.Path) -> None:
+    result = typed(chat_bundle, b"bad\nHi")
+    assert result.returncode == 2
+    assert result.stdout == answered(chat_bundle, "[user] Hi<end>")["text"] + "\n"
+    assert "error: the conversation: " in result.stderr
+    assert "Not that!" in result.stderr
 
 
 def test_a_conversation_is_typed_at_a_terminal(chat_bundle: pathlib.Path) -> None:

@@ -189,6 +189,13 @@ def test_arguments_that_make_no_sense(arguments: list[str], cause: str) -> None:
     assert cause in failed(2, *arguments)["cause"]
 
 
+@pytest.mark.parametrize("command", ["quality", "tune", "trace"])
+def test_the_option_that_gave_a_text_is_blamed(command: str, tmp_path: pathlib.Path) -> None:
+    out = () if command != "trace" else ("--out", tmp_path / "t")
+    error = failed(2, command, "demo", "-p", "", *out)
+    assert (error["setting"], error["cause"]) == ("--prompt", "there are no tokens")
+
+
 def test_a_prompt_file_must_be_text(tmp_path: pathlib.Path) -> None:
     (tmp_path / "prompt").write_bytes(b"caf\xe9")
     error = failed(2, "generate", tmp_path, "-f", tmp_path / "prompt")
