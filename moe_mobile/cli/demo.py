@@ -25,7 +25,13 @@ from moe_mobile.cli.describe import summary
 from moe_mobile.cli.generate import prompt_of
 from moe_mobile.cli.options import PathType, echo_json, json_option
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.errors import CheckpointError, DeviceError, MoeMobileError, UnsupportedError
+from moe_mobile.errors import (
+    CheckpointError,
+    DeviceError,
+    MoeMobileError,
+    UnsupportedError,
+    write_error,
+)
 from moe_mobile.runner import Runner
 from moe_mobile.settings import EngineSettings
 
@@ -148,7 +154,7 @@ def on_a_phone(bundle: pathlib.Path, folder: pathlib.Path, show: bool) -> dict[s
     measure += ["--cache", "25%,50%,100%", "--warmup", "4", "--out", str(results)]
     with contextlib.redirect_stdout(sys.stdout if show else sys.stderr):
         try:
-            results.unlink(missing_ok=True)
+            remove_results(results)
             bench.main(measure, standalone_mode=False)
             click.echo()
             title = "The demo model on a virtual phone"
@@ -157,6 +163,14 @@ def on_a_phone(bundle: pathlib.Path, folder: pathlib.Path, show: bool) -> dict[s
         finally:
             phone.stop()
     return {"serial": phone.serial, "results": str(results), "report": str(page)}
+
+
+def remove_results(file: pathlib.Path) -> None:
+    """Those of an earlier run, if there are any. Raises IoError or ReadOnlyError."""
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(error, file) from error
 
 
 def _misses(bundle: pathlib.Path) -> dict[str, Any]:

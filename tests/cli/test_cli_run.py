@@ -18,7 +18,8 @@ import pytest
 
 from moe_mobile import Engine
 from moe_mobile.bundle import inspect_bundle
-from moe_mobile.cli.demo import exported_for_the_demo, real_size
+from moe_mobile.cli.demo import exported_for_the_demo, real_size, remove_results
+from moe_mobile.errors import IoError
 from tests.cli.conftest import byte_tokenizer
 from tests.cli.program import COMMAND, INTERRUPTIBLE, failed, ok, ok_json, run_cli
 
@@ -358,3 +359,9 @@ def test_the_demo_runs_as_shipped(tmp_path: pathlib.Path) -> None:
     again = ok("demo", "--quick", "--dir", tmp_path)
     assert "prepared by an earlier run" in again
     assert answer["text"] in again
+
+
+def test_earlier_results_of_the_demo_that_stay_are_an_error(tmp_path: pathlib.Path) -> None:
+    remove_results(tmp_path / "phone.jsonl")
+    with pytest.raises(IoError, match="writing failed: Is a directory"):
+        remove_results(tmp_path)
