@@ -10,6 +10,7 @@ with the architecture and what a checkpoint really holds.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 
@@ -121,7 +122,7 @@ class ModelTensors:
 
     def layer(self, index: int) -> dict[str, TensorRef]:
         """Parameters of a layer's program, ``qkv.`` and ``mix.`` methods together."""
-        prefix = self._names.layer.format(layer=index)
+        prefix = self._layer_prefix(index)
         layer, hidden = self._a.layers[index], (self._a.hidden_size,)
         refs = {
             "qkv.norm.weight": TensorRef(prefix + self._names.input_norm, hidden),
@@ -136,7 +137,7 @@ class ModelTensors:
 
     def expert(self, layer: int, expert: int) -> dict[str, TensorRef]:
         """Parameters of one expert's program."""
-        prefix = self._names.layer.format(layer=layer)
+        prefix = self._layer_prefix(layer)
         hidden, width = self._a.hidden_size, self._a.moe.intermediate_size
         count = self._a.moe.num_experts
         if prefix + self._names.stacked_gate_up in self._stored:
@@ -175,11 +176,26 @@ class ModelTensors:
                 for expert in range(self._a.moe.num_experts):
                     yield from self.expert(index, expert).values()
 
+    def is_expert(self, name: str) -> bool:
+        """Whether it is an expert's weight, or that of all in one tensor, in a layer with them."""
+        names = self._names
+        single = (names.expert_gate, names.expert_up, names.expert_down)
+        endings = [re.escape(one).replace(r"\{expert\}", r"\d+") for one in single]
+        endings += map(re.escape, (names.stacked_gate_up, names.stacked_down))
+        layers = (i for i, layer in enumerate(self._a.layers) if layer.is_moe)
+        prefix = next((p for p in map(self._layer_prefix, layers) if name.startswith(p)), None)
+        return prefix is not None and bool(
+            re.fullmatch("|".join(endings), name.removeprefix(prefix))
+        )
+
+    def _layer_prefix(self, layer: int) -> str:
+        return self._names.layer.format(layer=layer)
+
     def router_bias(self, layer: int) -> TensorRef | None:
         """What a layer's router adds to its scores before sorting [experts]; None: nothing."""
         if not (self._a.moe.router_bias and self._a.layers[layer].is_moe):
             return None
-        name = self._names.layer.format(layer=layer) + self._names.router_bias
+        name = self._layer_prefix(layer) + self._names.router_bias
         return TensorRef(name, (self._a.moe.num_experts,))
 
     def num_parameters(self) -> int:

@@ -66,6 +66,7 @@ HUGGING_FACE_FILES = (
 _CONFIGS = ("config.json", "generation_config.json")
 ADAPTER = "adapter_config.json"
 DEMO = "demo"
+_PREFIX = "model."
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -364,4 +365,23 @@ def _open(
     if folder is not None:
         refuse_quantized_tensors(store.names(), {ref.name for ref in tensors.all()}, folder)
     model.check()
+    if folder is not None:
+        _refuse_ambiguous(model, folder)
     return model
+
+
+def _refuse_ambiguous(model: OpenModel, folder: Path) -> None:
+    """Raises a CheckpointError if transformers would take another tensor than we do, or fail."""
+    used = {ref.name for ref in model.tensors.all()}
+    for name in model.unused():
+        if {_PREFIX + name, name.removeprefix(_PREFIX)} & used:
+            cause = "is there with and without 'model.' before its name"
+        elif model.tensors.is_expert(name):
+            cause = "is of an expert that config.json does not have, or that is stored twice"
+        else:
+            continue
+        raise CheckpointError(
+            f"tensor {name} {cause}: transformers would use it, or fail",
+            file=folder,
+            remedy="Take out the tensors that are not the model's, or correct config.json",
+        )

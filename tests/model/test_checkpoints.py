@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -222,6 +223,47 @@ def test_quantized_tensors_are_named_before_any_work(
         open_model(str(folder))
     assert cause in refusal.value.cause
     assert refusal.value.remedy
+
+
+EXPERT = "model.layers.0.mlp.experts.0.down_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "like", "cause"),
+    [
+        ("embed_tokens.weight", "model.embed_tokens.weight", "with and without 'model.'"),
+        (EXPERT.removeprefix("model."), EXPERT, "with and without 'model.'"),
+        (EXPERT.replace(".0.down", ".8.down"), EXPERT, "config.json does not have"),
+        ("model.layers.0.mlp.experts.down_proj", EXPERT, "stored twice"),
+    ],
+)
+def test_tensors_that_transformers_would_use_are_refused(
+    name: str, like: str, cause: str, tmp_path: Path
+) -> None:
+    folder = write_checkpoint(tmp_path / "model", "qwen3_moe")
+    path = folder / SINGLE_FILE
+    tensors, loaded = load_file(path), _loaded_weights(folder)
+    extra = 2 * tensors[like]
+    if name.endswith("experts.down_proj"):
+        extra = extra.repeat(8, 1, 1)
+    save_file({**tensors, name: extra}, path, {"format": "pt"})
+    with contextlib.suppress(RuntimeError, AttributeError):  # transformers fails
+        assert not torch.equal(_loaded_weights(folder), loaded)
+    with pytest.raises(CheckpointError) as refusal:
+        open_model(str(folder))
+    assert refusal.value.cause.startswith(f"tensor {name} is ")
+    assert cause in refusal.value.cause
+    assert refusal.value.file == str(folder)
+    # Of layers beyond the model's, transformers takes none.
+    other = {**load_file(path), "model.layers.9" + EXPERT.removeprefix("model.layers.0"): extra}
+    del other[name]
+    save_file(other, path, {"format": "pt"})
+    assert len(open_model(str(folder)).unused()) == 1
+
+
+def _loaded_weights(folder: Path) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", INDEX_FILE, SINGLE_FILE, "a"])
