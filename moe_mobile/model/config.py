@@ -36,20 +36,24 @@ _TOKENS = frozenset(["bos_token_id", "eos_token_id"])
 # Members that do not change what the model computes at inference, with any value.
 _NEUTRAL = frozenset(
     [
+        "_experts_implementation",
         "_flash_attn_2_enabled",
         "_name_or_path",
         "architectures",
         "attention_dropout",
         "bos_token_id",
         "chunk_size_feed_forward",
+        "cls_token_id",
         "dtype",
         "eos_token_id",
         "gradient_checkpointing",
         "id2label",
         "initializer_range",
+        "is_decoder",
         "is_encoder_decoder",
         "keys_to_ignore_at_inference",
         "label2id",
+        "mask_token_id",
         "max_sequence_length",
         "model_max_length",
         "model_type",
@@ -64,6 +68,7 @@ _NEUTRAL = frozenset(
         "torch_dtype",
         "transformers.js_config",
         "transformers_version",
+        "unk_token_id",
         "use_cache",
     ]
 )
@@ -82,7 +87,9 @@ _LEGACY = frozenset(
         "forced_eos_token_id",
         "length_penalty",
         "max_length",
+        "max_new_tokens",
         "min_length",
+        "min_p",
         "no_repeat_ngram_size",
         "num_beam_groups",
         "num_beams",
@@ -165,7 +172,8 @@ def read_json_object(path: Path, most: int | None = None) -> JsonObject:
     if too_many_values(data):
         raise CheckpointError("holds too many values", file=path, remedy=AGAIN)
     try:
-        value = json.loads(data)
+        # As transformers reads it: without a byte order mark, in no other encoding.
+        value = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"not valid JSON: {error}", file=path, remedy=AGAIN) from error
     if not isinstance(value, dict):

@@ -82,7 +82,9 @@ def _frequencies(view: ConfigView, kind: str, head_dim: int) -> tuple[list[float
     import torch
 
     if kind == "default":
-        theta = float(view.get("rope_parameters")["rope_theta"])
+        theta = view.get("rope_parameters")["rope_theta"]
+        if isinstance(theta, str):
+            raise TypeError("rope_theta is a text")
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         return (1.0 / (theta**exponents)).tolist(), 1.0
 

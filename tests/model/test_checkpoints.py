@@ -71,7 +71,7 @@ def test_a_single_file_counts_although_there_is_an_index(tmp_path: Path) -> None
     [
         {"unsloth_version": "2024.9", "unsloth_fixed": True},
         {"do_sample": True, "temperature": 0.7, "max_length": 4096},
-        {"torchscript": False, "is_decoder": False, "pruned_heads": {}},
+        {"torchscript": False, "is_decoder": True, "pruned_heads": {}},
         {"quantization_config": None, "some_new_option": 0, "another": [], "third": ""},
         {"layer_types": ["full_attention"] * 2},
     ],
@@ -87,7 +87,6 @@ def test_members_that_change_nothing_are_accepted(changes: dict[str, Any], tmp_p
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
-        ({"is_decoder": True}, "unknown option 'is_decoder'"),
         ({"use_qk_norm": False, "qkv_clip": 8.0}, "unknown option 'qkv_clip'"),
         ({"layer_types": ["full_attention", "linear_attention"]}, "unknown option 'layer_types'"),
         ({"pruned_heads": {"0": [1]}}, "unknown option 'pruned_heads'"),
@@ -110,6 +109,24 @@ def _stop_token(folder: Path) -> Path:
     path = folder / "generation_config.json"
     path.write_text('{"eos_token_id": [2, 999]}')
     return path
+
+
+def _byte_order_mark(folder: Path) -> Path:
+    path = folder / "config.json"
+    path.write_text(path.read_text(), "utf-8-sig")
+    return path
+
+
+def _wide_characters(folder: Path) -> Path:
+    path = folder / "config.json"
+    path.write_text(path.read_text(), "utf-16")
+    return path
+
+
+def _base_in_quotes(folder: Path) -> Path:
+    parameters = {"rope_type": "default", "rope_theta": "10000"}
+    _changed(folder, rope_parameters=parameters)
+    return folder / "config.json"
 
 
 def _adapter(folder: Path) -> Path:
@@ -153,6 +170,9 @@ def _gptq_file(folder: Path) -> Path:
     ("change", "kind", "said"),
     [
         (_stop_token, CheckpointError, "eos_token_id must be"),
+        (_byte_order_mark, CheckpointError, "not valid JSON"),
+        (_wide_characters, CheckpointError, "not valid JSON"),
+        (_base_in_quotes, CheckpointError, "rope_theta is a text"),
         (_adapter, UnsupportedError, "merge_and_unload"),
         (_adapter_alone, UnsupportedError, "merge_and_unload"),
         (_llama_cpp, CheckpointError, "GGUF files are quantized for llama.cpp"),

@@ -181,6 +181,9 @@ def test_what_transformers_saves_again_means_the_same(name: str, tmp_path: Path)
         {"hidden_activation": "silu", "gradient_checkpointing": True},
         {"transformers.js_config": {"dtype": "q4"}, "_flash_attn_2_enabled": True},
         {"model_max_length": 256, "max_sequence_length": 256},
+        {"is_decoder": True, "max_new_tokens": 2048, "min_p": 0.1},
+        {"unk_token_id": 5, "cls_token_id": 1, "mask_token_id": 3},
+        {"_experts_implementation": "grouped_mm"},
     ],
     ids=lambda members: next(iter(members)),
 )
@@ -191,6 +194,20 @@ def test_members_that_change_nothing_are_accepted(
     assert read(changed) == read(published(name))
     if "auto_map" not in members:
         assert facts_of(changed) == facts_by_transformers(by_transformers(changed, tmp_path))
+
+
+SCALED = "routed_scaling_factor"
+
+
+@pytest.mark.parametrize("name", [QWEN2, QWEN3, "OLMoE-1B-7B-0924", "Mixtral-8x7B-v0.1"])
+def test_what_softmax_routers_do_anyway_is_accepted(name: str, tmp_path: Path) -> None:
+    plain = {"scoring_func": "softmax", "topk_method": "greedy", "n_group": 1, SCALED: 1.0}
+    changed = published(name, **plain)
+    assert read(changed) == read(published(name))
+    assert facts_of(changed) == facts_by_transformers(by_transformers(changed, tmp_path))
+    for other in ({"scoring_func": "sigmoid"}, {"topk_method": "noaux_tc"}, {SCALED: 2.5}):
+        with pytest.raises(UnsupportedError, match=f"unknown option '{next(iter(other))}'"):
+            read(published(name, **other))
 
 
 @pytest.mark.parametrize("value", [True, False])

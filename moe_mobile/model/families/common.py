@@ -33,6 +33,14 @@ COMMON_MEMBERS = frozenset(
     ]
 )
 
+# What DeepSeek's configurations say of their routers, where it is what softmax routers do anyway.
+PLAIN_ROUTER: Mapping[str, Container[object]] = {
+    "n_group": (1,),
+    "routed_scaling_factor": (1,),
+    "scoring_func": ("softmax",),
+    "topk_method": ("greedy",),
+}
+
 
 @dataclass(frozen=True)
 class Source:

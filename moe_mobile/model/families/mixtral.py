@@ -9,6 +9,7 @@ from moe_mobile.model.architecture import Layer, Moe
 from moe_mobile.model.config import ConfigView
 from moe_mobile.model.families.common import (
     COMMON_MEMBERS,
+    PLAIN_ROUTER,
     Family,
     num_layers,
     read_attention,
@@ -35,7 +36,7 @@ MIXTRAL = Family(
     ),
     read=_read,
     # transformers does not read it.
-    always={"norm_topk_prob": (True,)},
+    always={**PLAIN_ROUTER, "norm_topk_prob": (True,)},
     names=TensorNames(
         router=("block_sparse_moe.gate.weight", "mlp.gate.weight"),
         expert_gate="block_sparse_moe.experts.{expert}.w1.weight",

@@ -10,6 +10,7 @@ from moe_mobile.model.architecture import Layer, Moe, QkNorm
 from moe_mobile.model.config import ConfigView
 from moe_mobile.model.families.common import (
     COMMON_MEMBERS,
+    PLAIN_ROUTER,
     Family,
     num_layers,
     read_attention,
@@ -54,4 +55,5 @@ OLMOE = Family(
         ]
     ),
     read=_read,
+    always=PLAIN_ROUTER,
 )

@@ -11,6 +11,7 @@ from moe_mobile.model.architecture import Layer, Moe
 from moe_mobile.model.config import ConfigView
 from moe_mobile.model.families.common import (
     COMMON_MEMBERS,
+    PLAIN_ROUTER,
     Family,
     layer_kinds,
     read_attention,
@@ -61,4 +62,5 @@ QWEN2_MOE = Family(
         ]
     ),
     read=_read,
+    always=PLAIN_ROUTER,
 )

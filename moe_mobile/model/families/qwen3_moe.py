@@ -9,6 +9,7 @@ from moe_mobile.model.architecture import Layer, Moe, QkNorm
 from moe_mobile.model.config import ConfigView
 from moe_mobile.model.families.common import (
     COMMON_MEMBERS,
+    PLAIN_ROUTER,
     Family,
     read_attention,
     read_moe,
@@ -50,5 +51,5 @@ QWEN3_MOE = Family(
     ),
     read=_read,
     # Qwen3-Coder's configurations have them.
-    always={"use_qk_norm": (True,)},
+    always={**PLAIN_ROUTER, "use_qk_norm": (True,)},
 )
