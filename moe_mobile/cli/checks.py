@@ -36,7 +36,7 @@ EXPORTS = (
 )
 """Peak memory in bytes of exports in the default quantization on two cores: the larger of two runs
 of `moe-mobile export --random-weights NAME --layers 1 OUT`, and for the last one the whole model
-(docs/findings/data/export-whole.json), which took 4 % more than its one layer. It is about 1 GB, and
+(docs/findings/data/export-whole.json), which took 4 % more than its one layer. It is about 1 GB and
 9 to 11 bytes for each weight of the largest program: the output head, or an expert of Mixtral.
 Layers are made one after the other (tests/export/test_cost.py)."""
 
