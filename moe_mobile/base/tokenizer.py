@@ -84,6 +84,11 @@ class TextTokenizer:
         """Whether its model is byte-pair encoding."""
         return type(self._tokenizer.model).__name__ == "BPE"
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether it changes texts before it splits them."""
+        return self._tokenizer.normalizer is not None
+
     def try_out(self) -> None:
         """Encodes and decodes a short text, and decodes some tokens alone. Raises if the file can
         be read, but not used."""

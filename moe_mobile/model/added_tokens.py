@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens that transformers adds to ``tokenizer.json``, or changes, by the files next to it.
 
-A bundle's texts go through ``tokenizer.json`` alone. If transformers finds other tokens in texts,
-or leaves out others when it decodes, ids and texts would be others than the model's own.
+A bundle's texts go through ``tokenizer.json`` alone. If transformers found other tokens in texts,
+or left out others when it decodes, ids and texts would be others than the model's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -32,8 +33,10 @@ _SEVERAL = (
 _FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 
 
-def require_same_tokens(folder: Path, tokenizer: TextTokenizer) -> None:
+def require_same_tokens(folder: Path, tokenizer: TextTokenizer) -> set[str]:
     """Raises unless transformers finds the tokens in texts that ``tokenizer.json`` does.
+
+    Returns those that it makes special, so that decoding leaves them out: see ``with_special``.
 
     Raises:
         CheckpointError: a file next to it adds or changes a token, or cannot be read.
@@ -55,6 +58,17 @@ def require_same_tokens(folder: Path, tokenizer: TextTokenizer) -> None:
     for file, members in named.items():
         for content in _named(members):
             own.require_special(content, file)
+    return own.made_special
+
+
+def with_special(data: bytes, contents: Collection[str]) -> bytes:
+    """A ``tokenizer.json`` in which these of its added tokens are special."""
+    if not contents:
+        return data
+    members = json.loads(data)
+    for token in members["added_tokens"]:
+        token["special"] |= token["content"] in contents
+    return json.dumps(members, ensure_ascii=False).encode()
 
 
 class _OwnTokens:
@@ -65,22 +79,32 @@ class _OwnTokens:
         self._numbers = {token.content: number for number, token in added.items()}
         self._tokens = {token.content: token for token in added.values()}
         self._vocabulary = tokenizer.get_vocab()
+        # Without a normalizer this flag changes nothing.
+        self._flags = [flag for flag in _FLAGS if tokenizer.normalizes or flag != "normalized"]
+        self.made_special: set[str] = set()
 
     def require(self, content: str, file: Path, wanted: AddedToken | int) -> None:
-        """Raises a CheckpointError unless it is one of them, with the same flags or id."""
+        """Raises a CheckpointError unless it is one of them, with the same id, or the same flags.
+        It may become special."""
         own = self._tokens.get(content) or self._refuse(content, file)
         if isinstance(wanted, int):
             changed = [] if wanted == self._numbers[content] else ["id"]
         else:
-            changed = [flag for flag in _FLAGS if getattr(wanted, flag) != getattr(own, flag)]
+            if wanted.special:
+                self._make_special(own)
+            changed = [flag for flag in self._flags if getattr(wanted, flag) != getattr(own, flag)]
+            if content in self.made_special:
+                changed.remove("special")
         if changed:
             _refuse(f"gives the token {content!r} another {changed[0]!r} than {TOKENIZER}", file)
 
     def require_special(self, content: str, file: Path) -> None:
-        """Raises a CheckpointError unless it is one of them that decoding leaves out."""
-        own = self._tokens.get(content) or self._refuse(content, file)
+        """Raises a CheckpointError unless it is one of them."""
+        self._make_special(self._tokens.get(content) or self._refuse(content, file))
+
+    def _make_special(self, own: AddedToken) -> None:
         if not own.special:
-            _refuse(f"makes the token {content!r} special, which it is not in {TOKENIZER}", file)
+            self.made_special.add(own.content)
 
     def _refuse(self, content: str, file: Path) -> NoReturn:
         ordinary = f"is an ordinary one in {TOKENIZER}"

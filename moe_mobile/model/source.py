@@ -27,7 +27,7 @@ from moe_mobile.errors import (
     did_you_mean,
     read_error,
 )
-from moe_mobile.model.added_tokens import require_same_tokens
+from moe_mobile.model.added_tokens import require_same_tokens, with_special
 from moe_mobile.model.architecture import Architecture
 from moe_mobile.model.config import AGAIN, read_checkpoint_file, read_json_object
 from moe_mobile.model.families.common import Family, Source
@@ -334,7 +334,8 @@ def _read_description(folder: Path, name: str, listed: Collection[str]) -> Descr
     family, architecture = describe(Source(config, str(config_file), name, stop_file))
     if TOKENIZER in files:
         tokenizer = _read_tokenizer(files[TOKENIZER], folder / TOKENIZER, architecture.vocab_size)
-        require_same_tokens(folder, tokenizer)
+        special = require_same_tokens(folder, tokenizer)
+        files[TOKENIZER] = with_special(files[TOKENIZER], special)
     return Description(family, architecture, files)
 
 

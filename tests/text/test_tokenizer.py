@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -140,10 +141,8 @@ END = "<|endoftext|>"
                 {"added_tokens_decoder": {"0": {"content": END, "special": True, flag: True}}},
                 f"gives the token '{END}' another '{flag}'",
             )
-            for flag in ("lstrip", "rstrip", "single_word", "normalized")
+            for flag in ("lstrip", "rstrip", "single_word")
         ),
-        # A list of tokens may not be special; the end of a text is in any case.
-        (TOKENIZER, {"special": False}, f"makes the token '{END}' special"),
     ],
     ids=str,
 )
@@ -152,21 +151,59 @@ def test_tokens_that_transformers_changes_are_found_before_an_export(
 ) -> None:
     path = folder / name
     before = json.loads(path.read_text()) if path.exists() else {}
-    if name == TOKENIZER:
-        before["added_tokens"][0] |= members
-        path.write_text(json.dumps(before))
-    else:
-        path.write_text(json.dumps(before | members))
+    path.write_text(json.dumps(before | members))
     assert not same_tokens(folder)
     with pytest.raises(CheckpointError) as refusal:
         open_model(str(folder))
     assert cause in refusal.value.cause
-    named = "tokenizer_config.json" if name == TOKENIZER else name
-    assert refusal.value.file == str(folder / named)
+    assert refusal.value.file == str(folder / name)
     # The remedy.
     AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
     open_model(str(folder))
     assert same_tokens(folder)
+
+
+@pytest.mark.parametrize("normalizes", [True, False])
+def test_a_token_of_normalized_texts_is_another_only_if_texts_are_normalized(
+    normalizes: bool, folder: Path
+) -> None:
+    path, config = folder / TOKENIZER, folder / "tokenizer_config.json"
+    if normalizes:
+        path.write_text(
+            json.dumps(json.loads(path.read_text()) | {"normalizer": {"type": "Lowercase"}})
+        )
+    token = {"content": END, "special": True, "normalized": True}
+    members = json.loads(config.read_text()) | {"added_tokens_decoder": {"0": token}}
+    config.write_text(json.dumps(members))
+    with contextlib.ExitStack() as refused:
+        if normalizes:
+            refused.enter_context(pytest.raises(CheckpointError, match="another 'normalized'"))
+        open_model(str(folder))
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_token_that_transformers_makes_special_is_so_in_the_bundle(
+    listed: bool, folder: Path
+) -> None:
+    """As the end of a text of OLMoE-1B-7B-0125-Instruct, which once stood for addresses."""
+    path, config = folder / TOKENIZER, folder / "tokenizer_config.json"
+    raw = json.loads(path.read_text())
+    (token,) = raw["added_tokens"]
+    token["special"] = False
+    path.write_text(json.dumps(raw))
+    members = json.loads(config.read_text())
+    assert END in members.values()
+    if listed:
+        number = token.pop("id")
+        members["added_tokens_decoder"] = {number: {**token, "special": True}}
+    config.write_text(json.dumps(members))
+    assert not same_tokens(folder)
+    text = f"{TEXT}{END}{TEXT}"
+    theirs = AutoTokenizer.from_pretrained(folder)
+    ours = parse_tokenizer(open_model(str(folder)).files[TOKENIZER])
+    ids = ours.encode(text).ids
+    assert ids == theirs(text)["input_ids"]
+    assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True) == TEXT + TEXT
 
 
 @pytest.mark.parametrize(
