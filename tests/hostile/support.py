@@ -23,7 +23,7 @@ from moe_mobile.runner import Runner
 from tests.tiny import VOCAB
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPORT_OPTIONS = ["--quant", "8da4w", "--max-batch", "16", "--json"]
+EXPORT_OPTIONS = ["--quant", "8da4w", "--json"]
 TOKENS = random.Random(3).choices(range(3, VOCAB), k=48)
 """Enough of them to use every expert of the tiny model."""
 
