@@ -48,7 +48,7 @@ from moe_mobile.model.safetensors import (
 SourceLike = str | os.PathLike[str] | RandomWeights
 """What can be exported: a folder, a Hugging Face id ("org/name"), "demo", or random weights."""
 
-# Copied unchanged into the bundle if the checkpoint has them.
+# Copied into the bundle if the checkpoint has them; tokenizer.json with its special tokens marked.
 HUGGING_FACE_FILES = (
     "added_tokens.json",
     "additional_chat_templates/tool_use.jinja",
