@@ -109,7 +109,7 @@ class _Pipe(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer, /) -> int | None:
         if not self._ready.poll(1000 * limits.INPUT_S):
             raise IoError(
-                f"nothing was written to this pipe for {limits.INPUT_S:g} s",
+                f"nothing was written to this pipe for {limits.INPUT_S:.0f} s",
                 file=self.name,
                 remedy="Start what writes to it first, or pipe it to standard input and give -",
             )

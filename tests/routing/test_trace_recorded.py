@@ -141,7 +141,7 @@ def test_the_command_records_from_both(
     [
         ("bundle", "", None),
         ("bundle", "--token-ids 5 -p x", None),
-        ("bundle", "-p ''", "--token-ids"),
+        ("bundle", "-p ''", "--prompt"),
         ("bundle", "--token-ids 4096", "--token-ids"),
         ("bundle", "--token-ids 5 --dtype float32", "--dtype"),
         ("bundle", "--token-ids 5 --torch-device cpu", "--torch-device"),

@@ -100,7 +100,7 @@ void AttentionMixer::run(uint32_t first, uint32_t count, float* const* inputs,
     throw Error(ErrorCode::kRuntime, "",
                 "a key or value of layer " + std::to_string(layer_) +
                     " is not finite, or beyond what a float16 KV cache holds (65504)",
-                "Export the model again with a float32 KV cache (`export --kv-dtype float32`).");
+                "Export the model again with a float32 KV cache (its setting `kv_dtype`).");
   AttentionCall call;
   call.cache = &cache_;
   call.num_heads = num_heads_;
