@@ -46,6 +46,6 @@ def chat_bundle(made_once: OnceMaker, tmp_path_factory: pytest.TempPathFactory) 
     shutil.copytree(checkpoint_dir(), folder)
     (folder / "chat_template.jinja").write_text(_TEMPLATE)
     config = json.loads((folder / "tokenizer_config.json").read_text())
-    config["bos_token"] = {"content": "The", "special": True}
+    config["bos_token"] = {"content": "<|endoftext|>", "special": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return made_once("chatty-8da4w", lambda out: export_bundle(folder, out, "8da4w"))

@@ -78,7 +78,7 @@ def test_half_characters_are_held_back(engine: Engine, tokenizer: Tokenizer) -> 
 
 
 def test_messages_go_through_the_models_template(chat_bundle: Path, tokenizer: Tokenizer) -> None:
-    written = "The <user>Tell me a story.\n<assistant>"
+    written = "<|endoftext|> <user>Tell me a story.\n<assistant>"
     ids = tokenizer.encode(written, add_special_tokens=False).ids
     with Engine(chat_bundle, threads=1) as engine:
         expected = engine.generate(ids, 16, ignore_eos=True).result()
