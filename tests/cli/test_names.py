@@ -278,7 +278,7 @@ def test_an_unfinished_export_says_so(checkpoint: pathlib.Path, tmp_path: pathli
             raise KeyboardInterrupt
 
     with pytest.raises(CancelledError):
-        export_bundle(checkpoint, out, progress=stop)
+        export_bundle(checkpoint, out, "8da4w", progress=stop)
     for place in (out, tmp_path / "bundle.partial", tmp_path / "bundle.partial" / "bundle"):
         for command in (
             *("inspect", "verify", "prepare", "info", "bench", "deploy"),
@@ -291,7 +291,7 @@ def test_an_unfinished_export_says_so(checkpoint: pathlib.Path, tmp_path: pathli
             assert found is not None, (command, result.stderr)
             assert 0 < int(found[1]) < 10
             assert f"export ... {out}` again: it continues where it stopped" in result.stderr
-    again = run_cli("export", checkpoint, out)
+    again = run_cli("export", checkpoint, out, "--quant", "8da4w")
     assert again.returncode == 0
     assert f"note: an export to {out} was interrupted: " in again.stderr
     assert "With the same arguments it continues" in again.stderr
