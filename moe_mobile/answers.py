@@ -74,7 +74,7 @@ DEFAULTS = {
 """Members of requests that may be left out."""
 
 _ERROR = ("code", "file", "setting", "cause", "remedy")
-_PLAN: Shape = {"text": str, "slots": int, "total_bytes": int}
+_PLAN: Shape = {"text": str, "slots": int, "num_experts": int, "total_bytes": int}
 _TOKEN: Shape = {
     **dict(members_of(TokenStats)),
     "token": _token_id,

@@ -97,13 +97,13 @@ def too_many_values(data: bytes | bytearray, most: int | None = None) -> bool:
 def parse_object(line: bytes, *, finite: bool = False) -> Json | None:
     """The JSON object in ``line``, or None if it holds anything else, or too many values.
 
-    ``finite``: also None if a number is infinite or NaN.
+    ``finite``: also None if a number is infinite or NaN, or an integer takes more than 64 bits.
     """
-    parse = _finite if finite else float
+    parse, integer = (_finite, _of_64_bits) if finite else (float, int)
     if too_many_values(line):
         return None
     try:
-        item = json.loads(line, parse_float=parse, parse_constant=parse)
+        item = json.loads(line, parse_int=integer, parse_float=parse, parse_constant=parse)
     except (ValueError, RecursionError):
         return None
     return item if isinstance(item, dict) else None
@@ -112,6 +112,13 @@ def parse_object(line: bytes, *, finite: bool = False) -> Json | None:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _of_64_bits(text: str) -> int:
+    # No more than a float or a count in C++ holds, so that computing with it cannot overflow.
+    if len(text) > 20 or not -(2**63) <= (value := int(text)) < 2**64:
         raise ValueError(text)
     return value
 

@@ -66,7 +66,7 @@ def tokens_to_fill(seen: Sequence[tuple[int, float]], plan: Mapping[str, Any]) -
         seen: tokens that were run, and how full the cache was then, in this order.
         plan: has ``slots`` and ``num_experts``.
     """
-    slots, experts = int(plan.get("slots") or 0), int(plan.get("num_experts") or 0)
+    slots, experts = plan["slots"], plan["num_experts"]
     if not 0 < slots <= experts:
         return None
     cached = slots / experts

@@ -35,7 +35,6 @@ def test_nothing_is_estimated_from_nothing() -> None:
     plan = {"slots": 48, "num_experts": 192}
     assert tokens_to_fill([(0, 0.0)], plan) is None
     assert tokens_to_fill([(8, 0.0), (16, 0.0)], plan) is None
-    assert tokens_to_fill([(8, 0.5)], {}) is None
     assert tokens_to_fill([(8, 0.5)], {"slots": 0, "num_experts": 0}) is None
 
 

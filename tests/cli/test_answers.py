@@ -19,7 +19,7 @@ from moe_mobile.runner import Runner
 
 Json = dict[str, Any]
 
-PLAN = {"text": "4 slots", "slots": 4, "total_bytes": 9}
+PLAN = {"text": "4 slots", "slots": 4, "num_experts": 8, "total_bytes": 9}
 INFO: Json = {
     "pid": 1, "bundle_hash": "ab", "plan": PLAN, "direct_io": True, "fallbacks": [],
     "settings": {

@@ -199,6 +199,14 @@ def test_no_answer_makes_a_command_crash(
         QualityFile(folder / "scores.jsonl", resume=True).close()
 
 
+def test_a_number_that_no_engine_holds_is_a_broken_answer(
+    bundle: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    change = _hostile("result", ("plan", "num_experts"), 10**400)
+    code, _, err = _run(change, *_arguments("bench", bundle, tmp_path))
+    assert code == 10, err
+
+
 @pytest.mark.parametrize("name", ["hits", "misses", "slots_changed_by_routing"])
 def test_scores_count_all_slots(name: str, bundle: pathlib.Path, tmp_path: pathlib.Path) -> None:
     change = _hostile("result", ("stats", "totals", name), 10**6)
