@@ -97,9 +97,8 @@ def _native_build(flavour: str) -> NativeBuild:
         "Python_EXECUTABLE": sys.executable,
         "CMAKE_MAKE_PROGRAM": _tool("ninja"),
     }
-    if flavour == "address":
-        # Half of GCC's time, and it checks the annotations of locks. Clang's ThreadSanitizer also
-        # sees memory that ExecuTorch frees, but not the counts that its threads agree by.
+    if SANITIZE[flavour]:
+        # Half of GCC's time with sanitizers, and it checks the annotations of locks.
         definitions["CMAKE_CXX_COMPILER"] = _tool("clang++")
     arguments = [f"-D{name}={value}" for name, value in definitions.items()]
     with _locked(directory):

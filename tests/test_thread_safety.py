@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clang's thread safety analysis of the engine: who may touch what under which lock.
 
-The engine's sources are analysed as they are compiled for AddressSanitizer.
+The engine's sources are analysed as they are compiled for the sanitizers.
 """
 
 from __future__ import annotations
@@ -58,19 +58,20 @@ def _check(text: str) -> str:
     return result.stderr if result.returncode != 0 else ""
 
 
-def test_the_build_for_addresses_checks_the_engine(native_build: Callable[[str], NativeBuild]) -> None:
-    database = native_build("address").directory / "compile_commands.json"
-    commands = {Path(one["file"]): one["command"] for one in json.loads(database.read_text())}
-    annotated = [
-        ENGINE / source
-        for source in sources()
-        if "base/thread_annotations.h" in included(str(source)) and ENGINE / source in commands
-    ]
-    assert ENGINE / "cache/read_lanes.cpp" in annotated
-    for source in annotated:
-        words = shlex.split(commands[source])
-        assert Path(words[0]).name == "clang++"
-        assert set(OPTIONS) <= set(words)
+def test_sanitized_builds_check_the_engine(native_build: Callable[[str], NativeBuild]) -> None:
+    for flavour in ("address", "thread"):
+        database = native_build(flavour).directory / "compile_commands.json"
+        commands = {Path(one["file"]): one["command"] for one in json.loads(database.read_text())}
+        annotated = [
+            ENGINE / source
+            for source in sources()
+            if "base/thread_annotations.h" in included(str(source)) and ENGINE / source in commands
+        ]
+        assert ENGINE / "cache/read_lanes.cpp" in annotated
+        for source in annotated:
+            words = shlex.split(commands[source])
+            assert Path(words[0]).name == "clang++"
+            assert set(OPTIONS) <= set(words)
 
 
 def test_code_that_keeps_the_rules_passes() -> None:
