@@ -43,8 +43,8 @@ def runner(native_build: Callable[[str], NativeBuild]) -> Iterator[Runner]:
 
 @pytest.mark.parametrize("residency", ["slots", "programs"])
 def test_other_threads_disturb_nothing(runner: Runner, demo: Path, residency: str) -> None:
-    # Packed by the ordinary engine: ExecuTorch, which is not instrumented, frees its cache of weights
-    # in another thread than last used it, and the counts that order this are not seen.
+    # Packed by the ordinary engine: ExecuTorch, which is not instrumented, frees its cache of
+    # weights in another thread than last used it, and the counts that order this are not seen.
     Engine(demo, threads=1).close()
     settings = {"cache": "50%", "residency": residency, "threads": 2, "context": 256}
     runner.request("open", bundle=str(demo), settings=settings)
