@@ -90,10 +90,9 @@ class _OwnTokens:
         if isinstance(wanted, int):
             changed = [] if wanted == self._numbers[content] else ["id"]
         else:
-            if wanted.special:
-                self._make_special(own)
             changed = [flag for flag in self._flags if getattr(wanted, flag) != getattr(own, flag)]
-            if content in self.made_special:
+            if wanted.special and not own.special:
+                self._make_special(own)
                 changed.remove("special")
         if changed:
             _refuse(f"gives the token {content!r} another {changed[0]!r} than {TOKENIZER}", file)

@@ -85,9 +85,7 @@ MORE = "<more>"
 def test_tokens_that_transformers_adds_are_found_before_an_export(
     name: str, members: dict[str, Any], folder: Path
 ) -> None:
-    path = folder / name
-    before = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(before | members))
+    path = add_members(folder / name, members)
     with pytest.raises(CheckpointError, match=f"{MORE}', which tokenizer.json lacks") as refusal:
         open_model(str(folder))
     assert refusal.value.file == str(path)
@@ -105,6 +103,13 @@ def test_tokens_that_transformers_adds_are_found_before_an_export(
     (folder / TOKENIZER).write_text(json.dumps(raw))
     open_model(str(folder))
     assert same_tokens(folder)
+
+
+def add_members(path: Path, members: dict[str, Any]) -> Path:
+    """Adds members to a file of JSON, which may be missing."""
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(before | members))
+    return path
 
 
 def same_tokens(folder: Path) -> bool:
@@ -149,9 +154,7 @@ END = "<|endoftext|>"
 def test_tokens_that_transformers_changes_are_found_before_an_export(
     name: str, members: dict[str, Any], cause: str, folder: Path
 ) -> None:
-    path = folder / name
-    before = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(before | members))
+    add_members(folder / name, members)
     assert not same_tokens(folder)
     with pytest.raises(CheckpointError) as refusal:
         open_model(str(folder))
@@ -195,7 +198,8 @@ def test_a_token_that_transformers_makes_special_is_so_in_the_bundle(
     assert END in members.values()
     if listed:
         number = token.pop("id")
-        members["added_tokens_decoder"] = {number: {**token, "special": True}}
+        # Listed twice, too.
+        members["added_tokens_decoder"] = {number: {**token, "special": True}, 9999: token}
     config.write_text(json.dumps(members))
     assert not same_tokens(folder)
     text = f"{TEXT}{END}{TEXT}"
@@ -220,9 +224,7 @@ def test_a_token_that_transformers_makes_special_is_so_in_the_bundle(
 def test_what_names_the_own_tokens_is_accepted(
     name: str, members: dict[str, Any], folder: Path
 ) -> None:
-    path = folder / name
-    before = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(before | members))
+    add_members(folder / name, members)
     open_model(str(folder))
     assert same_tokens(folder)
 
