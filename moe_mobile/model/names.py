@@ -176,17 +176,15 @@ class ModelTensors:
                 for expert in range(self._a.moe.num_experts):
                     yield from self.expert(index, expert).values()
 
-    def is_expert(self, name: str) -> bool:
-        """Whether it is an expert's weight, or that of all in one tensor, in a layer with them."""
+    def expert_names(self) -> re.Pattern[str]:
+        """Names of an expert's weights, or of all in one tensor, in the layers with experts."""
         names = self._names
         single = (names.expert_gate, names.expert_up, names.expert_down)
         endings = [re.escape(one).replace(r"\{expert\}", r"\d+") for one in single]
         endings += map(re.escape, (names.stacked_gate_up, names.stacked_down))
         layers = (i for i, layer in enumerate(self._a.layers) if layer.is_moe)
-        prefix = next((p for p in map(self._layer_prefix, layers) if name.startswith(p)), None)
-        return prefix is not None and bool(
-            re.fullmatch("|".join(endings), name.removeprefix(prefix))
-        )
+        prefixes = map(re.escape, map(self._layer_prefix, layers))
+        return re.compile(f"(?:{'|'.join(prefixes)})(?:{'|'.join(endings)})")
 
     def _layer_prefix(self, layer: int) -> str:
         return self._names.layer.format(layer=layer)

@@ -363,21 +363,23 @@ def _open(
     architecture = described.architecture
     tensors = ModelTensors(architecture, described.family.names, store)
     model = OpenModel(label, architecture, tensors, store, described.files)
-    if folder is not None:
-        refuse_quantized_tensors(store.names(), {ref.name for ref in tensors.all()}, folder)
+    if folder is None:
+        model.check()
+        return model
+    used = {ref.name for ref in tensors.all()}
+    refuse_quantized_tensors(store.names(), used, folder)
     model.check()
-    if folder is not None:
-        _refuse_ambiguous(model, folder)
+    _refuse_ambiguous(model, used, folder)
     return model
 
 
-def _refuse_ambiguous(model: OpenModel, folder: Path) -> None:
+def _refuse_ambiguous(model: OpenModel, used: Collection[str], folder: Path) -> None:
     """Raises a CheckpointError if transformers would take another tensor than we do, or fail."""
-    used = {ref.name for ref in model.tensors.all()}
+    experts = model.tensors.expert_names()
     for name in model.unused():
-        if {_PREFIX + name, name.removeprefix(_PREFIX)} & used:
+        if _PREFIX + name in used or name.removeprefix(_PREFIX) in used:
             cause = "is there with and without 'model.' before its name"
-        elif model.tensors.is_expert(name):
+        elif experts.fullmatch(name):
             cause = "is of an expert that config.json does not have, or that is stored twice"
         else:
             continue
