@@ -27,7 +27,7 @@ class _Unit(NamedTuple):
 _ZONE_C = (_Unit(1000, 2, 150), _Unit(10, 15, 110), _Unit(1, 15, 150))
 _SKIN_C = (_Unit(1000, 2, 90), _Unit(10, 15, 90), _Unit(1, 15, 90))
 _BATTERY_ZONE_C = (_Unit(1000, 2, 70), _Unit(10, 15, 70), _Unit(1, 15, 50))
-# Below 71 it might be whole degrees: the 49 of a cold battery is no heat.
+# A reading below 71 could be tenths or whole degrees: 49 may be 4.9 °C.
 _BATTERY_C = (_Unit(10, 7.1, 70), _Unit(1000, 2, 70))
 # A single cell when empty, to a laptop's four in a row when full.
 _BATTERY_V = (_Unit(1e3, 2.5, 20), _Unit(1e6, 2.5, 20))
