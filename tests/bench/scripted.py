@@ -84,8 +84,8 @@ for line in sys.stdin:
     if request["command"] == "open":
         answer.update(settings=dict(precision="full") | request["settings"] | dict(threads=2),
                       bundle_hash="ab" * 32,
-                      plan=dict(slots=7, text="7 slots", total_bytes=7), direct_io=True,
-                      fallbacks=[],
+                      plan=dict(slots=7, num_experts=8, text="7 slots", total_bytes=7),
+                      direct_io=True, fallbacks=[],
                       routing=dict(requested="exact", resolved="exact", note="", lossy=False),
                       load_ms=12.5,
                       executorch="1.5.1", moe_mobile="0.1.0", pid=os.getpid())
