@@ -259,10 +259,12 @@ def _locked_folder(partial: Path, out: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UsageError(
                 "another export is writing here", file=partial, remedy="Wait for it to end"
             ) from None
+        except OSError as error:
+            raise write_error(error, partial) from error
         if not _same_folder(descriptor, partial):
             # The other process finished between our open and our lock.
             raise UsageError("another export has just been written here", file=out)

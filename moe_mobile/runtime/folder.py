@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from moe_mobile.errors import (
     BundleCorruptError,
     DiskFullError,
     MoeMobileError,
+    RuntimeFailedError,
     UnsupportedError,
     read_error,
     write_error,
@@ -30,6 +32,9 @@ ROOT_VARIABLE = "MOE_MOBILE_RUNTIME_DIR"
 
 _MANIFEST = "runtime.json"
 _KEPT = 4
+# For a build by another process, and between two looks at whether it has ended.
+_PATIENCE_S = 3600.0
+_PAUSE_S = 0.2
 _MACHINES = {"arm64-v8a": "aarch64", "x86_64": "x86_64"}
 
 
@@ -243,7 +248,19 @@ def _newest_first(place: Path) -> list[Path]:
 def _locked(place: Path) -> Iterator[None]:
     place.mkdir(parents=True, exist_ok=True)
     with (place / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise RuntimeFailedError(
+                        "another process has been building this runtime for a long time",
+                        file=place,
+                        remedy="Check whether it makes progress. If it does not, end it",
+                    ) from None
+                time.sleep(_PAUSE_S)
         yield
 
 

@@ -99,6 +99,17 @@ def test_builds_at_once_build_once(place: Path, monkeypatch: pytest.MonkeyPatch)
     assert read_runtime(place / "linux-arm64/k0").files == ("lib/a.so", "moe_runner")
 
 
+def test_a_build_that_never_ends_is_not_waited_for_for_ever(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "_PATIENCE_S", 0.0)
+    with folder._locked(target_folder(RECIPE.target)):
+        with pytest.raises(RuntimeFailedError, match="has been building this runtime") as caught:
+            publish(RECIPE, fill)
+        assert caught.value.file == str(place / "linux-arm64")
+    publish(RECIPE, fill)
+
+
 def test_the_newest_four_runtimes_are_kept(place: Path) -> None:
     for number in range(7):
         publish(dataclasses.replace(RECIPE, key=f"k{number}"), fill)

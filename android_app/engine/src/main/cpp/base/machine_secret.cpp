@@ -3,16 +3,16 @@
 #include "base/machine_secret.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <utility>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/file_lock.h"
 #include "base/mutex.h"
 
 namespace moe_mobile {
@@ -90,7 +90,9 @@ MachineSecret machine_secret() {
       ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600));
   if (!fd.valid()) throw_errno(path, "create the file");
   // Two processes may begin at once; a killed one may have left the file empty or cut.
-  if (flock(fd.get(), LOCK_EX) != 0) throw_errno(path, "lock");
+  if (!lock_file(fd.get(), path, std::chrono::minutes(1)))
+    throw Error(ErrorCode::kIo, path, "another process has kept its lock for a minute",
+                "End the moe-mobile process that has stopped, and try again.");
   if (file_size(fd.get(), path) >= sizeof(MachineSecret)) return read_secret(fd.get(), path);
   const MachineSecret secret = random_secret();
   if (ftruncate(fd.get(), 0) != 0) throw_errno(path, "write");

@@ -4,7 +4,6 @@
 #include "engine/prepare.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,11 +11,11 @@
 #include <cerrno>
 #include <chrono>
 #include <set>
-#include <thread>
 #include <utility>
 
 #include "base/cpu.h"
 #include "base/error.h"
+#include "base/file_lock.h"
 #include "base/heap.h"
 #include "base/make_in_order.h"
 #include "cache/memory_plan.h"
@@ -31,26 +30,22 @@ namespace {
 
 constexpr char kLockName[] = "lock";
 constexpr char kScratchName[] = "scratch.bin";
-constexpr std::chrono::milliseconds kLockPoll{200};
 constexpr std::chrono::milliseconds kLockPatience = std::chrono::hours(1);
 
-// Only one process prepares a store; others wait for it and then find the work done. The kernel
-// drops the lock when the process ends for any reason.
+// Only one process prepares a store; others wait for it and then find the work done.
 UniqueFd lock_directory(const std::string& directory, const Progress& progress) {
   const std::string path = directory + "/" + kLockName;
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
   if (!fd.valid()) throw_errno(path, "create the file");
-  for (std::chrono::milliseconds waited{0};; waited += kLockPoll) {
-    if (flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
-    if (errno != EWOULDBLOCK) throw_errno(path, "lock");
-    if (waited >= kLockPatience)
-      throw Error(ErrorCode::kIo, path,
-                  "another process has been preparing this bundle for a long time",
-                  "Check whether it makes progress. If it does not, end it and try again.");
-    const auto seconds = [](auto time) { return uint64_t(time / std::chrono::seconds(1)); };
+  const auto seconds = [](auto time) { return uint64_t(time / std::chrono::seconds(1)); };
+  const auto waiting = [&](auto waited) {
     progress("wait", seconds(waited), seconds(kLockPatience));
-    std::this_thread::sleep_for(kLockPoll);
-  }
+  };
+  if (!lock_file(fd.get(), path, kLockPatience, waiting))
+    throw Error(ErrorCode::kIo, path,
+                "another process has been preparing this bundle for a long time",
+                "Check whether it makes progress. If it does not, end it and try again.");
+  return fd;
 }
 
 enum class Depth { kIndex, kBlobs };
