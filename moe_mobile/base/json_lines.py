@@ -42,6 +42,7 @@ class JsonLines:
             if path.exists() and not path.is_file():  # opening it might wait, reading never end
                 raise UsageError("is not a regular file", file=path, remedy="Name another one")
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._new = not path.exists()
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             self._file = open(descriptor, "r+b")  # noqa: SIM115
         except OSError as error:
@@ -49,7 +50,7 @@ class JsonLines:
         try:
             data = _locked_content(self._file, path)
         except BaseException:
-            self.close()
+            self._file.close()
             raise
         self._whole = data.rfind(b"\n") + 1
         self.found = data[: self._whole].splitlines()
@@ -73,21 +74,24 @@ class JsonLines:
             self._whole += len(line)
 
     def close(self) -> None:
-        """Let go of the file."""
-        with self._lock:
-            self._file.close()
+        """Let go of the file, and delete it if it was made here and nothing was written."""
+        whatever = contextlib.suppress(OSError, ValueError)  # it may be closed already
+        with self._lock, contextlib.closing(self._file), whatever:
+            if self._new and not os.fstat(self._file.fileno()).st_size:
+                self._path.unlink()
 
 
 def _locked_content(file: IO[bytes], path: pathlib.Path) -> bytes:
     """All of a file that no other process writes. Raises as opening a JsonLines."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = os.fstat(file.fileno()).st_nlink > 0  # else deleted between our open and our lock
     except BlockingIOError:
-        raise UsageError(
-            "another command is writing there", file=path, remedy="Wait for it to end"
-        ) from None
+        ours = False
     except OSError as error:
         raise write_error(error, path) from error
+    if not ours:
+        raise UsageError("another command is writing there", file=path, remedy="Wait for it to end")
     return _content(file, path)
 
 

@@ -34,7 +34,7 @@ SCHEMA = json.loads((ROOT / "moe_mobile/bench/results.schema.json").read_text("u
 
 @pytest.fixture(scope="module")
 def target(bundle: BundleMaker) -> Target:
-    return open_target(LocalDevice(), bundle_facts(bundle("qwen3_moe", "8da4w")))
+    return open_target(LocalDevice(), bundle_facts(bundle("qwen3_moe")))
 
 
 @pytest.fixture(scope="module")
@@ -252,8 +252,12 @@ def test_other_files_are_not_continued(rows: list[Row], tmp_path: pathlib.Path) 
         assert path.read_text() == notes
     with pytest.raises(errors.IoError):
         ResultFile(path / "rows.jsonl", resume=False)
-    ResultFile(tmp_path / "new" / "folder" / "rows.jsonl", resume=False).close()
-    assert (tmp_path / "new" / "folder" / "rows.jsonl").read_bytes() == b""
+    new = tmp_path / "new" / "folder" / "rows.jsonl"
+    ResultFile(new, resume=False).close()
+    assert not new.exists()  # nothing was written
+    new.touch()
+    ResultFile(new, resume=False).close()
+    assert new.read_bytes() == b""  # somebody else's
     # Damaged rows are not either.
     damages: list[dict[str, Any]] = [{"run_key": [1]}, {"flags": None}, {"samples_ns": {}}]
     damages += [{"avg_ts": math.nan}, {"stddev_ts": -math.inf}]
