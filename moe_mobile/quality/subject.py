@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _DEMO = "demo"
 
+MOST_TOKENS = 500_000
+"""Of a text: more than WikiText-2 has, and to encode a much longer text takes gigabytes."""
+
 
 class Subject(abc.ABC):
     """A model, and where it runs.
@@ -52,8 +55,9 @@ class Subject(abc.ABC):
 
         ``most``: so many from the start; None: all.
 
-        Raises UsageError if there is no text or no tokenizer, BundleInvalidError and
-        CheckpointError for a tokenizer that cannot be read or used.
+        Raises UsageError if there is no text or no tokenizer, or if these are more than
+        MOST_TOKENS; BundleInvalidError and CheckpointError for a tokenizer that cannot be read or
+        used.
         """
         if isinstance(text, list):
             return text[:most]
@@ -65,7 +69,14 @@ class Subject(abc.ABC):
                     remedy="Give one that is like what the model will be asked, with `file`",
                 )
             text = heldout_text()
-        return self._tokenizer().ids(text, most)[:most]
+        ids = self._tokenizer().ids(text, min(most or MOST_TOKENS, MOST_TOKENS))[:most]
+        if len(ids) > MOST_TOKENS:
+            raise UsageError(
+                f"the text has more than {MOST_TOKENS} tokens",
+                setting="tokens",
+                remedy="Set it, to use fewer from the start",
+            )
+        return ids
 
     @abc.abstractmethod
     def trace(
