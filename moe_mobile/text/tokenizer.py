@@ -48,8 +48,8 @@ class BundleText:
 
     @functools.cached_property
     def template(self) -> ChatTemplate:
-        """Raises as :func:`moe_mobile.text.chat.load_chat_template`."""
-        from moe_mobile.text.chat import load_chat_template
+        """Raises as :func:`moe_mobile.text.template_files.load_chat_template`."""
+        from moe_mobile.text.template_files import load_chat_template
 
         return load_chat_template(self._bundle)
 

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from moe_mobile import CacheSettings, Engine, ReadingSettings, RoutingSettings
 from moe_mobile.demo import checkpoint_dir
 from moe_mobile.errors import BundleCorruptError, BundleInvalidError, UsageError
-from moe_mobile.text.chat import load_chat_template
+from moe_mobile.text.template_files import load_chat_template
 from tests.bundles import FEW_ROWS, BundleMaker
 
 TEXT = "Once upon a time"

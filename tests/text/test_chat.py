@@ -14,7 +14,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from moe_mobile.errors import BundleInvalidError, UsageError
-from moe_mobile.text import chat
+from moe_mobile.text import sandbox
 from moe_mobile.text.chat import ChatTemplate
 
 USER = {"role": "user", "content": " Why is the sky blue? "}
@@ -310,7 +310,7 @@ def test_what_makes_texts_of_usual_length_does_as_in_jinja() -> None:
 
 
 def test_steps_are_counted_for_each_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "_MAX_STEPS", 10)
+    monkeypatch.setattr(sandbox, "_MAX_STEPS", 10)
     template = ChatTemplate("{% for m in messages if m %}{{ 2 ** 3 * 'x' }}{% endfor %}", {}, "t")
     for _ in range(3):
         assert template.render([USER] * 5) == "x" * 40
