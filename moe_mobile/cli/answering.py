@@ -20,9 +20,9 @@ from moe_mobile.base.text import percent
 from moe_mobile.base.tokenizer import TOKENIZER
 from moe_mobile.bench.results import phase_rates
 from moe_mobile.cli.commands import option
-from moe_mobile.cli.options import Number
 from moe_mobile.cli.output import notes_of
 from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.types import Number
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
 from moe_mobile.settings import MOST_NUMBER, MOST_SEED

@@ -35,14 +35,10 @@ from moe_mobile.cli import grids
 from moe_mobile.cli.bench_run import run_plan
 from moe_mobile.cli.commands import again, cli_command, group_of, option
 from moe_mobile.cli.options import (
-    OUTPUT,
-    PATH,
     RESIDENCIES,
     CacheOptions,
-    Choice,
     DevicesOptions,
     LabOptions,
-    Number,
     ReadingOptions,
     RowsOptions,
     bundle_argument,
@@ -59,6 +55,7 @@ from moe_mobile.cli.tuned import (
     require_routing,
     settings_file_option,
 )
+from moe_mobile.cli.types import OUTPUT, PATH, Choice, Number
 from moe_mobile.cli.writable import check_outputs
 from moe_mobile.errors import UsageError, did_you_mean
 from moe_mobile.settings import EngineSettings

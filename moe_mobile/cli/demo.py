@@ -23,8 +23,9 @@ from moe_mobile.cli.answering import Sampling, opened, statistics_line
 from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.describe import summary
 from moe_mobile.cli.generate import prompt_of
-from moe_mobile.cli.options import PathType, echo_json, json_option
+from moe_mobile.cli.options import echo_json, json_option
 from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.types import PathType
 from moe_mobile.errors import (
     CheckpointError,
     DeviceError,

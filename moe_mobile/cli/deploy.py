@@ -14,7 +14,6 @@ from moe_mobile.bundle.unfinished import require_bundle
 from moe_mobile.cli.commands import cli_command, group_of, option, with_options
 from moe_mobile.cli.errors import format_error
 from moe_mobile.cli.options import (
-    PATH,
     DevicesOptions,
     bundle_argument,
     devices_options,
@@ -23,6 +22,7 @@ from moe_mobile.cli.options import (
 )
 from moe_mobile.cli.progress import ProgressBar, say
 from moe_mobile.cli.tuned import Tuned
+from moe_mobile.cli.types import PATH
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.deploy.attempt import Deployed
 from moe_mobile.device.interface import Device

@@ -13,7 +13,8 @@ from moe_mobile.base.text import size, table
 from moe_mobile.bundle import read_manifest
 from moe_mobile.bundle.manifest import Memory
 from moe_mobile.cli.commands import cli_command
-from moe_mobile.cli.options import PATH, echo_json, json_option
+from moe_mobile.cli.options import echo_json, json_option
+from moe_mobile.cli.types import PATH
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.adb_server import AdbServer, is_network_serial, unusable
 from moe_mobile.device.deploy.package import Package, bundle_package

@@ -11,7 +11,8 @@ import click
 
 from moe_mobile.cli.checks import Check, run_checks
 from moe_mobile.cli.commands import cli_command
-from moe_mobile.cli.options import PathType, echo_json, json_option
+from moe_mobile.cli.options import echo_json, json_option
+from moe_mobile.cli.types import PathType
 from moe_mobile.errors import UnsupportedError
 
 _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}

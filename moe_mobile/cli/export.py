@@ -25,8 +25,9 @@ from moe_mobile.bundle.quantization import (
 from moe_mobile.bundle.unfinished import finished_files
 from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.describe import packed_bytes, summary
-from moe_mobile.cli.options import Choice, NonEmpty, echo_json, json_option
+from moe_mobile.cli.options import echo_json, json_option
 from moe_mobile.cli.progress import ProgressBar, say
+from moe_mobile.cli.types import Choice, NonEmpty
 from moe_mobile.errors import UsageError
 from moe_mobile.model.config import MOST_LAYERS, MOST_TOKENS
 

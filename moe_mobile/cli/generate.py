@@ -26,7 +26,6 @@ from moe_mobile.cli.commands import cli_command, group_of, option, with_options
 from moe_mobile.cli.errors import format_error
 from moe_mobile.cli.options import (
     CacheOptions,
-    InputFile,
     ReadingOptions,
     bundle_argument,
     cache_options,
@@ -39,6 +38,7 @@ from moe_mobile.cli.options import (
 from moe_mobile.cli.prompt import parse_object, read_messages, typed_messages
 from moe_mobile.cli.source import PromptOptions, blaming, prompt_options
 from moe_mobile.cli.tuned import is_default, settings_option
+from moe_mobile.cli.types import InputFile
 from moe_mobile.errors import UsageError
 from moe_mobile.text.tokenizer import BundleText
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from moe_mobile.bench.row import BenchTest
-from moe_mobile.cli.options import RESIDENCIES, Choice
+from moe_mobile.cli.options import RESIDENCIES
+from moe_mobile.cli.types import Choice
 from moe_mobile.errors import UsageError
 from moe_mobile.settings import MOST_NUMBER
 

@@ -14,7 +14,6 @@ import click
 from moe_mobile.base.text import change_text, percent, size, table
 from moe_mobile.cli.commands import again, cli_command, group_of
 from moe_mobile.cli.options import (
-    OUTPUT,
     LabOptions,
     RowsOptions,
     ScoredOptions,
@@ -40,6 +39,7 @@ from moe_mobile.cli.source import (
     text_options,
 )
 from moe_mobile.cli.tune_text import scored_text
+from moe_mobile.cli.types import OUTPUT
 from moe_mobile.cli.writable import check_outputs, check_writable
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import click
 
 from moe_mobile.base.text import size
 from moe_mobile.cli.commands import cli_command
-from moe_mobile.cli.options import OUTPUT, PathType, echo_json, json_option
+from moe_mobile.cli.options import echo_json, json_option
 from moe_mobile.cli.output import write_output
+from moe_mobile.cli.types import OUTPUT, PathType
 from moe_mobile.cli.writable import check_outputs
 from moe_mobile.errors import UsageError
 from moe_mobile.report.load import read_results

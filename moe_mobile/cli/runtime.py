@@ -10,8 +10,9 @@ import click
 
 from moe_mobile.base.text import size
 from moe_mobile.cli.commands import Group, examples
-from moe_mobile.cli.options import Choice, echo_json, json_option
+from moe_mobile.cli.options import echo_json, json_option
 from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.types import Choice
 from moe_mobile.runtime import TARGETS, Runtime, build_runtime, current_folders, runtimes_of
 
 

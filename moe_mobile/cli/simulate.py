@@ -17,9 +17,6 @@ from moe_mobile.base.routings import split_routings
 from moe_mobile.base.text import percent, size, table
 from moe_mobile.cli.commands import again, cli_command, group_of, option
 from moe_mobile.cli.options import (
-    OUTPUT,
-    PATH,
-    SIZE,
     CacheOptions,
     LabOptions,
     echo_json,
@@ -30,6 +27,7 @@ from moe_mobile.cli.options import (
 )
 from moe_mobile.cli.output import write_output
 from moe_mobile.cli.progress import ProgressBar
+from moe_mobile.cli.types import OUTPUT, PATH, SIZE
 from moe_mobile.cli.writable import check_outputs, check_replaceable, check_writable
 from moe_mobile.errors import UsageError
 

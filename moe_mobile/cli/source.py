@@ -16,9 +16,10 @@ from click.core import ParameterSource
 from moe_mobile.base.files import reading
 from moe_mobile.bundle.unfinished import require_finished
 from moe_mobile.cli.commands import group_of, option
-from moe_mobile.cli.options import Choice, InputFile, NonEmpty, names_of
+from moe_mobile.cli.options import names_of
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.prompt import parse_ids, read_text
+from moe_mobile.cli.types import Choice, InputFile, NonEmpty
 from moe_mobile.cli.writable import opened_path
 from moe_mobile.errors import UsageError
 from moe_mobile.settings import EngineSettings

@@ -11,7 +11,7 @@ import click
 
 from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.errors import report
-from moe_mobile.cli.options import PATH, Choice
+from moe_mobile.cli.types import PATH, Choice
 from moe_mobile.cli.writable import check_replaceable
 from moe_mobile.errors import MoeMobileError, UsageError
 from moe_mobile.routing.synthetic import MODELS, synthetic_trace

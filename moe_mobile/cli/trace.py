@@ -13,7 +13,6 @@ import click
 from moe_mobile.base.text import size
 from moe_mobile.cli.commands import again, cli_command, group_of
 from moe_mobile.cli.options import (
-    PATH,
     CacheOptions,
     ReadingOptions,
     device_option,
@@ -34,6 +33,7 @@ from moe_mobile.cli.source import (
     source_path,
     text_options,
 )
+from moe_mobile.cli.types import PATH
 from moe_mobile.cli.writable import check_outputs, check_replaceable
 
 if TYPE_CHECKING:

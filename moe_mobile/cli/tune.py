@@ -15,7 +15,6 @@ import click
 from moe_mobile.cli import grids
 from moe_mobile.cli.commands import again, cli_command, group_of, option
 from moe_mobile.cli.options import (
-    OUTPUT,
     LabOptions,
     RowsOptions,
     ScoredOptions,
@@ -41,6 +40,7 @@ from moe_mobile.cli.source import (
     text_options,
 )
 from moe_mobile.cli.tune_text import describe
+from moe_mobile.cli.types import OUTPUT
 from moe_mobile.cli.writable import check_outputs, check_replaceable, check_writable
 from moe_mobile.errors import UsageError
 

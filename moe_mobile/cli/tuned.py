@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from moe_mobile.cli.commands import Decorated
-from moe_mobile.cli.options import PATH
+from moe_mobile.cli.types import PATH
 from moe_mobile.errors import BudgetError, UsageError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import click
 
 from moe_mobile.base.text import size, table
 from moe_mobile.cli.commands import Group, examples
-from moe_mobile.cli.options import SIZE, Choice, Number, echo_json, json_option
+from moe_mobile.cli.options import echo_json, json_option
+from moe_mobile.cli.types import SIZE, Choice, Number
 from moe_mobile.errors import DeviceError, UsageError
 
 

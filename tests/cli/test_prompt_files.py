@@ -12,8 +12,8 @@ from typing import IO
 import pytest
 
 from moe_mobile.base import limits
-from moe_mobile.cli.options import InputFile
 from moe_mobile.cli.prompt import read_messages, read_text, typed_messages
+from moe_mobile.cli.types import InputFile
 from moe_mobile.errors import IoError, UsageError
 from tests.files import pipe
 

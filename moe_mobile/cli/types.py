@@ -1,0 +1,102 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Types of the values that options and arguments take."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from typing import Any
+
+import click
+
+from moe_mobile.base.files import open_input
+from moe_mobile.base.text import parse_size
+from moe_mobile.cli.commands import parameter_name
+from moe_mobile.errors import UsageError, did_you_mean, read_error
+
+_EMPTY = "it is empty"
+
+
+class Choice(click.Choice[str]):
+    """One of several words. The error of another one asks for the word that may be meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value in self.choices:
+            return str(value)
+        known = ", ".join(self.choices)
+        raise UsageError(
+            f"{value!r} is not one of {known}",
+            setting=None if param is None else parameter_name(param),
+            remedy=did_you_mean(str(value), self.choices, f"Give one of {known}"),
+        )
+
+
+class NonEmpty(click.types.StringParamType):
+    """A text with something in it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value, param, ctx) if value else self.fail(_EMPTY, param, ctx)
+
+
+class PathType(click.Path):
+    """A path, which is not empty: that would be the current folder."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(path_type=pathlib.Path, **attributes)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.fail(_EMPTY, param, ctx) if value == "" else super().convert(value, param, ctx)
+
+
+PATH = PathType()
+"""A file or folder that may be missing: what reads it says so, and names the remedy."""
+
+OUTPUT = PathType(dir_okay=False)
+"""A file that a command writes."""
+
+
+class InputFile(click.File):
+    """A file that a command reads, or stdin. One that cannot be opened is an IoError with its
+    name."""
+
+    def __init__(self) -> None:
+        super().__init__("rb")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "-":
+            return super().convert(value, param, ctx)
+        try:
+            file = open_input(value)
+        except OSError as error:
+            raise read_error(error, str(value)) from error
+        if ctx is not None:
+            ctx.call_on_close(file.close)
+        return file
+
+
+class _Size(click.ParamType[int]):
+    """A number of bytes: 512MiB, 2GiB, 1000000."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = _Size()
+
+
+class Number(click.FloatRange):
+    """A finite number in a range: comparisons let NaN pass."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
