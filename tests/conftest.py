@@ -94,6 +94,8 @@ def _native_build(flavour: str) -> NativeBuild:
         "MOE_SANITIZE": SANITIZE[flavour],
         "MOE_BUILD_TESTS": "ON",
         "MOE_BUILD_PYTHON": "OFF",
+        # Half the time, or less. The package is built file by file: each includes what it needs.
+        "CMAKE_UNITY_BUILD": "ON",
         "Python_EXECUTABLE": sys.executable,
         "CMAKE_MAKE_PROGRAM": _tool("ninja"),
     }

@@ -390,7 +390,7 @@ TEST(Manifest, RefusesWhatIsNotStrictJson) {
   for (int i = 0; i < 100000; ++i) objects += "{\"a\":";
   refuses(objects, "nested deeper");
   std::string many = "[0";
-  for (int i = 0; i < 5000000; ++i) many += ",0";
+  for (int i = 0; i < 4 << 20; ++i) many += ",0";
   refuses(many + "]", "too many values");
   refuses(std::string((64 << 20) + 1, ' '), "larger than 64 MiB");
 }
@@ -408,7 +408,7 @@ TEST(Manifest, SurvivesRandomDamage) {
   const std::string good = sample.text();
   std::mt19937 random(11);
   int refused = 0;
-  for (int round = 0; round < 3000; ++round) {
+  for (int round = 0; round < 1000; ++round) {
     std::string text = good;
     for (unsigned edits = 1 + random() % 3; edits > 0; --edits) {
       const size_t at = random() % text.size();
@@ -435,7 +435,7 @@ TEST(Manifest, SurvivesRandomDamage) {
                   error.code() == ErrorCode::kUnsupported);
     }
   }
-  EXPECT_GT(refused, 2000);
+  EXPECT_GT(refused, 700);
 }
 
 }  // namespace

@@ -12,9 +12,9 @@ namespace {
 using Experts = std::vector<uint32_t>;
 using Mask = std::vector<uint8_t>;
 
-class Pool : public ExpertPool {
+class TestedPool : public ExpertPool {
  public:
-  Pool(uint32_t experts, uint32_t capacity, const char* eviction)
+  TestedPool(uint32_t experts, uint32_t capacity, const char* eviction)
       : ExpertPool(experts, capacity, parse_eviction(eviction)) {}
 
   Mask use(const Experts& chosen) {
@@ -28,7 +28,7 @@ class Pool : public ExpertPool {
 };
 
 TEST(ExpertPool, EvictsTheLeastRecentlyUsed) {
-  Pool pool(6, 3, "lru");
+  TestedPool pool(6, 3, "lru");
   EXPECT_EQ(pool.use({0, 1}), (Mask{1, 1}));
   EXPECT_EQ(pool.use({2, 0}), (Mask{1, 0}));
   EXPECT_EQ(pool.by_recency(), (Experts{1, 0, 2}));
@@ -39,7 +39,7 @@ TEST(ExpertPool, EvictsTheLeastRecentlyUsed) {
 }
 
 TEST(ExpertPool, LfuEvictsTheOneUsedLeast) {
-  Pool pool(6, 2, "lfu:1");
+  TestedPool pool(6, 2, "lfu:1");
   pool.use({0});
   pool.use({0});
   pool.use({1});
@@ -54,7 +54,7 @@ TEST(ExpertPool, LfuEvictsTheOneUsedLeast) {
 }
 
 TEST(ExpertPool, LfuForgetsWithItsDecay) {
-  Pool pool(6, 2, "lfu:0.5");
+  TestedPool pool(6, 2, "lfu:0.5");
   pool.use({0});
   pool.use({0});  // 1.5
   pool.use({1});  // 0.75 and 1
@@ -63,7 +63,7 @@ TEST(ExpertPool, LfuForgetsWithItsDecay) {
 }
 
 TEST(ExpertPool, BeladyEvictsTheOneUsedLast) {
-  Pool pool(6, 3, "belady");
+  TestedPool pool(6, 3, "belady");
   pool.set_next_use(0, 9);
   pool.set_next_use(1, 20);
   pool.set_next_use(2, 20);
@@ -74,8 +74,8 @@ TEST(ExpertPool, BeladyEvictsTheOneUsedLast) {
 }
 
 TEST(ExpertPool, RefusesInvalidUses) {
-  EXPECT_ERROR(Pool(3, 4, "lru"), ErrorCode::kUsage, "4 of 3");
-  Pool pool(4, 2, "lru");
+  EXPECT_ERROR(TestedPool(3, 4, "lru"), ErrorCode::kUsage, "4 of 3");
+  TestedPool pool(4, 2, "lru");
   pool.use({0, 1});
   EXPECT_ERROR(pool.use({0, 1, 2}), ErrorCode::kBudget, "holds 2");
   EXPECT_ERROR(pool.use({2, 2}), ErrorCode::kUsage, "twice");

@@ -8,11 +8,10 @@
 
 #include "base/expect_error.h"
 #include "base/temporary_folder.h"
+#include "base/units.h"
 
 namespace moe_mobile {
 namespace {
-
-constexpr uint64_t kMiB = 1 << 20;
 
 MemoryPlanInputs inputs() {
   MemoryPlanInputs in;

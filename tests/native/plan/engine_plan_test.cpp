@@ -6,11 +6,10 @@
 
 #include "base/expect_error.h"
 #include "base/file.h"
+#include "base/units.h"
 
 namespace moe_mobile {
 namespace {
-
-constexpr uint64_t kMiB = 1 << 20;
 
 // 4 layers, of which layer 0 has no experts; 8 experts and top-2 in each of the others.
 Manifest model() {

@@ -54,7 +54,7 @@ TEST(SoftmaxMass, ErrorStaysBelowItsBound) {
     for (const float spread : {0.f, 0.01f, 1.f, 10.f, 60.f, 1e4f, 1e30f}) {
       std::normal_distribution<float> normal(spread / 3, 1);
       Values values(n);
-      for (int trial = 0; trial < 20; ++trial) {
+      for (int trial = 0; trial < 4; ++trial) {
         for (float& value : values) value = spread * normal(random);
         if (trial % 2 != 0)
           for (float& value : values) value = std::round(value);  // ties

@@ -17,8 +17,6 @@ namespace moe_mobile {
 namespace {
 
 constexpr uint64_t kMaxOffset = std::numeric_limits<int64_t>::max();
-// Linux transfers at most about 2 GiB per call.
-constexpr size_t kMaxTransfer = 1u << 30;
 
 }  // namespace
 

@@ -16,6 +16,9 @@ constexpr uint64_t align_up(uint64_t value, uint64_t alignment) {
   return (value + alignment - 1) / alignment * alignment;
 }
 
+// Bytes of one call: Linux transfers at most about 2 GiB.
+constexpr size_t kMaxTransfer = 1u << 30;
+
 // Owns a file descriptor.
 class UniqueFd {
  public:

@@ -17,13 +17,13 @@ constexpr int kMaxDepth = 16;
 // More than a real manifest of 64 MiB needs. Bounds the memory that a hostile one takes.
 constexpr size_t kMaxValues = 4u << 20;
 
-constexpr char kRemedy[] = "Export the bundle again";
+constexpr char kExportAgain[] = "Export the bundle again";
 
 }  // namespace
 
 json parse_strict_json(const std::string& text, const std::string& file) {
   const auto refuse = [&file](const std::string& cause) {
-    throw Error(ErrorCode::kBundleInvalid, file, cause, kRemedy);
+    throw Error(ErrorCode::kBundleInvalid, file, cause, kExportAgain);
   };
   if (text.compare(0, 3, "\xef\xbb\xbf") == 0) refuse("starts with a byte order mark");
   // The parser treats a NUL byte as the end and would ignore the rest.
@@ -55,7 +55,7 @@ json parse_strict_json(const std::string& text, const std::string& file) {
 void JsonField::fail(const std::string& cause, ErrorCode code) const {
   throw Error(code, *file_, (place_.empty() ? "the document" : place_) + " " + cause,
               code == ErrorCode::kUnsupported ? "Use the moe-mobile version that wrote the bundle"
-                                              : kRemedy);
+                                              : kExportAgain);
 }
 
 void JsonField::expect_object() const {

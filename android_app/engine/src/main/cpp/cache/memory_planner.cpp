@@ -18,7 +18,7 @@ uint64_t saturating_multiply(uint64_t a, uint64_t b) {
   return b != 0 && a > kMax / b ? kMax : a * b;
 }
 
-[[noreturn]] void refuse(const std::string& cause, const std::string& remedy) {
+[[noreturn]] void refuse_budget(const std::string& cause, const std::string& remedy) {
   throw Error(ErrorCode::kBudget, Setting{"cache"}, cause, remedy);
 }
 
@@ -162,25 +162,25 @@ MemoryPlan plan_memory(const MemoryPlanInputs& in) {
     const std::string held = format_bytes(plan.experts_budget_bytes) + " hold " + experts_of(plan);
     const std::string of = plan.classes.size() > 1 ? " in " + c.name : "";
     if (in.per_layer && c.slots_per_layer < c.ranks)
-      refuse(held + ": each layer has room for " + std::to_string(c.slots_per_layer) + of +
-                 ", and needs " + std::to_string(c.ranks) + " at once",
-             raise);
+      refuse_budget(held + ": each layer has room for " + std::to_string(c.slots_per_layer) + of +
+                        ", and needs " + std::to_string(c.ranks) + " at once",
+                    raise);
     if (c.slots < c.ranks)
-      refuse(held + ": one layer needs " + std::to_string(c.ranks) + of + " at once", raise);
+      refuse_budget(held + ": one layer needs " + std::to_string(c.ranks) + of + " at once", raise);
     if (c.slots < c.token_cycle_slots && !in.allow_below_cycle)
-      refuse(held + ", one token uses " + std::to_string(c.token_cycle_slots) + of +
-                 ": every expert would be read again for every token",
-             raise + ", or set `allow_below_cycle`");
+      refuse_budget(held + ", one token uses " + std::to_string(c.token_cycle_slots) + of +
+                        ": every expert would be read again for every token",
+                    raise + ", or set `allow_below_cycle`");
   }
   if (running < loading && loading > in.available_bytes)
-    refuse(format_bytes(loading) + " are needed while the dense programs are loaded, " +
-               format_bytes(in.available_bytes) + " are available",
-           "Free memory, or choose a smaller model");
+    refuse_budget(format_bytes(loading) + " are needed while the dense programs are loaded, " +
+                      format_bytes(in.available_bytes) + " are available",
+                  "Free memory, or choose a smaller model");
   if (plan.total_bytes > in.available_bytes) {
-    refuse(format_bytes(plan.total_bytes) + " are needed (" + experts_of(plan) + " and " +
-               format_bytes(fixed) + " for everything else), " + format_bytes(in.available_bytes) +
-               " are available",
-           "Lower the cache budget, shorten the context or free memory");
+    refuse_budget(format_bytes(plan.total_bytes) + " are needed (" + experts_of(plan) + " and " +
+                      format_bytes(fixed) + " for everything else), " +
+                      format_bytes(in.available_bytes) + " are available",
+                  "Lower the cache budget, shorten the context or free memory");
   }
   return plan;
 }

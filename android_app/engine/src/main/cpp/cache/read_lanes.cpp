@@ -14,11 +14,11 @@
 
 #include "base/crc32c.h"
 #include "base/error.h"
+#include "base/file.h"
 
 namespace moe_mobile {
 namespace {
 
-constexpr size_t kMaxTransfer = 1u << 30;
 // A read that came back short goes on at a multiple of this: O_DIRECT wants alignment.
 constexpr uint64_t kPage = 4096;
 

@@ -27,8 +27,8 @@ namespace moe_mobile {
 namespace {
 
 constexpr unsigned kMaxThreads = 256;
-Mutex mutex;
-unsigned leases GUARDED_BY(mutex) = 0;
+Mutex lease_mutex;
+unsigned leases GUARDED_BY(lease_mutex) = 0;
 
 }  // namespace
 
@@ -39,7 +39,7 @@ ThreadPoolLease::ThreadPoolLease(unsigned threads) {
                     std::to_string(kMaxThreads) + " supported",
                 "Give a number from 1 to the number of cores.");
   init_executorch();
-  const MutexLock lock(&mutex);
+  const MutexLock lock(&lease_mutex);
   auto* pool = executorch::extension::threadpool::get_threadpool();
   if (pool == nullptr)
     throw Error(ErrorCode::kRuntime, "", "ExecuTorch could not create its thread pool");
@@ -59,7 +59,7 @@ ThreadPoolLease::ThreadPoolLease(unsigned threads) {
 }
 
 ThreadPoolLease::~ThreadPoolLease() {
-  const MutexLock lock(&mutex);
+  const MutexLock lock(&lease_mutex);
   --leases;
 }
 
