@@ -63,16 +63,21 @@ FEW_ROWS = 16
 program for another number of rows is lowered anew."""
 
 CheckpointMaker = Callable[[str], Path]
-DemoMaker = Callable[[str], Path]
+
+
+class DemoMaker(Protocol):
+    """Returns the demo model's bundle in a quantization, by default an export's."""
+
+    def __call__(self, quant: str = ...) -> Path: ...
 
 
 class BundleMaker(Protocol):
-    """Returns the bundle of one of the ``CASES`` in a quantization.
+    """Returns the bundle of one of the ``CASES`` in a quantization, by default an export's.
 
     ``max_batch``: rows per call of a program, by default as an export has it.
     """
 
-    def __call__(self, name: str, quant: str, max_batch: int = 256) -> Path: ...
+    def __call__(self, name: str, quant: str = ..., max_batch: int = ...) -> Path: ...
 
 
 @pytest.fixture(scope="session")
@@ -151,11 +156,12 @@ def made_once(
 
 @pytest.fixture(scope="session")
 def bundle(made_once: OnceMaker, checkpoint: CheckpointMaker) -> BundleMaker:
+    from moe_mobile.bundle.quantization import DEFAULT_QUANT
     from moe_mobile.export import export_bundle
 
     made: dict[tuple[str, str, int], Path] = {}
 
-    def make(name: str, quant: str, max_batch: int = 256) -> Path:
+    def make(name: str, quant: str = DEFAULT_QUANT, max_batch: int = 256) -> Path:
         key = (name, quant, max_batch)
         if key not in made:
             made[key] = made_once(
@@ -170,11 +176,12 @@ def bundle(made_once: OnceMaker, checkpoint: CheckpointMaker) -> BundleMaker:
 @pytest.fixture(scope="session")
 def demo_bundle(made_once: OnceMaker) -> DemoMaker:
     """A function that returns the demo model's bundle in a quantization."""
+    from moe_mobile.bundle.quantization import DEFAULT_QUANT
     from moe_mobile.export import export_bundle
 
     made: dict[str, Path] = {}
 
-    def make(quant: str) -> Path:
+    def make(quant: str = DEFAULT_QUANT) -> Path:
         if quant not in made:
             made[quant] = made_once(f"demo-{quant}", lambda out: export_bundle("demo", out, quant))
         return made[quant]

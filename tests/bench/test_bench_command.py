@@ -22,7 +22,7 @@ from tests.phones import StartPhone, wait_until
 
 @pytest.fixture(scope="module")
 def model(bundle: BundleMaker) -> pathlib.Path:
-    return bundle("qwen3_moe", "8da4w")
+    return bundle("qwen3_moe")
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ def _kept(out: pathlib.Path) -> list[str]:
 def test_a_row_that_fails_does_not_stop_the_others(
     bundle: BundleMaker, tmp_path: pathlib.Path, interleave: list[str]
 ) -> None:
-    model, environment = bundle("qwen3_moe", "8da4w"), _bad_day(tmp_path)
+    model, environment = bundle("qwen3_moe"), _bad_day(tmp_path)
     out = tmp_path / "rows.jsonl"
     grid = ("--cache", "40%,41%,50%,60%", "--out", out, *interleave)
     first = _bench(model, environment, *grid)
@@ -102,7 +102,7 @@ def test_a_row_that_fails_does_not_stop_the_others(
 
 
 def test_errors_are_all_there_is_to_tell(bundle: BundleMaker, tmp_path: pathlib.Path) -> None:
-    model, environment = bundle("qwen3_moe", "8da4w"), _bad_day(tmp_path)
+    model, environment = bundle("qwen3_moe"), _bad_day(tmp_path)
     one = _bench(model, environment, "--cache", "40%", "--json")
     assert one.returncode == errors.KilledError.exit_code
     # A row alone needs no name.

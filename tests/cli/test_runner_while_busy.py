@@ -26,7 +26,7 @@ PROMPT = [5, 6, 7, 8]
 def runner(demo_bundle: DemoMaker) -> Iterator[Runner]:
     with Runner() as opened:
         settings = {"cache": "50%", "threads": 1, "context": 1024}
-        opened.request("open", bundle=str(demo_bundle("8da4w")), settings=settings)
+        opened.request("open", bundle=str(demo_bundle()), settings=settings)
         yield opened
 
 

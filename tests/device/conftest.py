@@ -37,7 +37,7 @@ def with_extra_files(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path
 @pytest.fixture(scope="session")
 def tiny_bundle(bundle: BundleMaker) -> pathlib.Path:
     """A few hundred KiB."""
-    return bundle("qwen3_moe", "8da4w")
+    return bundle("qwen3_moe")
 
 
 @pytest.fixture(scope="session")

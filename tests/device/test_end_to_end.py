@@ -56,7 +56,7 @@ def test_two_phones_at_once_compute_the_same_as_this_machine(
 ) -> None:
     intel, arm = open_device(phone().serial), open_device(phone(abi="arm64-v8a").serial)
     assert (intel.facts().abi, arm.facts().abi) == ("x86_64", "arm64-v8a")
-    demo = demo_bundle("8da4w")
+    demo = demo_bundle()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         both = [
             pool.submit(log_probabilities, place, demo, tokens, cache="50%")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from moe_mobile.bundle.quantization import DEFAULT_QUANT
 from moe_mobile.demo import checkpoint_dir
 from moe_mobile.export import RandomWeights, export_bundle
 from tests.bundles import DemoMaker, OnceMaker
@@ -28,15 +27,15 @@ def tiny_models(one_thread: None, lowered_once: None) -> None:
 
 @pytest.fixture(scope="session")
 def demo(demo_bundle: DemoMaker) -> Path:
-    return demo_bundle(DEFAULT_QUANT)
+    return demo_bundle()
 
 
 @pytest.fixture(scope="session")
 def large_bundle(made_once: OnceMaker) -> Path:
     """One layer of Qwen1.5-MoE-A2.7B's dimensions with a small vocabulary: 60 experts of 4.6 MiB
-    in 8da4w, and a shared expert four times as wide."""
+    in four bits, and a shared expert four times as wide."""
     source = RandomWeights("Qwen1.5-MoE-A2.7B", layers=1, vocab_size=512)
-    return made_once("qwen1.5-layer", lambda out: export_bundle(source, out, "8da4w"))
+    return made_once("qwen1.5-layer", lambda out: export_bundle(source, out))
 
 
 @pytest.fixture(scope="session")
@@ -48,4 +47,4 @@ def chat_bundle(made_once: OnceMaker, tmp_path_factory: pytest.TempPathFactory) 
     config = json.loads((folder / "tokenizer_config.json").read_text())
     config["bos_token"] = {"content": "<|endoftext|>", "special": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return made_once("chatty-8da4w", lambda out: export_bundle(folder, out, "8da4w"))
+    return made_once("chatty", lambda out: export_bundle(folder, out))

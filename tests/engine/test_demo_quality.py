@@ -26,28 +26,29 @@ from tests.bundles import DemoMaker
 LIMITS = {"fp32": 0.001, "8da8w": 0.002, "8da4w": 0.07, DEFAULT_QUANT: 0.015}
 
 
-def check(demo_bundle: DemoMaker, parts: Sequence[Sequence[int]]) -> dict[str, Quality]:
+def check(
+    demo_bundle: DemoMaker, parts: Sequence[Sequence[int]], quants: Sequence[str]
+) -> tuple[Quality, dict[str, Quality]]:
+    """What transformers computes in float32, and the bundles of these quantizations."""
     expected = transformers_quality(checkpoint_dir(), parts)
     # A trained model: guessing would give the size of the vocabulary.
     assert expected.perplexity < 200
     found = {}
-    for quant in WHOLE_QUANTS:
+    for quant in quants:
         found[quant] = engine_quality(demo_bundle(quant), parts, threads=1)
         change = found[quant].perplexity / expected.perplexity - 1
         print(f"{quant}: {found[quant].perplexity:.4f} ({100 * change:+.4f} %)")
         assert found[quant].scored == expected.scored
         assert abs(change) < LIMITS[quant]
-    # What the default is for: it keeps most of what four bits everywhere lose.
-    lost = {quant: one.perplexity - expected.perplexity for quant, one in found.items()}
-    assert lost[DEFAULT_QUANT] < lost["8da4w"] / 3
-    return found
+    return expected, found
 
 
 def test_perplexity_of_an_excerpt(demo_bundle: DemoMaker) -> None:
     """Three windows of 500 tokens from all over the text; streaming at half the experts."""
     ids = heldout_tokens()
     starts = (0, len(ids) // 2, len(ids) - 500)
-    found = check(demo_bundle, [ids[at : at + 500] for at in starts])
+    parts = [ids[at : at + 500] for at in starts]
+    _, found = check(demo_bundle, parts, ("fp32", DEFAULT_QUANT))
     for quality in found.values():
         assert quality.hit_rate is not None
         assert 0 < quality.hit_rate < 1
@@ -59,4 +60,7 @@ def test_perplexity_of_the_whole_text(demo_bundle: DemoMaker) -> None:
     parts = windows(ids)
     assert max(map(len, parts)) == WINDOW
     assert sum(map(len, parts)) >= len(ids) - 1
-    check(demo_bundle, parts)
+    expected, found = check(demo_bundle, parts, WHOLE_QUANTS)
+    # What the default is for: it keeps most of what four bits everywhere lose.
+    lost = {quant: one.perplexity - expected.perplexity for quant, one in found.items()}
+    assert lost[DEFAULT_QUANT] < lost["8da4w"] / 3

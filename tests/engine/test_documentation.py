@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 import moe_mobile
-from moe_mobile.bundle.quantization import DEFAULT_QUANT
 from tests.bundles import DemoMaker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,12 +53,12 @@ def test_the_docstrings_example_runs(
 ) -> None:
     """Its export is the page's; here the bundle is there already."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "demo").symlink_to(demo_bundle(DEFAULT_QUANT))
+    (tmp_path / "demo").symlink_to(demo_bundle())
     source = (moe_mobile.__doc__ or "").replace(EXPORT, '"demo"')
     names: dict[str, Any] = {}
     for example in doctest.DocTestParser().get_examples(source):
         exec(example.source, names)
-    assert Path(names["bundle"]).samefile(demo_bundle(DEFAULT_QUANT))
+    assert Path(names["bundle"]).samefile(demo_bundle())
 
 
 @pytest.mark.parametrize("text", [True, False])

@@ -10,6 +10,7 @@ Errors are relative to the standard deviation of all logits.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -38,8 +39,17 @@ COSINE = 0.999
 SAME_HITS = 0.95
 
 
-@pytest.mark.parametrize("quant", ["8da4w", "8da8w"])
-@pytest.mark.parametrize("name", NAMES)
+# The rest is minutes of lowering.
+QUICK = {("mixtral", "8da4w"), ("mixtral", "8da8w"), ("qwen2_moe", "8da4w"), ("olmoe", "8da8w")}
+
+
+@pytest.mark.parametrize(
+    ("name", "quant"),
+    [
+        pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow)
+        for pair in itertools.product(NAMES, ("8da4w", "8da8w"))
+    ],
+)
 def test_quantized_equals_torchao(
     name: str, quant: str, checkpoint: CheckpointMaker, bundle: BundleMaker
 ) -> None:

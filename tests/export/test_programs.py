@@ -158,8 +158,12 @@ def test_a_parameter_equal_to_a_constant_of_the_program() -> None:
     assert programs.lowered == 1
 
 
-def test_an_expert_with_equal_matrices_does_not_disturb_the_template() -> None:
-    shape = ExpertShape(hidden=32, width=32, encoding=Encoding(Quant.INT4, 32), max_rows=8)
+@pytest.mark.parametrize(
+    "encoding",
+    [Encoding(Quant.FP32), pytest.param(Encoding(Quant.INT4, 32), marks=pytest.mark.slow)],
+)
+def test_an_expert_with_equal_matrices_does_not_disturb_the_template(encoding: Encoding) -> None:
+    shape = ExpertShape(hidden=32, width=32, encoding=encoding, max_rows=8)
     programs = Programs(shape)
     ordinary = random_weights(shape)
     odd = {**ordinary, "up.weight": ordinary["gate.weight"]}
@@ -207,7 +211,12 @@ def test_portable_programs_are_substituted_too(program: str, parameters: str) ->
 
 
 @pytest.mark.parametrize(
-    ("quant", "delegate"), [(Quant.FP32, XNNPACK), (Quant.INT4, XNNPACK), (Quant.FP32, PORTABLE)]
+    ("quant", "delegate"),
+    [
+        (Quant.FP32, XNNPACK),
+        pytest.param(Quant.INT4, XNNPACK, marks=pytest.mark.slow),
+        (Quant.FP32, PORTABLE),
+    ],
 )
 def test_convolution_layers_are_substituted_too(quant: Quant, delegate: str) -> None:
     shape = ConvolutionLayerShape(

@@ -306,7 +306,7 @@ def test_workers_of_a_pool_score(
     ids, cache = heldout_tokens(80), Cache("cache-prior:0.2", 8)
     sources: list[QualitySource] = [
         TransformersSource("demo"),
-        EngineSource(str(demo_bundle("8da4w")), settings=(("threads", 1),)),
+        EngineSource(str(demo_bundle()), settings=(("threads", 1),)),
     ]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -331,11 +331,11 @@ def test_an_answer_of_another_shape_is_a_typed_error(
 
     monkeypatch.setattr(Runner, "request", request)
     with pytest.raises(RuntimeFailedError, match="log-probabilities of 3 tokens"):
-        measure_quality(EngineSource(str(demo_bundle("8da4w"))), [5, 6, 7], Cache("exact", 8))
+        measure_quality(EngineSource(str(demo_bundle())), [5, 6, 7], Cache("exact", 8))
 
 
 def test_an_engine_without_a_cache_is_refused(demo_bundle: DemoMaker) -> None:
-    source = EngineSource(str(demo_bundle("8da4w")), settings=(("residency", "resident"),))
+    source = EngineSource(str(demo_bundle()), settings=(("residency", "resident"),))
     with pytest.raises(UsageError, match="no cache to score with") as refusal:
         source.open()
     assert refusal.value.setting == "residency"

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmarks.perplexity import heldout_tokens
+from moe_mobile.bundle.quantization import DEFAULT_QUANT
 from moe_mobile.cli.quality import command
 from moe_mobile.demo import heldout_text
 from moe_mobile.errors import BudgetError, IoError, MoeMobileError, UsageError
@@ -83,10 +84,14 @@ def test_a_table_for_people(text: Path, one_thread: None) -> None:
 def test_a_bundle_is_scored_here_and_on_a_phone(
     demo_bundle: DemoMaker, shared_phone: VirtualPhone, text: Path
 ) -> None:
-    bundle = demo_bundle("8da4w")
+    bundle = demo_bundle()
     options = ("-f", text, "-n", 60, "-t", 1, "--routing", "cache-prior:auto")
     here = answer(bundle, *options)
-    assert (here["source"], here["precision"], here["device"]) == ("engine", "8da4w", "local")
+    assert (here["source"], here["precision"], here["device"]) == (
+        "engine",
+        DEFAULT_QUANT,
+        "local",
+    )
     expected = measure_quality(
         EngineSource(str(bundle), settings=(("threads", 1),)),
         heldout_tokens(60),
@@ -177,7 +182,7 @@ def test_invalid_arguments(
     demo_bundle: DemoMaker,
     one_thread: None,
 ) -> None:
-    name = demo_bundle("8da4w") if source == "bundle" else source
+    name = demo_bundle() if source == "bundle" else source
     result = run(name, *shlex.split(arguments))
     assert isinstance(result.exception, kind), result.exception
     assert result.exception.setting == setting

@@ -70,7 +70,7 @@ def test_a_mixed_cache_is_counted_by_the_engine(two: Path) -> None:
 def test_precisions_that_are_not_there_are_refused(
     two: Path, bundle: BundleMaker, checkpoint: CheckpointMaker, one_thread: None
 ) -> None:
-    alone = bundle("qwen3_moe", "8da4w")
+    alone = bundle("qwen3_moe")
     for source, precision, cause in (
         (alone, "low", "holds its experts in 8da4w only"),
         (two, f"ranks:{TOP_K}", f"a token has {TOP_K} experts"),

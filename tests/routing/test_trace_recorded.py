@@ -74,10 +74,10 @@ def test_the_engine_and_transformers_record_the_same(
 def test_parts_change_no_bit(demo_bundle: DemoMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = heldout_tokens(50)
     steps: list[tuple[str, int, int, str]] = []
-    whole = engine_trace(demo_bundle("8da4w"), ids)
+    whole = engine_trace(demo_bundle(), ids)
     monkeypatch.setattr(trace_engine, "_PART_BYTES", 7 * whole.router_logits[:1].nbytes)
     parts = record_engine(
-        LocalDevice(), demo_bundle("8da4w"), ids, settings={"threads": 1, "context": 40},
+        LocalDevice(), demo_bundle(), ids, settings={"threads": 1, "context": 40},
         progress=lambda stage, done, total, detail="": steps.append((stage, done, total, detail)),
     )  # fmt: skip
     assert np.array_equal(parts.router_logits[:40], whole.router_logits[:40])
@@ -89,10 +89,10 @@ def test_parts_change_no_bit(demo_bundle: DemoMaker, monkeypatch: pytest.MonkeyP
 def test_a_replay_hits_as_the_engine_does(demo_bundle: DemoMaker) -> None:
     """Exact routing of what was recorded, through an LRU cache: the engine's own counts."""
     ids = heldout_tokens(64)
-    selected = best(engine_trace(demo_bundle("8da4w"), ids))
+    selected = best(engine_trace(demo_bundle(), ids))
     with Runner() as runner:
         info = runner.request(
-            "open", bundle=str(demo_bundle("8da4w")), settings={"threads": 1, "cache": "25%"}
+            "open", bundle=str(demo_bundle()), settings={"threads": 1, "cache": "25%"}
         )
         tokens = runner.request("score", token_ids=ids)["stats"]["tokens"]
     assert [(t["hits"], t["misses"]) for t in tokens] == replay(selected, info["plan"]["slots"])
@@ -116,7 +116,7 @@ def test_the_command_records_from_both(
 ) -> None:
     text = tmp_path / "text"
     text.write_text(heldout_text()[:2000])
-    bundle, options = demo_bundle("8da4w"), ("-f", text, "-n", 60, "-c", 50, "--prompt-tokens", 4)
+    bundle, options = demo_bundle(), ("-f", text, "-n", 60, "-c", 50, "--prompt-tokens", 4)
     facts = ok_json("trace", bundle, *options, "-o", tmp_path / "engine", "-t", 1)
     assert (facts["tokens"], facts["sequences"], facts["device"]) == (60, [50, 10], "local")
     assert facts["bytes"] == (tmp_path / "engine").stat().st_size
@@ -157,7 +157,7 @@ def test_the_command_records_from_both(
 def test_invalid_arguments(
     source: str, arguments: str, setting: str | None, demo_bundle: DemoMaker, tmp_path: Path
 ) -> None:
-    name = str(demo_bundle("8da4w")) if source == "bundle" else source
+    name = str(demo_bundle()) if source == "bundle" else source
     out = tmp_path / "out"
     result = CliRunner().invoke(command, [name, "-o", str(out), *shlex.split(arguments)])
     assert isinstance(result.exception, UsageError)
@@ -174,7 +174,7 @@ def test_a_trace_never_replaces_its_inputs(
     monkeypatch.setattr(trace_engine, "record_engine", recorded)
     text = tmp_path / "text"
     text.write_text("mine")
-    bundle = demo_bundle("8da4w")
+    bundle = demo_bundle()
     command_line = [str(bundle), "-f", str(text), "-o"]
     for out, named in (
         (text, "--file"),
@@ -201,7 +201,7 @@ def test_an_answer_of_another_length_is_a_typed_error(
 
     monkeypatch.setattr(Runner, "request", request)
     with pytest.raises(RuntimeFailedError, match="router logits of 2 tokens"):
-        engine_trace(demo_bundle("8da4w"), [5, 6])
+        engine_trace(demo_bundle(), [5, 6])
 
 
 def test_transformers_refuses_tokens_and_devices_that_are_not_there(

@@ -27,7 +27,7 @@ SMALL = ("-n", 1100, "--routing", "cache-prior:0.2,J=2,max-rank:8", "--quality",
 
 @pytest.fixture(scope="module")
 def demo(demo_bundle: DemoMaker) -> Path:
-    return demo_bundle("8da4w")
+    return demo_bundle()
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_settings_need_a_cache(demo: Path, tuned: tuple[Path, dict[str, Any]]) -
 def test_settings_of_another_bundle_are_refused(
     demo: Path, tuned: tuple[Path, dict[str, Any]], bundle: BundleMaker
 ) -> None:
-    file, other = tuned[0] / "settings.json", bundle("qwen3_moe", "8da4w")
+    file, other = tuned[0] / "settings.json", bundle("qwen3_moe")
     for command in ("generate", "bench", "info"):
         error = failed(2, command, other, "--settings", file)
         assert inspect_bundle(demo)["hash"] in error["cause"]
@@ -300,7 +300,7 @@ def test_writes_over_nothing_it_reads(demo: Path, tmp_path: Path) -> None:
 
 
 def test_needs_a_text_of_its_own(bundle: BundleMaker) -> None:
-    error = failed(2, "tune", bundle("qwen3_moe", "8da4w"))
+    error = failed(2, "tune", bundle("qwen3_moe"))
     assert error["setting"] == "--file"
 
 
@@ -344,7 +344,7 @@ def test_an_interruption_finds_workers_that_only_begin(demo: Path) -> None:
 
 
 def test_on_a_phone(shared_phone: VirtualPhone, bundle: BundleMaker, tmp_path: Path) -> None:
-    tiny = bundle("qwen3_moe", "8da4w")
+    tiny = bundle("qwen3_moe")
     ids = ",".join(str(7 * n * n % 90) for n in range(80))
     asked = ("tune", tiny, "--token-ids", ids, "--routing", "cache-prior:0.3,J=1", "--cache", "75%")
     page = tmp_path / "page.html"

@@ -36,7 +36,7 @@ def cluster() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def tiny(bundle: BundleMaker) -> Path:
-    return bundle("qwen3_moe", "8da4w")
+    return bundle("qwen3_moe")
 
 
 def test_the_same_table(cluster: str, tiny: Path, tmp_path: Path) -> None:
