@@ -80,17 +80,6 @@ class BundleMaker(Protocol):
     def __call__(self, name: str, quant: str = ..., max_batch: int = ...) -> Path: ...
 
 
-@pytest.fixture(scope="session")
-def one_thread() -> Iterator[None]:
-    """Tiny tensors only lose by threads."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that the processes of a test run share."""

@@ -30,6 +30,9 @@ settings.register_profile(
 )
 settings.load_profile("moe-mobile")
 
+# Tiny tensors only lose by threads, which wait for each other spinning. For all processes of a run.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Cached between runs; a changed source rebuilds only what depends on it.

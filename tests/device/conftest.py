@@ -49,7 +49,7 @@ def large_bundle(
 
 
 @pytest.fixture(scope="session")
-def wide_bundle(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> pathlib.Path:
+def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """48 MiB of experts, 16 in one layer; everything else is small; a token uses 2 of them.
     Its context is long enough for a run that lasts."""
     from moe_mobile.export import export_bundle

@@ -21,7 +21,7 @@ _TEMPLATE = (
 
 
 @pytest.fixture(scope="session", autouse=True)
-def tiny_models(one_thread: None, lowered_once: None) -> None:
+def tiny_models(lowered_once: None) -> None:
     """What keeps exports of tiny models short."""
 
 

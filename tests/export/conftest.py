@@ -8,5 +8,5 @@ import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def tiny_models(one_thread: None, lowered_once: None) -> None:
+def tiny_models(lowered_once: None) -> None:
     """What keeps exports of tiny models short."""

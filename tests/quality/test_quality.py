@@ -291,7 +291,7 @@ def test_a_key_is_of_all_that_decides_a_score() -> None:
     assert score_key(MODEL, ids, cache) in keys
 
 
-def test_exact_perplexity_is_that_of_the_whole_model(one_thread: None) -> None:
+def test_exact_perplexity_is_that_of_the_whole_model() -> None:
     ids = heldout_tokens(1500)
     expected = transformers_quality(checkpoint_dir(), windows(ids))
     row = measure_quality(TransformersSource("demo"), ids, Cache("exact", 8))
@@ -299,10 +299,7 @@ def test_exact_perplexity_is_that_of_the_whole_model(one_thread: None) -> None:
     assert row.perplexity == pytest.approx(expected.perplexity, rel=1e-6)
 
 
-def test_workers_of_a_pool_score(
-    demo_bundle: DemoMaker, one_thread: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_workers_of_a_pool_score(demo_bundle: DemoMaker) -> None:
     ids, cache = heldout_tokens(80), Cache("cache-prior:0.2", 8)
     sources: list[QualitySource] = [
         TransformersSource("demo"),

@@ -78,7 +78,7 @@ def plain_values(checkpoint: Path) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "qwen3_moe", "qwen2_moe-normed"])
-def test_exact_is_the_model(name: str, checkpoint: CheckpointMaker, one_thread: None) -> None:
+def test_exact_is_the_model(name: str, checkpoint: CheckpointMaker) -> None:
     folder = checkpoint(name)
     expected = plain_values(folder)
     assert expected.std() > 0.3
@@ -91,9 +91,7 @@ def test_exact_is_the_model(name: str, checkpoint: CheckpointMaker, one_thread: 
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_layer_by_layer_is_token_by_token(
-    name: str, checkpoint: CheckpointMaker, one_thread: None
-) -> None:
+def test_layer_by_layer_is_token_by_token(name: str, checkpoint: CheckpointMaker) -> None:
     folder = str(checkpoint(name))
     together = TransformersSource(folder).open()
     stepwise = TransformersSource(folder, stepwise=True).open()
@@ -111,7 +109,7 @@ def test_layer_by_layer_is_token_by_token(
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_engine_scores_as_transformers_does(
-    name: str, bundle: BundleMaker, checkpoint: CheckpointMaker, one_thread: None
+    name: str, bundle: BundleMaker, checkpoint: CheckpointMaker
 ) -> None:
     model = TransformersSource(str(checkpoint(name))).open()
     engine = EngineSource(str(bundle(name, "fp32")), settings=(("threads", 1),)).open()
@@ -126,7 +124,7 @@ def test_the_engine_scores_as_transformers_does(
     assert worst < TOLERANCE
 
 
-def test_bfloat16_is_scored(checkpoint: CheckpointMaker, one_thread: None) -> None:
+def test_bfloat16_is_scored(checkpoint: CheckpointMaker) -> None:
     """Its router logits have 8 bits; routing sees them as the model does."""
     folder = str(checkpoint("olmoe"))
     exact = scored(TransformersSource(folder).open(), Cache("exact", 4))

@@ -43,7 +43,7 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_checkpoint_is_scored(text: Path, one_thread: None) -> None:
+def test_a_checkpoint_is_scored(text: Path) -> None:
     options = ("-f", text, "-n", 300, "-c", 200, "--cache", "25%,16")
     found = answer("demo", *options, "--routing", "cache-prior:0.2,J=2,exact,max-rank:8,J=1")
     assert (found["model"], found["source"], found["device"]) == ("demo", "transformers", None)
@@ -66,7 +66,7 @@ def test_a_checkpoint_is_scored(text: Path, one_thread: None) -> None:
     assert "blocks" not in rows[0]
 
 
-def test_a_table_for_people(text: Path, one_thread: None) -> None:
+def test_a_table_for_people(text: Path) -> None:
     result = run("demo", "-f", text, "-n", 40, "--routing", "exact+drop-cold:0.75")
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
@@ -103,9 +103,7 @@ def test_a_bundle_is_scored_here_and_on_a_phone(
     assert there == {**here, "device": shared_phone.serial}
 
 
-def test_a_file_continues(
-    text: Path, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_continues(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "rows"
     arguments = ("demo", "-f", text, "-n", 50, "--out", out)
     first = answer(*arguments, "--routing", "max-rank:8")
@@ -132,7 +130,7 @@ def test_a_file_continues(
     assert again["rows"][:2] == first["rows"]
 
 
-def test_a_plot_is_drawn(text: Path, tmp_path: Path, one_thread: None) -> None:
+def test_a_plot_is_drawn(text: Path, tmp_path: Path) -> None:
     path = tmp_path / "new" / "plot.html"
     answer("demo", "-f", text, "-n", 30, "--cache", "25%,50%", "--plot", path)
     drawn = path.read_text()
@@ -180,7 +178,6 @@ def test_invalid_arguments(
     setting: str | None,
     kind: type[MoeMobileError],
     demo_bundle: DemoMaker,
-    one_thread: None,
 ) -> None:
     name = demo_bundle() if source == "bundle" else source
     result = run(name, *shlex.split(arguments))

@@ -81,7 +81,7 @@ _PARTS = ("gate", "up", "down")
 
 @pytest.mark.parametrize("routing", SETUPS)
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"])
-def test_a_routed_layer_is_its_definition(family: str, routing: str, one_thread: None) -> None:
+def test_a_routed_layer_is_its_definition(family: str, routing: str) -> None:
     model = tiny_model(family)
     # Mixtral has no such setting, and always does.
     renormalize = getattr(model.config, "norm_topk_prob", True)
@@ -145,7 +145,7 @@ def test_weights_that_underflow_are_not_nan(renormalize: bool) -> None:
     assert found.tolist() == [[0, 0]]
 
 
-def test_a_prompt_is_routed_exactly_and_its_decoding_is_not(one_thread: None) -> None:
+def test_a_prompt_is_routed_exactly_and_its_decoding_is_not() -> None:
     model, ids = tiny_model("olmoe"), tiny_prompt(40)
 
     def hidden(routing: str, prompt: int, parts: tuple[int, ...], shared: bool) -> Array:

@@ -26,8 +26,6 @@ from lm_eval.tasks import TaskManager
 
 from moe_mobile.quality.lm_eval import MoeMobileLM
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CONTEXT = "And the LORD said unto Moses,"
 
 

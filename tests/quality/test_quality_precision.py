@@ -68,7 +68,7 @@ def test_a_mixed_cache_is_counted_by_the_engine(two: Path) -> None:
 
 
 def test_precisions_that_are_not_there_are_refused(
-    two: Path, bundle: BundleMaker, checkpoint: CheckpointMaker, one_thread: None
+    two: Path, bundle: BundleMaker, checkpoint: CheckpointMaker
 ) -> None:
     alone = bundle("qwen3_moe")
     for source, precision, cause in (

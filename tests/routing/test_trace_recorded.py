@@ -47,7 +47,7 @@ def best(trace: Trace) -> NDArray[np.int64]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_engine_and_transformers_record_the_same(
-    name: str, bundle: BundleMaker, checkpoint: CheckpointMaker, one_thread: None
+    name: str, bundle: BundleMaker, checkpoint: CheckpointMaker
 ) -> None:
     ids = tiny_prompt(40)
     engine = engine_trace(bundle(name, "fp32"), ids, context=24)
