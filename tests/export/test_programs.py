@@ -18,7 +18,7 @@ import torch
 
 from moe_mobile.bundle import read_manifest
 from moe_mobile.bundle.manifest import PORTABLE, XNNPACK
-from moe_mobile.bundle.quantization import Quant
+from moe_mobile.bundle.quantization import DEFAULT_QUANT, Quant
 from moe_mobile.export.options import resolve_options
 from moe_mobile.export.plan import make_plan
 from moe_mobile.export.programs import AttentionLayerShape, ConvolutionLayerShape, ExpertShape
@@ -32,7 +32,7 @@ from tests.lowering import lower
 from tests.oracles.torchao_model import quantize_linears
 from tests.tiny import FAMILIES
 
-QUANTS = ("fp32", "8da8w", "8da4w")
+QUANTS = ("fp32", "8da8w", "8da4w", DEFAULT_QUANT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,9 @@ def reference(shape: ProgramShape, weights: dict[str, torch.Tensor]) -> bytes:
 
 
 def combinations() -> list[Any]:
-    """Each family and each quantization at once; the rest, minutes of lowering, is slow."""
-    quick = {(family, "fp32") for family in FAMILIES}
-    quick |= {(FAMILIES[0], quant) for quant in QUANTS}
+    """Each family, and each format once: the default has both of four and of eight bits. The rest,
+    minutes of lowering, is slow."""
+    quick = {(family, "fp32") for family in FAMILIES} | {(FAMILIES[0], DEFAULT_QUANT)}
     return [
         pytest.param(*pair, marks=() if pair in quick else pytest.mark.slow)
         for pair in itertools.product(FAMILIES, QUANTS)
@@ -235,7 +235,7 @@ def test_convolution_layers_are_substituted_too(quant: Quant, delegate: str) -> 
 
 
 def test_expert_programs_of_one_shard_differ_only_in_their_constants(bundle: BundleMaker) -> None:
-    path: Path = bundle("mixtral", "8da4w")
+    path: Path = bundle("mixtral")
     shard = read_manifest(path).layers[0].experts
     assert shard is not None
     data = (path / shard.path).read_bytes()
