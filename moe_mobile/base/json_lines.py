@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -16,6 +15,7 @@ from typing import IO
 from moe_mobile.base import limits
 from moe_mobile.base.files import read_limited
 from moe_mobile.base.json_field import Json
+from moe_mobile.base.lock import try_lock
 from moe_mobile.errors import UsageError, write_error
 
 
@@ -39,10 +39,10 @@ class JsonLines:
         self._path = path
         self._lock = threading.Lock()
         try:
-            if path.exists() and not path.is_file():  # opening it might wait, reading never end
+            self._new = not path.exists()
+            if not self._new and not path.is_file():  # opening it might wait, reading never end
                 raise UsageError("is not a regular file", file=path, remedy="Name another one")
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._new = not path.exists()
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             self._file = open(descriptor, "r+b")  # noqa: SIM115
         except OSError as error:
@@ -83,14 +83,8 @@ class JsonLines:
 
 def _locked_content(file: IO[bytes], path: pathlib.Path) -> bytes:
     """All of a file that no other process writes. Raises as opening a JsonLines."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        ours = os.fstat(file.fileno()).st_nlink > 0  # else deleted between our open and our lock
-    except BlockingIOError:
-        ours = False
-    except OSError as error:
-        raise write_error(error, path) from error
-    if not ours:
+    # Without a name it was deleted between our open and our lock.
+    if not try_lock(file, path) or not os.fstat(file.fileno()).st_nlink:
         raise UsageError("another command is writing there", file=path, remedy="Wait for it to end")
     return _content(file, path)
 

@@ -17,7 +17,6 @@ next run continues, whenever the process is killed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import time
@@ -28,6 +27,7 @@ from moe_mobile.base.disk import require_space
 from moe_mobile.base.files import HashingFile, sync_folder, write_file
 from moe_mobile.base.json_field import Json, parse_object
 from moe_mobile.base.json_lines import JsonLines
+from moe_mobile.base.lock import try_lock
 from moe_mobile.bundle.manifest import MANIFEST_FILE
 from moe_mobile.bundle.unfinished import JOURNAL, PARTIAL, is_journal, read_journal
 from moe_mobile.errors import DiskFullError, UsageError, write_error
@@ -257,14 +257,10 @@ def _locked_folder(partial: Path, out: Path) -> Iterator[None]:
     except OSError as error:
         raise write_error(error, partial) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(descriptor, partial):
             raise UsageError(
                 "another export is writing here", file=partial, remedy="Wait for it to end"
-            ) from None
-        except OSError as error:
-            raise write_error(error, partial) from error
+            )
         if not _same_folder(descriptor, partial):
             # The other process finished between our open and our lock.
             raise UsageError("another export has just been written here", file=out)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from moe_mobile.base.command_line import command_line
+from moe_mobile.base.lock import try_lock
 from moe_mobile.errors import (
     BundleCorruptError,
     DiskFullError,
@@ -249,18 +249,14 @@ def _locked(place: Path) -> Iterator[None]:
     place.mkdir(parents=True, exist_ok=True)
     with (place / ".lock").open("a") as lock:
         until = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise RuntimeFailedError(
-                        "another process has been building this runtime for a long time",
-                        file=place,
-                        remedy="Check whether it makes progress. If it does not, end it",
-                    ) from None
-                time.sleep(_PAUSE_S)
+        while not try_lock(lock, place):
+            if time.monotonic() > until:
+                raise RuntimeFailedError(
+                    "another process has been building this runtime for a long time",
+                    file=place,
+                    remedy="Check whether it makes progress. If it does not, end it",
+                )
+            time.sleep(_PAUSE_S)
         yield
 
 
