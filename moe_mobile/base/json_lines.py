@@ -39,8 +39,8 @@ class JsonLines:
         self._path = path
         self._lock = threading.Lock()
         try:
-            self._new = not path.exists()
-            if not self._new and not path.is_file():  # opening it might wait, reading never end
+            self._new = not os.path.lexists(path)  # a link is somebody's, also one to nothing
+            if path.exists() and not path.is_file():  # opening it might wait, reading never end
                 raise UsageError("is not a regular file", file=path, remedy="Name another one")
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -24,6 +24,10 @@ def test_a_file_without_a_line_is_deleted_only_by_who_made_it(tmp_path: Path) ->
     path.touch()
     JsonLines(path).close()
     assert path.exists()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "missing")
+    JsonLines(link).close()
+    assert link.is_symlink()
 
 
 def test_a_line_stays_if_its_writer_is_interrupted(
