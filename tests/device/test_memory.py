@@ -38,6 +38,12 @@ def kills(phone: VirtualPhone) -> list[str]:
     ]
 
 
+def wait_for_memory_back(phone: VirtualPhone) -> None:
+    """A virtual phone looks now and then: an engine that ended may still be counted."""
+    ram = phone.record["ram_bytes"]
+    wait_until(lambda: available(phone) > ram - 8 * MEBIBYTE)
+
+
 @pytest.fixture(scope="module", params=LIMITERS)
 def limited(
     request: pytest.FixtureRequest, adb_server: int, wide_bundle: pathlib.Path
@@ -58,6 +64,7 @@ def endless(
     command: str, bundle: pathlib.Path, phone: VirtualPhone
 ) -> Iterator[subprocess.Popen[str]]:
     """A run that has all experts in memory and goes on."""
+    wait_for_memory_back(phone)
     before = available(phone)
     arguments = (command, bundle, *ENDLESS[command], "--device", phone.serial, "--json")
     process = subprocess.Popen(
@@ -92,8 +99,7 @@ def app(phone: VirtualPhone) -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             wait_until(ended)
-    ram = phone.record["ram_bytes"]
-    wait_until(lambda: available(phone) > ram - 8 * MEBIBYTE)
+    wait_for_memory_back(phone)
 
 
 def assert_reported_as_killed(
