@@ -64,8 +64,8 @@ demo: venv
 bench: venv
 	$(BIN)/python -m benchmarks.streaming
 
-# Two more than there are cores: many tests wait, for phones or for the disk. Each takes 2 GB.
-WORKERS := $(shell n=$$(($$(nproc) + 2)); echo $$((n > 4 ? 4 : n)))
+# One more than there are cores: some tests wait, for phones or for the disk. Each takes 2 GB.
+WORKERS := $(shell n=$$(($$(nproc) + 1)); echo $$((n > 4 ? 4 : n)))
 
 test: venv gtest test-tools
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile

@@ -59,7 +59,7 @@ SHARED = "MOE_TEST_SHARED"
 """The environment variable that names the folder which the processes of a test run share."""
 
 FEW_ROWS = 16
-"""``max_batch`` of bundles with which a prompt takes several batches: one number for all, since a
+"""``max_batch`` of the tests' bundles: a prompt takes several batches. One number for all, since a
 program for another number of rows is lowered anew."""
 
 CheckpointMaker = Callable[[str], Path]
@@ -74,7 +74,7 @@ class DemoMaker(Protocol):
 class BundleMaker(Protocol):
     """Returns the bundle of one of the ``CASES`` in a quantization, by default an export's.
 
-    ``max_batch``: rows per call of a program, by default as an export has it.
+    ``max_batch``: rows per call of a program, by default ``FEW_ROWS``.
     """
 
     def __call__(self, name: str, quant: str = ..., max_batch: int = ...) -> Path: ...
@@ -150,7 +150,7 @@ def bundle(made_once: OnceMaker, checkpoint: CheckpointMaker) -> BundleMaker:
 
     made: dict[tuple[str, str, int], Path] = {}
 
-    def make(name: str, quant: str = DEFAULT_QUANT, max_batch: int = 256) -> Path:
+    def make(name: str, quant: str = DEFAULT_QUANT, max_batch: int = FEW_ROWS) -> Path:
         key = (name, quant, max_batch)
         if key not in made:
             made[key] = made_once(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from tests.bundles import FEW_ROWS
 from tests.cli.program import ok
 from tests.tiny import write_checkpoint
 
@@ -45,7 +46,7 @@ def exported(
 ) -> tuple[pathlib.Path, str]:
     """A bundle made by `moe-mobile export`, and what that printed. Not to be written to."""
     out = tmp_path_factory.mktemp("exported") / "bundle"
-    return out, ok("export", checkpoint, out, "--max-batch", 16)
+    return out, ok("export", checkpoint, out, "--max-batch", FEW_ROWS)
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`moe-mobile` in a process of its own that has imported PyTorch and ExecuTorch already.
 
-They take seconds to import, and some commands need them. So a server imports them once and forks
-for each command: the child gets the caller's arguments, folder, environment and open files 0 to 2,
-and is from there on what `moe-mobile` is. Exports lower a program once per test run.
+They take seconds to import, and some commands need them. So a server imports them once per test run
+and forks for each command: the child gets the caller's arguments, folder, environment and open
+files 0 to 2, and is from there on what `moe-mobile` is. Exports lower a program once per test run.
 
 ``command()`` begins a command line that does this; as a program this file is its server (without
 arguments), and the caller's side of one command (with the server's address).
@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import functools
+import hashlib
 import json
 import os
 import select
@@ -36,7 +38,9 @@ def command(name: str, environment: Mapping[str, str]) -> list[str]:
     """Of a command with this environment; empty if it needs none of this, or its own imports."""
     if name not in _HEAVY or _read_early(environment) != _read_early(os.environ):
         return []
-    address = _server(json.dumps(_read_early(environment), sort_keys=True))
+    from tests.bundles import SHARED  # not for the caller's side, which knows no such package
+
+    address = _server(json.dumps(_read_early(environment), sort_keys=True), os.environ[SHARED])
     return [sys.executable, "-I", "-S", __file__, address]
 
 
@@ -45,28 +49,41 @@ def _read_early(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 @functools.cache
-def _server(environment: str) -> str:
-    """Starts it; it ends with this process."""
+def _server(environment: str, shared: str) -> str:
+    """The address of the server with this environment, started by whoever asks first."""
+    file = Path(shared, f"preloaded-{hashlib.sha256(environment.encode()).hexdigest()}")
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            file.write_text(_start(json.loads(environment)))
+        return file.read_text()
+
+
+def _start(environment: dict[str, str]) -> str:
     address = tempfile.mkdtemp(prefix="moe-preloaded-") + "/socket"
+    # It ends with the test run: with the process that pytest-xdist's workers were started by.
+    run = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.cli.preloaded"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
         # numpy would start threads at once, and only one goes on in a child.
-        env=os.environ | json.loads(environment) | {"OPENBLAS_NUM_THREADS": "1"},
+        env=os.environ | environment | {"OPENBLAS_NUM_THREADS": "1"},
+        start_new_session=True,
         text=True,
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(address + "\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "ready\n"
+    with process.stdin, process.stdout:
+        process.stdin.write(f"{run} {address}\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "ready\n"
     _running.append(process)
     return address
 
 
-_running: list[subprocess.Popen[str]] = []  # keeps their stdin open
+_running: list[subprocess.Popen[str]] = []  # a process that nothing refers to is warned of
 
 
 def _ask(address: str, arguments: list[str]) -> None:
@@ -91,16 +108,21 @@ def _serve() -> None:
     """Returns in each child that is to be a command."""
     import shutil
 
-    address = sys.stdin.readline().strip()
+    run, address = sys.stdin.readline().split()
+    ended = os.pidfd_open(int(run))
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen(64)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
+        with open(os.devnull, "r+b") as nothing:  # those who started it do not wait for it
+            for standard in (0, 1):
+                os.dup2(nothing.fileno(), standard)
+        watched: tuple[socket.socket | int, ...] = (listening, ended)
         while True:
-            ready, _, _ = select.select([listening, sys.stdin], [], [])
-            if sys.stdin in ready:
+            ready, _, _ = select.select(watched, [], [])
+            if ended in ready:
                 shutil.rmtree(Path(address).parent, ignore_errors=True)
                 os._exit(0)
             connection, _ = listening.accept()

@@ -21,6 +21,7 @@ from moe_mobile.cli.commands import with_options
 from moe_mobile.cli.generate import command
 from moe_mobile.errors import UsageError
 from moe_mobile.text.tokenizer import BundleText
+from tests.bundles import FEW_ROWS
 from tests.cli.conftest import byte_tokenizer
 from tests.cli.program import COMMAND, failed, ok, ok_json, run_cli
 from tests.phones import StartPhone
@@ -41,7 +42,7 @@ def chat_bundle(checkpoint: pathlib.Path, tmp_path_factory: pytest.TempPathFacto
     shutil.copytree(checkpoint, folder / "tiny")
     config = {"chat_template": TEMPLATE, "eos_token": "<end>"}
     (folder / "tiny" / "tokenizer_config.json").write_text(json.dumps(config))
-    ok("export", folder / "tiny", folder / "bundle", "--max-batch", 16)
+    ok("export", folder / "tiny", folder / "bundle", "--max-batch", FEW_ROWS)
     ok("prepare", folder / "bundle")
     return folder / "bundle"
 
@@ -164,7 +165,7 @@ def test_the_tokens_of_generation_config_end_an_answer(
         (tmp_path / "tiny" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "tiny" / name).write_text(content)
     bundle = tmp_path / "bundle"
-    ok("export", tmp_path / "tiny", bundle, "--max-batch", 16)
+    ok("export", tmp_path / "tiny", bundle, "--max-batch", FEW_ROWS)
     for name, content in files.items():
         assert (bundle / name).read_text() == content
     answer = ok_json("generate", bundle, "--chat", "-p", "Hi", "-n", 8)

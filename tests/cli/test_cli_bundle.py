@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from moe_mobile.cli import cli
 from moe_mobile.device.local import LocalDevice
+from tests.bundles import FEW_ROWS
 from tests.cli.program import failed, ok, ok_json, run_cli
 from tests.files import contents
 
@@ -225,7 +226,7 @@ def test_packed_weights_of_another_bundle_are_not_replaced(
     facts = ok_json("inspect", bundle, "--packed-dir", store)
     assert (facts["consumed_shards"], len(facts["packed"])) == (2, 1)
     before = contents(store)
-    ok("export", checkpoint, other, "--quant", "fp32", "--max-batch", 16)
+    ok("export", checkpoint, other, "--quant", "fp32", "--max-batch", FEW_ROWS)
     for command in (("prepare", other), ("generate", other, "-p", "Once", "-n", 2)):
         error = failed(2, *command, "--packed-dir", store)
         assert "of another bundle" in error["cause"]

@@ -20,6 +20,7 @@ from moe_mobile import Engine
 from moe_mobile.bundle import inspect_bundle
 from moe_mobile.cli.demo import exported_for_the_demo, real_size, remove_results
 from moe_mobile.errors import IoError
+from tests.bundles import FEW_ROWS
 from tests.cli.conftest import byte_tokenizer
 from tests.cli.program import COMMAND, INTERRUPTIBLE, failed, ok, ok_json, run_cli
 
@@ -341,7 +342,7 @@ def test_the_comparison_of_the_demo(
 def test_the_demo_replaces_a_bundle_of_another_quantization(
     checkpoint: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    ok("export", checkpoint, tmp_path / "bundle", "--quant", "fp32", "--max-batch", 16)
+    ok("export", checkpoint, tmp_path / "bundle", "--quant", "fp32", "--max-batch", FEW_ROWS)
     facts = exported_for_the_demo(checkpoint, tmp_path / "bundle", show=False)
     assert facts["quantization"]["name"] == "8da4w+8da8w"
     assert inspect_bundle(tmp_path / "bundle") == facts

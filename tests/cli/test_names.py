@@ -17,6 +17,7 @@ from moe_mobile.cli.group import usage_error
 from moe_mobile.cli.types import SIZE, PathType
 from moe_mobile.errors import CancelledError
 from moe_mobile.export import export_bundle
+from tests.bundles import FEW_ROWS
 from tests.cli.program import failed, ok, run_cli
 
 
@@ -278,7 +279,7 @@ def test_an_unfinished_export_says_so(checkpoint: pathlib.Path, tmp_path: pathli
             raise KeyboardInterrupt
 
     with pytest.raises(CancelledError):
-        export_bundle(checkpoint, out, progress=stop)
+        export_bundle(checkpoint, out, max_batch=FEW_ROWS, progress=stop)
     for place in (out, tmp_path / "bundle.partial", tmp_path / "bundle.partial" / "bundle"):
         for command in (
             *("inspect", "verify", "prepare", "info", "bench", "deploy"),
@@ -291,7 +292,7 @@ def test_an_unfinished_export_says_so(checkpoint: pathlib.Path, tmp_path: pathli
             assert found is not None, (command, result.stderr)
             assert 0 < int(found[1]) < 10
             assert f"export ... {out}` again: it continues where it stopped" in result.stderr
-    again = run_cli("export", checkpoint, out)
+    again = run_cli("export", checkpoint, out, "--max-batch", FEW_ROWS)
     assert again.returncode == 0
     assert f"note: an export to {out} was interrupted: " in again.stderr
     assert "With the same arguments it continues" in again.stderr

@@ -12,7 +12,7 @@ import shutil
 
 import pytest
 
-from tests.bundles import BundleMaker
+from tests.bundles import FEW_ROWS, BundleMaker, OnceMaker
 
 _EXTRA_FILES = 3
 _EXTRA_BYTES = 40 << 20
@@ -49,19 +49,18 @@ def large_bundle(
 
 
 @pytest.fixture(scope="session")
-def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def wide_bundle(made_once: OnceMaker, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """48 MiB of experts, 16 in one layer; everything else is small; a token uses 2 of them.
     Its context is long enough for a run that lasts."""
     from moe_mobile.export import export_bundle
     from tests.tiny import write_checkpoint
 
-    folder = tmp_path_factory.mktemp("wide")
     source = write_checkpoint(
-        folder / "checkpoint",
+        tmp_path_factory.mktemp("checkpoint") / "wide",
         "qwen3_moe",
         num_hidden_layers=1,
         num_experts=16,
         moe_intermediate_size=4096,
         max_position_embeddings=16384,
     )
-    return export_bundle(source, folder / "bundle", "fp32", max_batch=16)
+    return made_once("wide", lambda out: export_bundle(source, out, "fp32", max_batch=FEW_ROWS))

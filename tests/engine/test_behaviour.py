@@ -30,7 +30,7 @@ from tests.tiny import VOCAB, load_checkpoint, tiny_model, tiny_prompt
 
 @pytest.fixture(scope="module")
 def tiny(bundle: BundleMaker) -> Path:
-    return bundle("qwen2_moe", "fp32", FEW_ROWS)
+    return bundle("qwen2_moe", "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_an_expert_that_fits_no_slot_leaves_residency_programs(odd: int, tmp_pat
         gate, up = model.model.layers[0].mlp.experts.gate_up_proj[odd].chunk(2)
         gate.copy_(up)
     model.save_pretrained(tmp_path / "model", save_original_format=True)
-    made = export_bundle(tmp_path / "model", tmp_path / "bundle", "fp32")
+    made = export_bundle(tmp_path / "model", tmp_path / "bundle", "fp32", max_batch=FEW_ROWS)
     expected = logits_of(load_checkpoint(tmp_path / "model"), tiny_prompt(8))
     with pytest.raises(UnsupportedError, match="laid out unlike"):
         Engine(made, residency="resident", threads=1)

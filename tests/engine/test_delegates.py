@@ -22,7 +22,7 @@ from moe_mobile.device.deploy.package import bundle_package
 from moe_mobile.errors import BundleCorruptError, BundleInvalidError, UnsupportedError
 from moe_mobile.export import export_bundle
 from moe_mobile.runner import Runner
-from tests.bundles import CheckpointMaker, OnceMaker
+from tests.bundles import FEW_ROWS, CheckpointMaker, OnceMaker
 from tests.engine.native import logits_after_prompt, same_bits
 from tests.oracles.logits import Logits, logits_of
 from tests.tiny import load_checkpoint, tiny_prompt
@@ -58,6 +58,7 @@ class Exporter:
                 QuantizationSettings(quant, dense="fp32", head="fp32"),
                 dense_delegate=dense,
                 expert_delegate=experts,
+                max_batch=FEW_ROWS,
             ),
         )
 
@@ -276,7 +277,9 @@ def layers_differ(made_once: OnceMaker, checkpoint: CheckpointMaker) -> Path:
     def made(experts: str) -> Path:
         return made_once(
             f"delegates-of-layers-{experts}",
-            lambda out: export_bundle(checkpoint("mixtral"), out, "fp32", expert_delegate=experts),
+            lambda out: export_bundle(
+                checkpoint("mixtral"), out, "fp32", expert_delegate=experts, max_batch=FEW_ROWS
+            ),
         )
 
     bundle = made(m.XNNPACK)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moe_mobile import Engine
-from tests.bundles import CASES, FEW_ROWS, BundleMaker, CheckpointMaker
+from tests.bundles import CASES, BundleMaker, CheckpointMaker
 from tests.engine.native import logits_after_prompt
 from tests.oracles.logits import greedy, logits_of
 from tests.tiny import load_checkpoint, tiny_prompt
@@ -54,7 +54,7 @@ def test_prompt_longer_than_a_batch(checkpoint: CheckpointMaker, bundle: BundleM
     """The bundle's programs take 16 rows: a prompt of 150 tokens needs ten batches."""
     prompt = tiny_prompt(150)
     expected = logits_of(load_checkpoint(checkpoint("mixtral")), prompt)[-1]
-    with Engine(bundle("mixtral", "fp32", FEW_ROWS), threads=1) as engine:
+    with Engine(bundle("mixtral", "fp32"), threads=1) as engine:
         actual = logits_after_prompt(engine, prompt, 1)[0]
         ((_, count),) = [(step.phase, step.count) for step in engine.stats.tokens]
     assert count == 150

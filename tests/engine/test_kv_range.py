@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from moe_mobile import Engine, QuantizationSettings
 from moe_mobile.errors import RuntimeFailedError
 from moe_mobile.export import export_bundle
+from tests.bundles import FEW_ROWS
 from tests.tiny import write_checkpoint
 
 TOKENS = [5, 9, 3, 12, 7, 4, 8, 6]
@@ -32,7 +33,8 @@ def test_what_float16_cannot_hold_is_an_error_and_float32_holds_it(
     part: str, tmp_path: Path
 ) -> None:
     source = _with_large(part, tmp_path / "model")
-    with Engine(export_bundle(source, tmp_path / "half", "8da8w"), threads=1) as engine:
+    half = export_bundle(source, tmp_path / "half", "8da8w", max_batch=FEW_ROWS)
+    with Engine(half, threads=1) as engine:
         with pytest.raises(
             RuntimeFailedError, match="of layer 1 is not finite, or beyond"
         ) as error:
@@ -41,6 +43,7 @@ def test_what_float16_cannot_hold_is_an_error_and_float32_holds_it(
         with pytest.raises(RuntimeFailedError, match="of layer 1"):
             engine.generate(TOKENS, 2)
     formats = QuantizationSettings("8da8w", kv_dtype="float32")
-    with Engine(export_bundle(source, tmp_path / "float", formats), threads=1) as engine:
+    float32 = export_bundle(source, tmp_path / "float", formats, max_batch=FEW_ROWS)
+    with Engine(float32, threads=1) as engine:
         assert np.isfinite(engine.score(TOKENS)).all()
         assert len(engine.generate(TOKENS, 2, ignore_eos=True).result().token_ids) == 2

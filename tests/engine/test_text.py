@@ -20,7 +20,7 @@ from moe_mobile import CacheSettings, Engine, ReadingSettings, RoutingSettings
 from moe_mobile.demo import checkpoint_dir
 from moe_mobile.errors import BundleCorruptError, BundleInvalidError, UsageError
 from moe_mobile.text.template_files import load_chat_template
-from tests.bundles import FEW_ROWS, BundleMaker
+from tests.bundles import BundleMaker
 
 TEXT = "Once upon a time"
 TALK = [{"role": "user", "content": "Tell me a story."}]
@@ -97,7 +97,7 @@ def test_a_model_without_a_template_says_so(engine: Engine) -> None:
 
 
 def test_a_bundle_without_a_tokenizer_says_so(bundle: BundleMaker) -> None:
-    with Engine(bundle("qwen2_moe", "fp32", FEW_ROWS), threads=1) as engine:
+    with Engine(bundle("qwen2_moe", "fp32"), threads=1) as engine:
         with pytest.raises(UsageError, match="no tokenizer") as caught:
             engine.generate(TEXT)
         assert str(caught.value.remedy).startswith("Give token ids as the `prompt` instead of text")

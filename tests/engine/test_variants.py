@@ -27,7 +27,7 @@ from moe_mobile.routing.replay import replay
 from moe_mobile.routing.trace import write_trace
 from moe_mobile.routing.trace_engine import record_engine
 from moe_mobile.runner import Runner
-from tests.bundles import CheckpointMaker, OnceMaker
+from tests.bundles import FEW_ROWS, CheckpointMaker, OnceMaker
 from tests.engine.agreement import replayed, simulated
 from tests.engine.native import logits_after_prompt, same_bits
 from tests.oracles.interpreter import Interpreter
@@ -43,7 +43,7 @@ PROMPT, DECODED = IDS[:20], 6
 
 def export_two(checkpoint: Path, out: Path, **options: object) -> Path:
     formats = QuantizationSettings("8da8w", also_quant="8da4w")
-    return export_bundle(checkpoint, out, formats, max_batch=8, **options)  # type: ignore[arg-type]
+    return export_bundle(checkpoint, out, formats, max_batch=FEW_ROWS, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +56,18 @@ def two(made_once: OnceMaker, checkpoint: CheckpointMaker) -> Path:
 def full(made_once: OnceMaker, checkpoint: CheckpointMaker) -> Path:
     """The same with experts in 8da8w alone."""
     source = checkpoint(NAME)
-    return made_once("full-precision", lambda out: export_bundle(source, out, "8da8w", max_batch=8))
+    return made_once(
+        "full-precision", lambda out: export_bundle(source, out, "8da8w", max_batch=FEW_ROWS)
+    )
 
 
 @pytest.fixture(scope="module")
 def low(made_once: OnceMaker, checkpoint: CheckpointMaker) -> Path:
     """The same with experts in 8da4w alone."""
     source, formats = checkpoint(NAME), QuantizationSettings("8da4w", dense="8da8w", head="8da8w")
-    return made_once("low-precision", lambda out: export_bundle(source, out, formats, max_batch=8))
+    return made_once(
+        "low-precision", lambda out: export_bundle(source, out, formats, max_batch=FEW_ROWS)
+    )
 
 
 def outputs(bundle: Path, cache: str, **settings: object) -> list[Logits]:
@@ -340,7 +344,7 @@ def test_the_command_line_makes_and_runs_both_precisions(
     answer = CliRunner().invoke(
         cli,
         ["export", str(checkpoint(NAME)), str(out), "--quant", "8da8w", "--also-quant", "8da4w",
-         "--max-batch", "8", "--json"],
+         "--max-batch", str(FEW_ROWS), "--json"],
     )  # fmt: skip
     assert answer.exit_code == 0, answer.output
     assert json.loads(answer.stdout)["expert_precisions"] == ["8da8w", "8da4w"]

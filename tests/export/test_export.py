@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import shutil
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 
+from moe_mobile import export
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle import read_manifest, verify_bundle
 from moe_mobile.bundle.quantization import QuantizationSettings, embedding_row_bytes
@@ -28,9 +30,9 @@ from moe_mobile.errors import (
     UnsupportedError,
     UsageError,
 )
-from moe_mobile.export import RandomWeights, export_bundle
+from moe_mobile.export import RandomWeights
 from moe_mobile.export.embedding import encode_rows
-from tests.bundles import BundleMaker, CheckpointMaker
+from tests.bundles import FEW_ROWS, BundleMaker, CheckpointMaker
 from tests.files import contents
 from tests.oracles.interpreter import Interpreter
 from tests.tiny import (
@@ -42,6 +44,9 @@ from tests.tiny import (
     tiny_prompt,
     write_checkpoint,
 )
+
+# Programs that other tests have lowered already.
+export_bundle = functools.partial(export.export_bundle, max_batch=FEW_ROWS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,7 +64,7 @@ def test_a_bundle_is_whole(family: str, checkpoint: CheckpointMaker, bundle: Bun
     assert (manifest.moe.num_experts, manifest.moe.top_k) == (EXPERTS, TOP_K)
     assert manifest.attention.kv_dtype == "float32"
     assert manifest.quantization.group_size == 0
-    assert manifest.max_batch == 256
+    assert manifest.max_batch == FEW_ROWS
     memory = manifest.memory
     assert memory.token_cycle_bytes == len(manifest.moe_layers) * TOP_K * memory.expert_bytes
     for name in ("config.json", "generation_config.json"):
@@ -104,7 +109,9 @@ def test_left_out_tensors_are_listed_once(
     file = folder / "model.safetensors"
     save_file(load_file(file) | {"lora_A.weight": torch.ones(2)}, file, {"format": "pt"})
     out = tmp_path / "bundle"
-    result = CliRunner().invoke(cli, ["export", str(folder), str(out), "--quant", "fp32"])
+    result = CliRunner().invoke(
+        cli, ["export", str(folder), str(out), "--quant", "fp32", "--max-batch", str(FEW_ROWS)]
+    )
     assert result.exit_code == 0, result.output
     (warning,) = [line for line in result.stderr.splitlines() if "tensors of the" in line]
     assert warning.endswith("left out as transformers does: lora_A.weight")

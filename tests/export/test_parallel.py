@@ -15,7 +15,7 @@ from moe_mobile.export import export_bundle, parallel
 from moe_mobile.export.parallel import in_order, one_thread_each, workers_for
 from moe_mobile.export.programs import ExpertShape
 from moe_mobile.export.quantization import Encoding
-from tests.bundles import BundleMaker, CheckpointMaker
+from tests.bundles import FEW_ROWS, BundleMaker, CheckpointMaker
 from tests.files import contents
 
 
@@ -36,7 +36,7 @@ def test_the_bytes_do_not_depend_on_the_workers(
 
     monkeypatch.setattr(torch.Tensor, "amax", watched)
     monkeypatch.setattr(parallel, "cores", lambda: workers)
-    out = export_bundle(checkpoint("qwen3_moe"), tmp_path / "out", "8da4w")
+    out = export_bundle(checkpoint("qwen3_moe"), tmp_path / "out", "8da4w", max_batch=FEW_ROWS)
     assert contents(out) == contents(bundle("qwen3_moe", "8da4w"))
     threads = {name for name in seen if name.startswith("export")}
     assert 1 <= len(threads) <= workers

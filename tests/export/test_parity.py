@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from moe_mobile.export import export_bundle
-from tests.bundles import BundleMaker, CheckpointMaker
+from tests.bundles import FEW_ROWS, BundleMaker, CheckpointMaker
 from tests.oracles.interpreter import Interpreter
 from tests.oracles.logits import logits_of
 from tests.oracles.torchao_model import torchao_model
@@ -81,7 +81,7 @@ def test_options_of_the_families(family: str, changes: dict[str, Any], tmp_path:
     if "sliding_window" in changes:
         changes = {**changes, "use_sliding_window": True}
     source = write_checkpoint(tmp_path / "checkpoint", family, **changes)
-    out = export_bundle(source, tmp_path / "bundle", "fp32")
+    out = export_bundle(source, tmp_path / "bundle", "fp32", max_batch=FEW_ROWS)
     ids = tiny_prompt(32)
     expected = transformers_logits(source, ids)
     torch.testing.assert_close(Interpreter(out).logits(ids), expected, atol=1e-4, rtol=0)
@@ -110,7 +110,7 @@ def test_options_of_the_families(family: str, changes: dict[str, Any], tmp_path:
 )
 def test_scaled_rotations(rope: dict[str, object], tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "checkpoint", "mixtral", rope_parameters=rope, head_dim=16)
-    out = export_bundle(source, tmp_path / "bundle", "fp32")
+    out = export_bundle(source, tmp_path / "bundle", "fp32", max_batch=FEW_ROWS)
     ids = tiny_prompt(48)
     expected = transformers_logits(source, ids)
     torch.testing.assert_close(Interpreter(out).logits(ids), expected, atol=1e-4, rtol=0)
@@ -124,7 +124,7 @@ def test_storage_variants(dtype: torch.dtype, stacked: bool, tmp_path: Path) -> 
             tmp_path / family, family, dtype=dtype, shard_size="100KB", stacked=stacked
         )
         assert len(list(source.glob("*.safetensors"))) > 1
-        out = export_bundle(source, tmp_path / f"{family}-bundle", "fp32")
+        out = export_bundle(source, tmp_path / f"{family}-bundle", "fp32", max_batch=FEW_ROWS)
         ids = tiny_prompt(16)
         expected = transformers_logits(source, ids)
         torch.testing.assert_close(Interpreter(out).logits(ids), expected, atol=1e-4, rtol=0)

@@ -175,11 +175,15 @@ def test_an_expert_with_equal_matrices_does_not_disturb_the_template(encoding: E
 @pytest.mark.parametrize(
     "changes",
     [
-        {"experts": 0, "mlp_width": 96, "qkv_bias": False},
-        {"qk_norm": "none", "output_bias": True, "mlp_width": 96},
-        {"qk_norm": "projection", "clip": 2.0, "qkv_bias": False},
+        {"experts": 0, "mlp_width": 96, "output_bias": True},
+        pytest.param(
+            {"qk_norm": "none", "output_bias": True, "mlp_width": 96}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"qk_norm": "projection", "clip": 2.0, "qkv_bias": False}, marks=pytest.mark.slow
+        ),
     ],
-    ids=["dense-mlp", "output-bias-and-shared-expert", "clipped"],
+    ids=["dense-mlp-and-output-bias", "output-bias-and-shared-expert", "clipped"],
 )
 def test_other_layers_are_substituted_too(changes: dict[str, object]) -> None:
     shape = layer_shape(Quant.FP32, **changes)
@@ -188,8 +192,15 @@ def test_other_layers_are_substituted_too(changes: dict[str, object]) -> None:
     assert bytes(Programs(shape).make(weights)) == reference(shape, weights)
 
 
-@pytest.mark.parametrize("parameters", ["random", "untrained"])
-@pytest.mark.parametrize("program", ["layer", "expert"])
+@pytest.mark.parametrize(
+    ("program", "parameters"),
+    [
+        ("layer", "untrained"),
+        ("expert", "random"),
+        pytest.param("layer", "random", marks=pytest.mark.slow),
+        pytest.param("expert", "untrained", marks=pytest.mark.slow),
+    ],
+)
 def test_portable_programs_are_substituted_too(program: str, parameters: str) -> None:
     shape: ProgramShape = (
         layer_shape(Quant.FP32, delegate=PORTABLE)
@@ -213,7 +224,8 @@ def test_portable_programs_are_substituted_too(program: str, parameters: str) ->
 @pytest.mark.parametrize(
     ("quant", "delegate"),
     [
-        (Quant.FP32, XNNPACK),
+        # A family has such layers in float32.
+        pytest.param(Quant.FP32, XNNPACK, marks=pytest.mark.slow),
         pytest.param(Quant.INT4, XNNPACK, marks=pytest.mark.slow),
         (Quant.FP32, PORTABLE),
     ],

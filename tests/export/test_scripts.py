@@ -11,18 +11,19 @@ from pathlib import Path
 import pytest
 
 from moe_mobile.bundle import read_manifest, verify_bundle
-from tests.bundles import CheckpointMaker
+from tests.bundles import FEW_ROWS, CheckpointMaker
 from tests.tiny import FAMILIES
 
 SCRIPT = Path(__file__).resolve().parents[2] / "export_scripts" / "export.py"
 
+FEW = ("--max-batch", str(FEW_ROWS))
 # Mostly of programs that other tests have lowered already.
 OPTIONS: dict[str, tuple[list[str], tuple[str, str]]] = {
     "mixtral": (["--quant", "fp32"], ("fp32", "fp32")),
-    "qwen2_moe": (["--quant", "8da4w", "--dense", "fp32"], ("8da4w", "fp32")),
-    "qwen3_moe": (["--quant", "fp32", "--group-size", "64"], ("fp32", "fp32")),
-    "olmoe": (["--quant", "fp32", "--max-batch", "64"], ("fp32", "fp32")),
-    "lfm2_moe": (["--quant", "fp32"], ("fp32", "fp32")),
+    "qwen2_moe": (["--quant", "8da4w", "--dense", "fp32", *FEW], ("8da4w", "fp32")),
+    "qwen3_moe": (["--quant", "fp32", "--group-size", "64", *FEW], ("fp32", "fp32")),
+    "olmoe": (["--quant", "fp32", *FEW], ("fp32", "fp32")),
+    "lfm2_moe": (["--quant", "fp32", *FEW], ("fp32", "fp32")),
 }
 
 
@@ -45,4 +46,4 @@ def test_the_script_exports(
     manifest = read_manifest(out)
     assert manifest.model.family == family
     assert (manifest.quantization.experts, manifest.quantization.dense) == (experts, dense)
-    assert manifest.max_batch == (64 if "--max-batch" in options else 256)
+    assert manifest.max_batch == (FEW_ROWS if "--max-batch" in options else 256)

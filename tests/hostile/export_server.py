@@ -35,6 +35,7 @@ from moe_mobile.base.json_field import Json
 from moe_mobile.cli import cli
 from moe_mobile.export import export_bundle
 from moe_mobile.export.shard_file import GrowingShard
+from tests.bundles import FEW_ROWS, SHARED
 from tests.lowering import remembered_lowering
 
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
@@ -109,7 +110,7 @@ def child(request: dict[str, Any], output: int, log: int, counter: int) -> int:
 def warm_up(source: str) -> None:
     """Imports all that an export imports on use, and lowers its programs."""
     with tempfile.TemporaryDirectory() as folder:
-        export_bundle(source, Path(folder) / "bundle", "8da4w")
+        export_bundle(source, Path(folder) / "bundle", "8da4w", max_batch=FEW_ROWS)
 
 
 def serve(request: dict[str, Any]) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     warm: set[str] = set()
-    with tempfile.TemporaryDirectory() as lowered, remembered_lowering(Path(lowered)):
+    with remembered_lowering(Path(os.environ[SHARED], "lowered")):
         for line in sys.stdin:
             request = json.loads(line)
             source = request["arguments"][1]

@@ -20,10 +20,11 @@ import pytest
 
 from moe_mobile.errors import MoeMobileError
 from moe_mobile.runner import Runner
+from tests.bundles import FEW_ROWS
 from tests.tiny import VOCAB
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPORT_OPTIONS = ["--quant", "8da4w", "--json"]
+EXPORT_OPTIONS = ["--quant", "8da4w", "--max-batch", str(FEW_ROWS), "--json"]
 TOKENS = random.Random(3).choices(range(3, VOCAB), k=48)
 """Enough of them to use every expert of the tiny model."""
 
