@@ -68,7 +68,7 @@ bench: venv
 WORKERS := $(shell n=$$(($$(nproc) + 1)); echo $$((n > 4 ? 4 : n)))
 
 test: venv gtest test-tools
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # GoogleTest is the one thing the native tests take from the system.
 gtest:

@@ -20,6 +20,7 @@ from moe_mobile import Engine
 from moe_mobile.bundle import inspect_bundle
 from moe_mobile.cli.demo import exported_for_the_demo, real_size, remove_results
 from moe_mobile.errors import IoError
+from moe_mobile.export import options as export_options
 from tests.bundles import FEW_ROWS
 from tests.cli.conftest import byte_tokenizer
 from tests.cli.program import COMMAND, INTERRUPTIBLE, failed, ok, ok_json, run_cli
@@ -339,9 +340,11 @@ def test_the_comparison_of_the_demo(
     assert answer["misses"]["programs"]["rest_ms"] > answer["misses"]["slots"]["rest_ms"]
 
 
+@pytest.mark.usefixtures("lowered_once")
 def test_the_demo_replaces_a_bundle_of_another_quantization(
-    checkpoint: pathlib.Path, tmp_path: pathlib.Path
+    checkpoint: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(export_options, "DEFAULT_MAX_BATCH", FEW_ROWS)
     ok("export", checkpoint, tmp_path / "bundle", "--quant", "fp32", "--max-batch", FEW_ROWS)
     facts = exported_for_the_demo(checkpoint, tmp_path / "bundle", show=False)
     assert facts["quantization"]["name"] == "8da4w+8da8w"

@@ -271,6 +271,7 @@ def test_an_export_to_a_folder_that_is_there_is_refused(out: str, tmp_path: path
     assert "defect" not in result.stderr
 
 
+@pytest.mark.usefixtures("lowered_once")
 def test_an_unfinished_export_says_so(checkpoint: pathlib.Path, tmp_path: pathlib.Path) -> None:
     out = tmp_path / "bundle"
 

@@ -27,7 +27,7 @@ from moe_mobile.export.shapes import Method, ProgramShape
 from moe_mobile.export.template import Programs, random_weights
 from moe_mobile.model.names import TensorRef
 from moe_mobile.model.source import open_model
-from tests.bundles import BundleMaker, CheckpointMaker
+from tests.bundles import FEW_ROWS, BundleMaker, CheckpointMaker
 from tests.lowering import lower
 from tests.oracles.torchao_model import quantize_linears
 from tests.tiny import FAMILIES
@@ -79,7 +79,8 @@ def test_a_bundles_programs_are_those_of_lowering(
     family: str, quant: str, checkpoint: CheckpointMaker, bundle: BundleMaker
 ) -> None:
     model = open_model(checkpoint(family))
-    plan = make_plan(model.architecture, resolve_options(quant))
+    options = resolve_options(quant, max_batch=FEW_ROWS)
+    plan = make_plan(model.architecture, options)
     path = bundle(family, quant)
     manifest = read_manifest(path)
 
@@ -89,7 +90,7 @@ def test_a_bundles_programs_are_those_of_lowering(
     layer = (path / manifest.layers[1].dense.path).read_bytes()
     assert layer == reference(plan.layers[1], weights(model.tensors.layer(1)))
     # The families differ in their layers: heads and experts of one shape are compared once.
-    shapes = make_plan(open_model(checkpoint(FAMILIES[0])).architecture, resolve_options(quant))
+    shapes = make_plan(open_model(checkpoint(FAMILIES[0])).architecture, options)
     if family != FAMILIES[0]:
         assert (plan.head, plan.experts) == (shapes.head, shapes.experts)
         return

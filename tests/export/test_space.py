@@ -28,7 +28,7 @@ from moe_mobile.export.space import bundle_bytes
 from moe_mobile.export.workspace import open_workspace
 from moe_mobile.model import source
 from moe_mobile.model.source import open_model
-from tests.bundles import BundleMaker, CheckpointMaker
+from tests.bundles import FEW_ROWS, BundleMaker, CheckpointMaker
 from tests.hostile.support import mounted
 from tests.tiny import FAMILIES
 
@@ -41,7 +41,8 @@ MIB = 1 << 20
 def test_a_bundle_is_as_large_as_computed(
     name: str, quant: str, checkpoint: CheckpointMaker, bundle: BundleMaker
 ) -> None:
-    model, options = open_model(checkpoint(name)), resolve_options(quant)
+    model = open_model(checkpoint(name))
+    options = resolve_options(quant, max_batch=FEW_ROWS)
     computed = bundle_bytes(model, options, make_plan(model.architecture, options))
     # Other tests may have prepared it.
     there = [path for path in bundle(name, quant).rglob("*") if path.is_file()]

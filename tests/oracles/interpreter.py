@@ -18,20 +18,24 @@ from torch import Tensor
 
 
 class Program:
-    """A loaded program; its methods are called with and return tensors."""
+    """A loaded program; its methods are called with and return tensors of any number of rows."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, max_rows: int) -> None:
         from executorch.runtime import Runtime
 
+        self._max_rows = max_rows
         self._program = Runtime.get().load_program(data)
         self._methods: dict[str, Any] = {}
 
     def __call__(self, method: str, *inputs: Tensor) -> list[Tensor]:
         if method not in self._methods:
             self._methods[method] = self._program.load_method(method)
-        outputs = self._methods[method].execute([tensor.contiguous() for tensor in inputs])
-        # Outputs lie in memory that the next call reuses.
-        return [output.clone() for output in outputs]
+        calls = []
+        for rows in zip(*(torch.split(one, self._max_rows) for one in inputs), strict=True):
+            outputs = self._methods[method].execute([part.contiguous() for part in rows])
+            # Outputs lie in memory that the next call reuses.
+            calls.append([output.clone() for output in outputs])
+        return [torch.cat(parts) for parts in zip(*calls, strict=True)]
 
 
 def route(moe: dict[str, Any], row: int, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,13 +90,14 @@ class Interpreter:
         return torch.from_numpy(values * rows[:, -4:].copy().view("<f4"))
 
     def _load(self, entry: dict[str, Any]) -> Program:
-        return Program((self._bundle / entry["path"]).read_bytes())
+        return Program((self._bundle / entry["path"]).read_bytes(), self.manifest["max_batch"])
 
     def _load_experts(self, entry: dict[str, Any] | None) -> list[Program]:
         if entry is None:
             return []
         shard = (self._bundle / entry["path"]).read_bytes()
-        return [Program(shard[p["offset"] :][: p["bytes"]]) for p in entry["programs"]]
+        rows = self.manifest["max_batch"]
+        return [Program(shard[p["offset"] :][: p["bytes"]], rows) for p in entry["programs"]]
 
     def _layer(self, index: int, x: Tensor) -> Tensor:
         mixer = self.manifest["layers"][index]["mixer"]
