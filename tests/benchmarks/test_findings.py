@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import agreement
 from moe_mobile.quality.score import Quality
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -283,3 +284,17 @@ def test_what_preparing_and_opening_take(column: str, name: str) -> None:
                 step
             )
     assert len(table) >= 6
+
+
+def test_the_table_of_arm64() -> None:
+    record = json.loads((DATA / "arm64.json").read_text())
+    assert {name: one["abi"] for name, one in record["machines"].items()} == {
+        "here": "x86_64",
+        "device": "arm64-v8a",
+    }
+    shown = [
+        list(cells.values())
+        for heading, cells in table_rows("findings/phones.md")
+        if heading.startswith("arm64")
+    ]
+    assert shown == [agreement.summary(row) for row in record["rows"]]
