@@ -52,6 +52,7 @@ from moe_mobile.export.workspace import (
     refuse_without_room,
 )
 from moe_mobile.model.architecture import Attention, Convolution
+from moe_mobile.model.name_list import listed
 from moe_mobile.model.names import TensorRef
 from moe_mobile.model.presets import RandomWeights
 from moe_mobile.model.safetensors import INDEX_FILE, SINGLE_FILE
@@ -140,10 +141,9 @@ def export_bundle(
         plan = make_plan(model.architecture, options)
         key = _key(model, options)
         if unused := model.unused():
-            shown = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
             warnings.warn(
                 f"{len(unused)} tensors of the checkpoint are not part of the model, and are left "
-                f"out as transformers does: {shortened(shown)}",
+                f"out as transformers does: {shortened(listed(unused))}",
                 stacklevel=2,
             )
         needed = bundle_bytes(model, options, plan)
