@@ -31,7 +31,7 @@ MOST_TOKENS = 2**24
 """Of a vocabulary. Other sizes of a model end there too."""
 
 # What the adapters read in addition to their own members.
-_TOKENS = frozenset(["bos_token_id", "eos_token_id"])
+_TOKENS = frozenset(["bos_token_id", "eos_token_id", "pad_token_id"])
 
 # Members that do not change what the model computes at inference, with any value.
 _NEUTRAL = frozenset(

@@ -325,13 +325,12 @@ def _read_description(folder: Path, name: str, listed: Collection[str]) -> Descr
         path = folder / file
         if path.exists():
             files[file] = read_checkpoint_file(path, _most_bytes(file))
-    generation, stop_file = folder / "generation_config.json", None
+    generation, stop = folder / "generation_config.json", None
     if generation.exists():
         # transformers stops at the generation configuration's tokens if it names any.
-        stop = read_json_object(generation).get("eos_token_id")
-        if stop is not None:
-            config, stop_file = {**config, "eos_token_id": stop}, str(generation)
-    family, architecture = describe(Source(config, str(config_file), name, stop_file))
+        tokens = read_json_object(generation).get("eos_token_id")
+        stop = None if tokens is None else (tokens, str(generation))
+    family, architecture = describe(Source(config, str(config_file), name, stop))
     if TOKENIZER in files:
         tokenizer = _read_tokenizer(files[TOKENIZER], folder / TOKENIZER, architecture.vocab_size)
         special = require_same_tokens(folder, tokenizer)

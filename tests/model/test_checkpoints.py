@@ -193,6 +193,18 @@ def test_errors_name_the_file_and_the_way_out(
     assert said in str(refusal.value)
 
 
+@pytest.mark.parametrize("value", ['"</s>"', '"2"', "[2, null]", "2.0", "true", "[[2]]"])
+def test_stop_tokens_that_are_none_name_their_file(value: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", "qwen3_moe")
+    file = folder / "generation_config.json"
+    file.write_text(f'{{"eos_token_id": {value}}}')
+    with pytest.raises(CheckpointError) as refusal:
+        open_model(str(folder))
+    assert refusal.value.file == str(file)
+    assert refusal.value.cause.endswith(f"up to 16 token ids below 160, not {value}")
+    assert refusal.value.remedy
+
+
 PROJECTION = "model.layers.0.self_attn.q_proj"
 Tensors = dict[str, torch.Tensor]
 

@@ -160,6 +160,9 @@ def test_single_adapters_refuse_these(family: str, changes: dict[str, Any], caus
         ({"eos_token_id": 160}, "eos_token_id must be up to 16 token ids"),
         ({"eos_token_id": [2, -1]}, "eos_token_id must be up to 16 token ids"),
         ({"bos_token_id": 160}, "bos_token_id"),
+        ({"pad_token_id": 160}, "pad_token_id 160 has no row in the embedding"),
+        ({"pad_token_id": -161}, "pad_token_id -161 has no row in the embedding"),
+        ({"pad_token_id": "0"}, "pad_token_id"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "config.json"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": -3.0}}, "frequencies"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": "x"}}, "config.json"),
@@ -170,6 +173,11 @@ def test_configurations_that_contradict_themselves(changes: dict[str, Any], caus
     with pytest.raises(CheckpointError, match=cause) as caught:
         architecture("olmoe", **changes)
     assert caught.value.file == "config.json"
+
+
+def test_a_padding_token_counts_from_both_ends() -> None:
+    for token in (-160, 159):
+        assert architecture("olmoe", pad_token_id=token) == architecture("olmoe")
 
 
 def test_unknown_architectures() -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 
@@ -46,13 +47,13 @@ PLAIN_ROUTER: Mapping[str, Container[object]] = {
 class Source:
     """What an adapter gets: the raw configuration, its file's name, and the model's name.
 
-    ``stop_file``: where ``eos_token_id`` comes from, if that is another file.
+    ``stop``: the ``eos_token_id`` of another file that counts instead, and that file.
     """
 
     raw: JsonObject
     file: str
     name: str
-    stop_file: str | None = None
+    stop: tuple[object, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,8 @@ def _build(source: Source, view: ConfigView, moe: Moe, layers: list[Layer]) -> A
     view.require("hidden_act", "silu", "swish")
     vocab = view.integer("vocab_size")
     epsilon = view.number("rms_norm_eps")
+    _require_padding(view, vocab)
+    stop, stop_file = source.stop or (view.get("eos_token_id"), view.file)
     if not any(isinstance(layer.mixer, Attention) for layer in layers):
         raise UnsupportedError("no layer has attention", file=source.file)
     return Architecture(
@@ -206,7 +209,7 @@ def _build(source: Source, view: ConfigView, moe: Moe, layers: list[Layer]) -> A
         dense_intermediate_size=view.integer("intermediate_size"),
         tied_embedding=view.boolean("tie_word_embeddings"),
         bos_token_id=_optional_token(view, "bos_token_id", vocab),
-        eos_token_ids=_tokens(view, "eos_token_id", vocab, source.stop_file or view.file),
+        eos_token_ids=_stop_tokens(stop, stop_file, vocab),
         moe=moe,
         layers=tuple(layers),
     )
@@ -216,11 +219,24 @@ def _optional_token(view: ConfigView, name: str, vocab: int) -> int | None:
     return None if view.get(name) is None else view.integer(name, 0, vocab - 1)
 
 
-def _tokens(view: ConfigView, name: str, vocab: int, file: str) -> tuple[int, ...]:
-    value = view.get(name)
+def _stop_tokens(value: object, file: str, vocab: int) -> tuple[int, ...]:
     ids = [] if value is None else value if isinstance(value, list) else [value]
     if len(ids) > 16 or not all(type(i) is int and 0 <= i < vocab for i in ids):
         raise CheckpointError(
-            f"{name} must be up to 16 token ids below {vocab}, not {value!r}", file=file
+            f"eos_token_id must be up to 16 token ids below {vocab}, not {json.dumps(value)}",
+            file=file,
+            remedy="Give the id of the token that ends a text, or a list of such ids",
         )
     return tuple(sorted(set(ids)))
+
+
+def _require_padding(view: ConfigView, vocab: int) -> None:
+    """transformers makes an embedding with the padding's row marked: it must have that row."""
+    value = view.get("pad_token_id")
+    if value is not None and not -vocab <= value < vocab:
+        raise CheckpointError(
+            f"pad_token_id {value} has no row in the embedding, which has {vocab}: transformers "
+            "fails with it",
+            file=view.file,
+            remedy="Give the id of a token, or take the member out",
+        )
