@@ -123,8 +123,9 @@ _ALWAYS: Mapping[str, Container[object]] = {
 }
 # Members that transformers acts upon when they are off.
 _ACTS_WHEN_OFF = frozenset(["is_causal"])
-# Members that say that weights are quantized, and who writes them.
-_QUANTIZED = {"quantization_config": "", "quantization": " by MLX", "compression_config": ""}
+# Members that say that weights are quantized. MLX writes the first, and a copy as the second.
+_QUANTIZED = ("quantization", "quantization_config", "compression_config")
+_BY_MLX = frozenset(["group_size", "bits", "mode"])
 
 
 def _is_inert(name: str, value: object, always: Mapping[str, Container[object]]) -> bool:
@@ -182,9 +183,16 @@ def read_json_object(path: Path, most: int | None = None) -> JsonObject:
 
 
 def _refuse_quantized(settings: object, where: str, file: str) -> NoReturn:
-    """Raises the error for weights that are quantized, with the method if ``settings`` name it."""
-    method = settings.get("quant_method") if isinstance(settings, dict) else None
-    kind = f" with {method}" if isinstance(method, str) else ""
+    """Raises the error for weights that are quantized, with the method if ``settings`` tell it."""
+    members = settings if isinstance(settings, dict) else {}
+    # In ModelOpt's, the second says what it did.
+    named = [members.get(name) for name in ("quant_method", "quant_algo")]
+    method = " ".join(name for name in named if isinstance(name, str))
+    # Other members of MLX's are layers with settings of their own.
+    common = {name for name, value in members.items() if not isinstance(value, dict)}
+    if where == "quantization" or (common <= _BY_MLX and "group_size" in common):
+        method = "MLX"
+    kind = f" with {method}" if method else ""
     raise UnsupportedError(
         f"the checkpoint is already quantized{kind} ({where})",
         file=file,
@@ -213,9 +221,9 @@ class ConfigView:
         always: Mapping[str, Container[object]],
     ) -> None:
         self.file = file
-        for name, writer in _QUANTIZED.items():
+        for name in _QUANTIZED:
             if raw.get(name):
-                _refuse_quantized(raw[name], f"{name}{writer}", file)
+                _refuse_quantized(raw[name], name, file)
         unknown = sorted(
             name for name in set(raw) - set(known) if not _is_inert(name, raw[name], always)
         )

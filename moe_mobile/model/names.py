@@ -87,6 +87,8 @@ class TensorNames:
     expert_down: str = "mlp.experts.{expert}.down_proj.weight"
     stacked_gate_up: str = "mlp.experts.gate_up_proj"
     stacked_down: str = "mlp.experts.down_proj"
+    renamed: tuple[str, str] = ("", "")
+    """A part of names that transformers replaces when it loads them, and by what."""
 
 
 class ModelTensors:
@@ -176,11 +178,22 @@ class ModelTensors:
                 for expert in range(self._a.moe.num_experts):
                     yield from self.expert(index, expert).values()
 
+    def renamed(self, name: str) -> str:
+        """A stored tensor's name as transformers changes it when it loads."""
+        return name.replace(*self._names.renamed)
+
+    def parameters(self) -> dict[str, str]:
+        """By their names in transformers: the tensors of all programs, and the head if it is tied
+        too."""
+        names = [self._names.head, *(ref.name for ref in self.all())]
+        return {self.renamed(name): name for name in names}
+
     def expert_names(self) -> re.Pattern[str]:
-        """Names of an expert's weights, or of all in one tensor, in the layers with experts."""
+        """Names of an expert's weights, or of all in one tensor, in the layers with experts, after
+        transformers renamed them. It takes more than numbers for an expert's."""
         names = self._names
         single = (names.expert_gate, names.expert_up, names.expert_down)
-        endings = [re.escape(one).replace(r"\{expert\}", r"\d+") for one in single]
+        endings = [re.escape(self.renamed(one)).replace(r"\{expert\}", ".*") for one in single]
         endings += map(re.escape, (names.stacked_gate_up, names.stacked_down))
         layers = (i for i, layer in enumerate(self._a.layers) if layer.is_moe)
         prefixes = map(re.escape, map(self._layer_prefix, layers))

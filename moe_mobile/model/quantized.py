@@ -1,20 +1,28 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Weights that are quantized already, recognised by their tensors' names and types."""
+"""Weights that are quantized already, or laid out for MLX, recognised by their tensors' names and
+types."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 
-from moe_mobile.errors import UnsupportedError
+from moe_mobile.errors import MoeMobileError, UnsupportedError
+from moe_mobile.model.config import read_json_object
 
 ORIGINAL = "Export from the original bf16, fp16 or fp32 checkpoint"
 
+_MODELOPT = "hf_quant_config.json"
 # Files that quantizers write next to the weights, and who does.
-QUANTIZER_FILES = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
+QUANTIZER_FILES = {
+    "quantize_config.json": "GPTQ",
+    "quant_config.json": "AWQ",
+    _MODELOPT: "ModelOpt",
+}
 
+_SCALES = "FP8 or another format with scales"
 # What stands next to a quantized weight, or in its place: the end of a name, and who writes it.
 _MARKS = (
     (r"\.(?:qweight|qzeros|g_idx)", "GPTQ or AWQ"),
@@ -22,18 +30,22 @@ _MARKS = (
     (r"(?:\.weight)?\.quant_state\..*", "bitsandbytes"),
     (r"(?:\.weight)?[._]SCB", "bitsandbytes"),
     (r"\.weight_packed", "compressed-tensors"),
-    (r"(?:\.weight)?_scale(?:_inv)?", "FP8 or another format with scales"),
+    (r"\.weight_scale_2", "ModelOpt NVFP4"),
+    (r"(?:\.weight)?_scale(?:_inv)?", _SCALES),
+    (r"\.biases", "MLX"),
     (r"\.scales", "MLX or another format with scales"),
 )
+# Of a layer's experts, where mlx-lm stacks them.
+_MLX_EXPERTS = ".switch_mlp."
 _PATTERNS = tuple((re.compile(rf"(.+?){end}"), kind) for end, kind in _MARKS)
 # As safetensors names the types of quantized numbers.
 _TYPES = {"F8_E4M3": "FP8", "F8_E5M2": "FP8", "F8_E8M0": "FP8"}
 _PACKED = frozenset(["BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"])
 
 
-def refuse_quantized_tensors(stored: Iterable[str], used: Collection[str], folder: Path) -> None:
+def refuse_foreign_tensors(stored: Collection[str], used: Collection[str], folder: Path) -> None:
     """Raises an UnsupportedError if one of the ``stored`` tensors says that a ``used`` one is
-    quantized; the folder's other files may tell by whom."""
+    quantized, or stacked as MLX does; the folder's other files may tell by whom."""
     modules = {name.removesuffix(".weight") for name in used}
     found: dict[str, str] = {}
     for name in stored:
@@ -49,6 +61,14 @@ def refuse_quantized_tensors(stored: Iterable[str], used: Collection[str], folde
             file=folder,
             remedy=f"{ORIGINAL}; if its weights were converted back already, save it with "
             "transformers again, which leaves such tensors out",
+        )
+    of_mlx = next((name for name in stored if _MLX_EXPERTS in name), None)
+    if of_mlx is not None and not set(used) <= set(stored):
+        raise UnsupportedError(
+            f"the checkpoint was converted for MLX: it has the tensor {of_mlx}",
+            file=folder,
+            remedy="Export from the checkpoint that it was converted from, as transformers "
+            "saves it",
         )
 
 
@@ -68,7 +88,19 @@ def refuse_type(name: str, dtype: str, file: Path) -> None:
 
 
 def _writer(kind: str, folder: Path) -> str:
+    if kind == _SCALES and (folder / _MODELOPT).exists():
+        return f"ModelOpt{_algorithm(folder / _MODELOPT)}"
     if kind != _MARKS[0][1]:
         return kind
     known = [who for file, who in QUANTIZER_FILES.items() if (folder / file).exists()]
     return known[0] if len(known) == 1 else kind
+
+
+def _algorithm(file: Path) -> str:
+    """What ModelOpt did, as its file says; nothing if it does not."""
+    try:
+        settings = read_json_object(file).get("quantization")
+    except MoeMobileError:
+        return ""
+    name = settings.get("quant_algo") if isinstance(settings, dict) else None
+    return f" {name}" if isinstance(name, str) else ""

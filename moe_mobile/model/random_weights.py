@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class RandomStore:
         absent = ("gate_up_proj", "experts.down_proj", "lm_head.weight")
         return isinstance(name, str) and not name.endswith(absent)
 
-    def names(self) -> Iterable[str]:
+    def names(self) -> Collection[str]:
         """None: it has whatever is asked for."""
         return ()
 

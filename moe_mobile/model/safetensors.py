@@ -14,7 +14,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class SafetensorsStore:
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
 
-    def names(self) -> Iterable[str]:
+    def names(self) -> Collection[str]:
         """Of all tensors."""
         return self._tensors.keys()
 

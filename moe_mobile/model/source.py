@@ -34,7 +34,7 @@ from moe_mobile.model.families.common import Family, Source
 from moe_mobile.model.hub import fetch_description, fetch_weights, list_files, missing_bytes
 from moe_mobile.model.names import ModelTensors, TensorRef
 from moe_mobile.model.presets import RandomWeights, preset_config
-from moe_mobile.model.quantized import ORIGINAL, QUANTIZER_FILES, refuse_quantized_tensors
+from moe_mobile.model.quantized import ORIGINAL, QUANTIZER_FILES, refuse_foreign_tensors
 from moe_mobile.model.random_weights import RECIPE, RandomStore
 from moe_mobile.model.registry import describe
 from moe_mobile.model.safetensors import (
@@ -76,7 +76,7 @@ class TensorStore(Protocol):
     def __contains__(self, name: object) -> bool: ...
     def fingerprint(self) -> str: ...
     def check(self, ref: TensorRef) -> None: ...
-    def names(self) -> Iterable[str]: ...
+    def names(self) -> Collection[str]: ...
     def read(self, ref: TensorRef) -> torch.Tensor: ...
 
 
@@ -225,7 +225,7 @@ def _judge_weights(
     if index.exists() and not (listed and SINGLE_FILE in listed):
         names = read_index(index)
         tensors = ModelTensors(described.architecture, described.family.names, names)
-        refuse_quantized_tensors(names, {ref.name for ref in tensors.all()}, folder)
+        refuse_foreign_tensors(names, {ref.name for ref in tensors.all()}, folder)
 
 
 def _is_hub_id(source: str) -> bool:
@@ -366,24 +366,36 @@ def _open(
         model.check()
         return model
     used = {ref.name for ref in tensors.all()}
-    refuse_quantized_tensors(store.names(), used, folder)
+    refuse_foreign_tensors(store.names(), used, folder)
+    _refuse_other_names(model, folder)
     model.check()
-    _refuse_ambiguous(model, used, folder)
     return model
 
 
-def _refuse_ambiguous(model: OpenModel, used: Collection[str], folder: Path) -> None:
+def _refuse_other_names(model: OpenModel, folder: Path) -> None:
     """Raises a CheckpointError if transformers would take another tensor than we do, or fail."""
-    experts = model.tensors.expert_names()
+    tensors = model.tensors
+    parameters, experts = tensors.parameters(), tensors.expert_names()
     for name in model.unused():
-        if _PREFIX + name in used or name.removeprefix(_PREFIX) in used:
-            cause = "is there with and without 'model.' before its name"
-        elif experts.fullmatch(name):
+        renamed = tensors.renamed(name)
+        # transformers takes any character for the point.
+        candidates = (renamed, re.sub("^model.", "", renamed), _PREFIX + renamed)
+        meant = next((parameters[one] for one in candidates if one in parameters), None)
+        remedy = "Take out the tensors that are not the model's, or correct config.json"
+        if meant is not None and meant in model.store:
+            cause = f"is another name for {meant}, which is there too"
+        elif meant is not None:
+            cause = f"is another name for {meant}"
+            remedy = (
+                "Load it with transformers and save it again (AutoModelForCausalLM, "
+                "save_pretrained), which gives tensors their names; or take it out"
+            )
+        elif any(map(experts.fullmatch, candidates)):
             cause = "is of an expert that config.json does not have, or that is stored twice"
         else:
             continue
         raise CheckpointError(
-            f"tensor {name} {cause}: transformers would use it, or fail",
+            f"tensor {name} {cause}: transformers may use it, or fail",
             file=folder,
-            remedy="Take out the tensors that are not the model's, or correct config.json",
+            remedy=remedy,
         )

@@ -84,6 +84,9 @@ def test_members_that_change_nothing_are_accepted(changes: dict[str, Any], tmp_p
     assert open_model(str(folder)).architecture == before
 
 
+MLX = {"bits": 4, "group_size": 64, "mode": "affine", "model.layers.0.mlp.gate": {"bits": 8}}
+
+
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
@@ -91,7 +94,15 @@ def test_members_that_change_nothing_are_accepted(changes: dict[str, Any], tmp_p
         ({"layer_types": ["full_attention", "linear_attention"]}, "unknown option 'layer_types'"),
         ({"pruned_heads": {"0": [1]}}, "unknown option 'pruned_heads'"),
         ({"quantization_config": {"quant_method": "fp8"}}, "already quantized with fp8"),
-        ({"quantization": {"bits": 4, "group_size": 64}}, "already quantized (quantization by MLX"),
+        ({"quantization": MLX}, "already quantized with MLX (quantization)"),
+        # mlx-lm writes both.
+        ({"quantization_config": MLX, "quantization": MLX}, "already quantized with MLX"),
+        ({"quantization_config": MLX}, "already quantized with MLX"),
+        ({"quantization_config": {"bits": 4, "group_size": 64, "sym": True}}, "quantized (q"),
+        (
+            {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}},
+            "already quantized with modelopt NVFP4",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -219,6 +230,12 @@ def _packed_by(*ends: str) -> Callable[[Tensors], None]:
     return change
 
 
+def _stacked_by_mlx(tensors: Tensors) -> None:
+    for name in [name for name in tensors if ".experts.0." in name]:
+        del tensors[name]
+        tensors[name.replace("experts.0", "switch_mlp")] = torch.zeros(8, 4)
+
+
 def _stored_as(dtype: torch.dtype) -> Callable[[Tensors], None]:
     def change(tensors: Tensors) -> None:
         tensors[PROJECTION + ".weight"] = tensors[PROJECTION + ".weight"].to(dtype)
@@ -236,7 +253,11 @@ def _stored_as(dtype: torch.dtype) -> Callable[[Tensors], None]:
         (_packed_by(".weight.quant_state.bitsandbytes__nf4"), None, "with bitsandbytes"),
         (_packed_by(".weight_scale"), None, "with FP8 or"),
         (_packed_by(".weight_scale_inv"), None, "with FP8 or"),
-        (_packed_by(".scales", ".biases"), None, "with MLX or"),
+        (_packed_by(".weight_scale"), "hf_quant_config.json", "with ModelOpt FP8:"),
+        (_packed_by(".weight_scale", ".weight_scale_2"), None, "with ModelOpt NVFP4:"),
+        (_packed_by(".scales", ".biases"), None, "with MLX:"),
+        (_packed_by(".scales"), None, "with MLX or"),
+        (_stacked_by_mlx, None, "was converted for MLX: it has the tensor model.layers.0.mlp.sw"),
         (_stored_as(torch.float8_e4m3fn), None, "F8_E4M3: the checkpoint is already quantized"),
         (_stored_as(torch.int8), None, "I8: the checkpoint is already quantized"),
         (_stored_as(torch.float64), None, "is stored as F64"),
@@ -250,7 +271,7 @@ def test_quantized_tensors_are_named_before_any_work(
     change(tensors)
     save_file(tensors, folder / SINGLE_FILE, {"format": "pt"})
     if file:
-        (folder / file).write_text("{}")
+        (folder / file).write_text('{"quantization": {"quant_algo": "FP8"}}')
     with pytest.raises(UnsupportedError) as refusal:
         open_model(str(folder))
     assert cause in refusal.value.cause
@@ -260,19 +281,31 @@ def test_quantized_tensors_are_named_before_any_work(
 EXPERT = "model.layers.0.mlp.experts.0.down_proj.weight"
 
 
+EMBEDDING = "model.embed_tokens.weight"
+OLD_EXPERT = "model.layers.0.block_sparse_moe.experts.0.w2.weight"
+
+
 @pytest.mark.parametrize(
     ("name", "like", "cause"),
     [
-        ("embed_tokens.weight", "model.embed_tokens.weight", "with and without 'model.'"),
-        (EXPERT.removeprefix("model."), EXPERT, "with and without 'model.'"),
+        ("embed_tokens.weight", EMBEDDING, f"another name for {EMBEDDING}, which is there too"),
+        # Of the head, which is tied.
+        ("model.lm_head.weight", EMBEDDING, "another name for lm_head.weight:"),
+        ("model_lm_head.weight", EMBEDDING, "another name for lm_head.weight:"),
+        (EXPERT.removeprefix("model."), EXPERT, f"another name for {EXPERT}, which"),
         (EXPERT.replace(".0.down", ".8.down"), EXPERT, "config.json does not have"),
+        (EXPERT[6:].replace(".0.down", ".8.down"), EXPERT, "config.json does not have"),
+        (EXPERT.replace(".0.down", ".x.down"), EXPERT, "config.json does not have"),
         ("model.layers.0.mlp.experts.down_proj", EXPERT, "stored twice"),
+        (OLD_EXPERT.replace("block_sparse_moe", "mlp"), OLD_EXPERT, "another name for"),
+        (OLD_EXPERT.replace("block_sparse_moe.experts.0", "mlp.experts.8"), OLD_EXPERT, "expert"),
     ],
 )
 def test_tensors_that_transformers_would_use_are_refused(
     name: str, like: str, cause: str, tmp_path: Path
 ) -> None:
-    folder = write_checkpoint(tmp_path / "model", "qwen3_moe")
+    family = "mixtral" if like == OLD_EXPERT else "qwen3_moe"
+    folder = write_checkpoint(tmp_path / "model", family)
     path = folder / SINGLE_FILE
     tensors, loaded = load_file(path), _loaded_weights(folder)
     extra = 2 * tensors[like]
@@ -291,6 +324,18 @@ def test_tensors_that_transformers_would_use_are_refused(
     del other[name]
     save_file(other, path, {"format": "pt"})
     assert len(open_model(str(folder)).unused()) == 1
+
+
+def test_tensors_by_other_names_alone_are_said_to_be_that(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", "qwen3_moe")
+    tensors, loaded = load_file(folder / SINGLE_FILE), _loaded_weights(folder)
+    # As a model without its head is saved.
+    other = {name.removeprefix("model."): value for name, value in tensors.items()}
+    save_file(other, folder / SINGLE_FILE, {"format": "pt"})
+    assert torch.equal(_loaded_weights(folder), loaded)
+    with pytest.raises(CheckpointError, match=f"embed_tokens.weight is .* {EMBEDDING}:") as refusal:
+        open_model(str(folder))
+    assert "save_pretrained" in (refusal.value.remedy or "")
 
 
 def _loaded_weights(folder: Path) -> torch.Tensor:

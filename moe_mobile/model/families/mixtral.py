@@ -42,5 +42,6 @@ MIXTRAL = Family(
         expert_gate="block_sparse_moe.experts.{expert}.w1.weight",
         expert_up="block_sparse_moe.experts.{expert}.w3.weight",
         expert_down="block_sparse_moe.experts.{expert}.w2.weight",
+        renamed=("block_sparse_moe.", "mlp."),
     ),
 )
