@@ -36,11 +36,15 @@ _TOKENS = frozenset(["bos_token_id", "eos_token_id", "pad_token_id"])
 # Members that do not change what the model computes at inference, with any value.
 _NEUTRAL = frozenset(
     [
+        "_commit_hash",
         "_experts_implementation",
         "_flash_attn_2_enabled",
         "_name_or_path",
         "architectures",
         "attention_dropout",
+        "attn_implementation",
+        # transformers takes its own class for a family that it knows.
+        "auto_map",
         "bos_token_id",
         "chunk_size_feed_forward",
         "cls_token_id",
@@ -53,6 +57,7 @@ _NEUTRAL = frozenset(
         "is_encoder_decoder",
         "keys_to_ignore_at_inference",
         "label2id",
+        "library_name",
         "mask_token_id",
         "max_sequence_length",
         "model_max_length",
@@ -67,7 +72,6 @@ _NEUTRAL = frozenset(
         "router_aux_loss_coef",
         "torch_dtype",
         "transformers.js_config",
-        "transformers_version",
         "unk_token_id",
         "use_cache",
     ]
@@ -94,6 +98,7 @@ _LEGACY = frozenset(
         "num_beam_groups",
         "num_beams",
         "num_return_sequences",
+        "output_past",
         "output_scores",
         "prefix",
         "remove_invalid_values",
@@ -112,8 +117,27 @@ _LEGACY = frozenset(
         "use_bfloat16",
     ]
 )
-# The beginnings of what tools leave behind.
-_MARKS = ("unsloth_", "_attn_implementation")
+# Of training, as other families call it.
+_TRAINING = frozenset(
+    [
+        "attention_probs_dropout_prob",
+        "attn_pdrop",
+        "aux_loss_alpha",
+        "classifier_dropout",
+        "embd_pdrop",
+        "embedding_dropout",
+        "hidden_dropout",
+        "hidden_dropout_prob",
+        "resid_dropout",
+        "resid_pdrop",
+        "router_z_loss_coef",
+        "seq_aux",
+        "z_loss_coef",
+    ]
+)
+# The beginnings and ends of what tools leave behind.
+_MARKS = ("unsloth_", "_attn_implementation", "mergekit")
+_MARKS_AT_END = ("_version",)
 # Members of other families, with the values that say what all of ours do in any case.
 _ALWAYS: Mapping[str, Container[object]] = {
     "hidden_activation": ("silu", "swish"),
@@ -134,7 +158,9 @@ def _is_inert(name: str, value: object, always: Mapping[str, Container[object]])
     case."""
     if name in _ACTS_WHEN_OFF:
         return value is True
-    if name in _NEUTRAL | _LEGACY or name.startswith(_MARKS) or not value:
+    if name in _NEUTRAL | _LEGACY | _TRAINING or not value:
+        return True
+    if name.startswith(_MARKS) or name.endswith(_MARKS_AT_END):
         return True
     if name == "layer_types" and isinstance(value, list):
         return all(kind == "full_attention" for kind in value)

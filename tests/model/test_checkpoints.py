@@ -74,6 +74,11 @@ def test_a_single_file_counts_although_there_is_an_index(tmp_path: Path) -> None
         {"torchscript": False, "is_decoder": True, "pruned_heads": {}},
         {"quantization_config": None, "some_new_option": 0, "another": [], "third": ""},
         {"layer_types": ["full_attention"] * 2},
+        {"attn_implementation": "eager", "_commit_hash": "abc", "output_past": True},
+        {"auto_map": {"AutoModelForCausalLM": "modeling_custom.Custom"}},
+        {"peft_version": "0.17.0", "trl_version": "0.20.0", "library_name": "peft"},
+        {"mergekit": {"merge_method": "ties"}, "mergekit_version": "0.1"},
+        {"resid_pdrop": 0.1, "hidden_dropout": 0.1, "aux_loss_alpha": 0.001},
     ],
     ids=lambda changes: next(iter(changes)),
 )

@@ -22,7 +22,7 @@ _EPSILON = 1e-6
 
 def _read(view: ConfigView) -> tuple[Moe, list[Layer]]:
     view.require("conv_bias", False)
-    # The modelling code knows one activation only, and has its own name for the epsilon.
+    # The modelling code knows one activation only, and reads its own name for the epsilon alone.
     view.config.hidden_act = view.get("hidden_act") or "silu"
     view.config.rms_norm_eps = view.get("norm_eps")
     mixers: dict[str, Attention | Convolution] = {
@@ -66,8 +66,7 @@ LFM2_MOE = Family(
             "tie_embedding",
             "use_expert_bias",
         ]
-    )
-    - {"rms_norm_eps"},
+    ),
     read=_read,
     names=TensorNames(
         final_norm="model.embedding_norm.weight",
