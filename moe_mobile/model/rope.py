@@ -37,6 +37,19 @@ _KNOWN = {
     },
 }
 
+_NO_NUMBERS = frozenset(["rope_type", "type", "truncate"])
+# What transformers then derives from the others.
+_MAY_BE_NULL = frozenset(
+    [
+        "attention_factor",
+        "beta_fast",
+        "beta_slow",
+        "mscale",
+        "mscale_all_dim",
+        "partial_rotary_factor",
+    ]
+)
+
 
 def read_rope(view: ConfigView, head_dim: int) -> Rope:
     """Frequencies and amplitude as transformers computes them, float32 values.
@@ -63,13 +76,14 @@ def read_rope(view: ConfigView, head_dim: int) -> Rope:
         raise UnsupportedError(f"unknown rope option {unknown[0]!r}", file=view.file)
     if head_dim % 2:
         raise UnsupportedError(f"head_dim {head_dim} is odd and cannot be rotated", file=view.file)
+    _require_numbers(view, parameters)
     try:
         frequencies, amplitude = _frequencies(view, kind, head_dim)
     except MoeMobileError:
         raise
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"rope_parameters give no frequencies: {error!r}", file=view.file
+            f"rope_parameters give no frequencies: {error}", file=view.file
         ) from error
     if len(frequencies) != head_dim // 2:
         raise UnsupportedError("rotating only part of a head is not supported", file=view.file)
@@ -78,13 +92,25 @@ def read_rope(view: ConfigView, head_dim: int) -> Rope:
     return Rope(tuple(frequencies), amplitude)
 
 
+def _require_numbers(view: ConfigView, parameters: dict[str, object]) -> None:
+    """Raises a CheckpointError unless all but names and switches are numbers."""
+    for name in sorted(set(parameters) - _NO_NUMBERS):
+        value = parameters[name]
+        if value is None and name in _MAY_BE_NULL:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(
+                f"{name} must be a number, not {'null' if value is None else repr(value)}",
+                file=view.file,
+                remedy="Give the number that the model was trained with",
+            )
+
+
 def _frequencies(view: ConfigView, kind: str, head_dim: int) -> tuple[list[float], float]:
     import torch
 
     if kind == "default":
         theta = view.get("rope_parameters")["rope_theta"]
-        if isinstance(theta, str):
-            raise TypeError("rope_theta is a text")
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         return (1.0 / (theta**exponents)).tolist(), 1.0
 

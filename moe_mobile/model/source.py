@@ -155,7 +155,7 @@ def open_model(
         judge(described)
         return _open(described, label, RandomStore(source.seed))
     text_source = os.fspath(source)
-    if Path(text_source).is_file():
+    if Path(text_source).exists() and not Path(text_source).is_dir():
         _refuse_file(Path(text_source))
     hub_id: str | None = None
     if text_source == DEMO:
@@ -259,6 +259,12 @@ def _folders_in(parent: str) -> list[str]:
 
 def _refuse_file(path: Path) -> NoReturn:
     """Raises the error for a file in place of a checkpoint's folder."""
+    if not path.is_file():
+        raise UsageError(
+            "it is a pipe, a socket or a device, not the folder of a checkpoint",
+            file=path,
+            remedy="Give a folder",
+        )
     if path.name.endswith(".gguf") or read_regular(path, 4)[:4] == b"GGUF":
         _refuse_gguf(path)
     raise UsageError(

@@ -188,7 +188,7 @@ def _gptq_file(folder: Path) -> Path:
         (_stop_token, CheckpointError, "eos_token_id must be"),
         (_byte_order_mark, CheckpointError, "not valid JSON"),
         (_wide_characters, CheckpointError, "not valid JSON"),
-        (_base_in_quotes, CheckpointError, "rope_theta is a text"),
+        (_base_in_quotes, CheckpointError, "rope_theta must be a number, not '10000'"),
         (_adapter, UnsupportedError, "merge_and_unload"),
         (_adapter_alone, UnsupportedError, "merge_and_unload"),
         (_llama_cpp, CheckpointError, "GGUF files are quantized for llama.cpp"),

@@ -19,6 +19,7 @@ from moe_mobile.model.families.common import Source
 from moe_mobile.model.presets import PRESETS, RandomWeights, preset_config
 from moe_mobile.model.registry import FAMILIES, describe
 from moe_mobile.model.source import open_model
+from tests.files import pipe
 from tests.tiny import FAMILIES as TINY_FAMILIES
 from tests.tiny import tiny_config, write_checkpoint
 
@@ -164,6 +165,11 @@ def test_single_adapters_refuse_these(family: str, changes: dict[str, Any], caus
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "config.json"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": -3.0}}, "frequencies"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": "x"}}, "config.json"),
+        ({"rope_parameters": None, "rope_theta": None}, "rope_theta must be a number, not null"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": None}},
+            "factor must be a number, not null",
+        ),
     ],
     ids=str,
 )
@@ -299,7 +305,9 @@ def test_sources_that_cannot_be_opened(tmp_path: Path) -> None:
         (tmp_path / "absent", UsageError, "no such checkpoint folder"),
         ("no/such/hub/id", UsageError, "no such checkpoint folder"),
         (tmp_path, CheckpointError, "config.json is missing"),
+        (tmp_path / "pipe", UsageError, "it is a pipe, a socket or a device, not the folder"),
     ]
+    pipe(tmp_path / "pipe")
     for source, kind, cause in cases:
         with pytest.raises(kind, match=cause):
             open_model(source)
