@@ -24,7 +24,8 @@ class Detokenizer:
     One token may hold only a part of a character's UTF-8 bytes; such text is held back until it is
     complete. A token's text may also depend on what precedes it (SentencePiece drops the space
     before the first word), so each step decodes a few tokens again and takes what they added.
-    Joined, the pieces are the text that decoding everything at once adds to the prompt's.
+    Joined, the pieces are the text that decoding everything at once adds to the prompt's; but
+    characters that are out stay so where bytes after them spoil them (byte fallback).
     """
 
     def __init__(self, decoder: TokenDecoder, prompt_ids: Sequence[int] = ()) -> None:
@@ -56,9 +57,16 @@ class Detokenizer:
         if not self._pending:
             return ""
         whole = self._decoder.decode(self._context + self._pending)
-        out = next((text for text in self._out if whole.startswith(text)), None)
+        for text in self._out:
+            if whole.startswith(text):
+                return whole[len(text) :]
         # Without one, what both texts begin with is out: nothing is lost.
-        return whole[_common(whole, self._out[0]) if out is None else len(out) :]
+        added = whole[_common(whole, self._out[0]) :]
+        if added.startswith(_REPLACEMENT):
+            # Bytes that never become a character spoil those before them (byte fallback), whose
+            # characters are out.
+            return self._decoder.decode(self._pending)
+        return added
 
     def _texts_of_context(self) -> list[str]:
         """What may be out of the context's text, the most first.

@@ -158,6 +158,22 @@ def test_a_character_that_a_prompt_leaves_open_is_shown_once() -> None:
     assert _stream(BYTE_FALLBACK, [1, *half], []) == [""]
 
 
+def test_bytes_that_never_complete_leave_what_is_out() -> None:
+    """With byte fallback, a byte too many spoils the characters before it."""
+    smile, half = _fallback_ids("🙂"), _fallback_ids("€")[:2]
+    assert BYTE_FALLBACK.decode([*smile, *half]) == "\ufffd" * 6
+    broken = "\ufffd" * 2
+    assert _stream(BYTE_FALLBACK, [], [*smile, *half]) == ["", "", "", "🙂", "", "", broken]
+    assert _stream(BYTE_FALLBACK, [1, *smile], [*half, 2, 3]) == [
+        "",
+        "",
+        f"{broken} world",
+        "!",
+        "",
+    ]
+    assert "".join(_stream(BYTE_FALLBACK, [1], [*smile, *half, *smile])) == "🙂" + "\ufffd" * 6
+
+
 def test_byte_fallback_and_spaces_between_words() -> None:
     ids = [2, *_fallback_ids("🙂🙂é"), 2, 3]
     assert "".join(_stream(BYTE_FALLBACK, [1], ids)) == " world🙂🙂é world!"
