@@ -157,8 +157,13 @@ class TurnFile:
         turn = parse_object(line)
         if turn is None or "repetition" not in turn:
             raise self._foreign()
+        found = turn.pop("check", None)
+        try:
+            is_ours = found == _check(turn)
+        except RecursionError:  # the limit is a little lower than when it was read
+            raise self._foreign() from None
         # Damaged rows, and rows of other versions, are measured again.
-        if turn.pop("check", None) == _check(turn):
+        if is_ours:
             place = turn["run_key"], turn["number"]
             if turn["repetition"] is None:
                 self._found.pop(place, None)

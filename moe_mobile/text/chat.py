@@ -155,13 +155,18 @@ def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
         thoughts = next((members[name] for name in _REASONING if name in members), None)
         if thoughts is not None:
             members = {"thinking": thoughts, **members, "reasoning_content": thoughts}
-        try:
-            plain.append(json.loads(json.dumps(members)))
-        except (TypeError, ValueError, RecursionError):
-            raise UsageError(
-                f"message {number} is not JSON data", setting="prompt", remedy=remedy
-            ) from None
-        require_texts(plain[-1], f"message {number}", "prompt")
+        plain.append(_json_data(members, f"message {number}", "prompt", remedy))
+    return plain
+
+
+def _json_data(members: dict[str, Any], what: str, setting: str, remedy: str) -> dict[str, Any]:
+    """A copy. Raises UsageError unless it is JSON data whose texts a tokenizer takes."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(members))
+        written = json.dumps(plain, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        raise UsageError(f"{what} is not JSON data", setting=setting, remedy=remedy) from None
+    require_texts(written, what, setting)
     return plain
 
 
@@ -184,9 +189,4 @@ def _plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(
                 f"{name!r} cannot be set", setting=TEMPLATE_KWARGS, remedy="Leave it out"
             )
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(values)))
-    except (TypeError, ValueError, RecursionError):
-        raise UsageError("it is not JSON data", setting=TEMPLATE_KWARGS, remedy=remedy) from None
-    require_texts(plain, "it", TEMPLATE_KWARGS)
-    return plain
+    return _json_data(dict(values), "it", TEMPLATE_KWARGS, remedy)

@@ -4,9 +4,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from moe_mobile.errors import UsageError
 
 _REMEDY = (
@@ -23,10 +20,11 @@ def require_text(text: str) -> None:
         raise _half(f"character {error.start} of the text is", "prompt") from None
 
 
-def require_texts(value: Any, what: str, setting: str) -> None:
-    """Raises UsageError for JSON data, called ``what``, with half of a pair in any of its texts."""
+def require_texts(written: str, what: str, setting: str) -> None:
+    """Raises UsageError for JSON, called ``what`` and written without escapes, with half of a pair
+    in any of its texts."""
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        written.encode()
     except UnicodeEncodeError:
         raise _half(f"{what} has", setting) from None
 

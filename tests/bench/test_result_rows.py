@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from moe_mobile.bench.driver import Protocol, bundle_facts
 from moe_mobile.bench.gate import Gate
 from moe_mobile.bench.measure import measure
 from moe_mobile.bench.row import MEMBERS, BenchTest, Row
-from moe_mobile.bench.store import ResultFile
+from moe_mobile.bench.store import ResultFile, TurnFile
 from moe_mobile.bench.target import Target, open_target
 from moe_mobile.device.local import LocalDevice
 from tests.bench.scripted import settings
@@ -229,6 +230,17 @@ def test_a_file_that_is_in_the_way_of_turns_is_left_alone(
         ResultFile(tmp_path / "rows.jsonl", resume=True)
     assert turns.read_text() == content
     assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_turns_that_are_nested_too_deeply_are_no_turns(tmp_path: pathlib.Path) -> None:
+    turns, refused = tmp_path / "rows.jsonl.turns", 0
+    for depth in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit()):
+        turns.write_text(f'{{"run_key":"a","repetition":{"[" * depth}{"]" * depth}}}\n')
+        try:
+            TurnFile(turns).close(complete=set())
+        except errors.UsageError:
+            refused += 1
+    assert refused
 
 
 def test_one_command_at_a_time_writes_a_file(tmp_path: pathlib.Path) -> None:

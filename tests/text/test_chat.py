@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,25 @@ def test_malformed_messages_are_refused(messages: Any, cause: str) -> None:
     with pytest.raises(UsageError, match=cause) as caught:
         ChatTemplate(CHAT_ML, TOKENS, "t").render(messages)
     assert caught.value.setting == "prompt"
+
+
+def test_data_that_is_nested_too_deeply_is_refused() -> None:
+    template, refused = ChatTemplate("", {}, "t"), set()
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - 200, limit):
+        with contextlib.suppress(RecursionError):  # of json.loads
+            data = {"more": json.loads("[" * depth + "]" * depth)}
+            for message, values in (({**USER, **data}, {}), (USER, data)):
+                try:
+                    template.render([message], values)
+                except UsageError as error:
+                    refused.add((error.setting, error.cause))
+                except RecursionError:
+                    pytest.fail(f"at {depth}")
+    assert refused == {
+        ("prompt", "message 0 is not JSON data"),
+        ("chat_template_kwargs", "it is not JSON data"),
+    }
 
 
 @pytest.mark.parametrize(
