@@ -74,7 +74,9 @@ class PromptOptions:
             raise UsageError("the text is given more than once", remedy=f"Give it once: {_WAYS}")
         if self.token_ids is not None:
             return parse_ids(self.token_ids)
-        return self.prompt if self.prompt is not None else read_text(self.text_file)
+        if self.prompt is not None:
+            return self.prompt.removeprefix("\ufeff")  # a byte order mark, as in a file
+        return read_text(self.text_file)
 
 
 @dataclass(frozen=True)

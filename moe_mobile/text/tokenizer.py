@@ -71,7 +71,11 @@ class BundleText:
         that are not as :meth:`ChatTemplate.render` takes them.
         """
         is_chat = not isinstance(prompt, str)
-        text = prompt if isinstance(prompt, str) else self.template.render(prompt, values)
+        if isinstance(prompt, str):
+            # A byte order mark is no text, as in files.
+            text = prompt.removeprefix("\ufeff")
+        else:
+            text = self.template.render(prompt, values)
         require_text(text)
         most = self._context_length
         # The template writes the special tokens itself.

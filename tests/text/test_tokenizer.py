@@ -403,6 +403,13 @@ def test_a_prompt_that_no_context_takes_is_refused(
     assert len(text.encode("a" * 64)) <= 64
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    text = BundleText(write_bundle_texts(tmp_path / "bundle", KINDS["Qwen3"]().files()))
+    assert text.encode("\ufeffHi") == text.encode("Hi")
+    # Elsewhere it is a character.
+    assert text.encode("Hi\ufeff") != text.encode("Hi")
+
+
 def test_texts_to_score_are_whole(folder: Path) -> None:
     path = folder / TOKENIZER
     whole = parse_tokenizer(path.read_bytes()).encode(TEXT).ids
