@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from moe_mobile.base.json_field import too_many_values
+from moe_mobile.base.tokenizer_growth import require_limited
 from moe_mobile.errors import BundleInvalidError, MoeMobileError
 
 if TYPE_CHECKING:
@@ -89,6 +91,38 @@ class TextTokenizer:
         """Whether it changes texts before it splits them."""
         return self._tokenizer.normalizer is not None
 
+    def require_rows(self, rows: int, remedy: str | None = None) -> None:
+        """Raises if a token, or one that it adds to all texts, has an id that an embedding of so
+        many rows lacks. ``remedy``: if not the tokenizer's."""
+        token, last = max(
+            (*self.get_vocab().items(), *self._put_around_texts()),
+            key=lambda one: one[1],
+            default=("", -1),
+        )
+        if last >= rows:
+            raise self._kind(
+                f"its token {token!r} has the id {last}, but the model's embedding has {rows} rows",
+                file=self._file,
+                remedy=remedy or self._remedy,
+            )
+
+    def _put_around_texts(self) -> Iterator[tuple[str, int]]:
+        """Tokens of the post-processor, which the vocabulary need not have, and their ids."""
+        processor = self._tokenizer.post_processor
+        if processor is None:
+            return
+        left = [json.loads(processor.__getstate__())]
+        while left:
+            one = left.pop()
+            left += one.get("processors", ())
+            for name in ("cls", "sep"):
+                if name in one:
+                    yield tuple(one[name])
+            used = {piece.get("SpecialToken", {}).get("id") for piece in one.get("single", ())}
+            for name, token in one.get("special_tokens", {}).items():
+                if name in used:
+                    yield from ((name, id) for id in token["ids"])
+
     def try_out(self) -> None:
         """Encodes and decodes a short text, and decodes some tokens alone. Raises if the file can
         be read, but not used."""
@@ -115,6 +149,10 @@ def parse_tokenizer(
     with _typed("the tokenizer cannot be read", file, kind, remedy):
         if too_many_values(data):
             raise ValueError("it holds too many values")
+        members = json.loads(data)
+        if isinstance(members, dict):
+            require_limited(members)
+        del members  # takes several times the memory of the file
         tokenizer = Tokenizer.from_str(data.decode())
         # Left over from training; transformers ignores the first two too.
         tokenizer.no_truncation()

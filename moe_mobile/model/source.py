@@ -349,16 +349,11 @@ def _read_tokenizer(data: bytes, file: Path, vocab_size: int) -> TextTokenizer:
     does not know."""
     tokenizer = parse_tokenizer(data, file, CheckpointError, AGAIN)
     tokenizer.try_out()
-    tokens = tokenizer.get_vocab()
-    token, last = max(tokens.items(), key=lambda one: one[1], default=("", -1))
-    if last >= vocab_size:
-        raise CheckpointError(
-            f"its token {token!r} has the id {last}, but the model's embedding has "
-            f"{vocab_size} rows",
-            file=file,
-            remedy="Take the token out of the file, or enlarge the model's embedding "
-            "(resize_token_embeddings in transformers)",
-        )
+    tokenizer.require_rows(
+        vocab_size,
+        "Take the token out of the file, or enlarge the model's embedding "
+        "(resize_token_embeddings in transformers)",
+    )
     return tokenizer
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 def load_tokenizer(bundle: pathlib.Path) -> TextTokenizer:
     """A bundle's tokenizer. Raises UsageError without one, and the bundle reader's errors."""
+    from moe_mobile.bundle import read_manifest
+
     path = bundle / TOKENIZER
     data = read_files(bundle, [TOKENIZER]).get(TOKENIZER)
     if data is None:
@@ -31,7 +33,9 @@ def load_tokenizer(bundle: pathlib.Path) -> TextTokenizer:
             remedy="Give `token_ids` instead of text, or export again from a folder with "
             "tokenizer.json",
         )
-    return parse_tokenizer(data, path)
+    tokenizer = parse_tokenizer(data, path)
+    tokenizer.require_rows(read_manifest(bundle).model.vocab_size)
+    return tokenizer
 
 
 class BundleText:

@@ -379,11 +379,18 @@ def write_checkpoint_texts(folder: Path, files: dict[str, bytes], model_type: st
     return folder
 
 
-def write_bundle_texts(folder: Path, files: dict[str, bytes]) -> Path:
-    """A bundle that has the files."""
+def write_bundle_texts(folder: Path, files: dict[str, bytes], rows: int = 1024) -> Path:
+    """A bundle that has the files, and an embedding of so many rows by its manifest."""
     manifest, content = sample(1)
     entries = [m.File(n, len(d), hashlib.sha256(d).hexdigest()) for n, d in files.items()]
-    manifest = dataclasses.replace(manifest, files=(*manifest.files, *entries))
+    embedding = dataclasses.replace(manifest.embedding, bytes=rows * manifest.embedding.row_bytes)
+    manifest = dataclasses.replace(
+        manifest,
+        model=dataclasses.replace(manifest.model, vocab_size=rows),
+        embedding=embedding,
+        memory=dataclasses.replace(manifest.memory, embedding_bytes=embedding.bytes),
+        files=(*manifest.files, *entries),
+    )
     for name, data in {**content, **files, "bundle.json": to_bytes(manifest)}.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import shutil
@@ -21,7 +22,7 @@ from moe_mobile.errors import BundleInvalidError, CheckpointError, UnsupportedEr
 from moe_mobile.model.added_tokens import require_same_tokens
 from moe_mobile.model.source import open_model
 from moe_mobile.quality.subject import CheckpointSubject
-from moe_mobile.text.tokenizer import BundleText
+from moe_mobile.text.tokenizer import BundleText, load_tokenizer
 from tests.text.published import KINDS, write_bundle_texts, write_checkpoint_texts
 
 TEXT = "And the LORD spake unto Moses, saying, Speak unto the children of Israel"
@@ -334,6 +335,102 @@ def test_a_tokenizer_of_too_many_values_is_not_parsed(monkeypatch: pytest.Monkey
     monkeypatch.setattr(limits, "VALUES", 10)
     with pytest.raises(BundleInvalidError, match="too many values"):
         parse_tokenizer(data)
+
+
+def replace(pattern: object, content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def sequence(of: str, *steps: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Sequence", of: list(steps)}
+
+
+def table(*texts: str) -> dict[str, Any]:
+    """SentencePiece's, without an index."""
+    data = bytes(4) + b"".join(text.encode() + b"\0" for text in texts)
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(data).decode()}
+
+
+LONGER = replace({"String": "e"}, "e" * 1000)
+SPACE = {"String": " "}
+TEMPLATE: dict[str, Any] = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "b", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"],
+    "special_tokens": {"b": {"id": "b", "ids": [1], "tokens": ["b"]}},
+}
+MANY = {"b": {"id": "b", "ids": [1] * 600, "tokens": ["b"] * 600}}
+GROWING: dict[str, dict[str, Any]] = {
+    "text": {"normalizer": LONGER},
+    "texts": {"normalizer": sequence("normalizers", *[replace({"String": "e"}, "e" * 9)] * 3)},
+    "nested": {"normalizer": sequence("normalizers", sequence("normalizers", LONGER))},
+    "nothing": {"normalizer": replace({"Regex": ""}, "e" * 600)},
+    "characters": {
+        "normalizer": sequence("normalizers", *[replace(SPACE, "\ufdfa"), {"type": "NFKC"}] * 3)
+    },
+    "table": {"normalizer": table("a", "b" * 600)},
+    "before": {"normalizer": {"type": "Prepend", "prepend": "e" * 600}},
+    "pieces": {
+        "pre_tokenizer": sequence(
+            "pretokenizers", *[{"type": "ByteLevel", "add_prefix_space": True}] * 3
+        )
+    },
+    "decoder": {"decoder": sequence("decoders", LONGER)},
+    "ids": {"post_processor": TEMPLATE | {"special_tokens": MANY}},
+    "token": {"model": {"type": "WordLevel", "vocab": {"a" * 20_000: 0}, "unk_token": "a"}},
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_a_tokenizer_that_makes_texts_too_long_is_not_used(name: str) -> None:
+    with pytest.raises(BundleInvalidError, match=r"times as long|a token of more") as refusal:
+        parse_tokenizer(word_level(**GROWING[name]), "bundle/tokenizer.json")
+    assert refusal.value.file == "bundle/tokenizer.json"
+    assert refusal.value.remedy
+
+
+def test_a_tokenizer_may_make_texts_somewhat_longer() -> None:
+    cleaned = replace({"String": "``"}, '"'), {"type": "NFKD"}, {"type": "Lowercase"}
+    # As XLNet's, with the longest text of SentencePiece's own table.
+    parse_tokenizer(
+        word_level(
+            normalizer=sequence("normalizers", *cleaned, replace({"Regex": " {2,}"}, " ")),
+            pre_tokenizer={"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"},
+            post_processor=TEMPLATE,
+        )
+    ).try_out()
+
+
+OTHER_IDS: dict[str, dict[str, Any]] = {
+    "template": TEMPLATE | {"special_tokens": {"b": {"id": "b", "ids": [9999], "tokens": ["b"]}}},
+    "BERT": {"type": "BertProcessing", "sep": ["a", 9999], "cls": ["b", 1]},
+    "RoBERTa": {
+        "type": "RobertaProcessing",
+        "sep": ["a", 0],
+        "cls": ["b", 9999],
+        "trim_offsets": True,
+        "add_prefix_space": False,
+    },
+}
+OTHER_IDS["sequence"] = sequence("processors", OTHER_IDS["template"])
+
+
+@pytest.mark.parametrize("name", OTHER_IDS)
+def test_a_token_around_texts_that_the_embedding_lacks_is_found(name: str, folder: Path) -> None:
+    path = add_members(folder / TOKENIZER, {"post_processor": OTHER_IDS[name]})
+    with pytest.raises(CheckpointError, match="has the id 9999, but the model's embed") as refusal:
+        open_model(str(folder))
+    assert refusal.value.file == str(path)
+    # In a bundle too.
+    files = {TOKENIZER: path.read_bytes()}
+    load_tokenizer(write_bundle_texts(folder.parent / "large", files, rows=10_000))
+    bundle = write_bundle_texts(folder.parent / "small", files, rows=9_999)
+    with pytest.raises(BundleInvalidError, match="has the id 9999") as broken:
+        load_tokenizer(bundle)
+    assert broken.value.file == str(bundle / TOKENIZER)
 
 
 def test_who_interrupts_a_tokenizer_ends_it() -> None:
