@@ -20,6 +20,7 @@ from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer, parse_tokenizer
 from moe_mobile.demo import checkpoint_dir
 from moe_mobile.errors import BundleInvalidError, CheckpointError, UnsupportedError, UsageError
 from moe_mobile.model.added_tokens import require_same_tokens
+from moe_mobile.model.own_ids import require_own_ids
 from moe_mobile.model.source import open_model
 from moe_mobile.quality.subject import CheckpointSubject
 from moe_mobile.text.tokenizer import BundleText, load_tokenizer
@@ -46,11 +47,14 @@ def test_truncation_and_padding_left_from_training_do_not_apply(folder: Path) ->
     assert parse_tokenizer(path.read_bytes()).encode(TEXT).ids == expected
 
 
-def test_random_splits_left_from_training_do_not_apply() -> None:
+def test_random_splits_left_from_training_do_not_apply(tmp_path: Path) -> None:
     raw = json.loads((checkpoint_dir() / TOKENIZER).read_text())
     whole = parse_tokenizer(json.dumps(raw).encode()).encode(TEXT).ids
     raw["model"]["dropout"] = 1.0
     assert parse_tokenizer(json.dumps(raw).encode()).encode(TEXT).ids == whole
+    shutil.copytree(checkpoint_dir(), tmp_path / "demo")
+    (tmp_path / "demo" / TOKENIZER).write_text(json.dumps(raw))
+    open_model(str(tmp_path / "demo"))
 
 
 def test_a_token_beyond_the_embedding_is_found_before_an_export(folder: Path) -> None:
@@ -233,12 +237,82 @@ def test_what_names_the_own_tokens_is_accepted(
 @pytest.mark.parametrize("name", KINDS)
 def test_published_tokenizers_are_accepted(name: str, tmp_path: Path) -> None:
     kind = KINDS[name]()
-    folder = write_checkpoint_texts(tmp_path / "model", kind.files(), "qwen3_moe")
+    model_type = "mixtral" if "Mixtral" in name else "olmoe" if "OLMoE" in name else "qwen3_moe"
+    folder = write_checkpoint_texts(tmp_path / "model", kind.files(), model_type)
     # transformers 4 wrote it too.
     roles = {role: kind.config[role] for role in ("bos_token", "eos_token", "pad_token")}
     (folder / "special_tokens_map.json").write_text(json.dumps(roles))
     tokenizer = parse_tokenizer((folder / TOKENIZER).read_bytes())
     assert require_same_tokens(folder, tokenizer) == set()
+    require_own_ids(folder, contents(folder), tokenizer)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+TEMPLATE: dict[str, Any] = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "b", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"],
+    "special_tokens": {"b": {"id": "b", "ids": [1], "tokens": ["b"]}},
+}
+LOWERCASE = {"type": "Lowercase"}
+SPLIT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+OTHERS: dict[str, tuple[str, dict[str, dict[str, Any]], str]] = {
+    # add_bos_token is false.
+    "a token": (
+        "OLMoE-Instruct",
+        {TOKENIZER: {"post_processor": TEMPLATE}},
+        "tokenizer_config.json",
+    ),
+    "a space": (
+        "Qwen3",
+        {"tokenizer_config.json": {"add_prefix_space": True}},
+        "tokenizer_config.json",
+    ),
+    "a normalizer": ("Qwen3", {TOKENIZER: {"normalizer": LOWERCASE}}, "tokenizer_config.json"),
+    "words": ("Qwen3", {TOKENIZER: {"pre_tokenizer": SPLIT}}, "tokenizer_config.json"),
+    "a class": (
+        "Qwen3",
+        {
+            TOKENIZER: {"normalizer": LOWERCASE},
+            "tokenizer_config.json": {"tokenizer_class": None},
+            "config.json": {"tokenizer_class": "Qwen2Tokenizer"},
+        },
+        "config.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_tokenizer_that_transformers_builds_otherwise_is_refused(
+    name: str, tmp_path: Path
+) -> None:
+    kind, changes, file = OTHERS[name]
+    model_type = "olmoe" if "OLMoE" in kind else "qwen3_moe"
+    folder = write_checkpoint_texts(tmp_path / "model", KINDS[kind]().files(), model_type)
+    for changed, members in changes.items():
+        add_members(folder / changed, members)
+    tokenizer = parse_tokenizer((folder / TOKENIZER).read_bytes())
+    with pytest.raises(CheckpointError, match=r"gives the text '.*other ids than") as refusal:
+        require_own_ids(folder, contents(folder), tokenizer)
+    assert refusal.value.file == str(folder / file)
+    # The remedy.
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    saved = parse_tokenizer((folder / TOKENIZER).read_bytes())
+    require_own_ids(folder, contents(folder), saved)
+
+
+def test_what_transformers_cannot_load_alone_is_not_compared(folder: Path) -> None:
+    """Its own code would be needed, which is not run."""
+    code = {"auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}
+    add_members(folder / "tokenizer_config.json", code | {"tokenizer_class": "OwnTokenizer"})
+    (folder / "own.py").write_text("raise SystemExit\n")
+    assert TOKENIZER in open_model(str(folder)).files
 
 
 def test_published_special_tokens_that_are_not_listed(tmp_path: Path) -> None:
@@ -353,15 +427,6 @@ def table(*texts: str) -> dict[str, Any]:
 
 LONGER = replace({"String": "e"}, "e" * 1000)
 SPACE = {"String": " "}
-TEMPLATE: dict[str, Any] = {
-    "type": "TemplateProcessing",
-    "single": [
-        {"SpecialToken": {"id": "b", "type_id": 0}},
-        {"Sequence": {"id": "A", "type_id": 0}},
-    ],
-    "pair": [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"],
-    "special_tokens": {"b": {"id": "b", "ids": [1], "tokens": ["b"]}},
-}
 MANY = {"b": {"id": "b", "ids": [1] * 600, "tokens": ["b"] * 600}}
 GROWING: dict[str, dict[str, Any]] = {
     "text": {"normalizer": LONGER},
@@ -395,13 +460,15 @@ def test_a_tokenizer_that_makes_texts_too_long_is_not_used(name: str) -> None:
 def test_a_tokenizer_may_make_texts_somewhat_longer() -> None:
     cleaned = replace({"String": "``"}, '"'), {"type": "NFKD"}, {"type": "Lowercase"}
     # As XLNet's, with the longest text of SentencePiece's own table.
-    parse_tokenizer(
+    tokenizer = parse_tokenizer(
         word_level(
             normalizer=sequence("normalizers", *cleaned, replace({"Regex": " {2,}"}, " ")),
             pre_tokenizer={"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"},
             post_processor=TEMPLATE,
         )
-    ).try_out()
+    )
+    tokenizer.try_out()
+    assert tokenizer.ids("a")[0] == 1
 
 
 OTHER_IDS: dict[str, dict[str, Any]] = {

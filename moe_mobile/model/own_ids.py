@@ -1,0 +1,128 @@
+# Copyright the moe-mobile authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The ids that transformers gives to texts, against those of ``tokenizer.json``.
+
+transformers builds some tokenizers anew, by their class and the settings next to it. A bundle's
+texts go through ``tokenizer.json`` alone, which may then be another tokenizer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer
+from moe_mobile.errors import CheckpointError
+
+_CONFIG = "tokenizer_config.json"
+_FILES = (
+    TOKENIZER,
+    _CONFIG,
+    "added_tokens.json",
+    "config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "vocab.json",
+)
+_TEXTS = (
+    "",
+    "Hello",
+    " Hello",
+    "The  sky   is\tblue, isn't it? I'LL SEE.\n\n  12345 + 67.89",
+    "   ",
+    "\n",
+    "na\u00efve e\u0301t\u00e9 \u212b \ufb01 \u0130 stra\u00dfe",
+    "\u5929\u7a7a \uff21 \U0001f642\U0001f469\u200d\U0001f469\u200d\U0001f467 \u0915\u094d\u0937",
+    "def f(x):\n    return x ** 2  # <p>a_b</p>\r\n",
+)
+
+
+def require_own_ids(folder: Path, files: Mapping[str, bytes], tokenizer: TextTokenizer) -> None:
+    """Raises a CheckpointError if transformers gives a text other ids than ``tokenizer``.
+
+    Says nothing if transformers cannot load the files, or not without code of theirs.
+
+    Args:
+        folder: where the files are from, for errors.
+        files: those of the checkpoint, judged before. transformers gets no others.
+    """
+    with _quiet(), tempfile.TemporaryDirectory() as name:
+        theirs = _loaded(Path(name), files)
+        if theirs is None:
+            return
+        special = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
+        for text in (*_TEXTS, *special):
+            own = tokenizer.ids(text)
+            found = _attempt(functools.partial(theirs, text))
+            ids = own if found is None else list(found["input_ids"])
+            if ids != own:
+                raise CheckpointError(
+                    f"with it, transformers ({type(theirs).__name__}) gives the text {text!r} "
+                    f"other ids than {TOKENIZER} does: {ids[:8]} instead of {own[:8]}",
+                    file=folder / _naming_a_class(files),
+                    remedy="Load the tokenizer with transformers and save it again "
+                    "(AutoTokenizer.from_pretrained, save_pretrained)",
+                )
+
+
+def _naming_a_class(files: Mapping[str, bytes]) -> str:
+    """The file that tells transformers which tokenizer to build."""
+    for name in (_CONFIG, "config.json"):
+        with contextlib.suppress(ValueError, AttributeError):
+            if json.loads(files.get(name, b"{}")).get("tokenizer_class"):
+                return name
+    return _CONFIG if _CONFIG in files else TOKENIZER
+
+
+def _loaded(folder: Path, files: Mapping[str, bytes]) -> Any:
+    """transformers' tokenizer; None if it has none for the files."""
+    for name in _FILES:
+        if name in files:
+            (folder / name).write_bytes(files[name])
+
+    def load() -> Any:
+        from tokenizers import models
+        from transformers import AutoTokenizer
+
+        theirs = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        model = theirs.backend_tokenizer.model
+        if isinstance(model, models.BPE):
+            model.dropout = None  # random, and left out of ours
+        return theirs
+
+    return _attempt(load)
+
+
+def _attempt(call: Callable[[], Any]) -> Any:
+    """What it returns; None if it fails, in whatever way."""
+    try:
+        return call()
+    except BaseException as error:
+        # A panic of the tokenizers library is no Exception.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            return None
+        raise
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings of transformers, which are about files that are judged here."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
