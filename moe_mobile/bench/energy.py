@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from moe_mobile.base.json_field import Json
 from moe_mobile.device.units import microamperes_per_unit
 
 # The gauge's own steps: below these, a reading says more about the gauge than about the run.
@@ -46,7 +47,7 @@ def measure_energy(
     if charging:
         return Energy(None, None, "the device was charging")
     counter = _counted(samples, duration_ms)
-    currents = [sample["battery_ua"] for sample in samples if sample.get("battery_ua")]
+    currents = _currents(samples)
     unit = microamperes_per_unit(currents)
     current = None if unit is None else _integrated(samples, duration_ms, unit)
     if counter is not None and counter[1] >= _STEPS:
@@ -75,6 +76,22 @@ def measure_energy(
     if duration_ms < 1000 * _SECONDS:
         return dataclasses.replace(energy, note=f"shorter than {_SECONDS:.0f} s")
     return energy
+
+
+def in_microamperes(samples: Sequence[Json], readings: Iterable[Json]) -> list[Json]:
+    """``readings`` with `battery_ua` in the unit that the samples of a repetition make plausible;
+    None if they make none."""
+    unit = microamperes_per_unit(_currents(samples))
+    return [
+        reading | {"battery_ua": None if unit is None or current is None else unit * current}
+        for reading in readings
+        for current in [reading["battery_ua"]]
+    ]
+
+
+def _currents(samples: Sequence[Mapping[str, Any]]) -> list[int]:
+    """As the gauge tells them."""
+    return [sample["battery_ua"] for sample in samples if sample.get("battery_ua")]
 
 
 def _counted(samples: Sequence[Mapping[str, Any]], duration_ms: float) -> tuple[float, int] | None:

@@ -21,7 +21,7 @@ from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bench import driver
 from moe_mobile.bench.build import build
 from moe_mobile.bench.driver import BundleFacts, Cell
-from moe_mobile.bench.energy import measure_energy
+from moe_mobile.bench.energy import in_microamperes, measure_energy
 from moe_mobile.bench.filling import has_stopped
 from moe_mobile.bench.gate import pass_gate
 from moe_mobile.bench.regime import regime
@@ -242,6 +242,7 @@ class _Opened:
             charging=True if after.charging else wait.state.charging,
             virtual=target.facts.virtual,
         )
+        entry, left = in_microamperes(samples, [wait.state.as_dict(), after.as_dict()])
         run = {
             "session": target.session,
             "started_at": started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -254,10 +255,10 @@ class _Opened:
             "cache_fill": sample.get("cache_fill", 1.0),
             "warmup_tokens": self._warmed,
             "cpus": sampler.engine_cpus,
-            "entry": wait.state.as_dict(),
-            "exit": after.as_dict(),
+            "entry": entry,
+            "exit": left,
             "memory": sample["memory"],
-            "samples": samples,
+            "samples": in_microamperes(samples, samples),
             "energy_j": energy.joules,
             "energy_source": energy.source,
             "energy_note": energy.note,

@@ -30,6 +30,10 @@ _PROPERTIES = (
     "ro.build.version.release",
     "ro.moe_mobile.virtual",
     "ro.moe_mobile.limit",
+    "ro.boot.qemu",
+    "ro.kernel.qemu",
+    "ro.boot.qemu.avd_name",
+    "ro.kernel.qemu.avd_name",
 )
 # Characters of a name. Longer ones are lies, and would be printed and kept in every row.
 _MOST_TEXT = 200
@@ -76,9 +80,7 @@ def parse_facts(text: str, *, serial: str, kind: str) -> DeviceFacts:
     processor = _processor(found.get("cpuinfo", "")) or machine
     return DeviceFacts(
         serial=serial,
-        identity=_identity(
-            properties.get("ro.serialno") or serial, found.get("id", "").strip(), serial
-        ),
+        identity=_identity(properties, found.get("id", "").strip(), serial),
         kind=kind,
         model=model or processor,
         soc=soc or properties.get("ro.board.platform") or processor,
@@ -95,12 +97,27 @@ def parse_facts(text: str, *, serial: str, kind: str) -> DeviceFacts:
     )
 
 
-def _identity(serial_number: str, android_id: str, serial: str) -> str:
+def _identity(properties: dict[str, str], android_id: str, serial: str) -> str:
     """Emulators and cheap phones share serial numbers; what Android drew at its first start tells
-    them apart, and is the same over USB and Wi-Fi. Without it, adb's serial has to: better one
-    phone counts as two than two as one."""
+    phones apart, and is the same over USB and Wi-Fi. Without it, adb's serial has to, and also for
+    emulators, which share what was drawn too if they are of one image: better one phone counts as
+    two than two as one."""
+    serial_number = properties.get("ro.serialno") or serial
     drawn = re.fullmatch(r"[0-9a-f]{8,16}", android_id)
-    return " ".join(dict.fromkeys((serial_number, drawn[0] if drawn else serial)))
+    parts = [serial_number, drawn[0] if drawn else serial]
+    if _is_emulator(properties, serial_number, serial):
+        names = (properties.get(f"ro.{part}.qemu.avd_name") for part in ("boot", "kernel"))
+        parts += [*filter(None, names), serial]
+    return " ".join(dict.fromkeys(parts))
+
+
+def _is_emulator(properties: dict[str, str], serial_number: str, serial: str) -> bool:
+    """Android's own, which others are made from. Its versions differ in what tells it."""
+    return (
+        "1" in (properties.get("ro.boot.qemu"), properties.get("ro.kernel.qemu"))
+        or serial_number.startswith("EMULATOR")
+        or serial.startswith("emulator-")
+    )
 
 
 def _processor(cpuinfo: str) -> str:

@@ -41,7 +41,8 @@ class DeviceFacts:
     Attributes:
         serial: ``local``, or adb's serial.
         identity: the device's own serial number, and what its Android drew at its first start: the
-            same over USB and Wi-Fi, and another one for each device.
+            same over USB and Wi-Fi, and another one for each device. Of emulators also adb's
+            serial.
         kind: ``local`` or ``adb``.
         abi: Android's name: ``arm64-v8a`` or ``x86_64``, among others.
         free_bytes: of the file system that holds bundles.

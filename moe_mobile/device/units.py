@@ -24,7 +24,8 @@ class _Unit(NamedTuple):
     most: float
 
 
-_ZONE_C = (_Unit(1000, 2, 150), _Unit(10, 15, 110), _Unit(1, 15, 150))
+# From 125 °C on, a sensor is not there: that is where tables of thermistors end.
+_ZONE_C = (_Unit(1000, 2, 125), _Unit(10, 15, 110), _Unit(1, 15, 125))
 _SKIN_C = (_Unit(1000, 2, 90), _Unit(10, 15, 90), _Unit(1, 15, 90))
 _BATTERY_ZONE_C = (_Unit(1000, 2, 70), _Unit(10, 15, 70), _Unit(1, 15, 50))
 # A reading below 71 could be tenths or whole degrees: 49 may be 4.9 °C.
@@ -52,7 +53,7 @@ def zone_celsius(reading: int) -> float | None:
 
 
 def skin_celsius(reading: int) -> float | None:
-    """Degrees of a zone that people touch, in the same units. 125 is a sensor that is not there."""
+    """Degrees of a zone that people touch, in the same units."""
     return _in_the_only_unit(reading, _SKIN_C)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_mobile.bench.energy import measure_energy
+from moe_mobile.bench.energy import in_microamperes, measure_energy
 
 MINUTE = 60_000.0
 
@@ -33,6 +33,23 @@ def test_a_gauge_that_counts_milliamperes() -> None:
     energy = measure_energy(samples, MINUTE, charging=False)
     assert energy.joules == pytest.approx(120, rel=0.01)
     assert (energy.source, energy.note) == ("current", None)
+
+
+@pytest.mark.parametrize(
+    ("gauge", "told"),
+    [
+        (450_000, [-450_000, -9_000, None]),
+        (450, [-450_000, -9_000_000, None]),
+        (12_000, 3 * [None]),
+    ],
+)
+def test_currents_are_in_microamperes_or_unknown(gauge: int, told: list[int | None]) -> None:
+    """An idle reading is in the unit of those of the repetition."""
+    samples = _samples(61, battery_ua=lambda t: -gauge + t % 2)
+    readings = [{"battery_ua": current, "battery_mv": 1} for current in (-gauge, -9_000, None)]
+    found = in_microamperes(samples, readings)
+    assert found == [{"battery_ua": current, "battery_mv": 1} for current in told]
+    assert in_microamperes([], readings[:1]) == [{"battery_ua": None, "battery_mv": 1}]
 
 
 def test_the_charge_counter_by_hand() -> None:

@@ -211,6 +211,7 @@ def test_a_reading_uses_the_available_sources() -> None:
         ("mtktscpu", 85, 85.0),
         ("mtktscpu", 850, 85.0),
         ("cpu-0-0-usr", 85000, 85.0),
+        ("cpu-0-0-usr", 124900, 124.9),  # a chip that shuts down soon
         ("cpu-0-0-usr", 1200, None),  # thousandths of a frost, or tenths of boiling
         ("cpu-0-0-usr", 0, None),
         ("cpu-0-0-usr", -40000, None),
@@ -256,8 +257,9 @@ def test_only_known_names_of_zones_are_believed(kind: str | None, names: str) ->
 
 @pytest.mark.parametrize(
     ("name", "reading"),
-    [("skin-therm", 125000), ("battery", 90000), ("battery", 87), ("cpu-0-0", 151000)],
-)
+    [("skin-therm", 125000), ("battery", 90000), ("battery", 87), ("cpu-0-0", 151000),
+     ("cpu-0-0", 125000), ("mtktscpu", 1250), ("mtktscpu", 125), ("cpu-0-0", 127000)],
+)  # fmt: skip
 def test_what_cannot_be_degrees_is_not_used(name: str, reading: int) -> None:
     zone = "/sys/class/thermal/thermal_zone0"
     text = f"@@@ zones\n{zone}/type:{name}\n{zone}/temp:{reading}\n"
@@ -292,7 +294,7 @@ def test_a_thermal_status_that_android_does_not_have_is_unknown(status: int) -> 
 
 @pytest.mark.parametrize(
     ("kind", "reading"),
-    [(3, 125.0), (3, -28.0), (3, 41200.0), (0, 0.0), (0, 150.0), (2, 87.0), (2, 350.0)],
+    [(3, 125.0), (3, -28.0), (3, 41200.0), (0, 0.0), (0, 125.0), (0, 150.0), (2, 87.0), (2, 350.0)],
 )
 def test_a_service_that_tells_no_degrees_leaves_the_zones(kind: int, reading: float) -> None:
     thermal = (

@@ -107,6 +107,34 @@ def test_phones_with_one_serial_number_are_told_apart(
         assert parse_facts(text, serial=serial, kind="adb").identity == identity
 
 
+@pytest.mark.parametrize(
+    ("properties", "serials"),
+    [
+        ("ro.serialno=EMULATOR36X1X9X0\n", ("emulator-5554", "emulator-5556")),
+        ("ro.serialno=EMULATOR36X1X9X0\n", ("localhost:5555", "localhost:5557")),
+        ("ro.serialno=\n", ("emulator-5554", "emulator-5556")),
+        ("ro.serialno=0123\nro.boot.qemu=1\n", ("10.0.0.7:5555", "10.0.0.8:5555")),
+        ("ro.serialno=0123\nro.kernel.qemu=1\n", ("10.0.0.7:5555", "10.0.0.8:5555")),
+    ],
+)
+def test_emulators_of_one_image_are_told_apart(properties: str, serials: tuple[str, str]) -> None:
+    """What their Android drew may be in the image, or in what read-only instances share."""
+    text = f"@@@ props\n{properties}@@@ id\n9774d56d682e549c\n"
+    facts = [parse_facts(text, serial=serial, kind="adb") for serial in serials]
+    assert facts[0].identity != facts[1].identity
+    assert facts[0].identity == parse_facts(text, serial=serials[0], kind="adb").identity
+
+
+def test_copies_of_an_emulator_are_told_apart_by_name() -> None:
+    """Also one after the other, at one port."""
+    text = "@@@ props\nro.serialno=EMULATOR36X1X9X0\nro.boot.qemu.avd_name={}\n@@@ id\n97{:014}\n"
+    names = {
+        parse_facts(text.format(name, 0), serial="emulator-5554", kind="adb").identity
+        for name in ("Pixel", "Copy")
+    }
+    assert len(names) == 2
+
+
 def test_names_have_a_length() -> None:
     names = ("ro.product.model", "ro.soc.model", "ro.serialno", "ro.product.cpu.abi",
              "ro.build.version.release", "ro.moe_mobile.limit")  # fmt: skip
