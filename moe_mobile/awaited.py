@@ -15,6 +15,9 @@ from moe_mobile.base import limits
 
 # CPU seconds in SILENCE_S from which on an engine computes. One that waits takes none.
 _LEAST_WORK = 0.1
+# A stage gets ahead by a part of so many at least, or any number could be dripped. An honest engine
+# does so within the time of silence, or computes.
+_SLOWEST = 1000
 
 
 class Awaited:
@@ -97,7 +100,7 @@ class Awaited:
                 return f"more than {limits.STAGES} stages of progress before one answer"
             self._step, self._done = (stage, total), done
             self._heard()
-        elif done > self._done:
+        elif _SLOWEST * (done - self._done) >= total:
             self._done = done
             self._heard()
         return None

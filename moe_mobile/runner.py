@@ -151,10 +151,14 @@ class Runner:
                 env=None if environment is None else {**os.environ, **environment},
             )
         except OSError as error:
+            program = "moe_runner" if self._launch is None else "adb"
             raise RuntimeFailedError(
-                f"moe_runner cannot be started: {error.strerror}",
-                file=self.name,
-                remedy="Run `moe-mobile doctor`; the package may be built for another machine",
+                f"{program} cannot be started: {error.strerror}",
+                file=command[0],
+                remedy=self.remedy(
+                    "Run `moe-mobile doctor`; the package may be built for another machine",
+                    "Check that `adb devices` works here",
+                ),
             ) from error
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -171,6 +175,15 @@ class Runner:
     def pid(self) -> int:
         """Process id of the runner, or here of the program that carries its streams."""
         return self._process.pid
+
+    def remedy(self, here: str, on_phone: str = _NORMAL) -> str:
+        """What helps if it does not answer as it should. `doctor` knows nothing of phones."""
+        return here if self._launch is None else on_phone
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process, or the program that carries its streams, has ended."""
+        return self._process.poll() is not None
 
     @property
     def log_tail(self) -> str:
@@ -297,7 +310,7 @@ class Runner:
             raise IoError(
                 f"writing to moe_runner failed: {error.strerror}",
                 file=self.name,
-                remedy="Run this again; if it stays, run `moe-mobile doctor`",
+                remedy=self.remedy("Run this again; if it stays, run `moe-mobile doctor`"),
             ) from error
 
     def _receive(self, request_id: int) -> dict[str, Any]:
@@ -384,7 +397,7 @@ class Runner:
             self.kill()
             how = "does not run any more" if work is None else "does not compute"
             raise DeviceError(
-                f"the engine said nothing for {awaited.silent_s:.0f} s and {how}",
+                f"the engine got no further for {awaited.silent_s:.0f} s and {how}",
                 file=self.name,
                 remedy=_NORMAL,
             )
@@ -397,7 +410,9 @@ class Runner:
         return RuntimeFailedError(
             f"moe_runner broke its protocol: {how}",
             file=self.name,
-            remedy="Something else may be writing to its stdout; run `moe-mobile doctor`",
+            remedy=self.remedy(
+                "Something else may be writing to its stdout; run `moe-mobile doctor`"
+            ),
         )
 
     def _ended(self) -> MoeMobileError:
@@ -439,9 +454,12 @@ class Runner:
                 file=self.name,
                 remedy="Probably for lack of memory: try a smaller `cache` or `context`",
             )
-        return RuntimeFailedError(
-            cause, file=self.name, remedy="Run `moe-mobile verify BUNDLE` and `moe-mobile doctor`"
-        )
+        if self._launch is None:
+            remedy = "Run `moe-mobile verify BUNDLE` and `moe-mobile doctor`"
+        else:
+            verify = command_line("verify", "BUNDLE", device=self._launch.place)
+            remedy = f"Run `{verify}`; {_NORMAL[0].lower()}{_NORMAL[1:]}"
+        return RuntimeFailedError(cause, file=self.name, remedy=remedy)
 
 
 def _collect(stream: IO[bytes], lines: collections.deque[str]) -> None:

@@ -66,7 +66,12 @@ class ResultFile:
             raise RuntimeFailedError(
                 f"the measured row does not fit its schema: {wrong}",
                 file=self.path,
-                remedy="It is not kept; run `moe-mobile doctor` there",
+                remedy="It is not kept; "
+                + (
+                    "run `moe-mobile doctor`"
+                    if row["device"]["kind"] == "local"
+                    else "check that the phone works normally, then measure it again"
+                ),
             )
         self._lines.append(row)
         self.rows[result.run_key] = result

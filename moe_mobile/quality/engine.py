@@ -161,7 +161,7 @@ def _score(
         raise RuntimeFailedError(
             f"moe_runner did not give the log-probabilities of {tokens} tokens: {error}",
             file=runner.name,
-            remedy="Run `moe-mobile doctor`; the engine may be of another version",
+            remedy=runner.remedy("Run `moe-mobile doctor`; the engine may be of another version"),
         ) from error
     # The engine calls a miss what is read.
     return SequenceScore(values, hits, loads + dropped, dropped, changed, read)

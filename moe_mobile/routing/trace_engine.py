@@ -108,5 +108,5 @@ def _request(
         raise RuntimeFailedError(
             f"moe_runner did not give the router logits of {len(token_ids)} tokens: {error}",
             file=runner.name,
-            remedy="Run `moe-mobile doctor`; the engine may be of another version",
+            remedy=runner.remedy("Run `moe-mobile doctor`; the engine may be of another version"),
         ) from error

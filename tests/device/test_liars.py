@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import pathlib
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from moe_mobile.awaited import Awaited
 from moe_mobile.base import limits
 from moe_mobile.bench.sampler import Sampler
 from moe_mobile.device.adb import AdbDevice
@@ -23,7 +26,18 @@ from moe_mobile.device.lost import LostError
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import DeviceError, MoeMobileError, RuntimeFailedError
 from moe_mobile.runner import Runner
-from tests.device.liar import STDERR, STDOUT, Deaf, Endless, Instead, Lie, Silent, Stuck, liar
+from tests.device.liar import (
+    STDERR,
+    STDOUT,
+    Deaf,
+    Endless,
+    Instead,
+    Lie,
+    Silent,
+    Stuck,
+    Tell,
+    liar,
+)
 from tests.phones import StartPhone, wait_until
 
 MIB = 1 << 20
@@ -190,6 +204,26 @@ def _generate(device: AdbDevice, bundle: pathlib.Path, opened: Callable[[], None
 FIRST = b'"token"'
 
 
+class Drip(Silent):
+    """Progress in place of what comes after ``after``, by one of a huge number at a time."""
+
+    def says(self, kind: int, data: bytes, tell: Tell) -> None:
+        super().says(kind, data, tell)
+        if self._over:
+            self._begin.set()
+
+    def __init__(self, about: str, after: bytes) -> None:
+        super().__init__(about, after)
+        self._begin = threading.Event()
+
+    def began(self, tell: Tell) -> None:
+        self._begin.wait()
+        for done in itertools.count():
+            if self.stop.wait(0.05):
+                return
+            tell(STDOUT, _event(event="progress", stage="verify", done=done, total=1 << 60))
+
+
 def _event(**members: object) -> bytes:
     return json.dumps({"id": 2, **members}).encode() + b"\n"
 
@@ -197,16 +231,16 @@ def _event(**members: object) -> bytes:
 @pytest.mark.parametrize(
     ("lie", "error", "told"),
     [
-        (Silent(ENGINE, FIRST), DeviceError, r"said nothing for \d+ s and does not compute"),
+        (Silent(ENGINE, FIRST), DeviceError, r"got no further for \d+ s and does not compute"),
         (
             Endless(ENGINE, STDOUT, b" ", pause=0.1, after=FIRST),
             DeviceError,
-            r"said nothing for \d+ s and does not compute",
+            r"got no further for \d+ s and does not compute",
         ),
         (
             Endless(ENGINE, STDERR, FLOOD, after=FIRST),
             DeviceError,
-            r"said nothing for \d+ s and does not compute",
+            r"got no further for \d+ s and does not compute",
         ),
         (
             Endless(
@@ -217,8 +251,9 @@ def _event(**members: object) -> bytes:
                 after=FIRST,
             ),
             DeviceError,
-            r"said nothing for \d+ s and does not compute",
+            r"got no further for \d+ s and does not compute",
         ),
+        (Drip(ENGINE, after=FIRST), DeviceError, r"got no further for \d+ s and does not compute"),
         (Endless(ENGINE, STDOUT, FLOOD, after=FIRST), RuntimeFailedError, "a line of more than"),
         (
             Endless(ENGINE, STDOUT, _event(event="token", token=3), after=FIRST),
@@ -241,8 +276,8 @@ def _event(**members: object) -> bytes:
             r"more than \d+ events before one answer",
         ),
     ],
-    ids=["silent", "drips", "floods stderr", "no headway", "floods stdout", "tokens", "progress",
-         "events"],
+    ids=["silent", "drips", "floods stderr", "no headway", "drips progress", "floods stdout",
+         "tokens", "progress", "events"],
 )  # fmt: skip
 def test_an_engine_that_lies(
     lying: WithLies,
@@ -261,6 +296,27 @@ def test_an_engine_that_lies(
     with pytest.raises(error, match=told) as caught:
         _generate(device, tiny_bundle, opened)
     assert device.serial in str(caught.value)
+    assert "doctor" not in str(caught.value)  # which knows nothing of phones
+
+
+def test_progress_counts_by_thousandths() -> None:
+    def ahead(*done: int, total: int) -> list[bool]:
+        awaited, found = Awaited({"id": 1, "command": "verify"}), []
+        for number in done:
+            awaited._last = 0.0
+            event = {"id": 1, "event": "progress", "stage": "verify"}
+            assert awaited.take({**event, "done": number, "total": total}) is None
+            found.append(awaited._last > 0)
+        return found
+
+    assert ahead(0, 1, 9_999, 10_000, 19_999, 20_000, total=10_000_000) == [
+        True, False, False, True, False, True,
+    ]  # fmt: skip
+    # Layers of a long prompt, files of a bundle of 60 GB with a small one.
+    assert ahead(0, 0, 3, 4, 7, 8, total=4000) == [True, False, False, True, False, True]
+    gb = 10**9
+    assert ahead(gb, gb + 50, 2 * gb, 60 * gb, total=60 * gb) == [True, False, True, True]
+    assert ahead(1, 2, 2, 3, total=3) == [True, True, False, True]
 
 
 def test_an_engine_that_computes_may_be_silent(
