@@ -245,7 +245,7 @@ class AdbDevice(Device):
     def _command(self, script: str) -> list[str]:
         return adb_command("-s", self.serial, "shell", "-T", script)
 
-    def _lost(self) -> LostError:
+    def _lost(self) -> DeviceError:
         state = self._server.states().get(self.serial)
         if state != "device":
             return unusable(self.serial, state)
@@ -274,6 +274,8 @@ class AdbDevice(Device):
             state = self._server.states().get(self.serial)
             if state != "device":
                 return unusable(self.serial, state)
+            if code == 255 and not last_words:  # adb's own, and it is connected again
+                return self._lost()
             killed = code == -signal.SIGKILL
             kill = self._logged_kill(pid, _LOG_SECONDS if killed else 0)
         except DeviceError as error:
@@ -295,8 +297,6 @@ class AdbDevice(Device):
                 file=name,
                 remedy="Run this again: a damaged engine is sent again",
             )
-        if code == 255 and not last_words:
-            return self._lost()
         return None
 
     def _logged_kill(self, pid: int | None, patience: float) -> str | None:
@@ -319,6 +319,8 @@ class _Hasher:
         self._runner: Runner | None = None
 
     def digest(self, path: str) -> str:
+        if self._runner is not None and self._runner.has_ended:
+            self.close()  # with a connection, before this file was there
         if self._runner is None:
             self._runner = self._device.runner()
         try:

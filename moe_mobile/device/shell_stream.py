@@ -19,6 +19,7 @@ from moe_mobile.base import limits
 
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN = range(5)
 _HEADER = struct.Struct("<BI")
+_END_OF_STDIN = _HEADER.pack(_CLOSE_STDIN, 0)
 
 MAX_FRAME = (1 << 20) - _HEADER.size
 """A frame fills one packet between adb's server and the device, which carries 1 MiB."""
@@ -45,21 +46,25 @@ class ShellStream:
         """All that follows must be over in that time, however busy the connection is."""
         self._deadline = time.monotonic() + seconds
 
-    def write(self, data: bytes | bytearray | memoryview) -> bool:
-        """Send to the command's standard input, at most MAX_FRAME bytes in a frame.
+    def write(self, data: bytes | bytearray | memoryview, *, last: bool = False) -> bool:
+        """Send to the command's standard input, at most MAX_FRAME bytes in a frame, and with
+        ``last`` end it, in the same packet if there is room.
 
         Returns False once the command has ended and takes no more: :meth:`wait` says how.
         """
         view = memoryview(data)
         for start in range(0, len(view), MAX_FRAME):
             part = view[start : start + MAX_FRAME]
-            if not self._send([memoryview(_HEADER.pack(_STDIN, len(part))), part]):
+            frames = [memoryview(_HEADER.pack(_STDIN, len(part))), part]
+            if last and start + MAX_FRAME >= len(view):
+                frames.append(memoryview(_END_OF_STDIN))
+            if not self._send(frames):
                 return False
         return True
 
     def close_stdin(self) -> None:
         """End the command's standard input."""
-        self._send([memoryview(_HEADER.pack(_CLOSE_STDIN, 0))])
+        self._send([memoryview(_END_OF_STDIN)])
 
     def read_line(self) -> str:
         """The first line of what the command writes, without its end; "" if it ends before."""

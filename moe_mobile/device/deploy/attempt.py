@@ -71,7 +71,7 @@ class Attempt:
         package, plan, remote = self._package, self._plan, self._remote
         if plan.sends:
             self._tell()
-        receiver, making = make_receiver(remote.guard)
+        receiver, making = make_receiver(remote.guard, package.partial)
         self._make_folders(making)
         # Hashing one file while the next is sent; the device's runner takes one request at a time.
         hashes: list[concurrent.futures.Future[set[str]]] = []

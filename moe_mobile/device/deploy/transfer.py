@@ -30,8 +30,8 @@ from moe_mobile.errors import CancelledError, DeviceError, IoError, MoeMobileErr
 
 _OTHER_SIZE = 77
 
-# Says how long the file f is, adds what it is sent, and says it again. n: how long it should be,
-# else nothing is added. e: what is there is wrong.
+# Says how long the file f of the folder is, adds what it is sent, and says it again. n: how long it
+# should be, else nothing is added. e: what is there is wrong.
 #
 # A connection that breaks hangs up on the writer, which would lose what it has in its pipe. It may
 # still be writing when we connect again: wait for its end, and see what it left. If its connection
@@ -41,6 +41,7 @@ _RECEIVER = """trap '' HUP
 guard() {{ :
 {guard}}}
 guard
+f={folder}/$f
 exec 9>>"$f" || exit
 i=0
 until flock -n 9; do
@@ -115,14 +116,15 @@ def send_files(
             sender.stop.set()
 
 
-def make_receiver(guard: str) -> tuple[str, str]:
-    """The name below the root of the script that takes files in, and a script that makes it.
+def make_receiver(guard: str, folder: str) -> tuple[str, str]:
+    """The name below the root of the script that takes files into a folder there, and a script
+    that makes it.
 
     It lies there because it is longer than pieces of small files. Each owner of the lock has its
     own: ``guard`` is what a script begins with that writes there.
     """
     name = f".to.{hashlib.sha256(guard.encode()).hexdigest()[:8]}"
-    text = _RECEIVER.format(guard=guard, other=_OTHER_SIZE)
+    text = _RECEIVER.format(guard=guard, folder=shlex.quote(folder), other=_OTHER_SIZE)
     return name, f"rm -f .to.* && printf %s {shlex.quote(text)} > {name}"
 
 
@@ -165,7 +167,7 @@ class _Sender:
         """
         ahead = self._pace.ahead
         script = (
-            f"f={shlex.quote(f'{self._folder}/{send.file.path}')}"
+            f"f={shlex.quote(send.file.path)}"
             f"{f' n={expected}' if ahead else ''}{' e=1' if again else ''};"
             # Only a later owner of the lock removes it.
             f"cd {phone_root()}&&[ -f {self._receiver} ]||exit {LAPSED};. ./{self._receiver}"
@@ -177,13 +179,15 @@ class _Sender:
                 size = self._pace.piece(max(0, send.file.bytes - had))
                 began = time.monotonic()
                 stream.within(seconds)
+                left = size
                 for data in _parts(send, had, size):
                     if self.stop.is_set():
                         return had, had
-                    if not stream.write(data):
+                    left -= len(data)
+                    if not stream.write(data, last=not left):
                         break
                     self._sent(len(data))
-                else:
+                if not size:
                     stream.close_stdin()
                 code = stream.wait()
             except MoeMobileError:
