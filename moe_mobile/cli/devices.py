@@ -48,7 +48,7 @@ def command(bundle: pathlib.Path | None, connect: str | None, as_json: bool) -> 
                 "`adb tcpip 5555` it is 5555",
             )
         server.require(connect)
-    rows = [_row(server, serial, state, wanted) for serial, state in server.states().items()]
+    rows = [_row(server, serial, state, wanted) for serial, state in server.listed()]
     if as_json:
         echo_json({"devices": rows})
     elif rows:

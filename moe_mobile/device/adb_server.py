@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import functools
@@ -25,6 +26,7 @@ from moe_mobile.errors import DeviceError, did_you_mean
 _PORT = "ANDROID_ADB_SERVER_PORT"
 _HOST = "ANDROID_ADB_SERVER_HOST"
 _READY = "device"
+_AMBIGUOUS = "ambiguous"
 _NETWORK_SERIAL = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 # What is in a socket when a client is killed is sent again later: keep it small.
 _SEND_BUFFER = 1 << 20
@@ -100,10 +102,27 @@ class AdbServer:
         self._adbutils = _adbutils()
         self._client = self._adbutils.AdbClient()
 
-    def states(self) -> dict[str, str]:
-        """State of each device by serial: ``device``, ``offline``, ``unauthorized``, ..."""
+    def listed(self) -> list[tuple[str, str]]:
+        """Serial and state of each device: ``device``, ``offline``, ``unauthorized``, ...
+
+        Ready devices of one serial are ``ambiguous``: adb cannot tell them apart.
+        """
         lines = (line.partition("\t") for line in self._ask("host:devices").splitlines())
-        return {serial: state for serial, tab, state in lines if tab}
+        rows = [(serial, state) for serial, tab, state in lines if tab]
+        number = collections.Counter(serial for serial, _ in rows)
+        return [
+            (serial, _AMBIGUOUS if state == _READY and number[serial] > 1 else state)
+            for serial, state in rows
+        ]
+
+    def states(self) -> dict[str, str]:
+        """State by serial, see :meth:`listed`. One of several devices with a serial is not ready:
+        it could be any of them."""
+        found: dict[str, str] = {}
+        for serial, state in self.listed():
+            if found.get(serial) != _AMBIGUOUS:
+                found[serial] = state
+        return found
 
     def require(self, serial: str) -> None:
         """Raise the error of a device that cannot be used; connect to ``HOST:PORT`` first."""
@@ -123,13 +142,17 @@ class AdbServer:
             raise unusable(serial, state, states)
 
     def wait(self, serial: str, seconds: float) -> bool:
-        """Whether the device is ready within that time."""
+        """Whether the device is ready within that time. One that was joined by another of its
+        serial is not any more: which of them stays is unknown."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            with contextlib.suppress(DeviceError):
+            try:
                 self.require(serial)
                 return True
-            time.sleep(0.5)
+            except AmbiguousError:
+                return False
+            except DeviceError:
+                time.sleep(0.5)
         return False
 
     def _connect(self, serial: str) -> str:
@@ -251,11 +274,13 @@ def _restart(then: str) -> str:
     return f"Run `adb kill-server`{where}, {then}"
 
 
-def unusable(serial: str, state: str | None, others: Iterable[str] = ()) -> LostError:
+def unusable(serial: str, state: str | None, others: Iterable[str] = ()) -> DeviceError:
     """The error of a device in a state other than ``device`` (None: adb does not know it).
 
     ``others``: serials that adb knows.
     """
+    if state == _AMBIGUOUS:
+        return _ambiguous(serial)
     cause, remedy = {
         None: (
             "no such device is connected",
@@ -280,15 +305,24 @@ def unusable(serial: str, state: str | None, others: Iterable[str] = ()) -> Lost
     return LostError(cause, setting=serial, remedy=remedy)
 
 
+class AmbiguousError(DeviceError, code=DeviceError.code, exit_code=DeviceError.exit_code):
+    """Several devices have the serial. Trying again might reach another one."""
+
+
+def _ambiguous(serial: str) -> AmbiguousError:
+    return AmbiguousError(
+        "adb has several devices with this serial number, and cannot tell them apart",
+        setting=serial,
+        remedy="Unplug all but one. To use several, connect each over Wi-Fi and unplug it "
+        "(`adb devices -l` shows its transport id, then `adb -t ID tcpip 5555`, `adb connect "
+        "HOST:5555`), and name it HOST:5555",
+    )
+
+
 def _refused(serial: str, answer: str) -> DeviceError:
     """The error of a device that is ready and did not start a shell."""
     if "more than one" in answer:
-        return DeviceError(
-            "adb has several devices with this serial number, and cannot tell them apart",
-            setting=serial,
-            remedy="Unplug the others, or connect each over Wi-Fi (`adb tcpip 5555`, `adb connect "
-            "HOST:PORT`) and name it by HOST:PORT",
-        )
+        return _ambiguous(serial)
     if answer == "closed":  # adb's daemon, to a service that it does not know, or if it is lost
         return LostError(
             "it does not speak adb's shell protocol, version 2",

@@ -10,10 +10,12 @@ import os
 import pathlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from moe_mobile.device.adb_server import AdbServer
 from tests.cli.program import run_cli
 from tests.device.test_bad_days import failed_in
 from tests.phones import StartPhone
@@ -139,6 +141,22 @@ def _text(status: bytes, text: str) -> bytes:
     return status + f"{len(text):04x}{text}".encode()
 
 
+@contextlib.contextmanager
+def _server(answers: dict[str, bytes]) -> Iterator[dict[str, str]]:
+    """The environment in which adb's server gives these answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def run() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    _answered(listener.accept()[0], answers)
+
+        threading.Thread(target=run, daemon=True).start()
+        yield {"ANDROID_ADB_SERVER_PORT": str(listener.getsockname()[1])}
+
+
 @pytest.mark.parametrize(
     ("transport", "shell", "cause", "remedy"),
     [
@@ -156,18 +174,48 @@ def test_phones_that_refuse_a_shell_are_told_why(
         "host:transport": transport,
         "shell,v2": shell,
     }
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-
-        def run() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    _answered(listener.accept()[0], answers)
-
-        threading.Thread(target=run, daemon=True).start()
-        port = str(listener.getsockname()[1])
-        result = run_cli("devices", "--json", env={"ANDROID_ADB_SERVER_PORT": port})
+    with _server(answers) as environment:
+        result = run_cli("devices", "--json", env=environment)
     (row,) = json.loads(result.stdout)["devices"]
     assert cause in row["problem"]
     assert remedy in result.stdout
+
+
+@pytest.mark.parametrize("other", ["device", "offline"])
+def test_phones_of_one_serial_number_stay_two(tiny_bundle: pathlib.Path, other: str) -> None:
+    """Neither is used, even if the server takes any of them."""
+    answers = {
+        "host:version": _text(b"OKAY", "0029"),
+        "host:devices": _text(b"OKAY", f"0123\tdevice\n0123\t{other}\n"),
+        "host:transport": b"OKAY",
+        "shell,v2": b"OKAY",
+    }
+    several = "several devices with this serial number"
+    with _server(answers) as environment:
+        rows = json.loads(run_cli("devices", "--json", env=environment).stdout)["devices"]
+        shown = run_cli("devices", env=environment).stdout.splitlines()
+        for device in ("0123", "any"):
+            error = failed_in(environment, 12, "info", tiny_bundle, "-s", device)
+            assert several in error["cause"]
+            assert "adb -t ID tcpip" in error["remedy"]
+        for arguments in (("deploy", tiny_bundle), ("bench", tiny_bundle, "-p", 0)):
+            result = run_cli(*arguments, "--all", "--json", env=environment)
+            assert result.returncode == 12
+            assert "0123 is ambiguous" in result.stdout
+    states = ["ambiguous", "ambiguous" if other == "device" else other]
+    assert [(row["serial"], row["state"]) for row in rows] == [("0123", state) for state in states]
+    assert [line.startswith("0123") for line in shown] == [True, True]
+    assert several in rows[0]["problem"]
+
+
+def test_a_phone_that_another_joined_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever stays might be the other one."""
+    answers = {
+        "host:version": _text(b"OKAY", "0029"),
+        "host:devices": _text(b"OKAY", "0123\tdevice\n0123\tdevice\n"),
+    }
+    with _server(answers) as environment:
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", environment["ANDROID_ADB_SERVER_PORT"])
+        began = time.monotonic()
+        assert not AdbServer().wait("0123", 3600)
+    assert time.monotonic() - began < 600
