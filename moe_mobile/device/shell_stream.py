@@ -60,6 +60,8 @@ class ShellStream:
                 frames.append(memoryview(_END_OF_STDIN))
             if not self._send(frames):
                 return False
+        if last and not view:
+            self.close_stdin()
         return True
 
     def close_stdin(self) -> None:

@@ -54,8 +54,9 @@ def test_an_end_is_seen_without_waiting_and_differs_from_a_loss() -> None:
         assert stream.has_ended() == ended
 
 
+@pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("length", [0, 1, MAX_FRAME, 3 * MAX_FRAME + 7])
-def test_input_goes_out_in_frames(length: int) -> None:
+def test_input_goes_out_in_frames(length: int, last: bool) -> None:
     data = bytes(i % 251 for i in range(length))
     ours, theirs = socket.socketpair()
     received = bytearray()
@@ -74,8 +75,10 @@ def test_input_goes_out_in_frames(length: int) -> None:
     thread = threading.Thread(target=device)
     thread.start()
     with theirs, ShellStream(ours, 60) as stream:
-        assert stream.write(data)
-        stream.close_stdin()
+        # The end alone, or with the last frame.
+        assert stream.write(data, last=last)
+        if not last:
+            stream.close_stdin()
         assert stream.wait() == 0
         thread.join()
     assert received == data
