@@ -1,6 +1,7 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the rows say, in a sentence for each test: which settings are fastest, and at what loss."""
+"""What the rows say of each test: which settings are fastest, at what loss, and which rows are
+flagged, so that it may be otherwise."""
 
 from __future__ import annotations
 
@@ -13,8 +14,11 @@ from moe_mobile.report.compare import compare_pair
 from moe_mobile.report.entry import Entry
 from moe_mobile.report.settings import label, varying
 
-MOST = 4
-"""Tests that have a sentence."""
+_CONDITIONS = ("lossy: ", "router logits replayed ", "virtual phone", "limit: ")
+"""How flags begin that say what was measured, and not that something went wrong meanwhile."""
+
+_MOST_FLAGS = 2
+"""Of a row, in a sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +42,7 @@ def conclusions(entries: Sequence[Entry]) -> list[Sentence]:
         if entry.row.number("avg_ts") is not None:
             tests.setdefault(entry.row.test_name, []).append(entry)
     ordered = sorted(tests.items(), key=lambda test: "decode" not in test[1][0].row.phases)
-    return [_sentence(name, group) for name, group in ordered[:MOST]]
+    return [_sentence(name, group) for name, group in ordered]
 
 
 def _sentence(test: str, group: Sequence[Entry]) -> Sentence:
@@ -46,17 +50,19 @@ def _sentence(test: str, group: Sequence[Entry]) -> Sentence:
     best = ranked[0]
     fast = f"{digits(_speed(best))} tokens/s"
     others = [one for one in ranked[1:] if one.configuration is not best.configuration]
-    if not others:
-        return Sentence(f"{test}:", best.label, f" runs at {fast}{_loss(best)}.")
     alike = [one for one in others if not incomparable(one.row.data, best.row.data)]
     if not alike:
-        after = f" runs at {fast}{_loss(best)}. No other row was measured in the same way."
-        return Sentence(f"{test}:", best.label, after)
+        after = f" runs at {fast}{_loss(best)}."
+        after += " No other row was measured in the same way." if others else ""
+        return Sentence(f"{test}:", best.label, after + _flagged([best], []))
     after = f" is fastest with {fast}{_loss(best)}, {_against(best, alike[0])}."
     exact = next((one for one in alike if not _lossy(one)), None)
+    named = [best, alike[0]]
     if _lossy(best) and exact is not None:
         after += f" The fastest that is not lossy: {exact.label}, {digits(_speed(exact))} tokens/s."
-    return Sentence(f"{test}:", best.label, after)
+        named += [exact] * (exact is not alike[0])
+    others = [one for one in alike if one not in named]
+    return Sentence(f"{test}:", best.label, after + _flagged(named, others))
 
 
 def _speed(entry: Entry) -> float:
@@ -73,6 +79,27 @@ def _loss(entry: Entry) -> str:
     changed = entry.row.number("changed_share")
     share = "" if not changed else f" {percent(changed)} of the experts it chooses are others,"
     return f" (lossy:{share} `moe-mobile quality` measures what that costs)"
+
+
+def _flagged(named: Sequence[Entry], others: Sequence[Entry]) -> str:
+    """What went wrong while rows were measured: those that the sentence names, and how many of
+    those that it compared them with."""
+    said = [f"{one.label} ({_shown(found)})" for one in named if (found := _flags(one))]
+    count = sum(bool(_flags(one)) for one in others)
+    if count:
+        said.append(f"{count} slower {'row' if count == 1 else 'rows'}")
+    return f" It may be otherwise, for these were flagged: {'; '.join(said)}." if said else ""
+
+
+def _flags(entry: Entry) -> list[str]:
+    """Without what they advise, which the table has."""
+    found = dict.fromkeys(map(str, entry.row.items("flags")))
+    return [flag.split(": ")[0] for flag in found if not flag.startswith(_CONDITIONS)]
+
+
+def _shown(flags: Sequence[str]) -> str:
+    more = len(flags) - _MOST_FLAGS
+    return ", ".join(flags[:_MOST_FLAGS]) + (f", and {more} more" if more > 0 else "")
 
 
 def _against(best: Entry, following: Entry) -> str:

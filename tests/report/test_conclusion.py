@@ -95,8 +95,34 @@ def test_what_cannot_be_compared_is_not(tmp_path: pathlib.Path) -> None:
 
 def test_each_test_has_its_sentence(tmp_path: pathlib.Path) -> None:
     prompt = {"n_prompt": 8, "n_gen": 0, "prompt_ts": 9.0}
-    said = conclusions(tmp_path, fast(9.0, **prompt), fast(8.0), fast(7.0, config={"lanes": 4}))
-    assert [one.split(":")[0] for one in said] == ["tg4", "pp8"]
+    more = [fast(8.0, n_gen=length) for length in (8, 16, 32, 64)]
+    rows = (fast(9.0, **prompt), fast(8.0), fast(7.0, config={"lanes": 4}), *more)
+    said = conclusions(tmp_path, *rows)
+    assert [one.split(":")[0] for one in said] == ["tg4", "tg8", "tg16", "tg32", "tg64", "pp8"]
+
+
+def test_flags_are_said_of_the_rows_that_a_sentence_rests_on(tmp_path: pathlib.Path) -> None:
+    hot = "throttled in repetition 1 (thermal status 3)"
+    filling = "the cache was 40 % full when a repetition began"
+    ends = " It may be otherwise, for these were flagged: "
+
+    def row_of(cache: str, speed: float, *flags: str) -> Json:
+        return fast(speed, config={"cache": cache}, flags=["virtual phone", *flags])
+
+    (said,) = conclusions(
+        tmp_path, row_of("50%", 100.0), row_of("25%", 300.0, hot, f"{filling}: x")
+    )
+    assert said.endswith(f"{ends}cache 25% ({hot}, {filling}).")
+    (said,) = conclusions(tmp_path, row_of("50%", 100.0, hot), row_of("25%", 300.0))
+    assert said.endswith(f"{ends}cache 50% ({hot}).")
+    rows = [row_of("50%", 100.0, hot), row_of("25%", 300.0), row_of("30%", 200.0)]
+    (said,) = conclusions(tmp_path, *rows)
+    assert said.endswith(f"{ends}1 slower row.")
+    (said,) = conclusions(tmp_path, row_of("50%", 100.0, hot, hot, filling, "a", "b"))
+    assert said.endswith(f" runs at 100 tokens/s.{ends}tiny 8da4w ({hot}, {filling}, and 2 more).")
+    lossy = "lossy: routing max-rank:4 changes what the model computes"
+    (said,) = conclusions(tmp_path, row_of("50%", 100.0), row_of("25%", 300.0, lossy))
+    assert "flagged" not in said
 
 
 @pytest.mark.parametrize(
