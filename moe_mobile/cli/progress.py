@@ -31,12 +31,14 @@ class _Stage:
     """What a stage is called, and what its steps are; ``scale`` of them are one ``unit``.
 
     ``starts_slowly``: the first step follows work that the others do not need, such as lowering.
+    ``ends_slowly``: so does the end. The time that is left is that of the steps alone.
     """
 
     label: str
     unit: str = ""
     scale: int = 1
     starts_slowly: bool = False
+    ends_slowly: bool = False
 
     def shown(self, steps: int) -> int:
         """Whole units."""
@@ -48,7 +50,7 @@ class _Stage:
 
 
 _STAGES = {
-    "export": _Stage("exporting", "experts", starts_slowly=True),
+    "export": _Stage("exporting", "experts", starts_slowly=True, ends_slowly=True),
     "verify": _Stage("verifying", "MiB", _MIB),
     "verify packed store": _Stage("verifying packed weights", "files"),
     "digest": _Stage("hashing", "files"),
@@ -129,9 +131,10 @@ class ProgressBar:
         done, total = self._last
         words = [f"{self._label(stage)}: {done:,} of {total:,} {stage.unit}".rstrip()]
         speed = (done - self._first) / (now - self._began) if now > self._began else 0.0
-        if speed > 0 and stage.unit not in ("", "s"):
-            left = math.ceil((total - done) / speed)
-            words.append(f"{digits(speed, 3)} per s, about {_duration(left)} left")
+        if speed > 0 and done < total and stage.unit not in ("", "s"):
+            left = _duration(math.ceil((total - done) / speed))
+            of = f" for {stage.unit}" if stage.ends_slowly else ""
+            words.append(f"{digits(speed, 3)} per s, about {left} left{of}")
         return without_controls(", ".join(filter(None, (*words, detail))))
 
     def _draw(self, stage: _Stage, detail: str) -> None:
@@ -139,9 +142,6 @@ class ProgressBar:
         if self._bar is None:
             from tqdm import tqdm
 
-            rate = ", {rate_noinv_fmt}" * (stage.unit not in ("", "s"))
-            steps = "{n_fmt}/{total_fmt}{unit}"
-            times = f"[{{elapsed}}<{{remaining}}{rate}{{postfix}}]"
             self._bar = tqdm(
                 total=total,
                 initial=self._first,
@@ -152,9 +152,9 @@ class ProgressBar:
                 leave=False,
                 dynamic_ncols=True,
                 position=self._row,
-                bar_format=f"{{l_bar}}{{bar}}| {steps} {times}",
             )
         self._bar.total = total
+        self._bar.bar_format = _bar_format(stage, at_end=done >= total)
         self._bar.set_postfix_str(without_controls(detail), refresh=False)
         self._bar.update(done - self._bar.n)
 
@@ -162,6 +162,14 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _bar_format(stage: _Stage, *, at_end: bool) -> str:
+    left = "<{remaining}"
+    if stage.ends_slowly:
+        left = "" if at_end else f"{left} for {stage.unit}"
+    rate = ", {rate_noinv_fmt}" * (stage.unit not in ("", "s"))
+    return f"{{l_bar}}{{bar}}| {{n_fmt}}/{{total_fmt}}{{unit}} [{{elapsed}}{left}{rate}{{postfix}}]"
 
 
 def _duration(seconds: int) -> str:

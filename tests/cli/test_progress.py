@@ -42,7 +42,7 @@ def test_resumed_work_has_the_rate_of_the_new_work(lines: Callable[..., list[str
     shown = lines(("export", 600, 6144), ("export", 611, 6144), ("export", 633, 6144))
     assert shown == [
         "exporting: 611 of 6,144 experts",
-        "exporting: 633 of 6,144 experts, 2 per s, about 45 min left",
+        "exporting: 633 of 6,144 experts, 2 per s, about 45 min left for experts",
     ]
 
 
@@ -52,7 +52,28 @@ def test_the_rate_of_an_export_begins_with_the_first_expert(
     """Lowering comes before it, and is done once."""
     shown = lines(*(("export", done, 64) for done in (0, 0, 0, 0, 1, 12)))
     assert shown[:-1] == [*["exporting: 0 of 64 experts"] * 3, "exporting: 1 of 64 experts"]
-    assert shown[-1] == "exporting: 12 of 64 experts, 1 per s, about 52 s left"
+    assert shown[-1] == "exporting: 12 of 64 experts, 1 per s, about 52 s left for experts"
+
+
+def test_what_follows_the_last_expert_has_no_estimate(lines: Callable[..., list[str]]) -> None:
+    """The head is lowered then, which may take a minute."""
+    shown = lines(*(("export", done, 24) for done in (0, 1, 12, 24, 24)))
+    assert [line.split(", ")[1:] for line in shown] == [
+        [], ["1 per s", "about 12 s left for experts"], [], [],
+    ]  # fmt: skip
+
+
+def test_a_bar_of_an_export_promises_no_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with ProgressBar() as bar:
+        for done in (0, 1, 2, 3):
+            bar("export", done, 3, "head")
+            bar._bar.refresh()  # type: ignore[union-attr]
+    *_, before, last = (one for one in capsys.readouterr().err.split("\r") if "/3 experts" in one)
+    assert re.search(r"2/3 experts \[\d\d:\d\d<[\d:?]+ for experts", before) is not None
+    assert re.search(r"3/3 experts \[\d\d:\d\d, ", last) is not None
 
 
 def test_bytes_are_shown_in_mib(lines: Callable[..., list[str]]) -> None:
