@@ -51,8 +51,13 @@ def parse_capacity(text: str) -> Capacity:
     percent = percent_of(text)
     if percent is not None:
         return Capacity(text, percent)
+    # Of shares, those above 0 and up to 100 % have returned.
+    share = re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)%", text, re.ASCII)
+    why = ""
+    if share is not None:
+        why = ": it would hold nothing" if float(share[1]) == 0 else ": more than all experts"
     raise UsageError(
-        f"invalid capacity {text!r}",
+        f"invalid capacity {text!r}{why}",
         setting="capacity",
         remedy="Give a share of the experts such as 50%, or a number of experts per layer",
     )

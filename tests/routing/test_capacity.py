@@ -30,6 +30,9 @@ def test_capacities() -> None:
                  "9" * 5000):  # fmt: skip
         with pytest.raises(UsageError, match="invalid capacity"):
             parse_capacity(text)
+    for text, why in (("200%", "more than all experts"), ("0.0%", "it would hold nothing")):
+        with pytest.raises(UsageError, match=f"invalid capacity '{text}': {why}"):
+            parse_capacity(text)
     assert percent_of(" 37.5% ") == 37.5
     assert percent_of("\udcff%") is None
 

@@ -61,6 +61,13 @@ TEST(ParseBudget, RefusesOtherTexts) {
   }
 }
 
+TEST(ParseBudget, SaysWhyASizeCannotBe) {
+  for (const char* text : {"200%", "100.1%"})
+    EXPECT_ERROR(parse_budget(text), ErrorCode::kUsage, "more than all experts");
+  for (const char* text : {"0%", "0.0%", "0", "0MiB"})
+    EXPECT_ERROR(parse_budget(text), ErrorCode::kUsage, "it would hold nothing");
+}
+
 TEST(ParseBudget, AsksAboutNumbersWithoutUnit) {
   const auto remedy = [](const char* text) -> std::string {
     try {

@@ -56,6 +56,15 @@ constexpr char kForms[] =
 // A smaller number without a unit is not meant as bytes: they would not hold one expert.
 constexpr double kLeastBare = 65536;
 
+std::string invalid_size(const std::string& text, std::optional<double> value,
+                         const std::string& unit) {
+  const std::string cause = "invalid size " + in_quotes(text);
+  const bool share = unit == "%";
+  if (!value.has_value() || !(share || unit_bytes(unit).has_value())) return cause;
+  if (*value <= 0) return cause + ": it would hold nothing";
+  return share && *value > 100 ? cause + ": more than all experts" : cause;
+}
+
 }  // namespace
 
 Budget parse_budget(const std::string& text) {
@@ -71,7 +80,7 @@ Budget parse_budget(const std::string& text) {
   }
   if (value.has_value() && unit.empty() && *value < kLeastBare) {
     const std::string meant = text + (*value <= 100 ? "%" : "MiB");
-    throw Error(ErrorCode::kUsage, Setting{"cache"}, "invalid size " + in_quotes(text),
+    throw Error(ErrorCode::kUsage, Setting{"cache"}, invalid_size(text, value, unit),
                 (*value > 0 ? "Was " + meant + " meant? " : "") + kForms);
   }
   const std::optional<double> factor = unit_bytes(unit);
@@ -83,7 +92,7 @@ Budget parse_budget(const std::string& text) {
     budget.bytes = static_cast<uint64_t>(*value * *factor);
     return budget;
   }
-  throw Error(ErrorCode::kUsage, Setting{"cache"}, "invalid size " + in_quotes(text), kForms);
+  throw Error(ErrorCode::kUsage, Setting{"cache"}, invalid_size(text, value, unit), kForms);
 }
 
 std::string to_text(const Budget& budget) {
