@@ -244,9 +244,24 @@ def read_error(error: OSError, path: str | os.PathLike[str]) -> MoeMobileError:
 def _remedy(error: OSError, path: str | os.PathLike[str]) -> str:
     """As the engine says it, and asks for a file next to a missing one that is called alike."""
     if error.errno == errno.ENOENT:
-        return did_you_mean(os.path.basename(path), _names_next_to(path), "Check the path")
+        name = os.path.basename(path)
+        alike = [other for other in _names_next_to(path) if _is_like(*_stems(name, other))]
+        return did_you_mean(name, alike, "Check the path")
     missing = error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
     return "Check the path" if missing else "Check the path, its permissions and the disk"
+
+
+def _stems(one: str, other: str) -> tuple[str, str]:
+    """Two names without extensions: of one kind are many files that have nothing in common."""
+    while True:
+        stems = os.path.splitext(one), os.path.splitext(other)
+        if not all(extension for _, extension in stems):
+            return one, other
+        one, other = stems[0][0], stems[1][0]
+
+
+def _is_like(one: str, other: str) -> bool:
+    return bool(difflib.get_close_matches(one.lower(), [other.lower()]))
 
 
 def _names_next_to(path: str | os.PathLike[str]) -> list[str]:

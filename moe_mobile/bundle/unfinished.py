@@ -23,6 +23,9 @@ JOURNAL = "export-journal.jsonl"
 
 _NO_BUNDLE = "Name the folder of a bundle; `moe-mobile export MODEL OUT` makes one"
 
+# Commands that take checkpoints know the model by this name, without a bundle.
+_NO_DEMO = "Name the folder of a bundle; `moe-mobile export demo demo` makes it of the demo model"
+
 
 def require_bundle(bundle: Path) -> None:
     """Raises BundleInvalidError unless it is a folder with something called ``bundle.json``, and
@@ -34,7 +37,8 @@ def require_bundle(bundle: Path) -> None:
         has_manifest = is_folder and (path.exists() or path.is_symlink())
     if not is_folder:
         what = "it is not a folder" if is_there else "there is no such folder"
-        remedy = did_you_mean(bundle.name, _bundles(bundle.parent), _NO_BUNDLE)
+        makes = _NO_DEMO if bundle == Path("demo") else _NO_BUNDLE
+        remedy = did_you_mean(bundle.name, _bundles(bundle.parent), makes)
         raise BundleInvalidError(f"not a bundle: {what}", file=bundle, remedy=remedy)
     if not has_manifest:
         raise BundleInvalidError(

@@ -87,7 +87,7 @@ def check_outputs(
     for (one, path), (other, same) in itertools.combinations(written, 2):
         if _same_file(path, same):
             raise UsageError(
-                f"{one} and {other} name the same file",
+                "both name the same file",
                 file=same,
                 setting=f"{one}, {other}",
                 remedy=f"Name another file with {other}",
@@ -96,9 +96,9 @@ def check_outputs(
         for source, named in inputs.items():
             for read in (named,) if isinstance(named, pathlib.Path) else named or ():
                 if _same_file(path, read) or _is_in(path, read):
-                    part = "is" if not read.is_dir() else "is in"
+                    part = "what" if not read.is_dir() else "a file in what"
                     raise UsageError(
-                        f"{part} what {source} names, and {option} would replace it",
+                        f"the first would replace {part} the second names",
                         file=path,
                         setting=f"{option}, {source}",
                         remedy=f"Name another file with {option}",

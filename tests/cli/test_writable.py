@@ -25,19 +25,20 @@ def test_an_output_is_not_an_input(tmp_path: Path, name: str) -> None:
     text.write_text("mine")
     (tmp_path / "link.txt").symlink_to(text)
     (tmp_path / "hard.txt").hardlink_to(text)
-    with pytest.raises(UsageError, match="is what --file names, and --out would repl") as caught:
+    with pytest.raises(UsageError, match="the first would replace what the second names") as caught:
         check_outputs({"--csv": None, "--out": tmp_path / name}, {"--other": None, "--file": text})
     assert caught.value.file == str(tmp_path / name)
     assert caught.value.setting == "--out, --file"
     assert caught.value.remedy == "Name another file with --out"
-    with pytest.raises(UsageError, match="TRACE"):
+    with pytest.raises(UsageError, match="replace what") as caught:
         check_outputs({"--out": tmp_path / name}, {"TRACE": [tmp_path / "other", text]})
+    assert caught.value.setting == "--out, TRACE"
 
 
 def test_two_outputs_are_two_files_before_they_are_there(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     again = tmp_path / "sub" / ".." / "a"
-    with pytest.raises(UsageError, match="--csv and --plot name the same file") as caught:
+    with pytest.raises(UsageError, match="both name the same file") as caught:
         check_outputs({"--csv": tmp_path / "a", "--out": None, "--plot": again}, {})
     assert caught.value.setting == "--csv, --plot"
     assert caught.value.file == str(again)
@@ -47,7 +48,7 @@ def test_links_that_lead_nowhere_are_compared_as_paths(tmp_path: Path) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     check_outputs({"--csv": loop, "--out": tmp_path / "a"}, {"--file": tmp_path / "b"})
-    with pytest.raises(UsageError, match="same file"):
+    with pytest.raises(UsageError, match="both name the same file"):
         check_outputs({"--csv": loop, "--out": loop}, {})
 
 
@@ -56,7 +57,7 @@ def test_a_file_of_an_input_folder_is_not_replaced(tmp_path: Path) -> None:
     part.parent.mkdir()
     check_outputs({"--out": part}, {"BUNDLE": tmp_path})
     part.write_text("weights")
-    with pytest.raises(UsageError, match="is in what BUNDLE names, and --out would replace it"):
+    with pytest.raises(UsageError, match="replace a file in what the second names"):
         check_outputs({"--out": part}, {"BUNDLE": tmp_path})
 
 

@@ -27,7 +27,7 @@ def test_results_are_not_replaced_by_their_page(tmp_path: pathlib.Path) -> None:
         # With --json nothing is written: the error is asked for on stderr.
         result = run_cli("report", other, path, "-o", target)
         assert result.returncode == 2, result.stderr
-        assert "is what RESULTS names, and --out would replace it" in result.stderr
+        assert "--out, RESULTS: the first would replace what the second names" in result.stderr
         assert str(target) in result.stderr
     with path.open() as stdin:
         result = run_cli("report", "-", "-o", path, stdin=stdin)

@@ -321,11 +321,11 @@ def test_rows_never_replace_their_inputs(near_choice: Path, used: Path, tmp_path
     for option in ("--csv", "--save-profile"):
         for kept, named in ((near_choice, "TRACE"), (used, "--initial-cache")):
             error = failed(2, *command, option, tmp_path / "sub" / ".." / kept.name)
-            assert error["cause"] == f"is what {named} names, and {option} would replace it"
+            assert error["cause"] == "the first would replace what the second names"
             assert error["setting"] == f"{option}, {named}"
     new = (tmp_path / "new", tmp_path / "sub" / ".." / "new")
     error = failed(2, *command, "--csv", new[0], "--save-profile", new[1])
-    assert "the same file" in error["cause"]
+    assert error["cause"] == "both name the same file"
     assert {path: path.read_bytes() for path in before} == before
     assert not new[0].exists()
 

@@ -233,7 +233,7 @@ def test_tables_for_people(demo: Path, tuned: tuple[Path, dict[str, Any]], tmp_p
         (("--routing", "nonsense"), 2, "nonsense"),
         (("--routing", "exact+drop-cold:1", "--drop-cold", "1"), 2, "--drop-cold"),
         (("--ray", "local", "--device", "any"), 2, "--device"),
-        (("--rows", "same", "--out", "same"), 2, "same file"),
+        (("--rows", "same", "--out", "same"), 2, "both name the same file"),
         (("--dtype", "bfloat16"), 2, "--dtype"),
         (("-n", "1"), 2, "longer text"),
         (("-c", "1"), 2, "context"),
