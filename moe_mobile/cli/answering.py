@@ -22,7 +22,7 @@ from moe_mobile.bench.results import phase_rates
 from moe_mobile.cli.commands import option
 from moe_mobile.cli.output import notes_of
 from moe_mobile.cli.progress import ProgressBar
-from moe_mobile.cli.types import Number
+from moe_mobile.cli.types import Number, Whole
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import UsageError
 from moe_mobile.settings import MOST_NUMBER, MOST_SEED
@@ -49,7 +49,7 @@ class Sampling:
     max_new_tokens: int = option(
         "-n",
         "--max-new-tokens",
-        type=click.IntRange(1, MOST_NUMBER),
+        type=Whole(1, MOST_NUMBER),
         default=128,
         help="Stop after this many tokens; answers to chat messages after "
         f"{CHAT_TOKENS} if this is not given.",
@@ -62,7 +62,7 @@ class Sampling:
     )
     top_k: int = option(
         "--top-k",
-        type=click.IntRange(0, MOST_NUMBER),
+        type=Whole(0, MOST_NUMBER),
         default=0,
         help="Sample among this many likeliest tokens; 0 among all.",
     )
@@ -74,7 +74,7 @@ class Sampling:
     )
     seed: int = option(
         "--seed",
-        type=click.IntRange(0, MOST_SEED),
+        type=Whole(0, MOST_SEED),
         default=0,
         help="Seed of the sampling: the same seed gives the same tokens.",
     )

@@ -55,7 +55,7 @@ from moe_mobile.cli.tuned import (
     require_routing,
     settings_file_option,
 )
-from moe_mobile.cli.types import OUTPUT, PATH, Choice, Number
+from moe_mobile.cli.types import OUTPUT, PATH, Choice, Number, Whole
 from moe_mobile.cli.writable import check_outputs
 from moe_mobile.errors import UsageError, did_you_mean
 from moe_mobile.settings import EngineSettings
@@ -78,7 +78,7 @@ class _Warmup(click.ParamType[int | None]):
         if value is None or value == FULL:
             return None
         try:
-            return click.IntRange(0, MOST_RUNS).convert(value, param, ctx)
+            return Whole(0, MOST_RUNS).convert(value, param, ctx)
         except click.BadParameter as error:
             is_number = re.fullmatch("[+-]?[0-9]+", str(value).strip()) is not None
             raise UsageError(
@@ -121,7 +121,7 @@ class _Tests:
     repetitions: int = option(
         "-r",
         "--repetitions",
-        type=click.IntRange(1, _MOST_REPETITIONS),
+        type=Whole(1, _MOST_REPETITIONS),
         default=5,
         help="Times to repeat each test.",
     )
@@ -134,7 +134,7 @@ class _Tests:
     )
     seed: int = option(
         "--seed",
-        type=click.IntRange(0),
+        type=Whole(0),
         default=0,
         help="Seed of the random tokens, up to 32 bits; repetition r, from 0, uses seed + r.",
     )
@@ -270,7 +270,7 @@ class _Phone:
     cool_to: str = option(
         "--cool-to",
         default="auto",
-        metavar="C|off",
+        metavar="C|off|auto",
         help="Before each repetition wait until skin and battery are at most this warm, the "
         f"CPU at most {digits(CPU_ABOVE_C)} more; auto: {digits(COOL_C)} on phones.",
     )

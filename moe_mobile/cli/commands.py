@@ -17,6 +17,7 @@ from moe_mobile.errors import MoeMobileError, UsageError, did_you_mean
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _OPTION = "click option"
+_WHOLE = 1000  # more characters than a summary has
 
 
 def with_options(error: MoeMobileError, command: click.Command | None = None) -> MoeMobileError:
@@ -87,6 +88,14 @@ class Group(click.Group):
     """A command that has commands. The error of another name asks for the one that may be meant."""
 
     command_class = Command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # The base class cuts summaries to one line.
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, one.get_short_help_str(_WHOLE)) for name, one in commands if one]
+            )
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

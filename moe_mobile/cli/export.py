@@ -27,7 +27,7 @@ from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.describe import packed_bytes, summary
 from moe_mobile.cli.options import echo_json, json_option
 from moe_mobile.cli.progress import ProgressBar, say
-from moe_mobile.cli.types import Choice, NonEmpty
+from moe_mobile.cli.types import Choice, NonEmpty, Whole
 from moe_mobile.errors import UsageError
 from moe_mobile.model.config import MOST_LAYERS, MOST_TOKENS
 
@@ -46,12 +46,12 @@ class _Random:
     )
     layers: int | None = option(
         "--layers",
-        type=click.IntRange(1, MOST_LAYERS),
+        type=Whole(1, MOST_LAYERS),
         help="With --random-weights: how many layers.",
     )
     vocab_size: int | None = option(
         "--vocab-size",
-        type=click.IntRange(1, MOST_TOKENS),
+        type=Whole(1, MOST_TOKENS),
         help="With --random-weights: a smaller vocabulary, for a quick export.",
     )
 
@@ -147,7 +147,7 @@ def _show(message: Warning | str, category: type[Warning]) -> None:
 @group_of(_Quantization, "quantization")
 @click.option(
     "--max-batch",
-    type=click.IntRange(1, 4096),
+    type=Whole(1, 4096),
     help="Largest number of prompt tokens at once.  [default: 256]",
 )
 @click.option("--name", type=NonEmpty(), help="The model's name in the bundle.")

@@ -15,7 +15,7 @@ import click
 
 from moe_mobile.base.files import reading
 from moe_mobile.cli.commands import again, group_of, option, option_of
-from moe_mobile.cli.types import OUTPUT, PATH, Choice
+from moe_mobile.cli.types import OUTPUT, PATH, Choice, Whole
 from moe_mobile.errors import (
     BudgetError,
     CancelledError,
@@ -153,20 +153,20 @@ class ReadingOptions:
     )
     lanes: int = option(
         "--lanes",
-        type=click.IntRange(1, 16),
+        type=Whole(1, 16),
         default=2,
         help="Reads in flight at once.",
     )
     threads: int | None = option(
         "-t",
         "--threads",
-        type=click.IntRange(1, 256),
+        type=Whole(1, 256),
         help="Threads that compute.  [default: the machine's cores]",
     )
     context: int | None = option(
         "-c",
         "--context",
-        type=click.IntRange(1, MOST_NUMBER),
+        type=Whole(1, MOST_NUMBER),
         help="Positions to keep keys and values for.  [default: the model's, at most 4096]",
     )
     packed_dir: pathlib.Path | None = option(

@@ -16,7 +16,10 @@ from moe_mobile.cli.types import Choice
 from moe_mobile.runtime import TARGETS, Runtime, build_runtime, current_folders, runtimes_of
 
 
-@click.group(cls=Group)
+@click.group(
+    cls=Group,
+    epilog=examples("moe-mobile runtime build --target linux-arm64", "moe-mobile runtime list"),
+)
 def command() -> None:
     """Build the engine for phones, and show what was built.
 

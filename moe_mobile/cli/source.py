@@ -19,7 +19,7 @@ from moe_mobile.cli.commands import group_of, option
 from moe_mobile.cli.options import names_of
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.prompt import parse_ids, read_text
-from moe_mobile.cli.types import Choice, InputFile, NonEmpty
+from moe_mobile.cli.types import Choice, InputFile, NonEmpty, Whole
 from moe_mobile.cli.writable import opened_path
 from moe_mobile.errors import UsageError
 from moe_mobile.settings import EngineSettings
@@ -91,7 +91,7 @@ class TextOptions(PromptOptions):
         "--token-ids", help="The text as token ids, separated by commas."
     )
     tokens: int | None = option(
-        "-n", "--tokens", type=click.IntRange(1), help="Use only this many tokens from the start."
+        "-n", "--tokens", type=Whole(1), help="Use only this many tokens from the start."
     )
 
 

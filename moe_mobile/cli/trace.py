@@ -33,7 +33,7 @@ from moe_mobile.cli.source import (
     source_path,
     text_options,
 )
-from moe_mobile.cli.types import PATH
+from moe_mobile.cli.types import PATH, Whole
 from moe_mobile.cli.writable import check_outputs, check_replaceable
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class _RecordedOptions:
 @text_options
 @click.option(
     "--prompt-tokens",
-    type=click.IntRange(0),
+    type=Whole(0),
     default=0,
     help="Mark this many tokens at the start of each sequence as a prompt, which replays route "
     "exactly.",

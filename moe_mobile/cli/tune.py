@@ -40,7 +40,7 @@ from moe_mobile.cli.source import (
     text_options,
 )
 from moe_mobile.cli.tune_text import describe
-from moe_mobile.cli.types import OUTPUT
+from moe_mobile.cli.types import OUTPUT, Whole
 from moe_mobile.cli.writable import check_outputs, check_replaceable, check_writable
 from moe_mobile.errors import UsageError
 
@@ -90,7 +90,7 @@ class _Search(ScoredOptions):
     )
     jobs: int | None = option(
         "--jobs",
-        type=click.IntRange(1),
+        type=Whole(1),
         help="Settings to score at the same "
         "time.  [default: one per core, as many as fit into memory]",
     )

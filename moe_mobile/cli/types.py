@@ -90,8 +90,36 @@ class _Size(click.ParamType[int]):
 SIZE = _Size()
 
 
+def _range_text(least: float | None, most: float | None) -> str:
+    """As people say it; click's own is 0<=x<=1e+38."""
+    if least is None:
+        return "any" if most is None else f"at most {_bound(most)}"
+    return f"{_bound(least)} or more" if most is None else f"{_bound(least)} to {_bound(most)}"
+
+
+def _bound(value: float) -> str:
+    """2^64 - 1 and 10^38 where the digits would be hard to read."""
+    if isinstance(value, int):
+        power = value.bit_length()
+        return f"2^{power} - 1" if power >= 32 and value == 2**power - 1 else f"{value:,}"
+    digits, _, exponent = f"{value:g}".partition("e")
+    if not exponent:
+        return digits
+    return f"{'' if digits == '1' else digits + ' x '}10^{int(exponent)}"
+
+
+class Whole(click.IntRange):
+    """A whole number in a range."""
+
+    def _describe_range(self) -> str:  # for help and for errors
+        return _range_text(self.min, self.max)
+
+
 class Number(click.FloatRange):
     """A finite number in a range: comparisons let NaN pass."""
+
+    def _describe_range(self) -> str:
+        return _range_text(self.min, self.max)
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None

@@ -11,11 +11,20 @@ import click
 from moe_mobile.base.text import size, table
 from moe_mobile.cli.commands import Group, examples
 from moe_mobile.cli.options import echo_json, json_option
-from moe_mobile.cli.types import SIZE, Choice, Number
+from moe_mobile.cli.types import SIZE, Choice, Number, Whole
 from moe_mobile.errors import DeviceError, UsageError
 
 
-@click.group(cls=Group, no_args_is_help=True)
+@click.group(
+    cls=Group,
+    no_args_is_help=True,
+    epilog=examples(
+        "moe-mobile virtual-phone start --name small --ram 512MiB",
+        "moe-mobile virtual-phone list",
+        "moe-mobile virtual-phone misbehave small --thermal-status 3",
+        "moe-mobile virtual-phone stop small",
+    ),
+)
 def command() -> None:
     """Run virtual phones: adb devices in a sandbox on this machine.
 
@@ -44,10 +53,16 @@ def command() -> None:
 @click.option(
     "--ram", type=SIZE, help="Memory for its processes; if they take more, one is killed."
 )
-@click.option("--flash-mbps", type=click.IntRange(1), help="MB/s that its flash reads and writes.")
+@click.option(
+    "--flash-mbps",
+    type=Whole(1, 1_000_000),
+    help="Megabytes (not bits) a second that its flash reads and writes.",
+)
 @click.option("--flash-size", type=SIZE, help="Size of /data.")
 @click.option(
-    "--link-mbps", type=click.IntRange(1), help="MB/s that its connection to adb carries each way."
+    "--link-mbps",
+    type=Whole(1, 1_000_000),
+    help="Megabytes (not bits) a second that its connection to adb carries each way.",
 )
 @json_option
 def start(as_json: bool, **settings: Any) -> None:
@@ -148,12 +163,14 @@ def list_phones(as_json: bool) -> None:
 @click.option("--unauthorized/--authorized", default=None, help="Refuse every key.")
 @click.option("--offline/--online", default=None, help="Accept connections and stay silent.")
 @click.option("--full/--not-full", default=None, help="Leave no free byte in /data.")
-@click.option("--reboot", type=Number(), metavar="SECONDS", help="Be gone for this long.")
+@click.option("--reboot", type=Number(0, 3600), metavar="SECONDS", help="Be gone for this long.")
 @click.option(
-    "--thermal-status", type=int, help="0 (none) to 6 (shutdown); clocks and temperatures follow."
+    "--thermal-status",
+    type=Whole(0, 6),
+    help="0 (none) to 6 (shutdown); clocks and temperatures follow.",
 )
-@click.option("--battery-level", type=int, help="Percent.")
-@click.option("--battery-temperature", type=Number(), help="Degrees Celsius.")
+@click.option("--battery-level", type=Whole(0, 100), help="Percent.")
+@click.option("--battery-temperature", type=Number(-40, 120), help="Degrees Celsius.")
 @click.option("--charging/--not-charging", default=None, help="Plug the charger in or out.")
 @click.option(
     "--kill", metavar="NAME", help="Kill the process of this name, as if for lack of memory."

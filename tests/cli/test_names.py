@@ -7,16 +7,17 @@ from __future__ import annotations
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 import pytest
 
 from moe_mobile.cli import cli
 from moe_mobile.cli.group import usage_error
-from moe_mobile.cli.types import SIZE, PathType
-from moe_mobile.errors import CancelledError
+from moe_mobile.cli.types import SIZE, Number, PathType, Whole
+from moe_mobile.errors import CancelledError, UsageError
 from moe_mobile.export import export_bundle
+from moe_mobile.virtual_phone import Misbehaviour, PhoneSettings
 from tests.bundles import FEW_ROWS
 from tests.cli.program import failed, ok, run_cli
 
@@ -159,10 +160,30 @@ def test_a_mistyped_bundle_is_answered_with_the_one_next_to_it(
         assert error["remedy"].startswith("Did you mean 'olmoe-8da4w'?"), error
 
 
+@pytest.mark.parametrize("command", ["inspect", "prepare", "generate -p x", "bench", "deploy"])
+def test_the_demo_model_has_to_be_exported(command: str, tmp_path: pathlib.Path) -> None:
+    name, *options = command.split()
+    result = run_cli(name, "demo", *options, cwd=tmp_path)
+    assert result.returncode == 4, result.stderr
+    assert "`moe-mobile export demo demo` makes it of the demo model" in result.stderr
+    (tmp_path / "demos").mkdir()
+    (tmp_path / "demos" / "bundle.json").touch()
+    result = run_cli(name, "demo", *options, cwd=tmp_path)
+    assert "Did you mean 'demos'? Name the folder of a bundle; `moe-mob" in result.stderr
+
+
 def test_a_mistyped_file_is_answered_with_the_one_next_to_it(tmp_path: pathlib.Path) -> None:
     (tmp_path / "phone.jsonl").write_text("{}\n")
     error = failed(6, "report", tmp_path / "phone.json")
     assert error["remedy"].startswith("Did you mean 'phone.jsonl'?")
+
+
+@pytest.mark.parametrize("name", ["nothere.jsonl", "nothing.json", "nothere.tar.gz"])
+def test_a_file_of_the_same_kind_is_not_meant(name: str, tmp_path: pathlib.Path) -> None:
+    for other in ("five.jsonl", "phone.jsonl", "five.tar.gz"):
+        (tmp_path / other).write_text("{}\n")
+    error = failed(6, "report", tmp_path / name)
+    assert error["remedy"] == "Check the path"
 
 
 @pytest.mark.parametrize("option", ["--file", "--messages"])
@@ -194,26 +215,30 @@ def test_every_number_names_its_option() -> None:
 @pytest.mark.parametrize(
     ("arguments", "setting", "cause"),
     [
-        ("generate b --threads 0", "--threads", "0 is not in the range 1<=x<=256"),
+        ("generate b --threads 0", "--threads", "0 is not in the range 1 to 256"),
         ("generate b -t 1.5", "--threads", "'1.5' is not a whole number"),
         ("generate b --top-p x", "--top-p", "'x' is not a number"),
         ("generate b --chat=3", "--chat", "it does not take a value"),
         ("generate", "BUNDLE", "it is missing"),
         ("bench b --warmup ful", "--warmup", "'ful' is no number, nor full"),
-        ("bench b --warmup -1", "--warmup", "-1 is not in the range 0<=x<=1000"),
+        ("bench b --warmup -1", "--warmup", "-1 is not in the range 0 to 1,000"),
         ("virtual-phone start --ram 4q", "--ram", "invalid size '4q'"),
         ("report r --out /", "--out", "File '/' is a directory"),
-        ("bench b -r 5000000000", "--repetitions", "5000000000 is not in the range 1<=x<=1000000"),
+        ("bench b -r 5000000000", "--repetitions", "5000000000 is not in the range 1 to 1,000,000"),
         ("bench b -n 5,x", "-n", "'x' is not a whole number"),
         (f"bench b -n {DIGITS}", "-n", "9999"),
         ("bench b -pg 5", "-pg", "two numbers are needed, not '5'"),
         (f"generate b -n {2**32}", "--max-new-tokens", "4294967296 is not in the range"),
         (f"generate b --top-k {2**32}", "--top-k", "4294967296 is not in the range"),
-        (f"generate b --seed {2**64}", "--seed", "18446744073709551616 is not in the range"),
+        (
+            f"generate b --seed {2**64}",
+            "--seed",
+            "18446744073709551616 is not in the range 0 to 2^64 - 1",
+        ),
         (f"generate b --context {2**32}", "--context", "4294967296 is not in the range"),
-        ("generate b --temperature 1e39", "--temperature", "1e+39 is not in the range"),
-        ("generate b --top-p 1e-300", "--top-p", "1e-300 is not in the range"),
-        ("export b o --layers 5000", "--layers", "5000 is not in the range 1<=x<=4096"),
+        ("generate b --temperature 1e39", "--temperature", "1e+39 is not in the range 0 to 10^38"),
+        ("generate b --top-p 1e-300", "--top-p", "1e-300 is not in the range 10^-37 to 1"),
+        ("export b o --layers 5000", "--layers", "5000 is not in the range 1 to 4,096"),
         ("export b o --vocab-size 20000000", "--vocab-size", "20000000 is not in the range"),
     ],
 )
@@ -241,6 +266,43 @@ def test_an_error_begins_with_its_option(arguments: str, setting: str, cause: st
 def test_a_path_is_not_empty(arguments: tuple[str, ...], setting: str) -> None:
     error = failed(2, *arguments)
     assert (error["setting"], error["cause"]) == (setting, "it is empty")
+
+
+def test_help_says_ranges_as_people_do() -> None:
+    for path, command in COMMANDS.items():
+        text = command.get_help(click.Context(command, info_name=path))
+        assert re.search(r"<=|>=|[0-9]e[+-]|[0-9]{7}|None", text) is None, text
+    shown = COMMANDS["virtual-phone misbehave"].get_help(click.Context(cli))
+    assert "[0 to 3,600]" in shown
+    assert "[-40 to 120]" in shown
+
+
+@pytest.mark.parametrize(("name", "kind"), [("start", PhoneSettings), ("misbehave", Misbehaviour)])
+def test_ranges_of_virtual_phones_are_those_of_their_settings(
+    name: str, kind: Callable[..., object]
+) -> None:
+    found = [one for one in _options(COMMANDS[f"virtual-phone {name}"])
+             if isinstance(one.type, Whole | Number)]  # fmt: skip
+    assert len(found) >= 2
+    for option in found:
+        assert isinstance(option.type, Whole | Number)
+        least, most = option.type.min, option.type.max
+        assert least is not None
+        assert most is not None
+        for value in (least, most):
+            kind(**{str(option.name): value})
+        for value in (least - 1, most + 1):
+            with pytest.raises(UsageError, match="out of range"):
+                kind(**{str(option.name): value})
+
+
+@pytest.mark.parametrize("group", ["virtual-phone", "runtime"])
+def test_help_of_a_group_has_whole_summaries_and_examples(group: str) -> None:
+    command = cli.get_command(click.Context(cli), group)
+    assert command is not None
+    text = command.get_help(click.Context(command, info_name=group))
+    assert "..." not in text.partition("Commands:")[2]
+    assert "Examples:" in text
 
 
 def test_every_path_refuses_to_be_empty() -> None:

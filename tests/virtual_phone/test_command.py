@@ -82,7 +82,6 @@ def test_a_phones_life(adb_server: int) -> None:
         ["stop", "--all", "x"],
         ["misbehave", "nobody", "--full"],
         ["misbehave", "nobody"],
-        ["misbehave", "nobody", "--thermal-status", "7"],
         ["start", "--ram", "1KiB"],
         ["start", "--ram", "99999999999999999999TiB"],
     ],
