@@ -35,6 +35,7 @@ _OTHER_NAMES = {
     "--capacity": "--cache",
     "--no-warmup": "--warmup",
     "--output": "--out",
+    "--rows": "--out",
     "--serial": "--device",
     "--text": "--file",
 }

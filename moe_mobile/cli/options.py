@@ -9,7 +9,7 @@ import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -240,9 +240,6 @@ class ScoredOptions(LabOptions):
 class RowsOptions:
     """A file that keeps rows, so that an interrupted run can be continued."""
 
-    file_option: ClassVar[str] = "--out"
-    """Names the file."""
-
     rows: pathlib.Path | None = option(
         "-o",
         "--out",
@@ -257,10 +254,7 @@ class RowsOptions:
     def check(self) -> None:
         """Raises UsageError for ``--resume`` without a file."""
         if self.resume and self.rows is None:
-            raise UsageError(
-                f"--resume needs {self.file_option}",
-                remedy=f"Name the file to continue with {self.file_option}",
-            )
+            raise UsageError("--resume needs --out", remedy="Name the file to continue with --out")
 
     @contextlib.contextmanager
     def running(self) -> Iterator[contextlib.ExitStack]:
@@ -286,7 +280,7 @@ class RowsOptions:
         # What does not fit fails the same way again.
         if self.rows is None or isinstance(error, CancelledError | UsageError | BudgetError):
             return error
-        go_on = f"{self.file_option} {self.rows} --resume measures what is missing"
+        go_on = f"--out {self.rows} --resume measures what is missing"
         remedy = go_on if error.remedy is None else f"{error.remedy.rstrip('.')}. {go_on}"
         return error.replaced(remedy=remedy)
 

@@ -111,16 +111,6 @@ class _Search(ScoredOptions):
 class _Kept(RowsOptions):
     """Rows that are scored, and next to them what is measured."""
 
-    file_option = "--rows"
-
-    rows: pathlib.Path | None = again(
-        RowsOptions,
-        "rows",
-        "--rows",
-        help="Keep rows in this file of JSON lines: each is on disk as soon as it is complete.",
-    )
-    resume: bool = again(RowsOptions, "resume", help="Continue --rows: score only what is missing.")
-
     @property
     def speeds(self) -> pathlib.Path | None:
         """The file of what --measure-speed measures."""
@@ -139,9 +129,8 @@ class _Kept(RowsOptions):
 class _Written:
     """The files that are written in the end."""
 
-    out: pathlib.Path | None = option(
-        "-o",
-        "--out",
+    save_settings: pathlib.Path | None = option(
+        "--save-settings",
         type=OUTPUT,
         help="Write the choice to this file, for --settings of other commands.",
     )
@@ -151,10 +140,11 @@ class _Written:
 
 
 @cli_command(
-    "moe-mobile tune demo --out demo.json               # the demo model has a text of its own",
-    "moe-mobile tune olmoe --quality +1% -f chat.txt --out olmoe.json --report olmoe.html",
-    "moe-mobile tune olmoe -f chat.txt --cache 25%,50% --rows olmoe.jsonl",
-    "moe-mobile tune olmoe -f chat.txt --rows olmoe.jsonl --resume --measure-speed",
+    "moe-mobile tune demo --save-settings demo.json     # the demo model has a text of its own",
+    "moe-mobile tune olmoe -f chat.txt --save-settings olmoe.json --report olmoe.html",
+    "moe-mobile tune olmoe --quality +2% -f chat.txt",
+    "moe-mobile tune olmoe -f chat.txt --cache 25%,50% --out olmoe.jsonl",
+    "moe-mobile tune olmoe -f chat.txt --out olmoe.jsonl --resume --measure-speed",
     "moe-mobile tune olmoe -f chat.txt --routing exact --drop-cold 0.5,0.75",
     "moe-mobile tune olmoe -f chat.txt --ray auto    # on a cluster",
     'moe-mobile generate olmoe -p "Once" --settings olmoe.json',
@@ -233,17 +223,17 @@ def command(
         echo_json(outcome.as_dict() | {"device": subject.place})
         return
     click.echo(describe(outcome))
-    if written.out is not None:
-        click.echo(f"\n{written.out}: for --settings of generate, bench, info and deploy")
+    if written.save_settings is not None:
+        click.echo(f"\n{written.save_settings}: for --settings of generate, bench, info and deploy")
     if written.report is not None:
         click.echo(f"\n{written.report}: a page about all of it")
 
 
 def _write(outcome: Outcome, trace: Trace | None, place: str | None, written: _Written) -> None:
-    if written.out is not None:
+    if written.save_settings is not None:
         from moe_mobile.tune.settings_file import write_settings
 
-        write_settings(written.out, outcome.settings_file())
+        write_settings(written.save_settings, outcome.settings_file())
     if written.report is not None and trace is not None:
         from moe_mobile.report.tuning import make_page
 
@@ -270,20 +260,19 @@ def _check(
 
         check_ray()
     outputs = {
-        "--rows": kept.rows,
+        "--out": kept.rows,
         "--measure-speed": kept.speeds if search.measure_speed else None,
-        "--out": written.out,
+        "--save-settings": written.save_settings,
         "--report": written.report,
     }
     check_outputs(outputs, {"--file": text.path, "BUNDLE|MODEL": source_path(source)})
     if written.report is not None:
         check_page(written.report, "--report")
     check_writable(kept.rows, replaced=False)
-    check_replaceable(written.out)
+    check_replaceable(written.save_settings)
     check_writable(written.report, replaced=True)
-    refuse_others(
-        source, StreamingOptions, but=("context",), also=("out", "measure_speed", "precisions")
-    )
+    of_bundles = ("save_settings", "measure_speed", "precisions")
+    refuse_others(source, StreamingOptions, but=("context",), also=of_bundles)
 
 
 def _drop(text: str) -> str:

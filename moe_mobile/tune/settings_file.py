@@ -27,7 +27,8 @@ _MARK = "moe_mobile_settings"
 _MAX_BYTES = 1 << 20
 _MAX_TEXT = 200
 _MAX_CHOICES = 64
-_REMEDY = f"Name a file that `{command_line('tune', 'BUNDLE', out='FILE')}` wrote, or make it again"
+_MAKES = command_line("tune", "BUNDLE", save_settings="FILE")
+_REMEDY = f"Name a file that `{_MAKES}` wrote, or make it again"
 _FORMAT = Format(
     mark=_MARK,
     version=1,

@@ -66,6 +66,7 @@ def test_an_option_has_one_long_name_and_one_short_one_everywhere() -> None:
     [
         ("--cache", "info generate bench trace simulate quality tune"),
         ("--out", "bench trace quality tune report"),
+        ("--resume", "bench quality tune"),
         ("--file", "generate trace quality tune"),
         ("--device", "verify prepare info generate bench trace simulate quality tune deploy"),
     ],
@@ -94,6 +95,7 @@ def test_a_flag_and_a_value_do_not_share_a_name() -> None:
         ("info b --serial x", "--device"),
         ("report r --output x.html", "--out"),
         ("quality b --text x", "--file"),
+        ("tune b --rows x", "--out"),
         ("export a b --quant 8da4", "8da4w"),
         ("info b --pool gobal", "global"),
         ("bench b --residency slot", "slots"),

@@ -93,7 +93,7 @@ def test_tune_finds_a_precision_and_its_settings_are_used(two: Path, tmp_path: P
     ids = ",".join(map(str, tiny_prompt(1400)))
     found = ok_json(
         "tune", two, "--token-ids", ids, "-c", 200, "--routing", "exact", "--precision", "low",
-        "--quality", "+90%", "--out", file, "--report", page,
+        "--quality", "+90%", "--save-settings", file, "--report", page,
     )  # fmt: skip
     assert [row["chosen"] for row in found["rows"]] == [False, True]
     (choice,) = read_settings(file).choices

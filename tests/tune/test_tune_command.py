@@ -34,7 +34,7 @@ def demo(demo_bundle: DemoMaker) -> Path:
 def tuned(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A folder with what a search wrote, and what it printed. Not to be written to."""
     folder = tmp_path_factory.mktemp("tuned")
-    written = ("--rows", folder / "rows.jsonl", "--out", folder / "settings.json")
+    written = ("--out", folder / "rows.jsonl", "--save-settings", folder / "settings.json")
     page = ("--report", folder / "page.html")
     return folder, ok_json("tune", demo, *SMALL, "--cache", "25%,50%", *written, *page)
 
@@ -81,7 +81,7 @@ def test_continues_an_interrupted_search(
     assert len(lines) == 6
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(lines[:4]) + lines[4][:50])
-    command = ("tune", demo, *SMALL, "--cache", "25%,50%", "--rows", rows)
+    command = ("tune", demo, *SMALL, "--cache", "25%,50%", "--out", rows)
     assert "--resume" in failed(2, *command)["remedy"]
     again = ok_json(*command, "--resume", "--jobs", 1)
     assert again == tuned[1]
@@ -190,9 +190,9 @@ def test_speed_is_measured_in_turns(
 ) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes((tuned[0] / "rows.jsonl").read_bytes())
-    command = ("tune", demo, *SMALL, "--rows", rows, "--resume", "--measure-speed")
+    command = ("tune", demo, *SMALL, "--out", rows, "--resume", "--measure-speed")
     out, page = tmp_path / "out.json", tmp_path / "page.html"
-    first = ok_json(*command, "--out", out, "--report", page)
+    first = ok_json(*command, "--save-settings", out, "--report", page)
     measured = [row for row in first["rows"] if row["tokens_per_second"] is not None]
     assert measured[0]["routing"] == "exact"
     assert len(measured) >= 2
@@ -210,11 +210,11 @@ def test_speed_is_measured_in_turns(
 def test_tables_for_people(demo: Path, tuned: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes((tuned[0] / "rows.jsonl").read_bytes())
-    text = ok("tune", demo, *SMALL, "--rows", rows, "--resume")
+    text = ok("tune", demo, *SMALL, "--out", rows, "--resume")
     assert "cache of 50%: 16 of 32 experts per layer" in text
     assert "chosen: cache 50%, routing " in text
     assert " of exact routing's loads, perplexity " in text
-    strict = ok("tune", demo, *SMALL[:4], "--quality", "+0%", "--rows", rows, "--resume")
+    strict = ok("tune", demo, *SMALL[:4], "--quality", "+0%", "--out", rows, "--resume")
     assert "chosen: cache 50%, routing exact: the model's own choice of experts" in strict
     assert "warning: only exact routing is surely within +0%" in strict
 
@@ -229,11 +229,11 @@ def test_tables_for_people(demo: Path, tuned: tuple[Path, dict[str, Any]], tmp_p
         (("--cache", "50%,1"), 9, "1: a cache for 1 experts"),
         (("--cache", "1"), 9, "--cache"),
         (("--cache", "33"), 2, "--cache"),
-        (("--resume",), 2, "--rows"),
+        (("--resume",), 2, "--out"),
         (("--routing", "nonsense"), 2, "nonsense"),
         (("--routing", "exact+drop-cold:1", "--drop-cold", "1"), 2, "--drop-cold"),
         (("--ray", "local", "--device", "any"), 2, "--device"),
-        (("--rows", "same", "--out", "same"), 2, "both name the same file"),
+        (("--out", "same", "--save-settings", "same"), 2, "both name the same file"),
         (("--dtype", "bfloat16"), 2, "--dtype"),
         (("-n", "1"), 2, "longer text"),
         (("-c", "1"), 2, "context"),
@@ -248,7 +248,7 @@ def test_invalid_arguments(
     assert what in " ".join(filter(None, map(str, error.values())))
 
 
-@pytest.mark.parametrize("option", ["--rows", "--out", "--report"])
+@pytest.mark.parametrize("option", ["--out", "--save-settings", "--report"])
 def test_an_unwritable_place_is_an_error_at_once(option: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "file" / "x", Path("/proc/x")):
@@ -256,7 +256,7 @@ def test_an_unwritable_place_is_an_error_at_once(option: str, tmp_path: Path) ->
         error = failed(6, "tune", tmp_path, option, place)
         assert (error["code"], error["file"]) == ("io", str(place))
         assert error["remedy"]
-    assert failed(2, "tune", tmp_path, "--out", "/dev/null")["file"] == "/dev/null"
+    assert failed(2, "tune", tmp_path, "--save-settings", "/dev/null")["file"] == "/dev/null"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -266,7 +266,7 @@ def test_a_bundle_called_demo_is_not_a_checkpoint(
     (tmp_path / "demo").symlink_to(demo)
     monkeypatch.chdir(tmp_path)
     for command in (
-        ("tune", "demo", "-n", 100, "--out", "demo/bundle.json"),
+        ("tune", "demo", "-n", 100, "--save-settings", "demo/bundle.json"),
         ("quality", "demo", "--token-ids", "5,6", "--out", "demo/bundle.json"),
         ("trace", "demo", "--token-ids", "5,6", "-o", "demo/bundle.json"),
     ):
@@ -281,11 +281,11 @@ def test_writes_over_nothing_it_reads(demo: Path, tmp_path: Path) -> None:
     manifest = (demo / "bundle.json").read_bytes()
     speeds = tmp_path / "rows.jsonl.speed"
     for options in (
-        ("--file", text, "--out", text),
-        ("--file", text, "--rows", tmp_path / "link"),
+        ("--file", text, "--save-settings", text),
+        ("--file", text, "--out", tmp_path / "link"),
         ("--file", text, "--report", text),
-        ("-n", 100, "--out", demo / "bundle.json"),
-        ("-n", 100, "--rows", rows, "--out", speeds, "--measure-speed"),
+        ("-n", 100, "--save-settings", demo / "bundle.json"),
+        ("-n", 100, "--out", rows, "--save-settings", speeds, "--measure-speed"),
     ):
         error = failed(2, "tune", demo, "--routing", "max-rank:8", *options)
         assert error["setting"].count("--") >= 1
@@ -294,7 +294,7 @@ def test_writes_over_nothing_it_reads(demo: Path, tmp_path: Path) -> None:
     assert (demo / "bundle.json").read_bytes() == manifest
     # Old speeds are reported before the search.
     speeds.write_text('{"n_prompt": 1}\n')
-    error = failed(2, "tune", demo, "-n", 100, "--rows", rows, "--measure-speed")
+    error = failed(2, "tune", demo, "-n", 100, "--out", rows, "--measure-speed")
     assert error["file"] == str(speeds)
     assert "--resume" in error["remedy"]
 
@@ -315,7 +315,7 @@ def test_a_page_replaces_pages_alone(demo: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_an_interruption_ends_everything(demo: Path, tmp_path: Path, jobs: int) -> None:
     rows = tmp_path / "rows.jsonl"
-    command = [*COMMAND, "tune", str(demo), "--rows", str(rows), "-n", "2048", "--jobs", str(jobs)]
+    command = [*COMMAND, "tune", str(demo), "--out", str(rows), "-n", "2048", "--jobs", str(jobs)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -367,5 +367,5 @@ def test_a_checkpoint_is_searched_too(tmp_path: Path) -> None:
     assert (document["source"], document["device"]) == ("transformers", None)
     assert [row["lossy"] for row in document["rows"]] == [False, True]
     assert page.exists()
-    refused = run_cli("tune", "demo", "--out", "x.json", cwd=tmp_path)
-    assert (refused.returncode, "error: --out: " in refused.stderr) == (2, True)
+    refused = run_cli("tune", "demo", "--save-settings", "x.json", cwd=tmp_path)
+    assert (refused.returncode, "error: --save-settings: " in refused.stderr) == (2, True)

@@ -43,7 +43,7 @@ def test_the_same_table(cluster: str, tiny: Path, tmp_path: Path) -> None:
     text = ("--token-ids", ",".join(map(str, IDS)), "--cache", "50%,75%")
     grid = ("--routing", "cache-prior:0.2,J=1,max-rank:3", "--drop-cold", "0.5")
     rows = tmp_path / "rows.jsonl"
-    on_ray = ok_json("tune", tiny, *text, *grid, "--ray", cluster, "--rows", rows)
+    on_ray = ok_json("tune", tiny, *text, *grid, "--ray", cluster, "--out", rows)
     here = ok_json("tune", tiny, *text, *grid, "--jobs", 2)
     assert len(here["rows"]) == 12
     assert on_ray == here
