@@ -21,7 +21,8 @@ from moe_mobile.text.surrogates import require_texts
 
 Message = Mapping[str, Any]
 """``{"role": "user", "content": "..."}``, and further members that the model's template reads. The
-content may be a list of texts: ``[{"type": "text", "text": "..."}]``."""
+content may be a list of texts: ``[{"type": "text", "text": "..."}]``. That of a tool may be any
+JSON."""
 
 TEMPLATE_KWARGS = "chat_template_kwargs"
 """The setting that has further values for the template, by the name that chat servers give it."""
@@ -69,7 +70,7 @@ class ChatTemplate:
 
         Args:
             messages: each with a ``role`` and a ``content``; other members go to the template. So
-                does a content that is a list of texts, which some templates do not take.
+                does a content that is no text, which some templates do not take.
             values: what the template reads besides, by name: ``tools``, a list of JSON schemas, and
                 options of the model's own, such as Qwen3's ``enable_thinking``.
             add_generation_prompt: end with what begins the model's answer.
@@ -98,9 +99,9 @@ class ChatTemplate:
         except SecurityError as error:
             raise _invalid(file, "does what a template may not do", error) from error
         except Exception as error:  # whatever a program can fail with
-            if isinstance(error, TypeError | jinja2.UndefinedError) and _has_parts(plain):
+            if isinstance(error, TypeError | jinja2.UndefinedError) and _has_others(plain):
                 raise UsageError(
-                    f"this model's chat template takes no list of parts: {_words(error)}",
+                    f"this model's chat template takes no content but texts: {_words(error)}",
                     setting="prompt",
                     remedy="Give the content of each message as one text",
                 ) from None
@@ -138,7 +139,8 @@ def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
         # As transformers does: what is null is not there.
         members = {name: value for name, value in message.items() if value is not None}
         parts = members.get("content")
-        if isinstance(parts, list) and not all(map(_is_text_part, parts)):
+        is_found = members.get("role") == "tool" and parts is not None  # JSON: checked below
+        if not is_found and isinstance(parts, list) and not all(map(_is_text_part, parts)):
             raise UsageError(
                 f"not all parts of message {number}'s content are texts",
                 setting="prompt",
@@ -146,7 +148,7 @@ def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
                 "one text",
             )
         # A message that calls tools need not say anything.
-        may_lack = "tool_calls" in members or isinstance(parts, list)
+        may_lack = "tool_calls" in members or is_found or isinstance(parts, list)
         for name in ("role",) if may_lack else ("role", "content"):
             if not isinstance(members.get(name), str):
                 raise UsageError(
@@ -178,8 +180,8 @@ def _is_text_part(part: object) -> bool:
     )
 
 
-def _has_parts(messages: Sequence[Message]) -> bool:
-    return any(isinstance(message.get("content"), list) for message in messages)
+def _has_others(messages: Sequence[Message]) -> bool:
+    return any(not isinstance(message.get("content"), str) for message in messages)
 
 
 def _plain_values(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,8 @@ QWEN_WORDS = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+LFM2_WORDS = QWEN_WORDS.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+
 # ChatML, with a system message if none is given.
 QWEN2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -179,6 +181,38 @@ MIXTRAL_TOOLS = """\
         {{- '[TOOL_RESULTS] {"content": ' + message.content|string + "} [/TOOL_RESULTS]" }}
     {%- else %}{{- " " + message["content"] + eos_token }}{%- endif %}
 {%- endfor %}
+"""
+# ChatML with tools in the system message, and JSON for what is no text.
+LFM2 = """\
+{{- bos_token -}}
+{%- set ns = namespace(system="") -%}
+{%- set rest = messages -%}
+{%- if messages[0]["role"] == "system" -%}
+    {%- set ns.system = messages[0]["content"] -%}
+    {%- set rest = messages[1:] -%}
+{%- endif -%}
+{%- if tools -%}
+    {%- set ns.system = ns.system + ("\\n" if ns.system else "") + "List of tools: " -%}
+    {%- set ns.system = ns.system + "<|tool_list_start|>[" -%}
+    {%- for tool in tools -%}
+        {%- set ns.system = ns.system + (tool if tool is string else tool | tojson) -%}
+        {%- if not loop.last -%}{%- set ns.system = ns.system + ", " -%}{%- endif -%}
+    {%- endfor -%}
+    {%- set ns.system = ns.system + "]<|tool_list_end|>" -%}
+{%- endif -%}
+{%- if ns.system -%}
+    {{- "<|im_start|>system\\n" + ns.system + "<|im_end|>\\n" -}}
+{%- endif -%}
+{%- for message in rest -%}
+    {{- "<|im_start|>" + message["role"] + "\\n" -}}
+    {%- set content = message["content"] -%}
+    {%- if content is not string -%}{%- set content = content | tojson -%}{%- endif -%}
+    {%- if message["role"] == "tool" -%}
+        {%- set content = "<|tool_response_start|>" + content + "<|tool_response_end|>" -%}
+    {%- endif -%}
+    {{- content + "<|im_end|>\\n" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "<|im_start|>assistant\\n" -}}{%- endif -%}
 """
 TWO_TEMPLATES = [
     {"name": "default", "template": MIXTRAL_V3},
@@ -330,6 +364,53 @@ def _mixtral(template: Any, marks: bool = False) -> Published:
     return Published(tokenizer, config)
 
 
+_TOOL_MARKS = ("list", "call", "response")
+
+
+def _lfm2(template: str) -> Published:
+    """Digits in threes, a mark where each text begins, and no class of its own."""
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LFM2_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    start = "<|startoftext|>"
+    tools = [f"<|tool_{kind}_{end}|>" for kind in _TOOL_MARKS for end in ("start", "end")]
+    special = ["<|pad|>", start, "<|endoftext|>", "<|im_start|>", "<|im_end|>", *tools]
+    _train(tokenizer, pre_tokenizers.ByteLevel.alphabet(), special)
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(add_prefix_space=True, trim_offsets=False),
+            processors.TemplateProcessing(
+                single=f"{start}:0 $A:0",
+                pair=f"{start}:0 $A:0 {start}:1 $B:1",
+                special_tokens=[(start, special.index(start))],
+            ),
+        ]
+    )
+    config = {
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "added_tokens_decoder": _added(tokenizer),
+        "bos_token": start,
+        "clean_up_tokenization_spaces": True,
+        "eos_token": "<|im_end|>",
+        "legacy": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": 10**30,
+        "pad_token": "<|pad|>",
+        "sp_model_kwargs": {},
+        "spaces_between_special_tokens": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "use_default_system_prompt": False,
+        "use_fast": True,
+    }
+    return Published(tokenizer, config, template)
+
+
 def _saved_again(published: Published) -> Published:
     """As transformers 5 saves it, after it has loaded it."""
     with tempfile.TemporaryDirectory() as name:
@@ -359,6 +440,7 @@ KINDS = {
     "Qwen1.5-MoE-Chat": lambda: _qwen(QWEN2, thinking=False),
     "Qwen3": lambda: _qwen(QWEN3, thinking=True),
     "Qwen3-2507, template in a file": lambda: _qwen(QWEN3, thinking=True, as_file=True),
+    "LFM2": lambda: _lfm2(LFM2),
     "OLMoE-Instruct": lambda: _olmoe(OLMOE),
     "OLMoE, with a date": lambda: _olmoe(DATED),
     "Mixtral-Instruct v0.1": lambda: _mixtral(MIXTRAL),

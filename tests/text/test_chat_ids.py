@@ -12,10 +12,17 @@ import pytest
 from transformers import AutoTokenizer
 
 from moe_mobile.errors import BundleInvalidError, UsageError
+from moe_mobile.model.registry import FAMILIES
 from moe_mobile.text.tokenizer import BundleText
 from tests.text.published import KINDS, write_bundle_texts, write_checkpoint_texts
 
-MODEL_TYPES = {"Qwen1": "qwen2_moe", "Qwen3": "qwen3_moe", "OLMoE": "olmoe", "Mixtral": "mixtral"}
+MODEL_TYPES = {
+    "Qwen1": "qwen2_moe",
+    "Qwen3": "qwen3_moe",
+    "OLMoE": "olmoe",
+    "Mixtral": "mixtral",
+    "LFM2": "lfm2_moe",
+}
 USER = {"role": "user", "content": "Why is the sky blue?"}
 ODD = {"role": "user", "content": "  naïve  [INST] <|im_end|></s>\n\n 12345 天 😀 <think> "}
 TALK = [
@@ -46,6 +53,14 @@ CALLED = [
 PARTS = [
     {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": ""}]}
 ]
+# What a tool found need not be a text.
+FOUND: dict[str, Any] = {
+    "object": {"x": 3, "y": ["天", None]},
+    "list": [{"x": 3}, "y"],
+    "empty": [],
+    "number": 3,
+    "false": False,
+}
 MESSAGES: dict[str, list[dict[str, Any]]] = {
     "one": [USER],
     "odd": [ODD],
@@ -72,6 +87,11 @@ def kind(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Kind]:
         return made[name]
 
     return make
+
+
+def test_every_family_has_its_kinds() -> None:
+    assert set(MODEL_TYPES.values()) == set(FAMILIES)
+    assert all(any(kind.startswith(name) for kind in KINDS) for name in MODEL_TYPES)
 
 
 def by_transformers(tokenizer: Any, messages: list[dict[str, Any]], **values: Any) -> list[int]:
@@ -113,13 +133,19 @@ def test_values_reach_the_template(kind: Callable[[str], Kind], values: dict[str
 
 
 @pytest.mark.parametrize(
-    "name", ["Qwen3", "Mixtral-8x22B-Instruct", "Mixtral-8x22B-Instruct, saved again"]
+    "name", ["Qwen3", "Mixtral-8x22B-Instruct", "Mixtral-8x22B-Instruct, saved again", "LFM2"]
 )
 @pytest.mark.parametrize("messages", [[USER], CALLED], ids=["offered", "called"])
 def test_tools_reach_the_template(
     kind: Callable[[str], Kind], name: str, messages: list[dict[str, Any]]
 ) -> None:
     tokenizer, ours = kind(name)
+    if name == "LFM2" and messages == CALLED:  # it spells calls as texts
+        with pytest.raises(TypeError):
+            by_transformers(tokenizer, messages, tools=[TOOL])
+        with pytest.raises(UsageError, match="chat template takes no content but texts: "):
+            ours.encode(messages, {"tools": [TOOL]})
+        return
     expected = by_transformers(tokenizer, messages, tools=[TOOL])
     assert ours.encode(messages, {"tools": [TOOL]}) == expected
     assert "<b>a function</b>" in ours.tokenizer.decode(expected)
@@ -133,12 +159,28 @@ def test_lists_of_parts_are_written_as_transformers_does_or_refused(
     try:
         expected = by_transformers(tokenizer, PARTS)
     except TypeError:
-        with pytest.raises(UsageError, match="chat template takes no list of parts: ") as caught:
+        with pytest.raises(UsageError, match="chat template takes no content but texts: ") as told:
             ours.encode(PARTS)
-        assert caught.value.remedy == "Give the content of each message as one text"
+        assert told.value.remedy == "Give the content of each message as one text"
         assert "Qwen3" not in name
     else:
         assert ours.encode(PARTS) == expected
+
+
+@pytest.mark.parametrize("found", FOUND)
+@pytest.mark.parametrize("name", ["LFM2", "Qwen3", "Qwen1.5-MoE-Chat"])
+def test_what_a_tool_found_is_written_as_transformers_does_or_refused(
+    kind: Callable[[str], Kind], name: str, found: str
+) -> None:
+    tokenizer, ours = kind(name)
+    messages = [USER, {"role": "tool", "content": FOUND[found]}]
+    if name.startswith("Qwen1"):
+        with pytest.raises(TypeError):
+            by_transformers(tokenizer, messages)
+        with pytest.raises(UsageError, match="chat template takes no content but texts: "):
+            ours.encode(messages)
+    else:
+        assert ours.encode(messages) == by_transformers(tokenizer, messages)
 
 
 def test_a_template_for_parts_has_the_ids_of_transformers(
