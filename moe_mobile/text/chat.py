@@ -17,6 +17,8 @@ from jinja2.exceptions import SecurityError
 
 from moe_mobile.errors import BundleInvalidError, MoeMobileError, UsageError
 from moe_mobile.text import sandbox
+from moe_mobile.text.budget import TooMuchError
+from moe_mobile.text.lengths import MOST, require_short
 from moe_mobile.text.surrogates import require_texts
 
 Message = Mapping[str, Any]
@@ -81,6 +83,7 @@ class ChatTemplate:
         """
         plain = _plain(messages)
         more = {"tools": None, "documents": None, **_plain_values(values or {})}
+        _require_short((plain, more))
         template, file = self._default if more["tools"] is None else self._with_tools
         data = {
             **self._tokens,
@@ -108,10 +111,22 @@ class ChatTemplate:
             raise _invalid(file, "fails", error) from error
 
 
+def _require_short(given: Any) -> None:
+    """Raises UsageError for more than templates may write: they are not to blame for that."""
+    try:
+        require_short(given, "it")
+    except TooMuchError:
+        raise UsageError(
+            f"the messages are longer than {MOST} characters",
+            setting="prompt",
+            remedy="Shorten them: no model takes that much",
+        ) from None
+
+
 def _parsed(source: str, file: str) -> jinja2.Template:
     try:
         return sandbox.parse(source)
-    except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as error:
+    except (jinja2.TemplateError, RecursionError, SyntaxError, TooMuchError, ValueError) as error:
         raise _invalid(file, "cannot be read", error) from error
 
 

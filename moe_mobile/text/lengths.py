@@ -12,17 +12,31 @@ import functools
 import inspect
 import re
 import types
-from collections.abc import Callable, ItemsView, Iterable, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    KeysView,
+    Mapping,
+    Sequence,
+    Sized,
+    ValuesView,
+)
 from typing import Any
 
 import jinja2
 import jinja2.filters
+import jinja2.tests
 import jinja2.utils
 from jinja2.sandbox import SandboxedEnvironment, SandboxedEscapeFormatter, SandboxedFormatter
 from markupsafe import Markup
 
-MOST = 1 << 24
-"""Characters or elements: more than any context takes."""
+from moe_mobile.text.budget import TooMuchError, read
+
+MOST = 1 << 22
+"""Characters: more than any context takes."""
+_MOST_ITEMS = 1 << 20
+"""Elements of a list: each may take 90 bytes."""
 
 _MOST_BITS = 1 << 16
 """Of a product or power of whole numbers."""
@@ -34,13 +48,15 @@ _CONVERSION = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(\*|[0-9]*)(?:\.(\*|[0-9]*))?"
 _SEQUENCES = (str, bytes, list, tuple)
 
 
-class TooMuchError(Exception):
-    """A template makes something huge."""
-
-
 def require(length: Any, what: str) -> None:
     """Raises TooMuchError for a length beyond :data:`MOST`."""
     if isinstance(length, int) and length > MOST:
+        raise TooMuchError(f"{what} has a huge result")
+
+
+def _require_few(count: Any, what: str) -> None:
+    """Raises TooMuchError for a list that is too long."""
+    if isinstance(count, int) and count > _MOST_ITEMS:
         raise TooMuchError(f"{what} has a huge result")
 
 
@@ -93,11 +109,15 @@ def check_operator(operator: str, left: Any, right: Any) -> None:
     elif isinstance(left, int) and isinstance(right, int):
         _check_whole(operator, left, right)
     elif operator == "+" and isinstance(left, _SEQUENCES) and isinstance(right, _SEQUENCES):
-        require(len(left) + len(right), what)
+        _require_sum(left, len(left) + len(right), what)
     elif operator == "*":
         for many, count in ((left, right), (right, left)):
             if isinstance(many, _SEQUENCES) and isinstance(count, int):
-                require(len(many) * count, what)
+                _require_sum(many, len(many) * count, what)
+
+
+def _require_sum(one: Any, length: int, what: str) -> None:
+    (require if isinstance(one, str | bytes) else _require_few)(length, what)
 
 
 def _check_whole(operator: str, left: int, right: int) -> None:
@@ -163,6 +183,8 @@ def check_call(called: Any, args: tuple[Any, ...], more: Mapping[str, Any]) -> t
         return args
     if name in ("center", "ljust", "rjust", "zfill") and args:
         require(args[0], what)
+    elif name in ("split", "rsplit", "splitlines"):
+        _require_few(_pieces_of(owner, name, args[0] if args else more.get("sep")), what)
     elif name == "expandtabs":
         size = args[0] if args else more.get("tabsize", 8)
         tab: Any = "\t" if isinstance(owner, str) else b"\t"
@@ -184,6 +206,13 @@ def check_call(called: Any, args: tuple[Any, ...], more: Mapping[str, Any]) -> t
         require(sum(len(one) + len(owner) for one in values if isinstance(one, bytes)), what)
         return (values, *args[1:])
     return args
+
+
+def _pieces_of(text: Any, name: str, between: Any) -> int:
+    """At most so many pieces a text is split into."""
+    if name != "splitlines" and between and type(between) in (type(text), str):
+        return int(text.count(between)) + 1
+    return len(text) // 2 + 1 if name != "splitlines" else len(text)
 
 
 def _product(left: Any, right: Any) -> Any:
@@ -244,7 +273,40 @@ def bounded_format(environment: SandboxedEnvironment, method: Any) -> Callable[.
 def bounded_filters() -> dict[str, Callable[..., Any]]:
     """Jinja's filters that may make something huge, each with a check before it."""
     filters = {name: _bounded(name, check) for name, check in _CHECKS.items()}
-    return filters | {name: _of_text(name) for name in _OF_TEXTS} | {"join": _join}
+    filters |= {name: _of_text(name) for name in _OF_TEXTS} | {"join": _join}
+    return filters | {name: _of_items(name) for name in _OF_ITEMS}
+
+
+def bounded_tests() -> dict[str, Callable[..., Any]]:
+    """Jinja's tests that read all of a value, each with a check before it."""
+    return {name: _of_values(name) for name in _OF_VALUES}
+
+
+def _of_values(name: str) -> Callable[..., Any]:
+    original: Any = jinja2.tests.TESTS[name]
+
+    def bounded(*args: Any) -> Any:
+        require_short(args, f"the test {name}")
+        for one in args:
+            read(one)
+        return original(*args)
+
+    return bounded
+
+
+def _of_items(name: str) -> Callable[..., Any]:
+    """A filter that lists what a value holds, and may compare it."""
+    original = jinja2.filters.FILTERS[name]
+    place = 1 if hasattr(original, "jinja_pass_arg") else 0
+
+    @functools.wraps(original)
+    def bounded(*args: Any, **more: Any) -> Any:
+        for value in args[place : place + 1]:
+            _require_few(len(value) if isinstance(value, Sized) else 0, f"the filter {name}")
+            require_short(value, f"the filter {name}")
+        return original(*args, **more)
+
+    return bounded
 
 
 def _bounded(name: str, check: Callable[[dict[str, Any], str], None]) -> Callable[..., Any]:
@@ -338,6 +400,11 @@ _CHECKS = {
     "wordwrap": _check_wrap,
 }
 _OF_TEXTS = (
-    "capitalize", "e", "escape", "forceescape", "lower", "pprint", "safe", "string", "striptags",
+    "capitalize", "e", "escape", "forceescape", "lower", "safe", "string", "striptags",
     "title", "trim", "truncate", "upper", "urlencode", "wordcount", "xmlattr",
+)  # fmt: skip
+_OF_ITEMS = ("dictsort", "groupby", "list", "max", "min", "sort", "unique")
+_OF_VALUES = (
+    "!=", "<", "<=", "==", ">", ">=", "eq", "equalto", "ge", "greaterthan", "gt", "in", "le",
+    "lessthan", "lower", "lt", "ne", "upper",
 )  # fmt: skip

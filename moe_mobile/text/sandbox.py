@@ -3,21 +3,20 @@
 """Jinja for templates that came with a model.
 
 A template is a program, written by the maker of the checkpoint: it sees plain data, reaches no
-Python internals and changes nothing. Turns of loops, calls, the output, and what operators, methods
-and filters give are bounded (:mod:`moe_mobile.text.lengths`), each for itself: time and memory as a
-whole are not.
+Python internals and changes nothing. What a single operation makes is bounded
+(:mod:`moe_mobile.text.lengths`), and so are the steps, bytes and time of all together
+(:mod:`moe_mobile.text.budget`).
 """
 
 from __future__ import annotations
 
-import contextvars
 import datetime
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Never
 
 import jinja2
-import jinja2.compiler
 import jinja2.ext
 import jinja2.filters
 import jinja2.nodes
@@ -25,76 +24,74 @@ import jinja2.parser
 import jinja2.runtime
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from moe_mobile.text import lengths
-from moe_mobile.text.lengths import TooMuchError
+from moe_mobile.text import budget, lengths
+from moe_mobile.text.budget import TooMuchError
+from moe_mobile.text.counted_code import CountedCode
 
 _MAX_FORM = 1000
-_MAX_STEPS = 1_000_000
-"""Turns of loops, calls, and numbers of all ``range``, together in one rendering."""
+_MAX_SOURCE = 1 << 18
+"""Characters of a template: ten times the longest that are published."""
+_BYTES_OF_PIECE = 64
+"""Of an argument or output, beside what it refers to."""
+_LONGEST_ESCAPE = len("&quot;")
 
 
 class RaisedError(Exception):
     """The template's own ``raise_exception``."""
 
 
-class _Steps:
-    """What is left of one rendering's steps."""
-
-    def __init__(self) -> None:
-        self._left = _MAX_STEPS
-
-    def take(self, count: int = 1) -> None:
-        self._left -= count
-        if self._left < 0:
-            raise TooMuchError(f"it takes more than {_MAX_STEPS} steps")
-
-
-_steps: contextvars.ContextVar[_Steps] = contextvars.ContextVar("_steps")
-"""Those of the rendering that runs in this thread: templates cannot reach it."""
-
-
-class _CountedLoops(jinja2.compiler.CodeGenerator):
-    """Each turn of a loop makes a call, and calls are counted. So does each element that a loop's
-    own condition is asked about."""
-
-    def visit_For(self, node: jinja2.nodes.For, frame: jinja2.compiler.Frame) -> None:
-        node.body.insert(0, jinja2.nodes.ExprStmt(_turn(node.lineno), lineno=node.lineno))
-        if node.test is not None:
-            node.test = jinja2.nodes.And(_turn(node.lineno), node.test, lineno=node.lineno)
-        super().visit_For(node, frame)
-
-    def visit_Concat(self, node: jinja2.nodes.Concat, frame: jinja2.compiler.Frame) -> None:
-        join = "str_join"
-        if frame.eval_ctx.volatile:
-            join = "(markup_join if context.eval_ctx.volatile else str_join)"
-        elif frame.eval_ctx.autoescape:
-            join = "markup_join"
-        self.write(f"environment.joined({join}, (")
-        for one in node.nodes:
-            self.visit(one, frame)
-            self.write(", ")
-        self.write("))")
-
-
-def _turn(line: int) -> jinja2.nodes.Call:
-    turn = jinja2.nodes.EnvironmentAttribute("turn", lineno=line)
-    return jinja2.nodes.Call(turn, [], [], None, None, lineno=line)
-
-
 class _Sandbox(ImmutableSandboxedEnvironment):
     """Jinja's sandbox, which counts steps and refuses huge results."""
 
-    code_generator_class = _CountedLoops
-    intercepted_binops = frozenset(("*", "**", "+", "%"))
-    concat = staticmethod(lengths.concat)
-    joined = staticmethod(lengths.joined)
+    code_generator_class = CountedCode
+    intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
+    intercepted_unops = frozenset(ImmutableSandboxedEnvironment.default_unop_table)
+
+    @staticmethod
+    def concat(pieces: Iterable[str]) -> str:
+        """What a block or macro has written, as one text."""
+        text: str = budget.made(lengths.concat(pieces))
+        return text
+
+    @staticmethod
+    def joined(join: Callable[[Iterable[Any]], str], pieces: Sequence[Any]) -> str:
+        """The result of ``~``."""
+        text: str = budget.made(lengths.joined(join, pieces))
+        return text
+
+    @staticmethod
+    def turn() -> bool:
+        """What a turn of a loop calls."""
+        return True
+
+    @staticmethod
+    def literal(value: Any) -> Any:
+        """A list, tuple or mapping that is written out."""
+        if isinstance(value, tuple):  # as a key, all that it holds is read
+            lengths.require_short(value, "a tuple")
+        return budget.made(value)
+
+    sliced = staticmethod(budget.made)
+
+    @staticmethod
+    def operand(value: Any) -> Any:
+        """What is about to be compared."""
+        lengths.require_short(value, "a comparison")
+        return budget.read(value)
+
+    @staticmethod
+    def writes(count: int) -> None:
+        """So many outputs come."""
+        budget.spend(count * _BYTES_OF_PIECE)
 
     def call(
         self, context: jinja2.runtime.Context, called: Any, /, *args: Any, **kwargs: Any
     ) -> Any:
-        _steps.get().take()
+        budget.step()
+        budget.spend(_BYTES_OF_PIECE * (len(args) + len(kwargs)))
+        budget.read(getattr(called, "__self__", None))
         args = lengths.check_call(called, args, kwargs)
-        return super().call(context, called, *args, **kwargs)
+        return budget.made_with_items(super().call(context, called, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         return lengths.bounded_format(self, value)
@@ -103,12 +100,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
     ) -> Any:
         lengths.check_operator(operator, left, right)
-        return super().call_binop(context, operator, left, right)
+        return budget.made(super().call_binop(context, operator, left, right))
 
-    @staticmethod
-    def turn() -> bool:
-        """What a turn of a loop calls."""
-        return True
+    def call_unop(self, context: jinja2.runtime.Context, operator: str, arg: Any) -> Any:
+        return budget.made(super().call_unop(context, operator, arg))
 
 
 class _GenerationTag(jinja2.ext.Extension):
@@ -124,7 +119,10 @@ class _GenerationTag(jinja2.ext.Extension):
 
 
 def parse(source: str) -> jinja2.Template:
-    """The template of this text. Raises what Jinja and Python raise for text that is none."""
+    """The template of this text. Raises what Jinja and Python raise for text that is none, and
+    TooMuchError for a long one."""
+    if len(source) > _MAX_SOURCE:
+        raise TooMuchError(f"it is longer than {_MAX_SOURCE >> 10} KiB")
     environment = _Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -135,6 +133,10 @@ def parse(source: str) -> jinja2.Template:
     environment.filters |= lengths.bounded_filters()
     environment.filters |= {"tojson": _to_json, "batch": _batch, "slice": _slice}
     del environment.filters["urlize"]  # writes whole texts once for each address
+    del environment.filters["pprint"]  # takes microseconds for each element
+    for name, function in environment.filters.items():
+        environment.filters[name] = _counted(function)
+    environment.tests |= lengths.bounded_tests()
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = _now
     environment.globals["range"] = _range
@@ -150,22 +152,35 @@ def render(template: jinja2.Template, values: Mapping[str, Any]) -> str:
     """
     pieces: list[str] = []
     length = 0
-    before = _steps.set(_Steps())
-    try:
+    with budget.rendering():
         for piece in template.generate(values):
             pieces.append(piece)
             length += len(piece)
             if length > lengths.MOST:
                 raise TooMuchError(f"it writes more than {lengths.MOST} characters")
-    finally:
-        _steps.reset(before)
     return "".join(pieces)
+
+
+def _counted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that is a step, and whose result is counted."""
+    place = 1 if hasattr(function, "jinja_pass_arg") else 0
+
+    @functools.wraps(function)  # also what says that it takes the environment
+    def counted(*args: Any, **more: Any) -> Any:
+        budget.step()
+        budget.read(args[place] if len(args) > place else None)
+        result = function(*args, **more)
+        if isinstance(result, Iterator):
+            return budget.counted(result)
+        return budget.made_with_items(result)
+
+    return counted
 
 
 def _range(*bounds: int) -> range:
     """``range`` for templates. Its numbers are steps, also if a filter takes them."""
     numbers = range(*bounds)
-    _steps.get().take(len(numbers))
+    budget.step(len(numbers))
     return numbers
 
 
@@ -175,13 +190,13 @@ def _raise(message: object) -> Never:
 
 def _batch(value: Any, linecount: int, fill_with: Any = None) -> Any:
     """Jinja's own filter fills lists of any length."""
-    _steps.get().take(linecount)
+    budget.step(linecount)
     return jinja2.filters.do_batch(value, linecount, fill_with)
 
 
 def _slice(value: Any, slices: int, fill_with: Any = None) -> Any:
     """Jinja's own filter makes any number of lists."""
-    _steps.get().take(slices)
+    budget.step(slices)
     return jinja2.filters.sync_do_slice(value, slices, fill_with)
 
 
@@ -189,6 +204,10 @@ def _slice(value: Any, slices: int, fill_with: Any = None) -> Any:
 def _checked_output(context: jinja2.runtime.Context, value: Any) -> Any:
     """What is about to be written, unless that would be huge."""
     lengths.require_short(value, "an output")
+    if not isinstance(value, str):
+        value = budget.made(str(value))
+    if context.eval_ctx.autoescape:
+        budget.spend(_LONGEST_ESCAPE * len(value))
     return value
 
 

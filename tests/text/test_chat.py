@@ -16,7 +16,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from moe_mobile.errors import BundleInvalidError, UsageError
-from moe_mobile.text import sandbox
+from moe_mobile.text import budget
 from moe_mobile.text.chat import ChatTemplate
 
 USER = {"role": "user", "content": " Why is the sky blue? "}
@@ -278,7 +278,6 @@ LONG = [
             "{{ n.x | string }}",
             "{{ n.x | tojson }}",
             "{{ n.x | upper }}",
-            "{{ n.x | pprint }}",
             "{{ n.x | join }}",
             "{{ '%s' % n.x }}",
             "{{ '%s' % [n.x] }}",
@@ -296,6 +295,63 @@ def test_what_makes_long_texts_is_refused_before_it_does(source: str) -> None:
     with pytest.raises(BundleInvalidError, match=r"huge|steps|adds lists") as caught:
         ChatTemplate(source, TOKENS, "chat_template.jinja").render([USER])
     assert caught.value.file == "chat_template.jinja"
+
+
+ALL_DAY = "{% for i in range(90000) %}"
+DEEP = (
+    "{% set d = namespace(x=1) %}{% for i in range(64) %}{% set d.x = (d.x, d.x) %}{% endfor %}"
+    "{% set n = namespace(x=[]) %}{% for i in range(64) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
+    "{% set m = namespace(x=[]) %}{% for i in range(64) %}{% set m.x = [m.x, m.x] %}{% endfor %}"
+)
+IN_ALL = [
+    ALL_DAY + "{% set keep.x = keep.x + [x * 40] %}{% endfor %}",
+    ALL_DAY + "{% set keep.x = [keep.x, x[1:]] %}{% endfor %}",
+    ALL_DAY + "{% set keep.x = [keep.x, x.upper()] %}{% endfor %}",
+    ALL_DAY + "{% set keep.x = [keep.x, x | upper] %}{% endfor %}",
+    ALL_DAY + "{% set keep.x = [keep.x, x ~ i] %}{% endfor %}",
+    ALL_DAY + "{% set keep.x = [keep.x, " + "1, " * 9999 + "] %}{% endfor %}",
+    ALL_DAY + "{% set keep.x = {1: keep.x, " + "i: 1, " * 999 + "} %}{% endfor %}",
+    ALL_DAY + "{% set keep.x = [keep.x, big - i, big // 2, -big] %}{% endfor %}",
+    ALL_DAY + "{% set y %}{{ x }}{% endset %}{% set keep.x = [keep.x, y] %}{% endfor %}",
+    "{% macro m() %}" + ALL_DAY + "{{ [x] }}{% endfor %}{% endmacro %}{{ m() }}",
+    "{% macro m() %}" + ALL_DAY + "{{ '' }}" * 999 + "{% endfor %}{% endmacro %}{{ m() }}",
+    "{% autoescape true %}{% macro m() %}" + ALL_DAY + "{{ x }}{% endfor %}{% endmacro %}{{ m() }}"
+    "{% endautoescape %}",
+    ALL_DAY + "{{ (x.split('x')) | length }}{% endfor %}",
+    ALL_DAY + "{% if x == y %}{% endif %}{% endfor %}",
+    ALL_DAY + "{% if 'ab' in x %}{% endif %}{% endfor %}",
+    ALL_DAY + "{{ x.find('ab') }}{% endfor %}",
+    ALL_DAY + "{{ x | batch(1) | max }}{% endfor %}",
+    DEEP + "{{ n.x == m.x }}",
+    DEEP + "{{ [n.x, m.x] | max }}",
+    DEEP + "{{ n.x is eq(m.x) }}",
+    DEEP + "{{ n.x is upper }}",
+    DEEP + "{{ {d.x: 1} }}",
+    "{{ (x * 40).split() }}",
+    "{{ (x * 40) | list }}",
+    "{{ [1] * 2000000 }}",
+    "{{ a }}" * 40_000,
+]
+
+
+@pytest.mark.parametrize("source", IN_ALL, ids=range(len(IN_ALL)))
+def test_what_a_template_takes_in_all_is_bounded(source: str) -> None:
+    begin = "{% set x = 'x' * 100000 %}{% set y = x + '' %}{% set big = 2 ** 30000 %}"
+    begin += "{% set keep = namespace(x=[]) %}"
+    with pytest.raises(BundleInvalidError, match=r"huge|steps|64 MiB|runs for|longer than 256 KiB"):
+        ChatTemplate(begin + source, TOKENS, "chat_template.jinja").render([USER])
+
+
+def test_its_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "MOST_SECONDS", 0.0)
+    with pytest.raises(BundleInvalidError, match="it runs for more than 0 s"):
+        ChatTemplate("{{ [2, 1] | sort }}", TOKENS, "t").render([USER])
+
+
+def test_long_messages_are_the_users_error() -> None:
+    with pytest.raises(UsageError, match="messages are longer than 4194304 characters") as caught:
+        ChatTemplate(CHAT_ML, TOKENS, "t").render([{**USER, "content": "x" * 5_000_000}])
+    assert caught.value.setting == "prompt"
 
 
 def test_what_makes_texts_of_usual_length_does_as_in_jinja() -> None:
@@ -334,7 +390,7 @@ def test_what_makes_texts_of_usual_length_does_as_in_jinja() -> None:
 
 
 def test_steps_are_counted_for_each_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "_MAX_STEPS", 10)
+    monkeypatch.setattr(budget, "MOST_STEPS", 10)
     template = ChatTemplate("{% for m in messages if m %}{{ 2 ** 3 * 'x' }}{% endfor %}", {}, "t")
     for _ in range(3):
         assert template.render([USER] * 5) == "x" * 40

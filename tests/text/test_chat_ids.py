@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from moe_mobile.errors import BundleInvalidError, UsageError
 from moe_mobile.model.registry import FAMILIES
+from moe_mobile.text import budget
 from moe_mobile.text.tokenizer import BundleText
 from tests.text.published import KINDS, write_bundle_texts, write_checkpoint_texts
 
@@ -114,6 +115,18 @@ def test_ids_are_those_of_transformers(
     expected = by_transformers(tokenizer, MESSAGES[messages])
     assert ours.encode(MESSAGES[messages]) == expected
     assert len(expected) > 5
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_long_conversations_are_far_from_the_bounds(
+    kind: Callable[[str], Kind], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "MOST_STEPS", budget.MOST_STEPS // 20)
+    monkeypatch.setattr(budget, "MOST_BYTES", budget.MOST_BYTES // 10)
+    tokenizer, ours = kind(name)
+    talk = [{**message, "content": 300 * "天 red "} for message in TALK[:2] * 100 + TALK[2:]]
+    expected = tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
+    assert ours.template.render(talk) == expected
 
 
 @pytest.mark.parametrize("name", KINDS)
