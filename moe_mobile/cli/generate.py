@@ -40,6 +40,7 @@ from moe_mobile.cli.source import PromptOptions, blaming, prompt_options
 from moe_mobile.cli.tuned import is_default, settings_option
 from moe_mobile.cli.types import InputFile
 from moe_mobile.errors import UsageError
+from moe_mobile.text.own_sampling import own_sampling
 from moe_mobile.text.tokenizer import BundleText
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 
 _CONVERSATION = "the conversation"
+_HOW_TOKENS_ARE_CHOSEN = ("temperature", "top_k", "top_p")
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,8 @@ def command(
     with opened(
         bundle, sampling, settings, show=not as_json, device=device, verbose=verbose
     ) as model:
+        if chat.is_chat and all(map(is_default, _HOW_TOKENS_ARE_CHOSEN)):
+            _echo_own_sampling(bundle)
         if ready is not None:
             with blaming(origin):
                 answer = model.answer(ready)
@@ -186,6 +190,21 @@ def command(
                 _echo_statistics(answer)
             return 0
         return _talk(model, text, values)
+
+
+def _echo_own_sampling(bundle: pathlib.Path) -> None:
+    """Says so if the model's makers sample answers. The default stays greedy: one prompt, one
+    answer, whatever a checkpoint brings."""
+    own = own_sampling(bundle)
+    if own is None:
+        return
+    options = " ".join(
+        f"--{name.replace('_', '-')} {value:g}" for name, value in own.settings.items()
+    )
+    note = f"answers are the likeliest tokens; the model's own settings are {options}"
+    if own.others:
+        note += f" (not supported: {', '.join(own.others)})"
+    click.echo(f"note: {note}", err=True)
 
 
 def _talk(model: Answerer, text: BundleText, values: dict[str, Any]) -> int:

@@ -5,12 +5,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from moe_mobile.base import limits
 from moe_mobile.base.files import read_regular
+from moe_mobile.base.json_field import too_many_values
 from moe_mobile.errors import BundleCorruptError, BundleInvalidError
+
+_AGAIN = "Export again from a complete checkpoint"
 
 
 def read_files(bundle: pathlib.Path, names: Sequence[str]) -> dict[str, bytes]:
@@ -41,3 +46,23 @@ def read_files(bundle: pathlib.Path, names: Sequence[str]) -> dict[str, bytes]:
             )
         contents[file.path] = data
     return contents
+
+
+def parse_object(bundle: pathlib.Path, name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+    """The JSON object in one of the files of :func:`read_files`; empty without it.
+
+    Raises BundleInvalidError.
+    """
+    if name not in files:
+        return {}
+    if too_many_values(files[name]):
+        raise BundleInvalidError("holds too many values", file=bundle / name, remedy=_AGAIN)
+    try:
+        value = json.loads(files[name])
+    except (ValueError, RecursionError) as error:
+        raise BundleInvalidError(
+            f"is not valid JSON: {error}", file=bundle / name, remedy=_AGAIN
+        ) from error
+    if not isinstance(value, dict):
+        raise BundleInvalidError("must hold a JSON object", file=bundle / name, remedy=_AGAIN)
+    return value

@@ -4,15 +4,13 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from moe_mobile.base.json_field import too_many_values
 from moe_mobile.errors import BundleInvalidError, UsageError
 from moe_mobile.text.chat import ChatTemplate
-from moe_mobile.text.files import read_files
+from moe_mobile.text.files import parse_object, read_files
 
 _TEMPLATE = "chat_template.jinja"
 _WITH_TOOLS = "additional_chat_templates/tool_use.jinja"
@@ -32,11 +30,11 @@ def load_chat_template(bundle: pathlib.Path) -> ChatTemplate:
     reader's errors.
     """
     files = read_files(bundle, [_TEMPLATE, _WITH_TOOLS, _LEGACY, _CONFIG, _SPECIAL])
-    config = _object(bundle, _CONFIG, files)
-    tokens = _special_tokens({**_object(bundle, _SPECIAL, files), **config})
+    config = parse_object(bundle, _CONFIG, files)
+    tokens = _special_tokens({**parse_object(bundle, _SPECIAL, files), **config})
     for name, source in (
         (_TEMPLATE, _template_text(bundle, _TEMPLATE, files)),
-        (_LEGACY, _object(bundle, _LEGACY, files).get("chat_template")),
+        (_LEGACY, parse_object(bundle, _LEGACY, files).get("chat_template")),
         (_CONFIG, config.get("chat_template")),
     ):
         if source is not None:
@@ -86,19 +84,3 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(value, str):
             found[name] = value
     return found
-
-
-def _object(bundle: pathlib.Path, name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
-    if name not in files:
-        return {}
-    if too_many_values(files[name]):
-        raise BundleInvalidError("holds too many values", file=bundle / name, remedy=_AGAIN)
-    try:
-        value = json.loads(files[name])
-    except (ValueError, RecursionError) as error:
-        raise BundleInvalidError(
-            f"is not valid JSON: {error}", file=bundle / name, remedy=_AGAIN
-        ) from error
-    if not isinstance(value, dict):
-        raise BundleInvalidError("must hold a JSON object", file=bundle / name, remedy=_AGAIN)
-    return value

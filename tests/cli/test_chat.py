@@ -32,6 +32,7 @@ TEMPLATE = (
     "[{{ m.role }}] {{ m.content }}{% endfor %}"
     "{% if style is defined %}({{ style }}){% endif %}{{ eos_token }}"
 )
+SAMPLES = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.1}
 RUN = ("-n", 8, "--ignore-eos")
 
 
@@ -159,7 +160,7 @@ def test_the_tokens_of_generation_config_end_an_answer(
         "chat_template.jinja": TEMPLATE,
         "additional_chat_templates/tool_use.jinja": "not this",
         "special_tokens_map.json": '{"eos_token": {"content": "<end>"}}',
-        "generation_config.json": json.dumps({"eos_token_id": [256, stop], "do_sample": True}),
+        "generation_config.json": json.dumps({"eos_token_id": [256, stop], **SAMPLES}),
     }
     for name, content in files.items():
         (tmp_path / "tiny" / name).parent.mkdir(exist_ok=True)
@@ -170,6 +171,14 @@ def test_the_tokens_of_generation_config_end_an_answer(
         assert (bundle / name).read_text() == content
     answer = ok_json("generate", bundle, "--chat", "-p", "Hi", "-n", 8)
     assert (answer["token_ids"], answer["stop"]) == (whole[:length], "eos")
+    # Greedy, which is said, and how to have the model's own settings.
+    note = "note: answers are the likeliest tokens; the model's own settings are "
+    own = "--temperature 0.6 --top-k 20 --top-p 0.95"
+    chat = ("generate", bundle, "--chat", "-p", "Hi", "-n", 8)
+    assert f"{note}{own} (not supported: min_p)\n" in run_cli(*chat).stderr
+    for options in (own.split(), ["--temperature", "0"]):
+        assert note not in run_cli(*chat, *options).stderr
+    assert note not in run_cli("generate", bundle, "-p", "Hi", "-n", 2).stderr
 
 
 def test_a_phone_answers(chat_bundle: pathlib.Path, phone: StartPhone) -> None:
