@@ -7,6 +7,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import sys
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 STDIN = "standard input"
 """Its name in errors, as for a file."""
 
+_TYPE_HERE = "> "
 _MESSAGES = 'Write them like [{"role": "user", "content": "Hello"}]'
 
 
@@ -61,10 +63,11 @@ def typed_messages(stdin: IO[bytes]) -> Iterator[str]:
     terminal, count = stdin.isatty(), 0
     if terminal:
         click.echo("One message a line. Ctrl-D ends the conversation.", err=True)
+    edited = terminal and sys.stdin.isatty() and sys.stdout.isatty() and _has_editing()
     while True:
-        if terminal:
-            click.echo("> ", err=True, nl=False)
-        line = _read_line(stdin)
+        if terminal and not edited:
+            click.echo(_TYPE_HERE, err=True, nl=False)
+        line = _edited_line() if edited else _read_line(stdin)
         if not line:
             break
         if message := _decoded(line, STDIN, "message").strip():
@@ -116,6 +119,27 @@ def _read_line(stdin: IO[bytes]) -> bytes:
             remedy="Give long messages with --messages",
         )
     return line
+
+
+def _has_editing() -> bool:
+    """Whether a typed line can be edited, and earlier ones fetched with the arrow keys: once its
+    module is imported, :func:`input` does so at a terminal."""
+    try:
+        import readline  # noqa: F401
+    except ImportError:  # not every Python has it
+        return False
+    return True
+
+
+def _edited_line() -> bytes:
+    """As :func:`_read_line`, without limit: somebody has typed or pasted it."""
+    try:
+        line = input(_TYPE_HERE)
+    except EOFError:
+        return b""
+    except UnicodeDecodeError as error:
+        return error.object
+    return line.encode(sys.stdin.encoding, "surrogateescape") + b"\n"
 
 
 def _decoded(data: bytes, file: str, what: str) -> str:

@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -147,6 +148,37 @@ def test_a_conversation_is_typed_at_a_terminal(chat_bundle: pathlib.Path) -> Non
     lines = stderr.decode().splitlines()
     assert lines[0] == "One message a line. Ctrl-D ends the conversation."
     assert sum(line.startswith("> ") for line in lines) == 2
+
+
+def test_a_typed_line_can_be_edited() -> None:
+    """With standard input and output at a terminal; the arrow keys are no text."""
+    program = (
+        "import sys\n"
+        "from moe_mobile.cli.prompt import typed_messages\n"
+        "for line in typed_messages(sys.stdin.buffer):\n"
+        "    print([line], flush=True)\n"
+    )
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=theirs, stdout=theirs, stderr=subprocess.PIPE
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        for typed_keys, shown in ((b"", b"> "), (b"Hello\x1b[D\x1b[Dxy\r", b"['Helxylo']"),
+                                  (b"\x1b[A!\r", b"['Helxylo!']")):  # fmt: skip
+            os.write(ours, typed_keys)
+            while shown not in seen:
+                seen += os.read(ours, 4096)
+        while not seen.endswith(b"> "):
+            seen += os.read(ours, 4096)
+        os.write(ours, b"\x04")  # Ctrl-D
+        _, stderr = process.communicate(timeout=600)
+    finally:
+        process.kill()
+        os.close(ours)
+    assert process.returncode == 0, stderr
+    assert stderr.decode() == "One message a line. Ctrl-D ends the conversation.\n\n"
 
 
 def test_the_tokens_of_generation_config_end_an_answer(
