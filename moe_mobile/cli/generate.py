@@ -199,7 +199,7 @@ def _echo_own_sampling(bundle: pathlib.Path) -> None:
     if own is None:
         return
     options = " ".join(
-        f"--{name.replace('_', '-')} {value:g}" for name, value in own.settings.items()
+        f"--{name.replace('_', '-')} {value}" for name, value in own.settings.items()
     )
     note = f"answers are the likeliest tokens; the model's own settings are {options}"
     if own.others:

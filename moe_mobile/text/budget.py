@@ -21,7 +21,7 @@ conversation of 200 messages published templates take 1,300, and 3 MiB."""
 MOST_BYTES = 64 << 20
 """Of all texts and lists that are made, also of those that are gone again."""
 
-MOST_SECONDS = 5.0
+MOST_SECONDS = 5
 """Of the thread's processor time: single steps may take long."""
 
 _PAGE_BITS = 12
@@ -43,7 +43,7 @@ class _Budget:
         if self._steps < 0:
             raise TooMuchError(f"it takes more than {MOST_STEPS} steps")
         if time.thread_time() > self._end:
-            raise TooMuchError(f"it runs for more than {MOST_SECONDS:g} s")
+            raise TooMuchError(f"it runs for more than {MOST_SECONDS} s")
 
     def spend(self, count: int) -> None:
         self._bytes -= count
