@@ -13,8 +13,9 @@ from typing import Any
 
 from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bundle import manifest as m
+from moe_mobile.bundle.packed import packed_folder
 from moe_mobile.bundle.reader import parse_manifest, read_manifest_bytes
-from moe_mobile.errors import BundleCorruptError, BundleInvalidError, read_error
+from moe_mobile.errors import BundleCorruptError, BundleInvalidError, MoeMobileError, read_error
 
 _CHUNK = 4 << 20
 
@@ -102,13 +103,14 @@ def inspect_bundle(
 
     Raises:
         BundleInvalidError, UnsupportedError, IoError: as :func:`verify_bundle`.
+        UsageError: the packed weights lie behind a link, which the engine does not follow.
     """
     bundle = Path(path)
     data = read_manifest_bytes(bundle)
     manifest = parse_manifest(data, str(bundle / m.MANIFEST_FILE))
     # A prepared bundle may have given its shards away; whether its store is whole is the engine's
     # to say.
-    store = bundle / ".packed" if packed_dir is None else Path(packed_dir)
+    store = packed_folder(bundle, packed_dir)
     consumed = check_files(bundle, manifest, shards_may_be_gone=store.is_dir())
     moe_layers = len(manifest.moe_layers)
     mixers = [layer.mixer for layer in manifest.layers]
@@ -156,37 +158,72 @@ def _verify_file(
 ) -> None:
     path = bundle / file.path
     digest, position = hashlib.sha256(), 0
+    programs = None if shard is None else _Programs(path, shard)
     try:
         with open(path, "rb") as stream:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
+                if programs is not None:
+                    programs.update(memoryview(chunk))
                 position += len(chunk)
                 progress("verify", done + position, total, file.path)
-            if digest.hexdigest() != file.sha256:
-                raise BundleCorruptError(
-                    "bytes differ from their SHA-256", file=path, remedy=_AGAIN
-                )
-            if shard is not None:
-                _verify_programs(path, stream.fileno(), shard)
     except OSError as error:
         raise read_error(error, path) from error
+    if digest.hexdigest() != file.sha256:
+        raise BundleCorruptError("bytes differ from their SHA-256", file=path, remedy=_AGAIN)
+    if programs is not None:
+        programs.check()
 
 
-def _verify_programs(path: Path, descriptor: int, shard: m.Shard) -> None:
-    """A manifest may state a right hash of the shard and wrong ones of its programs."""
-    end = 0
-    for index, program in enumerate(shard.programs):
-        if any(os.pread(descriptor, program.offset - end, end)):
-            raise BundleInvalidError(
-                f"bytes before program {index} are not zero", file=path, remedy=_AGAIN
-            )
-        data = os.pread(descriptor, program.bytes, program.offset)
-        if hashlib.sha256(data).hexdigest() != program.sha256:
-            raise BundleCorruptError(
-                f"program {index} differs from its SHA-256", file=path, remedy=_AGAIN
-            )
-        end = program.offset + program.bytes
-    if any(os.pread(descriptor, shard.bytes - end, end)):
-        raise BundleInvalidError(
-            "bytes after the last program are not zero", file=path, remedy=_AGAIN
-        )
+class _Programs:
+    """Compares a shard's programs and gaps with the manifest, chunk by chunk: any may be huge.
+
+    A manifest may state a right hash of the shard and wrong ones of its programs.
+    """
+
+    def __init__(self, path: Path, shard: m.Shard) -> None:
+        self._path = path
+        self._shard = shard
+        # Program i and the gap before it, then the gap at the end: where each one ends.
+        self._ends = [end for p in shard.programs for end in (p.offset, p.offset + p.bytes)]
+        self._ends.append(shard.bytes)
+        self._part = 0
+        self._position = 0
+        self._digest = hashlib.sha256()
+        self._fault: MoeMobileError | None = None
+
+    def update(self, chunk: memoryview) -> None:
+        """The shard's next bytes. Those beyond its length are not looked at."""
+        while self._part < len(self._ends):
+            taken = chunk[: self._ends[self._part] - self._position]
+            if self._part % 2:
+                self._digest.update(taken)
+            elif taken.tobytes() != bytes(len(taken)):
+                self._note(BundleInvalidError, f"bytes {self._gap()} are not zero")
+            self._position += len(taken)
+            chunk = chunk[len(taken) :]
+            if self._position < self._ends[self._part]:
+                return
+            if self._part % 2:
+                self._end_program()
+            self._part += 1
+
+    def check(self) -> None:
+        """Raises what the first fault calls for."""
+        if self._fault is not None:
+            raise self._fault
+
+    def _gap(self) -> str:
+        index = self._part // 2
+        programs = len(self._shard.programs)
+        return f"before program {index}" if index < programs else "after the last program"
+
+    def _end_program(self) -> None:
+        index = self._part // 2
+        if self._digest.hexdigest() != self._shard.programs[index].sha256:
+            self._note(BundleCorruptError, f"program {index} differs from its SHA-256")
+        self._digest = hashlib.sha256()
+
+    def _note(self, kind: type[MoeMobileError], cause: str) -> None:
+        if self._fault is None:
+            self._fault = kind(cause, file=self._path, remedy=_AGAIN)

@@ -4,26 +4,9 @@
 
 from __future__ import annotations
 
-import pathlib
-
 from moe_mobile.base.json_field import Json
 from moe_mobile.base.text import count, size
 from moe_mobile.bundle.manifest import PACKED_DELEGATE, Manifest
-
-
-def packed_stores(bundle: pathlib.Path, packed_dir: pathlib.Path | None) -> list[Json]:
-    """Packed weights in ``packed_dir``, or in the bundle: the folder's name, size in bytes."""
-    stores = []
-    inside = bundle / ".packed"
-    folders = sorted(inside.iterdir()) if packed_dir is None and inside.is_dir() else []
-    if packed_dir is not None and packed_dir.is_dir():
-        folders = [packed_dir]
-    for path in folders:
-        files = [file for file in path.iterdir() if file.suffix == ".packed"]
-        if files:
-            stores.append({"key": path.name, "bytes": sum(file.stat().st_size for file in files)})
-    return stores
-
 
 # What XNNPACK's layout adds to shards and to dense programs, and what each method of these takes
 # for its index and for alignment, as measured: docs/findings/full-size.md.

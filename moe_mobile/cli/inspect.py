@@ -9,7 +9,7 @@ import pathlib
 import click
 
 from moe_mobile.cli.commands import cli_command
-from moe_mobile.cli.describe import packed_stores, summary
+from moe_mobile.cli.describe import summary
 from moe_mobile.cli.options import (
     bundle_argument,
     echo_json,
@@ -28,9 +28,11 @@ def command(bundle: pathlib.Path, packed_dir: pathlib.Path | None, as_json: bool
     Reads the manifest and the lengths of files only; `moe-mobile verify` reads every byte.
     """
     from moe_mobile.bundle import inspect_bundle
+    from moe_mobile.bundle.packed import packed_stores
 
     facts = inspect_bundle(bundle, packed_dir)
-    facts["packed"] = packed_stores(bundle, packed_dir)
+    stores = packed_stores(bundle, packed_dir)
+    facts["packed"] = [{"key": store.name, "bytes": size} for store, size in stores]
     if as_json:
         echo_json(facts)
     else:

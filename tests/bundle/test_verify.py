@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 import os
+import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ import pytest
 
 from moe_mobile.bundle import Manifest, inspect_bundle, verify_bundle
 from moe_mobile.bundle.manifest import ALIGNMENT
+from moe_mobile.bundle.packed import packed_stores
 from moe_mobile.bundle.writer import to_bytes, to_json
-from moe_mobile.errors import BundleCorruptError, BundleInvalidError, IoError
+from moe_mobile.errors import BundleCorruptError, BundleInvalidError, IoError, UsageError
 from tests.bundle.samples import sample, write_sample
 
 # A sample with experts, and with gaps between them.
@@ -148,6 +152,79 @@ def test_gaps_are_zero(bundle: tuple[Path, Manifest]) -> None:
     assert gaps
 
 
+def test_a_huge_gap_is_read_in_pieces(bundle: tuple[Path, Manifest]) -> None:
+    """A sparse file has one at no cost. All of it is checked, and progress goes on within it."""
+    path, manifest = bundle
+    value = to_json(manifest)
+    entry = value["layers"][shard_layer(manifest)]["experts"]
+    shard, gap = path / entry["path"], 64 << 20
+    data = shard.read_bytes()
+    for program in entry["programs"]:
+        program["offset"] += gap
+    entry["bytes"] += gap
+    with shard.open("wb") as file:
+        file.seek(gap)
+        file.write(data)
+
+    def check() -> list[int]:
+        entry["sha256"] = hashlib.sha256(shard.read_bytes()).hexdigest()
+        (path / "bundle.json").write_text(json.dumps(value, ensure_ascii=False))
+        steps: list[int] = []
+
+        def note(stage: str, done: int, total: int, detail: str = "") -> None:
+            if not steps:
+                tracemalloc.reset_peak()  # the manifest was read into a large buffer
+            steps.append(done)
+
+        tracemalloc.start()
+        try:
+            verify_bundle(path, note)
+        finally:
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert peak < gap / 2
+        return steps
+
+    steps = check()
+    assert max(after - before for before, after in pairwise(steps)) < gap / 2
+    with shard.open("r+b") as file:
+        file.seek(gap - 1)
+        file.write(b"x")
+    with pytest.raises(BundleInvalidError, match="bytes before program 0 are not zero"):
+        check()
+
+
+@pytest.mark.parametrize("link", [".packed", ".packed/cpu", "packed", "inside/link/cpu"])
+def test_inspect_follows_no_link_to_packed_weights(
+    link: str, bundle: tuple[Path, Manifest], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As the engine, which reads and writes nothing behind one."""
+    path, _ = bundle
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "cpu").mkdir()
+    (elsewhere / "cpu/methods.packed").write_bytes(b"x")
+    own = path / ".packed"
+    assert packed_stores(path) == []
+    at = path / (link.removesuffix("/cpu") if "inside" in link else link)
+    at.parent.mkdir(exist_ok=True)
+    at.symlink_to(elsewhere / ("cpu" if link == ".packed/cpu" else ""))
+    named = None if link.startswith(".packed") else path / link
+    with pytest.raises(UsageError, match="through a link") as caught:
+        packed_stores(path, named)
+    assert caught.value.file == str(at)
+    if link != ".packed/cpu":
+        with pytest.raises(UsageError, match="through a link"):
+            inspect_bundle(path, named)
+    # A link on the way to the bundle, or to a folder elsewhere, is the user's.
+    at.unlink()
+    (elsewhere / "way").symlink_to(elsewhere)
+    assert packed_stores(path, elsewhere / "way/cpu") == [(elsewhere / "way/cpu", 1)]
+    own.mkdir(exist_ok=True)
+    (own / "cpu").mkdir()
+    (own / "cpu/layer-00.packed").symlink_to(elsewhere / "cpu/methods.packed")
+    assert packed_stores(path) == []
+
+
 def test_inspect_describes_a_bundle(bundle: tuple[Path, Manifest]) -> None:
     path, manifest = bundle
     facts = inspect_bundle(path)
@@ -169,15 +246,18 @@ def test_a_file_that_cannot_be_read(
     bundle: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, manifest = bundle
-
-    def fail(*arguments: object) -> bytes:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(os, "pread", fail)
-    with pytest.raises(IoError, match="Input/output error") as caught:
-        verify_bundle(path)
     shard = manifest.layers[shard_layer(manifest)].experts
     assert shard is not None
+    whole = builtins.open
+
+    def fail(file: Any, *arguments: Any, **options: Any) -> Any:
+        if file == path / shard.path:
+            raise OSError(5, "Input/output error")
+        return whole(file, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "open", fail)
+    with pytest.raises(IoError, match="Input/output error") as caught:
+        verify_bundle(path)
     assert caught.value.file == str(path / shard.path)
 
 
