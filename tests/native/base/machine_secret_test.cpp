@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <thread>
 #include <vector>
@@ -17,6 +18,12 @@ namespace {
 using testing::read_file;
 using testing::TemporaryFolder;
 using testing::write_file;
+
+void write_secret(const TemporaryFolder& folder, const std::string& bytes, unsigned mode) {
+  const std::string path = folder.file("machine.secret");
+  write_file(path, bytes);
+  ASSERT_EQ(chmod(path.c_str(), mode), 0);
+}
 
 TEST(MachineSecret, IsMadeOnceAndStays) {
   TemporaryFolder folder;
@@ -42,7 +49,7 @@ TEST(MachineSecret, IsMadeAnewIfAKilledProcessLeftHalfOfIt) {
   TemporaryFolder folder;
   set_state_directory(folder.path());
   for (const std::string& left : {std::string(), std::string(31, 'x')}) {
-    write_file(folder.file("machine.secret"), left);
+    write_secret(folder, left, 0600);
     EXPECT_FALSE(existing_machine_secret());
     const MachineSecret secret = machine_secret();
     EXPECT_EQ(existing_machine_secret(), secret);
@@ -53,11 +60,36 @@ TEST(MachineSecret, IsMadeAnewIfAKilledProcessLeftHalfOfIt) {
 TEST(MachineSecret, RefusesAnotherFile) {
   TemporaryFolder folder;
   set_state_directory(folder.path());
-  write_file(folder.file("machine.secret"), std::string(33, 'x'));
+  write_secret(folder, std::string(33, 'x'), 0600);
   EXPECT_ERROR(machine_secret(), ErrorCode::kIo, "not the secret");
   set_state_directory("");
   EXPECT_ERROR(machine_secret(), ErrorCode::kUsage, "MOE_MOBILE_STATE_DIR");
   EXPECT_FALSE(existing_machine_secret());
+}
+
+TEST(MachineSecret, RefusesOneThatOthersMayReadOrWrite) {
+  TemporaryFolder folder;
+  set_state_directory(folder.path());
+  // An empty one too: others would keep the file open and read what is written.
+  for (const size_t size : {size_t{0}, sizeof(MachineSecret)})
+    for (const unsigned mode : {0666u, 0620u, 0602u, 0640u, 0604u}) {
+      write_secret(folder, std::string(size, '\0'), mode);
+      EXPECT_ERROR(machine_secret(), ErrorCode::kIo, "other users may read or write");
+      EXPECT_ERROR(existing_machine_secret(), ErrorCode::kIo, "Delete it");
+    }
+  write_secret(folder, std::string(sizeof(MachineSecret), 'x'), 0400);
+  EXPECT_TRUE(existing_machine_secret());
+}
+
+TEST(MachineSecret, RefusesOneOfAnotherUser) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root may give files away";
+  TemporaryFolder folder;
+  set_state_directory(folder.path());
+  const std::string path = folder.file("machine.secret");
+  write_secret(folder, std::string(sizeof(MachineSecret), 'x'), 0600);
+  ASSERT_EQ(chown(path.c_str(), 12345, 12345), 0);
+  EXPECT_ERROR(machine_secret(), ErrorCode::kIo, "belongs to user 12345");
+  EXPECT_ERROR(existing_machine_secret(), ErrorCode::kIo, path);
 }
 
 }  // namespace

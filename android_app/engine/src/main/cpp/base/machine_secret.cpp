@@ -3,6 +3,7 @@
 #include "base/machine_secret.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -40,6 +41,23 @@ std::string variable(const char* name) {
       ErrorCode::kIo, path, "is not the secret of this machine that moe-mobile made there",
       "Delete it: a new one is made, and bundles are prepared again (whose shards `consume` "
       "deleted are copied or exported again first).");
+}
+
+// Others who know the secret, or chose it, could seal packed weights in this user's name.
+void require_private(int fd, const std::string& path) {
+  struct stat status;
+  if (fstat(fd, &status) != 0) throw_errno(path, "inspect");
+  const bool own = status.st_uid == geteuid();
+  if (own && (status.st_mode & 077) == 0) return;
+  throw Error(
+      ErrorCode::kIo, path,
+      own ? "other users may read or write this secret, so it does not tell what this user packed"
+          : "this secret belongs to user " + std::to_string(status.st_uid) +
+                ", and moe-mobile runs as user " + std::to_string(geteuid()),
+      std::string(own ? "Delete it" : "Run moe-mobile as that user, or delete the file") +
+          ": a new one is made, and bundles are prepared again (whose shards `consume` deleted are "
+          "copied or exported again first). If this comes again, its file system keeps no owners "
+          "and modes: set MOE_MOBILE_STATE_DIR to a folder on another one.");
 }
 
 MachineSecret read_secret(int fd, const std::string& path) {
@@ -89,6 +107,7 @@ MachineSecret machine_secret() {
   const UniqueFd fd(
       ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600));
   if (!fd.valid()) throw_errno(path, "create the file");
+  require_private(fd.get(), path);
   // Two processes may begin at once; a killed one may have left the file empty or cut.
   if (!lock_file(fd.get(), path, std::chrono::minutes(1)))
     throw Error(ErrorCode::kIo, path, "another process has kept its lock for a minute",
@@ -108,6 +127,7 @@ std::optional<MachineSecret> existing_machine_secret() {
   const std::string path = directory + "/" + kFileName;
   if (access(path.c_str(), F_OK) != 0) return std::nullopt;
   const UniqueFd fd = open_read(path);
+  require_private(fd.get(), path);
   if (file_size(fd.get(), path) < sizeof(MachineSecret)) return std::nullopt;
   return read_secret(fd.get(), path);
 }

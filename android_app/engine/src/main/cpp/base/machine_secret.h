@@ -23,10 +23,10 @@ void set_state_directory(std::string directory);
 // That folder; empty if none was set.
 std::string state_directory();
 
-// The secret, made on first use. kReadOnly or kIo if it cannot be read or made, naming its file;
-// kUsage if no folder was set.
+// The secret, made on first use. kReadOnly or kIo if it cannot be read or made, or belongs or is
+// open to other users, naming its file; kUsage if no folder was set.
 MachineSecret machine_secret();
-// Empty if there is none yet, or no folder was set.
+// The same, but empty if there is none yet, or no folder was set.
 std::optional<MachineSecret> existing_machine_secret();
 
 }  // namespace moe_mobile
