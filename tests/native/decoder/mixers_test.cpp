@@ -259,6 +259,20 @@ TEST(Mixers, AConvolutionOutputsTheColumnsBefore) {
   }
 }
 
+TEST(Mixers, WhatTheCacheCannotHoldNamesTheBundle) {
+  AttentionSpec spec = attention(2, 1, 8, 0);
+  spec.kv_float32 = false;
+  Manifest m = manifest({spec}, 4);
+  m.path = "bundle/bundle.json";
+  Mixers mixers(m, kContext);
+  std::vector<float> q(16), k(8, 1e6f), v(8), out(16);
+  float* inputs[] = {q.data(), k.data(), v.data()};
+  float* outputs[] = {out.data()};
+  mixers.begin(0, 1);
+  EXPECT_ERROR(mixers[0].run(0, 1, inputs, outputs, serial_for), ErrorCode::kRuntime,
+               "bundle/bundle.json");
+}
+
 TEST(Mixers, LayersShareRotations) {
   std::vector<AttentionSpec> specs{attention(2, 1, 8, 0), attention(4, 2, 8, 3),
                                    attention(2, 1, 8, 0)};

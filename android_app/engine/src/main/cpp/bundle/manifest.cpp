@@ -478,6 +478,7 @@ Manifest parse_manifest(const std::string& text, const std::string& file) {
   }
   const nlohmann::json document = parse_strict_json(text, file);
   Manifest manifest = Reader(JsonField(document, "", file)).read();
+  manifest.path = file;
   manifest.bundle_hash = to_hex(sha256(text.data(), text.size()));
   return manifest;
 }

@@ -124,6 +124,7 @@ struct Manifest {
   // What ExpertKey::variant counts: `quantization.experts` first, then the layers' `variants`.
   std::vector<ExpertPrecision> precisions;
   std::string bundle_hash;  // SHA-256 of bundle.json, hexadecimal
+  std::string path;         // of bundle.json, for errors
 
   // The experts of a layer in one precision. REQUIRES: the layer has experts, variant <
   // precisions.size().

@@ -44,9 +44,11 @@ MixerFacts AttentionMixer::facts_for(const AttentionSpec& spec, uint32_t context
   return facts;
 }
 
-AttentionMixer::AttentionMixer(uint32_t layer, const AttentionSpec& spec, uint32_t context,
-                               uint32_t max_batch, std::shared_ptr<const Rope> rope)
+AttentionMixer::AttentionMixer(std::string manifest_path, uint32_t layer, const AttentionSpec& spec,
+                               uint32_t context, uint32_t max_batch,
+                               std::shared_ptr<const Rope> rope)
     : Mixer(facts_for(spec, context, max_batch)),
+      manifest_path_(std::move(manifest_path)),
       layer_(layer),
       num_heads_(spec.num_heads),
       scale_(static_cast<float>(spec.scale)),
@@ -97,10 +99,11 @@ void AttentionMixer::run(uint32_t first, uint32_t count, float* const* inputs,
                  shape.num_kv_heads, first + row);
   }
   if (!cache_.append(first, count, k, inputs[2]))
-    throw Error(ErrorCode::kRuntime, "",
+    throw Error(ErrorCode::kRuntime, manifest_path_,
                 "a key or value of layer " + std::to_string(layer_) +
                     " is not finite, or beyond what a float16 KV cache holds (65504)",
-                "Export the model again with a float32 KV cache (its setting `kv_dtype`).");
+                "Export the model again with a float32 KV cache: `moe-mobile export --kv-dtype "
+                "float32`, or `kv_dtype` of QuantizationSettings.");
   AttentionCall call;
   call.cache = &cache_;
   call.num_heads = num_heads_;

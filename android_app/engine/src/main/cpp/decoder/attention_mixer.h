@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "bundle/manifest.h"
@@ -23,9 +24,9 @@ class AttentionMixer : public Mixer {
   static MixerFacts facts_for(const AttentionSpec& spec, uint32_t context, uint32_t max_batch);
 
   // `rope` holds the rotations of each step's positions; layers with equal frequencies share it.
-  // `layer` is for errors.
-  AttentionMixer(uint32_t layer, const AttentionSpec& spec, uint32_t context, uint32_t max_batch,
-                 std::shared_ptr<const Rope> rope);
+  // `manifest_path` and `layer` are for errors.
+  AttentionMixer(std::string manifest_path, uint32_t layer, const AttentionSpec& spec,
+                 uint32_t context, uint32_t max_batch, std::shared_ptr<const Rope> rope);
 
   void clear() override;
   void mark(uint32_t first, uint32_t count) override;
@@ -35,6 +36,7 @@ class AttentionMixer : public Mixer {
            const ParallelFor& parallel) override;
 
  private:
+  std::string manifest_path_;
   uint32_t layer_;
   uint32_t num_heads_;
   float scale_;

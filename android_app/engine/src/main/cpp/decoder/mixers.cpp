@@ -78,8 +78,8 @@ Mixers::Mixers(const Manifest& manifest, uint32_t context) {
     const auto& spec = std::get<AttentionSpec>(manifest.layers[layer].mixer);
     size_t rope = 0;
     while (!same_rope(spec, *distinct[rope])) ++rope;
-    layers_.push_back(
-        std::make_unique<AttentionMixer>(layer, spec, context, manifest.max_batch, ropes_[rope]));
+    layers_.push_back(std::make_unique<AttentionMixer>(manifest.path, layer, spec, context,
+                                                       manifest.max_batch, ropes_[rope]));
   }
 }
 
