@@ -120,6 +120,13 @@ TEST(AtomicFile, RefusesASecondWriter) {
   EXPECT_EQ(read_file(folder.file("out")), "x");
 }
 
+TEST(AtomicFile, SaysThatATemporaryNameIsTheSecondOfAFileInUse) {
+  TemporaryFolder folder;
+  AtomicFile first(folder.file("first"));
+  std::filesystem::create_hard_link(folder.file("first.partial"), folder.file("out.partial"));
+  EXPECT_ERROR(AtomicFile(folder.file("out")), ErrorCode::kIo, "second name");
+}
+
 TEST(AtomicFile, MovesWithItsTemporaryFile) {
   TemporaryFolder folder;
   {
@@ -179,7 +186,9 @@ TEST(AlignedBuffer, IsAlignedAndMoves) {
   AlignedBuffer other(std::move(buffer));
   EXPECT_EQ(other.data()[kBlobAlignment - 1], 7);
   EXPECT_EQ(AlignedBuffer().capacity(), 0u);
-  EXPECT_ERROR(AlignedBuffer(std::numeric_limits<size_t>::max()), ErrorCode::kBudget, "memory");
+  constexpr size_t kMost = std::numeric_limits<size_t>::max();
+  EXPECT_ERROR(AlignedBuffer(kMost), ErrorCode::kBudget, "memory");
+  EXPECT_ERROR(AlignedBuffer(kMost, "dense/head.pte"), ErrorCode::kBudget, "dense/head.pte");
 }
 
 TEST(UniqueFd, ClosesOnce) {

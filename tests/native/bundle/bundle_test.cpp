@@ -3,6 +3,7 @@
 #include "bundle/bundle.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <filesystem>
@@ -121,6 +122,40 @@ TEST(Bundle, RefusesFoldersThatAreNotBundles) {
   fs::rename(linked.file("bundle.json"), linked.file("other.json"));
   fs::create_symlink("other.json", linked.file("bundle.json"));
   EXPECT_ERROR(Bundle::open(linked.path()), ErrorCode::kBundleInvalid, "symbolic link");
+}
+
+uint64_t peak_memory() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return uint64_t(usage.ru_maxrss) * 1024;
+}
+
+// A sparse file, which takes no disk.
+void enlarge_head(SampleBundle* sample, uint64_t bytes) {
+  nlohmann::json& json = sample->json();
+  json["memory"]["dense_bytes"] =
+      json["memory"]["dense_bytes"].get<uint64_t>() + bytes - json["head"]["bytes"].get<uint64_t>();
+  json["head"]["bytes"] = bytes;
+  sample->write();
+  fs::resize_file(sample->file("dense/head.pte"), bytes);
+}
+
+TEST(Bundle, HashesAHugeFileBeforeItTakesMemory) {
+  constexpr uint64_t kBytes = 512 << 20;
+  SampleBundle sample;
+  enlarge_head(&sample, kBytes);
+  const Bundle bundle = Bundle::open(sample.path());
+  const uint64_t before = peak_memory();
+  EXPECT_ERROR(bundle.read_verified(bundle.manifest().head), ErrorCode::kBundleCorrupt, "SHA-256");
+  EXPECT_LT(peak_memory() - before, kBytes / 2);
+}
+
+TEST(Bundle, RefusesAFileThatDoesNotFitInMemory) {
+  SampleBundle sample;
+  enlarge_head(&sample, uint64_t{1} << 43);
+  const Bundle bundle = Bundle::open(sample.path());
+  const FileRef& head = bundle.manifest().head;
+  EXPECT_ERROR(bundle.read_verified(head), ErrorCode::kBudget, bundle.path(head));
 }
 
 TEST(Bundle, NoticesChangesAfterOpening) {

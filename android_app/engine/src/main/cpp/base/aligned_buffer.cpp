@@ -8,12 +8,19 @@
 
 namespace moe_mobile {
 
-AlignedBuffer::AlignedBuffer(size_t size) : size_(size) {
+void throw_no_memory(const std::string& file, uint64_t bytes) {
+  throw Error(ErrorCode::kBudget, file,
+              "there is no memory for the " + std::to_string(bytes) + " bytes to be read from it",
+              "Close other programs, raise a limit on memory, or use a machine with more.");
+}
+
+AlignedBuffer::AlignedBuffer(size_t size, const std::string& file) : size_(size) {
   if (size == 0) return;
   if (size <= SIZE_MAX - kBlobAlignment) {
     data_ = static_cast<uint8_t*>(std::aligned_alloc(kBlobAlignment, capacity()));
   }
   if (data_ == nullptr) {
+    if (!file.empty()) throw_no_memory(file, size);
     throw Error(ErrorCode::kBudget, "",
                 "cannot allocate " + std::to_string(size) + " bytes of memory",
                 "Close other programs or lower the cache budget");

@@ -26,6 +26,14 @@ std::string folder_of(const std::string& path) {
               "Wait for it to finish and try again");
 }
 
+// The lock may then be this process's own, on another file that it holds.
+void refuse_second_name(int fd, const std::string& path) {
+  struct stat status;
+  if (::fstat(fd, &status) != 0 || status.st_nlink < 2) return;
+  throw Error(ErrorCode::kIo, path, "is a second name (a hard link) of a file that is in use",
+              "Delete this name and try again");
+}
+
 // An invalid descriptor, with errno set, if it cannot be opened.
 UniqueFd open_temporary(const std::string& temporary, int flags) {
   int raw;
@@ -39,7 +47,10 @@ UniqueFd open_temporary(const std::string& temporary, int flags) {
 // remove the name.
 void lock_temporary(int fd, const std::string& temporary) {
   // File systems without locks are accepted.
-  if (::flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) throw_busy(temporary);
+  if (::flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    refuse_second_name(fd, temporary);
+    throw_busy(temporary);
+  }
   // Between open and lock another process may have renamed or removed the file. Then do not touch
   // what has its name now.
   struct stat mine, named;

@@ -117,12 +117,16 @@ class MappedFile {
   size_t size_ = 0;
 };
 
+// kBudget: the bytes, which are to be read from `file`, do not fit in memory.
+[[noreturn]] void throw_no_memory(const std::string& file, uint64_t bytes);
+
 // Uninitialised memory aligned to kBlobAlignment, its capacity rounded up to the same, so that a
 // direct read of a whole padded blob fits.
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
-  explicit AlignedBuffer(size_t size);
+  // kBudget if there is no memory for it. The error names `file`, whose bytes are to lie there.
+  explicit AlignedBuffer(size_t size, const std::string& file = "");
   AlignedBuffer(AlignedBuffer&& other) noexcept;
   AlignedBuffer& operator=(AlignedBuffer&& other) noexcept;
   AlignedBuffer(const AlignedBuffer&) = delete;

@@ -62,15 +62,16 @@ Sha256Digest sha256(const void* data, size_t length) {
   return hash.digest();
 }
 
-Sha256Digest sha256_file(int fd, uint64_t offset, uint64_t length, const std::string& path) {
+Sha256Digest sha256_file(int fd, uint64_t offset, uint64_t length, const std::string& path,
+                         const Hashed& hashed) {
   Sha256 hash;
   std::vector<uint8_t> chunk(std::min<uint64_t>(length, kFileChunk));
-  while (length > 0) {
-    const size_t bytes = std::min<uint64_t>(length, chunk.size());
-    read_exactly(fd, chunk.data(), bytes, offset, path);
+  for (uint64_t done = 0; done < length;) {
+    const size_t bytes = std::min<uint64_t>(length - done, chunk.size());
+    read_exactly(fd, chunk.data(), bytes, offset + done, path);
     hash.update(chunk.data(), bytes);
-    offset += bytes;
-    length -= bytes;
+    done += bytes;
+    if (hashed) hashed(done);
   }
   return hash.digest();
 }

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 namespace moe_mobile {
@@ -27,8 +28,12 @@ class Sha256 {
 
 Sha256Digest sha256(const void* data, size_t length);
 
+// Called as a file is read, with the bytes so far.
+using Hashed = std::function<void(uint64_t bytes)>;
+
 // Digest of `length` bytes from `offset` of an open file; kBundleCorrupt if the file ends before.
-Sha256Digest sha256_file(int fd, uint64_t offset, uint64_t length, const std::string& path);
+Sha256Digest sha256_file(int fd, uint64_t offset, uint64_t length, const std::string& path,
+                         const Hashed& hashed = {});
 
 // 64 lower-case hexadecimal digits.
 std::string to_hex(const Sha256Digest& digest);

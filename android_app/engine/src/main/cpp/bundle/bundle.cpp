@@ -9,6 +9,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "cache/memory_planner.h"
 
 namespace moe_mobile {
 namespace {
@@ -78,6 +79,22 @@ void expect_hash(const Sha256Digest& actual, const Sha256Digest& expected, const
               kRemedy);
 }
 
+// More than this is hashed in the file before it takes memory: a wrong file takes none.
+constexpr uint64_t kMostBeforeHash = 256 << 20;
+
+AlignedBuffer read_hashed(int fd, uint64_t offset, uint64_t bytes, const Sha256Digest& expected,
+                          const std::string& path, const std::string& what) {
+  if (bytes > kMostBeforeHash) {
+    if (bytes > available_memory()) throw_no_memory(path, bytes);
+    expect_hash(sha256_file(fd, offset, bytes, path), expected, path, what);
+  }
+  AlignedBuffer buffer(bytes, path);
+  read_exactly(fd, buffer.data(), buffer.size(), offset, path);
+  // Again if it is large: the file may have changed.
+  expect_hash(sha256(buffer.data(), buffer.size()), expected, path, what);
+  return buffer;
+}
+
 }  // namespace
 
 Bundle Bundle::open(const std::string& directory) {
@@ -124,10 +141,10 @@ bool Bundle::has_all_shards() const {
 
 std::string Bundle::path(const FileRef& file) const { return directory_ + "/" + file.path; }
 
-void Bundle::verify_file(const FileRef& file) const {
+void Bundle::verify_file(const FileRef& file, const Hashed& hashed) const {
   const std::string name = path(file);
   const UniqueFd fd = open_read(name);
-  expect_hash(sha256_file(fd.get(), 0, file.bytes, name), file.sha256, name, "the file");
+  expect_hash(sha256_file(fd.get(), 0, file.bytes, name, hashed), file.sha256, name, "the file");
 }
 
 AlignedBuffer Bundle::read_verified(const FileRef& file) const {
@@ -137,10 +154,7 @@ AlignedBuffer Bundle::read_verified(const FileRef& file) const {
   if (file_size(fd.get(), name) != file.bytes) {
     throw Error(ErrorCode::kBundleInvalid, name, "has changed its length", kRemedy);
   }
-  AlignedBuffer buffer(file.bytes);
-  read_exactly(fd.get(), buffer.data(), buffer.size(), 0, name);
-  expect_hash(sha256(buffer.data(), buffer.size()), file.sha256, name, "the file");
-  return buffer;
+  return read_hashed(fd.get(), 0, file.bytes, file.sha256, name, "the file");
 }
 
 AlignedBuffer Bundle::read_program(const ExpertKey& key) const {
@@ -161,11 +175,8 @@ AlignedBuffer Bundle::read_program(const ExpertKey& key) const {
   if (file_size(fd.get(), name) != experts.shard.bytes) {
     throw Error(ErrorCode::kBundleInvalid, name, "has changed its length", kRemedy);
   }
-  AlignedBuffer buffer(program.bytes);
-  read_exactly(fd.get(), buffer.data(), buffer.size(), program.offset, name);
-  expect_hash(sha256(buffer.data(), buffer.size()), program.sha256, name,
-              "the program of expert " + std::to_string(key.expert));
-  return buffer;
+  return read_hashed(fd.get(), program.offset, program.bytes, program.sha256, name,
+                     "the program of expert " + std::to_string(key.expert));
 }
 
 }  // namespace moe_mobile

@@ -32,8 +32,9 @@ class Bundle {
   bool has_all_shards() const;
 
   // Compares the file's SHA-256 with the manifest; kBundleCorrupt if they differ.
-  void verify_file(const FileRef& file) const;
-  // The file's bytes, after the same check of exactly these bytes.
+  void verify_file(const FileRef& file, const Hashed& hashed = {}) const;
+  // The file's bytes, after the same check of exactly these bytes. kBudget if they do not fit in
+  // memory.
   AlignedBuffer read_verified(const FileRef& file) const;
   // One expert's program (.pte bytes), checked against its own SHA-256. kIo if the shard is
   // missing.

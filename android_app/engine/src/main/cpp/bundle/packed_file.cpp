@@ -284,7 +284,7 @@ Sha256Digest PackedFile::sealed_blobs() const {
 
 AlignedBuffer PackedFile::read(size_t index) const {
   const PackedEntry& entry = entries_.at(index);
-  AlignedBuffer buffer(entry.length);
+  AlignedBuffer buffer(entry.length, path_);
   read_exactly(buffered_.get(), buffer.data(), entry.length, entry.offset, path_);
   if (crc32c(buffer.data(), entry.length) != entry.crc32c) {
     refuse(path_, "blob " + std::to_string(index) + " at offset " + std::to_string(entry.offset) +

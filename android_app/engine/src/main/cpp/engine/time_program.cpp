@@ -19,7 +19,7 @@ ProgramTimes time_program(const std::string& path, uint32_t iterations, uint32_t
   require_samples("iterations", iterations);
   const ThreadPoolLease lease(threads);
   UniqueFd fd = open_read(path);
-  AlignedBuffer bytes(file_size(fd.get(), path));
+  AlignedBuffer bytes(file_size(fd.get(), path), path);
   read_exactly(fd.get(), bytes.data(), bytes.size(), 0, path);
   const LoadedProgram program(bytes.data(), bytes.size(), path);
   PlannedArena arena;

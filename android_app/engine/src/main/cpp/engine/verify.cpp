@@ -78,12 +78,14 @@ VerifiedBundle verify_bundle(const Bundle& bundle, const std::string& packed_dir
   VerifiedBundle verified;
   verified.files = files.size() + 1;
   verified.bytes = file_size(open_read(manifest_path).get(), manifest_path);
+  constexpr uint64_t kStep = 64 << 20;
   uint64_t total = 0, done = 0;
   for (const FileRef* file : files) total += file->bytes;
   for (const FileRef* file : files) {
-    bundle.verify_file(*file);
+    bundle.verify_file(*file, [&](uint64_t bytes) {
+      if (bytes % kStep == 0 || bytes == file->bytes) progress("verify", done + bytes, total);
+    });
     done += file->bytes;
-    progress("verify", done, total);
   }
   verified.bytes += total;
   if (has_store) verified.packed = verify_store(bundle, directory, progress);
