@@ -28,18 +28,28 @@ def test_the_bytes_do_not_depend_on_the_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: set[str] = set()
+    two = threading.Event()
     pack = torch.Tensor.amax
 
     def watched(*arguments: object, **named: object) -> torch.Tensor:
-        seen.add(threading.current_thread().name)
+        name = threading.current_thread().name
+        if name.startswith("export"):
+            seen.add(name)
+            if len(seen) == min(workers, 2):
+                two.set()
+            assert two.wait(300)  # the first thread's packing ends only once another one packs
         return pack(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(torch.Tensor, "amax", watched)
     monkeypatch.setattr(parallel, "cores", lambda: workers)
     out = export_bundle(checkpoint("qwen3_moe"), tmp_path / "out", "8da4w", max_batch=FEW_ROWS)
     assert contents(out) == contents(bundle("qwen3_moe", "8da4w"))
-    threads = {name for name in seen if name.startswith("export")}
-    assert 1 <= len(threads) <= workers
+    assert min(workers, 2) <= len(seen) <= workers
+
+
+def test_as_many_are_made_at_once_as_there_are_workers() -> None:
+    all_at_once = threading.Barrier(3, timeout=300)  # raises if fewer come
+    assert sorted(in_order(lambda _: all_at_once.wait(), range(3), 3)) == [0, 1, 2]
 
 
 def test_results_come_in_order_whatever_is_ready_first() -> None:
@@ -47,7 +57,7 @@ def test_results_come_in_order_whatever_is_ready_first() -> None:
 
     def make(item: int) -> int:
         if item == 0:  # ends last of those made at once
-            ready[1].wait(300)
+            assert ready[1].wait(300)
         if item < len(ready):
             ready[item].set()
         return item * item

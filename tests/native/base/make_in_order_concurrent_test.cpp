@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <stdexcept>
+#include <thread>
 
 #include "base/make_in_order.h"
 
@@ -34,6 +36,23 @@ TEST(MakeInOrder, TakesAllInOrderAndRunsNotFarAhead) {
       EXPECT_EQ(taken, count);
       EXPECT_EQ(made, count);
     }
+}
+
+TEST(MakeInOrder, MakesAsManyAtOnceAsThereAreWorkers) {
+  constexpr size_t kWorkers = 3;
+  std::atomic<size_t> begun{0};
+  size_t met = 0;
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::minutes(5);
+  MakeInOrder<bool>::run(
+      kWorkers, kWorkers,
+      [&](unsigned, size_t) {  // none ends before all have begun
+        ++begun;
+        while (begun < kWorkers && std::chrono::steady_clock::now() < give_up)
+          std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        return begun == kWorkers;
+      },
+      [&](size_t, bool all) { met += all; });
+  EXPECT_EQ(met, kWorkers);
 }
 
 TEST(MakeInOrder, EndsWithTheFirstFailureOfEither) {
