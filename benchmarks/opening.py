@@ -8,7 +8,7 @@ python -m benchmarks.opening BUNDLE --before /path/to/other/moe_runner --json op
 Each runner, by turns, prepares the bundle into a folder of its own, opens it with several cache
 sizes, answers with five tokens, and then with enough to use the cache. CPU seconds are those of the
 engine's process. The peak is the largest anonymous memory seen every few milliseconds, less what
-the process has before it opens anything.
+the process has before it prepares or opens anything; a cache's last line has that of all its steps.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def _anonymous(pid: int) -> float:
 
 
 @contextmanager
-def measured(runner: Runner) -> Iterator[Cost]:
+def measured(runner: Runner, base: float) -> Iterator[Cost]:
     cost, done = Cost(), threading.Event()
 
     def watch() -> None:
         while not done.wait(EVERY_SECONDS):
-            cost.peak = max(cost.peak, _anonymous(runner.pid))
+            cost.peak = max(cost.peak, _anonymous(runner.pid) - base)
 
     thread = threading.Thread(target=watch)
     cpu, start = _cpu_seconds(runner.pid), time.perf_counter()
@@ -103,7 +103,7 @@ def measure(
     """One round. The store is made anew, so that its pages are as the runner leaves them."""
     shutil.rmtree(store, ignore_errors=True)
     with Runner(program) as runner:
-        with measured(runner) as cost:
+        with measured(runner, _anonymous(runner.pid)) as cost:
             runner.request("prepare", bundle=str(bundle), packed_dir=str(store))
         found.add("prepare", cost)
     facts = inspect_bundle(bundle)
@@ -113,21 +113,21 @@ def measure(
         with Runner(program) as runner:
             base = _anonymous(runner.pid)
             settings = {"threads": 1, "cache": cache, "packed_dir": str(store), "context": 512}
-            with measured(runner) as cost:
+            with measured(runner, base) as cost:
                 info = runner.request("open", bundle=str(bundle), settings=settings)
             found.plans[cache] = info["plan"]
             found.add(f"open {cache}", cost)
             peak = cost.peak
             for name, count in (("five tokens", FIRST_ANSWER), ("64 tokens", 64)):
-                with measured(runner) as cost:
+                with measured(runner, base) as cost:
                     runner.request(
                         "generate", token_ids=tokens[:8], max_new_tokens=count, ignore_eos=True
                     )
                 found.add(f"{name} {cache}", cost)
                 peak = max(peak, cost.peak)
-            with measured(runner) as cost:
+            with measured(runner, base) as cost:
                 runner.request("generate", token_ids=tokens, max_new_tokens=1, ignore_eos=True)
-            cost.peak = max(peak, cost.peak) - base
+            cost.peak = max(peak, cost.peak)
             found.add(f"prompt of 256 tokens {cache}", cost)
 
 
