@@ -25,7 +25,6 @@ from moe_mobile.device.deploy.package import bundle_package
 from moe_mobile.device.lost import LostError
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import DeviceError, MoeMobileError, RuntimeFailedError
-from moe_mobile.runner import Runner
 from tests.device.liar import (
     STDERR,
     STDOUT,
@@ -324,17 +323,29 @@ def test_an_engine_that_computes_may_be_silent(
 ) -> None:
     device = lying()
     folder = device.place(wide_bundle)
+    silences: list[float] = []
+    works = Awaited.works
 
-    def seconds(runner: Runner, tokens: int) -> float:
-        bench: dict[str, Any] = {"n_prompt": 0, "n_gen": tokens, "repetitions": 1, "warmup": False}
-        return float(runner.request("bench", **bench)["samples"][0]["gen_ns"]) / 1e9
+    def looked(awaited: Awaited, work: float | None) -> bool:
+        silences.append(awaited.silent_s)
+        return works(awaited, work)
 
+    monkeypatch.setattr(Awaited, "works", looked)
+    bench: dict[str, Any] = {"n_prompt": 0, "repetitions": 1, "warmup": False}
+    tokens, limit, most = 100, 3.0, 16000
     with device.runner() as runner:
         runner.request("open", bundle=folder, settings={"cache": "100%", "context": 16384})
-        monkeypatch.setattr(limits, "SILENCE_S", 3.0)
-        tokens = 100
-        while (took := seconds(runner, tokens)) < 2.5 * limits.SILENCE_S and tokens < 16000:
-            tokens = min(16000, int(tokens * 3 * limits.SILENCE_S / took) + 1)
+        while len(silences) < 2:  # the second look sees whether it computed since the first
+            monkeypatch.setattr(limits, "SILENCE_S", limit)
+            silences.clear()
+            sample = runner.request("bench", n_gen=tokens, **bench)["samples"][0]
+            assert len(sample["itl_ns"]) == tokens
+            if tokens < most:
+                tokens = min(most, int(tokens * 3 * limit / (sample["gen_ns"] / 1e9)) + 1)
+            elif len(silences) < 2:  # a quick machine
+                limit /= 2
+                assert limit > 0.1
+    assert silences[-1] >= 2 * limit
 
 
 def test_a_request_that_nobody_takes(lying: WithLies) -> None:
