@@ -205,13 +205,19 @@ def test_a_phone_without_flock(phone: StartPhone, tiny_bundle: pathlib.Path) -> 
 
 
 def test_an_abort_ends_a_deployment(phone: StartPhone, large_bundle: pathlib.Path) -> None:
-    one = phone(flash_mbps=2)
+    one = phone(link_mbps=20)
     device = device_of(one)
-    timer = threading.Timer(2, device.abort)
-    timer.start()
+    aborts = threading.Thread(target=device.abort)
+
+    def sent(stage: str, done: int, total: int, detail: str = "") -> None:
+        if done > 0 and aborts.ident is None:
+            aborts.start()
+
     with pytest.raises(CancelledError):
-        device.deploy(large_bundle)
-    # Of the minute that it takes, there was some left: nothing has its final name.
+        device.deploy(large_bundle, progress=sent)
+    aborts.join(300)
+    assert not aborts.is_alive()
+    # Of the seconds that it takes, there were some left: nothing has its final name.
     folder = f"{phone_root()}/{bundle_package(large_bundle).folder}"
     assert shell(one, f"ls -d {folder}").returncode != 0
     with pytest.raises(CancelledError):
