@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +42,26 @@ def rss_anon(pid: int) -> int:
     """Anonymous memory of a process in bytes, from the kernel."""
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "RssAnon:" in line)
+
+
+@contextmanager
+def peak_rss_anon(pid: int) -> Iterator[list[int]]:
+    """One number: the most anonymous memory that a process was seen to have inside.
+
+    Seen every millisecond or less often, so never more than there was. The kernel's own peak
+    (VmHWM) has files that are mapped, too, and those come and go as others need memory.
+    """
+    peak, done = [rss_anon(pid)], threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.001):
+            peak[0] = max(peak[0], rss_anon(pid))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
+        peak[0] = max(peak[0], rss_anon(pid))

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The plan's total is what the process takes, and closing an engine gives it back."""
+"""The plan's total is what the process takes at any moment, and closing an engine gives it back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moe_mobile.runner import Runner
-from tests.engine.native import rss_anon
+from tests.engine.native import peak_rss_anon, rss_anon
 
 MIB = 2**20
 
@@ -31,19 +31,24 @@ def test_memory_stays_within_the_plan(large_bundle: Path, cache: str, residency:
     }
     with Runner() as runner:
         before = rss_anon(runner.pid)
-        info = runner.request("open", bundle=str(large_bundle), settings=settings)
+        with peak_rss_anon(runner.pid) as opening:
+            info = runner.request("open", bundle=str(large_bundle), settings=settings)
         opened = rss_anon(runner.pid) - before
-        runner.request("score", token_ids=[(37 * i) % 512 for i in range(24)])
-        # More than a batch: no program takes more memory than for its largest number of rows.
-        runner.request("generate", token_ids=[(41 * i) % 512 for i in range(600)], max_new_tokens=8)
+        with peak_rss_anon(runner.pid) as using:
+            runner.request("score", token_ids=[(37 * i) % 512 for i in range(24)])
+            # More than a batch: no program takes more memory than for its largest number of rows.
+            runner.request(
+                "generate", token_ids=[(41 * i) % 512 for i in range(600)], max_new_tokens=8
+            )
         used = rss_anon(runner.pid) - before
+    peaks = [peak[0] - before for peak in (opening, using)]
     plan = info["plan"]
-    print(cache, residency, plan["total_bytes"] / MIB, opened / MIB, used / MIB)
+    measured = (opened, used, *peaks)
+    print(cache, residency, plan["total_bytes"] / MIB, *(bytes / MIB for bytes in measured))
     # The experts dominate, so that the contract is about them.
     assert plan["slots"] * plan["slot_bytes"] > 0.4 * plan["total_bytes"] or cache == "15%"
     assert plan["slots"] * plan["slot_bytes"] <= plan["experts_budget_bytes"]
-    for measured in (opened, used):
-        assert measured <= plan["total_bytes"] + SPARE
+    assert max(measured) <= plan["total_bytes"] + SPARE
     slots = plan["slots"] * plan["slot_bytes"]
     # The plan must not promise far more than is taken either.
     assert used >= 0.9 * slots
