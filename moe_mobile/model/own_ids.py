@@ -47,12 +47,16 @@ _TEXTS = (
 def require_own_ids(folder: Path, files: Mapping[str, bytes], tokenizer: TextTokenizer) -> None:
     """Raises a CheckpointError if transformers gives a text other ids than ``tokenizer``.
 
-    Says nothing if transformers cannot load the files, or not without code of theirs.
+    Says nothing if no file names a class (``tokenizer.json`` is then all that a checkpoint says of
+    its tokenizer), or if transformers cannot load the files, or not without code of theirs.
 
     Args:
         folder: where the files are from, for errors.
         files: those of the checkpoint, judged before. transformers gets no others.
     """
+    named = _naming_a_class(files)
+    if named is None:
+        return
     with _quiet(), tempfile.TemporaryDirectory() as name:
         theirs = _loaded(Path(name), files)
         if theirs is None:
@@ -66,19 +70,19 @@ def require_own_ids(folder: Path, files: Mapping[str, bytes], tokenizer: TextTok
                 raise CheckpointError(
                     f"with it, transformers ({type(theirs).__name__}) gives the text {text!r} "
                     f"other ids than {TOKENIZER} does: {ids[:8]} instead of {own[:8]}",
-                    file=folder / _naming_a_class(files),
+                    file=folder / named,
                     remedy="Load the tokenizer with transformers and save it again "
                     "(AutoTokenizer.from_pretrained, save_pretrained)",
                 )
 
 
-def _naming_a_class(files: Mapping[str, bytes]) -> str:
-    """The file that tells transformers which tokenizer to build."""
+def _naming_a_class(files: Mapping[str, bytes]) -> str | None:
+    """The file that tells transformers which tokenizer to build, if one does."""
     for name in (_CONFIG, "config.json"):
         with contextlib.suppress(ValueError, AttributeError):
             if json.loads(files.get(name, b"{}")).get("tokenizer_class"):
                 return name
-    return _CONFIG if _CONFIG in files else TOKENIZER
+    return None
 
 
 def _loaded(folder: Path, files: Mapping[str, bytes]) -> Any:

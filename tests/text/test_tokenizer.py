@@ -307,6 +307,16 @@ def test_a_tokenizer_that_transformers_builds_otherwise_is_refused(
     require_own_ids(folder, contents(folder), saved)
 
 
+def test_without_a_named_class_the_rules_of_the_file_are_those(tmp_path: Path) -> None:
+    """transformers would guess a class by the model's type."""
+    folder = write_checkpoint_texts(tmp_path / "model", KINDS["Qwen3"]().files(), "qwen3_moe")
+    (folder / "tokenizer_config.json").unlink()
+    add_members(folder / TOKENIZER, {"normalizer": LOWERCASE})
+    tokenizer = parse_tokenizer((folder / TOKENIZER).read_bytes())
+    require_own_ids(folder, contents(folder), tokenizer)
+    assert AutoTokenizer.from_pretrained(folder)("A")["input_ids"] != tokenizer.ids("A")
+
+
 def test_what_transformers_cannot_load_alone_is_not_compared(folder: Path) -> None:
     """Its own code would be needed, which is not run."""
     code = {"auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}
