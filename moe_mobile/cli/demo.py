@@ -76,15 +76,15 @@ def command(folder: pathlib.Path, quick: bool, as_json: bool) -> None:
     Every number printed is measured by this run.
     """
     show = not as_json
-    answer: dict[str, Any] = {"trained": trained(folder / "trained", show)}
+    answer: dict[str, Any] = {"trained": trained(folder / "trained-8da4w", show)}
     if not quick:
         from moe_mobile.export import RandomWeights
 
         source = RandomWeights(_PRESET, layers=_LAYERS, vocab_size=_VOCABULARY)
         _title(f"4. Experts of real size: {_LAYERS} layer of {_PRESET}'s dimensions", show)
-        answer["real_size"] = real_size(source, folder / "real-size", show)
+        answer["real_size"] = real_size(source, folder / "real-size-8da4w", show)
         _title("5. The trained model on a virtual phone, through adb, and a report", show)
-        answer["phone"] = on_a_phone(folder / "trained", folder, show)
+        answer["phone"] = on_a_phone(folder / "trained-8da4w", folder, show)
     if as_json:
         echo_json(answer)
 

@@ -354,7 +354,7 @@ def test_the_demo_replaces_a_bundle_of_another_quantization(
 @pytest.mark.slow
 def test_the_demo_runs_as_shipped(tmp_path: pathlib.Path) -> None:
     answer = ok_json("demo", "--quick", "--dir", tmp_path)["trained"]
-    assert [one.name for one in tmp_path.iterdir()] == ["trained"]
+    assert [one.name for one in tmp_path.iterdir()] == ["trained-8da4w"]
     assert answer["new_tokens"] == 120
     assert answer["settings"]["cache"] == "50%"
     assert 0.3 < answer["hit_rate"] < 1
