@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from moe_mobile.base.files import open_input
-from moe_mobile.base.text import parse_size
+from moe_mobile.base.text import digits, parse_size
 from moe_mobile.cli.commands import parameter_name
 from moe_mobile.errors import UsageError, did_you_mean, read_error
 
@@ -102,10 +102,10 @@ def _bound(value: float) -> str:
     if isinstance(value, int):
         power = value.bit_length()
         return f"2^{power} - 1" if power >= 32 and value == 2**power - 1 else f"{value:,}"
-    digits, _, exponent = f"{value:g}".partition("e")
-    if not exponent:
-        return digits
-    return f"{'' if digits == '1' else digits + ' x '}10^{int(exponent)}"
+    exponent = round(math.log10(value)) if value > 0 else 0
+    if abs(exponent) >= 6 and math.isclose(value, 10.0**exponent, rel_tol=1e-12):
+        return f"10^{exponent}"
+    return digits(value)
 
 
 class Whole(click.IntRange):

@@ -39,7 +39,7 @@ def test_what_float16_cannot_hold_is_an_error_and_float32_holds_it(
             RuntimeFailedError, match="of layer 1 is not finite, or beyond"
         ) as error:
             engine.score(TOKENS)
-        assert "--kv-dtype float32`, or `kv_dtype` of" in str(error.value.remedy)
+        assert "the export's setting `kv_dtype`" in str(error.value.remedy)
         assert error.value.file == str(half / "bundle.json")
         with pytest.raises(RuntimeFailedError, match="of layer 1"):
             engine.generate(TOKENS, 2)

@@ -102,8 +102,8 @@ void AttentionMixer::run(uint32_t first, uint32_t count, float* const* inputs,
     throw Error(ErrorCode::kRuntime, manifest_path_,
                 "a key or value of layer " + std::to_string(layer_) +
                     " is not finite, or beyond what a float16 KV cache holds (65504)",
-                "Export the model again with a float32 KV cache: `moe-mobile export --kv-dtype "
-                "float32`, or `kv_dtype` of QuantizationSettings.");
+                "Export the model again with a float32 KV cache: the export's setting `kv_dtype`, "
+                "or its option of that name.");
   AttentionCall call;
   call.cache = &cache_;
   call.num_heads = num_heads_;
