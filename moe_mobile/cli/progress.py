@@ -139,6 +139,7 @@ class ProgressBar:
 
     def _draw(self, stage: _Stage, detail: str) -> None:
         done, total = self._last
+        bar_format = _bar_format(stage, at_end=done >= total)
         if self._bar is None:
             from tqdm import tqdm
 
@@ -152,9 +153,10 @@ class ProgressBar:
                 leave=False,
                 dynamic_ncols=True,
                 position=self._row,
+                bar_format=bar_format,
             )
         self._bar.total = total
-        self._bar.bar_format = _bar_format(stage, at_end=done >= total)
+        self._bar.bar_format = bar_format
         self._bar.set_postfix_str(without_controls(detail), refresh=False)
         self._bar.update(done - self._bar.n)
 

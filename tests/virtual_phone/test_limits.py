@@ -115,25 +115,20 @@ def test_the_phone_itself_is_never_killed(phone: StartPhone, hard_limiter: str, 
     # Each is smaller than the phone's own process 1, and together they are too much. All of them
     # keep what they have until one was killed.
     hold = "head -c 6M /dev/zero; until [ -e go ]; do sleep 0.2; done"
-    block = f"({hold}) | dd of=/dev/null bs=7M iflag=fullblock; echo $? >> codes"
+    block = f"({hold}) | dd of=/dev/null bs=7M iflag=fullblock"
     script = " & ".join([f"({block})"] * 8)
 
     def kills() -> int:
         return shell(one, "logcat -d").stdout.count("lowmemorykiller")
 
-    def codes() -> list[str]:
-        return shell(one, f"cat {HOME}/codes").stdout.split()
-
     for _ in range(3):
         logged = kills()
         begin = f"nohup sh -c '{script}' >/dev/null 2>&1 </dev/null &"
-        shell(one, f"cd {HOME}; rm -f go codes; {begin}")
+        shell(one, f"cd {HOME}; rm -f go; {begin}")
         wait_until(lambda logged=logged: kills() > logged)  # type: ignore[misc]
         shell(one, f"touch {HOME}/go")
-        wait_until(lambda: len(codes()) == 8)
-        killed = codes().count("137")
-        assert killed > 0
-        wait_until(lambda all=logged + killed: kills() >= all)  # type: ignore[misc]
+        # Their shells may be what was killed: none of them can be waited for.
+        wait_until(lambda: not shell(one, "pgrep -x dd; pgrep -x head").stdout)
         assert born(one) == before
         assert "'init'" not in shell(one, "logcat -d").stdout
 
