@@ -76,6 +76,7 @@ def command(folder: pathlib.Path, quick: bool, as_json: bool) -> None:
     Every number printed is measured by this run.
     """
     show = not as_json
+    # The folders are named after the experts' format.
     answer: dict[str, Any] = {"trained": trained(folder / "trained-8da4w", show)}
     if not quick:
         from moe_mobile.export import RandomWeights

@@ -66,12 +66,12 @@ def rendering() -> Iterator[None]:
 
 
 def step(count: int = 1) -> None:
-    """Counts steps. Raises TooMuchError if there are no more, or no time."""
+    """Counts steps. Raises TooMuchError beyond MOST_STEPS or MOST_SECONDS."""
     _budget.get().step(count)
 
 
 def spend(count: int) -> None:
-    """Counts bytes. Raises TooMuchError if there are no more."""
+    """Counts bytes that are made. Raises TooMuchError beyond MOST_BYTES."""
     _budget.get().spend(count)
 
 

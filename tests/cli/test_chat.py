@@ -151,7 +151,7 @@ def test_a_conversation_is_typed_at_a_terminal(chat_bundle: pathlib.Path) -> Non
 
 
 def test_a_typed_line_can_be_edited() -> None:
-    """With standard input and output at a terminal; the arrow keys are no text."""
+    """At a terminal, arrow keys move in the line and recall the last one."""
     program = (
         "import sys\n"
         "from moe_mobile.cli.prompt import typed_messages\n"

@@ -182,7 +182,7 @@ MIXTRAL_TOOLS = """\
     {%- else %}{{- " " + message["content"] + eos_token }}{%- endif %}
 {%- endfor %}
 """
-# ChatML with tools in the system message, and JSON for what is no text.
+# ChatML with tools in the system message; values that are not texts are written as JSON.
 LFM2 = """\
 {{- bos_token -}}
 {%- set ns = namespace(system="") -%}
