@@ -162,6 +162,12 @@ def parse_tokenizer(
     return TextTokenizer(tokenizer, file, kind, remedy)
 
 
+def is_failure(error: BaseException) -> bool:
+    """Whether the library failed, which may be a panic, and nobody interrupted it."""
+    # The class of a panic is no Exception, and has no module to import it from.
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 @contextlib.contextmanager
 def _typed(
     what: str, file: str | os.PathLike[str], kind: type[MoeMobileError], remedy: str
@@ -169,8 +175,7 @@ def _typed(
     try:
         yield
     except BaseException as error:
-        # The class of a panic has no module to import it from.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not is_failure(error):
             raise
         cause = " ".join(str(error).split()) or type(error).__name__
         raise kind(f"{what}: {cause}", file=file, remedy=remedy) from error

@@ -4,16 +4,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+from moe_mobile.base.quiet import quiet
 from moe_mobile.bundle.manifest import PORTABLE
 from moe_mobile.errors import RuntimeFailedError
 
@@ -27,7 +25,7 @@ def lower(shape: ProgramShape, weights: Mapping[str, torch.Tensor]) -> bytes:
     Raises:
         RuntimeFailedError: a method did not become exactly one call of its delegate.
     """
-    with _quiet():
+    with quiet():
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
         modules = shape.build(weights)
@@ -103,16 +101,3 @@ def _require_one_partition(program: torch.export.ExportedProgram, method: str) -
             f"({', '.join(others[:3])}) instead of exactly one call",
             remedy="This is a bug, or another version of ExecuTorch than this package expects",
         )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps warnings and log lines of the toolchain off the user's terminal."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

@@ -12,12 +12,12 @@ import contextlib
 import functools
 import json
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer
+from moe_mobile.base.quiet import quiet
+from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer, is_failure
 from moe_mobile.errors import CheckpointError
 
 _CONFIG = "tokenizer_config.json"
@@ -57,7 +57,7 @@ def require_own_ids(folder: Path, files: Mapping[str, bytes], tokenizer: TextTok
     named = _naming_a_class(files)
     if named is None:
         return
-    with _quiet(), tempfile.TemporaryDirectory() as name:
+    with quiet(), tempfile.TemporaryDirectory() as name:
         theirs = _loaded(Path(name), files)
         if theirs is None:
             return
@@ -111,22 +111,6 @@ def _attempt(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except BaseException as error:
-        # A panic of the tokenizers library is no Exception.
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            return None
-        raise
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without warnings of transformers, which are about files that are judged here."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(before)
+        if not is_failure(error):
+            raise
+        return None

@@ -273,8 +273,9 @@ def bounded_format(environment: SandboxedEnvironment, method: Any) -> Callable[.
 def bounded_filters() -> dict[str, Callable[..., Any]]:
     """Jinja's filters that may make something huge, each with a check before it."""
     filters = {name: _bounded(name, check) for name, check in _CHECKS.items()}
-    filters |= {name: _of_text(name) for name in _OF_TEXTS} | {"join": _join}
-    return filters | {name: _of_items(name) for name in _OF_ITEMS}
+    filters |= {name: _of_value(name, _require_short_text) for name in _OF_TEXTS}
+    filters |= {name: _of_value(name, _require_few_items) for name in _OF_ITEMS}
+    return filters | {"join": _join}
 
 
 def bounded_tests() -> dict[str, Callable[..., Any]]:
@@ -294,19 +295,29 @@ def _of_values(name: str) -> Callable[..., Any]:
     return bounded
 
 
-def _of_items(name: str) -> Callable[..., Any]:
-    """A filter that lists what a value holds, and may compare it."""
+def _of_value(name: str, check: Callable[[Any, str], None]) -> Callable[..., Any]:
+    """A filter of whose value alone it depends what it makes."""
     original = jinja2.filters.FILTERS[name]
     place = 1 if hasattr(original, "jinja_pass_arg") else 0
 
     @functools.wraps(original)
     def bounded(*args: Any, **more: Any) -> Any:
         for value in args[place : place + 1]:
-            _require_few(len(value) if isinstance(value, Sized) else 0, f"the filter {name}")
-            require_short(value, f"the filter {name}")
+            check(value, f"the filter {name}")
         return original(*args, **more)
 
     return bounded
+
+
+def _require_few_items(value: Any, what: str) -> None:
+    """For what lists what a value holds, and may compare it."""
+    _require_few(len(value) if isinstance(value, Sized) else 0, what)
+    require_short(value, what)
+
+
+def _require_short_text(value: Any, what: str) -> None:
+    """For what takes any value as a text."""
+    require_short((value,), what)
 
 
 def _bounded(name: str, check: Callable[[dict[str, Any], str], None]) -> Callable[..., Any]:
@@ -318,19 +329,6 @@ def _bounded(name: str, check: Callable[[dict[str, Any], str], None]) -> Callabl
         bound = signature.bind(*args, **more)
         bound.apply_defaults()
         check(bound.arguments, f"the filter {name}")
-        return original(*args, **more)
-
-    return bounded
-
-
-def _of_text(name: str) -> Callable[..., Any]:
-    """A filter that takes any value as a text."""
-    original = jinja2.filters.FILTERS[name]
-    place = 1 if hasattr(original, "jinja_pass_arg") else 0
-
-    @functools.wraps(original)
-    def bounded(*args: Any, **more: Any) -> Any:
-        require_short(args[place : place + 1], f"the filter {name}")
         return original(*args, **more)
 
     return bounded

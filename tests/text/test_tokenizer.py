@@ -24,6 +24,7 @@ from moe_mobile.model.own_ids import require_own_ids
 from moe_mobile.model.source import open_model
 from moe_mobile.quality.subject import CheckpointSubject
 from moe_mobile.text.tokenizer import BundleText, load_tokenizer
+from tests.files import contents
 from tests.text.published import KINDS, write_bundle_texts, write_checkpoint_texts
 
 TEXT = "And the LORD spake unto Moses, saying, Speak unto the children of Israel"
@@ -245,10 +246,6 @@ def test_published_tokenizers_are_accepted(name: str, tmp_path: Path) -> None:
     tokenizer = parse_tokenizer((folder / TOKENIZER).read_bytes())
     assert require_same_tokens(folder, tokenizer) == set()
     require_own_ids(folder, contents(folder), tokenizer)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 TEMPLATE: dict[str, Any] = {
