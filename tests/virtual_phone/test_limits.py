@@ -117,6 +117,7 @@ def test_the_phone_itself_is_never_killed(phone: StartPhone, hard_limiter: str, 
     hold = "head -c 6M /dev/zero; until [ -e go ]; do sleep 0.2; done"
     block = f"({hold}) | dd of=/dev/null bs=7M iflag=fullblock"
     script = " & ".join([f"({block})"] * 8)
+    go_on = f"touch {HOME}/go; pgrep -x dd; pgrep -x head; echo none"
 
     def kills() -> int:
         return shell(one, "logcat -d").stdout.count("lowmemorykiller")
@@ -126,9 +127,9 @@ def test_the_phone_itself_is_never_killed(phone: StartPhone, hard_limiter: str, 
         begin = f"nohup sh -c '{script}' >/dev/null 2>&1 </dev/null &"
         shell(one, f"cd {HOME}; rm -f go; {begin}")
         wait_until(lambda logged=logged: kills() > logged)  # type: ignore[misc]
-        shell(one, f"touch {HOME}/go")
-        # Their shells may be what was killed: none of them can be waited for.
-        wait_until(lambda: not shell(one, "pgrep -x dd; pgrep -x head").stdout)
+        # Any of their shells may be killed, and this one too: it is started until it says that all
+        # of them have ended.
+        wait_until(lambda: shell(one, go_on).stdout == "none\n")
         assert born(one) == before
         assert "'init'" not in shell(one, "logcat -d").stdout
 
