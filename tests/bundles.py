@@ -80,6 +80,15 @@ class BundleMaker(Protocol):
     def __call__(self, name: str, quant: str = ..., max_batch: int = ...) -> Path: ...
 
 
+@pytest.fixture
+def demo_copy(tmp_path: Path) -> Path:
+    """The demo's checkpoint, to be changed."""
+    from moe_mobile.demo import checkpoint_dir
+
+    shutil.copytree(checkpoint_dir(), tmp_path / "demo")
+    return tmp_path / "demo"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that the processes of a test run share."""

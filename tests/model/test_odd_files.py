@@ -5,14 +5,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from moe_mobile.base import limits
-from moe_mobile.demo import checkpoint_dir
 from moe_mobile.errors import CheckpointError, IoError
 from moe_mobile.model.config import read_json_object
 from moe_mobile.model.safetensors import INDEX_FILE, SINGLE_FILE
@@ -26,17 +24,15 @@ from tests.files import endless, pipe, sparse
     ["config.json", "generation_config.json", "tokenizer.json", "merges.txt", INDEX_FILE],
 )
 def test_what_is_no_small_file_is_refused(
-    name: str, make: Callable[[Path], None], tmp_path: Path
+    name: str, make: Callable[[Path], None], demo_copy: Path
 ) -> None:
-    folder = tmp_path / "demo"
-    shutil.copytree(checkpoint_dir(), folder)
-    (folder / name).unlink(missing_ok=True)
+    (demo_copy / name).unlink(missing_ok=True)
     if name == INDEX_FILE:
-        (folder / SINGLE_FILE).unlink()
-    make(folder / name)
+        (demo_copy / SINGLE_FILE).unlink()
+    make(demo_copy / name)
     with pytest.raises(CheckpointError if make is sparse else IoError) as refusal:
-        open_model(str(folder))
-    assert refusal.value.file == str(folder / name)
+        open_model(str(demo_copy))
+    assert refusal.value.file == str(demo_copy / name)
     size = {"config.json": 4, "generation_config.json": 4, INDEX_FILE: 64}.get(name, 256)
     cause = f"larger than {size} MiB" if make is sparse else "is not a regular file"
     assert cause in refusal.value.cause
@@ -44,24 +40,20 @@ def test_what_is_no_small_file_is_refused(
 
 
 @pytest.mark.parametrize("make", [pipe, endless])
-def test_weights_are_in_regular_files(make: Callable[[Path], None], tmp_path: Path) -> None:
-    folder = tmp_path / "demo"
-    shutil.copytree(checkpoint_dir(), folder)
-    for path in folder.glob("*.safetensors*"):
+def test_weights_are_in_regular_files(make: Callable[[Path], None], demo_copy: Path) -> None:
+    for path in demo_copy.glob("*.safetensors*"):
         path.unlink()
-    make(folder / SINGLE_FILE)
+    make(demo_copy / SINGLE_FILE)
     with pytest.raises(CheckpointError, match="not a regular file") as refusal:
-        open_model(str(folder))
-    assert refusal.value.file == str(folder / SINGLE_FILE)
+        open_model(str(demo_copy))
+    assert refusal.value.file == str(demo_copy / SINGLE_FILE)
 
 
-def test_an_index_names_files_that_can_exist(tmp_path: Path) -> None:
-    folder = tmp_path / "demo"
-    shutil.copytree(checkpoint_dir(), folder)
-    (folder / SINGLE_FILE).unlink()
-    (folder / INDEX_FILE).write_text(json.dumps({"weight_map": {"a": "\ud800.safetensors"}}))
+def test_an_index_names_files_that_can_exist(demo_copy: Path) -> None:
+    (demo_copy / SINGLE_FILE).unlink()
+    (demo_copy / INDEX_FILE).write_text(json.dumps({"weight_map": {"a": "\ud800.safetensors"}}))
     with pytest.raises(CheckpointError, match="bad file name"):
-        open_model(str(folder))
+        open_model(str(demo_copy))
 
 
 @pytest.mark.parametrize("name", ["config.json", INDEX_FILE])
