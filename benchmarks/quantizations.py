@@ -35,7 +35,7 @@ from moe_mobile.model.source import SourceLike, open_model
 from moe_mobile.runner import Runner
 
 COMPARED = (DEFAULT_QUANT, Quant.INT4.value)
-SHAPES = ("OLMoE-1B-7B", "Qwen1.5-MoE-A2.7B", "Qwen3-30B-A3B")
+SHAPES = ("OLMoE-1B-7B", "Qwen1.5-MoE-A2.7B", "Qwen3-30B-A3B", "Mixtral-8x7B")
 """Of these all layers are alike, so that a few stand for all."""
 MEMORY: dict[str, Json] = {"resident": {"residency": "resident"}, "50 %": {"cache": "50%"}}
 NEW_TOKENS = 48
