@@ -19,11 +19,11 @@ import click
 import pytest
 
 from moe_mobile import Engine, _native
-from moe_mobile.answers import DEFAULTS
 from moe_mobile.bundle.manifest import ALIGNMENT, MOST_VARIANTS
 from moe_mobile.bundle.quantization import QUANTS
 from moe_mobile.cli.bench import command as bench
 from moe_mobile.cli.generate import command as generate
+from moe_mobile.runner.answers import DEFAULTS
 from moe_mobile.settings import DEFAULT_CONTEXT
 from tests.conftest import NativeBuild
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from moe_mobile import errors
-from moe_mobile.answers import is_answer
 from moe_mobile.results import Residency
 from moe_mobile.runner import Runner
+from moe_mobile.runner.answers import is_answer
 
 Json = dict[str, Any]
 

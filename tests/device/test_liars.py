@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from moe_mobile.awaited import Awaited
 from moe_mobile.base import limits
 from moe_mobile.bench.sampler import Sampler
 from moe_mobile.device.adb import AdbDevice
@@ -25,6 +24,7 @@ from moe_mobile.device.deploy.package import bundle_package
 from moe_mobile.device.lost import LostError
 from moe_mobile.device.select import open_device
 from moe_mobile.errors import DeviceError, MoeMobileError, RuntimeFailedError
+from moe_mobile.runner.awaited import Awaited
 from tests.device.liar import (
     STDERR,
     STDOUT,

@@ -10,105 +10,39 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
-import pathlib
 import signal
 import subprocess
-import textwrap
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import IO, Any, Self
 
-from moe_mobile.answers import EVENTS, is_answer, is_error
-from moe_mobile.awaited import Awaited
 from moe_mobile.base import limits
-from moe_mobile.base.command_line import command_line
 from moe_mobile.base.json_field import parse_object, too_many_values
 from moe_mobile.base.pipes import LineReader, LineTooLongError, Writer
 from moe_mobile.base.progress import Progress
 from moe_mobile.base.terminal import all_without_controls, without_controls
 from moe_mobile.errors import (
-    BY_CODE,
-    BundleCorruptError,
     CancelledError,
     DeviceError,
     IoError,
-    KilledError,
     MoeMobileError,
     RuntimeFailedError,
 )
 from moe_mobile.results import Residency
+from moe_mobile.runner.answers import EVENTS, is_answer, is_error
+from moe_mobile.runner.awaited import Awaited
+from moe_mobile.runner.ending import NORMAL_PHONE, typed_error, why_it_ended
+from moe_mobile.runner.launch import Launch, find_runner
 from moe_mobile.settings import to_json
-
-RUNNER_VARIABLE = "MOE_MOBILE_RUNNER"
-"""Environment variable that names another ``moe_runner``."""
 
 _STDERR_LINES = 40
 _CLOSE_SECONDS = 5.0
 # So often a silent phone's limits are looked at.
 _LOOK_S = 1.0
-_NORMAL = "Check that the phone works normally, then run it again"
-
-
-def find_runner() -> pathlib.Path:
-    """Path of ``moe_runner``: ``$MOE_MOBILE_RUNNER``, else the one installed with this package.
-
-    Raises RuntimeFailedError if there is none.
-    """
-    override = os.environ.get(RUNNER_VARIABLE)
-    if override:
-        path = pathlib.Path(override)
-        remedy = f"{RUNNER_VARIABLE} names it: correct or unset that variable"
-    else:
-        path = _installed_runner()
-        remedy = (
-            "Install the package with its engine: `make venv` in a checkout, or `pip install .`"
-        )
-    if not path.is_file():
-        raise RuntimeFailedError("moe_runner is not installed", file=path, remedy=remedy)
-    if not os.access(path, os.X_OK):
-        raise RuntimeFailedError("moe_runner is not executable", file=path, remedy=remedy)
-    return path
-
-
-def _installed_runner() -> pathlib.Path:
-    import moe_mobile
-
-    # An editable install keeps the Python files in the checkout and the binary in site-packages:
-    # look wherever the package may have parts.
-    candidates = [pathlib.Path(folder) / "bin" / "moe_runner" for folder in moe_mobile.__path__]
-    with contextlib.suppress(ImportError):
-        import sysconfig
-
-        site = pathlib.Path(sysconfig.get_path("platlib"))
-        candidates.append(site / "moe_mobile" / "bin" / "moe_runner")
-    return next((path for path in candidates if path.is_file()), candidates[0])
-
-
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """How to start a runner that is not on this machine.
-
-    Attributes:
-        command: carries standard input and output to it, and ends with its exit code, which is
-            128 + n if signal n ended it.
-        place: where it runs, as errors say it.
-        work: called with the runner's process id there when it is silent, to tell one that
-            computes from one that is stuck: CPU seconds so far, infinity while it waits for the
-            flash, None if there is no such process. It may raise DeviceError.
-        explain: called when it ended unasked, with its exit code (-n if signal n ended it, None
-            if it did not end in time), its last words and its process id there, if it told that;
-            the error that says more, or None.
-    """
-
-    command: Sequence[str]
-    place: str
-    work: Callable[[int | None], float | None]
-    explain: Callable[[int | None, str, int | None], MoeMobileError | None]
 
 
 class Runner:
@@ -176,7 +110,7 @@ class Runner:
         """Process id of the runner, or here of the program that carries its streams."""
         return self._process.pid
 
-    def remedy(self, here: str, on_phone: str = _NORMAL) -> str:
+    def remedy(self, here: str, on_phone: str = NORMAL_PHONE) -> str:
         """What helps if it does not answer as it should. `doctor` knows nothing of phones."""
         return here if self._launch is None else on_phone
 
@@ -230,7 +164,7 @@ class Runner:
                 if kind == "error":
                     if not is_error(event.get("error")):
                         raise self._unexpected(event)
-                    raise _typed_error(event["error"], self._launch)
+                    raise typed_error(event["error"], self._launch)
                 if not isinstance(kind, str) or kind not in EVENTS:
                     continue
                 callback = callbacks[kind]
@@ -300,7 +234,7 @@ class Runner:
             raise DeviceError(
                 f"it did not take a request of {len(line)} bytes in {seconds:.0f} s",
                 file=self.name,
-                remedy=_NORMAL,
+                remedy=NORMAL_PHONE,
             ) from None
         except ValueError:  # another thread closed it
             raise RuntimeFailedError("the runner is closed", file=self.name) from None
@@ -399,7 +333,7 @@ class Runner:
             raise DeviceError(
                 f"the engine got no further for {awaited.silent_s:.0f} s and {how}",
                 file=self.name,
-                remedy=_NORMAL,
+                remedy=NORMAL_PHONE,
             )
 
     def _unexpected(self, event: dict[str, Any]) -> RuntimeFailedError:
@@ -439,27 +373,7 @@ class Runner:
             error = self._launch.explain(code, tail, self._pid_there)
             if error is not None:
                 return error
-        if code is None:
-            how = "closed its output"
-        elif code < 0:
-            how = f"was killed by {_signal_name(-code)}"
-        else:
-            how = f"ended with exit code {code}"
-        cause = f"moe_runner {how} before it answered"
-        if tail:
-            cause += "; its last words:\n" + textwrap.indent(tail, "    ")
-        if code == -signal.SIGKILL:
-            return KilledError(
-                cause,
-                file=self.name,
-                remedy="Probably for lack of memory: try a smaller `cache` or `context`",
-            )
-        if self._launch is None:
-            remedy = "Run `moe-mobile verify BUNDLE` and `moe-mobile doctor`"
-        else:
-            verify = command_line("verify", "BUNDLE", device=self._launch.place)
-            remedy = f"Run `{verify}`; {_NORMAL[0].lower()}{_NORMAL[1:]}"
-        return RuntimeFailedError(cause, file=self.name, remedy=remedy)
+        return why_it_ended(code, tail, name=self.name, launch=self._launch)
 
 
 def _collect(stream: IO[bytes], lines: collections.deque[str]) -> None:
@@ -474,24 +388,3 @@ def _kill(process: subprocess.Popen[bytes], writer: Writer, lines: LineReader) -
         process.wait()
     writer.close()
     lines.close()
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _typed_error(value: dict[str, Any], launch: Launch | None) -> MoeMobileError:
-    """The exception for an error object of the engine; it says on which device the files are."""
-    kind = BY_CODE.get(value.get("code") or "", RuntimeFailedError)
-    file, remedy = value.get("file") or None, value.get("remedy") or None
-    if launch is not None and kind is BundleCorruptError:
-        remedy = f"`{command_line('verify', 'BUNDLE', device=launch.place)}` says how to repair it"
-    return kind(
-        (value.get("cause") or "unknown error")[: limits.TOLD],
-        file=file if file is None or launch is None else f"{file} on {launch.place}",
-        setting=value.get("setting") or None,
-        remedy=remedy,
-    )

@@ -10,8 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from moe_mobile.answers import EVENTS, is_event, most_bytes, most_tokens
 from moe_mobile.base import limits
+from moe_mobile.runner.answers import EVENTS, is_event, most_bytes, most_tokens
 
 # CPU seconds in SILENCE_S from which on an engine computes. One that waits takes none.
 _LEAST_WORK = 0.1
