@@ -21,6 +21,8 @@ ENGINE := android_app/engine/src/main/cpp
 
 # Folders are listed too: removing a file changes only them.
 ENGINE_SOURCES := CMakeLists.txt $(shell find cmake $(ENGINE) -type d -o -type f)
+# An installed package knows where each of its modules lies.
+PACKAGE_FOLDERS := $(shell find moe_mobile -type d ! -name __pycache__)
 CPP_FILES = $(shell find $(ENGINE) tests/native -name '*.h' -o -name '*.cpp')
 
 venv: $(VENV)/package.stamp
@@ -50,8 +52,8 @@ $(VENV)/pins.stamp: $(VENV)/uv.stamp pyproject.toml
 	@touch $@
 
 # Without build isolation, so that the engine meets at run time the ExecuTorch it was compiled with.
-# Editable: Python files are used where they lie; only a change of the engine comes through here.
-$(VENV)/package.stamp: $(VENV)/pins.stamp $(ENGINE_SOURCES)
+# Editable: Python files are used where they lie. A changed engine and moved modules come through here.
+$(VENV)/package.stamp: $(VENV)/pins.stamp $(ENGINE_SOURCES) $(PACKAGE_FOLDERS)
 	PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --no-build-isolation \
 	  --no-deps --reinstall-package moe-mobile -C build-dir=build/package --editable .
 	@touch $@
