@@ -121,23 +121,34 @@ class Answerer:
     ) -> None:
         self._runner, self._info, self._place = runner, info, place
         self._sampling, self._progress, self._show = sampling, progress, show
+        self._held: list[int] = []  # tokens of the engine's conversation
 
     def answer(self, prompt: Prompt) -> dict[str, Any]:
         """Generate, with text to stdout as it comes if the model was opened so; the object of
-        `generate --json`."""
+        `generate --json`.
+
+        A prompt that begins with all that was read and generated before is read from there on.
+        """
         if not prompt.token_ids:
             raise UsageError(
                 "the prompt is empty", setting="prompt", remedy="Give at least one word"
             )
+        ids = list(prompt.token_ids)
+        held = len(self._held)
+        if ids[:held] != self._held or held == len(ids):
+            held = 0
+        self._held = ids[:held]
         stream = _Stream(prompt.detokenizer, self._progress, self._show)
         with stream:
             result = self._runner.request(
                 "generate",
-                token_ids=list(prompt.token_ids),
+                token_ids=ids[held:],
+                continues=held > 0,
                 **self._sampling.as_request(),
                 progress=self._progress,
                 on_token=stream.take,
             )
+        self._held = (ids + stream.token_ids)[: result["position"]]
         return {
             **_summary(result["stats"]),
             "new_tokens": len(stream.token_ids),

@@ -125,7 +125,8 @@ _RESULTS: dict[str, Shape] = {
     "open": {**_INFO, "load_ms": float},
     "info": _INFO,
     "generate": {
-        "token_ids": [_token_id], "stop": _one_of("eos", "length", "context"), "stats": _STATS,
+        "token_ids": [_token_id], "stop": _one_of("eos", "length", "context"), "position": int,
+        "stats": _STATS,
     },
     "score": {"log_probabilities": [_log_probability], "stats": _STATS},
     "trace": {"router_logits": str},

@@ -60,7 +60,7 @@ ANSWERS: dict[str, tuple[Json, Json]] = {
     "digest": ({"paths": ["a"]}, {"files": [{"bytes": 1, "sha256": "ab"}]}),
     "open": ({}, INFO),
     "info": ({}, {name: INFO[name] for name in INFO if name != "load_ms"}),
-    "generate": ({}, {"token_ids": [4], "stop": "eos", "stats": STATS}),
+    "generate": ({}, {"token_ids": [4], "stop": "eos", "position": 9, "stats": STATS}),
     "score": ({"token_ids": [1, 2]}, {"log_probabilities": [-1.5], "stats": STATS}),
     "trace": ({}, {"router_logits": ""}),
     "bench": ({"n_prompt": 3, "n_gen": 2, "repetitions": 1}, {"samples": [SAMPLE]}),

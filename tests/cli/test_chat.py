@@ -17,7 +17,7 @@ import pytest
 
 from moe_mobile import Engine
 from moe_mobile.cli import generate
-from moe_mobile.cli.answering import Sampling
+from moe_mobile.cli.answering import Prompt, Sampling, opened
 from moe_mobile.cli.commands import with_options
 from moe_mobile.cli.generate import command
 from moe_mobile.errors import UsageError
@@ -46,6 +46,29 @@ def chat_bundle(checkpoint: pathlib.Path, tmp_path_factory: pytest.TempPathFacto
     (folder / "tiny" / "tokenizer_config.json").write_text(json.dumps(config))
     ok("export", folder / "tiny", folder / "bundle", "--max-batch", FEW_ROWS)
     ok("prepare", folder / "bundle")
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def stopping_bundle(
+    checkpoint: pathlib.Path, chat_bundle: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+    """The same, and the fourth token of its answer ends answers, by generation_config.json."""
+    stop = answered(chat_bundle, "[user] Hi<end>")["token_ids"][3]
+    folder = tmp_path_factory.mktemp("stopping")
+    shutil.copytree(checkpoint, folder / "tiny")
+    files = {
+        "chat_template.jinja": TEMPLATE,
+        "additional_chat_templates/tool_use.jinja": "not this",
+        "special_tokens_map.json": '{"eos_token": {"content": "<end>"}}',
+        "generation_config.json": json.dumps({"eos_token_id": [256, stop], **SAMPLES}),
+    }
+    for name, content in files.items():
+        (folder / "tiny" / name).parent.mkdir(exist_ok=True)
+        (folder / "tiny" / name).write_text(content)
+    ok("export", folder / "tiny", folder / "bundle", "--max-batch", FEW_ROWS)
+    for name, content in files.items():
+        assert (folder / "bundle" / name).read_text() == content
     return folder / "bundle"
 
 
@@ -119,6 +142,41 @@ def test_a_conversation_remembers_what_was_said(chat_bundle: pathlib.Path) -> No
     assert "> " not in result.stderr
 
 
+@pytest.mark.parametrize("end", ["length", "eos"])
+def test_what_was_read_before_is_not_read_again(stopping_bundle: pathlib.Path, end: str) -> None:
+    def of_prompt(answer: dict[str, Any]) -> int:
+        return sum(
+            step["count"] for step in answer["stats"]["tokens"] if step["phase"] == "prefill"
+        )
+
+    sampling = Sampling(8, 0.0, 0, 1.0, 0, ignore_eos=end == "length")
+    settings = {"context": 40}
+    first, second = byte_tokenizer().encode("[user] Hi<end>").ids, [2, 30, 4, 8]
+    with (
+        opened(stopping_bundle, sampling, settings, show=False) as model,
+        opened(stopping_bundle, sampling, settings, show=False) as other,
+    ):
+
+        def answer(ids: list[int]) -> dict[str, Any]:
+            return model.answer(Prompt.of_ids(stopping_bundle, ids))
+
+        begun = answer(first)
+        assert begun["stop"] == end
+        talk = first + begun["token_ids"] + second
+        with pytest.raises(UsageError, match="41 tokens do not fit"):
+            answer(talk + [1] * (41 - len(talk)))
+        told = answer(talk)
+        # The last token of an answer that was cut was never read.
+        assert of_prompt(told) == len(second) + (end == "length")
+        anew = other.answer(Prompt.of_ids(stopping_bundle, talk))
+        assert of_prompt(anew) == anew["prompt_tokens"] == len(talk)
+        names = ("prompt_tokens", "token_ids", "text", "stop")
+        assert [told[name] for name in names] == [anew[name] for name in names]
+        # Another conversation, and one that is no longer than what was read.
+        for ids in (second, second):
+            assert of_prompt(answer(ids)) == len(ids)
+
+
 def test_a_message_that_the_template_refuses_is_left_out(chat_bundle: pathlib.Path) -> None:
     result = typed(chat_bundle, b"bad\nHi")
     assert result.returncode == 2
@@ -182,25 +240,11 @@ def test_a_typed_line_can_be_edited() -> None:
 
 
 def test_the_tokens_of_generation_config_end_an_answer(
-    checkpoint: pathlib.Path, chat_bundle: pathlib.Path, tmp_path: pathlib.Path
+    chat_bundle: pathlib.Path, stopping_bundle: pathlib.Path
 ) -> None:
+    bundle = stopping_bundle
     whole = answered(chat_bundle, "[user] Hi<end>")["token_ids"]
-    stop = whole[3]
-    length = whole.index(stop)
-    shutil.copytree(checkpoint, tmp_path / "tiny")
-    files = {
-        "chat_template.jinja": TEMPLATE,
-        "additional_chat_templates/tool_use.jinja": "not this",
-        "special_tokens_map.json": '{"eos_token": {"content": "<end>"}}',
-        "generation_config.json": json.dumps({"eos_token_id": [256, stop], **SAMPLES}),
-    }
-    for name, content in files.items():
-        (tmp_path / "tiny" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "tiny" / name).write_text(content)
-    bundle = tmp_path / "bundle"
-    ok("export", tmp_path / "tiny", bundle, "--max-batch", FEW_ROWS)
-    for name, content in files.items():
-        assert (bundle / name).read_text() == content
+    length = whole.index(whole[3])
     answer = ok_json("generate", bundle, "--chat", "-p", "Hi", "-n", 8)
     assert (answer["token_ids"], answer["stop"]) == (whole[:length], "eos")
     # Greedy, which is said, and how to have the model's own settings.

@@ -57,6 +57,7 @@ class EngineImpl final : public Engine {
   const ModelInfo& model() const override { return model_; }
   EngineInfo info() const override;
   void reset() override;
+  void begin_turn() override;
   uint64_t conversation() const override { return conversation_; }
   uint32_t position() const override { return decoder().position(); }
   uint32_t context() const override { return decoder().context(); }
@@ -173,6 +174,12 @@ EngineInfo EngineImpl::info() const {
 void EngineImpl::reset() {
   const CallGate::Call call(&gate_);
   decoder().clear();
+  steps_.clear();
+  ++conversation_;
+}
+
+void EngineImpl::begin_turn() {
+  const CallGate::Call call(&gate_);
   steps_.clear();
   ++conversation_;
 }

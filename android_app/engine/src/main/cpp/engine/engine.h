@@ -25,7 +25,7 @@ struct Step {
   TokenMetrics metrics;
 };
 
-// Steps since the last reset, and their totals. Latencies count decoded tokens only.
+// Steps since the last reset or turn, and their totals. Latencies count decoded tokens only.
 struct Stats {
   RunMetrics totals;
   std::vector<Step> steps;
@@ -108,7 +108,9 @@ class Engine {
 
   // Forgets the conversation and the statistics. The setting initial_cache says what stays cached.
   virtual void reset() = 0;
-  // Changes with every reset, so that callers notice that an older conversation is over.
+  // Forgets the statistics only: what is appended next continues the conversation.
+  virtual void begin_turn() = 0;
+  // Changes with both of these, so that callers notice that an older generation is over.
   virtual uint64_t conversation() const = 0;
   // The number of tokens appended since the last reset, and the largest possible number.
   virtual uint32_t position() const = 0;
@@ -121,7 +123,7 @@ class Engine {
   // Appends one token as decoding does. kUsage as for prefill().
   virtual void decode(uint32_t token) = 0;
   // Logits [vocab] that follow the last token; valid until the engine runs again.
-  // REQUIRES: a token was appended since the last reset (kUsage).
+  // REQUIRES: a token was appended since the last reset or turn (kUsage).
   virtual const float* logits() = 0;
   virtual Stats stats() const = 0;
 

@@ -142,7 +142,7 @@ json Session::run(const std::string& command, const json& request) {
       {"open", {{"bundle", "settings"}, [&] { return open(request); }}},
       {"info", {{}, [&] { return info(); }}},
       {"generate",
-       {{"token_ids", "max_new_tokens", "sampling", "ignore_eos"},
+       {{"token_ids", "max_new_tokens", "sampling", "ignore_eos", "continues"},
         [&] { return generate(request); }}},
       {"score", {{"token_ids"}, [&] { return score(request); }}},
       {"trace", {{"token_ids", "continues"}, [&] { return trace(request); }}},
@@ -250,7 +250,10 @@ json Session::open(const json& request) {
 
 json Session::generate(const json& request) {
   const std::vector<uint32_t> prompt = token_ids(request);
-  engine().reset();
+  if (optional_bool(request, "continues", false))
+    engine().begin_turn();
+  else
+    engine().reset();
   Generator generator(
       &engine(), prompt, optional_uint(request, "max_new_tokens", kDefaultNewTokens),
       parse_sampling(request.contains("sampling") ? request["sampling"] : json::object()),
@@ -261,7 +264,10 @@ json Session::generate(const json& request) {
     tokens.push_back(*token);
     emit_({{"id", id_}, {"event", "token"}, {"token", *token}});
   }
-  return {{"token_ids", tokens}, {"stop", generator.stop()}, {"stats", engine().stats()}};
+  return {{"token_ids", tokens},
+          {"stop", generator.stop()},
+          {"position", engine().position()},
+          {"stats", engine().stats()}};
 }
 
 json Session::score(const json& request) {
