@@ -7,8 +7,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moe_mobile.base.json_field import too_many_values
 from moe_mobile.base.tokenizer_growth import require_limited
@@ -149,9 +150,10 @@ def parse_tokenizer(
     with _typed("the tokenizer cannot be read", file, kind, remedy):
         if too_many_values(data):
             raise ValueError("it holds too many values")
-        members = json.loads(data)
+        members = json.loads(data, object_pairs_hook=_named_once)
         if isinstance(members, dict):
             require_limited(members)
+            _require_prefixed_merges(members.get("model"))
         del members  # takes several times the memory of the file
         tokenizer = Tokenizer.from_str(data.decode())
         # Left over from training; transformers ignores the first two too.
@@ -160,6 +162,35 @@ def parse_tokenizer(
         if isinstance(tokenizer.model, models.BPE):
             tokenizer.model.dropout = None
     return TextTokenizer(tokenizer, file, kind, remedy)
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Of members of one name only the last is judged, but the library reads
+    each."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"it has two members {twice!r} in one object")
+    return members
+
+
+def _require_prefixed_merges(model: object) -> None:
+    """Raises ValueError unless the second part of each merge begins with the prefix that the
+    library cuts off there: it counts bytes, and the process ends if that leaves half a character.
+    """
+    prefix = model.get("continuing_subword_prefix") if isinstance(model, dict) else None
+    merges = model.get("merges") if isinstance(model, dict) else None
+    if not isinstance(prefix, str) or not isinstance(merges, list):
+        return
+    for merge in merges:
+        # "a b" in old files.
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        last = parts[-1] if isinstance(parts, list) and parts else None
+        if isinstance(last, str) and not last.startswith(prefix):
+            raise ValueError(
+                f"its continuing_subword_prefix {prefix!r} does not begin {last!r}, the second "
+                "part of a merge"
+            )
 
 
 def is_failure(error: BaseException) -> bool:

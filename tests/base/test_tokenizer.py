@@ -88,6 +88,35 @@ def test_a_tokenizer_of_too_many_values_is_not_parsed(monkeypatch: pytest.Monkey
         parse_tokenizer(data)
 
 
+FOREIGN_PREFIX = {
+    "type": "BPE",
+    "vocab": {"a": 0, "\u00e9\u00e9": 1, "a\u00e9": 2},
+    "continuing_subword_prefix": "#",
+}
+
+
+@pytest.mark.parametrize("merge", [["a", "\u00e9\u00e9"], "a \u00e9\u00e9"], ids=["pair", "text"])
+def test_merges_cut_inside_a_character_do_not_end_the_process(merge: Any) -> None:
+    data = word_level(model=FOREIGN_PREFIX | {"merges": [merge]})
+    with pytest.raises(BundleInvalidError, match=r"continuing_subword_prefix '#' does not begin"):
+        parse_tokenizer(data)
+
+
+def test_members_of_one_name_are_refused() -> None:
+    """Both would be read, and only the last judged."""
+    bad = json.dumps(FOREIGN_PREFIX | {"merges": [["a", "\u00e9\u00e9"]]}).encode()
+    data = b'{"model": ' + bad + b", " + word_level().lstrip(b"{")
+    with pytest.raises(BundleInvalidError, match="two members 'model'"):
+        parse_tokenizer(data)
+
+
+def test_merges_may_have_a_prefix() -> None:
+    vocab = {"a": 0, "##b": 1, "ab": 2}
+    model = {"type": "BPE", "vocab": vocab, "merges": [["a", "##b"]]}
+    data = word_level(model=model | {"continuing_subword_prefix": "##"})
+    assert parse_tokenizer(data).ids("ab") == [2]
+
+
 def test_who_interrupts_a_tokenizer_ends_it() -> None:
     class Interrupted:
         def encode(self, text: str, add_special_tokens: bool) -> None:
