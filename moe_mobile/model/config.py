@@ -30,8 +30,8 @@ MOST_LAYERS = 4096
 MOST_TOKENS = 2**24
 """Of a vocabulary. Other sizes of a model end there too."""
 
-# What the adapters read in addition to their own members.
-_TOKENS = frozenset(["bos_token_id", "eos_token_id", "pad_token_id"])
+# What transformers' class gets in addition to the adapters' members: it checks the last.
+_ALSO_READ = frozenset(["bos_token_id", "eos_token_id", "pad_token_id", "layer_types"])
 
 # Members that do not change what the model computes at inference, with any value.
 _NEUTRAL = frozenset(
@@ -271,7 +271,7 @@ class ConfigView:
         logger.setLevel(logging.ERROR)
         try:
             # Neutral members stay outside: some allocate by their value, num_labels for one.
-            read = _TOKENS.union(known)
+            read = _ALSO_READ.union(known)
             self.config = config_class(**{k: v for k, v in raw.items() if k in read})
         except Exception as error:
             cause = " ".join(str(error).split())

@@ -37,6 +37,8 @@ _KNOWN = {
     },
 }
 
+# What scaling variants have: transformers does not look at them without one.
+_SCALING = frozenset().union(*_KNOWN.values()) - _KNOWN["default"]
 _NO_NUMBERS = frozenset(["rope_type", "type", "truncate"])
 # What transformers then derives from the others.
 _MAY_BE_NULL = frozenset(
@@ -69,6 +71,8 @@ def read_rope(view: ConfigView, head_dim: int) -> Rope:
             remedy="Frequencies that depend on the length of the text are not supported; "
             "docs/adding-a-model-family.md says what is",
         )
+    if kind == "default":
+        parameters = {name: v for name, v in parameters.items() if name not in _SCALING}
     unknown = sorted(set(parameters) - _KNOWN[kind] - {"rope_type", "type"})
     if unknown == ["partial_rotary_factor"] and parameters["partial_rotary_factor"] in (None, 1):
         unknown = []
@@ -90,6 +94,12 @@ def read_rope(view: ConfigView, head_dim: int) -> Rope:
     if not all(math.isfinite(f) and f > 0 for f in frequencies) or not math.isfinite(amplitude):
         raise CheckpointError("rope_parameters give frequencies out of range", file=view.file)
     return Rope(tuple(frequencies), amplitude)
+
+
+def scales_null_heads(view: ConfigView) -> bool:
+    """Whether transformers finds frequencies while ``head_dim`` is null."""
+    parameters = view.get("rope_parameters")
+    return not isinstance(parameters, dict) or parameters.get("rope_type") != "yarn"
 
 
 def _require_numbers(view: ConfigView, parameters: dict[str, object]) -> None:

@@ -7,6 +7,7 @@ The models of transformers are built without memory for their weights (device "m
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from pathlib import Path
@@ -56,7 +57,8 @@ QWEN3, QWEN2 = "Qwen3-30B-A3B", "Qwen2-57B-A14B"
 
 def published(name: str, **changes: Any) -> dict[str, Any]:
     raw: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
-    return {**raw, **changes}
+    # transformers writes into some of them.
+    return {**raw, **copy.deepcopy(changes)}
 
 
 def read(raw: dict[str, Any]) -> Architecture:
@@ -184,6 +186,7 @@ def test_what_transformers_saves_again_means_the_same(name: str, tmp_path: Path)
         {"is_decoder": True, "max_new_tokens": 2048, "min_p": 0.1},
         {"unk_token_id": 5, "cls_token_id": 1, "mask_token_id": 3},
         {"_experts_implementation": "grouped_mm"},
+        {"rope_scaling": {"rope_type": "default", "factor": 2.0, "beta_fast": None}},
     ],
     ids=lambda members: next(iter(members)),
 )
@@ -201,11 +204,17 @@ SCALED = "routed_scaling_factor"
 
 @pytest.mark.parametrize("name", [QWEN2, QWEN3, "OLMoE-1B-7B-0924", "Mixtral-8x7B-v0.1"])
 def test_what_softmax_routers_do_anyway_is_accepted(name: str, tmp_path: Path) -> None:
-    plain = {"scoring_func": "softmax", "topk_method": "greedy", "n_group": 1, SCALED: 1.0}
+    plain = {"scoring_func": "softmax", "topk_method": "greedy", SCALED: 1.0}
+    plain |= {"n_group": 1, "topk_group": 1}
     changed = published(name, **plain)
     assert read(changed) == read(published(name))
     assert facts_of(changed) == facts_by_transformers(by_transformers(changed, tmp_path))
-    for other in ({"scoring_func": "sigmoid"}, {"topk_method": "noaux_tc"}, {SCALED: 2.5}):
+    for other in (
+        {"topk_group": 2},
+        {"scoring_func": "sigmoid"},
+        {"topk_method": "noaux_tc"},
+        {SCALED: 2.5},
+    ):
         with pytest.raises(UnsupportedError, match=f"unknown option '{next(iter(other))}'"):
             read(published(name, **other))
 
@@ -298,6 +307,38 @@ def test_members_that_change_the_computation_are_refused(
 def test_members_that_are_honoured(name: str, members: dict[str, Any], tmp_path: Path) -> None:
     changed = published(name, **members)
     assert read(changed) != read(published(name))
+    assert facts_of(changed) == facts_by_transformers(by_transformers(changed, tmp_path))
+
+
+WRONG_COUNT = "number of `layer_types`"
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "cause"),
+    [
+        *((name, {"layer_types": ["full_attention"] * 3}, WRONG_COUNT) for name in ONE_OF_EACH),
+        *((name, {"layer_types": []}, WRONG_COUNT) for name in ONE_OF_EACH),
+        *((name, {"head_dim": None}, "head_dim has no value") for name in ONE_OF_EACH[1:]),
+        ("Mixtral-8x7B-v0.1", {"rope_scaling": YARN}, "head_dim has no value"),
+    ],
+)
+def test_what_transformers_fails_with_is_refused(
+    name: str, members: dict[str, Any], cause: str, tmp_path: Path
+) -> None:
+    changed = published(name, **members)
+    with pytest.raises(CheckpointError, match=cause) as caught:
+        read(changed)
+    assert caught.value.file == "config.json"
+    with pytest.raises(Exception, match=r"layer_types|NoneType"):
+        facts_by_transformers(by_transformers(changed, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "members", [{"head_dim": None}, {"head_dim": 128, "rope_scaling": YARN}], ids=str
+)
+def test_mixtral_derives_its_heads(members: dict[str, Any], tmp_path: Path) -> None:
+    changed = published("Mixtral-8x7B-v0.1", **members)
     assert facts_of(changed) == facts_by_transformers(by_transformers(changed, tmp_path))
 
 

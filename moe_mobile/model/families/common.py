@@ -13,7 +13,7 @@ from moe_mobile.errors import CheckpointError, UnsupportedError
 from moe_mobile.model.architecture import Architecture, Attention, Layer, Moe, QkNorm
 from moe_mobile.model.config import ConfigView, JsonObject
 from moe_mobile.model.names import TensorNames
-from moe_mobile.model.rope import read_rope
+from moe_mobile.model.rope import read_rope, scales_null_heads
 
 COMMON_MEMBERS = frozenset(
     [
@@ -39,6 +39,7 @@ PLAIN_ROUTER: Mapping[str, Container[object]] = {
     "n_group": (1,),
     "routed_scaling_factor": (1,),
     "scoring_func": ("softmax",),
+    "topk_group": (1,),
     "topk_method": ("greedy",),
 }
 
@@ -102,8 +103,12 @@ def read_attention(
     output_bias: bool = False,
     clip: float | None = None,
     window: int = 0,
+    derives_null: bool = False,
 ) -> Attention:
-    """Attention with ``head_dim`` defaulting to ``hidden_size / num_attention_heads``."""
+    """Attention with ``head_dim`` defaulting to ``hidden_size / num_attention_heads``.
+
+    ``derives_null``: whether the family's modules do so for null too.
+    """
     hidden, heads = view.integer("hidden_size"), view.integer("num_attention_heads", maximum=4096)
     kv_heads = view.integer("num_key_value_heads", maximum=4096)
     if heads % kv_heads:
@@ -116,6 +121,12 @@ def read_attention(
             raise CheckpointError(
                 f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}",
                 file=view.file,
+            )
+        if hasattr(view.config, "head_dim") and not (derives_null and scales_null_heads(view)):
+            raise CheckpointError(
+                "head_dim has no value: transformers then fails",
+                file=view.file,
+                remedy=f"Give head_dim: {hidden // heads} (hidden_size / num_attention_heads)",
             )
         view.config.head_dim = hidden // heads
     head_dim = view.integer("head_dim", maximum=4096)

@@ -21,7 +21,8 @@ from moe_mobile.model.names import TensorNames
 
 def _read(view: ConfigView) -> tuple[Moe, list[Layer]]:
     moe = read_moe(view, "num_local_experts", "intermediate_size", RouterSpec("softmax", True))
-    layer = Layer(is_moe=True, mixer=read_attention(view, window=read_window(view)))
+    attention = read_attention(view, window=read_window(view), derives_null=True)
+    layer = Layer(is_moe=True, mixer=attention)
     return moe, [layer] * num_layers(view)
 
 
