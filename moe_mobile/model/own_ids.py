@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The ids that transformers gives to texts, against those of ``tokenizer.json``.
+"""The ids that transformers gives to texts, and texts to ids, against ``tokenizer.json``'s.
 
 transformers builds some tokenizers anew, by their class and the settings next to it. A bundle's
 texts go through ``tokenizer.json`` alone, which may then be another tokenizer.
@@ -45,7 +45,8 @@ _TEXTS = (
 
 
 def require_own_ids(folder: Path, files: Mapping[str, bytes], tokenizer: TextTokenizer) -> None:
-    """Raises a CheckpointError if transformers gives a text other ids than ``tokenizer``.
+    """Raises a CheckpointError if transformers gives a text other ids than ``tokenizer``, or makes
+    another text of its ids.
 
     Says nothing if no file names a class (``tokenizer.json`` is then all that a checkpoint says of
     its tokenizer), or if transformers cannot load the files, or not without code of theirs.
@@ -63,17 +64,35 @@ def require_own_ids(folder: Path, files: Mapping[str, bytes], tokenizer: TextTok
             return
         special = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
         for text in (*_TEXTS, *special):
-            own = tokenizer.ids(text)
-            found = _attempt(functools.partial(theirs, text))
-            ids = own if found is None else list(found["input_ids"])
-            if ids != own:
+            cause = _difference(text, tokenizer, theirs)
+            if cause is not None:
                 raise CheckpointError(
-                    f"with it, transformers ({type(theirs).__name__}) gives the text {text!r} "
-                    f"other ids than {TOKENIZER} does: {ids[:8]} instead of {own[:8]}",
+                    f"with it, transformers ({type(theirs).__name__}) {cause}",
                     file=folder / named,
                     remedy="Load the tokenizer with transformers and save it again "
                     "(AutoTokenizer.from_pretrained, save_pretrained)",
                 )
+
+
+def _difference(text: str, tokenizer: TextTokenizer, theirs: Any) -> str | None:
+    """What transformers does otherwise with a text, or with the text's ids."""
+    own = tokenizer.ids(text)
+    found = _attempt(functools.partial(theirs, text))
+    ids = own if found is None else list(found["input_ids"])
+    if ids != own:
+        return (
+            f"gives the text {text!r} other ids than {TOKENIZER} does: {ids[:8]} instead of "
+            f"{own[:8]}"
+        )
+    # Which tokens are special is judged with the added tokens.
+    decoded = tokenizer.decode(own, skip_special_tokens=False)
+    back = _attempt(functools.partial(theirs.decode, own, skip_special_tokens=False))
+    if back is not None and back != decoded:
+        return (
+            f"makes another text of the ids {own[:8]} than {TOKENIZER} does: {back!r} instead of "
+            f"{decoded!r}"
+        )
+    return None
 
 
 def _naming_a_class(files: Mapping[str, bytes]) -> str | None:

@@ -1,6 +1,7 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A tokenizer's file gives the ids that transformers' own tokenizer of the checkpoint gives."""
+"""A tokenizer's file gives the ids and texts that transformers' own tokenizer of the checkpoint
+gives."""
 
 from __future__ import annotations
 
@@ -75,6 +76,26 @@ def test_a_tokenizer_that_transformers_builds_otherwise_is_refused(
     with pytest.raises(CheckpointError, match=r"gives the text '.*other ids than") as refusal:
         require_own_ids(folder, contents(folder), tokenizer)
     assert refusal.value.file == str(folder / file)
+    # The remedy.
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    saved = parse_tokenizer((folder / TOKENIZER).read_bytes())
+    require_own_ids(folder, contents(folder), saved)
+
+
+@pytest.mark.parametrize(
+    "decoder", [None, {"type": "WordPiece", "prefix": "##", "cleanup": True}], ids=["none", "words"]
+)
+@pytest.mark.parametrize("kind", ["Qwen1.5-MoE-Chat", "Qwen3", "OLMoE-Instruct"])
+def test_ids_that_transformers_decodes_otherwise_are_refused(
+    kind: str, decoder: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    model_type = "olmoe" if "OLMoE" in kind else "qwen3_moe"
+    folder = write_checkpoint_texts(tmp_path / "model", KINDS[kind]().files(), model_type)
+    add_members(folder / TOKENIZER, {"decoder": decoder})
+    tokenizer = parse_tokenizer((folder / TOKENIZER).read_bytes())
+    with pytest.raises(CheckpointError, match=r"another text of the ids .*'Hello' inst") as refusal:
+        require_own_ids(folder, contents(folder), tokenizer)
+    assert refusal.value.file == str(folder / "tokenizer_config.json")
     # The remedy.
     AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
     saved = parse_tokenizer((folder / TOKENIZER).read_bytes())
