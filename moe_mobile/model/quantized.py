@@ -30,16 +30,28 @@ _MARKS = (
     (r"(?:\.weight)?\.quant_state\..*", "bitsandbytes"),
     (r"(?:\.weight)?[._]SCB", "bitsandbytes"),
     (r"\.weight_packed", "compressed-tensors"),
+    # These before all with scales, which some of them have too.
+    (r"\.(?:codes|codebooks)", "AQLM"),
+    (r"\.W_q", "HQQ"),
+    (r"\.weight\._(?:data|scale|shift).*", "quanto"),
+    (r"\._weight_qdata|\.weight:.*", "torchao"),
+    (r"\.(?:indices|(?:res_)?centroids\.weight)", "VPTQ"),
+    (r"\.weight_scales", "EETQ"),
+    (r"\.(?:dense_weights|row_offsets|col_vals)", "SpQR"),
+    (r"_blocks", "MXFP4"),
     (r"\.weight_scale_2", "ModelOpt NVFP4"),
     (r"(?:\.weight)?_scale(?:_inv)?", _SCALES),
     (r"\.biases", "MLX"),
     (r"\.scales", "MLX or another format with scales"),
 )
+# One of a layer's experts, and the names of all of them in one tensor.
+_ONE_EXPERT = re.compile(r"(.+\.experts)\.\d+\.")
+_STACKS = ("gate_up_proj", "down_proj")
 # Of a layer's experts, where mlx-lm stacks them.
 _MLX_EXPERTS = ".switch_mlp."
-_PATTERNS = tuple((re.compile(rf"(.+?){end}"), kind) for end, kind in _MARKS)
-# As safetensors names the types of quantized numbers.
-_TYPES = {"F8_E4M3": "FP8", "F8_E5M2": "FP8", "F8_E8M0": "FP8"}
+_PATTERNS = tuple((re.compile(rf"(.+?)(?:{end})"), kind) for end, kind in _MARKS)
+# How safetensors' names of the types of quantized numbers begin.
+_TYPES = {"F4": "FP4", "F6_": "FP6", "F8_": "FP8"}
 _PACKED = frozenset(["BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"])
 
 
@@ -47,8 +59,11 @@ def refuse_foreign_tensors(stored: Collection[str], used: Collection[str], folde
     """Raises an UnsupportedError if one of the ``stored`` tensors says that a ``used`` one is
     quantized, or stacked as MLX does; the folder's other files may tell by whom."""
     modules = {name.removesuffix(".weight") for name in used}
+    experts = {match[1] for name in used if (match := _ONE_EXPERT.match(name))}
+    modules.update(f"{of}.{stack}" for of in experts for stack in _STACKS)
     found: dict[str, str] = {}
-    for name in stored:
+    own = set(used)
+    for name in (name for name in stored if name not in own):
         for pattern, kind in _PATTERNS:
             match = pattern.fullmatch(name)
             if match and match[1] in modules:
@@ -74,7 +89,8 @@ def refuse_foreign_tensors(stored: Collection[str], used: Collection[str], folde
 
 def refuse_type(name: str, dtype: str, file: Path) -> None:
     """Raises the UnsupportedError for a tensor whose type cannot be exported."""
-    kind = _TYPES.get(dtype) or ("integers" if dtype in _PACKED else None)
+    kind = next((kind for begin, kind in _TYPES.items() if dtype.startswith(begin)), None)
+    kind = kind or ("integers" if dtype in _PACKED else None)
     quantized = f": the checkpoint is already quantized with {kind}" if kind else ""
     only = "Only F32, F16 and BF16 weights can be exported"
     raise UnsupportedError(

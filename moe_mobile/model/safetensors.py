@@ -29,9 +29,10 @@ from moe_mobile.model.names import TensorRef
 from moe_mobile.model.quantized import ORIGINAL, QUANTIZER_FILES, refuse_type
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_SIZES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I16": 2, "U16": 2,
-    "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "C64": 8, "F64": 8, "I64": 8, "U64": 8,
+_BITS = {
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8,
+    "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }  # fmt: skip
 _OTHER = "The weights are not those of this config.json, or not all of them: " + AGAIN.lower()
 _MAX_HEADER = 100_000_000  # the format's own limit
@@ -243,7 +244,7 @@ def _entry(path: Path, name: str, entry: Any, base: int, size: int) -> _Stored:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         raise CheckpointError(f"tensor {name}: incomplete header entry", file=path, remedy=AGAIN)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _SIZES:
+    if not isinstance(dtype, str) or dtype not in _BITS:
         raise CheckpointError(f"tensor {name}: unknown dtype {dtype!r}", file=path, remedy=AGAIN)
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise CheckpointError(f"tensor {name}: bad shape or offsets", file=path, remedy=AGAIN)
@@ -256,7 +257,7 @@ def _entry(path: Path, name: str, entry: Any, base: int, size: int) -> _Stored:
             file=path,
             remedy=AGAIN,
         )
-    if end - begin != math.prod(shape) * _SIZES[dtype]:
+    if 8 * (end - begin) != math.prod(shape) * _BITS[dtype]:
         raise CheckpointError(
             f"tensor {name}: {end - begin} bytes do not fit {dtype} {shape}",
             file=path,

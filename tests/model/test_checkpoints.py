@@ -235,6 +235,23 @@ def _packed_by(*ends: str) -> Callable[[Tensors], None]:
     return change
 
 
+def _replaced_by(*ends: str) -> Callable[[Tensors], None]:
+    def change(tensors: Tensors) -> None:
+        del tensors[PROJECTION + ".weight"]
+        tensors.update({PROJECTION + end: torch.zeros(4) for end in ends})
+
+    return change
+
+
+def _stacked_in_mxfp4(tensors: Tensors) -> None:
+    for name in [name for name in tensors if ".experts." in name]:
+        del tensors[name]
+    for stack in ("gate_up_proj", "down_proj"):
+        for end in ("blocks", "scales"):
+            name = f"model.layers.0.mlp.experts.{stack}_{end}"
+            tensors[name] = torch.zeros(8, 4, dtype=torch.uint8)
+
+
 def _stacked_by_mlx(tensors: Tensors) -> None:
     for name in [name for name in tensors if ".experts.0." in name]:
         del tensors[name]
@@ -262,6 +279,15 @@ def _stored_as(dtype: torch.dtype) -> Callable[[Tensors], None]:
         (_packed_by(".weight_scale", ".weight_scale_2"), None, "with ModelOpt NVFP4:"),
         (_packed_by(".scales", ".biases"), None, "with MLX:"),
         (_packed_by(".scales"), None, "with MLX or"),
+        (_packed_by(".codes", ".codebooks", ".scales"), None, "with AQLM:"),
+        (_replaced_by(".W_q", ".zero", ".scale"), None, "with HQQ:"),
+        (_replaced_by(".weight._data", ".weight._scale", ".input_scale"), None, "with quanto:"),
+        (_replaced_by("._weight_qdata", "._weight_scale"), None, "with torchao:"),
+        (_replaced_by(".weight:qdata", ".weight:scale"), None, "with torchao:"),
+        (_replaced_by(".indices", ".centroids.weight", ".weight_scale"), None, "with VPTQ:"),
+        (_packed_by(".weight_scales"), None, "with EETQ:"),
+        (_replaced_by(".dense_weights", ".row_offsets", ".col_vals"), None, "with SpQR:"),
+        (_stacked_in_mxfp4, None, "with MXFP4: it has the tensor model.layers.0.mlp.experts.down"),
         (_stacked_by_mlx, None, "was converted for MLX: it has the tensor model.layers.0.mlp.sw"),
         (_stored_as(torch.float8_e4m3fn), None, "F8_E4M3: the checkpoint is already quantized"),
         (_stored_as(torch.int8), None, "I8: the checkpoint is already quantized"),

@@ -84,6 +84,28 @@ def test_broken_headers_name_file_and_tensor(name: str, tmp_path: Path) -> None:
     assert caught.value.file == str(path)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [
+        ("F4", "FP4"),
+        ("F6_E2M3", "FP6"),
+        ("F6_E3M2", "FP6"),
+        ("F8_E4M3FNUZ", "FP8"),
+        ("F8_E5M2FNUZ", "FP8"),
+    ],
+)
+def test_the_formats_smallest_types_are_named(dtype: str, kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path)
+    bits = int(dtype[1])
+    edit_header(path, lambda h: h["matrix"].update(dtype=dtype, shape=[8 * 96 // bits]))
+    with pytest.raises(UnsupportedError, match=f"{dtype}: .*quantized with {kind}") as caught:
+        SafetensorsStore(tmp_path).check(TensorRef("matrix", (6, 4)))
+    assert caught.value.file == str(path)
+    edit_header(path, lambda h: h["matrix"].update(shape=[8 * 96 // bits + 1]))
+    with pytest.raises(CheckpointError, match="bytes do not fit"):
+        SafetensorsStore(tmp_path)
+
+
 def test_sizes_are_bounded_before_they_are_multiplied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
