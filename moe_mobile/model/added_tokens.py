@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from moe_mobile.base.special_tokens import CONFIG, DECODER, naming_files
 from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer
 from moe_mobile.errors import CheckpointError, UnsupportedError
 from moe_mobile.model.config import JsonObject, read_json_object
@@ -20,10 +21,7 @@ from moe_mobile.model.config import JsonObject, read_json_object
 if TYPE_CHECKING:
     from tokenizers import AddedToken
 
-_CONFIG = "tokenizer_config.json"
-_SPECIAL = "special_tokens_map.json"
 _ADDED = "added_tokens.json"
-_DECODER = "added_tokens_decoder"
 _SEVERAL = (
     "additional_special_tokens",
     "extra_special_tokens",
@@ -43,21 +41,19 @@ def require_same_tokens(folder: Path, tokenizer: TextTokenizer) -> set[str]:
         UnsupportedError: a setting that the tokenizer's library does not have.
         IoError: a file that cannot be read.
     """
-    config = _read(folder / _CONFIG)
-    _refuse_settings(config, tokenizer, folder / _CONFIG)
+    config = _read(folder / CONFIG)
+    _refuse_settings(config, tokenizer, folder / CONFIG)
     own = _OwnTokens(tokenizer)
-    if _DECODER in config:
-        # transformers reads neither of the other files then.
-        for token in _objects(config[_DECODER], folder / _CONFIG):
-            own.require(token.content, folder / _CONFIG, token)
-        named = {folder / _CONFIG: config}
+    if DECODER in config:
+        # transformers does not read added_tokens.json then.
+        for token in _objects(config[DECODER], folder / CONFIG):
+            own.require(token.content, folder / CONFIG, token)
     else:
         for content, number in _read(folder / _ADDED).items():
             own.require(content, folder / _ADDED, number)
-        named = {folder / name: _read(folder / name) for name in (_CONFIG, _SPECIAL)}
-    for file, members in named.items():
-        for content in _named(members):
-            own.require_special(content, file)
+    for name in naming_files(config):
+        for content in _named(_read(folder / name)):
+            own.require_special(content, folder / name)
     return own.made_special
 
 
@@ -150,7 +146,7 @@ def _objects(value: object, file: Path) -> Iterator[AddedToken]:
             yield AddedToken(**members)
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{_DECODER} does not hold tokens: {error}",
+            f"{DECODER} does not hold tokens: {error}",
             file=file,
             remedy="Take it out if tokenizer.json has its tokens",
         ) from error

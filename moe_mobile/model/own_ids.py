@@ -59,7 +59,7 @@ def require_own_ids(folder: Path, files: Mapping[str, bytes], tokenizer: TextTok
     if named is None:
         return
     with quiet(), tempfile.TemporaryDirectory() as name:
-        theirs = _loaded(Path(name), files)
+        theirs = loaded(Path(name), files)
         if theirs is None:
             return
         special = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
@@ -104,7 +104,7 @@ def _naming_a_class(files: Mapping[str, bytes]) -> str | None:
     return None
 
 
-def _loaded(folder: Path, files: Mapping[str, bytes]) -> Any:
+def loaded(folder: Path, files: Mapping[str, bytes]) -> Any:
     """transformers' tokenizer; None if it has none for the files."""
     for name in _FILES:
         if name in files:

@@ -29,6 +29,7 @@ from moe_mobile.errors import (
 )
 from moe_mobile.model.added_tokens import require_same_tokens, with_special
 from moe_mobile.model.architecture import Architecture
+from moe_mobile.model.class_tokens import with_class_tokens
 from moe_mobile.model.config import AGAIN, read_checkpoint_file, read_json_object
 from moe_mobile.model.families.common import Family, Source
 from moe_mobile.model.hub import fetch_description, fetch_weights, list_files, missing_bytes
@@ -49,12 +50,13 @@ from moe_mobile.model.safetensors import (
 SourceLike = str | os.PathLike[str] | RandomWeights
 """What can be exported: a folder, a Hugging Face id ("org/name"), "demo", or random weights."""
 
-# Copied into the bundle if the checkpoint has them; tokenizer.json with its special tokens marked.
+# Copied into the bundle if the checkpoint has them: tokenizer.json with its special tokens marked,
+# tokenizer_config.json with all their names. transformers' tokenizers do not read
+# chat_template.json, which belongs to processors.
 HUGGING_FACE_FILES = (
     "added_tokens.json",
     "additional_chat_templates/tool_use.jinja",
     "chat_template.jinja",
-    "chat_template.json",
     "config.json",
     "generation_config.json",
     "merges.txt",
@@ -342,6 +344,7 @@ def _read_description(folder: Path, name: str, listed: Collection[str]) -> Descr
         tokenizer = _read_tokenizer(files[TOKENIZER], folder / TOKENIZER, architecture.vocab_size)
         special = require_same_tokens(folder, tokenizer)
         require_own_ids(folder, files, tokenizer)
+        files = with_class_tokens(files)
         files[TOKENIZER] = with_special(files[TOKENIZER], special)
     return Description(family, architecture, files)
 

@@ -8,18 +8,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from moe_mobile.base.special_tokens import CONFIG, SPECIAL, naming_files, special_tokens
 from moe_mobile.errors import BundleInvalidError, UsageError
 from moe_mobile.text.chat import ChatTemplate
 from moe_mobile.text.files import parse_object, read_files
 
 _TEMPLATE = "chat_template.jinja"
 _WITH_TOOLS = "additional_chat_templates/tool_use.jinja"
-_LEGACY = "chat_template.json"
-_CONFIG = "tokenizer_config.json"
-_SPECIAL = "special_tokens_map.json"
-_TOKENS = (
-    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
-)  # fmt: skip
 _AGAIN = "Export again from a complete checkpoint"
 
 
@@ -29,13 +24,12 @@ def load_chat_template(bundle: pathlib.Path) -> ChatTemplate:
     Raises UsageError if the model has none, BundleInvalidError for a broken one, and the bundle
     reader's errors.
     """
-    files = read_files(bundle, [_TEMPLATE, _WITH_TOOLS, _LEGACY, _CONFIG, _SPECIAL])
-    config = parse_object(bundle, _CONFIG, files)
-    tokens = _special_tokens({**parse_object(bundle, _SPECIAL, files), **config})
+    files = read_files(bundle, [_TEMPLATE, _WITH_TOOLS, CONFIG, SPECIAL])
+    config = parse_object(bundle, CONFIG, files)
+    tokens = special_tokens(*(parse_object(bundle, name, files) for name in naming_files(config)))
     for name, source in (
         (_TEMPLATE, _template_text(bundle, _TEMPLATE, files)),
-        (_LEGACY, parse_object(bundle, _LEGACY, files).get("chat_template")),
-        (_CONFIG, config.get("chat_template")),
+        (CONFIG, config.get("chat_template")),
     ):
         if source is not None:
             default, with_tools = _named(source, bundle / name)
@@ -73,14 +67,3 @@ def _named(source: Any, file: pathlib.Path) -> tuple[str, str | None]:
     if not isinstance(source, str):
         raise BundleInvalidError("has no default chat template", file=file, remedy=_AGAIN)
     return source, with_tools if isinstance(with_tools, str) else None
-
-
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    found = {}
-    for name in _TOKENS:
-        value = config.get(name)
-        if isinstance(value, dict):
-            value = value.get("content")
-        if isinstance(value, str):
-            found[name] = value
-    return found

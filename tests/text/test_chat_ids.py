@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from moe_mobile.errors import BundleInvalidError, UsageError
 from moe_mobile.model.registry import FAMILIES
+from moe_mobile.model.source import HUGGING_FACE_FILES
 from moe_mobile.text import budget
 from moe_mobile.text.tokenizer import BundleText
 from tests.text.published import KINDS, write_bundle_texts, write_checkpoint_texts
@@ -205,6 +206,18 @@ def test_a_template_for_parts_has_the_ids_of_transformers(
     expected = by_transformers(kind("Qwen3")[0], PARTS, chat_template=template)
     assert ours.encode(PARTS) == expected
     assert ours.tokenizer.decode(expected) == "<Hi><>"
+
+
+def test_the_template_of_a_processor_is_not_read(
+    kind: Callable[[str], Kind], tmp_path: Path
+) -> None:
+    name = "chat_template.json"
+    files = KINDS["Qwen3"]().files() | {name: b'{"chat_template": "another"}'}
+    expected = by_transformers(kind("Qwen3")[0], [USER])
+    checkpoint = write_checkpoint_texts(tmp_path / "checkpoint", files, "qwen3_moe")
+    assert by_transformers(AutoTokenizer.from_pretrained(checkpoint), [USER]) == expected
+    assert BundleText(write_bundle_texts(tmp_path / "bundle", files)).encode([USER]) == expected
+    assert name not in HUGGING_FACE_FILES
 
 
 @pytest.mark.parametrize(
