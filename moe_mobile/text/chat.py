@@ -19,6 +19,7 @@ from moe_mobile.errors import BundleInvalidError, MoeMobileError, UsageError
 from moe_mobile.text import sandbox
 from moe_mobile.text.budget import TooMuchError
 from moe_mobile.text.lengths import MOST, require_short
+from moe_mobile.text.plain_messages import is_cause, with_texts, with_texts_and_objects
 from moe_mobile.text.surrogates import require_texts
 
 Message = Mapping[str, Any]
@@ -31,6 +32,21 @@ TEMPLATE_KWARGS = "chat_template_kwargs"
 
 # Where a model's thoughts are in its message. Templates read the first; the others are older names.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
+
+# What a template may not have taken, if it does once the messages are changed so.
+_NOT_TAKEN = (
+    (with_texts, "takes no content but texts", "Give the content of each message as one text"),
+    (
+        with_texts_and_objects,
+        "takes the arguments of tool calls as objects only",
+        'Give `arguments` as an object like {"city": "Paris"}, not as a JSON text',
+    ),
+)
+# What the template reads in a list of objects, with an example of one. As in transformers.
+_LISTS = {
+    "tools": '{"type": "function", "function": {"name": "...", "parameters": {}}}',
+    "documents": '{"title": "...", "text": "..."}',
+}
 
 
 class ChatTemplate:
@@ -73,26 +89,26 @@ class ChatTemplate:
         Args:
             messages: each with a ``role`` and a ``content``; other members go to the template. So
                 does a content that is no text, which some templates do not take.
-            values: what the template reads besides, by name: ``tools``, a list of JSON schemas, and
-                options of the model's own, such as Qwen3's ``enable_thinking``.
+            values: what the template reads besides, by name: ``tools``, a list of JSON schemas,
+                ``documents``, a list of objects too, and options of the model's own, such as
+                Qwen3's ``enable_thinking``.
             add_generation_prompt: end with what begins the model's answer.
 
         Raises:
-            UsageError: messages are malformed, or not what this model's template takes.
+            UsageError: messages or values are malformed, or not what this model's template takes.
             BundleInvalidError: the template fails, or does what templates may not do.
         """
         plain = _plain(messages)
         more = {"tools": None, "documents": None, **_plain_values(values or {})}
         _require_short((plain, more))
         template, file = self._default if more["tools"] is None else self._with_tools
-        data = {
-            **self._tokens,
-            **more,
-            "messages": plain,
-            "add_generation_prompt": add_generation_prompt,
-        }
+        data = {**self._tokens, **more, "add_generation_prompt": add_generation_prompt}
+
+        def write(messages: Sequence[Message]) -> str:
+            return sandbox.render(template, {**data, "messages": messages})
+
         try:
-            return sandbox.render(template, data)
+            return write(plain)
         except sandbox.RaisedError as error:
             raise UsageError(
                 f"this model's chat template refuses the messages: {error}",
@@ -102,12 +118,13 @@ class ChatTemplate:
         except SecurityError as error:
             raise _invalid(file, "does what a template may not do", error) from error
         except Exception as error:  # whatever a program can fail with
-            if isinstance(error, TypeError | jinja2.UndefinedError) and _has_others(plain):
-                raise UsageError(
-                    f"this model's chat template takes no content but texts: {_words(error)}",
-                    setting="prompt",
-                    remedy="Give the content of each message as one text",
-                ) from None
+            for change, cause, remedy in _NOT_TAKEN:
+                if is_cause(change, plain, write):
+                    raise UsageError(
+                        f"this model's chat template {cause}: {_words(error)}",
+                        setting="prompt",
+                        remedy=remedy,
+                    ) from None
             raise _invalid(file, "fails", error) from error
 
 
@@ -195,10 +212,6 @@ def _is_text_part(part: object) -> bool:
     )
 
 
-def _has_others(messages: Sequence[Message]) -> bool:
-    return any(not isinstance(message.get("content"), str) for message in messages)
-
-
 def _plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
     remedy = 'Give an object like {"enable_thinking": false}'
     for name in values:
@@ -206,4 +219,14 @@ def _plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(
                 f"{name!r} cannot be set", setting=TEMPLATE_KWARGS, remedy="Leave it out"
             )
-    return _json_data(dict(values), "it", TEMPLATE_KWARGS, remedy)
+    plain = _json_data(dict(values), "it", TEMPLATE_KWARGS, remedy)
+    for name, example in _LISTS.items():
+        value = plain.get(name)
+        is_list = isinstance(value, list) and all(isinstance(one, dict) for one in value)
+        if value is not None and not is_list:
+            raise UsageError(
+                f"{name!r} is not a list of objects",
+                setting=TEMPLATE_KWARGS,
+                remedy=f'Write it like {{"{name}": [{example}]}}',
+            )
+    return plain

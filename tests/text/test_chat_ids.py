@@ -15,6 +15,7 @@ from moe_mobile.errors import BundleInvalidError, UsageError
 from moe_mobile.model.registry import FAMILIES
 from moe_mobile.model.source import HUGGING_FACE_FILES
 from moe_mobile.text import budget
+from moe_mobile.text.chat import ChatTemplate
 from moe_mobile.text.tokenizer import BundleText
 from tests.text.published import KINDS, write_bundle_texts, write_checkpoint_texts
 
@@ -227,6 +228,11 @@ def test_the_template_of_a_processor_is_not_read(
         ({"add_generation_prompt": False}, "'add_generation_prompt' cannot be set"),
         ({"tools": [print]}, "it is not JSON data"),
         ({"tools": ["\ud800"]}, "it has half a surrogate pair"),
+        *(
+            ({name: value}, f"'{name}' is not a list of objects")
+            for name in ("tools", "documents")
+            for value in (TOOL, "x", ["x"], [[1]], [TOOL, 1], 3, True)
+        ),
     ],
 )
 def test_values_that_are_refused(
@@ -235,6 +241,41 @@ def test_values_that_are_refused(
     with pytest.raises(UsageError, match=cause) as caught:
         kind("Qwen3")[1].encode([USER], values)
     assert caught.value.setting == "chat_template_kwargs"
+
+
+WITH_ITEMS = """\
+{%- for message in messages %}{{ message.role }}:{{ CONTENT }}
+    {%- for call in message.tool_calls or [] %}
+        {%- for name, value in call.function.arguments.items() %}<{{ name }}>{{ value }}{% endfor %}
+    {%- endfor %}
+{%- endfor %}"""
+
+
+@pytest.mark.parametrize("arguments", ['{"x": 3}', "{", "[3]", "[" * 100_000])
+@pytest.mark.parametrize("said", [None, "", "text"])
+@pytest.mark.parametrize("content", ["message.content or ''", "message.content + ''"])
+@pytest.mark.parametrize("items", [".items()", " | items"])
+def test_arguments_that_are_a_json_text_are_to_blame(
+    items: str, content: str, said: str | None, arguments: str
+) -> None:
+    source = WITH_ITEMS.replace("CONTENT", content).replace(".items()", items)
+    function = {"name": "f", "arguments": arguments}
+    called = {"role": "assistant", "content": said, "tool_calls": [{"function": function}]}
+    with pytest.raises(UsageError, match="arguments of tool calls as objects only: ") as told:
+        ChatTemplate(source, {}, "t").render([USER, called])
+    assert told.value.setting == "prompt"
+    assert "not as a JSON text" in (told.value.remedy or "")
+    # The remedy.
+    function["arguments"] = {"x": 3}  # type: ignore[assignment]
+    if said is not None:
+        assert ChatTemplate(source, {}, "t").render([USER, called]).endswith("<x>3")
+
+
+@pytest.mark.parametrize("message", [*CALLED[1:], {"role": "tool", "content": {"x": 1}}, PARTS[0]])
+@pytest.mark.parametrize("source", ["{{ messages[0].x.y }}", "{{ 1 + 'a' }}", "{{ missing() }}"])
+def test_a_template_that_fails_by_itself_is_to_blame(source: str, message: dict[str, Any]) -> None:
+    with pytest.raises(BundleInvalidError, match="the chat template fails: "):
+        ChatTemplate(source, {}, "t").render([USER, message])
 
 
 def test_a_template_that_fails_names_its_file(tmp_path: Path) -> None:
