@@ -58,6 +58,7 @@ from moe_mobile.model.presets import RandomWeights
 from moe_mobile.model.safetensors import INDEX_FILE, SINGLE_FILE
 from moe_mobile.model.source import DEMO, Description, OpenModel, SourceLike, open_model
 
+_GENERATION = "generation_config.json"
 _TO_CALLER = 4  # from what is called when a source is opened, to who called export_bundle
 
 
@@ -101,8 +102,9 @@ def export_bundle(
         The bundle's path.
 
     Warns:
-        UserWarning: the checkpoint has no ``tokenizer.json``, said before its weights are read; or
-            it holds tensors that the model does not have.
+        UserWarning: the checkpoint has no ``tokenizer.json``, or texts at which answers should end
+            (``stop_strings``), said before its weights are read; or it holds tensors that the model
+            does not have.
 
     Raises:
         UsageError: arguments that make no sense, or a target that exists.
@@ -133,6 +135,12 @@ def export_bundle(
                 f"the checkpoint has no {TOKENIZER}: the bundle will take token ids, but no text "
                 "and no chat. To have it, load the tokenizer with transformers and save it into "
                 "the checkpoint's folder (AutoTokenizer.from_pretrained, save_pretrained)",
+                stacklevel=_TO_CALLER,
+            )
+        if json.loads(found.files.get(_GENERATION, b"{}")).get("stop_strings"):
+            warnings.warn(
+                f"{_GENERATION} has stop_strings, at which answers do not end: only the tokens of "
+                "eos_token_id end them. If a stop string is one token, add its id there",
                 stacklevel=_TO_CALLER,
             )
 

@@ -44,6 +44,7 @@ from tests.tiny import (
     tiny_prompt,
     write_checkpoint,
 )
+from tests.tokenizers import add_members
 
 # Programs that other tests have lowered already.
 export_bundle = functools.partial(export.export_bundle, max_batch=FEW_ROWS)
@@ -137,6 +138,19 @@ def test_a_missing_tokenizer_is_said_before_weights_are_read(
         warnings.simplefilter("error")
         with pytest.raises(CheckpointError):
             export_bundle(folder, tmp_path / "bundle", "fp32")
+
+
+def test_stop_strings_are_said_before_weights_are_read(
+    checkpoint: CheckpointMaker, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoint("mixtral"), tmp_path / "mixtral")
+    (folder / "model.safetensors").write_bytes(b"broken")
+    Tokenizer(models.BPE({"a": 0}, [])).save(str(folder / "tokenizer.json"))
+    add_members(folder / "generation_config.json", {"stop_strings": ["User:"]})
+    said = "generation_config.json has stop_strings, at which answers do not end"
+    with pytest.warns(UserWarning, match=said) as caught, pytest.raises(CheckpointError):
+        export_bundle(folder, tmp_path / "bundle", "fp32")
+    assert caught[0].filename == __file__
 
 
 @pytest.mark.slow
