@@ -13,8 +13,10 @@ from typing import Any
 from moe_mobile.device.interface import Cluster, DeviceFacts
 from moe_mobile.errors import UsageError
 
-# Below this share of the fastest core's capacity, or of its clock, a core is little for certain.
-_LEAST_CAPACITY, _LEAST_CLOCK = 0.5, 0.8
+# Below this share of the fastest core's capacity, a core is little for certain. So it is below this
+# share of its clock, since no core does more per cycle than the fastest one. A larger share of the
+# clock says nothing: middle cores have 73 % (Kirin 990), little ones up to 100 %.
+_LEAST = 0.5
 # Little cores of mid-range chips come closer (mt8183: the Cortex-A53 has the clock of the A73, and
 # 741 of its 1024), but Cortex-A53, A55, A510 and A520 do not run above this clock.
 _LITTLE_KHZ = 2_300_000
@@ -48,9 +50,9 @@ def choose(wish: str, facts: DeviceFacts) -> Affinity:
 
     ``big`` leaves out the little cores: those with less than half of the fastest one's capacity,
     and the weakest ones if their clock is one that little cores have. Where the kernel gives no
-    capacities, or the same to all, clocks stand for them, and 80 % for the half. If nothing is left
-    out, or the kernel gives no clocks either, it becomes ``all``. Raises UsageError for cores that
-    the device does not have.
+    capacities, or the same to all, clocks stand for them. If nothing is left out, or the kernel
+    gives no clocks either, it becomes ``all``. Raises UsageError for cores that the device does not
+    have.
     """
     cores = sorted(cpu for cluster in facts.clusters for cpu in cluster.cpus)
     if wish == "big":
@@ -72,18 +74,16 @@ def choose(wish: str, facts: DeviceFacts) -> Affinity:
 def _big(clusters: Sequence[Cluster]) -> list[int]:
     """The cores that are not little; empty if nothing tells them apart."""
     strengths = [cluster.capacity or 0 for cluster in clusters]
-    least = _LEAST_CAPACITY
     # Without a statement of the device tree, arm's kernels give all cores the same.
     if 0 in strengths or len(set(strengths)) == 1:
         strengths = [cluster.max_khz or 0 for cluster in clusters]
-        least = _LEAST_CLOCK
     if not strengths or 0 in strengths:
         return []
     weakest, strongest = min(strengths), max(strengths)
     big: list[int] = []
     for cluster, strength in zip(clusters, strengths, strict=True):
         slow = cluster.max_khz is not None and cluster.max_khz <= _LITTLE_KHZ
-        is_little = strength < least * strongest or (strength == weakest < strongest and slow)
+        is_little = strength < _LEAST * strongest or (strength == weakest < strongest and slow)
         big += () if is_little else cluster.cpus
     return sorted(big)
 

@@ -40,6 +40,12 @@ def _facts(*clusters: tuple[int, int | None] | tuple[int, int, int]) -> DeviceFa
         ([(4, 1800), (3, 2420), (1, 2840)], "big", [4, 5, 6, 7]),
         ([(4, 1800), (2, 2350), (2, 2850)], "big", [4, 5, 6, 7]),
         ([(3, 2000), (5, 2800), (1, 3200)], "big", [3, 4, 5, 6, 7, 8]),
+        # Middle cores far below the fastest: Kirin 980 and 990 4G, Exynos 2500.
+        ([(4, 1800), (2, 1920), (2, 2600)], "big", [4, 5, 6, 7]),
+        ([(4, 1860), (2, 2090), (2, 2860)], "big", [4, 5, 6, 7]),
+        ([(2, 1800), (5, 2360), (2, 2740), (1, 3300)], "big", [2, 3, 4, 5, 6, 7, 8, 9]),
+        # The next to weakest have less than half of the clock too: XRING O1.
+        ([(2, 1800), (2, 1890), (4, 3400), (2, 3900)], "big", [4, 5, 6, 7, 8, 9]),
         # Mid-range chips: little cores at 82 and 91 % of the big ones' clock.
         ([(4, 1800), (4, 2200)], "big", [4, 5, 6, 7]),
         ([(6, 2000), (2, 2200)], "big", [6, 7]),
@@ -52,7 +58,9 @@ def _facts(*clusters: tuple[int, int | None] | tuple[int, int, int]) -> DeviceFa
         # The kernel's default says nothing, so clocks decide.
         ([(4, 1800, 1024), (4, 2800, 1024)], "big", [4, 5, 6, 7]),
         ([(6, 2000, 1024), (2, 2200, 1024)], "big", [6, 7]),
+        # Only big cores: Snapdragon 8 Elite and its Gen 5.
         ([(6, 3530), (2, 4320)], "all", list(range(8))),
+        ([(6, 3630), (2, 4610)], "all", list(range(8))),
         ([(8, 2400)], "all", list(range(8))),
         ([(8, None)], "all", list(range(8))),
         ([(4, None), (4, 2400)], "all", list(range(8))),
