@@ -11,15 +11,19 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from moe_mobile.base.json_field import Json
-from moe_mobile.device.units import microamperes_per_unit
+from moe_mobile.device.units import Unit, current_unit, microamperes, plausible_discharge
 
 # The gauge's own steps: below these, a reading says more about the gauge than about the run.
 _STEPS = 5
 _READINGS = 20
 _SECONDS = 30.0
+# With so many steps and readings both are exact to about a quarter: a counter that moved five times
+# to one step in four, twenty readings of a current that swings to twice its mean to two sigma.
+_AGREEING = 1.5
+_MAY_CHARGE = "unknown whether it was charging"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,14 @@ class Energy:
     note: str | None
 
 
+class _Measured(NamedTuple):
+    """``amperes`` are their mean; ``readings``: of the current, or steps of the counter."""
+
+    joules: float
+    amperes: float
+    readings: int
+
+
 def measure_energy(
     samples: Sequence[Mapping[str, Any]],
     duration_ms: float,
@@ -42,51 +54,75 @@ def measure_energy(
     """The energy between the start of a repetition and ``duration_ms`` later.
 
     The charge counter (times voltage) is preferred if it moved often enough to be exact to a
-    fifth; else the current is integrated over time. ``charging`` is None if unknown.
+    fifth; else the current is integrated over time. If both are exact and disagree, nothing says
+    which one is right, and there is no energy. ``charging`` is None if unknown.
     """
     if charging:
         return Energy(None, None, "the device was charging")
     counter = _counted(samples, duration_ms)
     currents = _currents(samples)
-    unit = microamperes_per_unit(currents)
+    unit = current_unit(currents, charging=charging)
     current = None if unit is None else _integrated(samples, duration_ms, unit)
-    if counter is not None and counter[1] >= _STEPS:
-        energy = Energy(counter[0], "charge counter", None)
-    elif current is not None:
-        energy = Energy(
-            current[0],
-            "current",
-            None if current[1] >= _READINGS else "the current was read too rarely",
-        )
-    elif counter is not None:
-        note = "the charge counter moved too little"
-        energy = Energy(counter[0], "charge counter", note)
-    else:
+    if counter is None and current is None:
         readings = sum(sample.get("battery_uah") is not None for sample in samples)
         note = "the charge counter did not move" if readings else "no battery counters"
         if readings == 1:
             note = "the charge counter was read only once"
         if currents and unit is None:
             note = "neither microamperes nor milliamperes make the current plausible"
+            if charging is None:
+                note = _MAY_CHARGE
         return Energy(None, None, note)
+    energy = _chosen(counter, current)
+    if energy.joules is None:
+        return energy
     if virtual:
         return dataclasses.replace(energy, note="virtual phone")
     if charging is None:
-        return dataclasses.replace(energy, note="unknown whether it was charging")
+        return dataclasses.replace(energy, note=_MAY_CHARGE)
     if duration_ms < 1000 * _SECONDS:
         return dataclasses.replace(energy, note=f"shorter than {_SECONDS:.0f} s")
     return energy
 
 
-def in_microamperes(samples: Sequence[Json], readings: Iterable[Json]) -> list[Json]:
+def in_microamperes(
+    samples: Sequence[Json], readings: Iterable[Json], *, charging: bool | None
+) -> list[Json]:
     """``readings`` with `battery_ua` in the unit that the samples of a repetition make plausible;
-    None if they make none."""
-    unit = microamperes_per_unit(_currents(samples))
+    None if they make none, and for glitches."""
+    unit = current_unit(_currents(samples), charging=charging)
     return [
-        reading | {"battery_ua": None if unit is None or current is None else unit * current}
+        reading
+        | {"battery_ua": None if unit is None or current is None else microamperes(current, unit)}
         for reading in readings
         for current in [reading["battery_ua"]]
     ]
+
+
+def _chosen(counter: _Measured | None, current: _Measured | None) -> Energy:
+    """What one of two measurements says, or both."""
+    note = None
+    if counter is not None and not plausible_discharge(counter.amperes):
+        if counter.readings >= _STEPS or current is None:
+            note = f"the charge counter moved as if {counter.amperes:.3g} A flowed"
+        counter = None
+    if current is not None and not plausible_discharge(current.amperes):
+        note = f"the current was {current.amperes:.3g} A, which no battery gives for long"
+        current = None
+    by_counter = counter is not None and counter.readings >= _STEPS
+    by_current = current is not None and current.readings >= _READINGS
+    if counter is not None and current is not None and by_counter and by_current:
+        less, more = sorted((counter.joules, current.joules))
+        if more > _AGREEING * less:
+            both = f"the charge counter says {counter.joules:.3g} J"
+            return Energy(None, None, f"{both} and the current {current.joules:.3g} J")
+    if counter is not None and (by_counter or current is None):
+        rare = None if by_counter else "the charge counter moved too little"
+        return Energy(counter.joules, "charge counter", note or rare)
+    if current is not None:
+        rare = None if by_current else "the current was read too rarely"
+        return Energy(current.joules, "current", note or rare)
+    return Energy(None, None, note)
 
 
 def _currents(samples: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -94,8 +130,8 @@ def _currents(samples: Sequence[Mapping[str, Any]]) -> list[int]:
     return [sample["battery_ua"] for sample in samples if sample.get("battery_ua")]
 
 
-def _counted(samples: Sequence[Mapping[str, Any]], duration_ms: float) -> tuple[float, int] | None:
-    """Joules from the charge counter, extended to the whole time, and how often it moved."""
+def _counted(samples: Sequence[Mapping[str, Any]], duration_ms: float) -> _Measured | None:
+    """From the charge counter, extended to the whole time."""
     points = [
         (s["t_ms"], s["battery_uah"], s["battery_mv"])
         for s in samples
@@ -111,25 +147,36 @@ def _counted(samples: Sequence[Mapping[str, Any]], duration_ms: float) -> tuple[
     else:
         used, since = moves[0][1] - moves[-1][1], moves[-1][0] - moves[0][0]
     volts = math.fsum(point[2] for point in points) / len(points) / 1000
-    # 1 uAh = 0.0036 C
-    return used * 0.0036 * volts * duration_ms / since, len(moves)
+    amperes = 3.6 * used / since  # 1 uAh = 0.0036 C
+    # A glitch moves it once down and once up.
+    steps = sum(1 if b[1] < a[1] else -1 for a, b in itertools.pairwise(points) if a[1] != b[1])
+    return _Measured(amperes * volts * duration_ms / 1000, amperes, steps)
 
 
 def _integrated(
-    samples: Sequence[Mapping[str, Any]], duration_ms: float, unit: int
-) -> tuple[float, int] | None:
-    """Joules from current times voltage by the trapezoidal rule, ends held, and its readings.
+    samples: Sequence[Mapping[str, Any]], duration_ms: float, unit: Unit
+) -> _Measured | None:
+    """From current times voltage by the trapezoidal rule, ends held.
 
-    ``unit``: microamperes that the gauge counts as one. Vendors disagree about the sign of a
-    discharge: the amount counts.
+    ``unit``: of the gauge; what is not plausible in it is a glitch. Vendors disagree about the sign
+    of a discharge: the amount counts.
     """
     points = [
-        (s["t_ms"], unit * abs(s["battery_ua"]) * s["battery_mv"] * 1e-9)
+        (s["t_ms"], amperes, s["battery_mv"] / 1000)
         for s in samples
         if s.get("battery_ua") and s.get("battery_mv") is not None and s["t_ms"] <= duration_ms
+        for amperes in [unit.value(abs(s["battery_ua"]))]
+        if amperes is not None
     ]
     if len(points) < 2:
         return None
-    joules = math.fsum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
-    joules += points[0][0] * points[0][1] + (duration_ms - points[-1][0]) * points[-1][1]
-    return joules / 1000, len(points)
+    coulombs = _integral([(ms, amperes) for ms, amperes, _ in points], duration_ms)
+    joules = _integral([(ms, amperes * volts) for ms, amperes, volts in points], duration_ms)
+    return _Measured(joules, 1000 * coulombs / duration_ms, len(points))
+
+
+def _integral(points: Sequence[tuple[float, float]], duration_ms: float) -> float:
+    """Of amounts at milliseconds, over all seconds."""
+    area = math.fsum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
+    area += points[0][0] * points[0][1] + (duration_ms - points[-1][0]) * points[-1][1]
+    return area / 1000

@@ -236,13 +236,15 @@ class _Opened:
         sampler.check()
         after = read_state(target.device)
         target.device.check_exclusive()
+        charging = True if after.charging else wait.state.charging
         energy = measure_energy(
             samples,
             (sample["prompt_ns"] + sample["gen_ns"]) / 1e6,
-            charging=True if after.charging else wait.state.charging,
+            charging=charging,
             virtual=target.facts.virtual,
         )
-        entry, left = in_microamperes(samples, [wait.state.as_dict(), after.as_dict()])
+        ends = [wait.state.as_dict(), after.as_dict()]
+        entry, left = in_microamperes(samples, ends, charging=charging)
         run = {
             "session": target.session,
             "started_at": started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -258,7 +260,7 @@ class _Opened:
             "entry": entry,
             "exit": left,
             "memory": sample["memory"],
-            "samples": in_microamperes(samples, samples),
+            "samples": in_microamperes(samples, samples, charging=charging),
             "energy_j": energy.joules,
             "energy_source": energy.source,
             "energy_note": energy.note,

@@ -12,30 +12,39 @@ decided by it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
-class _Unit(NamedTuple):
+class Unit(NamedTuple):
     """So many are one (degree, volt, ...); plausible from ``least`` to below ``most``."""
 
     parts: float
     least: float
     most: float
 
+    def value(self, reading: float) -> float | None:
+        """Degrees, volts, ...; None if a running device has no such reading in this unit."""
+        value = reading / self.parts
+        return value if self.least <= value < self.most else None
+
 
 # From 125 °C on, a sensor is not there: that is where tables of thermistors end.
-_ZONE_C = (_Unit(1000, 2, 125), _Unit(10, 15, 110), _Unit(1, 15, 125))
-_SKIN_C = (_Unit(1000, 2, 90), _Unit(10, 15, 90), _Unit(1, 15, 90))
-_BATTERY_ZONE_C = (_Unit(1000, 2, 70), _Unit(10, 15, 70), _Unit(1, 15, 50))
+_ZONE_C = (Unit(1000, 2, 125), Unit(10, 15, 110), Unit(1, 15, 125))
+_SKIN_C = (Unit(1000, 2, 90), Unit(10, 15, 90), Unit(1, 15, 90))
+_BATTERY_ZONE_C = (Unit(1000, 2, 70), Unit(10, 15, 70), Unit(1, 15, 50))
 # A reading below 71 could be tenths or whole degrees: 49 may be 4.9 °C.
-_BATTERY_C = (_Unit(10, 7.1, 70), _Unit(1000, 2, 70))
+_BATTERY_C = (Unit(10, 7.1, 70), Unit(1000, 2, 70))
 # A single cell when empty, to a laptop's four in a row when full.
-_BATTERY_V = (_Unit(1e3, 2.5, 20), _Unit(1e6, 2.5, 20))
-_BATTERY_AH = (_Unit(1e6, 0.02, 20), _Unit(1e3, 0.02, 20))
-# Gauges that count milliamperes are in phones. 8 A of one cell are 30 W: no phone gets rid of the
-# heat. A larger number is of a gauge in microamperes that is idle, as on a charger.
-_CURRENT_A = (_Unit(1e6, 0.03, 15), _Unit(1e3, 0.03, 8))
+_BATTERY_V = (Unit(1e3, 2.5, 20), Unit(1e6, 2.5, 20))
+_BATTERY_AH = (Unit(1e6, 0.02, 20), Unit(1e3, 0.02, 20))
+# Amperes that a battery gives a device that computes. 8 A of one cell are 30 W: no phone gets rid
+# of the heat, and a laptop has up to four cells in a row.
+_DISCHARGE = Unit(1, 0.03, 8)
+# Gauges that count milliamperes are in phones. Quick chargers give a battery more than it gives.
+_CURRENT_A = (Unit(1e6, 0.03, 15), _DISCHARGE._replace(parts=1e3))
+# The share of a gauge's readings that decides. Single ones are glitches, such as 65535 or -32768.
+_MOST_READINGS = 0.9
 
 _DEGREES = {"cpu": _ZONE_C[0], "skin": _SKIN_C[0], "battery": _BATTERY_ZONE_C[0]}
 
@@ -80,17 +89,33 @@ def microampere_hours(reading: int) -> int | None:
     return None if hours is None else round(1e6 * hours)
 
 
-def microamperes_per_unit(readings: Iterable[int]) -> int | None:
-    """What a gauge counts currents in: microamperes (1) by both pages; also milliamperes (1000).
+def current_unit(readings: Sequence[int], *, charging: bool | None) -> Unit | None:
+    """What a gauge counts currents in: microamperes by both pages; also milliamperes.
 
-    ``readings`` are of a device that computes, of any sign; the largest decides. A single reading
-    of one that sleeps could be of either unit.
+    ``readings`` are of a device that computes, of any sign; nine tenths of them decide. A single
+    reading of one that sleeps could be of either unit. So could all readings on a charger, which
+    leaves any current to the battery: 3000 may be 3 mA of a full one. Milliamperes are met only if
+    ``charging`` is False.
     """
-    most = max(map(abs, readings), default=0)
-    amperes = _in_the_only_unit(most, _CURRENT_A)
-    return None if amperes is None else round(1e6 * amperes / most)
+    amounts = [abs(reading) for reading in readings]
+    for unit in _CURRENT_A if charging is False else _CURRENT_A[:1]:
+        plausible_ones = sum(unit.value(amount) is not None for amount in amounts)
+        if amounts and plausible_ones >= _MOST_READINGS * len(amounts):
+            return unit
+    return None
 
 
-def _in_the_only_unit(reading: int, units: Sequence[_Unit]) -> float | None:
-    values = ((reading / unit.parts, unit) for unit in units)
-    return next((value for value, unit in values if unit.least <= value < unit.most), None)
+def microamperes(reading: int, unit: Unit) -> int | None:
+    """Of a gauge with this unit, of any sign, and as small as it may be; None for a glitch."""
+    amperes = reading / unit.parts
+    return round(1e6 * amperes) if abs(amperes) < unit.most else None
+
+
+def plausible_discharge(amperes: float) -> bool:
+    """Whether a battery may give so much, on average, to a device that computes."""
+    return _DISCHARGE.value(amperes) is not None
+
+
+def _in_the_only_unit(reading: int, units: Sequence[Unit]) -> float | None:
+    values = (unit.value(reading) for unit in units)
+    return next((value for value in values if value is not None), None)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_mobile.bench.energy import in_microamperes, measure_energy
+from moe_mobile.bench.energy import Energy, in_microamperes, measure_energy
 
 MINUTE = 60_000.0
 
@@ -35,21 +35,53 @@ def test_a_gauge_that_counts_milliamperes() -> None:
     assert (energy.source, energy.note) == ("current", None)
 
 
+@pytest.mark.parametrize("glitch", [65535, -32768, 0, 1, 10**14])
+@pytest.mark.parametrize("gauge", [450, 450_000])
+def test_a_single_glitch_decides_nothing(gauge: int, glitch: int) -> None:
+    # 0.45 A at 3.9 V for a minute: 105.3 J.
+    samples = _samples(
+        61, battery_ua=lambda t: glitch if t == 30 else -gauge, battery_mv=lambda t: 3900
+    )
+    energy = measure_energy(samples, MINUTE, charging=False)
+    assert energy.joules == pytest.approx(105.3, rel=0.02)
+    assert (energy.source, energy.note) == ("current", None)
+    told = [reading["battery_ua"] for reading in in_microamperes(samples, samples, charging=False)]
+    assert told[30] is None or abs(told[30]) < 1_000_000
+    assert {*told[:30], *told[31:]} == {-450_000}
+
+
+def test_a_gauge_of_many_glitches_has_no_unit() -> None:
+    samples = _samples(
+        61, battery_ua=lambda t: 65535 if t % 5 == 0 else -450, battery_mv=lambda t: 3900
+    )
+    assert measure_energy(samples, MINUTE, charging=False).joules is None
+    told = in_microamperes(samples, samples, charging=False)
+    assert {reading["battery_ua"] for reading in told} == {None}
+
+
 @pytest.mark.parametrize(
-    ("gauge", "told"),
+    ("gauge", "charging", "told"),
     [
-        (450_000, [-450_000, -9_000, None]),
-        (450, [-450_000, -9_000_000, None]),
-        (12_000, 3 * [None]),
+        (450_000, False, [-450_000, -9_000, None]),
+        (450, False, [-450_000, None, None]),  # 9 A
+        (12_000, False, 3 * [None]),
+        # On a charger 3000 may be 3 mA, of a full battery; 450 A are none.
+        (450_000, True, [-450_000, -9_000, None]),
+        (450_000, None, [-450_000, -9_000, None]),
+        (3_000, True, 3 * [None]),
+        (3_000, None, 3 * [None]),
     ],
 )
-def test_currents_are_in_microamperes_or_unknown(gauge: int, told: list[int | None]) -> None:
+def test_currents_are_in_microamperes_or_unknown(
+    gauge: int, charging: bool | None, told: list[int | None]
+) -> None:
     """An idle reading is in the unit of those of the repetition."""
     samples = _samples(61, battery_ua=lambda t: -gauge + t % 2)
     readings = [{"battery_ua": current, "battery_mv": 1} for current in (-gauge, -9_000, None)]
-    found = in_microamperes(samples, readings)
+    found = in_microamperes(samples, readings, charging=charging)
     assert found == [{"battery_ua": current, "battery_mv": 1} for current in told]
-    assert in_microamperes([], readings[:1]) == [{"battery_ua": None, "battery_mv": 1}]
+    unknown = in_microamperes([], readings[:1], charging=charging)
+    assert unknown == [{"battery_ua": None, "battery_mv": 1}]
 
 
 def test_the_charge_counter_by_hand() -> None:
@@ -97,6 +129,10 @@ def test_notes_say_why_energy_is_unknown_or_unsure() -> None:
     unsure = measure_energy(steady, MINUTE, charging=None)
     assert unsure.joules == pytest.approx(120)
     assert unsure.note == "unknown whether it was charging"
+    # On a charger 500 may be microamperes.
+    small = [sample | {"battery_ua": 500} for sample in steady]
+    unsure = measure_energy(small, MINUTE, charging=None)
+    assert (unsure.joules, unsure.note) == (None, "unknown whether it was charging")
     assert measure_energy(steady, MINUTE, charging=False, virtual=True).note == "virtual phone"
     short = measure_energy(steady[:26], 25_000, charging=False)
     assert short.joules == pytest.approx(50)
@@ -137,3 +173,54 @@ def test_the_current_is_used_if_the_counter_is_coarse() -> None:
     energy = measure_energy(samples, MINUTE, charging=False)
     assert energy.joules == pytest.approx(120)
     assert energy.source == "current"
+
+
+@pytest.mark.parametrize(
+    ("counter", "amperes"),
+    [
+        (lambda t: 15_000_000 - 120_000 * t, "432 A"),  # microampere hours taken for milliampere
+        (lambda t: 9_000_000 - 100_000 * t, "360 A"),
+        (lambda t: 3_000_000 - t, "0.0036 A"),
+        (lambda t: 3_000_000 - 120 * t - (2_900_000 if t == 60 else 0), "177 A"),
+    ],
+)
+def test_a_counter_that_no_battery_has_says_nothing(counter: Any, amperes: str) -> None:
+    note = f"the charge counter moved as if {amperes} flowed"
+    alone = _samples(61, battery_uah=counter, battery_mv=lambda t: 3900)
+    assert measure_energy(alone, MINUTE, charging=False) == Energy(None, None, note)
+    both = [sample | {"battery_ua": -450_000} for sample in alone]
+    energy = measure_energy(both, MINUTE, charging=False)
+    assert energy.joules == pytest.approx(105.3)
+    assert (energy.source, energy.note) == ("current", note)
+
+
+def test_a_current_that_no_battery_gives_says_nothing() -> None:
+    samples = _samples(61, battery_ua=lambda t: -12_000_000, battery_mv=lambda t: 3900)
+    energy = measure_energy(samples, MINUTE, charging=False)
+    assert energy == Energy(None, None, "the current was 12 A, which no battery gives for long")
+
+
+def test_two_measurements_that_disagree_are_none() -> None:
+    # 120 uAh a second are 0.432 A.
+    counted = _samples(61, battery_uah=lambda t: 3_000_000 - 120 * t, battery_mv=lambda t: 3900)
+
+    def beside(microamperes: int) -> Energy:
+        samples = [sample | {"battery_ua": microamperes} for sample in counted]
+        return measure_energy(samples, MINUTE, charging=False)
+
+    # One of two cells, or one that is not read while it computes.
+    for half in (-216_000, -864_000):
+        assert (beside(half).joules, beside(half).source) == (None, None)
+    assert beside(-216_000).note == "the charge counter says 101 J and the current 50.5 J"
+    assert beside(-330_000) == beside(-600_000) == measure_energy(counted, MINUTE, charging=False)
+
+
+def test_a_glitch_of_the_counter_is_no_step() -> None:
+    """It moved three times by itself: too little."""
+    samples = _samples(
+        61,
+        battery_uah=lambda t: 65_535 if t == 30 else 3_000_000 - 1000 * (t // 16),
+        battery_mv=lambda t: 3900,
+    )
+    energy = measure_energy(samples, MINUTE, charging=False)
+    assert energy.note == "the charge counter moved too little"
