@@ -80,15 +80,19 @@ def _problem(error: MoeMobileError) -> str:
 def _fits(
     facts: DeviceFacts, device: AdbDevice, package: Package, memory: Memory
 ) -> dict[str, Any]:
-    """What the bundle needs, and what the device has. Bytes."""
+    """What the bundle needs, in bytes, and whether the device has it; None if that is unknown."""
     needed_memory = memory.dense_bytes + memory.token_cycle_bytes
     needed_space = device.space_needed(package)
     return {
-        "space": needed_space <= facts.free_bytes,
+        "space": _enough(facts.free_bytes, needed_space),
         "needed_space_bytes": needed_space,
-        "memory": needed_memory <= facts.available_bytes,
+        "memory": _enough(facts.available_bytes, needed_memory),
         "needed_memory_bytes": needed_memory,
     }
+
+
+def _enough(there: int | None, needed: int) -> bool | None:
+    return None if there is None else needed <= there
 
 
 def _text(rows: list[dict[str, Any]]) -> str:
@@ -120,14 +124,23 @@ def _cells(row: dict[str, Any]) -> list[str]:
         row["soc"] or "-",
         row["abi"],
         row["android_version"] or "-",
-        f"{size(row['available_bytes'])} of {size(row['ram_bytes'])}",
-        size(row["free_bytes"]),
-        f"{row['page_size'] // 1024} KiB",
+        f"{_size(row['available_bytes'])} of {_size(row['ram_bytes'])}",
+        _size(row["free_bytes"]),
+        "unknown" if row["page_size"] is None else f"{row['page_size'] // 1024} KiB",
         cores or "-",
         THERMAL_STATUSES[status] if known else "-",
     ]
-    if "fits" in row:
-        fits = row["fits"]
-        missing = [name for name in ("space", "memory") if not fits[name]]
-        cells.append("yes" if not missing else f"no: {' and '.join(missing)}")
-    return cells
+    return [*cells, _verdict(row["fits"])] if "fits" in row else cells
+
+
+def _size(count: int | None) -> str:
+    return "unknown" if count is None else size(count)
+
+
+def _verdict(fits: dict[str, Any]) -> str:
+    """Whether it fits, and if not, or if that is unknown, because of what."""
+    for answer, word in ((False, "no"), (None, "unknown")):
+        names = [name for name in ("space", "memory") if fits[name] is answer]
+        if names:
+            return f"{word}: {' and '.join(names)}"
+    return "yes"

@@ -68,7 +68,7 @@ exit 0
 
 
 def parse_facts(text: str, *, serial: str, kind: str) -> DeviceFacts:
-    """The facts in what :func:`facts_script` printed; 0 for sizes that it could not tell."""
+    """The facts in what :func:`facts_script` printed; None for what it could not tell."""
     found = sections(text)
     lines = found.get("props", "").splitlines()
     pairs = (line.partition("=")[::2] for line in lines if "=" in line)
@@ -86,8 +86,8 @@ def parse_facts(text: str, *, serial: str, kind: str) -> DeviceFacts:
         soc=soc or properties.get("ro.board.platform") or processor,
         abi=properties.get("ro.product.cpu.abi") or _abi(machine),
         android_version=property_or_none["ro.build.version.release"],
-        ram_bytes=kibibytes(found.get("meminfo", ""), "MemTotal") or 0,
-        available_bytes=kibibytes(found.get("meminfo", ""), "MemAvailable") or 0,
+        ram_bytes=kibibytes(found.get("meminfo", ""), "MemTotal"),
+        available_bytes=kibibytes(found.get("meminfo", ""), "MemAvailable"),
         free_bytes=free_bytes(found.get("df", "")),
         page_size=_page_size(found.get("page", "")),
         clusters=_clusters(found.get("clocks", ""), found.get("online", "")),
@@ -133,10 +133,10 @@ def _abi(machine: str) -> str:
     return {"aarch64": "arm64-v8a", "armv8l": "armeabi-v7a"}.get(machine, machine)
 
 
-def _page_size(text: str) -> int:
+def _page_size(text: str) -> int | None:
     match = re.search(r"([0-9]{1,15})( kB)?", text)
     if match is None:
-        return 0
+        return None
     return int(match[1]) * (1024 if match[2] else 1)
 
 

@@ -59,10 +59,10 @@ class DeviceFacts:
     soc: str
     abi: str
     android_version: str | None
-    ram_bytes: int
-    available_bytes: int
-    free_bytes: int
-    page_size: int
+    ram_bytes: int | None
+    available_bytes: int | None
+    free_bytes: int | None
+    page_size: int | None
     clusters: tuple[Cluster, ...]
     thermal_status: int | None
     virtual: bool

@@ -45,11 +45,11 @@ def kibibytes(text: str, name: str) -> int | None:
     return int(match[1]) * 1024 if match else None
 
 
-def free_bytes(df: str) -> int:
-    """What `df -k` says is available on the last file system it lists; 0 if it does not say."""
+def free_bytes(df: str) -> int | None:
+    """What `df -k` says is available on the last file system it lists; None if it does not say."""
     # The name of the file system may push the numbers to a line of their own.
     numbers = _FREE.findall(df)
-    return int(numbers[-1][2]) * 1024 if numbers else 0
+    return int(numbers[-1][2]) * 1024 if numbers else None
 
 
 def cpu_list(text: str) -> set[int]:

@@ -59,6 +59,7 @@ def fitting_engines(
                 "open", bundle=folder, settings=settings, progress=progress, planned=stop
             )
     needed = int(found.get("total_bytes") or 0)
-    if needed <= 0:
+    available = device.facts().available_bytes
+    if needed <= 0 or available is None:
         return 1
-    return max(1, int(_USABLE * device.facts().available_bytes) // needed)
+    return max(1, int(_USABLE * available) // needed)

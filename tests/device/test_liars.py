@@ -23,8 +23,9 @@ from moe_mobile.device.deploy.inventory import phone_root
 from moe_mobile.device.deploy.package import bundle_package
 from moe_mobile.device.lost import LostError
 from moe_mobile.device.select import open_device
-from moe_mobile.errors import DeviceError, MoeMobileError, RuntimeFailedError
+from moe_mobile.errors import DeviceError, DiskFullError, MoeMobileError, RuntimeFailedError
 from moe_mobile.runner.awaited import Awaited
+from tests.cli.program import ok, ok_json
 from tests.device.liar import (
     STDERR,
     STDOUT,
@@ -161,6 +162,27 @@ def test_an_odd_listing(lying: WithLies, tiny_bundle: pathlib.Path, listing: byt
         device.deploy(tiny_bundle)
 
 
+@pytest.mark.parametrize("listing", [b"", b"@@@ files\n1 1 bundles/a/b\n"])
+def test_an_inventory_that_does_not_say_what_is_free(
+    lying: WithLies, tiny_bundle: pathlib.Path, listing: bytes
+) -> None:
+    """It is not of our script. Nothing is known of the phone: neither its files nor its space."""
+    device = lying(Instead("@@@ folders", listing))
+    with pytest.raises(DeviceError, match="it gave an odd listing"):
+        device.deploy(tiny_bundle)
+
+
+def test_facts_that_are_missing_are_unknown(lying: WithLies, tiny_bundle: pathlib.Path) -> None:
+    device = lying(Instead("section meminfo", b"@@@ props\n"))
+    table = ok("devices", tiny_bundle)
+    assert "unknown of unknown" in table
+    assert "unknown: space and memory" in table
+    (row,) = ok_json("devices", tiny_bundle)["devices"]
+    assert row["serial"] == device.serial
+    assert (row["ram_bytes"], row["free_bytes"], row["page_size"]) == (None, None, None)
+    assert (row["fits"]["space"], row["fits"]["memory"]) == (None, None)
+
+
 @pytest.mark.parametrize(
     "listing",
     [b"", b"@@@ sums x\n", b"@@@ folders\nbundles/../\n@@@ files\n1 1 bundles/../../x\n1 1 x\n",
@@ -169,12 +191,13 @@ def test_an_odd_listing(lying: WithLies, tiny_bundle: pathlib.Path, listing: byt
 def test_an_inventory_of_anything(
     lying: WithLies, tiny_bundle: pathlib.Path, listing: bytes
 ) -> None:
-    """It may be read as nothing; then there is no space either."""
-    device = lying(Instead("@@@ folders", listing))
+    """Whatever it lists, paths stay in our folders."""
+    device = lying(Instead("@@@ folders", b"/dev/x 100 60 40 60% /data\n" + listing))
     there = device._deployer.inventory()
+    assert there.free_bytes == 40 * 1024
     assert not {name for name in there.files if ".." in name}
     assert not there.folders("bundles") & {"..", "."}
-    with pytest.raises(MoeMobileError, match="MiB are free"):
+    with pytest.raises(DiskFullError, match="0 MiB are free"):
         device.deploy(tiny_bundle)
 
 

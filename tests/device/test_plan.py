@@ -14,6 +14,7 @@ from moe_mobile.device.deploy.inventory import Inventory, Present, parse_invento
 from moe_mobile.device.deploy.package import Package, Wanted
 from moe_mobile.device.deploy.plan import Plan, make_plan, packed_bytes
 
+DF = "Filesystem 1K-blocks Used Available Use% Mounted on\n/dev/x 100 60 40 60% /data\n"
 NAMES = ("bundle.json", "dense/layer-00.pte", "experts/layer-00.shard", "experts/layer-01.shard")
 
 
@@ -171,11 +172,8 @@ def test_the_inventory_is_read_from_the_output_of_the_script(files: dict[str, Pr
         for path, file in files.items()
         if path.startswith(folder + "/") and file.sha256 is not None
     ]
-    text = (
-        "Filesystem 1K-blocks Used Available Use% Mounted on\n/dev/x 100 60 40 60% /data\n"
-        f"@@@ sums {folder}\n{sums_lines(sums)}"
-        "@@@ files\n"
-        + "".join(f"{file.bytes} {file.mtime} {path}\n" for path, file in files.items())
+    text = f"{DF}@@@ sums {folder}\n{sums_lines(sums)}@@@ files\n" + "".join(
+        f"{file.bytes} {file.mtime} {path}\n" for path, file in files.items()
     )
     read = parse_inventory(text)
     assert read.free_bytes == 40 * 1024
@@ -186,7 +184,7 @@ def test_the_inventory_is_read_from_the_output_of_the_script(files: dict[str, Pr
 
 def test_a_touched_file_is_no_longer_verified() -> None:
     text = (
-        f"@@@ sums bundles/aaaa\n{sha('x')} 10 5 x\n{sha('y')} 10 5 y\n"
+        f"{DF}@@@ sums bundles/aaaa\n{sha('x')} 10 5 x\n{sha('y')} 10 5 y\n"
         "@@@ files\n10 6 bundles/aaaa/x\n10 5 bundles/aaaa/y\n"
     )
     read = parse_inventory(text)

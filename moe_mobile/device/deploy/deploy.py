@@ -86,7 +86,11 @@ class Deployer:
 
     def inventory(self) -> Inventory:
         """What is there, in one round trip."""
-        return parse_inventory(self._remote.run(inventory_script()))
+        listed = self._remote.run(inventory_script())
+        try:
+            return parse_inventory(listed)
+        except ValueError:
+            raise odd(self._remote.serial, "listing", listed) from None
 
     def remove(self, folders: Iterable[str]) -> None:
         """Delete folders below the root and what vouches for them."""

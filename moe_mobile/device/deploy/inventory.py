@@ -104,8 +104,15 @@ done
 
 
 def parse_inventory(text: str) -> Inventory:
-    """The inventory in what the script printed; lines of another form are passed over."""
+    """The inventory in what the script printed; lines of another form are passed over.
+
+    Raises ValueError if it does not begin with the free space, as the script always does: a text
+    that is cut or none of ours would count as an empty phone.
+    """
     sections = re.split(r"^@@@ (.*)\n", text, flags=re.MULTILINE)
+    free = free_bytes(sections[0])
+    if free is None:
+        raise ValueError(sections[0])
     sums: dict[str, tuple[str, int, int]] = {}
     files: dict[str, Present] = {}
     made: set[str] = set()
@@ -130,7 +137,7 @@ def parse_inventory(text: str) -> Inventory:
     return Inventory(
         files=files,
         vouched={path: known[0] for path, known in sums.items()},
-        free_bytes=free_bytes(sections[0]),
+        free_bytes=free,
         made=frozenset(made),
     )
 
