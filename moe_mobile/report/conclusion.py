@@ -20,6 +20,8 @@ _CONDITIONS = ("lossy: ", "router logits replayed ", "virtual phone", "limit: ")
 _MOST_FLAGS = 2
 """Of a row, in a sentence."""
 
+_NO_DIFFERENCE = "no difference"
+
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
@@ -36,37 +38,56 @@ class Sentence:
 
 
 def conclusions(entries: Sequence[Entry]) -> list[Sentence]:
-    """A sentence for each test, those that decode first."""
+    """A sentence for each test, those that decode first. Of rows that have a speed."""
     tests: dict[str, list[Entry]] = {}
     for entry in entries:
-        if entry.row.number("avg_ts") is not None:
+        if _speed(entry) > 0:
             tests.setdefault(entry.row.test_name, []).append(entry)
     ordered = sorted(tests.items(), key=lambda test: "decode" not in test[1][0].row.phases)
     return [_sentence(name, group) for name, group in ordered]
 
 
 def _sentence(test: str, group: Sequence[Entry]) -> Sentence:
-    ranked = sorted(group, key=_speed, reverse=True)
-    best = ranked[0]
-    fast = f"{digits(_speed(best))} tokens/s"
-    others = [one for one in ranked[1:] if one.configuration is not best.configuration]
-    alike = [one for one in others if not incomparable(one.row.data, best.row.data)]
-    if not alike:
-        after = f" runs at {fast}{_loss(best)}."
-        after += " No other row was measured in the same way." if others else ""
-        return Sentence(f"{test}:", best.label, after + _flagged([best], []))
-    after = f" is fastest with {fast}{_loss(best)}, {_against(best, alike[0])}."
-    exact = next((one for one in alike if not _lossy(one)), None)
-    named = [best, alike[0]]
+    best, *slower = sorted(group, key=_speed, reverse=True)
+    alike = [one for one in slower if not incomparable(one.row.data, best.row.data)]
+    runs = [
+        one
+        for one in group
+        if one is best or (one.configuration is best.configuration and one in alike)
+    ]
+    others = [one for one in alike if one not in runs]
+    if not others:
+        alone = " No other row was measured in the same way." if len(runs) < len(group) else ""
+        if len(runs) == 1:
+            after = f" runs at {_fast(best)}{_loss(best)}.{alone}"
+            return Sentence(f"{test}:", best.label, after + _flagged(runs, []))
+        after = f" runs at {_range(runs)}{_loss(best)} in {len(runs)} runs.{_change(runs)}{alone}"
+        flagged = _flagged([runs[0], runs[-1]], runs[1:-1])
+        return Sentence(f"{test}:", best.configuration.label, after + flagged)
+    after = f" {_lead(best, others[0])}."
+    if len(runs) > 1:
+        after += f" Its {len(runs)} runs had {_range(runs)}."
+    exact = next((one for one in others if not _lossy(one)), None)
+    named = [best, others[0]]
     if _lossy(best) and exact is not None:
-        after += f" The fastest that is not lossy: {exact.label}, {digits(_speed(exact))} tokens/s."
-        named += [exact] * (exact is not alike[0])
-    others = [one for one in alike if one not in named]
-    return Sentence(f"{test}:", best.label, after + _flagged(named, others))
+        after += f" The fastest that is not lossy: {exact.label}, {_fast(exact)}."
+        named += [exact] * (exact is not others[0])
+    rest = [one for one in (*runs, *others) if one not in named]
+    return Sentence(f"{test}:", best.label, after + _flagged(named, rest))
 
 
 def _speed(entry: Entry) -> float:
     return entry.row.number("avg_ts") or 0.0
+
+
+def _fast(entry: Entry) -> str:
+    return f"{digits(_speed(entry))} tokens/s"
+
+
+def _range(runs: Sequence[Entry]) -> str:
+    """The speeds of rows of one configuration."""
+    ends = [digits(choose(map(_speed, runs))) for choose in (min, max)]
+    return f"{' to '.join(dict.fromkeys(ends))} tokens/s"
 
 
 def _lossy(entry: Entry) -> bool:
@@ -87,7 +108,7 @@ def _flagged(named: Sequence[Entry], others: Sequence[Entry]) -> str:
     said = [f"{one.label} ({_shown(found)})" for one in named if (found := _flags(one))]
     count = sum(bool(_flags(one)) for one in others)
     if count:
-        said.append(f"{count} slower {'row' if count == 1 else 'rows'}")
+        said.append(f"{count} other {'row' if count == 1 else 'rows'}")
     return f" It may be otherwise, for these were flagged: {'; '.join(said)}." if said else ""
 
 
@@ -102,18 +123,40 @@ def _shown(flags: Sequence[str]) -> str:
     return ", ".join(flags[:_MOST_FLAGS]) + (f", and {more} more" if more > 0 else "")
 
 
-def _against(best: Entry, following: Entry) -> str:
-    """How much faster than the next of those that were measured in the same way."""
+def _lead(best: Entry, following: Entry) -> str:
+    """How fast it is, and by how much faster than the next that was measured in the same way."""
     both = [one.configuration.settings for one in (best, following)]
     names = varying(both)  # what both have is in the name of the best
     called = label(both[1], names) if names else following.label
-    name = f"{called} ({digits(_speed(following))})"
-    if not best.row.speeds or not following.row.speeds:
-        return f"before {name}"
-    ratio = compare_pair(following.row, best.row)
+    speed, next_speed = (digits(_speed(one)) for one in (best, following))
+    if speed == next_speed:
+        return f"runs at {_fast(best)}{_loss(best)}, as fast as {called}"
+    name = f"{called} ({next_speed})"
+    found = _against(following, best, name) or f"before {name}"
+    if found.startswith(_NO_DIFFERENCE):
+        found = f"but {found}"
+    return f"is fastest with {_fast(best)}{_loss(best)}, {found}"
+
+
+def _change(runs: Sequence[Entry]) -> str:
+    """The last of a configuration's runs against the first; empty if they cannot be compared."""
+    first, last = (
+        f"{one.label.removeprefix(f'{one.configuration.label} · ')} ({digits(_speed(one))})"
+        for one in (runs[0], runs[-1])
+    )
+    found = _against(runs[0], runs[-1], first)
+    return found and f" {last.capitalize()}: {found}."
+
+
+def _against(base: Entry, other: Entry, name: str) -> str:
+    """How much faster than the base, called ``name``; empty if one has no repetitions."""
+    if not base.row.speeds or not other.row.speeds:
+        return ""
+    ratio = compare_pair(base.row, other.row)
+    times = f"{digits(ratio.value, 3)} times {name}"
     if ratio.low is None or ratio.high is None:
-        return f"{digits(ratio.value, 3)} times {name}, from {ratio.note}"
+        return f"{times}, from {ratio.note}"
     interval = f"95 % interval {digits(ratio.low, 3)} to {digits(ratio.high, 3)}"
-    if ratio.low <= 1:
-        return f"but no difference from {name} is shown ({interval} times)"
-    return f"{digits(ratio.value, 3)} times {name}, {interval}"
+    if ratio.low <= 1 <= ratio.high:
+        return f"{_NO_DIFFERENCE} from {name} is shown ({interval} times)"
+    return f"{times}, {interval}"

@@ -59,8 +59,47 @@ def test_what_is_resident_is_one_configuration(tmp_path: pathlib.Path) -> None:
     (said,) = conclusions(tmp_path, *rows)
     assert said.startswith("tg4: resident · run 2 is fastest with 2,070 tokens/s, 2 times ")
     assert "times slots · cache 50% (1,035)" in said
+    assert said.endswith(" Its 2 runs had 2,000 to 2,070 tokens/s.")
     (alone,) = conclusions(tmp_path, *rows[2:])
-    assert alone == "tg4: tiny 8da4w · run 2 runs at 2,070 tokens/s."
+    assert alone.startswith("tg4: tiny 8da4w runs at 2,000 to 2,070 tokens/s in 2 runs. Run 2 ")
+
+
+def test_repeated_rows_are_compared_with_each_other(tmp_path: pathlib.Path) -> None:
+    """The rows of before and after a change differ in their time alone."""
+    hot = "throttled in repetition 1 (thermal status 3)"
+    rows = [
+        fast(speed, test_time=f"2026-11-25T0{hour}:00:00Z")
+        for hour, speed in enumerate((1014.0, 900.0, 507.0))
+    ]
+    (said,) = conclusions(tmp_path, *rows)
+    found = re.fullmatch(
+        r"tg4: tiny 8da4w runs at 507 to 1,014 tokens/s in 3 runs. Run 3 \(507\): 0.5 times run 1 "
+        r"\(1,014\), 95 % interval 0.4\d+ to 0.5\d+.",
+        said,
+    )
+    assert found is not None, said
+    rows[1]["flags"] = [hot]
+    (said,) = conclusions(tmp_path, *rows)
+    assert said.endswith("these were flagged: 1 other row.")
+    (said,) = conclusions(tmp_path, fast(100.0), fast(100.5))
+    assert "in 2 runs. Run 2 (100.5): no difference from run 1 (100) is shown (95 % " in said
+    regime = {"order": "sequential", "warmup": 1, "gate": None, "charging": False}
+    unlike = [fast(100.0, regime=regime), fast(150.0, regime=regime | {"warmup": 9})]
+    (said,) = conclusions(tmp_path, *unlike)
+    assert said.endswith("run 2 runs at 150 tokens/s. No other row was measured in the same way.")
+
+
+def test_none_of_equal_rows_is_the_fastest(tmp_path: pathlib.Path) -> None:
+    equal = {"samples_ts": [100.0] * 3}
+    rows = [row(**equal), row(config={"lanes": 4}, **equal)]
+    (said,) = conclusions(tmp_path, *rows)
+    assert said == "tg4: lanes 2 runs at 100 tokens/s, as fast as lanes 4."
+
+
+@pytest.mark.parametrize("speed", [0, -5])
+def test_what_did_not_run_is_no_speed(tmp_path: pathlib.Path, speed: float) -> None:
+    rows = [row(avg_ts=speed, samples_ts=[speed] * 3, config={"lanes": n}) for n in (2, 4)]
+    assert conclusions(tmp_path, *rows) == []
 
 
 def test_a_lossy_winner_is_said_to_be_lossy(tmp_path: pathlib.Path) -> None:
@@ -117,7 +156,7 @@ def test_flags_are_said_of_the_rows_that_a_sentence_rests_on(tmp_path: pathlib.P
     assert said.endswith(f"{ends}cache 50% ({hot}).")
     rows = [row_of("50%", 100.0, hot), row_of("25%", 300.0), row_of("30%", 200.0)]
     (said,) = conclusions(tmp_path, *rows)
-    assert said.endswith(f"{ends}1 slower row.")
+    assert said.endswith(f"{ends}1 other row.")
     (said,) = conclusions(tmp_path, row_of("50%", 100.0, hot, hot, filling, "a", "b"))
     assert said.endswith(f" runs at 100 tokens/s.{ends}tiny 8da4w ({hot}, {filling}, and 2 more).")
     lossy = "lossy: routing max-rank:4 changes what the model computes"
