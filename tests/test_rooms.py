@@ -52,6 +52,28 @@ ROOMS = {
     "": "bundle engine errors export generation results settings",
 }
 
+# What they open is not a file that a user, another program or an earlier run may have left there:
+# parts of this package, /proc and cgroups, this machine's programs, and temporary files.
+OPENS_OTHERWISE = {
+    "base.files": "its purpose",
+    "base.json_lines": "opens to read and write, and asks what it is",
+    "bench.store": "a part of this package",
+    "cli.checks": "/proc, and a temporary file past the page cache",
+    "demo": "a part of this package",
+    "export.shard_file": "opens to read and write, and asks what it is",
+    "report.template": "parts of this package",
+    "runtime.notice": "licences that are installed with packages",
+    "runtime.sources": "parts of this package",
+    "virtual_phone.folder": "locks",
+    "virtual_phone.groups": "cgroups, /sys and /proc",
+    "virtual_phone.hardware": "in a phone's root, which the phone made",
+    "virtual_phone.memory": "in a phone's root, which the phone made",
+    "virtual_phone.server": "in a phone's root, which the phone made",
+    "virtual_phone.supervisor": "a file of its own to read and write",
+    "virtual_phone.sync": "in a phone, and asks what it is",
+    "virtual_phone.userland": "this machine's programs",
+}
+
 # The harness sets a variable of its own when it is imported.
 SETS_VARIABLES = {"moe_mobile.quality.lm_eval"}
 
@@ -110,6 +132,36 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     except CycleError as error:
         pytest.fail(f"these import each other: {error.args[1]}")
     assert sorted(order) == sorted(MODULES)
+
+
+def _opens_for_reading(call: ast.Call) -> bool:
+    """Whether a call opens a file to read it, or reads one whole."""
+    name = ast.unparse(call.func)
+    text = ast.unparse(call)
+    if name.endswith((".read_text", ".read_bytes")):
+        return "/proc/" not in text
+    if name == "os.open":
+        others = ("O_WRONLY", "O_PATH", "O_DIRECTORY", "os.devnull", "'/proc/")
+        return not any(other in text for other in others)
+    if name == "open":
+        mode = ast.unparse(call.args[1]) if len(call.args) > 1 else "'r'"
+        return "os.devnull" not in text and "'/proc/" not in text and mode[1:2] not in "wxa"
+    if isinstance(call.func, ast.Attribute) and call.func.attr == "open" and call.args:
+        mode = ast.unparse(call.args[0])  # of a path; what else is opened takes no mode
+        return mode.startswith("'r")
+    return False
+
+
+def test_files_are_opened_by_what_asks_for_their_kind() -> None:
+    """A pipe in place of a file is waited for, and a file may be larger than memory:
+    `moe_mobile.base.files` has what opens and reads them."""
+    found = {
+        module.removeprefix("moe_mobile.")
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and _opens_for_reading(node)
+    }
+    assert found == {*OPENS_OTHERWISE}
 
 
 def test_importing_changes_and_prints_nothing() -> None:

@@ -144,24 +144,45 @@ def read_limited(file: IO[bytes], most: int, name: str, remedy: str) -> bytes:
     return data
 
 
+def open_regular(
+    path: str | os.PathLike[str], remedy: str | None = None, *, links: bool = True
+) -> io.BufferedReader:
+    """Opens a file for reading.
+
+    ``links``: whether the path may be a link.
+
+    Raises OSError: an IoError for a pipe or device, which could go on for ever.
+    """
+    # Without waiting for a pipe's other end. O_NONBLOCK changes nothing for regular files.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise IoError("is not a regular file", file=path, remedy=remedy or "Check the path")
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 def read_regular(
     path: str | os.PathLike[str], most: int, remedy: str | None = None, *, links: bool = True
 ) -> bytes:
     """A file's bytes, at most one more than ``most``: a longer one is not what it is taken for.
 
-    ``links``: whether the path may be a link.
-
-    Raises IoError, also for a pipe or device, which could go on for ever.
+    Raises IoError, and opens the file as :func:`open_regular`.
     """
-    # Without waiting for a pipe's other end. O_NONBLOCK changes nothing for regular files.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW)
     try:
-        with open(os.open(path, flags), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise IoError("is not a regular file", file=path, remedy=remedy or "Check the path")
+        with open_regular(path, remedy, links=links) as file:
             return file.read(most + 1)
     except OSError as error:
         raise read_error(error, path) from error
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Raises as :func:`open_regular`."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

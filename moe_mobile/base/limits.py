@@ -87,3 +87,7 @@ INDEX_BYTES = 64 << 20
 
 CHECKPOINT_FILE_BYTES = 256 << 20
 """Any other file of a checkpoint but its weights: multiples of what the largest tokenizers have."""
+
+OWN_BYTES = 1 << 20
+"""A small file: the manifest of a runtime, a virtual phone's settings and record, an NDK's
+revision."""

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from moe_mobile.base.files import open_regular
 from moe_mobile.base.progress import Progress, silent
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle.packed import packed_folder
@@ -160,7 +161,7 @@ def _verify_file(
     digest, position = hashlib.sha256(), 0
     programs = None if shard is None else _Programs(path, shard)
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
                 if programs is not None:

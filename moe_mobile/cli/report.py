@@ -9,6 +9,7 @@ import pathlib
 
 import click
 
+from moe_mobile.base.files import open_regular
 from moe_mobile.base.text import size
 from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.options import echo_json, json_option
@@ -83,7 +84,7 @@ def check_page(output: pathlib.Path, option: str) -> None:
     its name is that of another kind of file."""
     with contextlib.suppress(OSError):  # what is not there is not lost; the rest fails on writing
         if output.is_file():
-            with open(output, "rb") as file:
+            with open_regular(output) as file:
                 start = file.read(4096)
             if start and b'<meta name="generator" content="moe-mobile report">' not in start:
                 raise UsageError(

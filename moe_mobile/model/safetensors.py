@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from moe_mobile.base import limits
+from moe_mobile.base.files import open_regular
 from moe_mobile.base.json_field import too_many_values
 from moe_mobile.errors import CheckpointError, UnsupportedError, read_error
 from moe_mobile.model.config import AGAIN, read_json_object, refuse_pointer
@@ -293,15 +294,12 @@ def _read_exactly(path: Path, offset: int, length: int, what: str) -> bytearray:
     data = bytearray(length)
     view, done = memoryview(data), 0
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with open_regular(path) as file:
             while done < length:
-                count = os.preadv(descriptor, [view[done : done + (1 << 30)]], offset + done)
+                count = os.preadv(file.fileno(), [view[done : done + (1 << 30)]], offset + done)
                 if count == 0:
                     raise CheckpointError(f"cut off inside {what}", file=path, remedy=AGAIN)
                 done += count
-        finally:
-            os.close(descriptor)
     except OSError as error:
         raise read_error(error, path) from error
     return data

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import moe_mobile
+from moe_mobile.base.files import sha256_of
 from moe_mobile.base.json_field import MAX_INTEGER, Json, JsonField, parse_strict_json
 from moe_mobile.base.json_lines import JsonLines, refuse_content
 from moe_mobile.base.routings import is_lossy
@@ -69,8 +70,7 @@ def _build() -> str:
     """Identifies a build: a hash of the compiled code, which routes and counts."""
     from moe_mobile import _native
 
-    with open(_native.__file__, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(_native.__file__)
 
 
 class QualityFile:

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import abc
 import functools
-import hashlib
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from moe_mobile.base.files import sha256_of
 from moe_mobile.base.progress import Progress, silent
 from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer, parse_tokenizer
 from moe_mobile.demo import checkpoint_dir, heldout_text
@@ -145,7 +145,7 @@ class BundleSubject(Subject):
         from moe_mobile.bundle import read_manifest
 
         manifest = read_manifest(self.bundle)
-        own = hashlib.sha256((checkpoint_dir() / TOKENIZER).read_bytes()).hexdigest()
+        own = sha256_of(checkpoint_dir() / TOKENIZER)
         files = {file.path: file.sha256 for file in manifest.files}
         return manifest.model.name == _DEMO and files.get(TOKENIZER) == own
 

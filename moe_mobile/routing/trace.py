@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_mobile import __version__
+from moe_mobile.base.files import open_regular
 from moe_mobile.base.json_field import JsonField
 from moe_mobile.base.router import SCORES, SOFTMAX, RouterSpec
 from moe_mobile.base.router_json import parse_router, router_to_json
 from moe_mobile.base.versioned_files import Format, write_regular
-from moe_mobile.errors import IoError, UnsupportedError, UsageError, read_error
+from moe_mobile.errors import UnsupportedError, UsageError, read_error
 from moe_mobile.routing.facts import MoeFacts
 from moe_mobile.settings import index
 
@@ -233,12 +233,9 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
 
 def _check_size(file: str) -> None:
     """Refuses what would block, or fill memory, before it is known to be a trace."""
-    status = os.stat(file)
-    if not stat.S_ISREG(status.st_mode):
-        raise IoError("is not a regular file", file=file, remedy=_REMEDY)
-    if status.st_size > _MAX_FILE:
-        raise _broken(f"is larger than {_MAX_FILE >> 30} GiB", file)
-    with open(file, "rb") as opened:
+    with open_regular(file, _REMEDY) as opened:
+        if os.fstat(opened.fileno()).st_size > _MAX_FILE:
+            raise _broken(f"is larger than {_MAX_FILE >> 30} GiB", file)
         header = int.from_bytes(opened.read(8), "little")
     if header > _MAX_HEADER:
         raise _broken("is not a trace, or its header is larger than 1 MiB", file)

@@ -9,7 +9,9 @@ import os
 from pathlib import Path
 
 import moe_mobile
+from moe_mobile.base import limits
 from moe_mobile.base.command_line import command_line
+from moe_mobile.base.files import read_regular
 from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.progress import Progress
 from moe_mobile.errors import UnsupportedError
@@ -104,7 +106,7 @@ def _recipe(ndk: Path, executorch: Path) -> Recipe:
     whole = hashlib.sha256(f"{moe_mobile.__version__}\n".encode())
     whole.update(sources_digest(find_sources()).encode())
     revision = ndk / _REVISION
-    whole.update(revision.read_bytes() if revision.is_file() else bytes(ndk))
+    whole.update(read_regular(revision, limits.OWN_BYTES) if revision.is_file() else bytes(ndk))
     libraries = [path for path in (executorch / "lib").rglob("*") if path.is_file()]
     for path in sorted(libraries):
         whole.update(sum_line(path, str(path.relative_to(executorch))))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from moe_mobile.base.files import open_regular
 from moe_mobile.errors import IoError, UnsupportedError, read_error
 
 _MACHINES = {62: "x86_64", 183: "aarch64"}
@@ -37,7 +38,7 @@ def machine_of(path: Path) -> str | None:
 
     Raises OSError if it cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return _machine(file)
 
 
@@ -59,7 +60,7 @@ def read_elf(path: str | os.PathLike[str]) -> Elf:
 
     interpreter, needed = None, list[str]()
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             if file.read(len(_MAGIC)) != _MAGIC:
                 raise UnsupportedError("is not a 64-bit little-endian ELF file", file=path)
             file.seek(0)

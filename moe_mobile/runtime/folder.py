@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from moe_mobile.base import limits
 from moe_mobile.base.command_line import command_line
+from moe_mobile.base.files import open_regular, sha256_of
+from moe_mobile.base.json_field import parse_object
 from moe_mobile.base.lock import try_lock
 from moe_mobile.errors import (
     BundleCorruptError,
@@ -104,7 +107,8 @@ def read_runtime(folder: Path) -> Runtime:
     manifest = folder / _MANIFEST
     again = f"Build it again: `{build_command(folder.parent.name)}`"
     try:
-        stated = json.loads(manifest.read_bytes())
+        with open_regular(manifest, again) as file:
+            stated = parse_object(file.read(limits.OWN_BYTES)) or {}
         recipe = Recipe(**stated["recipe"])
         files = tuple(stated["files"])
         digest = _digest(folder, files)
@@ -193,8 +197,7 @@ def place_files(content: Path, files: Mapping[str, Path], notice: str) -> None:
 
 def sum_line(path: Path, name: str) -> bytes:
     """What `sha256sum` prints of a file, under that name."""
-    with path.open("rb") as file:
-        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n".encode()
+    return f"{sha256_of(path)}  {name}\n".encode()
 
 
 def _make(recipe: Recipe, place: Path, fill: Callable[[Path, Path], None]) -> None:

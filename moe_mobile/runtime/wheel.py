@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+from moe_mobile.base.files import sha256_of
 from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.progress import Progress
 from moe_mobile.errors import IoError, UnsupportedError
@@ -50,7 +50,7 @@ def fetch_wheel(scratch: Path, progress: Progress) -> Path:
     version = executorch_version()
     wheel = _WHEEL.format(version)
     cached = target_folder("wheels") / wheel
-    if cached.is_file() and _sha256(cached) == WHEEL_SHA256:
+    if cached.is_file() and sha256_of(cached) == WHEEL_SHA256:
         return cached
     progress("downloading ExecuTorch for arm64", 0, 1)
     requirements = scratch / "requirements.txt"
@@ -104,8 +104,3 @@ def _pip() -> list[str]:
         "downloading ExecuTorch for arm64 needs pip or uv, and neither is installed",
         remedy=f"Run `{sys.executable} -m ensurepip`",
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

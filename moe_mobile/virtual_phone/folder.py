@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moe_mobile.base import limits
 from moe_mobile.base.command_line import command_line
+from moe_mobile.base.files import read_regular
+from moe_mobile.base.json_field import parse_object
 from moe_mobile.errors import DeviceError, MoeMobileError, UsageError, from_code, write_error
 
 # What phone.json has in every version.
@@ -85,10 +88,10 @@ class PhoneFolder:
     def record(self) -> dict[str, Any] | None:
         """phone.json; None while the phone is not up, or if another version wrote it."""
         try:
-            record = json.loads((self.path / "phone.json").read_text())
-        except (OSError, ValueError):
+            record = parse_object(read_regular(self.path / "phone.json", limits.OWN_BYTES))
+        except OSError:
             return None
-        if not isinstance(record, dict):
+        if record is None:
             return None
         known = all(isinstance(record.get(key), kind) for key, kind in _RECORD.items())
         return record if known else None
@@ -100,7 +103,7 @@ class PhoneFolder:
             DeviceError: the phone is gone.
         """
         try:
-            received, sent = struct.unpack("<QQ", (self.path / "counters").read_bytes())
+            received, sent = struct.unpack("<QQ", read_regular(self.path / "counters", 16))
         except (OSError, struct.error) as error:
             raise self._ended() from error
         return received, sent

@@ -24,6 +24,8 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from moe_mobile.base import limits
+from moe_mobile.base.files import read_regular
 from moe_mobile.errors import MoeMobileError, UnsupportedError, write_error
 from moe_mobile.virtual_phone import linux, sandbox
 from moe_mobile.virtual_phone.connection import FEATURES, Door
@@ -48,7 +50,8 @@ class _Supervisor:
     def __init__(self, folder: PhoneFolder, *, scoped: bool) -> None:
         self._folder = folder
         self._scoped = scoped
-        self._settings = PhoneSettings.from_json((folder.path / "settings.json").read_text())
+        settings = read_regular(folder.path / "settings.json", limits.OWN_BYTES)
+        self._settings = PhoneSettings.from_json(settings.decode())
         self._abi = self._settings.abi or host_abi()
         emulated = self._abi != host_abi()
         require_programs(arm64=emulated)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import builtins
 import hashlib
 import json
 import os
@@ -248,14 +247,14 @@ def test_a_file_that_cannot_be_read(
     path, manifest = bundle
     shard = manifest.layers[shard_layer(manifest)].experts
     assert shard is not None
-    whole = builtins.open
+    whole = os.open
 
     def fail(file: Any, *arguments: Any, **options: Any) -> Any:
         if file == path / shard.path:
             raise OSError(5, "Input/output error")
         return whole(file, *arguments, **options)
 
-    monkeypatch.setattr(builtins, "open", fail)
+    monkeypatch.setattr(os, "open", fail)
     with pytest.raises(IoError, match="Input/output error") as caught:
         verify_bundle(path)
     assert caught.value.file == str(path / shard.path)

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from moe_mobile.errors import BundleCorruptError, UnsupportedError
+from moe_mobile.errors import BundleCorruptError, IoError, UnsupportedError
 from moe_mobile.runtime import Runtime, build_runtime, find_runtime
 from moe_mobile.runtime.folder import read_runtime
 from tests.bundles import BundleMaker
 from tests.cli.program import failed, ok_json
+from tests.files import endless, pipe, sparse
 
 TARGETS = {"linux-x86_64": "x86_64", "linux-arm64": "arm64-v8a"}
 QEMU = "qemu-aarch64-static"
@@ -147,6 +148,32 @@ def test_a_file_that_was_changed_is_noticed(
     # The runtime of this machine costs nothing to make again.
     assert find_runtime("x86_64").digest == whole.digest
     assert (whole.folder / "moe_runner").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("name", "lay"),
+    [
+        *(("runtime.json", lay) for lay in (pipe, endless, sparse)),
+        *(("moe_runner", lay) for lay in (pipe, endless)),  # a file of any length is hashed
+    ],
+)
+def test_files_of_a_runtime_that_are_none(
+    name: str, lay: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOE_MOBILE_RUNTIME_DIR", str(tmp_path))
+    folder = tmp_path / "linux-x86_64" / "0123456789abcdef"
+    folder.mkdir(parents=True)
+    recipe = dict.fromkeys(("abi", "version", "executorch", "loader"), "") | {
+        "target": "linux-x86_64", "key": folder.name
+    }  # fmt: skip
+    stated = {"recipe": recipe, "files": ["moe_runner"], "digest": ""}
+    if name != "runtime.json":
+        (folder / "runtime.json").write_text(json.dumps(stated))
+    lay(folder / name)
+    assert ok_json("runtime", "list")["runtimes"] == []
+    with pytest.raises((BundleCorruptError, IoError)) as caught:
+        read_runtime(folder)
+    assert caught.value.file == str(folder / name)
 
 
 def test_without_a_cross_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from moe_mobile.cli.virtual_phone import command
 from moe_mobile.errors import DeviceError, IoError, UnsupportedError, UsageError
 from moe_mobile.virtual_phone import PhoneSettings, VirtualPhone, find, start
 from moe_mobile.virtual_phone.folder import claim, folders
+from tests.files import endless, pipe, sparse
 from tests.phones import MEBIBYTE, adb, wait_until
 
 NOBODY = "65534"
@@ -202,6 +203,21 @@ def test_records_of_another_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert other.value.remedy == "These run: old"
     for lock in locks:
         os.close(lock)
+
+
+@pytest.mark.parametrize("lay", [pipe, endless, sparse])
+@pytest.mark.parametrize("name", ["phone.json", "counters"])
+def test_files_of_a_phone_that_are_none(
+    lay: Callable[[Path], None], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOE_MOBILE_PHONES_DIR", str(tmp_path))
+    folder, lock = claim("odd")
+    record = '{"name": "odd", "serial": "127.0.0.1:5", "pid": 1}'
+    (folder.path / "phone.json").write_text(record)
+    (folder.path / name).unlink(missing_ok=True)
+    lay(folder.path / name)
+    assert run("list").startswith("no virtual phone runs")
+    os.close(lock)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the other tests are about nobody's phones already")

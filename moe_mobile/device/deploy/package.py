@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import pathlib
 
+from moe_mobile.base.files import open_regular
 from moe_mobile.base.pins import executorch_version
 from moe_mobile.bundle import manifest as m
 from moe_mobile.bundle.reader import parse_manifest, read_manifest_bytes
@@ -92,7 +93,7 @@ def bundle_package(bundle: pathlib.Path, settings: pathlib.Path | None = None) -
                 file=bundle,
                 remedy="Deploy it without `settings`",
             )
-        files.append(_settings(settings))
+        files.append(_wanted(SETTINGS, settings))
     # Last: if it is there, the bundle is complete.
     files.append(Wanted(m.MANIFEST_FILE, bundle / m.MANIFEST_FILE, len(data), digest))
     return Package(
@@ -120,22 +121,16 @@ def _packed_name(layer: int, variant: int, manifest: m.Manifest) -> str:
     return f"layer-{layer:02}{precision}.packed"
 
 
-def _settings(path: pathlib.Path) -> Wanted:
+def _wanted(name: str, path: pathlib.Path) -> Wanted:
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return Wanted(name, path, file.tell(), digest)
     except OSError as error:
         raise read_error(error, path) from error
-    return Wanted(SETTINGS, path, len(data), hashlib.sha256(data).hexdigest())
 
 
 def runtime_package(runtime: Runtime) -> Package:
     """An engine for phones. Raises IoError."""
-    files = []
-    for name in runtime.files:
-        path = runtime.folder / name
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise read_error(error, path) from error
-        files.append(Wanted(name, path, len(data), hashlib.sha256(data).hexdigest()))
-    return Package(room="runtime", id=runtime.digest[:_ID_DIGITS], files=tuple(files))
+    files = tuple(_wanted(name, runtime.folder / name) for name in runtime.files)
+    return Package(room="runtime", id=runtime.digest[:_ID_DIGITS], files=files)

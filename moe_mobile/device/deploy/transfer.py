@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from moe_mobile.base import limits
+from moe_mobile.base.files import open_regular
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.inventory import phone_root
 from moe_mobile.device.deploy.pace import Pace
@@ -232,7 +233,7 @@ def _parts(send: Send, offset: int, left: int) -> Iterator[memoryview]:
     """A part of a file, a frame at a time; each is valid until the next is asked for."""
     buffer = memoryview(bytearray(min(left, MAX_FRAME)))
     try:
-        with open(send.file.source, "rb", buffering=0) as source:
+        with open_regular(send.file.source) as source:
             source.seek(offset)
             while left:
                 count = source.readinto(buffer[: min(left, MAX_FRAME)])
