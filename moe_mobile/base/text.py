@@ -35,6 +35,16 @@ def parse_size(text: str) -> int:
     return int(Fraction(match[1]) * BYTE_UNITS[match[2]])
 
 
+def size_meant(text: str) -> str | None:
+    """The size that 2G, 512mib or 2gb may be meant to be; None for any other text."""
+    match = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]{1,3})", text)
+    if match is None or match[2] in BYTE_UNITS:
+        return None
+    by_letters = {unit.lower(): unit for unit in BYTE_UNITS}
+    unit = by_letters.get(match[2].lower()) or by_letters.get(f"{match[2].lower()}ib")
+    return f"{match[1]}{unit}" if unit else None
+
+
 def size(bytes: int) -> str:
     """A number of bytes in the unit that leaves one to three digits before the point."""
     value = float(bytes)

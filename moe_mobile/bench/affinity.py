@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moe_mobile.device.interface import Cluster, DeviceFacts
-from moe_mobile.errors import UsageError
+from moe_mobile.errors import UsageError, did_you_mean
 
 # Below this share of the fastest core's capacity, a core is little for certain. So it is below this
 # share of its clock, since no core does more per cycle than the fastest one. A larger share of the
@@ -96,7 +96,7 @@ def _parse(text: str) -> list[int]:
             raise UsageError(
                 f"{text!r} is neither big nor all nor a list of cores",
                 setting="affinity",
-                remedy="Write a list like 4-6,7",
+                remedy=did_you_mean(text, ("big", "all"), "Write a list like 4-6,7"),
             )
         cpus.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return sorted(cpus)

@@ -15,7 +15,7 @@ from typing import Any
 from moe_mobile.base.text import digits
 from moe_mobile.device.interface import Device
 from moe_mobile.device.state import DeviceState, read_state
-from moe_mobile.errors import CancelledError, UsageError
+from moe_mobile.errors import CancelledError, UsageError, did_you_mean
 
 CPU_ABOVE_C = 10.0
 """How much warmer than skin and battery the CPU may be: it idles so, and cools in seconds."""
@@ -81,7 +81,7 @@ def parse_gate(cool_to: str, timeout_s: float) -> Gate | None:
         raise UsageError(
             f"{cool_to!r} is not a temperature",
             setting="cool_to",
-            remedy="Write degrees Celsius like 40, or off",
+            remedy=did_you_mean(cool_to, ("auto", "off"), "Write degrees Celsius like 40, or off"),
         )
     # The time is checked without a gate too.
     gate = Gate(COOL_C if match is None else float(match[1]), timeout_s)

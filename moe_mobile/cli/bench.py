@@ -55,7 +55,7 @@ from moe_mobile.cli.tuned import (
     require_routing,
     settings_file_option,
 )
-from moe_mobile.cli.types import OUTPUT, PATH, Choice, Number, Whole
+from moe_mobile.cli.types import OUTPUT, PATH, Choice, Number, Whole, cache_size
 from moe_mobile.cli.writable import check_outputs
 from moe_mobile.errors import UsageError, did_you_mean
 from moe_mobile.settings import EngineSettings
@@ -179,7 +179,11 @@ class _Grid:
     """Settings of the engine; those with several values multiply into a grid."""
 
     cache: str = again(
-        CacheOptions, "cache", metavar="SIZE,...", help="Memory for experts; see generate."
+        CacheOptions,
+        "cache",
+        type=str,
+        metavar="SIZE,...",
+        help="Memory for experts; see generate.",
     )
     routing: tuple[str, ...] = again(
         LabOptions,
@@ -239,7 +243,7 @@ class _Grid:
 
         ``tuned`` stands for options that were not given.
         """
-        sizes: list[str | None] = [*grids.values("--cache", self.cache, str)]
+        sizes: list[str | None] = [*grids.values("--cache", self.cache, cache_size)]
         if tuned is not None and is_default("cache"):
             sizes = [None]  # the file's
         found = []

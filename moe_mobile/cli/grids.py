@@ -10,7 +10,7 @@ from typing import TypeVar
 from moe_mobile.bench.row import BenchTest
 from moe_mobile.cli.options import RESIDENCIES
 from moe_mobile.cli.types import Choice
-from moe_mobile.errors import UsageError
+from moe_mobile.errors import UsageError, did_you_mean
 from moe_mobile.settings import MOST_NUMBER
 
 Item = TypeVar("Item")
@@ -68,7 +68,10 @@ def positive(text: str) -> int:
 
 
 def threads(text: str) -> int | None:
-    """A number of threads, or None for `auto`."""
+    """A number of threads, or None for `auto`. Raises UsageError too."""
+    if text.isalpha() and text != "auto":
+        remedy = did_you_mean(text, ("auto",), f"Write it like -t {_EXAMPLES['-t']}")
+        raise UsageError(f"{text!r} is not a whole number", remedy=remedy)
     return None if text == "auto" else positive(text)
 
 

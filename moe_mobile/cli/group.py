@@ -33,7 +33,7 @@ from moe_mobile.errors import (
 # What options are called elsewhere, of which nothing in their spelling reminds.
 _OTHER_NAMES = {
     "--capacity": "--cache",
-    "--no-warmup": "--warmup",
+    "--no-warmup": "--warmup 0",
     "--output": "--out",
     "--rows": "--out",
     "--serial": "--device",
@@ -188,8 +188,8 @@ def usage_error(error: click.UsageError) -> UsageError:
         cause = error.format_message().rstrip(".") if setting is None else _cause(error)
         return UsageError(cause, setting=setting, remedy=remedy)
     options = [] if error.ctx is None else _options(error.ctx.command)
-    meant = _OTHER_NAMES.get(error.option_name)
-    if meant in options:
+    meant = _OTHER_NAMES.get(error.option_name, "")
+    if meant.partition(" ")[0] in options:
         remedy = f"Did you mean {meant!r}? {remedy}"
     else:
         remedy = did_you_mean(error.option_name, options, remedy)

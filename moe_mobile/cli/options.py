@@ -15,7 +15,7 @@ import click
 
 from moe_mobile.base.files import reading
 from moe_mobile.cli.commands import again, group_of, option, option_of
-from moe_mobile.cli.types import OUTPUT, PATH, Choice, Whole
+from moe_mobile.cli.types import OUTPUT, PATH, CacheSize, Choice, Whole
 from moe_mobile.errors import (
     BudgetError,
     CancelledError,
@@ -90,6 +90,7 @@ class CacheOptions:
 
     cache: str = option(
         "--cache",
+        type=CacheSize(),
         default="50%",
         help="Memory for experts: a share of them (50%), a size (512MiB) or auto.",
     )

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import math
 import pathlib
+import re
 from typing import Any
 
 import click
 
 from moe_mobile.base.files import open_input
-from moe_mobile.base.text import digits, parse_size
+from moe_mobile.base.text import digits, parse_size, size_meant
 from moe_mobile.cli.commands import parameter_name
 from moe_mobile.errors import UsageError, did_you_mean, read_error
 
@@ -84,10 +85,36 @@ class _Size(click.ParamType[int]):
         try:
             return parse_size(str(value))
         except ValueError as error:
-            self.fail(str(error), param, ctx)
+            meant = size_meant(str(value))
+            self.fail(f"{error}. Did you mean {meant!r}?" if meant else str(error), param, ctx)
 
 
 SIZE = _Size()
+
+
+def cache_size(text: str) -> str:
+    """The text, which the engine reads. Raises UsageError if it seems to be a mistyped size."""
+    forms = "Write auto, a share of the experts like 50%, or bytes like 512MiB or 1.5GiB"
+    meant = None if text.endswith("KB") else size_meant(text)  # the engine knows it
+    if re.fullmatch(r"0?\.\d{1,9}", text, re.ASCII) and float(text) > 0:
+        meant = f"{digits(100 * float(text))}%"
+    elif text.isalpha() and text != "auto":
+        remedy = did_you_mean(text, ("auto",), forms)
+        raise UsageError(f'invalid size "{text}"', remedy=remedy)
+    if meant is None:
+        return text
+    raise UsageError(f'invalid size "{text}"', remedy=f"Did you mean {meant!r}? {forms}")
+
+
+class CacheSize(click.types.StringParamType):
+    """See :func:`cache_size`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return cache_size(str(value))
+        except UsageError as error:
+            name = None if param is None else parameter_name(param)
+            raise UsageError(error.cause, setting=name, remedy=error.remedy) from None
 
 
 def _range_text(least: float | None, most: float | None) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from moe_mobile.base.text import digits
 from moe_mobile.errors import UsageError
 
 
@@ -56,10 +57,13 @@ def parse_capacity(text: str) -> Capacity:
     why = ""
     if share is not None:
         why = ": it would hold nothing" if float(share[1]) == 0 else ": more than all experts"
+    meant = ""
+    if re.fullmatch(r"0?\.\d{1,9}", text, re.ASCII) and float(text) > 0:
+        meant = f"Was {digits(100 * float(text))}% meant? "
     raise UsageError(
         f"invalid capacity {text!r}{why}",
         setting="capacity",
-        remedy="Give a share of the experts such as 50%, or a number of experts per layer",
+        remedy=f"{meant}Give a share of the experts such as 50%, or a number of experts per layer",
     )
 
 

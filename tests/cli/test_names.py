@@ -14,7 +14,7 @@ import pytest
 
 from moe_mobile.cli import cli
 from moe_mobile.cli.group import usage_error
-from moe_mobile.cli.types import SIZE, Number, PathType, Whole
+from moe_mobile.cli.types import SIZE, Number, PathType, Whole, cache_size
 from moe_mobile.errors import CancelledError, UsageError
 from moe_mobile.export import export_bundle
 from moe_mobile.virtual_phone import Misbehaviour, PhoneSettings
@@ -120,6 +120,42 @@ def test_a_wrong_name_is_answered_with_the_one_meant(
 def test_a_wrong_state_of_the_cache_is_answered_with_the_one_meant(bundle: pathlib.Path) -> None:
     error = failed(2, "info", bundle, "--initial-cache", "worm")
     assert error["remedy"].startswith("Did you mean 'warm'?")
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "question"),
+    [
+        ("--cache", "atuo", "'auto'"),
+        ("--cache", "25%,2G", "'2GiB'"),
+        ("--cache", "512M", "'512MiB'"),
+        ("--cache", "2gb", "'2GB'"),
+        ("--cache", "0.5", "'50%'"),
+        ("-t", "2,atuo", "'auto'"),
+        ("--affinity", "bgi", "'big'"),
+        ("--cool-to", "of", "'off'"),
+        ("--no-warmup", "1", "'--warmup 0'"),
+    ],
+)
+def test_a_mistyped_value_is_answered_with_the_one_meant(
+    option: str, text: str, question: str, bundle: pathlib.Path
+) -> None:
+    error = failed(2, "bench", bundle, option, text)
+    assert error["remedy"].startswith(f"Did you mean {question}? "), error
+    if option == "--cache" and "," not in text:
+        assert failed(2, "info", bundle, option, text)["remedy"] == error["remedy"]
+
+
+def test_a_mistyped_size_or_share_is_answered_too(tmp_path: pathlib.Path) -> None:
+    error = failed(2, "virtual-phone", "start", "--ram", "2G")
+    assert error["cause"].endswith("Did you mean '2GiB'?")
+    trace = tmp_path / "trace"
+    ok("trace", "demo", "-p", "Once upon a time", "-o", trace)
+    assert failed(2, "simulate", trace, "--cache", ".5")["remedy"].startswith("Was 50% meant?")
+
+
+def test_every_size_that_the_engine_takes_is_a_size() -> None:
+    for text in ("auto", "50%", "0.5%", "1.5GiB", "2000KB", "2kB", "100000", "1TiB"):
+        assert cache_size(text) == text
 
 
 def test_what_is_like_nothing_is_not_guessed() -> None:
