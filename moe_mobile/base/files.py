@@ -46,6 +46,18 @@ class HashingFile:
         return self._digest.hexdigest()
 
 
+def make_folder(folder: Path, path: Path, remedy: str = "Name a file in another folder") -> None:
+    """Makes the folder that ``path`` is to lie in, and those above it.
+
+    Raises OSError: an IoError about ``path`` if a file has the name of one of them.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        taken = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+        raise IoError(f"not writable: {taken} is not a folder", file=path, remedy=remedy) from error
+
+
 def write_file(path: Path, fill: Callable[[HashingFile], None]) -> tuple[int, str]:
     """Writes ``path`` through ``fill``: temporary name, fsync, rename, fsync of the folder.
 
@@ -57,7 +69,7 @@ def write_file(path: Path, fill: Callable[[HashingFile], None]) -> tuple[int, st
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent, path)
         # What has that name, perhaps as a second one, is not written into.
         temporary.unlink(missing_ok=True)
         with open(temporary, "xb") as raw:

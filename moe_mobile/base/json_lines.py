@@ -13,7 +13,7 @@ import threading
 from typing import IO
 
 from moe_mobile.base import limits
-from moe_mobile.base.files import read_limited
+from moe_mobile.base.files import make_folder, read_limited
 from moe_mobile.base.json_field import Json
 from moe_mobile.base.lock import try_lock
 from moe_mobile.errors import UsageError, write_error
@@ -42,7 +42,7 @@ class JsonLines:
             self._new = not os.path.lexists(path)  # a link is somebody's, also one to nothing
             if path.exists() and not path.is_file():  # opening it might wait, reading never end
                 raise UsageError("is not a regular file", file=path, remedy="Name another one")
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent, path)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             self._file = open(descriptor, "r+b")  # noqa: SIM115
         except OSError as error:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from moe_mobile.base.disk import require_space
-from moe_mobile.base.files import HashingFile, sync_folder, write_file
+from moe_mobile.base.files import HashingFile, make_folder, sync_folder, write_file
 from moe_mobile.base.json_field import Json, parse_object
 from moe_mobile.base.json_lines import JsonLines
 from moe_mobile.base.lock import try_lock
@@ -227,7 +227,7 @@ def refuse_without_room(out: Path, needed: int, download: Download | None) -> No
     try:
         if partial.exists() and not (partial / _BUNDLE).exists() and out.exists():
             return  # perhaps the bundle is finished, and only a removal is left
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent, out, "Name another folder")
         needed -= _bytes_in(partial / _BUNDLE)
         device = out.parent.stat().st_dev
         fetched = download.bytes if download and download.folder.stat().st_dev == device else 0
@@ -246,7 +246,8 @@ def _partial_of(out: Path) -> Path:
 @contextlib.contextmanager
 def _locked_folder(partial: Path, out: Path) -> Iterator[None]:
     try:
-        partial.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent, out, "Name another folder")
+        partial.mkdir(exist_ok=True)
         names = {entry.name for entry in partial.iterdir()}
         foreign = JOURNAL in names and not is_journal(partial / JOURNAL)
         if foreign or names - {JOURNAL, _BUNDLE, _REPLACED}:

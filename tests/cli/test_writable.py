@@ -16,6 +16,7 @@ from moe_mobile.cli.writable import (
     opened_path,
 )
 from moe_mobile.errors import MoeMobileError, UsageError
+from tests.cli.program import failed
 
 
 @pytest.mark.parametrize("name", ["in.txt", "sub/../in.txt", "link.txt", "hard.txt"])
@@ -91,6 +92,22 @@ def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
         check_replaceable(Path("/proc/x.st"))
     assert caught.value.file == "/proc/x.st"
     assert caught.value.remedy
+
+
+def test_a_file_in_place_of_a_folder_is_named(bundle: Path, tmp_path: Path) -> None:
+    """Whichever command is to write below it."""
+    file = tmp_path / "file.txt"
+    file.touch()
+    for path, arguments in (
+        (file / "out", ("export", "demo")),
+        (file / "deep" / "out", ("export", "demo")),
+        (file / "rows.jsonl", ("bench", bundle, "-p", 0, "-n", 2, "--out")),
+    ):
+        error = failed(6, *arguments, path)
+        assert (error["file"], error["cause"]) == (
+            str(path),
+            f"not writable: {file} is not a folder",
+        )
 
 
 @pytest.mark.parametrize("replaced", [True, False])
