@@ -11,14 +11,14 @@ from typing import Any
 
 from moe_mobile.base.text import size
 from moe_mobile.bundle.unfinished import require_bundle
-from moe_mobile.cli.commands import cli_command, group_of, option, with_options
+from moe_mobile.cli.commands import again, cli_command, group_of, option, with_options
 from moe_mobile.cli.errors import format_error
 from moe_mobile.cli.options import (
     DevicesOptions,
     bundle_argument,
-    devices_options,
     echo_json,
     json_option,
+    phones_help,
 )
 from moe_mobile.cli.progress import ProgressBar, say
 from moe_mobile.cli.tuned import Tuned
@@ -30,6 +30,13 @@ from moe_mobile.device.select import ANY, Opened
 from moe_mobile.errors import CancelledError, MoeMobileError
 
 _POLL_S = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class _Phones(DevicesOptions):
+    """Where it is sent."""
+
+    devices: tuple[str, ...] = again(DevicesOptions, "devices", help=phones_help(ANY))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +81,12 @@ class _Job:
     "moe-mobile deploy olmoe --settings olmoe.json  # what `tune` chose goes along",
 )
 @bundle_argument
-@devices_options
+@group_of(_Phones, "devices")
 @group_of(_Wish, "wish")
 @json_option
 def command(
     bundle: pathlib.Path,
-    devices: DevicesOptions,
+    devices: _Phones,
     wish: _Wish,
     as_json: bool,
 ) -> int:

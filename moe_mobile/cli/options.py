@@ -44,6 +44,11 @@ json_option = click.option(
 )
 
 
+_SERIAL = (
+    "adb's serial, HOST:PORT for Wi-Fi, or `any` for the one connected or named by ANDROID_SERIAL"
+)
+
+
 def phone_option(what: str) -> Callable[[_Command], _Command]:
     """``--device``; ``what`` is done on the phone."""
     return click.option(
@@ -51,8 +56,7 @@ def phone_option(what: str) -> Callable[[_Command], _Command]:
         "--device",
         "device",
         metavar="SERIAL",
-        help=f"{what} this phone: adb's serial, HOST:PORT for Wi-Fi, or `any` for the one "
-        "connected or named by ANDROID_SERIAL.  [default: this machine]",
+        help=f"{what} this phone: {_SERIAL}.  [default: this machine]",
     )
 
 
@@ -64,6 +68,11 @@ def echo_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
+def phones_help(default: str) -> str:
+    """Of ``--device`` where several may be given."""
+    return f"A phone: {_SERIAL}; several may be given.  [default: {default}]"
+
+
 @dataclass(frozen=True)
 class DevicesOptions:
     """Any number of devices."""
@@ -73,7 +82,7 @@ class DevicesOptions:
         "--device",
         multiple=True,
         metavar="SERIAL",
-        help="A phone: adb's serial, or HOST:PORT for Wi-Fi; several may be given.",
+        help=phones_help("this machine"),
     )
     every: bool = option("--all", is_flag=True, help="Every phone that is connected.")
 

@@ -306,6 +306,21 @@ def test_a_path_is_not_empty(arguments: tuple[str, ...], setting: str) -> None:
     assert (error["setting"], error["cause"]) == (setting, "it is empty")
 
 
+def test_help_of_a_phone_says_how_to_name_it_and_the_default() -> None:
+    """The same in each command."""
+    said = {
+        name: parameter.help
+        for name, command in COMMANDS.items()
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and "--device" in parameter.opts
+    }
+    assert {"bench", "deploy", "generate"} <= set(said)
+    for name, text in said.items():
+        default = "any" if name == "deploy" else "this machine"
+        assert "`any` for the one connected" in (text or ""), name
+        assert (text or "").endswith(f"[default: {default}]"), name
+
+
 def test_help_says_ranges_as_people_do() -> None:
     for path, command in COMMANDS.items():
         text = command.get_help(click.Context(command, info_name=path))
