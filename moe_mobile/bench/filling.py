@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How full the cache was when repetitions began, and how many tokens it takes to fill it."""
+"""How full the cache was when repetitions began, and how many tokens fill it at least."""
 
 from __future__ import annotations
 
@@ -51,16 +51,18 @@ def filling_flags(
     if tokens is None:
         return [f"{said}: more warm-up runs, or warmup {FULL}, fill it"]
     return [
-        f"{said}, after {warmed:,} tokens of warm-up: about {tokens:,} tokens would fill it; "
-        f"warmup {FULL} runs as many as it takes"
+        f"{said}, after {warmed:,} tokens of warm-up: filling it takes at least about "
+        f"{tokens:,} tokens, more if experts are used unevenly; warmup {FULL} runs as many as it "
+        "takes"
     ]
 
 
 def tokens_to_fill(seen: Sequence[tuple[int, float]], plan: Mapping[str, Any]) -> int | None:
-    """Estimates how many tokens fill an empty cache; None if too little was seen.
+    """Estimates how many tokens fill an empty cache at least; None if too little was seen.
 
-    A token finds an expert that was not used yet with a chance that falls as their share does. So
-    that share falls exponentially, as it did between the last two observations.
+    Were all experts used as often, a token would find one that was not used yet with a chance that
+    falls as their share does. So that share would fall exponentially, as it did between the last
+    two observations. The experts of a trained model are used unevenly: the last ones take longer.
 
     Args:
         seen: tokens that were run, and how full the cache was then, in this order.
