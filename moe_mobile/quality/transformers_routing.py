@@ -13,6 +13,7 @@ import torch
 
 from moe_mobile.base.progress import Progress, silent
 from moe_mobile.base.router import RouterSpec
+from moe_mobile.errors import RuntimeFailedError
 from moe_mobile.routing.facts import MoeFacts
 from moe_mobile.routing.run import RoutingRun
 from moe_mobile.routing.transformers_model import find_routers
@@ -35,6 +36,7 @@ class RoutedModel:
         """``shared``: layers share a cache, or tokens are to go one by one for another reason."""
         self._model, self._run = model, run
         self._router, self._shared = facts.router, shared
+        self._layers = facts.layers
         self._routers = find_routers(model, facts.layers)
         self._prompt = 0
         self._done: Callable[[int], None] | None = None
@@ -83,19 +85,29 @@ class RoutedModel:
 
     def log_probabilities(self, hidden: torch.Tensor, token_ids: Sequence[int]) -> torch.Tensor:
         """float64 on the CPU: of each token, after the hidden state of the one before it."""
-        head = self._model.get_output_embeddings()
         targets = torch.tensor(list(token_ids), device=hidden.device)
         parts = []
         for at in range(0, len(targets), _HEAD_ROWS):
-            logits = head(hidden[at : at + _HEAD_ROWS]).float()
+            logits = self.logits(hidden[at : at + _HEAD_ROWS])
             chosen = logits.gather(1, targets[at : at + _HEAD_ROWS, None])[:, 0]
             parts.append((chosen - logits.logsumexp(1)).double().cpu())
         return torch.cat(parts)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """float32 [tokens, vocabulary] after these hidden states."""
-        logits: torch.Tensor = self._model.get_output_embeddings()(hidden)
-        return logits.float()
+        """float32 [tokens, vocabulary] after these hidden states. Raises RuntimeFailedError if one
+        is NaN or infinite, as :meth:`forward` does for a router's."""
+        logits: torch.Tensor = self._model.get_output_embeddings()(hidden).float()
+        self._require_finite(logits, "logit of a token")
+        return logits
+
+    def _require_finite(self, logits: torch.Tensor, what: str) -> None:
+        if not logits.isfinite().all():
+            raise RuntimeFailedError(
+                f"a {what} is NaN or infinite",
+                file=self._model.name_or_path or None,
+                remedy="The weights or activations overflow: with a smaller `dtype` than float32, "
+                "take that; otherwise the checkpoint itself is broken",
+            )
 
     def _together(self, token_ids: Sequence[int], prompt: int) -> torch.Tensor:
         self._prompt = prompt
@@ -109,6 +121,7 @@ class RoutedModel:
     def _hook(self, index: int) -> Any:
         def route(module: Any, inputs: Any, output: Any) -> Any:
             logits, weights, chosen = output
+            self._require_finite(logits, f"router's logit of layer {self._layers[index]}")
             rows, split = logits.float().cpu().numpy(), min(self._prompt, len(logits))
             parts = []
             if split:

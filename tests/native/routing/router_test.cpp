@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <random>
 
 #include "base/expect_error.h"
@@ -42,12 +41,7 @@ TEST(Router, HandlesLargeLogits) {
   EXPECT_EQ(s.weights[1], 0.f);
 }
 
-TEST(Router, RefusesNonFiniteLogitsAndInvalidTopK) {
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  const float infinity = std::numeric_limits<float>::infinity();
-  for (const float bad : {nan, -nan, infinity, -infinity}) {
-    EXPECT_ERROR(select({0.f, bad, 1.f}, 2, true), ErrorCode::kRuntime, "expert 1");
-  }
+TEST(Router, RefusesInvalidTopK) {
   EXPECT_ERROR(select({0.f}, 0, true), ErrorCode::kUsage, "0 of 1");
   EXPECT_ERROR(select({0.f}, 2, true), ErrorCode::kUsage, "2 of 1");
 }

@@ -6,8 +6,6 @@
 #include <cmath>
 #include <cstring>
 #include <iterator>
-#include <limits>
-#include <string>
 
 #include "base/error.h"
 
@@ -60,22 +58,6 @@ double exact_exp(double x) {
   return p * scale;
 }
 
-[[noreturn]] void refuse_logits(const std::string& what) {
-  throw Error(ErrorCode::kRuntime, "", "the logits " + what,
-              "The model's programs computed invalid values: verify the bundle");
-}
-
-void check_logits(const float* logits, uint32_t count) {
-  bool any = false;
-  for (uint32_t i = 0; i < count; ++i) {
-    if (std::isnan(logits[i]) || logits[i] == std::numeric_limits<float>::infinity()) {
-      refuse_logits("of token " + std::to_string(i) + " is " + std::to_string(logits[i]));
-    }
-    any = any || std::isfinite(logits[i]);
-  }
-  if (!any) refuse_logits("are all -infinity");
-}
-
 }  // namespace
 
 Sampler::Sampler(const SamplingSettings& settings, uint32_t vocab_size)
@@ -91,7 +73,6 @@ Sampler::Sampler(const SamplingSettings& settings, uint32_t vocab_size)
 }
 
 uint32_t Sampler::sample(const float* logits) {
-  check_logits(logits, vocab_size_);
   if (settings_.temperature == 0) {
     return static_cast<uint32_t>(std::max_element(logits, logits + vocab_size_) - logits);
   }

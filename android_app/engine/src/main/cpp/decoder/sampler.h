@@ -24,8 +24,8 @@ class Sampler {
 
   // The next token. Greedy takes the largest logit, ties to the lower id. Otherwise: divide by the
   // temperature, keep the top_k largest (ties to the lower id), softmax, keep the smallest set of
-  // the most probable whose sum reaches top_p, draw. kRuntime if a logit is NaN or +infinity, or
-  // all are -infinity.
+  // the most probable whose sum reaches top_p, draw.
+  // REQUIRES: no logit is NaN or +infinity, and not all are -infinity.
   uint32_t sample(const float* logits);
 
  private:

@@ -4,11 +4,13 @@
 #include "engine/decoder.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
 #include "base/error.h"
 #include "metrics/stopwatch.h"
+#include "routing/top_k.h"
 
 namespace moe_mobile {
 namespace {
@@ -23,12 +25,23 @@ std::vector<float*> matrices(const std::vector<uint32_t>& widths, size_t rows, f
   return begins;
 }
 
+// Of programs whose weights or activations are too large, mostly: a damaged bundle is rarer.
+[[noreturn]] void refuse_value(const std::string& directory, const std::string& what, float value) {
+  const char* name = std::isnan(value) ? "NaN" : value > 0 ? "infinity" : "-infinity";
+  throw Error(
+      ErrorCode::kRuntime, directory, what + " is " + name,
+      "The model's weights or activations overflow float32, unless `moe-mobile verify` finds "
+      "the bundle damaged: run the checkpoint in transformers to compare, and try another "
+      "quantization of it.");
+}
+
 }  // namespace
 
 Decoder::Decoder(const Bundle& bundle, std::unique_ptr<DensePrograms> dense,
                  std::unique_ptr<ExpertStream> experts, Selector selector, uint32_t context,
                  ParallelFor parallel)
-    : manifest_(bundle.manifest()),
+    : directory_(bundle.directory()),
+      manifest_(bundle.manifest()),
       dense_(std::move(dense)),
       experts_(std::move(experts)),
       selector_(std::move(selector)),
@@ -124,6 +137,12 @@ void Decoder::route(uint32_t layer, uint32_t first_position, uint32_t rows, Phas
   const auto index = static_cast<uint32_t>(moe_index(layer));
   for (uint32_t row = 0; row < rows; ++row) {
     const float* logits = router_logits_.data() + row * num_experts;
+    const uint32_t bad = first_not_finite(logits, manifest_.moe.num_experts);
+    if (bad < num_experts)
+      refuse_value(directory_,
+                   "the router's logit of expert " + std::to_string(bad) + " of layer " +
+                       std::to_string(layer),
+                   logits[bad]);
     Selection& selection = selections_[row];
     if (phase == Phase::kPrefill) {
       selector_.prompt(index, logits, &selection);
@@ -306,6 +325,9 @@ const float* Decoder::logits(TokenMetrics* metrics) {
   const uint64_t passed = watch.lap();
   metrics->head_ns += passed;
   metrics->total_ns += passed;
+  const uint32_t bad = first_not_finite(logits_.data(), manifest_.vocab_size);
+  if (bad < manifest_.vocab_size)
+    refuse_value(directory_, "the logit of token " + std::to_string(bad), logits_[bad]);
   return logits_.data();
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/parallel_for.h"
@@ -53,7 +54,8 @@ class Decoder {
   TokenMetrics prefill(Span<const uint32_t> tokens, const Progress& progress);
   // Appends one token, or none if it throws.
   TokenMetrics decode(uint32_t token);
-  // Logits [vocab] after the last token appended.
+  // Logits [vocab] after the last token appended. kRuntime if one is NaN or infinite, as prefill()
+  // and decode() throw it for a router's.
   const float* logits(TokenMetrics* metrics);
 
  private:
@@ -79,6 +81,7 @@ class Decoder {
   // The layer's number among the layers with experts.
   size_t moe_index(uint32_t layer) const;
 
+  const std::string directory_;
   const Manifest& manifest_;
   std::unique_ptr<DensePrograms> dense_;
   std::unique_ptr<ExpertStream> experts_;

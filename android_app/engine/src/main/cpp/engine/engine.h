@@ -122,7 +122,8 @@ class Engine {
   virtual void prefill(Span<const uint32_t> tokens, const Progress& progress) = 0;
   // Appends one token as decoding does. kUsage as for prefill().
   virtual void decode(uint32_t token) = 0;
-  // Logits [vocab] that follow the last token; valid until the engine runs again.
+  // Logits [vocab] that follow the last token; valid until the engine runs again. kRuntime if one
+  // is NaN or infinite; prefill() and decode() throw it for a router's.
   // REQUIRES: a token was appended since the last reset or turn (kUsage).
   virtual const float* logits() = 0;
   virtual Stats stats() const = 0;

@@ -35,7 +35,6 @@ Ranking Router::rank(uint32_t layer, const float* logits, Selection* out) {
 }
 
 void Router::prefill(uint32_t layer, const float* logits, Selection* out) {
-  require_finite(logits, num_experts_);
   const Ranking ranking = rank(layer, logits, out);
   scores_.weigh(ranking, logits, out);
 }
@@ -74,7 +73,6 @@ void Router::decide(uint32_t layer, const float* logits, const CachedExperts& ma
 
 void Router::decode(uint32_t layer, const float* logits, const CachedExperts& cached,
                     Selection* out) {
-  require_finite(logits, num_experts_);
   decide(layer, logits, cached, out);
   scores_.weigh(ranking_, logits, out);
   move_dropped_weights(out);

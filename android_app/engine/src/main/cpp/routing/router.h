@@ -37,12 +37,12 @@ class Router {
 
   void reset();
 
-  // A token of a prompt: routed exactly; the method sees it too. kRuntime if a logit is NaN or
-  // infinite.
+  // A token of a prompt: routed exactly; the method sees it too.
+  // REQUIRES: the logits are finite, here and below.
   void prefill(uint32_t layer, const float* logits, Selection* out);
-  // A token being decoded. kRuntime as for a prompt.
+  // A token being decoded.
   void decode(uint32_t layer, const float* logits, const CachedExperts& cached, Selection* out);
-  // The same without weights, which only the model needs, and for finite logits.
+  // The same without weights, which only the model needs.
   void decide(uint32_t layer, const float* logits, const CachedExperts& cached, Selection* out);
 
  private:

@@ -41,15 +41,6 @@ void renormalize_weights(float epsilon, Selection* out) {
 
 }  // namespace
 
-void require_finite(const float* logits, uint32_t n) {
-  const uint32_t bad = first_not_finite(logits, n);
-  if (bad == n) return;
-  throw Error(
-      ErrorCode::kRuntime, "",
-      "the router's score of expert " + std::to_string(bad) + " is " + std::to_string(logits[bad]),
-      "The model's programs computed invalid values: verify the bundle");
-}
-
 Scoring parse_scoring(const std::string& name) {
   if (name == "softmax") return Scoring::kSoftmax;
   if (name == "sigmoid") return Scoring::kSigmoid;

@@ -44,7 +44,4 @@ class RouterScores {
   std::vector<uint32_t> best_;
 };
 
-// kRuntime if a logit is NaN or infinite: the programs that computed it are broken.
-void require_finite(const float* logits, uint32_t num_experts);
-
 }  // namespace moe_mobile

@@ -62,7 +62,8 @@ class Selector {
   void reset();
 
   // Routes a token of a prompt exactly, with weights. The method sees it; the cache does not
-  // change. kRuntime if a logit is NaN or infinite.
+  // change.
+  // REQUIRES: the logits are finite, here and below.
   void prompt(uint32_t layer, const float* logits, Selection* out) {
     router_.prefill(layer, logits, out);
   }
@@ -75,12 +76,11 @@ class Selector {
     return settings_.initial == InitialCache::kPrompt || settings_.initial == InitialCache::kWarm;
   }
 
-  // Routes a decoded token, with weights, given what is cached, and uses the cache. kRuntime as for
-  // prompt().
+  // Routes a decoded token, with weights, given what is cached, and uses the cache.
   Use decode(uint32_t layer, const float* logits, Selection* out);
 
-  // The steps of decode(), for the lab. decide() gives no weights and takes finite logits only;
-  // use() takes the experts of a selection that are not dropped. uncached() looks only.
+  // The steps of decode(), for the lab. decide() gives no weights; use() takes the experts of a
+  // selection that are not dropped. uncached() looks only.
   void decide(uint32_t layer, const float* logits, Selection* out) {
     router_.decide(layer, logits, cached(layer), out);
   }
