@@ -15,13 +15,16 @@ ROWS_AT_ONCE = 4096
 def encode_rows(rows: torch.Tensor, dtype: str) -> bytes:
     """Float32 rows [n, hidden] as they lie in ``embedding.bin``.
 
-    int8: element = value x scale, with the row's largest magnitude at 127.
+    int8: element = value x scale, with the row's largest magnitude at 127, unless that is so small
+    that the scale would lose its precision as a subnormal number, or be 0.
     """
     if dtype == "fp32":
         return rows.contiguous().numpy().tobytes()
     values = rows.numpy()
     largest = np.abs(values).max(axis=1, keepdims=True)
-    scales = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype("<f4")
+    least = np.finfo(np.float32).tiny
+    scaled = np.maximum(largest / np.float32(127), least)
+    scales = np.where(largest > 0, scaled, np.float32(1)).astype("<f4")
     count, hidden = values.shape
     out = np.zeros((count, embedding_row_bytes("int8", hidden)), dtype=np.uint8)
     quantized = np.clip(np.rint(values / scales), -127, 127).astype(np.int8)

@@ -366,3 +366,13 @@ def test_embedding_rows(hidden: int) -> None:
         assert np.abs(values - row.numpy()).max() <= scale * 0.5001
         assert scale == pytest.approx(float(row.abs().max()) / 127 or 1.0)
         assert not encoded[hidden:-4].any()
+
+
+@pytest.mark.parametrize("largest", [1.5e-36, 1.4e-36, 1e-40, 1e-43, 1.4e-45])
+@pytest.mark.filterwarnings("error")
+def test_the_scale_of_a_tiny_row_is_a_normal_number(largest: float) -> None:
+    row = torch.tensor([[largest, -largest, 0.0, largest / 2]])
+    data = np.frombuffer(encode_rows(row, "int8"), np.uint8)
+    (scale,) = np.frombuffer(data[-4:].tobytes(), "<f4")
+    assert scale >= np.finfo(np.float32).tiny
+    assert np.abs(data[:4].view(np.int8) * scale - row.numpy()).max() <= scale * 0.5001
