@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard, Unpack, cast, overload
 
+from moe_mobile.base.json_text import json_text
 from moe_mobile.base.progress import Progress
 from moe_mobile.errors import UsageError
 from moe_mobile.forks import leave_when_forked, never_destroy, refuse_forked
@@ -200,7 +201,7 @@ class Engine:
             with self._use() as engine:
                 self._generation += 1
                 self._generator = engine.generate(
-                    ids, count, json.dumps(sampling), ignore_eos, self._progress
+                    ids, count, json_text(sampling), ignore_eos, self._progress
                 )
                 step = functools.partial(self._step, self._generation)
         return Generation(len(ids), step, stream)

@@ -9,7 +9,6 @@ All that opens an engine takes them as :class:`EngineSettings`: :class:`moe_mobi
 from __future__ import annotations
 
 import dataclasses
-import json
 import operator
 import os
 import reprlib
@@ -17,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, SupportsFloat, SupportsIndex, TypedDict, TypeVar
 
+from moe_mobile.base.json_text import json_text
 from moe_mobile.errors import UsageError
 
 DEFAULT_CONTEXT = 4096
@@ -267,14 +267,14 @@ def to_json(settings: Mapping[str, Any]) -> str:
     """
     for name, value in settings.items():
         try:
-            json.dumps(value, allow_nan=False, default=_number, ensure_ascii=False).encode()
+            json_text(value, default=_number, ascii=False).encode()
         except (TypeError, ValueError, RecursionError):
             raise UsageError(
                 f"invalid value {reprlib.repr(value)}",
                 setting=name,
                 remedy="Correct it, or leave it out",
             ) from None
-    return json.dumps(settings, default=_number)
+    return json_text(settings, default=_number)
 
 
 def utf8(setting: str, path: str | os.PathLike[str]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from moe_mobile.base import limits
+from moe_mobile.base.json_text import json_text
 from moe_mobile.errors import BundleInvalidError, MoeMobileError, UnsupportedError
 
 Json = dict[str, Any]
@@ -69,7 +70,7 @@ def parse_strict_json(data: bytes, file: str) -> Any:
             parse_float=number,
             parse_constant=lambda name: refuse(f"holds {name}, which is not JSON"),
         )
-        json.dumps(value, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates
+        json_text(value, ascii=False).encode("utf-8")  # refuses lone surrogates
     except BundleInvalidError:
         raise  # by what was given to the parser
     except RecursionError:

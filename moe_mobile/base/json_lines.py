@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
 import stat
@@ -15,6 +14,7 @@ from typing import IO
 from moe_mobile.base import limits
 from moe_mobile.base.files import make_folder, read_limited
 from moe_mobile.base.json_field import Json
+from moe_mobile.base.json_text import json_text
 from moe_mobile.base.lock import try_lock
 from moe_mobile.errors import UsageError, write_error
 
@@ -60,7 +60,7 @@ class JsonLines:
     def append(self, item: Json, *, sync: bool = True) -> None:
         """Write a line through to the disk, or just to the system: then it outlives this process,
         and the next line that is synced takes it along. Raises DiskFullError or IoError."""
-        line = json.dumps(item, separators=(",", ":")).encode() + b"\n"
+        line = json_text(item, compact=True).encode() + b"\n"
         with self._lock:
             try:
                 self._file.truncate(self._whole)

@@ -7,11 +7,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from moe_mobile.base.json_text import json_text
 from moe_mobile.bench.filling import MOST_RUNS
 from moe_mobile.bench.gate import Gate
 from moe_mobile.bench.row import BenchTest
@@ -130,7 +130,7 @@ def _measured(settings: EngineSettings) -> str:
     request = settings.as_request()
     if request["residency"] == "resident":
         del request["cache"]
-    return json.dumps(request, sort_keys=True)
+    return json_text(request, sort_keys=True)
 
 
 def varied(rows: Sequence[Cell]) -> list[str]:
@@ -175,5 +175,5 @@ def check_fits(tests: Sequence[BenchTest], facts: BundleFacts, context: int | No
 
 def run_key(members: dict[str, Any]) -> str:
     """Identifies what a row measures, to continue a grid: a hash of what decides it."""
-    text = json.dumps(members, sort_keys=True, separators=(",", ":"))
+    text = json_text(members, sort_keys=True, compact=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

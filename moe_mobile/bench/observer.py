@@ -8,9 +8,9 @@ Keys and units are those of its llama runner (extension/llm/runner/stats.h): mil
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from moe_mobile.base.json_text import json_text
 from moe_mobile.bench.row import Row
 
 
@@ -49,5 +49,5 @@ def observer_lines(result: Row) -> list[str]:
             "decode_token_per_sec": result.n_gen * 1e9 / gen_ns,
             **routing,
         }
-        lines.append(f"PyTorchObserver {json.dumps(answer)}")
+        lines.append(f"PyTorchObserver {json_text(answer)}")
     return lines

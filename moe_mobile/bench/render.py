@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
+from moe_mobile.base.json_text import json_text
 from moe_mobile.base.routings import is_lossy, marked
 from moe_mobile.bench.driver import Cell, row_name, varied
 from moe_mobile.bench.observer import observer_lines
@@ -46,7 +46,7 @@ class JsonLines(Renderer):
     """One JSON object per line."""
 
     def row(self, result: Row) -> None:
-        self.out.write(json.dumps(result.as_dict(tokens=self.tokens)) + "\n")
+        self.out.write(json_text(result.as_dict(tokens=self.tokens)) + "\n")
         self.out.flush()
 
 
@@ -66,13 +66,13 @@ class Json(Renderer):
         self._separator = "[\n"
 
     def row(self, result: Row) -> None:
-        self.out.write(self._separator + json.dumps(result.as_dict(tokens=self.tokens), indent=2))
+        self.out.write(self._separator + json_text(result.as_dict(tokens=self.tokens), indent=2))
         self.out.flush()
         self._separator = ",\n"
 
     def end(self, errors: Sequence[MoeMobileError] = ()) -> None:
         for error in errors:
-            self.out.write(self._separator + json.dumps({"error": error.as_dict()}))
+            self.out.write(self._separator + json_text({"error": error.as_dict()}))
             self._separator = ",\n"
         self.out.write("[]\n" if self._separator == "[\n" else "\n]\n")
         self.out.flush()
@@ -92,7 +92,7 @@ class Csv(Renderer):
                 value = "; ".join(value)
             if isinstance(value, list):
                 continue
-            flat[name] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+            flat[name] = json_text(value, sort_keys=True) if isinstance(value, dict) else value
         if self._header_due:
             self._writer.writerow(flat)
             self._header_due = False

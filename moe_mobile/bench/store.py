@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 
 from moe_mobile.base.json_field import Json, parse_object
 from moe_mobile.base.json_lines import JsonLines, refuse_content
+from moe_mobile.base.json_text import json_text
 from moe_mobile.base.terminal import all_without_controls
 from moe_mobile.bench.row import SCHEMA_VERSION, Row
 from moe_mobile.errors import RuntimeFailedError, UsageError
@@ -201,5 +202,5 @@ def _wrong(row: Json | None) -> str | None:
 
 def _check(turn: Json) -> str:
     """Whether a turn is as this version writes it."""
-    text = json.dumps([SCHEMA_VERSION, turn], sort_keys=True)
+    text = json_text([SCHEMA_VERSION, turn], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
+from moe_mobile.base.json_text import json_text
 from moe_mobile.base.router_json import router_to_json
 from moe_mobile.bundle.manifest import FORMAT, VERSION, Manifest
 
@@ -43,9 +43,7 @@ def to_bytes(manifest: Manifest) -> bytes:
     """
     from moe_mobile.bundle.reader import parse_manifest
 
-    text = json.dumps(
-        to_json(manifest), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False
-    )
+    text = json_text(to_json(manifest), indent=2, sort_keys=True, ascii=False)
     data = (text + "\n").encode()
     parse_manifest(data)
     return data

@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 
 import click
 
+from moe_mobile.base.json_text import json_text
 from moe_mobile.base.terminal import without_controls
 from moe_mobile.errors import MoeMobileError
 
@@ -31,7 +31,7 @@ def report(error: MoeMobileError, *, as_json: bool) -> int:
     if as_json:
         # If stdout itself failed, stderr still has the error.
         with contextlib.suppress(OSError, MoeMobileError):
-            click.echo(json.dumps({"error": error.as_dict()}))
+            click.echo(json_text({"error": error.as_dict()}))
     with contextlib.suppress(OSError):
         click.echo(format_error(error), err=True)
     return error.exit_code

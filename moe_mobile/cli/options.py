@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from moe_mobile.base.files import reading
+from moe_mobile.base.json_text import json_text
 from moe_mobile.cli.commands import again, group_of, option, option_of
 from moe_mobile.cli.types import OUTPUT, PATH, CacheSize, Choice, Whole
 from moe_mobile.errors import (
@@ -65,7 +65,7 @@ device_option = phone_option("Run on")
 
 def echo_json(value: object) -> None:
     """Print a command's JSON answer."""
-    click.echo(json.dumps(value, indent=2))
+    click.echo(json_text(value, indent=2))
 
 
 def phones_help(default: str) -> str:

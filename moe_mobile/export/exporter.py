@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
-import json
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -18,6 +17,7 @@ import torch
 
 from moe_mobile.base.files import HashingFile, reading
 from moe_mobile.base.json_field import JsonField
+from moe_mobile.base.json_text import json_text
 from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.progress import Progress, silent
 from moe_mobile.base.tokenizer import TOKENIZER
@@ -426,7 +426,7 @@ def _versions() -> dict[str, str]:
 
 def _key(model: OpenModel, options: Options) -> str:
     inputs = [model.fingerprint(), asdict(options), _versions(), executorch_version()]
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json_text(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def _refuse_bundle(source: SourceLike) -> None:

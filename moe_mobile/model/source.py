@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -18,6 +17,7 @@ import torch
 from moe_mobile.base import limits
 from moe_mobile.base.disk import require_space
 from moe_mobile.base.files import read_regular
+from moe_mobile.base.json_text import json_text
 from moe_mobile.base.router import RouterSpec
 from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer, parse_tokenizer
 from moe_mobile.errors import (
@@ -151,7 +151,7 @@ def open_model(
     """
     if isinstance(source, RandomWeights):
         config = preset_config(source)
-        text = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+        text = (json_text(config, indent=2, sort_keys=True) + "\n").encode()
         label = f"random weights {RECIPE} of {source.preset}, seed {source.seed}"
         origin = Source(config, f"preset {source.preset}", name or f"{source.preset}-random")
         described = Description(*describe(origin), {"config.json": text})

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 import math
 import pathlib
 import sys
@@ -23,6 +22,7 @@ import moe_mobile
 from moe_mobile.base.files import sha256_of
 from moe_mobile.base.json_field import MAX_INTEGER, Json, JsonField, parse_strict_json
 from moe_mobile.base.json_lines import JsonLines, refuse_content
+from moe_mobile.base.json_text import json_text
 from moe_mobile.base.routings import is_lossy
 from moe_mobile.errors import BundleInvalidError, UsageError
 from moe_mobile.quality.score import (
@@ -61,7 +61,7 @@ def score_key(model: ScoredModel, sequences: Sequence[Sequence[int]], cache: Cac
         "version": moe_mobile.__version__,
         "build": _build(),
     }
-    text = json.dumps(members, sort_keys=True, separators=(",", ":"))
+    text = json_text(members, sort_keys=True, compact=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -159,7 +159,7 @@ def _checked(root: JsonField) -> Quality:
     row = root.value
     for name in ("routing", "requested"):
         settings = {"routing": row[name], "precision": row["expert_precision"]}
-        _native.check_settings(json.dumps(settings))
+        _native.check_settings(json_text(settings))
     score = Quality.from_dict(row)
     if not is_lossy(score.routing) and (score.changed or score.dropped):
         root["routing"].fail(f"is {score.routing!r}, and 'changed' or 'dropped' is not 0")

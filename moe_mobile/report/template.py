@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
+from moe_mobile.base.json_text import json_text
 from moe_mobile.report.figure import Figure
 
 _ASSETS = pathlib.Path(__file__).with_name("assets")
@@ -69,7 +69,7 @@ def render(template: str, drawn: Iterable[Section], /, **values: Any) -> bytes:
 
 def script_json(value: object) -> markupsafe.Markup:
     """JSON inside a script element: nothing in it can end that."""
-    text = json.dumps(value, separators=(",", ":"))
+    text = json_text(value, compact=True)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return markupsafe.Markup(text)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from moe_mobile.base.command_line import command_line
 from moe_mobile.base.files import read_regular
 from moe_mobile.base.json_field import MAX_MANIFEST_BYTES, JsonField
+from moe_mobile.base.json_text import json_text
 from moe_mobile.base.versioned_files import Format, write_regular
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.simulation import simulate
@@ -130,7 +130,7 @@ def write_profile(path: str | os.PathLike[str], profile: CacheProfile) -> int:
     """
     layers = {str(number): [int(e) for e in of] for number, of in profile.layers.items()}
     members = {_MARK: _FORMAT.version, "model": profile.model, "experts": profile.experts}
-    data = (json.dumps({**members, "layers": layers}, ensure_ascii=False) + "\n").encode()
+    data = (json_text({**members, "layers": layers}, ascii=False) + "\n").encode()
     _FORMAT.parse(data, os.fspath(path), _profile)  # nothing is written that would not be read
     return write_regular(path, data)
 

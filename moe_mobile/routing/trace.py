@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from moe_mobile import __version__
 from moe_mobile.base.files import open_regular
 from moe_mobile.base.json_field import JsonField
+from moe_mobile.base.json_text import json_text
 from moe_mobile.base.router import SCORES, SOFTMAX, RouterSpec
 from moe_mobile.base.router_json import parse_router, router_to_json
 from moe_mobile.base.versioned_files import Format, write_regular
@@ -193,7 +193,7 @@ def write_trace(path: str | os.PathLike[str], trace: Trace) -> int:
         "router_logits": np.ascontiguousarray(trace.router_logits, "<f4"),
         "token_ids": np.ascontiguousarray(trace.token_ids, "<u4"),
     }
-    text = json.dumps(metadata, separators=(",", ":"))
+    text = json_text(metadata, compact=True)
     # Nothing is written that would not be read.
     _read_metadata(text, trace.router_logits.shape, os.fspath(path))
     data = save(tensors, {METADATA: text})

@@ -11,7 +11,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from typing import IO, Any, Self
 
 from moe_mobile.base import limits
 from moe_mobile.base.json_field import parse_object, too_many_values
+from moe_mobile.base.json_text import json_text
 from moe_mobile.base.pipes import LineReader, LineTooLongError, Writer
 from moe_mobile.base.progress import Progress
 from moe_mobile.base.terminal import all_without_controls, without_controls
@@ -337,7 +337,7 @@ class Runner:
             )
 
     def _unexpected(self, event: dict[str, Any]) -> RuntimeFailedError:
-        return self._broken(f"got {json.dumps(event)[:200]}")
+        return self._broken(f"got {json_text(event)[:200]}")
 
     def _broken(self, how: str) -> RuntimeFailedError:
         self.kill()

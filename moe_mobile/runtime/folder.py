@@ -18,6 +18,7 @@ from moe_mobile.base import limits
 from moe_mobile.base.command_line import command_line
 from moe_mobile.base.files import open_regular, sha256_of
 from moe_mobile.base.json_field import parse_object
+from moe_mobile.base.json_text import json_text
 from moe_mobile.base.lock import try_lock
 from moe_mobile.errors import (
     BundleCorruptError,
@@ -217,7 +218,7 @@ def _make(recipe: Recipe, place: Path, fill: Callable[[Path, Path], None]) -> No
             "digest": _digest(content, files),
             "files": files,
         }
-        (content / _MANIFEST).write_text(json.dumps(stated, indent=2) + "\n")
+        (content / _MANIFEST).write_text(json_text(stated, indent=2) + "\n")
         final = place / recipe.key
         shutil.rmtree(final, ignore_errors=True)  # a damaged one
         content.rename(final)

@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 from jinja2.exceptions import SecurityError
 
+from moe_mobile.base.json_text import json_text
 from moe_mobile.errors import BundleInvalidError, MoeMobileError, UsageError
 from moe_mobile.text import sandbox
 from moe_mobile.text.budget import TooMuchError
@@ -196,8 +197,8 @@ def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
 def _json_data(members: dict[str, Any], what: str, setting: str, remedy: str) -> dict[str, Any]:
     """A copy. Raises UsageError unless it is JSON data whose texts a tokenizer takes."""
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(members))
-        written = json.dumps(plain, ensure_ascii=False)
+        plain: dict[str, Any] = json.loads(json_text(members))
+        written = json_text(plain, ascii=False)
     except (TypeError, ValueError, RecursionError):
         raise UsageError(f"{what} is not JSON data", setting=setting, remedy=remedy) from None
     require_texts(written, what, setting)

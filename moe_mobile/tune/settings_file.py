@@ -7,7 +7,6 @@ docs/routing/tune.md describes the file.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -18,6 +17,7 @@ from moe_mobile import __version__
 from moe_mobile.base.command_line import command_line
 from moe_mobile.base.files import read_regular
 from moe_mobile.base.json_field import MAX_INTEGER, JsonField
+from moe_mobile.base.json_text import json_text
 from moe_mobile.base.routings import lossy_causes
 from moe_mobile.base.versioned_files import Format, write_regular
 from moe_mobile.errors import UsageError
@@ -172,7 +172,14 @@ def write_settings(path: str | os.PathLike[str], settings: SettingsFile) -> int:
             be read again.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
-    data = _dump(settings)
+    try:
+        data = _dump(settings)
+    except ValueError:
+        raise UsageError(
+            "a measured number is too large for a float, so these settings are not written",
+            file=path,
+            remedy="Score the model with `moe-mobile quality` first: its perplexity is too large",
+        ) from None
     _FORMAT.parse(data, os.fspath(path), _settings)  # nothing is written that would not be read
     return write_regular(path, data)
 
@@ -209,7 +216,7 @@ def _dump(settings: SettingsFile) -> bytes:
         "limit": settings.limit,
         "choices": choices,
     }
-    return (json.dumps(members, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "replace")
+    return (json_text(members, ascii=False, indent=2) + "\n").encode("utf-8", "replace")
 
 
 def _settings(root: JsonField) -> SettingsFile:
@@ -271,7 +278,7 @@ def _check_engine_takes(chosen: ChosenSettings, field: JsonField) -> None:
     from moe_mobile import _native
 
     try:
-        _native.check_settings(json.dumps(asdict(chosen)))
+        _native.check_settings(json_text(asdict(chosen)))
     except UsageError as error:
         field.fail(f"would not be taken by the engine: {error.cause}")
 

@@ -20,6 +20,7 @@ from moe_mobile.base import limits
 from moe_mobile.base.command_line import command_line
 from moe_mobile.base.files import read_regular
 from moe_mobile.base.json_field import parse_object
+from moe_mobile.base.json_text import json_text
 from moe_mobile.errors import DeviceError, MoeMobileError, UsageError, from_code, write_error
 
 # What phone.json has in every version.
@@ -137,7 +138,7 @@ class PhoneFolder:
                 peer.settimeout(_REPLY_TIMEOUT)
                 # A socket's address has at most 107 bytes; the folder's path may have more.
                 peer.connect(f"/proc/self/fd/{folder}/control")
-                peer.send(json.dumps(changes).encode())
+                peer.send(json_text(changes).encode())
                 answer = json.loads(peer.recv(_REPLY_LIMIT) or b"null")
         except OSError as error:
             raise DeviceError(

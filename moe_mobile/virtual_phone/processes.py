@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import array
-import json
 import os
 import signal
 import socket
 import threading
 from collections.abc import Sequence
 
+from moe_mobile.base.json_text import json_text
 from moe_mobile.virtual_phone.init import MAX_REQUEST, REPORT
 
 _NO_EXIT_CODE = 255
@@ -81,7 +81,7 @@ class Processes:
             self._ask({"kill": pid, "signal": int(number), "own": own}, ())
 
     def _ask(self, request: object, fds: Sequence[int]) -> None:
-        data = json.dumps(request).encode()
+        data = json_text(request).encode()
         if len(data) > MAX_REQUEST:
             raise OSError(7, "Argument list too long")
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []

@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from moe_mobile.base.json_text import json_text
 from moe_mobile.errors import DeviceError, MoeMobileError
 from moe_mobile.virtual_phone.connection import Connection, Door, Service
 from moe_mobile.virtual_phone.hardware import Hardware
@@ -76,7 +77,7 @@ class Server:
     def run(self) -> NoReturn:
         """Serve until process 1 ends or the phone reboots."""
         self.listener.listen(64)
-        self.supervisor.send(json.dumps({"ready": True}).encode())
+        self.supervisor.send(json_text({"ready": True}).encode())
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         alarm = self.memory.alarm()
@@ -171,7 +172,7 @@ class Server:
             try:
                 self.apply(changes)
             except MoeMobileError as error:
-                peer.send(json.dumps({"error": error.as_dict()}).encode())
+                peer.send(json_text({"error": error.as_dict()}).encode())
                 return
             peer.send(b"{}")
             if changes.get("reboot") is not None:
@@ -215,9 +216,7 @@ class Server:
                 wire.close()
 
     def _reboot(self, seconds: float) -> NoReturn:
-        self.supervisor.send(
-            json.dumps({"reboot": seconds, "misbehaviour": self._lasting}).encode()
-        )
+        self.supervisor.send(json_text({"reboot": seconds, "misbehaviour": self._lasting}).encode())
         os._exit(0)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from moe_mobile.base.json_text import json_text
 from moe_mobile.base.text import BYTE_UNITS
 from moe_mobile.errors import UsageError
 
@@ -137,7 +138,7 @@ class PhoneSettings:
 
     def to_json(self) -> str:
         """Text that `from_json` reads."""
-        return json.dumps(dataclasses.asdict(self))
+        return json_text(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> PhoneSettings:

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 
 from moe_mobile.base import limits
 from moe_mobile.base.files import read_regular
+from moe_mobile.base.json_text import json_text
 from moe_mobile.errors import MoeMobileError, UnsupportedError, write_error
 from moe_mobile.virtual_phone import linux, sandbox
 from moe_mobile.virtual_phone.connection import FEATURES, Door
@@ -136,7 +137,7 @@ class _Supervisor:
 
     def _announce(self, answer: dict[str, Any]) -> None:
         if "error" in answer:
-            print(json.dumps(answer), flush=True)
+            print(json_text(answer), flush=True)
             return
         record = {
             "name": self._folder.name,
@@ -153,9 +154,9 @@ class _Supervisor:
             "link_mbps": self._settings.link_mbps,
         }
         path = self._folder.path / "phone.json"
-        path.with_suffix(".new").write_text(json.dumps(record))
+        path.with_suffix(".new").write_text(json_text(record))
         path.with_suffix(".new").rename(path)
-        print(json.dumps(record), flush=True)
+        print(json_text(record), flush=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
     def _become_server(self, supervisor: socket.socket, misbehaviour: dict[str, Any]) -> NoReturn:
@@ -190,11 +191,11 @@ class _Supervisor:
             server.apply(misbehaviour)
             server.run()
         except MoeMobileError as error:
-            supervisor.send(json.dumps({"error": error.as_dict()}).encode())
+            supervisor.send(json_text({"error": error.as_dict()}).encode())
         except BaseException as error:
             traceback.print_exc()
             wrapped = UnsupportedError(f"the phone's sandbox could not be made: {error!r}")
-            supervisor.send(json.dumps({"error": wrapped.as_dict()}).encode())
+            supervisor.send(json_text({"error": wrapped.as_dict()}).encode())
         finally:
             os._exit(1)
 
@@ -278,7 +279,7 @@ def main() -> None:
             shutil.rmtree(folder.path, ignore_errors=True)
     if error is not None:
         with contextlib.suppress(BrokenPipeError):  # the process that started us was interrupted
-            print(json.dumps({"error": error.as_dict()}), flush=True)
+            print(json_text({"error": error.as_dict()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -326,6 +326,11 @@ def test_files_that_hold_no_messages(
             "--chat-template-kwargs",
             "'messages' cannot be set",
         ),
+        (
+            ("--chat", "-p", "Hi", "--chat-template-kwargs", '{"tools": [{"x": NaN}]}'),
+            "--chat-template-kwargs",
+            "it is not JSON data",
+        ),
     ],
 )
 def test_options_that_do_not_fit(
