@@ -85,6 +85,7 @@ TEST(RoutingOptions, ErrorsNameTheMistakeAndTheValidForms) {
                            "max-rank:",
                            "max-rank:0",
                            "max-rank:1.5",
+                           "max-rank:99999999999999999999",
                            "max-rank:auto",
                            "cumulative:0",
                            "cumulative:1.1",

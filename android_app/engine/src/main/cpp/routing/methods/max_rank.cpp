@@ -32,8 +32,8 @@ class MaxRank : public RoutingMethod {
 
 extern const MethodInfo max_rank_method;
 const MethodInfo max_rank_method = {
-    "max-rank", "max-rank:M with a whole M of 1 or more",
-    [](double value) { return value >= 1 && value == std::floor(value); }, nullptr,
+    "max-rank", "max-rank:M with a whole M of 1 to 1000000",
+    [](double value) { return value >= 1 && value <= 1e6 && value == std::floor(value); }, nullptr,
     [](const MethodSettings& settings) -> std::unique_ptr<RoutingMethod> {
       return std::make_unique<MaxRank>(settings);
     }};
