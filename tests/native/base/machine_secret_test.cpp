@@ -67,6 +67,12 @@ TEST(MachineSecret, RefusesAnotherFile) {
   EXPECT_FALSE(existing_machine_secret());
 }
 
+TEST(MachineSecret, SaysWhatAFolderThatCannotBeMadeIsFor) {
+  set_state_directory("/proc/nope/.local");
+  EXPECT_ERROR(machine_secret(), ErrorCode::kIo, "knows its packed weights");
+  EXPECT_ERROR(machine_secret(), ErrorCode::kIo, "MOE_MOBILE_STATE_DIR");
+}
+
 TEST(MachineSecret, RefusesOneThatOthersMayReadOrWrite) {
   TemporaryFolder folder;
   set_state_directory(folder.path());

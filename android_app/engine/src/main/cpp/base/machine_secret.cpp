@@ -20,6 +20,9 @@ namespace moe_mobile {
 namespace {
 
 constexpr char kFileName[] = "machine.secret";
+constexpr char kPurpose[] = "the secret by which this machine knows its packed weights";
+constexpr char kOtherFolder[] =
+    "Set the variable MOE_MOBILE_STATE_DIR, or HOME, to a folder that can be written and is kept.";
 
 Mutex& directory_mutex() {
   static Mutex& mutex = *new Mutex;
@@ -58,6 +61,19 @@ void require_private(int fd, const std::string& path) {
           ": a new one is made, and bundles are prepared again (whose shards `consume` deleted are "
           "copied or exported again first). If this comes again, its file system keeps no owners "
           "and modes: set MOE_MOBILE_STATE_DIR to a folder on another one.");
+}
+
+UniqueFd open_secret(const std::string& directory, const std::string& path) {
+  try {
+    make_directories(directory, 0700);
+    UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600));
+    if (!fd.valid()) throw_errno(path, "create the file");
+    return fd;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kIo && error.code() != ErrorCode::kReadOnly) throw;
+    throw Error(error.code(), error.file(), error.cause() + ". It is for " + kPurpose,
+                kOtherFolder);
+  }
 }
 
 MachineSecret read_secret(int fd, const std::string& path) {
@@ -100,13 +116,9 @@ MachineSecret machine_secret() {
   const std::string directory = state_directory();
   if (directory.empty())
     throw Error(ErrorCode::kUsage, Setting{"MOE_MOBILE_STATE_DIR"},
-                "there is no folder for the secret by which this machine knows its packed weights",
-                "Set this variable, or HOME, to a folder that is kept.");
-  make_directories(directory, 0700);
+                std::string("there is no folder for ") + kPurpose, kOtherFolder);
   const std::string path = directory + "/" + kFileName;
-  const UniqueFd fd(
-      ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600));
-  if (!fd.valid()) throw_errno(path, "create the file");
+  const UniqueFd fd = open_secret(directory, path);
   require_private(fd.get(), path);
   // Two processes may begin at once; a killed one may have left the file empty or cut.
   if (!lock_file(fd.get(), path, std::chrono::minutes(1)))
