@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from moe_mobile.errors import UsageError
+from moe_mobile.errors import MoeMobileError, UsageError
 
 
 def packed_folder(bundle: Path, packed_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -43,6 +43,19 @@ def packed_stores(bundle: Path, packed_dir: Path | None = None) -> list[tuple[Pa
         if sizes:
             stores.append((path, sum(sizes)))
     return stores
+
+
+def refusal(store: Path) -> str | None:
+    """Why the engine does not use this store here: it is another machine's or user's, for other
+    CPUs, or damaged. None if its seals are right."""
+    from moe_mobile import _native
+
+    for file in sorted(_packed_files(store)):
+        try:
+            _native.check_packed(os.fspath(file))
+        except MoeMobileError as error:
+            return error.cause
+    return None
 
 
 def _packed_files(store: Path) -> list[Path]:

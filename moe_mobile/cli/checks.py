@@ -66,6 +66,7 @@ def run_checks(folder: pathlib.Path) -> Iterator[Check]:
     yield _cpu(pathlib.Path("/proc/cpuinfo"))
     yield memory(pathlib.Path("/proc/meminfo"))
     yield _open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    yield _state()
     yield _disk(folder)
     yield _direct_io(folder)
 
@@ -146,6 +147,21 @@ def _open_files(hard: int) -> Check:
         return Check("open files", "ok", f"up to {shown}")
     remedy = "Each slot keeps a file open: raise it with `ulimit -Hn`, or use a smaller --cache"
     return Check("open files", "warn" if hard >= 256 else "fail", f"only {hard}", remedy)
+
+
+def _state() -> Check:
+    """The secret without which nothing is packed, and no bundle opened."""
+    name = "state folder"
+    try:
+        from moe_mobile import _native
+
+        _native.check_machine_secret()
+    except ImportError:
+        return Check(name, "fail", "the native module does not load", _REINSTALL)
+    except MoeMobileError as error:
+        place = f"{error.file}: " if error.file else ""
+        return Check(name, "fail", f"{place}{error.cause}", error.remedy)
+    return Check(name, "ok", "holds this machine's secret")
 
 
 def _disk(folder: pathlib.Path) -> Check:

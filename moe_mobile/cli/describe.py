@@ -84,8 +84,12 @@ def summary(facts: Json) -> str:
         ("hash", facts["hash"]),
     ]
     if "packed" in facts:
-        stores = [f"{store['key']} ({size(store['bytes'])})" for store in facts["packed"]]
-        rows.append(("prepared", ", ".join(stores) or "no; opening it prepares it"))
+        stores = [
+            f"{store['key']} ({size(store['bytes'])})"
+            + (f", refused: {store['refused']}" if store["refused"] else "")
+            for store in facts["packed"]
+        ]
+        rows.append(("prepared", "; ".join(stores) or "no; opening it prepares it"))
         if facts["consumed_shards"]:
             rows.append(("consumed", f"{facts['consumed_shards']} shards live in that store only"))
     return "\n".join(f"{name:<13} {text}" for name, text in rows)

@@ -25,14 +25,17 @@ from moe_mobile.cli.options import (
 def command(bundle: pathlib.Path, packed_dir: pathlib.Path | None, as_json: bool) -> None:
     """Show what a bundle is: model, quantization, programs, sizes, and the memory it needs.
 
-    Reads the manifest and the lengths of files only; `moe-mobile verify` reads every byte.
+    Reads the manifest, the lengths of files and the seals of packed weights; `moe-mobile verify`
+    reads every byte.
     """
     from moe_mobile.bundle import inspect_bundle
-    from moe_mobile.bundle.packed import packed_stores
+    from moe_mobile.bundle.packed import packed_stores, refusal
 
     facts = inspect_bundle(bundle, packed_dir)
-    stores = packed_stores(bundle, packed_dir)
-    facts["packed"] = [{"key": store.name, "bytes": size} for store, size in stores]
+    facts["packed"] = [
+        {"key": store.name, "bytes": size, "refused": refusal(store)}
+        for store, size in packed_stores(bundle, packed_dir)
+    ]
     if as_json:
         echo_json(facts)
     else:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -264,6 +265,16 @@ def test_doctor_names_a_folder_it_cannot_use(tmp_path: pathlib.Path) -> None:
     checks = {check.name: check for check in run_checks(tmp_path / "none")}
     assert checks["disk"].status == checks["direct reads"].status == "fail"
     assert all(check.remedy for check in checks.values() if check.status != "ok")
+
+
+def test_doctor_says_what_a_home_that_cannot_be_written_is_for() -> None:
+    result = run_cli("doctor", env=os.environ | {"MOE_MOBILE_STATE_DIR": "/proc/nope/.local"})
+    assert result.returncode == 3
+    lines = result.stdout.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("fail"))
+    assert re.match(r"fail +state folder +/proc/nope: cannot create the folder", lines[at])
+    assert "the secret by which this machine knows its packed weights" in lines[at]
+    assert "MOE_MOBILE_STATE_DIR" in lines[at + 1]
 
 
 def test_commands_that_need_the_engine_say_how_to_get_it(tmp_path: pathlib.Path) -> None:

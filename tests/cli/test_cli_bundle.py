@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -133,8 +134,20 @@ def test_prepare_packs_once(copy_bundle: MakeBundle) -> None:
     facts = ok_json("inspect", bundle)
     assert [store["key"] for store in facts["packed"]] == [pathlib.Path(again["packed_dir"]).name]
     assert facts["packed"][0]["bytes"] > 0
+    assert facts["packed"][0]["refused"] is None
     packed = ok_json("verify", bundle)["packed"]
     assert packed["blobs"] > 16
+
+
+def test_inspect_says_if_another_machine_prepared(
+    copy_bundle: MakeBundle, tmp_path: pathlib.Path
+) -> None:
+    bundle = copy_bundle()
+    ok("prepare", bundle)
+    assert "refused" not in ok("inspect", bundle)
+    elsewhere = os.environ | {"MOE_MOBILE_STATE_DIR": str(tmp_path / "other")}
+    told = run_cli("inspect", bundle, env=elsewhere).stdout
+    assert re.search(r"^prepared .* [KM]iB\), refused: was not made on this machine", told, re.M)
 
 
 def test_a_second_prepare_waits_for_the_first(copy_bundle: MakeBundle) -> None:

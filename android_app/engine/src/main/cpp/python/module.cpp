@@ -17,12 +17,14 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/machine_secret.h"
+#include "bundle/packed_file.h"
 #include "bundle/quantization.h"
 #include "cache/expert_key.h"
 #include "cache/read_lanes.h"
 #include "engine/bench.h"
 #include "engine/engine_json.h"
 #include "engine/generate.h"
+#include "engine/packed_store.h"
 #include "engine/samples.h"
 #include "engine/settings_json.h"
 #include "python/routing.h"
@@ -218,6 +220,16 @@ NB_MODULE(_native, module) {
         return constants;
       },
       "What the Python package states too.");
+
+  module.def(
+      "check_machine_secret", [] { machine_secret(); },
+      "Raises what the engine would for the folder of this machine's secret, and makes it.");
+  module.def(
+      "check_packed",
+      [](const std::string& path) {
+        PackedFile::open(path, packed_store_key(), /*allow_direct=*/false);
+      },
+      "path"_a, "Raises what the engine would for this file of packed weights.");
 
   module.def(
       "check_manifest",
