@@ -30,7 +30,7 @@ ROOMS = {
     "model": "base demo errors",
     "bundle": "base errors model",
     "export": "base bundle errors model",
-    "settings": "errors",
+    "settings": "base errors",
     "results": "bundle settings",
     "text": "base bundle errors",
     "generation": "errors results text",
