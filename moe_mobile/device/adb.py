@@ -32,7 +32,7 @@ from moe_mobile.device.deploy.remote import Remote
 from moe_mobile.device.deploy.told import endless
 from moe_mobile.device.facts import facts_script, parse_facts
 from moe_mobile.device.interface import Device, DeviceFacts, ShellResult
-from moe_mobile.device.lost import LostError
+from moe_mobile.device.lost import broken, silent
 from moe_mobile.device.script_output import decoded, mask
 from moe_mobile.errors import (
     BundleCorruptError,
@@ -46,7 +46,6 @@ from moe_mobile.errors import (
 from moe_mobile.runner import Launch, Runner
 from moe_mobile.runtime import Runtime, find_runtime
 
-_AGAIN = "Check its cable or network and that it works normally, then run this again"
 _KILL = re.compile(r"lowmemorykiller: (Kill .*)")
 _MOST_PID = 1 << 22
 # State, user and system time; the name before them may hold brackets.
@@ -88,11 +87,7 @@ class AdbDevice(Device):
         except DeviceError:
             raise
         except TimeoutError:
-            raise LostError(
-                f"it did not answer in {timeout:.0f} s",
-                setting=self.serial,
-                remedy=_AGAIN,
-            ) from None
+            raise silent(self.serial, timeout) from None
         except ConnectionAbortedError:
             raise endless(self.serial) from None
         except OSError:
@@ -249,11 +244,7 @@ class AdbDevice(Device):
         state = self._server.states().get(self.serial)
         if state != "device":
             return unusable(self.serial, state)
-        return LostError(
-            "the connection to the device broke",
-            setting=self.serial,
-            remedy=_AGAIN,
-        )
+        return broken(self.serial)
 
     def _work(self, pid: int | None) -> float | None:
         """CPU seconds of a process, infinity while it waits for the flash, None without one."""

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from types import ModuleType
 
 from moe_mobile.base import limits
-from moe_mobile.device.lost import LostError
+from moe_mobile.device.lost import LostError, silent
 from moe_mobile.device.question import Question, ServerError
 from moe_mobile.device.shell_stream import ShellStream
 from moe_mobile.errors import DeviceError, did_you_mean
@@ -172,22 +172,33 @@ class AdbServer:
         :meth:`ShellStream.within` gives it more. ``most``: bytes that it may print, by default
         limits.OUTPUT_BYTES.
         """
-        with self._errors():
-            question = self._question(seconds)
+        with self._errors(), contextlib.ExitStack() as on_failure:
+            question = self._question(limits.SERVER_S)
+            on_failure.callback(question.close)
             try:
-                for command in (f"host:transport:{serial}", f"shell,v2,raw:{script}"):
-                    question.ask(command)
+                question.ask(f"host:transport:{serial}")
+                self._start(question, serial, script, seconds)
             except ServerError as error:
-                question.close()
-                state = self.states().get(serial)
-                if state != _READY:
-                    raise unusable(serial, state) from None
+                self._require_ready(serial)
                 raise _refused(serial, str(error)) from None
-            except OSError:
-                question.close()
-                raise
             question.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+            on_failure.pop_all()
             return ShellStream(question.socket, seconds, most)
+
+    def _start(self, question: Question, serial: str, script: str, seconds: float) -> None:
+        """Over a connection to a device: what is silent from now on is the device."""
+        question.within(seconds)
+        try:
+            question.ask(f"shell,v2,raw:{script}")
+        except TimeoutError:
+            self._require_ready(serial)
+            raise silent(serial, seconds) from None
+
+    def _require_ready(self, serial: str) -> None:
+        """Raise the error of a device's state, unless that is ``device``."""
+        state = self.states().get(serial)
+        if state != _READY:
+            raise unusable(serial, state)
 
     def _ask(self, question: str, *, may_fail: bool = False) -> str:
         with self._errors(), contextlib.closing(self._question(limits.SERVER_S)) as server:

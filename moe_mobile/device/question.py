@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One question to adb's server, with a limit for the whole answer.
+"""Questions to adb's server, with a limit for the whole answer.
 
 A question is four hexadecimal digits, the length, and a text. The answer is ``OKAY``, or ``FAIL``
 and a text in the same form (AOSP, packages/modules/adb, SERVICES.TXT).
@@ -17,11 +17,16 @@ class ServerError(Exception):
 
 
 class Question:
-    """A connection to adb's server. Methods raise TimeoutError once ``seconds`` are over, OSError
-    if the server is gone, and ValueError for what no adb server answers."""
+    """A connection to adb's server. Methods raise TimeoutError once ``seconds`` are over (see
+    :meth:`within`), OSError if the server is gone, and ValueError for what no adb server
+    answers."""
 
     def __init__(self, socket: sockets.socket, seconds: float) -> None:
         self.socket = socket
+        self.within(seconds)
+
+    def within(self, seconds: float) -> None:
+        """All that follows must be over in that time."""
         self._deadline = time.monotonic() + seconds
 
     def ask(self, text: str) -> None:
@@ -56,5 +61,5 @@ class Question:
     def _set_time(self) -> None:
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError("adb's server takes too long")
+            raise TimeoutError("the answer takes too long")
         self.socket.settimeout(left)

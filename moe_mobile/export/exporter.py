@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import json
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping

@@ -324,9 +324,12 @@ class Runner:
             return
         try:
             work = self._launch.work(self._pid_there)
-        except DeviceError:
+        except DeviceError as error:
             self.kill()
-            raise
+            raise error.replaced(
+                cause=f"the engine got no further for {awaited.silent_s:.0f} s, and looking at it "
+                f"failed: {error.cause}"
+            ) from None
         if not awaited.works(work):
             self.kill()
             how = "does not run any more" if work is None else "does not compute"
