@@ -179,8 +179,9 @@ class AdbServer:
                 question.ask(f"host:transport:{serial}")
                 self._start(question, serial, script, seconds)
             except ServerError as error:
+                question.close()
                 self._require_ready(serial)
-                raise _refused(serial, str(error)) from None
+                raise self._refused(serial, str(error)) from None
             question.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
             on_failure.pop_all()
             return ShellStream(question.socket, seconds, most)
@@ -191,8 +192,33 @@ class AdbServer:
         try:
             question.ask(f"shell,v2,raw:{script}")
         except TimeoutError:
+            question.close()
             self._require_ready(serial)
             raise silent(serial, seconds) from None
+
+    def _refused(self, serial: str, answer: str) -> DeviceError:
+        """The error of a device that is ready and did not start a shell."""
+        if "more than one" in answer:
+            return _ambiguous(serial)
+        # Of a service that adb's daemon does not know, and of one that it cannot start.
+        if answer == "closed" and self._lacks_shell_protocol(serial):
+            return LostError(
+                "it does not speak adb's shell protocol, version 2",
+                setting=serial,
+                remedy="Use a phone with Android 7 or newer",
+            )
+        return LostError(
+            f"it refused to start a shell: {answer[: limits.TOLD]}",
+            setting=serial,
+            remedy="Reconnect it, or restart adb's server with `adb kill-server`",
+        )
+
+    def _lacks_shell_protocol(self, serial: str) -> bool:
+        """Whether it says so itself; False if its features are unknown."""
+        try:
+            return "shell_v2" not in self._ask(f"host-serial:{serial}:features").split(",")
+        except DeviceError:
+            return False
 
     def _require_ready(self, serial: str) -> None:
         """Raise the error of a device's state, unless that is ``device``."""
@@ -327,21 +353,4 @@ def _ambiguous(serial: str) -> AmbiguousError:
         remedy="Unplug all but one. To use several, connect each over Wi-Fi and unplug it "
         "(`adb devices -l` shows its transport id, then `adb -t ID tcpip 5555`, `adb connect "
         "HOST:5555`), and name it HOST:5555",
-    )
-
-
-def _refused(serial: str, answer: str) -> DeviceError:
-    """The error of a device that is ready and did not start a shell."""
-    if "more than one" in answer:
-        return _ambiguous(serial)
-    if answer == "closed":  # adb's daemon, to a service that it does not know, or if it is lost
-        return LostError(
-            "it does not speak adb's shell protocol, version 2",
-            setting=serial,
-            remedy="Use a phone with Android 7 or newer",
-        )
-    return LostError(
-        f"it refused to start a shell: {answer[: limits.TOLD]}",
-        setting=serial,
-        remedy="Reconnect it, or restart adb's server with `adb kill-server`",
     )

@@ -116,7 +116,7 @@ def _all_devices() -> Opened:
 def _only(states: dict[str, str]) -> str:
     if len(states) == 1:
         return next(iter(states))
-    if not states:
+    if "device" not in states.values():
         raise _none(states)
     raise DeviceError(
         f"{len(states)} devices are connected: {', '.join(states)}",
@@ -126,7 +126,12 @@ def _only(states: dict[str, str]) -> str:
 
 
 def _none(states: dict[str, str]) -> DeviceError:
+    from moe_mobile.device.adb_server import unusable
+
     if states:
         listed = ", ".join(f"{serial} is {state}" for serial, state in states.items())
-        return DeviceError(f"no device is ready: {listed}", remedy="`moe-mobile devices` says why")
+        remedies = (
+            f"{serial}: {unusable(serial, state).remedy}" for serial, state in states.items()
+        )
+        return DeviceError(f"no device is ready: {listed}", remedy=". ".join(remedies))
     return DeviceError("no device is connected", remedy=_CONNECT)

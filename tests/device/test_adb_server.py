@@ -141,6 +141,9 @@ def _text(status: bytes, text: str) -> bytes:
     return status + f"{len(text):04x}{text}".encode()
 
 
+CLOSED = _text(b"FAIL", "closed")
+
+
 @contextlib.contextmanager
 def _server(answers: dict[str, bytes]) -> Iterator[dict[str, str]]:
     """The environment in which adb's server gives these answers."""
@@ -158,21 +161,24 @@ def _server(answers: dict[str, bytes]) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("transport", "shell", "cause", "remedy"),
+    ("transport", "shell", "features", "cause", "remedy"),
     [
-        (_text(b"FAIL", "more than one device"), b"", "several devices", "over Wi-Fi"),
-        (b"OKAY", _text(b"FAIL", "closed"), "shell protocol, version 2", "Android 7"),
-        (b"OKAY", _text(b"FAIL", "out of order"), "out of order", "adb kill-server"),
+        (_text(b"FAIL", "more than one device"), b"", b"", "several devices", "over Wi-Fi"),
+        (b"OKAY", CLOSED, _text(b"OKAY", ""), "shell protocol, version 2", "Android 7"),
+        (b"OKAY", CLOSED, _text(b"OKAY", "cmd,shell_v2"), "a shell: closed", "Reconnect it"),
+        (b"OKAY", CLOSED, _text(b"FAIL", "device offline"), "a shell: closed", "Reconnect it"),
+        (b"OKAY", _text(b"FAIL", "out of order"), b"", "out of order", "adb kill-server"),
     ],
 )
 def test_phones_that_refuse_a_shell_are_told_why(
-    transport: bytes, shell: bytes, cause: str, remedy: str
+    transport: bytes, shell: bytes, features: bytes, cause: str, remedy: str
 ) -> None:
     answers = {
         "host:version": _text(b"OKAY", "0029"),
         "host:devices": _text(b"OKAY", "R58M\tdevice\n"),
         "host:transport": transport,
         "shell,v2": shell,
+        "host-serial:R58M:features": features,
     }
     with _server(answers) as environment:
         result = run_cli("devices", "--json", env=environment)
@@ -206,6 +212,19 @@ def test_phones_of_one_serial_number_stay_two(tiny_bundle: pathlib.Path, other: 
     assert [(row["serial"], row["state"]) for row in rows] == [("0123", state) for state in states]
     assert [line.startswith("0123") for line in shown] == [True, True]
     assert several in rows[0]["problem"]
+
+
+def test_of_several_phones_none_is_ready(tiny_bundle: pathlib.Path) -> None:
+    answers = {
+        "host:version": _text(b"OKAY", "0029"),
+        "host:devices": _text(b"OKAY", "R58M\tunauthorized\nR59M\toffline\n"),
+    }
+    with _server(answers) as environment:
+        for which in (("-s", "any"), ("--all",)):
+            error = failed_in(environment, 12, "deploy", tiny_bundle, *which)
+            assert "R58M is unauthorized, R59M is offline" in error["cause"]
+            assert "R58M: Unlock it and accept the dialog" in error["remedy"]
+            assert "R59M: Replug it" in error["remedy"]
 
 
 def test_a_phone_that_another_joined_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
