@@ -19,6 +19,7 @@ from moe_mobile.base import limits
 
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN = range(5)
 _HEADER = struct.Struct("<BI")
+_MOST_AT_ONCE = 1 << 16
 _END_OF_STDIN = _HEADER.pack(_CLOSE_STDIN, 0)
 
 MAX_FRAME = (1 << 20) - _HEADER.size
@@ -37,6 +38,7 @@ class ShellStream:
     def __init__(self, connection: socket.socket, seconds: float, most: int | None = None) -> None:
         self._socket = connection
         self._most = limits.OUTPUT_BYTES if most is None else most
+        self._received = bytearray()  # the beginning of a frame
         self.stdout = bytearray()
         self.stderr = bytearray()
         self.exit_code: int | None = None
@@ -71,23 +73,26 @@ class ShellStream:
     def read_line(self) -> str:
         """The first line of what the command writes, without its end; "" if it ends before."""
         while b"\n" not in self.stdout and self.exit_code is None:
-            self._read_frame()
+            self._read()
         return self.stdout.partition(b"\n")[0].decode(errors="replace")
 
     def wait(self) -> int:
         """Read what the command writes until it ends; its exit code, 128 + n for signal n."""
         while self.exit_code is None:
-            self._read_frame()
+            self._read()
         return self.exit_code
 
     def has_ended(self) -> bool:
-        """Whether a command that writes nothing more has ended; False if the device is lost."""
-        if self.exit_code is not None:
-            return True
-        with contextlib.suppress(OSError, ValueError):  # closed meanwhile
-            if self._ready(select.POLLIN, 0):
-                return bool(self._socket.recv(1, socket.MSG_PEEK))
-        return False
+        """Whether the command has ended, as far as the device has said; False if it is lost.
+
+        Takes in what the command has printed, without waiting for more.
+        """
+        self._take_frames()  # one that printed too much before still has
+        with contextlib.suppress(OSError, ValueError):  # lost, or closed meanwhile
+            if self.exit_code is None and self._ready(select.POLLIN, 0):
+                self._receive()
+        self._take_frames()
+        return self.exit_code is not None
 
     def close(self) -> None:
         """Leave the command; a device ends it then."""
@@ -105,7 +110,7 @@ class ShellStream:
         while parts and self.exit_code is None:
             ready = self._ready(select.POLLIN | select.POLLOUT, self._left())
             if ready & ~select.POLLOUT:
-                self._read_frame()
+                self._read()
             if ready != select.POLLOUT:
                 continue
             count = self._socket.sendmsg(parts, [], socket.MSG_DONTWAIT)
@@ -115,27 +120,36 @@ class ShellStream:
                 parts[0] = parts[0][count:]
         return self.exit_code is None
 
-    def _read_frame(self) -> None:
-        kind, length = _HEADER.unpack(self._receive(_HEADER.size))
-        if len(self.stdout) + len(self.stderr) + length > self._most:
-            raise ConnectionAbortedError("the command does not stop printing")
-        data = self._receive(length)
-        if kind == _STDOUT:
-            self.stdout += data
-        elif kind == _STDERR:
-            self.stderr += data
-        elif kind == _EXIT and data:
-            self.exit_code = data[0]
+    def _read(self) -> None:
+        """Wait for something, and take it in."""
+        self._take_frames()  # see has_ended
+        self._socket.settimeout(self._left())
+        self._receive()
+        self._take_frames()
 
-    def _receive(self, length: int) -> bytes:
-        parts = bytearray()
-        while len(parts) < length:
-            self._socket.settimeout(self._left())
-            part = self._socket.recv(min(length - len(parts), 1 << 20))
-            if not part:
-                raise ConnectionResetError("the device is gone")
-            parts += part
-        return bytes(parts)
+    def _receive(self) -> None:
+        part = self._socket.recv(_MOST_AT_ONCE)
+        if not part:
+            raise ConnectionResetError("the device is gone")
+        self._received += part
+
+    def _take_frames(self) -> None:
+        """Of what was received, those that are whole."""
+        while self.exit_code is None and len(self._received) >= _HEADER.size:
+            kind, length = _HEADER.unpack_from(self._received)
+            if len(self.stdout) + len(self.stderr) + length > self._most:
+                raise ConnectionAbortedError("the command does not stop printing")
+            end = _HEADER.size + length
+            if len(self._received) < end:
+                return
+            data = self._received[_HEADER.size : end]
+            del self._received[:end]
+            if kind == _STDOUT:
+                self.stdout += data
+            elif kind == _STDERR:
+                self.stderr += data
+            elif kind == _EXIT and data:
+                self.exit_code = data[0]
 
     def _left(self) -> float:
         left = self._deadline - time.monotonic()

@@ -20,6 +20,7 @@ from moe_mobile.base import limits
 from moe_mobile.bench.sampler import Sampler
 from moe_mobile.device.adb import AdbDevice
 from moe_mobile.device.deploy.inventory import phone_root
+from moe_mobile.device.deploy.lock import Lock
 from moe_mobile.device.deploy.package import bundle_package
 from moe_mobile.device.lost import LostError
 from moe_mobile.device.select import open_device
@@ -44,6 +45,7 @@ MIB = 1 << 20
 PIECES = ". ./.to."
 ENGINE = "moe_runner --attached"
 SAMPLES = "smaps_rollup"
+LOCK = "echo marked; else echo held"
 # Of Python's memory. Deploying reads the engine's files, 60 MB.
 MEMORY = 160 * MIB
 FLOOD = b"x" * (1 << 16)
@@ -148,6 +150,57 @@ def test_a_script_that_fails_is_not_run_again(lying: WithLies, tiny_bundle: path
         device.deploy(tiny_bundle)
     assert not isinstance(caught.value, LostError)
     assert making.runs == 1
+
+
+# Locks
+
+
+class Besides(Lie):
+    """Prints something on standard error after each line."""
+
+    def says(self, kind: int, data: bytes, tell: Tell) -> None:
+        tell(kind, data)
+        if kind == STDOUT:
+            tell(STDERR, b"sh: warning: something\n")
+
+
+def test_a_lock_whose_shell_prints_warnings(lying: WithLies, tiny_bundle: pathlib.Path) -> None:
+    device = lying(Besides(LOCK))
+    with device.alone():
+        held = device._deployer._remote._held
+        wait_until(lambda: not any(one.lapsed for one in held) and _warned(held))
+        device.check_exclusive()
+    device.deploy(tiny_bundle)
+
+
+class Word(Lie):
+    """Another than expected."""
+
+    def says(self, kind: int, data: bytes, tell: Tell) -> None:
+        tell(kind, b"yes\n" if kind == STDOUT else data)
+
+
+def _warned(held: list[Lock]) -> bool:
+    return all(b"warning" in one._stream.stderr for one in held)
+
+
+@pytest.mark.parametrize(
+    ("lie", "told"),
+    [
+        (Endless(LOCK, STDERR, FLOOD, after=b"marked"), "does not stop printing"),
+        (Word(LOCK), "odd answer about its lock: 'yes'"),
+    ],
+    ids=["flood", "word"],
+)
+def test_a_lock_that_says_anything(lying: WithLies, lie: Lie, told: str) -> None:
+    device = lying(lie)
+
+    def look() -> bool:
+        device.check_exclusive()
+        return False
+
+    with pytest.raises(DeviceError, match=told), device.exclusive():
+        wait_until(look)
 
 
 # Listings and scripts

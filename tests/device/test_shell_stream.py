@@ -54,6 +54,28 @@ def test_an_end_is_seen_without_waiting_and_differs_from_a_loss() -> None:
         assert stream.has_ended() == ended
 
 
+def test_what_a_command_prints_is_not_its_end() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, ShellStream(ours, 300, most=100) as stream:
+        said = frame(2, b"a warning\n")
+        for part in (said, said[:3], said[3:], said + frame(3, b"\1")[:4]):
+            theirs.sendall(part)
+            assert not stream.has_ended()
+        assert stream.stderr == b"a warning\n" * 3
+        theirs.sendall(b"\0\1")
+        assert stream.has_ended()
+        assert stream.wait() == 1
+
+
+def test_a_command_that_prints_too_much_stays_one() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, ShellStream(ours, 300, most=100) as stream:
+        theirs.sendall(frame(2, bytes(101)))
+        for look in (stream.has_ended, stream.has_ended, stream.wait, stream.has_ended):
+            with pytest.raises(ConnectionAbortedError):
+                look()
+
+
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("length", [0, 1, MAX_FRAME, 3 * MAX_FRAME + 7])
 def test_input_goes_out_in_frames(length: int, last: bool) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from moe_mobile.base import limits
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.inventory import phone_root
-from moe_mobile.device.deploy.told import LAPSED, device_error, stream_error
+from moe_mobile.device.deploy.told import LAPSED, device_error, odd, stream_error
 from moe_mobile.device.shell_stream import ShellStream
 from moe_mobile.errors import IoError, UnsupportedError
 
@@ -28,6 +28,7 @@ STALE_S = 15
 
 _BEAT_S = 4.0
 _BUSY = 75
+_WORDS = ("marked", "held")
 # Written in place, not as a new file: on a full device it takes room the first time only, and
 # then the lock is held without a mark.
 _SCRIPT = """
@@ -50,7 +51,8 @@ class Lock:
 
     @property
     def lapsed(self) -> bool:
-        """Whether it has ended, as far as the device has reported."""
+        """Whether it has ended, as far as the device has reported. What its shell prints besides
+        changes nothing; ConnectionAbortedError if that has no end."""
         with self._reading:
             return self._stream.has_ended()
 
@@ -93,13 +95,16 @@ def _take(
     seconds = limits.ANSWER_S + wait_s
     stream = server.shell(serial, script, seconds=seconds, most=limits.LINE_BYTES)
     try:
-        if line := stream.read_line():
-            return stream, line == "marked"
-        code = stream.wait()
+        line = stream.read_line()
+        code = None if line else stream.wait()
     except OSError as error:
         stream.close()
         raise stream_error(error, serial, seconds, "while the device was locked") from None
+    if line in _WORDS:
+        return stream, line == "marked"
     stream.close()
+    if code is None:
+        raise odd(serial, "answer about its lock", line)
     if code == 127:
         raise UnsupportedError(
             "this device has no flock", setting=serial, remedy="Android has it since version 7"

@@ -14,7 +14,7 @@ from moe_mobile.base import limits
 from moe_mobile.device.adb_server import AdbServer
 from moe_mobile.device.deploy.inventory import phone_root
 from moe_mobile.device.deploy.lock import Lock, lock
-from moe_mobile.device.deploy.told import LAPSED, device_error
+from moe_mobile.device.deploy.told import LAPSED, device_error, endless
 from moe_mobile.device.interface import ShellResult
 
 MIB = 1 << 20
@@ -54,7 +54,11 @@ class Remote:
 
     def require_locks(self, path: str) -> None:
         """The same without asking the device, which may report it late."""
-        if any(held.lapsed for held in self._held):
+        try:
+            lapsed = any(held.lapsed for held in self._held)
+        except ConnectionAbortedError:
+            raise endless(self.serial) from None
+        if lapsed:
             raise device_error(self.serial, f"{phone_root()}/{path}".rstrip("/"), b"", LAPSED)
 
     def run(self, script: str, path: str = "", written: int = 0) -> str:
