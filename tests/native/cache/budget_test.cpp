@@ -78,6 +78,7 @@ TEST(ParseBudget, AsksAboutNumbersWithoutUnit) {
     return "";
   };
   EXPECT_EQ(remedy("50").rfind("Was 50% meant? ", 0), 0u);
+  EXPECT_EQ(remedy("0.5").rfind("Was 50% meant? ", 0), 0u);
   EXPECT_EQ(remedy("33.3").rfind("Was 33.3% meant? ", 0), 0u);
   EXPECT_EQ(remedy("2048").rfind("Was 2048MiB meant? ", 0), 0u);
   EXPECT_EQ(remedy("65536"), "");

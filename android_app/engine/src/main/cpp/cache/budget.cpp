@@ -79,7 +79,8 @@ Budget parse_budget(const std::string& text) {
     return budget;
   }
   if (value.has_value() && unit.empty() && *value < kLeastBare) {
-    const std::string meant = text + (*value <= 100 ? "%" : "MiB");
+    std::string meant = text + (*value <= 100 ? "%" : "MiB");
+    if (*value < 1) meant = number_text(100 * *value) + "%";
     throw Error(ErrorCode::kUsage, Setting{"cache"}, invalid_size(text, value, unit),
                 (*value > 0 ? "Was " + meant + " meant? " : "") + kForms);
   }
