@@ -200,25 +200,29 @@ class AdbServer:
         """The error of a device that is ready and did not start a shell."""
         if "more than one" in answer:
             return _ambiguous(serial)
-        # Of a service that adb's daemon does not know, and of one that it cannot start.
-        if answer == "closed" and self._lacks_shell_protocol(serial):
-            return LostError(
-                "it does not speak adb's shell protocol, version 2",
-                setting=serial,
-                remedy="Use a phone with Android 7 or newer",
-            )
+        remedy = "Reconnect it, or restart adb's server with `adb kill-server`"
+        if answer == "closed":  # to what adb's daemon does not know, and to what it cannot start
+            speaks = self._speaks_shell_protocol(serial)
+            if speaks is False:
+                return LostError(
+                    "it does not speak adb's shell protocol, version 2",
+                    setting=serial,
+                    remedy="Use a phone with Android 7 or newer",
+                )
+            if speaks is None:
+                remedy = (
+                    f"It must have Android 7 or newer. If it has: {remedy[0].lower()}{remedy[1:]}"
+                )
         return LostError(
-            f"it refused to start a shell: {answer[: limits.TOLD]}",
-            setting=serial,
-            remedy="Reconnect it, or restart adb's server with `adb kill-server`",
+            f"it refused to start a shell: {answer[: limits.TOLD]}", setting=serial, remedy=remedy
         )
 
-    def _lacks_shell_protocol(self, serial: str) -> bool:
-        """Whether it says so itself; False if its features are unknown."""
+    def _speaks_shell_protocol(self, serial: str) -> bool | None:
+        """By its features; None if adb's server does not tell them."""
         try:
-            return "shell_v2" not in self._ask(f"host-serial:{serial}:features").split(",")
+            return "shell_v2" in self._ask(f"host-serial:{serial}:features").split(",")
         except DeviceError:
-            return False
+            return None
 
     def _require_ready(self, serial: str) -> None:
         """Raise the error of a device's state, unless that is ``device``."""

@@ -166,7 +166,7 @@ def _server(answers: dict[str, bytes]) -> Iterator[dict[str, str]]:
         (_text(b"FAIL", "more than one device"), b"", b"", "several devices", "over Wi-Fi"),
         (b"OKAY", CLOSED, _text(b"OKAY", ""), "shell protocol, version 2", "Android 7"),
         (b"OKAY", CLOSED, _text(b"OKAY", "cmd,shell_v2"), "a shell: closed", "Reconnect it"),
-        (b"OKAY", CLOSED, _text(b"FAIL", "device offline"), "a shell: closed", "Reconnect it"),
+        (b"OKAY", CLOSED, _text(b"FAIL", "device offline"), "a shell: closed", "have Android 7"),
         (b"OKAY", _text(b"FAIL", "out of order"), b"", "out of order", "adb kill-server"),
     ],
 )
