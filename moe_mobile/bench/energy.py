@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from moe_mobile.base.json_field import Json
+from moe_mobile.base.text import digits
 from moe_mobile.device.units import Unit, current_unit, microamperes, plausible_discharge
 
 # The gauge's own steps: below these, a reading says more about the gauge than about the run.
@@ -104,18 +105,18 @@ def _chosen(counter: _Measured | None, current: _Measured | None) -> Energy:
     note = None
     if counter is not None and not plausible_discharge(counter.amperes):
         if counter.readings >= _STEPS or current is None:
-            note = f"the charge counter moved as if {counter.amperes:.3g} A flowed"
+            note = f"the charge counter moved as if {digits(counter.amperes, 3)} A flowed"
         counter = None
     if current is not None and not plausible_discharge(current.amperes):
-        note = f"the current was {current.amperes:.3g} A, which no battery gives for long"
+        note = f"the current was {digits(current.amperes, 3)} A, which no battery gives for long"
         current = None
     by_counter = counter is not None and counter.readings >= _STEPS
     by_current = current is not None and current.readings >= _READINGS
     if counter is not None and current is not None and by_counter and by_current:
         less, more = sorted((counter.joules, current.joules))
         if more > _AGREEING * less:
-            both = f"the charge counter says {counter.joules:.3g} J"
-            return Energy(None, None, f"{both} and the current {current.joules:.3g} J")
+            both = f"the charge counter says {digits(counter.joules, 3)} J"
+            return Energy(None, None, f"{both} and the current {digits(current.joules, 3)} J")
     if counter is not None and (by_counter or current is None):
         rare = None if by_counter else "the charge counter moved too little"
         return Energy(counter.joules, "charge counter", note or rare)
