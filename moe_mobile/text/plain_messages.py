@@ -8,6 +8,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from moe_mobile.base.json_text import json_text
+
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -56,4 +58,4 @@ def _with_object(call: Any) -> Any:
 
 
 def _text(content: Any) -> str:
-    return content if isinstance(content, str) else json.dumps(content)
+    return content if isinstance(content, str) else json_text(content)
