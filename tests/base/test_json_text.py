@@ -31,7 +31,7 @@ def test_layouts() -> None:
 
 
 def test_all_json_is_written_by_one_function() -> None:
-    """Others only show, compare or copy what they were given, or let a model's template write it."""
+    """Others show, compare or copy what they were given, or let a model's template write it."""
     root = Path(moe_mobile.__file__).parent
     found = Counter(
         str(path.relative_to(root))
