@@ -55,8 +55,8 @@ def measure_energy(
     """The energy between the start of a repetition and ``duration_ms`` later.
 
     The charge counter (times voltage) is preferred if it moved often enough to be exact to a
-    fifth; else the current is integrated over time. If both are exact and disagree, nothing says
-    which one is right, and there is no energy. ``charging`` is None if unknown.
+    fifth; else the current is integrated over time. If both are exact and disagree, either
+    may be wrong, and the energy is unknown. ``charging`` is None if unknown.
     """
     if charging:
         return Energy(None, None, "the device was charging")

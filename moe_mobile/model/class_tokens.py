@@ -10,25 +10,20 @@ into its ``tokenizer_config.json``.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from moe_mobile.base.quiet import quiet
 from moe_mobile.base.special_tokens import CONFIG, naming_files, special_tokens
-from moe_mobile.model.own_ids import loaded
 
 
-def with_class_tokens(files: Mapping[str, bytes]) -> dict[str, bytes]:
+def with_class_tokens(files: Mapping[str, bytes], theirs: Any) -> dict[str, bytes]:
     """The files of a checkpoint, judged before, with all special tokens of its tokenizer.
 
-    They stay as they are if transformers cannot load the tokenizer without code of theirs.
+    ``theirs``: their :func:`moe_mobile.model.own_tokenizer.own_tokenizer`. They stay as they are if
+    that is None.
     """
     config = _members(files, CONFIG)
     named = special_tokens(*(_members(files, name) for name in naming_files(config)))
-    with quiet(), tempfile.TemporaryDirectory() as folder:
-        theirs = loaded(Path(folder), files)
     tokens = {} if theirs is None else theirs.special_tokens_map
     more = {name: token for name, token in tokens.items() if named.get(name) != token}
     return {**files, CONFIG: json.dumps({**config, **more}).encode()} if more else dict(files)

@@ -11,26 +11,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from moe_mobile.base.quiet import quiet
-from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer, is_failure
+from moe_mobile.base.special_tokens import CONFIG
+from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer
 from moe_mobile.errors import CheckpointError
+from moe_mobile.model.own_tokenizer import attempt
 
-_CONFIG = "tokenizer_config.json"
-_FILES = (
-    TOKENIZER,
-    _CONFIG,
-    "added_tokens.json",
-    "config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.model",
-    "vocab.json",
-)
 _TEXTS = (
     "",
     "Hello",
@@ -44,25 +34,25 @@ _TEXTS = (
 )
 
 
-def require_own_ids(folder: Path, files: Mapping[str, bytes], tokenizer: TextTokenizer) -> None:
+def require_own_ids(
+    folder: Path, files: Mapping[str, bytes], tokenizer: TextTokenizer, theirs: Any
+) -> None:
     """Raises a CheckpointError if transformers gives a text other ids than ``tokenizer``, or makes
     another text of its ids.
 
-    Says nothing if no file names a class (``tokenizer.json`` is then all that a checkpoint says of
-    its tokenizer), or if transformers cannot load the files, or not without code of theirs.
+    Says nothing if no file names a class: ``tokenizer.json`` is then all that a checkpoint says of
+    its tokenizer.
 
     Args:
         folder: where the files are from, for errors.
-        files: those of the checkpoint, judged before. transformers gets no others.
+        files: those of the checkpoint, judged before.
+        theirs: their :func:`moe_mobile.model.own_tokenizer.own_tokenizer`.
     """
     named = _naming_a_class(files)
-    if named is None:
+    if named is None or theirs is None:
         return
-    with quiet(), tempfile.TemporaryDirectory() as name:
-        theirs = loaded(Path(name), files)
-        if theirs is None:
-            return
-        special = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
+    special = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
+    with quiet():
         for text in (*_TEXTS, *special):
             cause = _difference(text, tokenizer, theirs)
             if cause is not None:
@@ -77,7 +67,7 @@ def require_own_ids(folder: Path, files: Mapping[str, bytes], tokenizer: TextTok
 def _difference(text: str, tokenizer: TextTokenizer, theirs: Any) -> str | None:
     """What transformers does otherwise with a text, or with the text's ids."""
     own = tokenizer.ids(text)
-    found = _attempt(functools.partial(theirs, text))
+    found = attempt(functools.partial(theirs, text))
     ids = own if found is None else list(found["input_ids"])
     if ids != own:
         return (
@@ -86,7 +76,7 @@ def _difference(text: str, tokenizer: TextTokenizer, theirs: Any) -> str | None:
         )
     # Which tokens are special is judged with the added tokens.
     decoded = tokenizer.decode(own, skip_special_tokens=False)
-    back = _attempt(functools.partial(theirs.decode, own, skip_special_tokens=False))
+    back = attempt(functools.partial(theirs.decode, own, skip_special_tokens=False))
     if back is not None and back != decoded:
         return (
             f"makes another text of the ids {own[:8]} than {TOKENIZER} does: {back!r} instead of "
@@ -97,39 +87,8 @@ def _difference(text: str, tokenizer: TextTokenizer, theirs: Any) -> str | None:
 
 def _naming_a_class(files: Mapping[str, bytes]) -> str | None:
     """The file that tells transformers which tokenizer to build, if one does."""
-    for name in (_CONFIG, "config.json"):
+    for name in (CONFIG, "config.json"):
         with contextlib.suppress(ValueError, AttributeError):
             if json.loads(files.get(name, b"{}")).get("tokenizer_class"):
                 return name
     return None
-
-
-def loaded(folder: Path, files: Mapping[str, bytes]) -> Any:
-    """transformers' tokenizer; None if it has none for the files."""
-    for name in _FILES:
-        if name in files:
-            (folder / name).write_bytes(files[name])
-
-    def load() -> Any:
-        from tokenizers import models
-        from transformers import AutoTokenizer
-
-        theirs = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        model = theirs.backend_tokenizer.model
-        if isinstance(model, models.BPE):
-            model.dropout = None  # random, and left out of ours
-        return theirs
-
-    return _attempt(load)
-
-
-def _attempt(call: Callable[[], Any]) -> Any:
-    """What it returns; None if it fails, in whatever way."""
-    try:
-        return call()
-    except BaseException as error:
-        if not is_failure(error):
-            raise
-        return None

@@ -35,6 +35,7 @@ from moe_mobile.model.families.common import Family, Source
 from moe_mobile.model.hub import fetch_description, fetch_weights, list_files, missing_bytes
 from moe_mobile.model.names import ModelTensors, TensorRef
 from moe_mobile.model.own_ids import require_own_ids
+from moe_mobile.model.own_tokenizer import own_tokenizer
 from moe_mobile.model.presets import RandomWeights, preset_config
 from moe_mobile.model.quantized import ORIGINAL, QUANTIZER_FILES, refuse_foreign_tensors
 from moe_mobile.model.random_weights import RECIPE, RandomStore
@@ -343,8 +344,9 @@ def _read_description(folder: Path, name: str, listed: Collection[str]) -> Descr
     if TOKENIZER in files:
         tokenizer = _read_tokenizer(files[TOKENIZER], folder / TOKENIZER, architecture.vocab_size)
         special = require_same_tokens(folder, tokenizer)
-        require_own_ids(folder, files, tokenizer)
-        files = with_class_tokens(files)
+        theirs = own_tokenizer(files)
+        require_own_ids(folder, files, tokenizer, theirs)
+        files = with_class_tokens(files, theirs)
         files[TOKENIZER] = with_special(files[TOKENIZER], special)
     return Description(family, architecture, files)
 

@@ -12,6 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from moe_mobile.model.class_tokens import with_class_tokens
+from moe_mobile.model.own_tokenizer import own_tokenizer
 from moe_mobile.model.source import open_model
 from moe_mobile.text.template_files import load_chat_template
 from tests.files import contents
@@ -76,7 +77,8 @@ def test_a_template_sees_the_tokens_of_transformers(name: str, change: str, tmp_
     for file, members in changed.items():
         add_members(folder / file, json.loads(json.dumps(members).replace("X", TOKENS[name])))
     expected = AutoTokenizer.from_pretrained(folder).apply_chat_template([USER], tokenize=False)
-    bundle = write_bundle_texts(tmp_path / "bundle", with_class_tokens(contents(folder)))
+    files = contents(folder)
+    bundle = write_bundle_texts(tmp_path / "bundle", with_class_tokens(files, own_tokenizer(files)))
     assert load_chat_template(bundle).render([USER]) == expected
     assert (TOKENS[name] in expected) or not changed or "beside" in change or change == "no role"
 
@@ -89,7 +91,8 @@ def test_names_that_transformers_saved(name: str, tmp_path: Path) -> None:
     tokenizer.chat_template = WRITTEN
     tokenizer.save_pretrained(folder)
     expected = AutoTokenizer.from_pretrained(folder).apply_chat_template([USER], tokenize=False)
-    bundle = write_bundle_texts(tmp_path / "bundle", with_class_tokens(contents(folder)))
+    files = contents(folder)
+    bundle = write_bundle_texts(tmp_path / "bundle", with_class_tokens(files, own_tokenizer(files)))
     assert load_chat_template(bundle).render([USER]) == expected
     assert TOKENS[name] in expected
 

@@ -16,6 +16,7 @@ from moe_mobile.base.tokenizer import TOKENIZER, parse_tokenizer
 from moe_mobile.errors import CheckpointError
 from moe_mobile.model.added_tokens import require_same_tokens
 from moe_mobile.model.own_ids import require_own_ids
+from moe_mobile.model.own_tokenizer import own_tokenizer
 from moe_mobile.model.source import open_model
 from tests.files import contents
 from tests.text.published import KINDS, write_checkpoint_texts
@@ -32,7 +33,7 @@ def test_published_tokenizers_are_accepted(name: str, tmp_path: Path) -> None:
     (folder / "special_tokens_map.json").write_text(json.dumps(roles))
     tokenizer = parse_tokenizer((folder / TOKENIZER).read_bytes())
     assert require_same_tokens(folder, tokenizer) == set()
-    require_own_ids(folder, contents(folder), tokenizer)
+    require_own_ids(folder, contents(folder), tokenizer, own_tokenizer(contents(folder)))
 
 
 LOWERCASE = {"type": "Lowercase"}
@@ -74,12 +75,12 @@ def test_a_tokenizer_that_transformers_builds_otherwise_is_refused(
         add_members(folder / changed, members)
     tokenizer = parse_tokenizer((folder / TOKENIZER).read_bytes())
     with pytest.raises(CheckpointError, match=r"gives the text '.*other ids than") as refusal:
-        require_own_ids(folder, contents(folder), tokenizer)
+        require_own_ids(folder, contents(folder), tokenizer, own_tokenizer(contents(folder)))
     assert refusal.value.file == str(folder / file)
     # The remedy.
     AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
     saved = parse_tokenizer((folder / TOKENIZER).read_bytes())
-    require_own_ids(folder, contents(folder), saved)
+    require_own_ids(folder, contents(folder), saved, own_tokenizer(contents(folder)))
 
 
 @pytest.mark.parametrize(
@@ -94,12 +95,12 @@ def test_ids_that_transformers_decodes_otherwise_are_refused(
     add_members(folder / TOKENIZER, {"decoder": decoder})
     tokenizer = parse_tokenizer((folder / TOKENIZER).read_bytes())
     with pytest.raises(CheckpointError, match=r"another text of the ids .*'Hello' inst") as refusal:
-        require_own_ids(folder, contents(folder), tokenizer)
+        require_own_ids(folder, contents(folder), tokenizer, own_tokenizer(contents(folder)))
     assert refusal.value.file == str(folder / "tokenizer_config.json")
     # The remedy.
     AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
     saved = parse_tokenizer((folder / TOKENIZER).read_bytes())
-    require_own_ids(folder, contents(folder), saved)
+    require_own_ids(folder, contents(folder), saved, own_tokenizer(contents(folder)))
 
 
 def test_without_a_named_class_the_rules_of_the_file_are_those(tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_without_a_named_class_the_rules_of_the_file_are_those(tmp_path: Path) -
     (folder / "tokenizer_config.json").unlink()
     add_members(folder / TOKENIZER, {"normalizer": LOWERCASE})
     tokenizer = parse_tokenizer((folder / TOKENIZER).read_bytes())
-    require_own_ids(folder, contents(folder), tokenizer)
+    require_own_ids(folder, contents(folder), tokenizer, own_tokenizer(contents(folder)))
     assert AutoTokenizer.from_pretrained(folder)("A")["input_ids"] != tokenizer.ids("A")
 
 
