@@ -82,6 +82,12 @@ class TextTokenizer:
         with self._typed("list its tokens"):
             return self._tokenizer.get_added_tokens_decoder()
 
+    def rules(self) -> dict[str, Any]:
+        """All of it, as the library would write it today."""
+        with self._typed("list its rules"):
+            whole: dict[str, Any] = json.loads(self._tokenizer.to_str())
+        return whole
+
     @property
     def is_bpe(self) -> bool:
         """Whether its model is byte-pair encoding."""

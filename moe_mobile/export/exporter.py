@@ -138,6 +138,8 @@ def export_bundle(
                 "the checkpoint's folder (AutoTokenizer.from_pretrained, save_pretrained)",
                 stacklevel=_TO_CALLER,
             )
+        if found.note is not None:
+            warnings.warn(found.note, stacklevel=_TO_CALLER)
         if json.loads(found.files.get(_GENERATION, b"{}")).get("stop_strings"):
             warnings.warn(
                 f"{_GENERATION} has stop_strings, at which answers do not end: only the tokens of "

@@ -229,7 +229,7 @@ def _judge_weights(
     if index.exists() and not (listed and SINGLE_FILE in listed):
         names = read_index(index)
         tensors = ModelTensors(described.architecture, described.family.names, names)
-        refuse_foreign_tensors(names, {ref.name for ref in tensors.all()}, folder)
+        _refuse_names(names, tensors, folder)
 
 
 def _is_hub_id(source: str) -> bool:
@@ -297,12 +297,13 @@ class Download:
 class Description:
     """What a checkpoint's files say of the model, all but its weights.
 
-    ``files``: those that go into the bundle.
+    ``files``: those that go into the bundle. ``note``: what to tell the user of them.
     """
 
     family: Family
     architecture: Architecture
     files: dict[str, bytes]
+    note: str | None = None
     download: Download | None = None
 
 
@@ -341,14 +342,15 @@ def _read_description(folder: Path, name: str, listed: Collection[str]) -> Descr
         tokens = read_json_object(generation).get("eos_token_id")
         stop = None if tokens is None else (tokens, str(generation))
     family, architecture = describe(Source(config, str(config_file), name, stop))
+    note = None
     if TOKENIZER in files:
         tokenizer = _read_tokenizer(files[TOKENIZER], folder / TOKENIZER, architecture.vocab_size)
         special = require_same_tokens(folder, tokenizer)
         theirs = own_tokenizer(files)
-        require_own_ids(folder, files, tokenizer, theirs)
+        note = require_own_ids(folder, files, tokenizer, theirs)
         files = with_class_tokens(files, theirs)
         files[TOKENIZER] = with_special(files[TOKENIZER], special)
-    return Description(family, architecture, files)
+    return Description(family, architecture, files, note)
 
 
 def _read_tokenizer(data: bytes, file: Path, vocab_size: int) -> TextTokenizer:
@@ -373,11 +375,16 @@ def _open(
     if folder is None:
         model.check()
         return model
-    used = {ref.name for ref in tensors.all()}
-    refuse_foreign_tensors(store.names(), used, folder)
+    _refuse_names(store.names(), tensors, folder)
     _refuse_other_names(model, folder)
     model.check()
     return model
+
+
+def _refuse_names(stored: Collection[str], tensors: ModelTensors, folder: Path) -> None:
+    """Raises an UnsupportedError if names of tensors tell that these are not the model's own."""
+    used = {ref.name for ref in tensors.all()}
+    refuse_foreign_tensors(stored, used, folder)
 
 
 def _refuse_other_names(model: OpenModel, folder: Path) -> None:
