@@ -47,6 +47,7 @@ from moe_mobile.model.safetensors import (
     read_index,
     require_weights,
 )
+from moe_mobile.model.wrapped import refuse_wrapped
 
 SourceLike = str | os.PathLike[str] | RandomWeights
 """What can be exported: a folder, a Hugging Face id ("org/name"), "demo", or random weights."""
@@ -385,6 +386,7 @@ def _refuse_names(stored: Collection[str], tensors: ModelTensors, folder: Path) 
     """Raises an UnsupportedError if names of tensors tell that these are not the model's own."""
     used = {ref.name for ref in tensors.all()}
     refuse_foreign_tensors(stored, used, folder)
+    refuse_wrapped(stored, used, folder)
 
 
 def _refuse_other_names(model: OpenModel, folder: Path) -> None:
