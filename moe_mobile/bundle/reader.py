@@ -53,7 +53,11 @@ def read_manifest_bytes(bundle: Path) -> bytes:
     """The bytes of ``bundle.json``; at most one more than the format allows is read."""
     require_bundle(bundle)
     path = bundle / m.MANIFEST_FILE
-    if path.is_symlink() or (path.exists() and not path.is_file()):
+    if path.is_symlink():
+        raise BundleInvalidError(
+            "is a symbolic link", file=path, remedy="Put the file itself there"
+        )
+    if path.exists() and not path.is_file():
         raise BundleInvalidError("is not a regular file", file=path, remedy=_AGAIN)
     return read_regular(path, MAX_MANIFEST_BYTES)
 

@@ -67,7 +67,9 @@ def check_files(bundle: Path, manifest: m.Manifest, *, shards_may_be_gone: bool 
         for parent in reversed(path.relative_to(bundle).parents[:-1]):
             if (bundle / parent).is_symlink():
                 raise BundleInvalidError(
-                    "is a link, not a folder", file=bundle / parent, remedy=_AGAIN
+                    "is a symbolic link, not a folder",
+                    file=bundle / parent,
+                    remedy="Put the folder itself there, or move the whole bundle",
                 )
         try:
             status = os.lstat(path)
@@ -82,6 +84,10 @@ def check_files(bundle: Path, manifest: m.Manifest, *, shards_may_be_gone: bool 
             ) from None
         except OSError as error:
             raise read_error(error, path) from error
+        if stat.S_ISLNK(status.st_mode):
+            raise BundleInvalidError(
+                "is a symbolic link", file=path, remedy="Put the file itself there"
+            )
         if not stat.S_ISREG(status.st_mode):
             raise BundleInvalidError("is not a regular file", file=path, remedy=_AGAIN)
         if status.st_size != file.bytes:

@@ -88,7 +88,7 @@ def test_lengths_and_kinds_of_files(bundle: tuple[Path, Manifest]) -> None:
     head.unlink()
     refused("is missing")
     head.symlink_to(elsewhere)
-    refused("is not a regular file")
+    refused("is a symbolic link")
     head.unlink()
     head.mkdir()
     refused("is not a regular file")
@@ -100,7 +100,7 @@ def test_lengths_and_kinds_of_files(bundle: tuple[Path, Manifest]) -> None:
     verify_bundle(path)
     os.rename(path / "dense", path / "real")
     (path / "dense").symlink_to("real")
-    refused("is a link")
+    refused("is a symbolic link, not a folder")
 
 
 def shard_layer(manifest: Manifest) -> int:

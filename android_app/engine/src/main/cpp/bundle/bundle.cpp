@@ -36,6 +36,10 @@ class FileChecker {
       if (missing == Missing::kAllowed) return false;
       throw Error(ErrorCode::kBundleInvalid, path, "is listed in bundle.json but missing", kRemedy);
     }
+    if (S_ISLNK(status.st_mode)) {
+      throw Error(ErrorCode::kBundleInvalid, path, "is a symbolic link",
+                  "Put the file itself there.");
+    }
     if (!S_ISREG(status.st_mode)) {
       throw Error(ErrorCode::kBundleInvalid, path, "is not a regular file", kRemedy);
     }
@@ -59,6 +63,10 @@ class FileChecker {
       if (errno != ENOENT) throw_errno(path, "inspect");
       if (missing == Missing::kAllowed) return false;
       throw Error(ErrorCode::kBundleInvalid, path, "is missing", kRemedy);
+    }
+    if (S_ISLNK(status.st_mode)) {
+      throw Error(ErrorCode::kBundleInvalid, path, "is a symbolic link, not a folder",
+                  "Put the folder itself there, or move the whole bundle.");
     }
     if (!S_ISDIR(status.st_mode)) {
       throw Error(ErrorCode::kBundleInvalid, path, "is not a folder", kRemedy);
