@@ -20,6 +20,7 @@ from moe_mobile.cli.options import (
     json_option,
     phones_help,
 )
+from moe_mobile.cli.prepare import deleted
 from moe_mobile.cli.progress import ProgressBar, say
 from moe_mobile.cli.tuned import Tuned
 from moe_mobile.cli.types import PATH
@@ -199,9 +200,10 @@ def _prepare(device: AdbDevice, deployed: Deployed, job: _Job, bar: ProgressBar)
             "prepare", bundle=deployed.path, consume=job.wish.consume, progress=bar
         )
     if not job.as_json:
-        say(
-            f"{device.serial}: already prepared"
-            if answer["already_prepared"]
-            else f"{device.serial}: packed {answer['experts']} experts"
-        )
+        done = f"packed {answer['experts']} experts"
+        if answer["already_prepared"]:
+            done = "already prepared"
+        if answer["shards_deleted"]:
+            done += f", {deleted(answer)}"
+        say(f"{device.serial}: {done}")
     return answer

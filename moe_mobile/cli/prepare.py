@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -63,10 +65,20 @@ def command(
             )
     if as_json:
         echo_json(answer)
-    elif answer["already_prepared"]:
+        return
+    if answer["already_prepared"]:
         click.echo(f"already prepared: {answer['packed_dir']}")
     else:
         click.echo(
             f"packed {answer['experts']} experts, wrote {size(answer['bytes_written'])}: "
             f"{answer['packed_dir']}"
         )
+    if answer["shards_deleted"]:
+        click.echo(f"{deleted(answer)}. The experts are in that folder only, for this kind of CPU")
+
+
+def deleted(answer: Mapping[str, Any]) -> str:
+    """What a ``prepare`` with ``consume`` says it deleted."""
+    number = answer["shards_deleted"]
+    shards = "1 shard" if number == 1 else f"{number} shards"
+    return f"deleted {shards} ({size(answer['bytes_deleted'])})"

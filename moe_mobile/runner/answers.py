@@ -116,6 +116,7 @@ _MISS_TIMES = (
 _RESULTS: dict[str, Shape] = {
     "prepare": {
         "packed_dir": str, "experts": int, "bytes_written": int, "already_prepared": bool,
+        "shards_deleted": int, "bytes_deleted": int,
     },
     "verify": {
         "files": int, "bytes": int,

@@ -90,7 +90,8 @@ for line in sys.stdin:
                       load_ms=12.5,
                       executorch="1.5.1", moe_mobile="0.1.0", pid=os.getpid())
     elif request["command"] == "prepare":
-        answer.update(packed_dir="", experts=0, bytes_written=0, already_prepared=True)
+        answer.update(packed_dir="", experts=0, bytes_written=0, already_prepared=True,
+                      shards_deleted=0, bytes_deleted=0)
     elif request["command"] == "bench":
         sample = dict(samples[request["seed"] % 2])
         if not request["n_gen"]:

@@ -54,7 +54,14 @@ PACKED = {"directory": "d", "blobs": 1, "bytes": 2, "complete": True}
 ANSWERS: dict[str, tuple[Json, Json]] = {
     "prepare": (
         {},
-        {"packed_dir": "d", "experts": 3, "bytes_written": 0, "already_prepared": True},
+        {
+            "packed_dir": "d",
+            "experts": 3,
+            "bytes_written": 0,
+            "already_prepared": True,
+            "shards_deleted": 0,
+            "bytes_deleted": 0,
+        },
     ),
     "verify": ({}, {"files": 1, "bytes": 2, "packed": PACKED}),
     "digest": ({"paths": ["a"]}, {"files": [{"bytes": 1, "sha256": "ab"}]}),

@@ -257,14 +257,41 @@ def test_an_impossible_bundle_name_is_refused_at_once(
 
 def test_consumed_bundles_stay_usable(copy_bundle: MakeBundle) -> None:
     bundle = copy_bundle()
-    ok("prepare", bundle, "--consume")
+    told = ok("prepare", bundle, "--consume")
+    assert re.search(r"^deleted 2 shards \(.* [KM]iB\)\. The experts are in that fol", told, re.M)
     assert list((bundle / "experts").iterdir()) == []
+    again = ok_json("prepare", bundle, "--consume")
+    assert (again["already_prepared"], again["shards_deleted"]) == (True, 0)
     assert "2 shards live in that store only" in ok("inspect", bundle)
     assert ok_json("inspect", bundle)["consumed_shards"] == 2
     assert ok_json("verify", bundle)["packed"]["blobs"] > 16
     ok("generate", bundle, "-p", "Once", "-n", 2)
     error = failed(6, "generate", bundle, "-p", "Once", "--residency", "programs")
     assert "consume" in error["cause"]
+
+
+def test_consuming_a_prepared_bundle_says_what_it_deletes(copy_bundle: MakeBundle) -> None:
+    bundle = copy_bundle()
+    assert ok_json("prepare", bundle)["shards_deleted"] == 0
+    shards = [file.stat().st_size for file in (bundle / "experts").iterdir()]
+    answer = ok_json("prepare", bundle, "--consume")
+    assert (answer["already_prepared"], answer["shards_deleted"]) == (True, len(shards))
+    assert answer["bytes_deleted"] == sum(shards)
+
+
+@pytest.mark.parametrize("name", ["experts", "experts/layer-00.shard"])
+def test_a_part_moved_behind_a_link(
+    name: str, copy_bundle: MakeBundle, tmp_path: pathlib.Path
+) -> None:
+    """A larger disk, say. Nothing has to be exported again."""
+    bundle = copy_bundle()
+    (bundle / name).rename(tmp_path / "elsewhere")
+    (bundle / name).symlink_to(tmp_path / "elsewhere")
+    for command in ("inspect", "verify", "prepare"):
+        error = failed(4, command, bundle)
+        assert error["file"] == str(bundle / name)
+        assert error["cause"].startswith("is a symbolic link")
+        assert "itself there" in error["remedy"]
 
 
 def test_a_lost_shard_without_packed_weights_is_an_error(copy_bundle: MakeBundle) -> None:

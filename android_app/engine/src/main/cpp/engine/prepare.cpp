@@ -151,6 +151,8 @@ class Preparation {
     result->bytes_written = bytes_written_;
     result->already_prepared = bytes_written_ == 0;
     result->experts = packed_experts_of(manifest_, options_);
+    result->shards_deleted = shards_deleted_;
+    result->bytes_deleted = bytes_deleted_;
   }
 
  private:
@@ -292,7 +294,12 @@ class Preparation {
   void consume(const LayerExperts& experts) {
     if (!options_.consume) return;
     const std::string shard = bundle_.path(experts.shard);
-    if (unlink(shard.c_str()) != 0 && errno != ENOENT) throw_errno(shard, "remove the file");
+    if (unlink(shard.c_str()) == 0) {
+      ++shards_deleted_;
+      bytes_deleted_ += experts.shard.bytes;
+    } else if (errno != ENOENT) {
+      throw_errno(shard, "remove the file");
+    }
     sync_directory(shard.substr(0, shard.rfind('/')));
   }
 
@@ -317,6 +324,8 @@ class Preparation {
   uint64_t done_ = 0;
   uint64_t total_ = 0;
   uint64_t bytes_written_ = 0;
+  uint64_t shards_deleted_ = 0;
+  uint64_t bytes_deleted_ = 0;
 };
 
 }  // namespace

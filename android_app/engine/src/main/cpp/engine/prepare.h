@@ -25,6 +25,9 @@ struct PrepareResult {
   uint64_t experts = 0;        // in the store
   uint64_t bytes_written = 0;  // by this run
   bool already_prepared = false;
+  // By `consume` in this run.
+  uint64_t shards_deleted = 0;
+  uint64_t bytes_deleted = 0;
 };
 
 // Packs the bundle's programs for this CPU into the packed store. Programs whose delegate does not

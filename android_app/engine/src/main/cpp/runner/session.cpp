@@ -194,10 +194,9 @@ json Session::prepare(const json& request) {
   options.consume = optional_bool(request, "consume", false);
   const PrepareResult result =
       moe_mobile::prepare(Bundle::open(required_string(request, "bundle")), options, progress());
-  return {{"packed_dir", result.directory},
-          {"experts", result.experts},
-          {"bytes_written", result.bytes_written},
-          {"already_prepared", result.already_prepared}};
+  return {{"packed_dir", result.directory},          {"experts", result.experts},
+          {"bytes_written", result.bytes_written},   {"already_prepared", result.already_prepared},
+          {"shards_deleted", result.shards_deleted}, {"bytes_deleted", result.bytes_deleted}};
 }
 
 json Session::verify(const json& request) {
