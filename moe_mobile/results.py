@@ -232,7 +232,7 @@ class Info:
     moe_mobile: str
 
 
-_ON_ITS_WAY, _READY = 1, 2  # of states; 0: absent
+_READY = 2  # of the states
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,12 +261,6 @@ class Residency:
         """bool [L, E]: which experts can run."""
         ready: NDArray[np.bool_] = self.states == _READY
         return ready
-
-    @property
-    def on_its_way(self) -> NDArray[np.bool_]:
-        """bool [L, E]: which experts are being read."""
-        coming: NDArray[np.bool_] = self.states == _ON_ITS_WAY
-        return coming
 
     @classmethod
     def from_json(cls, value: Any) -> Residency:

@@ -15,7 +15,6 @@ from moe_mobile.base.json_text import json_text
 from moe_mobile.virtual_phone.init import MAX_REQUEST, REPORT
 
 _NO_EXIT_CODE = 255
-_TOO_LONG = 126
 
 
 class Process:
