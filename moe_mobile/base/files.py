@@ -91,7 +91,7 @@ def write_file(path: Path, fill: Callable[[HashingFile], None]) -> tuple[int, st
 def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
     """Opens a file that a user names, which may be a pipe, as `<(...)` of shells is.
 
-    Raises OSError. Reading raises an IoError once a pipe brings nothing for `limits.INPUT_S`: its
+    Raises OSError. Reading raises an IoError once a pipe brings nothing for `limits.PIPE_S`: its
     other end may never be opened.
     """
     file = open(path, "rb", buffering=0, opener=_open_at_once)  # noqa: SIM115
@@ -119,9 +119,9 @@ class _Pipe(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int | None:
-        if not self._ready.poll(1000 * limits.INPUT_S):
+        if not self._ready.poll(1000 * limits.PIPE_S):
             raise IoError(
-                f"nothing was written to this pipe for {limits.INPUT_S:.0f} s",
+                f"nothing was written to this pipe for {limits.PIPE_S:.0f} s",
                 file=self.name,
                 remedy="Start what writes to it first, or pipe it to standard input and give -",
             )

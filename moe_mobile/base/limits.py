@@ -68,9 +68,9 @@ TOLD = 2000
 TEXT_BYTES = 64 << 20
 """A text or the chat messages that are given in a file: more than any context takes."""
 
-INPUT_S = 60.0
-"""A pipe that is named as a file brings something within so many seconds, or ends. Standard input
-has no such limit: somebody may be typing."""
+PIPE_S = 60.0
+"""A pipe that is named as a file brings or takes something within so many seconds, or ends.
+Standard input and output have no such limit: somebody may be typing, or reading."""
 
 TYPED_BYTES = 1 << 20
 """A line of a conversation that is typed, or comes from a pipe."""

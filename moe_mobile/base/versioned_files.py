@@ -1,43 +1,21 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files of one JSON document: how they are written and read, and their version."""
+"""Files of one JSON document: how they are read, and their version."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
-from moe_mobile.base.files import write_file
 from moe_mobile.base.json_field import MAX_INTEGER, JsonField, parse_strict_json
 from moe_mobile.errors import (
     BundleInvalidError,
     UnsupportedError,
     UsageError,
-    write_error,
 )
 
 T = TypeVar("T")
-
-
-def write_regular(path: str | os.PathLike[str], data: bytes) -> int:
-    """Write a file whole or not at all; a link stays, and its target is written.
-
-    Returns its bytes.
-
-    Raises:
-        UsageError: there is something that is not a regular file.
-        DiskFullError, ReadOnlyError, IoError: writing failed.
-    """
-    target = Path(os.path.realpath(path))
-    try:
-        if target.exists() and not target.is_file():
-            raise UsageError("is not a regular file", file=path, remedy="Name another one")
-    except OSError as error:
-        raise write_error(error, path) from error
-    return write_file(target, lambda file: file.write(data))[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a user reads: standard output, whose failures are typed errors, and named files."""
+"""What a user reads: standard output, whose failures are typed errors, and plots."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import contextlib
 import html
 import os
 import pathlib
-import stat
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
-from moe_mobile.base.files import write_file
+from moe_mobile.base.outputs import write_output
 from moe_mobile.base.routings import lossy_mark
 from moe_mobile.cli.writable import check_writable
 from moe_mobile.errors import UsageError, write_error
@@ -88,26 +87,6 @@ def guarded_stdout() -> Iterator[None]:
         yield
     finally:
         sys.stdout = stream
-
-
-def write_output(path: pathlib.Path, data: bytes) -> None:
-    """Write the file that a user named: a regular one whole or not at all.
-
-    A link stays, and its target is written. So does a pipe or a device, which is written into:
-    in its place a file would take it from all who use it.
-
-    Raises DiskFullError, ReadOnlyError or IoError.
-    """
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                with open(path, "wb") as file:
-                    file.write(data)
-                return
-    except OSError as error:
-        raise write_error(error, path) from error
-    target = pathlib.Path(os.path.realpath(path)) if path.is_symlink() else path
-    write_file(target, lambda file: file.write(data))
 
 
 def check_plot(plot: pathlib.Path | None) -> None:

@@ -10,10 +10,10 @@ import pathlib
 import click
 
 from moe_mobile.base.files import open_regular
+from moe_mobile.base.outputs import write_output
 from moe_mobile.base.text import size
 from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.options import echo_json, json_option
-from moe_mobile.cli.output import write_output
 from moe_mobile.cli.types import OUTPUT, PathType
 from moe_mobile.cli.writable import check_outputs
 from moe_mobile.errors import UsageError

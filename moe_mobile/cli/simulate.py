@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moe_mobile.base.outputs import write_output
 from moe_mobile.base.routings import split_routings
 from moe_mobile.base.text import percent, size, table
 from moe_mobile.cli.commands import again, cli_command, group_of, option
@@ -25,10 +26,9 @@ from moe_mobile.cli.options import (
     profile_path,
     require_profile,
 )
-from moe_mobile.cli.output import write_output
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.types import OUTPUT, PATH, SIZE
-from moe_mobile.cli.writable import check_outputs, check_replaceable, check_writable
+from moe_mobile.cli.writable import check_outputs, check_writable
 from moe_mobile.errors import UsageError
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def command(
     inputs = {"TRACE": traces, "--initial-cache": lab.file, "--bundle": timing.bundle}
     check_outputs({"--csv": csv_file, "--save-profile": save_profile}, inputs)
     check_writable(csv_file, replaced=True)
-    check_replaceable(save_profile)
+    check_writable(save_profile, replaced=True)
     # They import numpy: only now, so that --help and wrong options answer at once.
     from moe_mobile.routing.flash import Timing
     from moe_mobile.routing.profile import count_uses, write_profile

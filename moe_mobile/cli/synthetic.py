@@ -12,7 +12,7 @@ import click
 from moe_mobile.cli.commands import cli_command
 from moe_mobile.cli.errors import report
 from moe_mobile.cli.types import PATH, Choice
-from moe_mobile.cli.writable import check_replaceable
+from moe_mobile.cli.writable import check_writable
 from moe_mobile.errors import MoeMobileError, UsageError
 from moe_mobile.routing.synthetic import MODELS, synthetic_trace
 from moe_mobile.routing.trace import MAX_SEQUENCES, write_trace
@@ -43,7 +43,7 @@ def command(
 ) -> None:
     """Write a trace of router logits that are random, but last as those of the model were published
     to do."""
-    check_replaceable(out)
+    check_writable(out, replaced=True)
     if sequences > MAX_SEQUENCES:
         raise UsageError(
             f"{sequences} are more than a trace has",

@@ -34,7 +34,7 @@ from moe_mobile.cli.source import (
     text_options,
 )
 from moe_mobile.cli.types import PATH, Whole
-from moe_mobile.cli.writable import check_outputs, check_replaceable
+from moe_mobile.cli.writable import check_outputs, check_writable
 
 if TYPE_CHECKING:
     from moe_mobile.routing.trace import Trace
@@ -96,7 +96,7 @@ def command(
     """
     refuse_others(source, _RecordedOptions, ReadingOptions, but=("context",))
     check_outputs({"--out": out}, {"BUNDLE|MODEL": source_path(source), "--file": text.path})
-    check_replaceable(out)
+    check_writable(out, replaced=True)
     given = text.read()
     with ProgressBar() as progress:
         settings = engine_settings(pathlib.Path(source), reading, recorded)

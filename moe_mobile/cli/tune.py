@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moe_mobile.base.outputs import write_output
 from moe_mobile.cli import grids
 from moe_mobile.cli.commands import again, cli_command, group_of, option
 from moe_mobile.cli.options import (
@@ -25,7 +26,6 @@ from moe_mobile.cli.options import (
     json_option,
     streaming_options,
 )
-from moe_mobile.cli.output import write_output
 from moe_mobile.cli.progress import ProgressBar
 from moe_mobile.cli.report import check_page
 from moe_mobile.cli.source import (
@@ -41,7 +41,7 @@ from moe_mobile.cli.source import (
 )
 from moe_mobile.cli.tune_text import describe
 from moe_mobile.cli.types import OUTPUT, Whole
-from moe_mobile.cli.writable import check_outputs, check_replaceable, check_writable
+from moe_mobile.cli.writable import check_outputs, check_writable
 from moe_mobile.errors import UsageError
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def _check(
     if written.report is not None:
         check_page(written.report, "--report")
     check_writable(kept.rows, replaced=False)
-    check_replaceable(written.save_settings)
+    check_writable(written.save_settings, replaced=True)
     check_writable(written.report, replaced=True)
     of_bundles = ("save_settings", "measure_speed", "precisions")
     refuse_others(source, StreamingOptions, but=("context",), also=of_bundles)

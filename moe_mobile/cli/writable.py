@@ -25,17 +25,17 @@ def check_writable(path: pathlib.Path | None, *, replaced: bool) -> None:
     Its folder is created if needed. ``replaced``: it is written under another name and then
     renamed. Else it is opened in place.
 
-    Raises DiskFullError, ReadOnlyError or IoError, and UsageError for a pipe or device if the
-    file is not replaced.
+    Raises DiskFullError, ReadOnlyError or IoError, and UsageError for a folder, and for a pipe or
+    device if the file is not replaced.
     """
     if path is None:
         return
-    target = pathlib.Path(os.path.realpath(path))
     try:
-        if target.exists() and not target.is_file():
-            if not replaced and not target.is_dir():
+        if path.exists() and not path.is_file():
+            if not replaced or path.is_dir():
                 raise UsageError("is not a regular file", file=path, remedy="Name another one")
-            return  # a pipe would wait for its reader, and a device may act
+            return  # the reader of a pipe would see its end, and a device may act
+        target = pathlib.Path(os.path.realpath(path))
         if target.exists() and not replaced:
             with open(target, "ab"):
                 return
@@ -58,19 +58,6 @@ def _same_file(one: pathlib.Path, other: pathlib.Path) -> bool:
     with contextlib.suppress(OSError):
         return one.samefile(other)
     return os.path.realpath(one) == os.path.realpath(other)  # Path.resolve raises for a loop
-
-
-def check_replaceable(path: pathlib.Path | None) -> None:
-    """As :func:`check_writable` with ``replaced``, for what is written as a regular file only.
-
-    Raises UsageError too, if there is a folder, pipe or device.
-    """
-    if path is None:
-        return
-    with contextlib.suppress(OSError):  # check_writable says why
-        if path.exists() and not path.is_file():
-            raise UsageError("is not a regular file", file=path, remedy="Name another one")
-    check_writable(path, replaced=True)
 
 
 def check_outputs(

@@ -15,7 +15,8 @@ from moe_mobile.base.command_line import command_line
 from moe_mobile.base.files import read_regular
 from moe_mobile.base.json_field import MAX_MANIFEST_BYTES, JsonField
 from moe_mobile.base.json_text import json_text
-from moe_mobile.base.versioned_files import Format, write_regular
+from moe_mobile.base.outputs import write_output
+from moe_mobile.base.versioned_files import Format
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.simulation import simulate
 from moe_mobile.routing.trace import MAX_EXPERTS, MAX_LAYERS, MAX_TEXT, Trace
@@ -121,18 +122,17 @@ def count_uses(traces: Sequence[Callable[[], Trace]]) -> CacheProfile:
 
 
 def write_profile(path: str | os.PathLike[str], profile: CacheProfile) -> int:
-    """Write a profile, whole or not at all: temporary name, fsync, rename. Returns its bytes.
+    """Write a profile: a file whole or not at all, or into a pipe. Returns its bytes.
 
     Raises:
-        UsageError: there is something at ``path`` that is not a regular file, or the model's name
-            is too long or not printable.
+        UsageError: the model's name is too long or not printable.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
     layers = {str(number): [int(e) for e in of] for number, of in profile.layers.items()}
     members = {_MARK: _FORMAT.version, "model": profile.model, "experts": profile.experts}
     data = (json_text({**members, "layers": layers}, ascii=False) + "\n").encode()
     _FORMAT.parse(data, os.fspath(path), _profile)  # nothing is written that would not be read
-    return write_regular(path, data)
+    return write_output(path, data)
 
 
 def read_profile(path: str | os.PathLike[str]) -> CacheProfile:

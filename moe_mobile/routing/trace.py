@@ -17,9 +17,10 @@ from moe_mobile import __version__
 from moe_mobile.base.files import open_regular
 from moe_mobile.base.json_field import JsonField
 from moe_mobile.base.json_text import json_text
+from moe_mobile.base.outputs import write_output
 from moe_mobile.base.router import SCORES, SOFTMAX, RouterSpec
 from moe_mobile.base.router_json import parse_router, router_to_json
-from moe_mobile.base.versioned_files import Format, write_regular
+from moe_mobile.base.versioned_files import Format
 from moe_mobile.errors import UnsupportedError, UsageError, read_error
 from moe_mobile.routing.facts import MoeFacts
 from moe_mobile.settings import index
@@ -170,11 +171,10 @@ def check_prompt(prompt_tokens: int, sequences: Sequence[int]) -> None:
 
 
 def write_trace(path: str | os.PathLike[str], trace: Trace) -> int:
-    """Write a trace, whole or not at all: temporary name, fsync, rename. Returns its bytes.
+    """Write a trace: a file whole or not at all, or into a pipe. Returns its bytes.
 
     Raises:
-        UsageError: there is something at ``path`` that is not a regular file, or a text is too long
-            or not printable.
+        UsageError: a text is too long or not printable.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
     from safetensors.numpy import save
@@ -197,7 +197,7 @@ def write_trace(path: str | os.PathLike[str], trace: Trace) -> int:
     # Nothing is written that would not be read.
     _read_metadata(text, trace.router_logits.shape, os.fspath(path))
     data = save(tensors, {METADATA: text})
-    return write_regular(path, data)
+    return write_output(path, data)
 
 
 def read_trace(path: str | os.PathLike[str]) -> Trace:

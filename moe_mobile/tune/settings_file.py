@@ -18,8 +18,9 @@ from moe_mobile.base.command_line import command_line
 from moe_mobile.base.files import read_regular
 from moe_mobile.base.json_field import MAX_INTEGER, JsonField
 from moe_mobile.base.json_text import json_text
+from moe_mobile.base.outputs import write_output
 from moe_mobile.base.routings import lossy_causes
-from moe_mobile.base.versioned_files import Format, write_regular
+from moe_mobile.base.versioned_files import Format
 from moe_mobile.errors import UsageError
 from moe_mobile.routing.capacity import percent_of
 
@@ -165,11 +166,10 @@ class SettingsFile:
 
 
 def write_settings(path: str | os.PathLike[str], settings: SettingsFile) -> int:
-    """Write settings, whole or not at all: temporary name, fsync, rename. Returns the bytes.
+    """Write settings: a file whole or not at all, or into a pipe. Returns the bytes.
 
     Raises:
-        UsageError: there is something at ``path`` that is not a regular file, or a value would not
-            be read again.
+        UsageError: a value would not be read again.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
     try:
@@ -181,7 +181,7 @@ def write_settings(path: str | os.PathLike[str], settings: SettingsFile) -> int:
             remedy="Score the model with `moe-mobile quality` first: its perplexity is too large",
         ) from None
     _FORMAT.parse(data, os.fspath(path), _settings)  # nothing is written that would not be read
-    return write_regular(path, data)
+    return write_output(path, data)
 
 
 def read_settings(path: str | os.PathLike[str]) -> SettingsFile:

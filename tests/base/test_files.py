@@ -45,7 +45,7 @@ def test_what_has_the_temporary_name_is_not_written_into(
 
 def test_a_pipe_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether its writer is there first, as in `<(...)`, or comes while it is waited for."""
-    monkeypatch.setattr(limits, "INPUT_S", 300)
+    monkeypatch.setattr(limits, "PIPE_S", 300)
     reading, writing = os.pipe()
     with open(reading, "rb"):
         with open(writing, "wb") as writer:
@@ -65,7 +65,7 @@ def test_a_pipe_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_pipe_is_not_waited_for_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "INPUT_S", 0.05)
+    monkeypatch.setattr(limits, "PIPE_S", 0.05)
     path = tmp_path / "pipe"
     pipe(path)
     with open_input(path) as file, pytest.raises(IoError, match="nothing was written") as caught:

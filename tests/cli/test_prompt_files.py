@@ -63,7 +63,7 @@ def test_a_typed_line_has_a_limit() -> None:
 
 
 def test_a_pipe_without_a_writer(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "INPUT_S", 0.05)
+    monkeypatch.setattr(limits, "PIPE_S", 0.05)
     path = tmp_path / "text"
     pipe(path)
     file = InputFile().convert(str(path), None, None)

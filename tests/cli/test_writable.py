@@ -5,18 +5,19 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
 
 from moe_mobile.cli.writable import (
     check_outputs,
-    check_replaceable,
     check_writable,
     opened_path,
 )
 from moe_mobile.errors import MoeMobileError, UsageError
 from tests.cli.program import failed
+from tests.files import pipe
 
 
 @pytest.mark.parametrize("name", ["in.txt", "sub/../in.txt", "link.txt", "hard.txt"])
@@ -81,17 +82,17 @@ def test_where_an_open_file_lies(tmp_path: Path) -> None:
     assert opened_path(None) is None
 
 
-def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
-    check_replaceable(None)
-    check_replaceable(tmp_path / "new" / "folder" / "file")
-    assert list(tmp_path.iterdir()) == []
-    for path in (tmp_path, Path("/dev/null")):
-        with pytest.raises(UsageError, match="is not a regular file"):
-            check_replaceable(path)
-    with pytest.raises(MoeMobileError) as caught:
-        check_replaceable(Path("/proc/x.st"))
-    assert caught.value.file == "/proc/x.st"
-    assert caught.value.remedy
+def test_pipes_and_devices_are_written_into_but_not_continued(tmp_path: Path) -> None:
+    check_writable(None, replaced=True)
+    pipe(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        check_writable(path, replaced=True)
+        with pytest.raises(UsageError, match="is not a regular file") as caught:
+            check_writable(path, replaced=False)
+        assert caught.value.file == str(path)
+    reading, writing = os.pipe()  # as `>(...)` of shells is
+    with open(reading, "rb"), open(writing, "wb"):
+        check_writable(Path(f"/dev/fd/{writing}"), replaced=True)
 
 
 def test_a_file_in_place_of_a_folder_is_named(bundle: Path, tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_folders_need_not_exist_if_they_can_be_made(tmp_path: Path, replaced: bo
     check_writable(tmp_path / "new" / "folder" / "file", replaced=replaced)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
-    for path in (tmp_path / "file" / "x", Path("/proc/new/x")):
+    for path in (tmp_path, tmp_path / "file" / "x", Path("/proc/new/x")):
         with pytest.raises(MoeMobileError) as caught:
             check_writable(path, replaced=replaced)
         assert (caught.value.file, bool(caught.value.remedy)) == (str(path), True)

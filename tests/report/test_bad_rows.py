@@ -111,7 +111,7 @@ def test_more_values_than_fit_in_memory(
 
 
 def test_a_pipe_without_a_writer(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "INPUT_S", 0.05)
+    monkeypatch.setattr(limits, "PIPE_S", 0.05)
     path = tmp_path / "rows.jsonl"
     pipe(path)
     with pytest.raises(errors.IoError, match="nothing was written to this pipe"):

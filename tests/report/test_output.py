@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from moe_mobile import errors
-from moe_mobile.cli.output import write_output
+from moe_mobile.base.outputs import write_output
 from tests.cli.program import failed, ok, run_cli
 from tests.report.rows import row, write
 

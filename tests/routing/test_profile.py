@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe_mobile.errors import MoeMobileError, UnsupportedError, UsageError
+from moe_mobile.errors import IoError, MoeMobileError, UnsupportedError, UsageError
 from moe_mobile.routing import simulate
 from moe_mobile.routing.profile import CacheProfile, count_uses, read_profile, write_profile
 from tests.routing.traces import a_trace
@@ -44,7 +44,7 @@ def test_comes_back_as_it_was_written(tmp_path: Path) -> None:
     write_profile(link, CacheProfile("other", 2, {0: (1,)}))
     assert link.is_symlink()
     assert read_profile(path).model == "other"
-    with pytest.raises(UsageError, match="not a regular file"):
+    with pytest.raises(IoError, match="Is a directory"):
         write_profile(tmp_path, PROFILE)
     with pytest.raises(UsageError, match="control character"):
         write_profile(tmp_path / "new", CacheProfile("a\nb", 2, {0: (1,)}))

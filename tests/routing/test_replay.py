@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from moe_mobile.base import limits
 from moe_mobile.base.router import SCORES, RouterSpec
 from moe_mobile.cli import cli
 from moe_mobile.cli.simulate import command
 from moe_mobile.device.local import LocalDevice
-from moe_mobile.errors import BudgetError, MoeMobileError, UsageError
+from moe_mobile.errors import BudgetError, IoError, MoeMobileError, UsageError
 from moe_mobile.routing.capacity import Capacity, parse_capacity
 from moe_mobile.routing.facts import MoeFacts
 from moe_mobile.routing.flash import PROFILES, measure_flash, parse_flash
@@ -27,7 +29,8 @@ from moe_mobile.routing.profile import CacheProfile, read_profile, write_profile
 from moe_mobile.routing.replay import Replayed, replay
 from tests.bundle.samples import write_sample
 from tests.bundles import DemoMaker
-from tests.cli.program import failed, ok_json
+from tests.cli.program import failed, ok, ok_json
+from tests.files import pipe
 from tests.oracles.routing import Pool
 from tests.routing.traces import write
 
@@ -344,6 +347,28 @@ def test_unwritable_outputs_are_errors_before_the_work(
             command.main(arguments, standalone_mode=False)
         assert caught.value.file == "/proc/x"
     assert not kept.exists()
+
+
+@pytest.mark.parametrize("option", ["--csv", "--save-profile"])
+def test_a_pipe_gets_what_a_file_would(option: str, near_choice: Path, tmp_path: Path) -> None:
+    pipe(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
+        ok("simulate", near_choice, option, tmp_path / "pipe")
+        assert reader.stdout is not None
+        read = reader.stdout.read()
+    ok("simulate", near_choice, option, tmp_path / "file")
+    assert read == (tmp_path / "file").read_bytes()
+
+
+@pytest.mark.parametrize("option", ["--csv", "--save-profile"])
+def test_a_pipe_that_nobody_reads_is_an_error(
+    option: str, near_choice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PIPE_S", 0.05)
+    pipe(tmp_path / "pipe")
+    with pytest.raises(IoError, match="nothing was read from this pipe") as caught:
+        command.main([str(near_choice), option, str(tmp_path / "pipe")], standalone_mode=False)
+    assert caught.value.file == str(tmp_path / "pipe")
 
 
 def test_the_size_of_an_expert_from_a_bundle(near_choice: Path, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
             write_trace(path, example(model=bad))
         assert caught.value.file == str(path)
     assert path.read_bytes() == before
-    with pytest.raises(UsageError, match="not a regular file"):
+    with pytest.raises(IoError, match="Is a directory"):
         write_trace(tmp_path, example())
 
 

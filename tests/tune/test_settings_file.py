@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_mobile.errors import MoeMobileError, UnsupportedError, UsageError
+from moe_mobile.errors import IoError, MoeMobileError, UnsupportedError, UsageError
 from moe_mobile.tune.settings_file import (
     Choice,
     ChosenSettings,
@@ -64,7 +64,7 @@ def test_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_settings_that_reading_refuses_are_not_written(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not a regular file"):
+    with pytest.raises(IoError, match="Is a directory"):
         write_settings(tmp_path, FILE)
     for wrong in (
         dataclasses.replace(FILE, model="a\nb"),
