@@ -20,7 +20,7 @@ def require_space(folder: Path, needed: int, what: str = "the bundle needs") -> 
     free = space.f_bavail * space.f_frsize
     if free < needed:
         raise DiskFullError(
-            f"{what} about {size(needed)} more, and {size(free)} are free",
+            f"{what} about {size(needed, 'up')} more, and {size(free, 'down')} are free",
             file=folder,
             remedy="Free some space, or name a folder on another disk",
         )

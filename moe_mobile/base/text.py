@@ -6,11 +6,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from decimal import Decimal
+from collections.abc import Callable, Sequence
+from decimal import ROUND_CEILING, Context, Decimal
 from fractions import Fraction
+from typing import Literal
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_UNITS = ("KiB", "MiB", "GiB", "TiB")
+_ROUNDINGS: dict[str, Callable[[Fraction], int]] = {
+    "nearest": round,
+    "up": math.ceil,
+    "down": math.floor,
+}
 
 BYTE_UNITS = {
     "": 1,
@@ -45,14 +51,19 @@ def size_meant(text: str) -> str | None:
     return f"{match[1]}{unit}" if unit else None
 
 
-def size(bytes: int) -> str:
-    """A number of bytes in the unit that leaves one to three digits before the point."""
-    value = float(bytes)
-    unit = 0
-    while round(value, 1) >= 1024 and unit < len(_UNITS) - 1:
-        value /= 1024
-        unit += 1
-    return f"{bytes} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
+def size(bytes: int, rounded: Literal["nearest", "up", "down"] = "nearest") -> str:
+    """A number of bytes in the unit that leaves one to three digits before the point.
+
+    What is asked for is rounded up and what there is down: the text of an amount that is needed is
+    then enough, and never looks like one that is too small.
+    """
+    if bytes < 1024:
+        return f"{bytes} B"
+    whole = _ROUNDINGS[rounded]
+    power = 1
+    while (tenths := whole(Fraction(10 * bytes, 1024**power))) >= 10 * 1024 and power < len(_UNITS):
+        power += 1
+    return f"{tenths // 10}.{tenths % 10} {_UNITS[power - 1]}"
 
 
 def count(value: int) -> str:
@@ -68,6 +79,15 @@ def digits(value: float, significant: int = 4) -> str:
         return f"{value:,.0f}"
     text = f"{value:.{significant}g}"
     return f"{Decimal(text):f}" if "e" in text else text
+
+
+def rounded_up(value: float, places: int) -> str:
+    """A number with so many digits after the point, and not a smaller one: as a limit it lets the
+    number pass."""
+    if not math.isfinite(value):
+        return str(value)
+    step, any_float = Decimal(1).scaleb(-places), Context(prec=400)
+    return f"{Decimal(str(value)).quantize(step, ROUND_CEILING, any_float):f}"
 
 
 def percent(share: float | None) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from moe_mobile.base.text import digits
+from moe_mobile.base.text import digits, rounded_up
 from moe_mobile.device.interface import Device
 from moe_mobile.device.state import DeviceState, read_state
 from moe_mobile.errors import CancelledError, UsageError, did_you_mean
@@ -56,7 +56,7 @@ class Gate:
             ("CPU", state.cpu_c, self.limit_c + CPU_ABOVE_C),
         ):
             if celsius is not None and celsius > limit:
-                return f"{name} {celsius:.1f} °C, limit {digits(limit)} °C"
+                return f"{name} {rounded_up(celsius, 1)} °C, limit {digits(limit)} °C"
         if state.thermal_status:
             return f"thermal status {state.thermal_status}, limit 0"
         return None

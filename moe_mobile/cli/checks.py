@@ -132,8 +132,8 @@ def memory(meminfo: pathlib.Path) -> Check:
                 available = int(line.split()[1]) * 1024
     if available is None:
         return Check("memory", "warn", "unknown", "Give --cache a size instead of auto")
-    took = ", ".join(f"{name} {size(peak)}" for name, peak in EXPORTS)
-    detail = f"{size(available)} available; exports took at most: {took}"
+    took = ", ".join(f"{name} {size(peak, 'up')}" for name, peak in EXPORTS)
+    detail = f"{size(available, 'down')} available; exports took at most: {took}"
     large = [name for name, peak in EXPORTS if peak > available]
     if not large:
         return Check("memory", "ok", detail)
@@ -171,8 +171,8 @@ def _disk(folder: pathlib.Path) -> Check:
         return Check("disk", "fail", f"{folder}: {error.strerror}", "Choose another --dir")
     if free < 5 * _GIB:
         remedy = "A bundle and its packed weights take twice the model's size"
-        return Check("disk", "warn", f"{size(free)} free in {folder}", remedy)
-    return Check("disk", "ok", f"{size(free)} free in {folder}")
+        return Check("disk", "warn", f"{size(free, 'down')} free in {folder}", remedy)
+    return Check("disk", "ok", f"{size(free, 'down')} free in {folder}")
 
 
 def _direct_io(folder: pathlib.Path) -> Check:

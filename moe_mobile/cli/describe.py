@@ -77,8 +77,8 @@ def summary(facts: Json) -> str:
         ),
         (
             "memory",
-            f"at least {size(least)} of weights: dense, and the experts of one token "
-            f"({size(memory['token_cycle_bytes'])}); "
+            f"at least {size(least, 'up')} of weights: dense, and the experts of one token "
+            f"({size(memory['token_cycle_bytes'], 'up')}); "
             f"{size(kv * 1024)} more per 1024 tokens of context",
         ),
         ("hash", facts["hash"]),

@@ -200,6 +200,6 @@ def command(
     else:
         click.echo(summary(facts))
         click.echo(
-            f"{'to prepare':<13} about {size(facts['prepare_bytes'])} more on the machine or phone "
-            "that runs it; `prepare --consume` deletes the bundle's experts as it goes"
+            f"{'to prepare':<13} about {size(facts['prepare_bytes'], 'up')} more on the machine or "
+            "phone that runs it; `prepare --consume` deletes the bundle's experts as it goes"
         )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from moe_mobile.base.statistics import paired_ratio
-from moe_mobile.base.text import change_text
+from moe_mobile.base.text import change_text, rounded_up
 from moe_mobile.errors import UsageError
 from moe_mobile.quality.score import Cache, Quality, exact_of
 
@@ -47,7 +47,8 @@ class Limit:
         allowed = self.perplexity / exact.perplexity - 1
         if allowed < 0:
             raise UsageError(
-                f"exact routing has a perplexity of {exact.perplexity:.4f} on this text already",
+                f"exact routing has a perplexity of {rounded_up(exact.perplexity, 4)} on this text "
+                "already",
                 setting="limit",
                 remedy="Give a higher limit, or a relative one such as +1%",
             )

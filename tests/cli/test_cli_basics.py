@@ -249,7 +249,7 @@ def test_doctor_says_what_exports_took(tmp_path: pathlib.Path) -> None:
         check = memory(meminfo)
         assert check.status == status
         for name, peak in EXPORTS:
-            assert f"{name} {size(peak)}" in check.detail
+            assert f"{name} {size(peak, 'up')}" in check.detail
             assert (name in (check.remedy or "")) == (name in missing)
     assert "Qwen3-30B-A3B 3.6 GiB" in ok("doctor", "--dir", tmp_path)
 

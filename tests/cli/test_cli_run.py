@@ -21,7 +21,7 @@ from moe_mobile.bundle import inspect_bundle
 from moe_mobile.cli.demo import exported_for_the_demo, real_size, remove_results
 from moe_mobile.errors import IoError
 from moe_mobile.export import options as export_options
-from tests.bundles import FEW_ROWS
+from tests.bundles import FEW_ROWS, DemoMaker
 from tests.cli.conftest import byte_tokenizer
 from tests.cli.program import COMMAND, INTERRUPTIBLE, failed, ok, ok_json, run_cli
 
@@ -265,6 +265,15 @@ def test_a_warm_up_fills_the_cache(bundle: pathlib.Path) -> None:
     assert f"a warm-up of {tokens:,} tokens" in result.stderr
     # An estimate from two tokens: of the right size.
     assert tokens / 8 < int(found[2]) < 8 * tokens
+
+
+def test_the_budget_that_an_error_asks_for_is_enough(demo_bundle: DemoMaker) -> None:
+    asked = ("generate", demo_bundle("8da8w"), "--token-ids", "1,2", "-n", 1, "--cache")
+    remedy = failed(9, *asked, "100KiB")["remedy"]
+    found = re.search(r"to at least (\d+\.\d MiB)", remedy)
+    assert found is not None, remedy
+    ok(*asked, found[1])
+    ok(*asked, found[1].replace(" ", ""))
 
 
 def test_a_warm_up_that_cannot_fill_the_cache_is_refused(bundle: pathlib.Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +130,20 @@ def test_how_limits_are_written() -> None:
     assert parse_limit("12.3") == Limit("12.3", perplexity=12.3)
     exact = a_row("exact")
     assert parse_limit("20.2").change(exact) == pytest.approx(0.01)
-    with pytest.raises(UsageError, match=r"20\.0000 on this text already"):
-        parse_limit("19.9").change(exact)
     for wrong in ("", "+1", "-1%", "+1%%", "1e3", "nan", "0.5", "+\u0661%", "+1 percent"):
         with pytest.raises(UsageError) as caught:
             parse_limit(wrong)
         assert caught.value.setting == "limit"
+
+
+@given(st.floats(1.5, 1e5))
+def test_the_perplexity_that_a_limit_must_not_be_below_is_a_limit(perplexity: float) -> None:
+    exact = a_row("exact", blocks=(math.log(perplexity) * 32,) * 20)
+    with pytest.raises(UsageError, match="on this text already") as caught:
+        parse_limit("1").change(exact)
+    found = re.search(r"a perplexity of ([\d.]+) on this text", caught.value.cause)
+    assert found is not None
+    assert 0 <= parse_limit(found[1]).change(exact) < 1e-3
 
 
 def test_verdicts() -> None:

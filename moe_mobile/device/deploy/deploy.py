@@ -16,6 +16,7 @@ from collections.abc import Iterable
 
 from moe_mobile.base import limits
 from moe_mobile.base.progress import Progress
+from moe_mobile.base.text import size
 from moe_mobile.device.deploy.attempt import Attempt, Deployed, Digest, parent
 from moe_mobile.device.deploy.inventory import (
     Inventory,
@@ -29,7 +30,7 @@ from moe_mobile.device.deploy.inventory import (
 from moe_mobile.device.deploy.lock import STALE_S
 from moe_mobile.device.deploy.package import Package
 from moe_mobile.device.deploy.plan import Plan, make_plan
-from moe_mobile.device.deploy.remote import MIB, Remote
+from moe_mobile.device.deploy.remote import Remote
 from moe_mobile.device.deploy.told import odd
 from moe_mobile.device.lost import LostError
 from moe_mobile.errors import (
@@ -197,10 +198,10 @@ class Deployer:
     def _require_space(self, plan: Plan, there: Inventory, reserve: int) -> None:
         needed = plan.bytes_to_write
         if needed + reserve > there.free_bytes:
-            packed = f" and {reserve // MIB} MiB for packed weights" if reserve else ""
+            packed = f" and {size(reserve, 'up')} for packed weights" if reserve else ""
             raise DiskFullError(
-                f"{needed // MIB} MiB more are needed{packed}, and "
-                f"{there.free_bytes // MIB} MiB are free",
+                f"{size(needed, 'up')} more are needed{packed}, and "
+                f"{size(there.free_bytes, 'down')} are free",
                 file=f"{phone_root()} on {self._remote.serial}",
                 remedy="Free some space there; `replace` deletes old deployments first, `consume` "
                 "deletes each shard once it is packed",

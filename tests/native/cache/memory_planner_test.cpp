@@ -240,6 +240,70 @@ TEST(MemoryPlan, DescribesItself) {
   EXPECT_EQ(format_bytes(1536), "1.5 KiB");
 }
 
+TEST(FormatBytes, ChoosesTheUnitAfterRounding) {
+  EXPECT_EQ(format_bytes(kMiB - 1), "1.0 MiB");
+  EXPECT_EQ(format_bytes(kMiB - 1, Rounding::kDown), "1023.9 KiB");
+  EXPECT_EQ(format_bytes(kMiB + 1, Rounding::kUp), "1.1 MiB");
+  EXPECT_EQ(format_bytes(kMiB + 1, Rounding::kDown), "1.0 MiB");
+  EXPECT_EQ(format_bytes(1280), "1.2 KiB");  // ties go to the even digit
+  EXPECT_EQ(format_bytes(1023, Rounding::kUp), "1023 B");
+  EXPECT_EQ(format_bytes(UINT64_MAX), "17179869184.00 GiB");
+}
+
+TEST(FormatBytes, RoundedUpItIsEnoughAndRoundedDownItIsThere) {
+  std::mt19937_64 random(1);
+  for (int i = 0; i < 20000; ++i) {
+    const uint64_t bytes = (random() >> 8 >> random() % 40) + 1;
+    if (bytes > 1ull << 56) continue;
+    const std::string up = format_bytes(bytes, Rounding::kUp);
+    const std::string down = format_bytes(bytes, Rounding::kDown);
+    SCOPED_TRACE(std::to_string(bytes) + ": " + down + ", " + up);
+    const auto size = [](const std::string& text) {
+      const bool bare = text.substr(text.size() - 2) == " B";
+      return bare ? std::stoull(text) : parse_budget(text).bytes;
+    };
+    EXPECT_GE(size(up), bytes);
+    EXPECT_LE(size(down), bytes);
+    EXPECT_LE(size(up) - size(down), bytes / 10 + 1);
+  }
+}
+
+// The budget that a remedy names, which is then given.
+std::string budget_asked_for(const MemoryPlanInputs& in) {
+  try {
+    plan_memory(in);
+  } catch (const Error& error) {
+    const std::string before = "at least ", remedy = error.remedy();
+    const size_t begin = remedy.find(before) + before.size();
+    return remedy.substr(begin, remedy.find("iB", begin) + 2 - begin);
+  }
+  return "";
+}
+
+TEST(MemoryPlan, TheBudgetThatIsAskedForIsEnough) {
+  std::mt19937_64 random(2);
+  for (int i = 0; i < 2000; ++i) {
+    MemoryPlanInputs in = inputs();
+    in.classes[0].slot_bytes = 4096 * (1 + random() % 2000);
+    if (i % 2 == 1) in.classes.push_back({1, "8da4w", 2, 4096 * (1 + random() % 1000)});
+    in.moe_layers = static_cast<uint32_t>(1 + random() % 40);
+    in.per_layer = random() % 2 == 0;
+    in.available_bytes = 1ull << 50;
+    in.budget = parse_budget("4096B");
+    const std::string asked = budget_asked_for(in);
+    in.budget = parse_budget(asked);
+    EXPECT_EQ(budget_asked_for(in), "") << asked << " was asked for";
+  }
+}
+
+TEST(MemoryPlan, WhatIsNeededNeverLooksLikeWhatThereIs) {
+  MemoryPlanInputs in = inputs();
+  in.budget = parse_budget("50%");
+  in.available_bytes = plan_memory(in).total_bytes - 1;
+  EXPECT_ERROR(plan_memory(in), ErrorCode::kBudget, "750.0 MiB are needed");
+  EXPECT_ERROR(plan_memory(in), ErrorCode::kBudget, "749.9 MiB are available");
+}
+
 TEST(AvailableToResize, CountsWhatHoldsMemory) {
   MemoryPlanInputs in = inputs();
   in.budget = parse_budget("50%");

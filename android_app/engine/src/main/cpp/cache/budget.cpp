@@ -72,7 +72,8 @@ Budget parse_budget(const std::string& text) {
   if (text == "auto") return budget;
   size_t used = 0;
   const std::optional<double> value = leading_number(text, &used);
-  const std::string unit = text.substr(std::min(used, text.size()));
+  std::string unit = text.substr(std::min(used, text.size()));
+  unit.erase(0, unit.find_first_not_of(' '));  // "1.5 GiB", as messages write it
   if (value.has_value() && unit == "%" && *value > 0 && *value <= 100) {
     budget.kind = Budget::Kind::kPercent;
     budget.percent = *value;

@@ -45,7 +45,11 @@ struct MemoryPlan {
 // A few lines for people.
 std::string describe(const MemoryPlan& plan);
 
+// What is asked for is rounded up, and what there is down: the text of an amount that is needed is
+// then enough, and never looks like one that is too small.
+enum class Rounding { kNearest, kUp, kDown };
+
 // "4.9 MiB", "1.50 GiB", "812 B".
-std::string format_bytes(uint64_t bytes);
+std::string format_bytes(uint64_t bytes, Rounding rounding = Rounding::kNearest);
 
 }  // namespace moe_mobile

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <limits>
 
 #include "base/error.h"
@@ -86,21 +87,42 @@ void split_budget(uint64_t budget, uint64_t num_experts, std::vector<SlotClassPl
   }
 }
 
+struct Unit {
+  const char* name;
+  uint64_t bytes;
+  int digits;      // after the point
+  uint64_t parts;  // that they count
+};
+
+constexpr Unit kUnits[] = {
+    {"KiB", 1ull << 10, 1, 10}, {"MiB", 1ull << 20, 1, 10}, {"GiB", 1ull << 30, 2, 100}};
+
+// Bytes in parts of a unit. Ties go to the even number.
+uint64_t divide(uint64_t bytes, const Unit& unit, Rounding rounding) {
+  const uint64_t rest = bytes % unit.bytes * unit.parts;
+  const uint64_t below = bytes / unit.bytes * unit.parts + rest / unit.bytes;
+  const uint64_t left = rest % unit.bytes;
+  const bool nearer = 2 * left > unit.bytes || (2 * left == unit.bytes && below % 2 == 1);
+  const bool up = rounding == Rounding::kUp ? left > 0 : rounding == Rounding::kNearest && nearer;
+  return below + (up ? 1 : 0);
+}
+
+std::string needed_text(uint64_t bytes) { return format_bytes(bytes, Rounding::kUp); }
+std::string free_text(uint64_t bytes) { return format_bytes(bytes, Rounding::kDown); }
+
 }  // namespace
 
-std::string format_bytes(uint64_t bytes) {
-  const struct {
-    uint64_t bytes;
-    const char* format;
-  } units[] = {{1ull << 30, "%.2f GiB"}, {1ull << 20, "%.1f MiB"}, {1ull << 10, "%.1f KiB"}};
+std::string format_bytes(uint64_t bytes, Rounding rounding) {
+  if (bytes < 1024) return std::to_string(bytes) + " B";
+  const auto* unit = std::begin(kUnits);
+  uint64_t parts = divide(bytes, *unit, rounding);
+  while (parts >= 1024 * unit->parts && unit + 1 != std::end(kUnits))
+    parts = divide(bytes, *++unit, rounding);
   char text[32];
-  for (const auto& unit : units) {
-    if (bytes < unit.bytes) continue;
-    std::snprintf(text, sizeof text, unit.format,
-                  static_cast<double>(bytes) / static_cast<double>(unit.bytes));
-    return text;
-  }
-  return std::to_string(bytes) + " B";
+  std::snprintf(text, sizeof text, "%llu.%0*llu %s",
+                static_cast<unsigned long long>(parts / unit->parts), unit->digits,
+                static_cast<unsigned long long>(parts % unit->parts), unit->name);
+  return text;
 }
 
 std::vector<uint32_t> MemoryPlan::slots_by_variant(size_t variants) const {
@@ -154,10 +176,10 @@ MemoryPlan plan_memory(const MemoryPlanInputs& in) {
   const std::string raise =
       in.budget.kind == Budget::Kind::kAuto
           ? "Free memory, shorten the context or choose a smaller model: with " +
-                format_bytes(fixed) + " for everything else, experts need at least " +
-                format_bytes(cycle_bytes) + " of the " + format_bytes(in.available_bytes) +
+                needed_text(fixed) + " for everything else, experts need at least " +
+                needed_text(cycle_bytes) + " of the " + free_text(in.available_bytes) +
                 " that are available"
-          : "Raise the cache budget to at least " + format_bytes(cycle_bytes);
+          : "Raise the cache budget to at least " + needed_text(cycle_bytes);
   for (const SlotClassPlan& c : plan.classes) {
     const std::string held = format_bytes(plan.experts_budget_bytes) + " hold " + experts_of(plan);
     const std::string of = plan.classes.size() > 1 ? " in " + c.name : "";
@@ -173,13 +195,13 @@ MemoryPlan plan_memory(const MemoryPlanInputs& in) {
                     raise + ", or set `allow_below_cycle`");
   }
   if (running < loading && loading > in.available_bytes)
-    refuse_budget(format_bytes(loading) + " are needed while the dense programs are loaded, " +
-                      format_bytes(in.available_bytes) + " are available",
+    refuse_budget(needed_text(loading) + " are needed while the dense programs are loaded, " +
+                      free_text(in.available_bytes) + " are available",
                   "Free memory, or choose a smaller model");
   if (plan.total_bytes > in.available_bytes) {
-    refuse_budget(format_bytes(plan.total_bytes) + " are needed (" + experts_of(plan) + " and " +
-                      format_bytes(fixed) + " for everything else), " +
-                      format_bytes(in.available_bytes) + " are available",
+    refuse_budget(needed_text(plan.total_bytes) + " are needed (" + experts_of(plan) + " and " +
+                      needed_text(fixed) + " for everything else), " +
+                      free_text(in.available_bytes) + " are available",
                   "Lower the cache budget, shorten the context or free memory");
   }
   return plan;

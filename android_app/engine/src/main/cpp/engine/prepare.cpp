@@ -85,8 +85,8 @@ void require_space(const std::string& directory, uint64_t bytes, bool consume) {
   if (free_bytes >= bytes) return;
   throw Error(
       ErrorCode::kDiskFull, directory,
-      "the packed store needs about " + format_bytes(bytes) + " more, and " +
-          format_bytes(free_bytes) + " are free",
+      "the packed store needs about " + format_bytes(bytes, Rounding::kUp) + " more, and " +
+          format_bytes(free_bytes, Rounding::kDown) + " are free",
       consume
           ? "Free some space, or choose another `packed_dir`."
           : "Free some space, choose another `packed_dir`, or prepare the bundle with `consume`.");
