@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moe_mobile.base.json_text import json_text
-from moe_mobile.bench.filling import MOST_RUNS
+from moe_mobile.bench.filling import MOST_TOKENS
 from moe_mobile.bench.gate import Gate
 from moe_mobile.bench.row import BenchTest
 from moe_mobile.errors import UsageError
@@ -57,7 +57,7 @@ class Protocol:
     @property
     def most_warmup(self) -> int:
         """The most runs of warm-up that there may be."""
-        return MOST_RUNS if self.warmup is None else self.warmup
+        return MOST_TOKENS if self.warmup is None else self.warmup
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,17 +15,29 @@ FULL = "full"
 """A warm-up that runs until the cache is full."""
 
 MOST_RUNS = 1000
-"""Of a warm-up."""
+"""Of a warm-up whose runs are counted."""
 
-_STILL = 10
-"""Runs that add no expert: more would not either."""
+MOST_TOKENS = 100_000
+"""Of a warm-up until the cache is full."""
+
+_STILL = 1024
+"""Tokens that add no expert, at least as many as came before: more would not add one either."""
 
 
-def has_stopped(fills: Sequence[float]) -> bool:
-    """Whether a warm-up has done what it can, given how full the cache was before each run."""
-    if fills and fills[-1] >= 1:
+def has_stopped(fills: Sequence[float], tokens: int) -> bool:
+    """Whether a warm-up until the cache is full has done what it can.
+
+    Args:
+        fills: how full the cache was before each run.
+        tokens: of each run. Runs may be as short as one token, so they say nothing of how much was
+            tried.
+    """
+    if not fills:
+        return False
+    if fills[-1] >= 1 or len(fills) * tokens >= MOST_TOKENS:
         return True
-    return len(fills) > _STILL and fills[-1] <= fills[-1 - _STILL]
+    grown = fills.index(max(fills)) * tokens  # when the last expert had come
+    return (len(fills) - 1) * tokens - grown >= max(_STILL, grown)
 
 
 def filling_flags(

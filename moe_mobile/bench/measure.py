@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Self
@@ -200,11 +201,11 @@ class _Opened:
         """Runs that are not counted. Returns their tokens."""
         fills: list[float] = []
         for number in range(self._protocol.most_warmup):
-            full = f", cache {100 * fills[-1]:.0f} % full" if fills else ""
+            full = f", cache {math.floor(100 * fills[-1])} % full" if fills else ""
             self._run.progress("bench", self._run.done, self._run.total, f"warm-up{full}")
             sample = self._bench(self._protocol.repetitions + number)
             fills.append(float(sample.get("cache_fill", 1.0)))
-            if self._protocol.warmup is None and has_stopped(fills):
+            if self._protocol.warmup is None and has_stopped(fills, self._test.positions):
                 break
         return len(fills) * self._test.positions
 

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from moe_mobile.bench.filling import has_stopped, tokens_to_fill
+from moe_mobile.bench.filling import MOST_TOKENS, has_stopped, tokens_to_fill
 
 
 @pytest.mark.parametrize("slots", [192, 96, 48])
@@ -39,8 +39,24 @@ def test_nothing_is_estimated_from_nothing() -> None:
 
 
 def test_a_warm_up_ends_when_the_cache_is_full_or_grows_no_more() -> None:
-    assert not has_stopped([])
-    assert not has_stopped([0.0, 0.5])
-    assert has_stopped([0.0, 0.5, 1.0])
-    assert not has_stopped([0.0, *[0.97] * 10])
-    assert has_stopped([0.0, *[0.97] * 11])
+    assert not has_stopped([], 128)
+    assert not has_stopped([0.0, 0.5], 128)
+    assert has_stopped([0.0, 0.5, 1.0], 128)
+    assert not has_stopped([0.0, *[0.97] * 8], 128)
+    assert has_stopped([0.0, *[0.97] * 9], 128)
+    growing = [run / 2000 for run in range(2000)]
+    assert not has_stopped([*growing, *[0.9999] * 2000], 1)
+    assert has_stopped([*growing, *[0.9999] * 2001], 1)
+    assert has_stopped([run / MOST_TOKENS for run in range(MOST_TOKENS)], 1)
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 16, 128])
+def test_short_runs_fill_a_cache_as_long_ones_do(tokens: int) -> None:
+    """Top-4 of 32 experts in 6 layers, some of them ten times as likely as others."""
+    draw, used, fills = random.Random(1), set[tuple[int, int]](), [0.0]
+    names = [*range(32), *[*range(16)] * 9]
+    while not has_stopped(fills, tokens):
+        for layer in [*range(6)] * tokens:
+            used |= {(layer, draw.choice(names)) for _ in range(4)}
+        fills.append(len(used) / 192)
+    assert fills[-1] == 1

@@ -267,6 +267,13 @@ def test_a_warm_up_fills_the_cache(bundle: pathlib.Path) -> None:
     assert tokens / 8 < int(found[2]) < 8 * tokens
 
 
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_a_warm_up_of_short_runs_fills_the_cache(tokens: int, demo_bundle: DemoMaker) -> None:
+    asked = ("bench", demo_bundle("8da8w"), "-p", 0, "-n", tokens, "-r", 1, "--cache", "100%")
+    (row,) = ok_json(*asked, "--warmup", "full")
+    assert (row["flags"], row["runs"][0]["cache_fill"]) == ([], 1)
+
+
 def test_the_budget_that_an_error_asks_for_is_enough(demo_bundle: DemoMaker) -> None:
     asked = ("generate", demo_bundle("8da8w"), "--token-ids", "1,2", "-n", 1, "--cache")
     remedy = failed(9, *asked, "100KiB")["remedy"]
