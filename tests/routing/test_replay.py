@@ -355,9 +355,12 @@ def test_unwritable_outputs_are_errors_before_the_work(
 def test_a_pipe_gets_what_a_file_would(option: str, near_choice: Path, tmp_path: Path) -> None:
     pipe(tmp_path / "pipe")
     with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
-        ok("simulate", near_choice, option, tmp_path / "pipe")
-        assert reader.stdout is not None
-        read = reader.stdout.read()
+        try:
+            ok("simulate", near_choice, option, tmp_path / "pipe")
+            assert reader.stdout is not None
+            read = reader.stdout.read()
+        finally:
+            reader.kill()  # it would wait for a writer that failed
     ok("simulate", near_choice, option, tmp_path / "file")
     assert read == (tmp_path / "file").read_bytes()
 
