@@ -14,7 +14,8 @@ import math
 import os
 import re
 import stat
-from collections.abc import Collection
+import zlib
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,10 @@ _MOST_DIMENSIONS = 8
 _MOST_BYTES = 1 << 48  # of a tensor, and of a file: more than any has
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+# What the fingerprint samples of each file.
+_SAMPLES = 128
+_SAMPLE_BYTES = 4096
+_PART_BYTES = 8 << 20
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
@@ -62,7 +67,9 @@ class SafetensorsStore:
 
     def __init__(self, folder: Path) -> None:
         self._tensors: dict[str, _Stored] = {}
-        self._fingerprint = hashlib.sha256()
+        self._headers = hashlib.sha256()
+        self._written = hashlib.sha256()
+        self._files: list[tuple[Path, int]] = []
         index = folder / INDEX_FILE
         # transformers takes the single file if there are both.
         if (folder / SINGLE_FILE).exists():
@@ -80,8 +87,30 @@ class SafetensorsStore:
         return self._tensors.keys()
 
     def fingerprint(self) -> str:
-        """Changes when the checkpoint's files do (headers, lengths, modification times)."""
-        return self._fingerprint.hexdigest()
+        """Changes when the checkpoint's files do: their headers, their lengths, or what lies at
+        places all over them. A copy has the same. A change of a few tensors may not be seen."""
+        digest = self._headers.copy()
+        for path, size in self._files:
+            for begin in range(0, size, max(_SAMPLE_BYTES, size // _SAMPLES)):
+                digest.update(
+                    _read_exactly(path, begin, min(_SAMPLE_BYTES, size - begin), "the data")
+                )
+        return digest.hexdigest()
+
+    def written(self) -> str:
+        """Changes when one of the files is written, or copied: it follows their modification times.
+        As long as it is the same, so is every tensor."""
+        return self._written.hexdigest()
+
+    def checksum(self, refs: Iterable[TensorRef]) -> int:
+        """The CRC-32 of these parts as they are stored. Raises as :meth:`check`."""
+        crc = 0
+        for ref in refs:
+            stored, begin, size, _ = self._span(ref)
+            for at in range(begin, begin + size, _PART_BYTES):
+                length = min(_PART_BYTES, begin + size - at)
+                crc = zlib.crc32(_read_exactly(stored.file, at, length, ref.name), crc)
+        return crc
 
     def check(self, ref: TensorRef) -> None:
         """Raises a CheckpointError unless ``ref``'s tensor exists with its shape, and an
@@ -95,14 +124,9 @@ class SafetensorsStore:
             CheckpointError: as :meth:`check`, or the tensor holds NaN or infinity.
             UnsupportedError: as :meth:`check`.
         """
-        stored = self._find(ref)
+        stored, begin, size, shape = self._span(ref)
+        data = _read_exactly(stored.file, begin, size, ref.name)
         dtype = _DTYPES[stored.dtype]
-        shape = ref.part_shape if ref.column is None else ref.shape
-        begin = (ref.index or 0) * math.prod(ref.shape[1:])
-        if ref.rows is not None:
-            begin += ref.rows[0] * math.prod(shape[1:])
-        item, size = dtype.itemsize, math.prod(shape) * dtype.itemsize
-        data = _read_exactly(stored.file, stored.begin + begin * item, size, ref.name)
         tensor = torch.frombuffer(data, dtype=dtype).reshape(shape).to(torch.float32)
         if ref.column is not None:
             tensor = tensor[..., ref.column].reshape(ref.part_shape).contiguous()
@@ -114,6 +138,17 @@ class SafetensorsStore:
                 remedy=f"{AGAIN}; if it was saved so, its training or conversion failed",
             )
         return tensor
+
+    def _span(self, ref: TensorRef) -> tuple[_Stored, int, int, tuple[int, ...]]:
+        """What is read for ``ref``: where it begins in its file, its bytes and its shape. A column
+        is read with its neighbours."""
+        stored = self._find(ref)
+        shape = ref.part_shape if ref.column is None else ref.shape
+        begin = (ref.index or 0) * math.prod(ref.shape[1:])
+        if ref.rows is not None:
+            begin += ref.rows[0] * math.prod(shape[1:])
+        item = _DTYPES[stored.dtype].itemsize
+        return stored, stored.begin + begin * item, math.prod(shape) * item, shape
 
     def _find(self, ref: TensorRef) -> _Stored:
         stored = self._tensors.get(ref.name)
@@ -165,8 +200,10 @@ class SafetensorsStore:
                 "not a safetensors file, or cut off in its header", file=path, remedy=AGAIN
             )
         text = _read_exactly(path, 8, length, "the header")
-        self._fingerprint.update(f"{path.name}:{status.st_size}:{status.st_mtime_ns}:".encode())
-        self._fingerprint.update(text)
+        self._headers.update(f"{path.name}:{status.st_size}:".encode())
+        self._headers.update(text)
+        self._written.update(f"{path.name}:{status.st_size}:{status.st_mtime_ns}:".encode())
+        self._files.append((path, status.st_size))
         if too_many_values(text):
             raise CheckpointError("header holds too many values", file=path, remedy=AGAIN)
         try:

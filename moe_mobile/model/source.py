@@ -80,6 +80,8 @@ class TensorStore(Protocol):
 
     def __contains__(self, name: object) -> bool: ...
     def fingerprint(self) -> str: ...
+    def written(self) -> str: ...
+    def checksum(self, refs: Iterable[TensorRef]) -> int: ...
     def check(self, ref: TensorRef) -> None: ...
     def names(self) -> Collection[str]: ...
     def read(self, ref: TensorRef) -> torch.Tensor: ...
@@ -103,13 +105,13 @@ class OpenModel:
     files: dict[str, bytes]
 
     def fingerprint(self) -> str:
-        """Changes when anything that the export reads does."""
-        digest = hashlib.sha256(self.label.encode())
-        digest.update(repr(self.architecture).encode())
-        digest.update(self.store.fingerprint().encode())
-        for name, content in sorted(self.files.items()):
-            digest.update(f"{name}:{hashlib.sha256(content).hexdigest()}".encode())
-        return digest.hexdigest()
+        """Changes when anything that the export reads does; of the weights as their store says."""
+        parts = (self.label, self.architecture.name, self.described(), self.store.fingerprint())
+        return hashlib.sha256(json_text(parts).encode()).hexdigest()
+
+    def described(self) -> str:
+        """As :meth:`Description.fingerprint`."""
+        return _fingerprint(self.architecture, self.files)
 
     def router(self) -> RouterSpec:
         """How experts are selected, with the bias that the checkpoint holds. Errors as reading."""
@@ -306,6 +308,17 @@ class Description:
     files: dict[str, bytes]
     note: str | None = None
     download: Download | None = None
+
+    def fingerprint(self) -> str:
+        """Changes when anything does that a bundle holds of it, but for the model's name."""
+        return _fingerprint(self.architecture, self.files)
+
+
+def _fingerprint(architecture: Architecture, files: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256(repr(replace(architecture, name="")).encode())
+    for name, content in sorted(files.items()):
+        digest.update(f"{name}:{hashlib.sha256(content).hexdigest()}".encode())
+    return digest.hexdigest()
 
 
 def _read_description(folder: Path, name: str, listed: Collection[str]) -> Description:

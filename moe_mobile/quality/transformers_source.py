@@ -69,7 +69,13 @@ class TransformersScorer(Scorer):
             **vars(checkpoint.facts(source.dtype)),
             source="transformers",
             source_id=checkpoint.model.label,
-            identity=f"{checkpoint.model.fingerprint()} {self._device.type}",
+            identity=" ".join(
+                (
+                    checkpoint.model.fingerprint(),
+                    checkpoint.model.store.written(),
+                    self._device.type,
+                )
+            ),
             vocab_size=architecture.vocab_size,
             context=checked_context(checkpoint, source.context),
         )

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from moe_mobile.errors import CheckpointError, MoeMobileError, UnsupportedError
+from moe_mobile.model import safetensors
 from moe_mobile.model.names import TensorRef
 from moe_mobile.model.safetensors import SafetensorsStore
 
@@ -272,10 +275,55 @@ def test_a_folder_without_weights(tmp_path: Path) -> None:
         SafetensorsStore(tmp_path)
 
 
-def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
+def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
     path = write(tmp_path)
-    first = SafetensorsStore(tmp_path).fingerprint()
-    assert SafetensorsStore(tmp_path).fingerprint() == first
+
+    def now() -> tuple[str, str]:
+        store = SafetensorsStore(tmp_path)
+        return store.fingerprint(), store.written()
+
+    first = now()
+    assert now() == first
+    os.utime(path, ns=(1, 1))
+    touched = now()
+    assert touched[0] == first[0]
+    assert touched[1] != first[1]
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(1, 1))
+    assert now() == (now()[0], touched[1])
+    assert now()[0] != first[0]
     write(tmp_path, torch.float16)
-    assert SafetensorsStore(tmp_path).fingerprint() != first
-    assert path.exists()
+    assert now()[0] != first[0]
+
+
+def test_the_fingerprint_reads_little_of_a_large_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"large": torch.zeros(3 << 20)}, tmp_path / "model.safetensors")
+    store = SafetensorsStore(tmp_path)
+    read, lengths = safetensors._read_exactly, []
+
+    def counted(path: Path, offset: int, length: int, what: str) -> bytearray:
+        lengths.append(length)
+        return read(path, offset, length, what)
+
+    monkeypatch.setattr(safetensors, "_read_exactly", counted)
+    store.fingerprint()
+    assert 100 < len(lengths) < 200
+    assert sum(lengths) < 1 << 20
+
+
+def test_a_checksum_is_of_the_parts_as_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = load_file(write(tmp_path, torch.bfloat16))
+    store = SafetensorsStore(tmp_path)
+    stack = TensorRef("stack", (3, 6, 4), index=2)
+    refs = [stack.slice_rows(2, 6), TensorRef("vector", (5,))]
+    parts = [tensors["stack"][2, 2:6].contiguous(), tensors["vector"]]
+    data = b"".join(part.view(torch.uint8).numpy().tobytes() for part in parts)
+    assert store.checksum(refs) == zlib.crc32(data)
+    monkeypatch.setattr(safetensors, "_PART_BYTES", 7)
+    assert store.checksum(refs) == zlib.crc32(data)
