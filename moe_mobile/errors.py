@@ -14,7 +14,7 @@ built-in exception that people catch::
       IoError             (OSError)         reading or writing failed
         DiskFullError     (OSError)         errno is ENOSPC
         ReadOnlyError     (PermissionError) the place cannot be written
-      BudgetError         (MemoryError)     the memory budget is too small
+      BudgetError         (MemoryError)     the memory budget, or memory itself, is too small
       RuntimeFailedError  (RuntimeError)    ExecuTorch or the engine's process failed
       KilledError         (RuntimeError)    the system killed the engine
       DeviceError         (ConnectionError) no usable phone
@@ -167,7 +167,7 @@ class ReadOnlyError(IoError, PermissionError, code="read_only", exit_code=8, err
 
 
 class BudgetError(MoeMobileError, MemoryError, code="budget", exit_code=9):
-    """The memory budget is too small."""
+    """The memory budget is too small, or there is not enough memory."""
 
 
 class RuntimeFailedError(MoeMobileError, RuntimeError, code="runtime", exit_code=10):

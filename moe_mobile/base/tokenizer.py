@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moe_mobile.base.json_field import too_many_values
+from moe_mobile.base.memory import is_out_of_memory, is_panic
 from moe_mobile.base.tokenizer_growth import require_limited
 from moe_mobile.errors import BundleInvalidError, MoeMobileError
 
@@ -200,9 +201,10 @@ def _require_prefixed_merges(model: object) -> None:
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether the library failed, which may be a panic, and nobody interrupted it."""
-    # The class of a panic is no Exception, and has no module to import it from.
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+    """Whether the library failed, which may be a panic: nobody interrupted it, and it was not for
+    want of memory."""
+    failed = isinstance(error, Exception) or is_panic(error)
+    return failed and not is_out_of_memory(error)
 
 
 @contextlib.contextmanager

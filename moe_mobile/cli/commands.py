@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from moe_mobile.base.memory import is_out_of_memory, out_of_memory
 from moe_mobile.errors import MoeMobileError, UsageError, did_you_mean
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -68,7 +69,7 @@ def _option_names(command: click.Command) -> dict[str, str]:
 
 
 class Command(click.Command):
-    """A command whose errors name its options."""
+    """A command whose errors name its options, and itself if memory does not suffice."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -82,6 +83,10 @@ class Command(click.Command):
             return super().invoke(ctx)
         except MoeMobileError as error:
             raise with_options(error, self) from error
+        except BaseException as error:
+            if is_out_of_memory(error):
+                raise out_of_memory(f"run `{ctx.command_path}`") from error
+            raise
 
 
 class Group(click.Group):

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 import moe_mobile
+from moe_mobile.base.memory import is_panic
 from moe_mobile.cli.commands import Group, parameter_name
 from moe_mobile.cli.errors import INTERNAL_EXIT_CODE, report
 from moe_mobile.cli.output import STDOUT, guarded_stdout, open_standard_streams
@@ -129,7 +130,9 @@ class CommandGroup(Group):
             # What writes files types its errors itself. These come of writing alone.
             typed = write_error if error.errno in _OF_WRITING else read_error
             return report(typed(error, name), as_json=as_json)
-        except Exception:
+        except BaseException as error:
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
             traceback.print_exc()
             click.echo("error: this is a defect of moe-mobile; please report it", err=True)
             return INTERNAL_EXIT_CODE

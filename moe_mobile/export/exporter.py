@@ -19,6 +19,7 @@ import torch
 from moe_mobile.base.files import HashingFile, reading
 from moe_mobile.base.json_field import JsonField
 from moe_mobile.base.json_text import json_text
+from moe_mobile.base.memory import REMEDY, memory_to
 from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.progress import Progress, silent
 from moe_mobile.base.tokenizer import TOKENIZER
@@ -114,6 +115,7 @@ def export_bundle(
         DiskFullError: the disk has not enough room for what is missing, found before any work, or
             it has filled up since.
         ReadOnlyError, IoError: writing or reading failed.
+        BudgetError: there is not enough memory; calling again continues.
         CancelledError: interrupted from the keyboard; calling again continues.
     """
     options = resolve_options(
@@ -147,7 +149,7 @@ def export_bundle(
                 stacklevel=_TO_CALLER,
             )
 
-    try:
+    with _typed_ends(target):
         model = open_model(source, name=name, judge=judge)
         plan = make_plan(model.architecture, options)
         key = _key(model, options)
@@ -162,11 +164,19 @@ def export_bundle(
             if workspace is not None:
                 with one_thread_each():
                     _Export(model, options, plan, workspace, progress).run(target)
+    return target
+
+
+@contextlib.contextmanager
+def _typed_ends(target: Path) -> Iterator[None]:
+    """An export that is interrupted, or runs out of memory, ends with a typed error."""
+    try:
+        with memory_to("export it", target, f"{REMEDY}. Run it again to continue"):
+            yield
     except KeyboardInterrupt:
         raise CancelledError(
             "export interrupted", file=target, remedy="Run it again to continue"
         ) from None
-    return target
 
 
 @dataclass

@@ -17,9 +17,11 @@ from moe_mobile import __version__
 from moe_mobile.base.files import open_regular
 from moe_mobile.base.json_field import JsonField
 from moe_mobile.base.json_text import json_text
+from moe_mobile.base.memory import available_memory, memory_to, out_of_memory
 from moe_mobile.base.outputs import write_output
 from moe_mobile.base.router import SCORES, SOFTMAX, RouterSpec
 from moe_mobile.base.router_json import parse_router, router_to_json
+from moe_mobile.base.text import size
 from moe_mobile.base.versioned_files import Format
 from moe_mobile.errors import UnsupportedError, UsageError, read_error
 from moe_mobile.routing.facts import MoeFacts
@@ -42,6 +44,7 @@ _MAX_TOKENS = 2**24
 MAX_SEQUENCES = 65536
 _MAX_HEADER = 1 << 20
 _MAX_FILE = 16 << 30
+_READ = "read it"
 _REMEDY = "Name a file that `moe-mobile trace` wrote, or record it again"
 _FORMAT = Format(
     mark="version",
@@ -175,6 +178,7 @@ def write_trace(path: str | os.PathLike[str], trace: Trace) -> int:
 
     Raises:
         UsageError: a text is too long or not printable.
+        BudgetError: there is no memory for a copy of it.
         DiskFullError, ReadOnlyError, IoError: writing failed.
     """
     from safetensors.numpy import save
@@ -196,8 +200,8 @@ def write_trace(path: str | os.PathLike[str], trace: Trace) -> int:
     text = json_text(metadata, compact=True)
     # Nothing is written that would not be read.
     _read_metadata(text, trace.router_logits.shape, os.fspath(path))
-    data = save(tensors, {METADATA: text})
-    return write_output(path, data)
+    with memory_to("write it", path):
+        return write_output(path, save(tensors, {METADATA: text}))
 
 
 def read_trace(path: str | os.PathLike[str]) -> Trace:
@@ -206,6 +210,7 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
     Raises:
         UsageError: it is not a trace, or a broken one.
         UnsupportedError: a newer version of moe-mobile wrote it.
+        BudgetError: it is larger than the memory that is left.
         IoError: it cannot be read.
     """
     file = os.fspath(path)
@@ -213,7 +218,7 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
 
     try:
         _check_size(file)
-        with safe_open(file, framework="numpy") as opened:
+        with memory_to(_READ, file), safe_open(file, framework="numpy") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             shape = slices["router_logits"].get_shape() if "router_logits" in slices else ()
             members = _read_metadata((opened.metadata() or {}).get(METADATA), shape, file)
@@ -221,8 +226,10 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
             if types != {"router_logits": "F32", "token_ids": "U32"}:
                 listed = ", ".join(f"{name} ({kind})" for name, kind in sorted(types.items()))
                 raise _broken(f"holds the tensors {listed or 'none'}"[:MAX_TEXT], file)
+            # Without the memory for it, get_tensor would panic, and print that.
+            np.empty(shape, np.float32)
             tensors: dict[str, Any] = {name: opened.get_tensor(name) for name in types}
-        return Trace(**tensors, **members)
+            return Trace(**tensors, **members)
     except SafetensorError as error:
         raise _broken(f"is not a safetensors file: {error}", file) from error
     except OSError as error:
@@ -234,11 +241,15 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
 def _check_size(file: str) -> None:
     """Refuses what would block, or fill memory, before it is known to be a trace."""
     with open_regular(file, _REMEDY) as opened:
-        if os.fstat(opened.fileno()).st_size > _MAX_FILE:
+        length = os.fstat(opened.fileno()).st_size
+        if length > _MAX_FILE:
             raise _broken(f"is larger than {_MAX_FILE >> 30} GiB", file)
         header = int.from_bytes(opened.read(8), "little")
     if header > _MAX_HEADER:
         raise _broken("is not a trace, or its header is larger than 1 MiB", file)
+    available = available_memory()
+    if length > available:
+        raise out_of_memory(f"{_READ}: {size(length)}, and {size(available)} are left", file)
 
 
 def _read_metadata(text: str | None, shape: Sequence[int], file: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from moe_mobile.base.memory import REMEDY, memory_to
 from moe_mobile.errors import BudgetError, UnsupportedError, UsageError
 from moe_mobile.model.source import OpenModel, open_model
 from moe_mobile.routing.facts import MoeFacts
@@ -126,12 +127,14 @@ def find_routers(model: Any, layers: Sequence[int]) -> dict[int, Any]:
 
 @contextlib.contextmanager
 def memory_errors(checkpoint: Checkpoint) -> Iterator[None]:
-    """A GPU's memory that is too small is a BudgetError."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise BudgetError(
-            "the model does not fit into the GPU's memory",
-            file=checkpoint.location,
-            remedy="Use `torch_device` cpu, `dtype` bfloat16 or a smaller `context`",
-        ) from error
+    """Memory that is too small, a GPU's or the machine's, is a BudgetError."""
+    remedy = f"Use `dtype` bfloat16 or a smaller `context`. {REMEDY}"
+    with memory_to("run the model", checkpoint.location, remedy):
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise BudgetError(
+                "the model does not fit into the GPU's memory",
+                file=checkpoint.location,
+                remedy="Use `torch_device` cpu, `dtype` bfloat16 or a smaller `context`",
+            ) from error

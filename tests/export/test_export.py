@@ -24,6 +24,7 @@ from moe_mobile.bundle import read_manifest, verify_bundle
 from moe_mobile.bundle.quantization import QuantizationSettings, embedding_row_bytes
 from moe_mobile.cli import cli
 from moe_mobile.errors import (
+    BudgetError,
     CancelledError,
     CheckpointError,
     MoeMobileError,
@@ -32,6 +33,8 @@ from moe_mobile.errors import (
 )
 from moe_mobile.export import RandomWeights
 from moe_mobile.export.embedding import encode_rows
+from moe_mobile.model.names import TensorRef
+from moe_mobile.model.safetensors import SafetensorsStore
 from tests.bundles import FEW_ROWS, BundleMaker, CheckpointMaker
 from tests.files import contents
 from tests.oracles.interpreter import Interpreter
@@ -308,6 +311,30 @@ def test_a_changed_checkpoint_is_not_continued(tmp_path: Path, bundle: BundleMak
     for name in expected:
         if name != "bundle.json":
             assert actual[name] == expected[name]
+
+
+def test_memory_that_runs_out_is_a_typed_error_and_the_export_continues(
+    checkpoint: CheckpointMaker,
+    bundle: BundleMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    read = SafetensorsStore.read
+
+    def allocate(store: SafetensorsStore, ref: TensorRef) -> torch.Tensor:
+        if "layers.1." in ref.name and ".experts." in ref.name:
+            torch.empty(1 << 60, dtype=torch.int8)
+        return read(store, ref)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SafetensorsStore, "read", allocate)
+        with pytest.raises(BudgetError, match="not enough memory to export it") as caught:
+            export_bundle(checkpoint("mixtral"), out, "fp32")
+    assert caught.value.file == str(out)
+    assert "Run it again to continue" in (caught.value.remedy or "")
+    export_bundle(checkpoint("mixtral"), out, "fp32")
+    assert contents(out) == contents(bundle("mixtral", "fp32"))
 
 
 def test_a_broken_tensor_is_named_and_leaves_no_bundle(tmp_path: Path) -> None:

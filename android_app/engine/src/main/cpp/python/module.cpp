@@ -20,6 +20,7 @@
 #include "bundle/packed_file.h"
 #include "bundle/quantization.h"
 #include "cache/expert_key.h"
+#include "cache/memory_planner.h"
 #include "cache/read_lanes.h"
 #include "engine/bench.h"
 #include "engine/engine_json.h"
@@ -221,6 +222,9 @@ NB_MODULE(_native, module) {
       },
       "What the Python package states too.");
 
+  module.def(
+      "available_memory", [] { return available_memory(); },
+      "Bytes that the machine, and the control groups of this process, have left.");
   module.def(
       "check_machine_secret", [] { machine_secret(); },
       "Raises what the engine would for the folder of this machine's secret, and makes it.");
