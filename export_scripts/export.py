@@ -31,7 +31,7 @@ def main() -> None:
         "--quant", default=DEFAULT_QUANT, choices=WHOLE_QUANTS, help="format of the weights"
     )
     parser.add_argument("--dense", choices=QUANTS, help="another format of all but the experts")
-    parser.add_argument("--group-size", type=int, default=32, choices=GROUP_SIZES)
+    parser.add_argument("--group-size", type=int, choices=GROUP_SIZES)
     parser.add_argument("--max-batch", type=int, help="prompt tokens per program call")
     options = parser.parse_args()
 

@@ -24,8 +24,9 @@ uses, and most of the quality that four bits cost (docs/findings/quality.md)."""
 WHOLE_QUANTS = (*QUANTS, DEFAULT_QUANT)
 """What an export takes as the quantization of the whole model."""
 EMBEDDINGS = ("fp32", "int8")
+DEFAULT_GROUP_SIZE = 32
 KV_DTYPES = ("float16", "float32")
-GROUP_SIZES = (32, 64, 128, 256)
+GROUP_SIZES = (DEFAULT_GROUP_SIZE, 64, 128, 256)
 """Columns that share a scale in ``8da4w``."""
 
 
@@ -57,7 +58,7 @@ class QuantizationSettings:
         dense: one of the first three, for attention, dense and shared MLPs.
         head: the same for the output head.
         embedding: ``fp32`` or ``int8``; None: ``int8`` unless ``quant`` is ``fp32``.
-        group_size: columns per scale in ``8da4w``: 32, 64, 128 or 256.
+        group_size: columns per scale in ``8da4w``: 32 (None), 64, 128 or 256.
         kv_dtype: of the KV cache, ``float16`` or ``float32``; None: ``float16`` unless ``dense`` is
             ``fp32``. Few models have keys or values beyond 65504, which float16 cannot hold.
     """
@@ -67,7 +68,7 @@ class QuantizationSettings:
     dense: str | None = None
     head: str | None = None
     embedding: str | None = None
-    group_size: int = 32
+    group_size: int | None = None
     kv_dtype: str | None = None
 
     @property

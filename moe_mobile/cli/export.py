@@ -14,6 +14,7 @@ import click
 from moe_mobile.base.terminal import without_controls
 from moe_mobile.base.text import size
 from moe_mobile.bundle.quantization import (
+    DEFAULT_GROUP_SIZE,
     DEFAULT_QUANT,
     EMBEDDINGS,
     GROUP_SIZES,
@@ -115,12 +116,11 @@ class _Quantization(QuantizationSettings):
         type=Choice(EMBEDDINGS),
         help="Quantization of the embedding.  [default: int8, or fp32 with --quant fp32]",
     )
-    group_size: int = option(
+    group_size: int | None = option(
         "--group-size",
         type=Choice([str(size) for size in GROUP_SIZES]),
-        callback=lambda _context, _option, size: int(size),
-        default="32",
-        help="Columns that share a scale in 8da4w.",
+        callback=lambda _context, _option, size: None if size is None else int(size),
+        help=f"Columns that share a scale in 8da4w.  [default: {DEFAULT_GROUP_SIZE}]",
     )
     kv_dtype: str | None = option(
         "--kv-dtype",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from moe_mobile.bundle.manifest import DELEGATES, PORTABLE, XNNPACK
 from moe_mobile.bundle.quantization import (
+    DEFAULT_GROUP_SIZE,
     DEFAULT_QUANT,
     EMBEDDINGS,
     GROUP_SIZES,
@@ -65,7 +66,7 @@ def resolve_options(
     """
     given = quant if isinstance(quant, QuantizationSettings) else QuantizationSettings(quant)
     experts, rest = given.experts_and_dense
-    also_quant, group_size = given.also_quant, given.group_size
+    also_quant = given.also_quant
     dense, head = given.dense or rest, given.head or rest
     embedding = given.embedding or ("fp32" if experts == Quant.FP32.value else "int8")
     kv_dtype = given.kv_dtype or ("float32" if dense == Quant.FP32.value else "float16")
@@ -82,12 +83,9 @@ def resolve_options(
         if value not in known:
             remedy = f"Use one of {', '.join(known)}"
             raise UsageError(f"invalid value {value!r}", setting=name, remedy=remedy)
-    if group_size not in GROUP_SIZES:
-        raise UsageError(
-            f"invalid value {group_size!r}",
-            setting="group_size",
-            remedy=f"Use one of {', '.join(map(str, GROUP_SIZES))}",
-        )
+    variants = () if also_quant is None else (also_quant,)
+    grouped = Quant.INT4.value in (experts, dense, head, *variants)
+    group_size = _group_size(given.group_size, grouped=grouped)
     if also_quant == experts:
         raise UsageError(
             f"the experts are in {experts} already",
@@ -111,20 +109,37 @@ def resolve_options(
         raise UsageError(
             f"invalid value {max_batch!r}", setting="max_batch", remedy="Use 1 to 4096"
         )
-    variants = () if also_quant is None else (also_quant,)
-    grouped = Quant.INT4.value in (experts, dense, head, *variants)
     return Options(
         experts=experts,
         variants=variants,
         dense=dense,
         head=head,
         embedding=embedding,
-        group_size=group_size if grouped else 0,
+        group_size=group_size,
         kv_dtype=kv_dtype,
         max_batch=max_batch,
         dense_delegate=dense_delegate,
         expert_delegate=expert_delegate,
     )
+
+
+def _group_size(given: int | None, *, grouped: bool) -> int:
+    """The resolved one: 0 if nothing is quantized in groups."""
+    if given is None:
+        return DEFAULT_GROUP_SIZE if grouped else 0
+    if given not in GROUP_SIZES:
+        raise UsageError(
+            f"invalid value {given!r}",
+            setting="group_size",
+            remedy=f"Use one of {', '.join(map(str, GROUP_SIZES))}",
+        )
+    if not grouped:
+        raise UsageError(
+            f"it is for {Quant.INT4} only, and nothing is quantized so",
+            setting="group_size",
+            remedy=f"Leave it out, or choose {Quant.INT4} for a part of the model",
+        )
+    return given
 
 
 def check_shape(shape: ProgramShape, what: str) -> None:

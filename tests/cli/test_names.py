@@ -278,6 +278,7 @@ def test_every_number_names_its_option() -> None:
         ("generate b --top-p 1e-300", "--top-p", "1e-300 is not in the range 10^-37 to 1"),
         ("export b o --layers 5000", "--layers", "5000 is not in the range 1 to 4,096"),
         ("export b o --vocab-size 20000000", "--vocab-size", "20000000 is not in the range"),
+        ("export b o --quant fp32 --group-size 64", "--group-size", "it is for 8da4w only"),
     ],
 )
 def test_an_error_begins_with_its_option(arguments: str, setting: str, cause: str) -> None:

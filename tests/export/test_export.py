@@ -227,6 +227,13 @@ def test_portable_programs_are_not_quantized(
         ({"quant": QuantizationSettings(head="")}, None),
         ({"quant": QuantizationSettings(embedding="8da4w")}, "^embedding: invalid value '8da4w'"),
         ({"quant": QuantizationSettings(group_size=48)}, "^group_size: invalid value 48"),
+        (
+            {"quant": QuantizationSettings("8da8w", group_size=64)},
+            "^group_size: it is for 8da4w",
+        ),
+        ({"quant": QuantizationSettings("8da4w", group_size=64)}, None),
+        ({"quant": QuantizationSettings("fp32", dense="8da4w", group_size=64)}, None),
+        ({"quant": QuantizationSettings("fp32", also_quant="8da4w", group_size=32)}, None),
         ({"quant": QuantizationSettings(also_quant="")}, "^also_quant: invalid value ''"),
         ({"quant": QuantizationSettings(also_quant="8da4w")}, "^also_quant: .* in 8da4w already"),
         ({"max_batch": 0}, "^max_batch: invalid value 0"),

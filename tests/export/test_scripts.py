@@ -21,7 +21,7 @@ FEW = ("--max-batch", str(FEW_ROWS))
 OPTIONS: dict[str, tuple[list[str], tuple[str, str]]] = {
     "mixtral": (["--quant", "fp32"], ("fp32", "fp32")),
     "qwen2_moe": (["--quant", "8da4w", "--dense", "fp32", *FEW], ("8da4w", "fp32")),
-    "qwen3_moe": (["--quant", "fp32", "--group-size", "64", *FEW], ("fp32", "fp32")),
+    "qwen3_moe": (["--quant", "fp32", "--dense", "fp32", *FEW], ("fp32", "fp32")),
     "olmoe": (["--quant", "fp32", *FEW], ("fp32", "fp32")),
     "lfm2_moe": (["--quant", "fp32", *FEW], ("fp32", "fp32")),
 }
