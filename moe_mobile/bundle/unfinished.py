@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import io
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 from moe_mobile.base import limits
@@ -57,23 +58,45 @@ def require_finished(bundle: Path) -> None:
     if out is None:
         return
     raise BundleInvalidError(
-        f"its export is not finished: {finished_files(out)}",
+        f"its export is not finished: {made_for(out)}, in {_partial(out)}",
         file=bundle,
         remedy=f"Run the same `moe-mobile export ... {out}` again: it continues where it stopped",
     )
 
 
-def finished_files(out: Path) -> str | None:
-    """How many files an unfinished export to ``out`` has, in words; None if there is none."""
+@dataclass(frozen=True)
+class Made:
+    """What an unfinished export has made: complete files, and experts in them and in others."""
+
+    files: int
+    experts: int
+
+    def __bool__(self) -> bool:
+        return self.files + self.experts > 0
+
+    def __str__(self) -> str:
+        files = f"{self.files} file{' is' if self.files == 1 else 's are'} complete"
+        experts = f"{self.experts} expert{' is' if self.experts == 1 else 's are'} made"
+        return f"{files} and {experts}"
+
+
+def made_for(out: Path) -> Made | None:
+    """What an unfinished export to ``out`` has made; None if there is none."""
     out = out.absolute()
     if not out.name:  # the root
         return None
     journal = read_journal(_partial(out))
     if journal is None:
         return None
-    records = (parse_object(line) or {} for line in io.BytesIO(journal))
-    count = len({str(one["path"]) for one in records if "path" in one and "sha256" in one})
-    return f"{count} file{' is' if count == 1 else 's are'} complete, in {_partial(out)}"
+    files: set[str] = set()
+    experts: set[tuple[str, str]] = set()  # by shard and offset
+    for line in io.BytesIO(journal):
+        record = parse_object(line) or {}
+        if "path" in record and "sha256" in record:
+            files.add(str(record["path"]))
+        elif "unfinished" in record:
+            experts.add((str(record["unfinished"]), str(record.get("offset"))))
+    return Made(len(files), len(experts))
 
 
 def read_journal(partial: Path) -> bytes | None:

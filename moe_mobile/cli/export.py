@@ -23,7 +23,7 @@ from moe_mobile.bundle.quantization import (
     WHOLE_QUANTS,
     QuantizationSettings,
 )
-from moe_mobile.bundle.unfinished import finished_files
+from moe_mobile.bundle.unfinished import made_for
 from moe_mobile.cli.commands import cli_command, group_of, option
 from moe_mobile.cli.describe import packed_bytes, summary
 from moe_mobile.cli.options import echo_json, json_option
@@ -129,6 +129,21 @@ class _Quantization(QuantizationSettings):
     )
 
 
+class _Progress:
+    """Shows a bar, and says first what an interrupted export left, once it is known to go on."""
+
+    def __init__(self, out: pathlib.Path, bar: ProgressBar) -> None:
+        self._out, self._bar = out, bar
+        self._begun = False
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        if stage == "export" and not self._begun:
+            self._begun = True
+            if made := made_for(self._out):
+                say(f"note: continues the interrupted export to {self._out}: {made}", err=True)
+        self._bar(stage, done, total, detail)
+
+
 def _show(message: Warning | str, category: type[Warning]) -> None:
     """Shows a warning at once: an export may take hours."""
     if category is UserWarning:
@@ -151,7 +166,11 @@ def _show(message: Warning | str, category: type[Warning]) -> None:
     help="Largest number of prompt tokens at once.  [default: 256]",
 )
 @click.option("--name", type=NonEmpty(), help="The model's name in the bundle.")
-@click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace a bundle that is already there, or another export that was interrupted.",
+)
 @json_option
 def command(
     paths: tuple[str, ...],
@@ -167,21 +186,15 @@ def command(
     MODEL is a folder with a Hugging Face checkpoint, a Hugging Face model id, or the word demo
     for the model that comes with this program. OUT is the bundle's folder. If the disk has no room
     for it, this is said before any work. An interrupted export continues when it is started again
-    with the same options, also inside a layer. It works on all cores that it may use.
+    with the same options and the same checkpoint, or a copy of it, also inside a layer. Any other
+    export to OUT then needs --overwrite. It works on all cores that it may use.
     """
     source, out = random.source(paths)
-    found = finished_files(out)
-    if found is not None:
-        click.echo(
-            f"note: an export to {out} was interrupted: {found}. With the same arguments it "
-            "continues, with others it begins anew",
-            err=True,
-        )
     # Imports torch: only now, so that --help and wrong options answer at once.
     from moe_mobile.bundle import inspect_bundle, read_manifest
     from moe_mobile.export import export_bundle
 
-    with ProgressBar() as progress, warnings.catch_warnings():
+    with ProgressBar() as bar, warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, category, *_args, **_named: _show(message, category)
         bundle = export_bundle(
@@ -191,7 +204,7 @@ def command(
             max_batch=max_batch,
             name=name,
             overwrite=overwrite,
-            progress=progress,
+            progress=_Progress(out, bar),
         )
     facts = inspect_bundle(bundle)
     facts["prepare_bytes"] = packed_bytes(read_manifest(bundle))

@@ -50,6 +50,7 @@ class _Stage:
 
 
 _STAGES = {
+    "compare": _Stage("comparing with the checkpoint", "parts"),
     "export": _Stage("exporting", "experts", starts_slowly=True, ends_slowly=True),
     "verify": _Stage("verifying", "MiB", _MIB),
     "verify packed store": _Stage("verifying packed weights", "files"),

@@ -5,20 +5,18 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from moe_mobile.base.files import HashingFile, reading
 from moe_mobile.base.json_field import JsonField
-from moe_mobile.base.json_text import json_text
 from moe_mobile.base.memory import REMEDY, memory_to
 from moe_mobile.base.pins import executorch_version
 from moe_mobile.base.progress import Progress, silent
@@ -38,19 +36,23 @@ from moe_mobile.errors import (
     UsageError,
     shortened,
 )
-from moe_mobile.export import lowering
+from moe_mobile.export import lowering, sources
 from moe_mobile.export.embedding import ROWS_AT_ONCE, encode_rows
+from moe_mobile.export.inputs import Inputs
 from moe_mobile.export.options import Options, resolve_options
 from moe_mobile.export.parallel import in_order, one_thread_each, workers_for
 from moe_mobile.export.plan import Plan, make_plan
 from moe_mobile.export.shapes import ProgramShape
+from moe_mobile.export.sources import Sources
 from moe_mobile.export.space import bundle_bytes
 from moe_mobile.export.template import Block, Programs
 from moe_mobile.export.workspace import (
     Record,
     Workspace,
     open_workspace,
+    refusal,
     refuse_early,
+    refuse_other,
     refuse_without_room,
 )
 from moe_mobile.model.architecture import Attention, Convolution
@@ -79,7 +81,8 @@ def export_bundle(
     """Exports a Mixture-of-Experts model into a bundle of ExecuTorch programs.
 
     An interrupted export continues where it stopped when it is called again with the same
-    arguments, also inside a layer; until it is complete its files lie in ``OUT.partial``.
+    arguments, also inside a layer; until it is complete its files lie in ``OUT.partial``. A copy of
+    the checkpoint continues it too: what was made is compared with the copy's weights then.
 
     Several experts are made at once, one on each core that the process may use, and PyTorch runs
     with one thread meanwhile. The bundle's bytes do not depend on it.
@@ -96,9 +99,11 @@ def export_bundle(
         expert_delegate: the same for the experts. Without XNNPACK they cannot be streamed into
             slots: the engine then loads a whole program per expert (residency ``programs``).
         name: the model's name in the bundle.
-        overwrite: replace an existing bundle.
+        overwrite: replace an existing bundle, and delete an interrupted export of another
+            checkpoint or with other options.
         progress: called before each program and once at the end, with the stage "export". It
             counts experts, from those that an earlier run made; its detail is what is being made.
+            Before it the stage "compare" counts what is compared with a copy's weights.
 
     Returns:
         The bundle's path.
@@ -109,7 +114,8 @@ def export_bundle(
             does not have.
 
     Raises:
-        UsageError: arguments that make no sense, or a target that exists.
+        UsageError: arguments that make no sense, a target that exists, or an interrupted export of
+            another checkpoint or with other options that is in the way.
         UnsupportedError: a model or option combination that cannot be exported.
         CheckpointError: a broken checkpoint.
         DiskFullError: the disk has not enough room for what is missing, found before any work, or
@@ -132,6 +138,8 @@ def export_bundle(
     def judge(found: Description) -> None:
         _check_name(found.architecture.name)
         plan = make_plan(found.architecture, options)
+        inputs = _inputs(found.fingerprint(), None, options)
+        refuse_other(target, inputs, overwrite=overwrite)
         refuse_without_room(target, bundle_bytes(found, options, plan), found.download)
         if TOKENIZER not in found.files and not isinstance(source, RandomWeights):
             warnings.warn(
@@ -152,7 +160,12 @@ def export_bundle(
     with _typed_ends(target):
         model = open_model(source, name=name, judge=judge)
         plan = make_plan(model.architecture, options)
-        key = _key(model, options)
+        inputs = replace(
+            _inputs(model.described(), model.store.fingerprint(), options),
+            written=model.store.written(),
+            source=model.label,
+            name=model.architecture.name,
+        )
         if unused := model.unused():
             warnings.warn(
                 f"{len(unused)} tensors of the checkpoint are not part of the model, and are left "
@@ -160,10 +173,16 @@ def export_bundle(
                 stacklevel=2,
             )
         needed = bundle_bytes(model, options, plan)
-        with open_workspace(target, key, overwrite=overwrite, needed=needed) as workspace:
+        with open_workspace(target, inputs, overwrite=overwrite, needed=needed) as workspace:
             if workspace is not None:
                 with one_thread_each():
-                    _Export(model, options, plan, workspace, progress).run(target)
+                    made_of = Sources(model, options.variants)
+                    changed = made_of.changed(workspace, progress)
+                    if changed and not overwrite:
+                        raise refusal(target, "of weights that have changed since")
+                    for path in changed:
+                        workspace.forget(path)
+                    _Export(model, options, plan, made_of, workspace, progress).run(target)
     return target
 
 
@@ -186,6 +205,7 @@ class _Export:
     _model: OpenModel
     _options: Options
     _plan: Plan
+    _sources: Sources
     _workspace: Workspace
     _progress: Progress
     _programs: dict[ProgramShape, Programs] = field(default_factory=dict)
@@ -233,7 +253,7 @@ class _Export:
                 )
                 file.write(encode_rows(part, dtype))
 
-        record = self._write("embedding.bin", "embedding", fill)
+        record = self._write(sources.EMBEDDING_FILE, "embedding", fill)
         return m.Embedding(
             **_file(record), dtype=dtype, row_bytes=embedding_row_bytes(dtype, hidden)
         )
@@ -248,7 +268,7 @@ class _Export:
             for piece in made.pieces(weights, made.blocks(weights)):
                 file.write(piece)
 
-        record = self._write(f"dense/layer-{index:02d}.pte", f"layer {index}", fill)
+        record = self._write(sources.layer_file(index), f"layer {index}", fill)
         return m.DenseProgram(**_file(record), delegate=self._own(shape.delegate))
 
     def _own(self, delegate: str) -> str | None:
@@ -283,38 +303,42 @@ class _Export:
         if record is None:
             wanted = self._workspace.unfinished(path)
 
-            def programs(found: int) -> Generator[list[memoryview], None, None]:
+            def programs(found: int) -> Generator[tuple[list[memoryview], int], None, None]:
                 self._done -= wanted - found  # damaged
                 return self._expert_programs(index, variant, found)
 
             record = self._workspace.write_shard(path, programs)
-        entries = tuple(m.Program(**program) for program in record["programs"])
+        entries = tuple(
+            m.Program(program["offset"], program["bytes"], program["sha256"])
+            for program in record["programs"]
+        )
         return m.Shard(**_file(record), programs=entries)
 
     def _shard_path(self, index: int, variant: int) -> str:
-        precision = f".{self._options.variants[variant - 1]}" if variant else ""
-        return f"experts/layer-{index:02d}{precision}.shard"
+        return sources.shard_file(index, self._options.variants[variant - 1] if variant else "")
 
     def _expert_programs(
         self, index: int, variant: int, first: int
-    ) -> Generator[list[memoryview], None, None]:
-        """The programs of a layer's experts from ``first`` on, in pieces."""
+    ) -> Generator[tuple[list[memoryview], int], None, None]:
+        """The programs of a layer's experts from ``first`` on, in pieces, with their sources."""
         shape = self._plan.experts[variant]
         made = self._of_shape(shape)
         made.prepare()
         which = f", {self._options.variants[variant - 1]}" if variant else ""
 
-        def blocks(expert: int) -> tuple[_Weights, list[Block]]:
+        path = self._shard_path(index, variant)
+
+        def blocks(expert: int) -> tuple[_Weights, list[Block], int]:
             weights = _Weights(self._model, self._model.tensors.expert(index, expert))
-            return weights, made.blocks(weights)
+            return weights, made.blocks(weights), self._sources.checksum(path, expert)
 
         experts = range(first, self._model.architecture.moe.num_experts)
         self._report(f"layer {index}, experts{which}")
         workers = workers_for(shape)
         with contextlib.closing(in_order(blocks, experts, workers)) as parts:
-            for expert, (weights, constants) in zip(experts, parts, strict=True):
+            for expert, (weights, constants, source) in zip(experts, parts, strict=True):
                 self._report(f"layer {index}, expert {expert}{which}")
-                yield made.pieces(weights, constants)
+                yield made.pieces(weights, constants), source
                 self._done += 1
 
     def _head(self) -> m.DenseProgram:
@@ -323,16 +347,26 @@ class _Export:
             weights = _Weights(self._model, self._model.tensors.head())
             file.write(lowering.lower(self._plan.head, weights))
 
-        record = self._write("dense/head.pte", "head", fill)
+        record = self._write(sources.HEAD_FILE, "head", fill)
         return m.DenseProgram(**_file(record), delegate=self._own(self._plan.head.delegate))
 
     def _copy(self, name: str) -> m.File:
         content = self._model.files[name]
-        return m.File(**_file(self._write(name, name, lambda file: file.write(content))))
+        self._report(name)
+        found = self._workspace.finished(name)
+        return m.File(
+            **_file(found or self._workspace.write(name, lambda file: file.write(content)))
+        )
 
     def _write(self, path: str, what: str, fill: Callable[[HashingFile], None]) -> Record:
+        """A file that is made of weights."""
+
+        def fill_and_tell(file: HashingFile) -> Record:
+            fill(file)
+            return {"source": self._sources.checksum(path)}
+
         self._report(what)
-        return self._workspace.finished(path) or self._workspace.write(path, fill)
+        return self._workspace.finished(path) or self._workspace.write(path, fill_and_tell)
 
     def _of_shape(self, shape: ProgramShape) -> Programs:
         return self._programs.setdefault(shape, Programs(shape))
@@ -437,9 +471,9 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _key(model: OpenModel, options: Options) -> str:
-    inputs = [model.fingerprint(), asdict(options), _versions(), executorch_version()]
-    return hashlib.sha256(json_text(inputs, sort_keys=True).encode()).hexdigest()
+def _inputs(description: str, weights: str | None, options: Options) -> Inputs:
+    versions = {**_versions(), "executorch": executorch_version()}
+    return Inputs(description, weights, asdict(options), versions)
 
 
 def _refuse_bundle(source: SourceLike) -> None:

@@ -5,13 +5,18 @@
 ``OUT.partial``, next to ``OUT``, has::
 
     bundle/                what is finished, and the shard that grows; becomes OUT
-    export-journal.jsonl   a key made of all inputs, then a line per finished file and per expert
+    export-journal.jsonl   the inputs, then a line for each finished file and each expert
     replaced/              the older bundle, between the two renames that replace it
 
 A later run with the same inputs continues after the recorded files, and inside a shard after the
-experts whose bytes match their record. A run with other inputs starts anew. The lock is on the
-folder itself, so that a killed process leaves none behind. Every step leaves a state from which the
-next run continues, whenever the process is killed.
+experts whose bytes match their record. A run with other inputs deletes what was made only if it may
+overwrite. The lock is on the folder itself, so that a killed process leaves none behind. Every step
+leaves a state from which the next run continues, whenever the process is killed.
+
+Each record has a checksum of the weights that its file or expert was made of, its ``source``. Lines
+with ``written`` stand between the records: what :attr:`Inputs.written` was from then on. Records
+from under another one are in doubt until their source has been compared with the weights. A line
+with ``forgotten`` names a file whose records before it do not count: its weights have changed.
 """
 
 from __future__ import annotations
@@ -28,9 +33,11 @@ from moe_mobile.base.files import HashingFile, make_folder, sync_folder, write_f
 from moe_mobile.base.json_field import Json, parse_object
 from moe_mobile.base.json_lines import JsonLines
 from moe_mobile.base.lock import try_lock
+from moe_mobile.base.text import size
 from moe_mobile.bundle.manifest import MANIFEST_FILE
-from moe_mobile.bundle.unfinished import JOURNAL, PARTIAL, is_journal, read_journal
+from moe_mobile.bundle.unfinished import JOURNAL, PARTIAL, is_journal, made_for, read_journal
 from moe_mobile.errors import DiskFullError, UsageError, write_error
+from moe_mobile.export.inputs import Inputs
 from moe_mobile.export.shard_file import GrowingShard
 from moe_mobile.model.source import Download
 
@@ -45,19 +52,19 @@ _SYNC_SECONDS = 10.0
 class Workspace:
     """Use :func:`open_workspace`."""
 
-    def __init__(self, partial: Path, key: str) -> None:
+    def __init__(self, partial: Path, inputs: Inputs, *, anew: bool) -> None:
         self._partial = partial
         self._bundle = partial / _BUNDLE
-        begun = _begun_with(partial, key)
-        if not begun:
-            self._start_anew()
-        self._journal = JsonLines(partial / JOURNAL)
         self._records: dict[str, Record] = {}
         self._programs: dict[str, list[Record]] = {}  # of unfinished shards
-        if begun:
-            self._read_records()
-        else:
-            self._journal.append({"key": key})
+        self._in_doubt: set[str] = set()
+        if anew:
+            self._start_anew()
+        self._journal = JsonLines(partial / JOURNAL)
+        if anew:
+            self._journal.append(inputs.line())
+        if self._read_records(inputs.written) != inputs.written:
+            self._journal.append({"written": inputs.written})
 
     def close(self) -> None:
         """Close the journal."""
@@ -78,43 +85,61 @@ class Workspace:
         def wrapped(file: HashingFile) -> None:
             extra.update(fill(file) or {})
 
-        size, digest = write_file(self._bundle / path, wrapped)
-        record = {"path": path, "bytes": size, "sha256": digest, **extra}
+        length, digest = write_file(self._bundle / path, wrapped)
+        record = {"path": path, "bytes": length, "sha256": digest, **extra}
         self._journal.append(record)
         self._records[path] = record
         return record
+
+    def in_doubt(self) -> dict[str, list[object]]:
+        """The sources of what was made when files of the weights were not those of today: that of a
+        file, or those of a shard's experts, in their order."""
+        found = {}
+        for path in sorted(self._in_doubt):
+            record = self._records.get(path, {"programs": self._programs.get(path, ())})
+            parts = record.get("programs", [record])
+            found[path] = [part.get("source") for part in parts]
+        return found
+
+    def forget(self, path: str) -> None:
+        """Has a file made anew, by later runs too."""
+        self._journal.append({"forgotten": path})
+        self._drop(path)
 
     def unfinished(self, path: str) -> int:
         """How many experts an earlier run seems to have left in the unfinished shard ``path``."""
         return len(self._programs.get(path, ()))
 
     def write_shard(
-        self, path: str, make: Callable[[int], Generator[Sequence[memoryview], None, None]]
+        self,
+        path: str,
+        make: Callable[[int], Generator[tuple[Sequence[memoryview], int], None, None]],
     ) -> Record:
         """Writes a shard and records it, continuing the one that an earlier run began.
 
         Args:
             path: the shard's.
             make: called with the number of experts that are there already, gives the programs of
-                all others, in pieces, in their order.
+                all others, in pieces, in their order, each with its source.
 
         Returns:
             The record: ``path``, ``bytes``, ``sha256``, and ``programs``, each with ``offset``,
-            ``bytes`` and ``sha256``.
+            ``bytes``, ``sha256`` and ``source``.
         """
         with GrowingShard(self._bundle / path, self._programs.get(path, ())) as shard:
             synced = time.monotonic()
             with contextlib.closing(make(len(shard.programs))) as programs:
-                for pieces in programs:
+                for pieces, source in programs:
                     program = shard.append(pieces)
+                    program["source"] = source
                     now = time.monotonic()
                     due = shard.unsynced >= _SYNC_BYTES or now - synced >= _SYNC_SECONDS
                     if due:
                         shard.sync()
                         synced = now
                     self._journal.append({"unfinished": path, **program}, sync=due)
-            size, digest = shard.finish()
-        record = {"path": path, "bytes": size, "sha256": digest, "programs": shard.programs}
+            length, digest = shard.finish()
+        record = {"path": path, "bytes": length, "sha256": digest, "programs": shard.programs}
         self._journal.append(record)
         self._records[path] = record
         return record
@@ -132,25 +157,45 @@ class Workspace:
         except OSError as error:
             raise write_error(error, out) from error
 
-    def _read_records(self) -> None:
-        """The files that a run with the same inputs finished. Damaged ones are made again."""
+    def _read_records(self, written: str) -> object:
+        """The files that runs with the same inputs finished. Damaged ones are made again. Returns
+        the ``written`` of the last run."""
+        current: object = ""
         for line in self._journal.found:
             record = parse_object(line) or {}
+            current = record.get("written", current)
             with contextlib.suppress(KeyError, TypeError, OSError):
+                if "forgotten" in record:
+                    self._drop(record["forgotten"])
+                    continue
                 if "unfinished" in record:
-                    self._read_program(record)
+                    path = self._read_program(record)
                 elif (self._bundle / record["path"]).stat().st_size == record["bytes"]:
-                    self._records[record["path"]] = record
+                    path = record["path"]
+                    self._records[path] = record
+                else:
+                    continue
+                if current != written:
+                    self._in_doubt.add(path)
+        return current
 
-    def _read_program(self, record: Record) -> None:
+    def _drop(self, path: str) -> None:
+        self._records.pop(path, None)
+        self._programs.pop(path, None)
+        self._in_doubt.discard(path)
+
+    def _read_program(self, record: Record) -> str:
         """An expert of an unfinished shard. It replaces those that lay there or behind: they were
         found damaged, and the shard was cut off before them."""
-        programs = self._programs.setdefault(record["unfinished"], [])
+        path: str = record["unfinished"]
+        programs = self._programs.setdefault(path, [])
         program = {name: record[name] for name in ("offset", "bytes", "sha256")}
+        program["source"] = record.get("source")
         if type(program["offset"]) is type(program["bytes"]) is int and program["bytes"] >= 0:
             while programs and programs[-1]["offset"] >= program["offset"]:
                 programs.pop()
             programs.append(program)
+        return path
 
     def _start_anew(self) -> None:
         try:
@@ -166,7 +211,7 @@ class Workspace:
 
 @contextlib.contextmanager
 def open_workspace(
-    out: Path, key: str, *, overwrite: bool, needed: int = 0
+    out: Path, inputs: Inputs, *, overwrite: bool, needed: int = 0
 ) -> Iterator[Workspace | None]:
     """The locked ``OUT.partial``; None if a killed run had only to remove it: ``out`` is done.
 
@@ -174,14 +219,15 @@ def open_workspace(
     is found before any work.
 
     Raises:
-        UsageError: ``out`` exists, is not a bundle, or is being written by another process.
+        UsageError: ``out`` exists, is not a bundle, or is being written by another process; or an
+            export with other inputs was interrupted there, and ``overwrite`` is false.
         DiskFullError, ReadOnlyError, IoError.
     """
     partial = _partial_of(out)
     refuse_early(out, overwrite=overwrite)
     with _locked_folder(partial, out):
         try:
-            if _only_removal_is_left(partial, out, key):
+            if _only_removal_is_left(partial, out, inputs):
                 _remove(partial)
                 yield None
                 return
@@ -193,6 +239,7 @@ def open_workspace(
         except OSError as error:
             raise write_error(error, partial) from error
         check_target(out, overwrite=overwrite)
+        anew = _begins_anew(partial, out, inputs, overwrite=overwrite)
         try:
             # What is there is kept, or is deleted because it belongs to another export.
             require_space(partial, needed - _bytes_in(partial / _BUNDLE))
@@ -200,8 +247,30 @@ def open_workspace(
             with contextlib.suppress(OSError):
                 partial.rmdir()  # if it is empty
             raise
-        with contextlib.closing(Workspace(partial, key)) as workspace:
+        with contextlib.closing(Workspace(partial, inputs, anew=anew)) as workspace:
             yield workspace
+
+
+def refuse_other(out: Path, inputs: Inputs, *, overwrite: bool) -> None:
+    """Raises the UsageError of :func:`open_workspace` for an export with other inputs, as far as
+    they are known, before any work."""
+    partial = _partial_of(out)
+    if partial.exists():
+        with _locked_folder(partial, out):
+            _begins_anew(partial, out, inputs, overwrite=overwrite)
+
+
+def refusal(out: Path, other: str) -> UsageError:
+    """The error for an interrupted export that this one must not delete; ``other``: of what."""
+    partial = _partial_of(out)
+    made = made_for(out)
+    return UsageError(
+        f"an export {other} was interrupted here: {f'{made}, ' if made else ''}"
+        f"{size(_bytes_in(partial / _BUNDLE))} in {partial}",
+        file=out,
+        remedy="Export the same again to continue it, choose another name, or give `overwrite` to "
+        "delete it",
+    )
 
 
 def refuse_early(out: Path, *, overwrite: bool) -> None:
@@ -301,16 +370,33 @@ def _same_folder(descriptor: int, path: Path) -> bool:
     return (ours.st_dev, ours.st_ino) == (current.st_dev, current.st_ino)
 
 
-def _begun_with(folder: Path, key: str) -> bool:
-    """Whether the folder's journal was begun with this key."""
-    line, end, _ = (read_journal(folder) or b"").partition(b"\n")
-    return bool(end) and parse_object(line) == {"key": key}
+def _first_line(partial: Path) -> Record:
+    """Of the journal; empty if there is none."""
+    line, end, _ = (read_journal(partial) or b"").partition(b"\n")
+    return (parse_object(line) or {}) if end else {}
 
 
-def _only_removal_is_left(partial: Path, out: Path, key: str) -> bool:
+def _begins_anew(partial: Path, out: Path, inputs: Inputs, *, overwrite: bool) -> bool:
+    """Whether what is there is of other inputs, and to be deleted. Raises UsageError if it may not
+    be."""
+    other = inputs.difference(_first_line(partial))
+    if other is None:
+        return False
+    if not overwrite and _holds_anything(partial, out):
+        raise refusal(out, other)
+    return True
+
+
+def _holds_anything(partial: Path, out: Path) -> bool:
+    """Whether anything was finished there: a file, or an expert."""
+    files = [path for path in (partial / _BUNDLE).rglob("*") if path.is_file()]
+    return any(path.suffix != ".tmp" for path in files) or bool(files and made_for(out))
+
+
+def _only_removal_is_left(partial: Path, out: Path, inputs: Inputs) -> bool:
     """Whether a run with the same inputs was killed after it had renamed its bundle."""
     renamed = not (partial / _BUNDLE).exists() and (out / MANIFEST_FILE).is_file()
-    return renamed and _begun_with(partial, key)
+    return renamed and _first_line(partial) == inputs.line()
 
 
 def _remove(partial: Path) -> None:

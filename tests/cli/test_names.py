@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import click
 import pytest
 
+from moe_mobile.bundle.unfinished import JOURNAL
 from moe_mobile.cli import cli
 from moe_mobile.cli.group import usage_error
 from moe_mobile.cli.types import SIZE, Number, PathType, Whole, cache_size
@@ -409,8 +410,39 @@ def test_an_unfinished_export_says_so(checkpoint: pathlib.Path, tmp_path: pathli
             assert found is not None, (command, result.stderr)
             assert 0 < int(found[1]) < 10
             assert f"export ... {out}` again: it continues where it stopped" in result.stderr
-    again = run_cli("export", checkpoint, out, "--max-batch", FEW_ROWS)
+    same = ("export", checkpoint, out, "--max-batch", FEW_ROWS)
+    for other, said in (
+        (("export", "demo", *same[2:]), "of another checkpoint, or of one that has changed since"),
+        ((*same, "--quant", "8da8w"), "with other options (experts 8da4w instead of 8da8w"),
+    ):
+        error = failed(2, *other)
+        assert error["file"] == str(out)
+        assert f"an export {said}" in error["cause"]
+        assert re.search(
+            r": \d files are complete and 10 experts are made, [\d.]+ [KM]iB in ", error["cause"]
+        )
+        assert "give --overwrite to delete it" in error["remedy"]
+    (checkpoint / "model.safetensors").touch()
+    again = run_cli(*same)
     assert again.returncode == 0
-    assert f"note: an export to {out} was interrupted: " in again.stderr
-    assert "With the same arguments it continues" in again.stderr
+    assert f"note: continues the interrupted export to {out}: " in again.stderr
+    assert "files are complete and 10 experts are made" in again.stderr
     assert "model" in ok("inspect", out)
+
+
+@pytest.mark.usefixtures("lowered_once")
+def test_an_export_that_begins_anew_does_not_say_that_it_continues(
+    checkpoint: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    out = tmp_path / "bundle"
+    arguments = ("export", checkpoint, out, "--max-batch", FEW_ROWS, "--overwrite")
+    assert "continues" not in run_cli(*arguments).stderr
+    partial = tmp_path / "bundle.partial"
+    (partial / "bundle").mkdir(parents=True)
+    (partial / "bundle" / "embedding.bin").write_bytes(b"of an older export")
+    (partial / JOURNAL).write_text('{"key": "of an older version"}\n')
+    error = failed(2, *arguments[:-1])
+    assert "or with a damaged journal, was interrupted here" in error["cause"]
+    again = run_cli(*arguments)
+    assert (again.returncode, "continues" in again.stderr) == (0, False)
+    assert not partial.exists()

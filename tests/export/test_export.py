@@ -45,7 +45,6 @@ from tests.tiny import (
     load_checkpoint,
     tiny_model,
     tiny_prompt,
-    write_checkpoint,
 )
 from tests.tokenizers import add_members
 
@@ -299,25 +298,6 @@ def test_an_interrupted_export_continues(
     made = [step[3] for step in steps if ", expert " in step[3]]
     layers = [f"layer {layer}, expert {i}" for layer in range(2) for i in range(EXPERTS)]
     assert made == layers[stop:]
-
-
-def test_a_changed_checkpoint_is_not_continued(tmp_path: Path, bundle: BundleMaker) -> None:
-    source, out = tmp_path / "checkpoint", tmp_path / "out"
-    write_checkpoint(source, "mixtral", seed=3)
-
-    def interrupt(stage: str, done: int, total: int, detail: str = "") -> None:
-        if detail == "layer 1":
-            raise KeyboardInterrupt
-
-    with pytest.raises(CancelledError):
-        export_bundle(source, out, "fp32", name="x", progress=interrupt)
-    write_checkpoint(source, "mixtral")
-    export_bundle(source, out, "fp32", name="x")
-    expected = contents(bundle("mixtral", "fp32"))
-    actual = contents(out)
-    for name in expected:
-        if name != "bundle.json":
-            assert actual[name] == expected[name]
 
 
 def test_memory_that_runs_out_is_a_typed_error_and_the_export_continues(

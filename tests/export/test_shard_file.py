@@ -17,6 +17,7 @@ from moe_mobile.bundle.unfinished import JOURNAL
 from moe_mobile.export import workspace
 from moe_mobile.export.shard_file import GrowingShard
 from moe_mobile.export.workspace import Workspace, open_workspace
+from tests.export.made_of import made_of
 
 PATH = "experts/layer-00.shard"
 # Shorter than the alignment, longer, just as long, and empty but for a byte.
@@ -35,13 +36,14 @@ def write(space: Workspace, stop: int = len(EXPERTS)) -> tuple[Json, list[int]]:
     """Writes the shard, up to expert ``stop``. The record, and which experts were asked for."""
     made: list[int] = []
 
-    def programs(first: int) -> Generator[list[memoryview], None, None]:
+    def programs(first: int) -> Generator[tuple[list[memoryview], int], None, None]:
         for expert in range(first, len(EXPERTS)):
             if expert == stop:
                 raise Stopped
             made.append(expert)
             middle = len(EXPERTS[expert]) // 2
-            yield [memoryview(EXPERTS[expert][:middle]), memoryview(EXPERTS[expert][middle:])]
+            pieces = [memoryview(EXPERTS[expert][:middle]), memoryview(EXPERTS[expert][middle:])]
+            yield pieces, expert
 
     return space.write_shard(PATH, programs), made
 
@@ -65,7 +67,7 @@ def stopped(out: Path) -> Callable[[int], Path]:
 
 @contextmanager
 def opened(out: Path) -> Iterator[Workspace]:
-    with open_workspace(out, "key", overwrite=False) as space:
+    with open_workspace(out, made_of(), overwrite=False) as space:
         assert space is not None
         yield space
 
@@ -79,6 +81,7 @@ def continued(out: Path) -> list[int]:
         assert (record["bytes"], record["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
         programs = record["programs"]
         assert [data[p["offset"] : p["offset"] + p["bytes"]] for p in programs] == EXPERTS
+        assert [p["source"] for p in programs] == list(range(len(EXPERTS)))
         assert [p["sha256"] for p in programs] == [hashlib.sha256(e).hexdigest() for e in EXPERTS]
         assert space.finished(PATH) == record
     with opened(out) as space:
@@ -192,7 +195,7 @@ def test_experts_of_other_inputs_are_not_continued(
     out: Path, stopped: Callable[[int], Path]
 ) -> None:
     stopped(3)
-    with open_workspace(out, "other", overwrite=False) as space:
+    with open_workspace(out, made_of("other"), overwrite=True) as space:
         assert space is not None
         assert space.unfinished(PATH) == 0
         assert write(space)[1] == list(range(len(EXPERTS)))

@@ -29,6 +29,7 @@ from moe_mobile.export.workspace import open_workspace
 from moe_mobile.model import source
 from moe_mobile.model.source import open_model
 from tests.bundles import FEW_ROWS, BundleMaker, CheckpointMaker
+from tests.export.made_of import made_of
 from tests.hostile.support import mounted
 from tests.tiny import FAMILIES
 
@@ -76,7 +77,7 @@ def test_a_model_that_no_disk_holds(tmp_path: Path) -> None:
     assert list((tmp_path / "above").iterdir()) == []
 
 
-@pytest.mark.parametrize("what", ["room", "both", "group size", "name"])
+@pytest.mark.parametrize("what", ["room", "both", "group size", "name", "other"])
 def test_what_speaks_against_an_export_is_found_before_a_download(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +103,12 @@ def test_what_speaks_against_an_export_is_found_before_a_download(
         "both": (DiskFullError, "the bundle and the weights to be downloaded need about"),
         "group size": (UnsupportedError, "not a multiple of the group size 128"),
         "name": (UsageError, "is not 1 to"),
+        "other": (UsageError, "an export of another checkpoint, .* was interrupted here"),
     }
+    if what == "other":
+        with open_workspace(tmp_path / "out", made_of(), overwrite=False) as space:
+            assert space is not None
+            space.write("dense/a.pte", lambda file: file.write(b"kept"))
     kind, said = refusals[what]
     name = "x" * 1000 if what == "name" else None
     with pytest.raises(kind, match=said):
@@ -126,30 +132,30 @@ def test_small_files_that_are_huge_are_not_downloaded(
 def test_what_is_there_already_needs_no_room(tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "size=4m") as disk:
         out = disk / "out"
-        with open_workspace(out, "key", overwrite=False, needed=3 * MIB) as space:
+        with open_workspace(out, made_of(), overwrite=False, needed=3 * MIB) as space:
             assert space is not None
             space.write("dense/a.pte", lambda file: file.write(bytes(2 * MIB)))
         left = os.statvfs(disk)
         assert left.f_bavail * left.f_frsize < 3 * MIB
-        other = open_workspace(disk / "other", "key", overwrite=False, needed=3 * MIB)
+        other = open_workspace(disk / "other", made_of(), overwrite=False, needed=3 * MIB)
         with pytest.raises(DiskFullError, match=r"needs about 3\.0 MiB more"):
             other.__enter__()
         assert [entry.name for entry in disk.iterdir()] == ["out.partial"]
         # The same export continues, and another one deletes what this one left.
-        for key in ("key", "other"):
-            with open_workspace(out, key, overwrite=False, needed=3 * MIB) as space:
+        for inputs in (made_of(), made_of("other")):
+            with open_workspace(out, inputs, overwrite=True, needed=3 * MIB) as space:
                 assert space is not None
-                assert (space.finished("dense/a.pte") is None) == (key == "other")
+                assert (space.finished("dense/a.pte") is None) == (inputs != made_of())
 
 
 def test_a_refused_export_keeps_what_is_there(tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "size=4m") as disk:
-        with open_workspace(disk / "out", "key", overwrite=False) as space:
+        with open_workspace(disk / "out", made_of(), overwrite=False) as space:
             assert space is not None
             record = space.write("dense/a.pte", lambda file: file.write(b"kept"))
-        refused = open_workspace(disk / "out", "key", overwrite=False, needed=8 * MIB)
+        refused = open_workspace(disk / "out", made_of(), overwrite=False, needed=8 * MIB)
         with pytest.raises(DiskFullError, match="needs about"):
             refused.__enter__()
-        with open_workspace(disk / "out", "key", overwrite=False, needed=2 * MIB) as space:
+        with open_workspace(disk / "out", made_of(), overwrite=False, needed=2 * MIB) as space:
             assert space is not None
             assert space.finished("dense/a.pte") == record

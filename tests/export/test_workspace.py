@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import fcntl
 import os
 from collections.abc import Callable
@@ -13,18 +14,23 @@ from typing import Any
 
 import pytest
 
-from moe_mobile.bundle.unfinished import JOURNAL, finished_files, require_finished
+from moe_mobile.bundle.unfinished import JOURNAL, made_for, require_finished
 from moe_mobile.errors import DiskFullError, ReadOnlyError, UsageError
-from moe_mobile.export.workspace import Record, Workspace, open_workspace
+from moe_mobile.export.inputs import Inputs
+from moe_mobile.export.workspace import Record, Workspace, open_workspace, refuse_other
+from tests.export.made_of import made_of
 from tests.files import contents, endless, pipe, sparse
 
+INPUTS = made_of()
 FILES = {"embedding.bin": b"e" * 10, "dense/a.pte": b"d" * 20, "experts/a.shard": b"x" * 30}
 
 
-def export(out: Path, key: str = "key", *, overwrite: bool = False, mark: bytes = b"") -> list[str]:
+def export(
+    out: Path, inputs: Inputs = INPUTS, *, overwrite: bool = False, mark: bytes = b""
+) -> list[str]:
     """A small export; returns the files that it wrote itself."""
     written = []
-    with open_workspace(out, key, overwrite=overwrite) as space:
+    with open_workspace(out, inputs, overwrite=overwrite) as space:
         if space is None:
             return []
         for path, content in FILES.items():
@@ -122,7 +128,7 @@ def test_killed_at_every_step_of_replacing_an_older_bundle(tmp_path: Path) -> No
     steps = 0
     for step in range(1, 200):
         out = tmp_path / str(step) / "out"
-        export(out, "old", mark=b"old")
+        export(out, made_of("older"), mark=b"old")
         if not killed_at(step, lambda out=out: export(out, overwrite=True)):  # type: ignore[misc]
             break
         steps += 1
@@ -136,24 +142,125 @@ def test_killed_at_every_step_of_replacing_an_older_bundle(tmp_path: Path) -> No
 
 def test_a_resumed_run_writes_only_what_is_missing(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with open_workspace(out, "key", overwrite=False) as space:
+    with open_workspace(out, INPUTS, overwrite=False) as space:
         assert space is not None
         record = space.write("dense/a.pte", writer(FILES["dense/a.pte"]))
     assert record["programs"] == [1, 2]
-    with open_workspace(out, "key", overwrite=False) as space:
+    with open_workspace(out, INPUTS, overwrite=False) as space:
         assert space is not None
         assert space.finished("dense/a.pte") == record
     assert export(out) == ["embedding.bin", "experts/a.shard"]
     assert contents(out) == WHOLE
 
 
-def test_other_inputs_start_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (made_of("other"), r"of another checkpoint, or of one that has changed since \(a model\)"),
+        (
+            made_of(experts="fp32", variants=("8da4w",)),
+            r"with other options \(experts 8da4w instead of fp32, variants none instead of 8da4w\)",
+        ),
+        (
+            dataclasses.replace(INPUTS, versions={"torch": "2.0"}),
+            r"by other versions \(torch 1\.0 instead of 2\.0\)",
+        ),
+    ],
+)
+def test_other_inputs_delete_what_was_made_only_on_demand(
+    other: Inputs, said: str, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    with open_workspace(out, "first", overwrite=False) as space:
+    with open_workspace(out, INPUTS, overwrite=False) as space:
         assert space is not None
         space.write("dense/stale.pte", writer(b"stale"))
-    assert export(out, "second") == list(FILES)
+    kept = contents(tmp_path / "out.partial")
+    for refuse in (
+        lambda: refuse_other(out, other, overwrite=False),
+        lambda: export(out, other),
+    ):
+        with pytest.raises(UsageError, match=said) as caught:
+            refuse()
+        assert "interrupted here: 1 file is complete and 0 experts are made, 5 B in" in str(
+            caught.value
+        )
+        assert "`overwrite`" in (caught.value.remedy or "")
+        assert contents(tmp_path / "out.partial") == kept
+    refuse_other(out, other, overwrite=True)
+    assert export(out, other, overwrite=True) == list(FILES)
     assert contents(out) == WHOLE
+
+
+def test_what_is_not_known_yet_is_not_compared(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    refuse_other(out, INPUTS, overwrite=False)
+    assert not list(tmp_path.iterdir())
+    with open_workspace(out, INPUTS, overwrite=False) as space:
+        assert space is not None
+        space.write("dense/a.pte", writer(b"a"))
+    refuse_other(out, made_of(None), overwrite=False)
+    with pytest.raises(UsageError, match="other options"):
+        refuse_other(out, made_of(None, experts="fp32"), overwrite=False)
+
+
+def test_other_inputs_begin_at_once_where_nothing_was_finished(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with open_workspace(out, INPUTS, overwrite=False):
+        (tmp_path / "out.partial" / "bundle" / "embedding.bin.tmp").write_bytes(b"half")
+    assert export(out, made_of("other")) == list(FILES)
+
+
+@pytest.mark.parametrize("line", [None, b'{"key": "of an older version"}', b"\xff"])
+def test_what_no_journal_vouches_for_is_deleted_only_on_demand(
+    line: bytes | None, tmp_path: Path
+) -> None:
+    out, journal = tmp_path / "out", tmp_path / "out.partial" / JOURNAL
+    with open_workspace(out, INPUTS, overwrite=False) as space:
+        assert space is not None
+        space.write("dense/a.pte", writer(b"a"))
+    if line is None:
+        journal.unlink()
+    else:
+        journal.write_bytes(line + b"\n" + journal.read_bytes().partition(b"\n")[2])
+    with pytest.raises(UsageError, match="another version, or with a damaged journal"):
+        export(out)
+    assert export(out, overwrite=True) == list(FILES)
+
+
+def test_another_name_continues_and_comes_into_the_manifest(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with open_workspace(out, INPUTS, overwrite=False) as space:
+        assert space is not None
+        space.write("dense/a.pte", writer(FILES["dense/a.pte"]))
+    renamed = dataclasses.replace(INPUTS, source="a copy", name="copy")
+    assert "dense/a.pte" not in export(out, renamed)
+
+
+def with_source(source: str) -> Callable[[Any], Record | None]:
+    def fill(file: Any) -> Record:
+        file.write(b"x")
+        return {"source": source}
+
+    return fill
+
+
+def test_what_older_weights_made_is_in_doubt(tmp_path: Path) -> None:
+    """Until files of the weights are those of that time again."""
+    out = tmp_path / "out"
+
+    def run(written: str, *paths: str) -> dict[str, list[object]]:
+        with open_workspace(out, made_of(written=written), overwrite=False) as space:
+            assert space is not None
+            for path in paths:
+                space.write(path, with_source(path))
+            return space.in_doubt()
+
+    assert run("monday", "a", "b") == {}
+    assert run("monday") == {}
+    assert run("tuesday", "c") == {"a": ["a"], "b": ["b"]}
+    assert run("tuesday") == {"a": ["a"], "b": ["b"]}
+    assert run("monday") == {"c": ["c"]}
+    assert run("wednesday") == {"a": ["a"], "b": ["b"], "c": ["c"]}
 
 
 @pytest.mark.parametrize(
@@ -162,7 +269,7 @@ def test_other_inputs_start_again(tmp_path: Path) -> None:
 )
 def test_a_damaged_journal_only_repeats_work(damage: bytes, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with open_workspace(out, "key", overwrite=False) as space:
+    with open_workspace(out, INPUTS, overwrite=False) as space:
         assert space is not None
         space.write("dense/a.pte", writer(FILES["dense/a.pte"]))
     with open(tmp_path / "out.partial" / JOURNAL, "ab") as journal:
@@ -174,21 +281,21 @@ def test_a_damaged_journal_only_repeats_work(damage: bytes, tmp_path: Path) -> N
 
 def test_lines_after_a_cut_line_of_the_journal_are_read(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with open_workspace(out, "key", overwrite=False):
+    with open_workspace(out, INPUTS, overwrite=False):
         pass
     with open(tmp_path / "out.partial" / JOURNAL, "ab") as journal:
         journal.write(b'{"path": "dense/x.pte", "by')
-    with open_workspace(out, "key", overwrite=False) as space:
+    with open_workspace(out, INPUTS, overwrite=False) as space:
         assert space is not None
         record = space.write("dense/a.pte", writer(FILES["dense/a.pte"]))
-    with open_workspace(out, "key", overwrite=False) as space:
+    with open_workspace(out, INPUTS, overwrite=False) as space:
         assert space is not None
         assert space.finished("dense/a.pte") == record
 
 
 def test_a_file_that_shrank_is_written_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with open_workspace(out, "key", overwrite=False) as space:
+    with open_workspace(out, INPUTS, overwrite=False) as space:
         assert space is not None
         space.write("dense/a.pte", writer(FILES["dense/a.pte"]))
     (tmp_path / "out.partial" / "bundle" / "dense" / "a.pte").write_bytes(b"short")
@@ -198,7 +305,7 @@ def test_a_file_that_shrank_is_written_again(tmp_path: Path) -> None:
 
 def test_two_exports_at_once_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with open_workspace(out, "key", overwrite=False):
+    with open_workspace(out, INPUTS, overwrite=False):
         with pytest.raises(UsageError, match="another export is writing"):
             export(out)
         assert (tmp_path / "out.partial" / JOURNAL).exists()
@@ -266,7 +373,7 @@ def test_errors_of_the_system_are_typed(
 
     monkeypatch.setattr(os, "fsync", fsync)
     out = tmp_path / "out"
-    with open_workspace(out, "key", overwrite=False) as space:
+    with open_workspace(out, INPUTS, overwrite=False) as space:
         assert isinstance(space, Workspace)
         fail[0] = True
         with pytest.raises(kind, match=r"dense/a\.pte"):
@@ -284,7 +391,7 @@ def test_what_cannot_be_a_journal_is_left_alone(
     (partial / "bundle").mkdir(parents=True)
     (partial / "bundle" / "thesis.tex").write_text("mine")
     make(partial / JOURNAL)
-    assert finished_files(out) is None
+    assert made_for(out) is None
     require_finished(out)
     require_finished(partial)
     with pytest.raises(UsageError, match="not an unfinished export") as caught:
