@@ -39,9 +39,7 @@ def _share(value: object) -> bool:
 
 
 def _log_probability(value: object) -> bool:
-    """JSON has null for numbers that are not finite."""
-    if value is None:
-        return True
+    """The engine refuses to give others than finite ones."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return _LEAST_LOG <= value <= _ROUNDING
