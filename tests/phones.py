@@ -66,8 +66,8 @@ def needs_limiter(name: str) -> Iterator[None]:
 
 
 def wait_until(condition: Callable[[], bool], pause: float = 0.01) -> None:
-    """Fails after five minutes, which only something that hangs takes."""
-    end = time.monotonic() + 300
+    """Fails after twenty minutes, which only something that hangs takes."""
+    end = time.monotonic() + 1200
     while not condition():
         assert time.monotonic() < end
         time.sleep(pause)

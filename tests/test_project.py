@@ -263,7 +263,7 @@ def test_module_imports_from_any_folder(tmp_path: Path) -> None:
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1200,
         )
         assert (told.stdout, told.stderr) == (f"{native}\n", "")
 

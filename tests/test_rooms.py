@@ -177,7 +177,7 @@ def test_importing_changes_and_prints_nothing() -> None:
         [sys.executable, "-c", code, *(name for name in modules if name not in SETS_VARIABLES)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
@@ -191,7 +191,7 @@ def test_importing_does_not_judge_the_environment(
     monkeypatch.setenv(variable, "!")
     code = "import moe_mobile.device.adb, moe_mobile.device.deploy.deploy"
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=1200
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 

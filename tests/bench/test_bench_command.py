@@ -217,7 +217,7 @@ def test_on_phones(phone: StartPhone, model: pathlib.Path, tmp_path: pathlib.Pat
     ) as process:
         _wait_for_rows(tmp_path / "lost.jsonl", 2)
         hot.stop()
-        stdout, stderr = process.communicate(timeout=300)
+        stdout, stderr = process.communicate(timeout=1200)
     assert process.returncode == 12, stderr
     assert "Traceback" not in stderr
     assert "--resume measures what is missing" in stderr
@@ -238,7 +238,7 @@ def test_ctrl_c_keeps_what_is_measured(model: pathlib.Path, tmp_path: pathlib.Pa
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         _wait_for_rows(out, 2)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=300)
+        stdout, stderr = process.communicate(timeout=1200)
     assert process.returncode == 130
     assert b"stopped by the user" in stderr
     assert b"Traceback" not in stderr

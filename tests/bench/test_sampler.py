@@ -30,7 +30,7 @@ def test_stopping_waits_for_no_reading_without_end(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "_LAST_SECONDS", 0.5)
     sampler = Sampler(LocalDevice(), os.getpid(), {})
     try:
-        assert parsing.wait(300)
+        assert parsing.wait(1200)
         assert sampler.stop(time.monotonic()) == []
         with pytest.raises(DeviceError, match="takes more than"):
             sampler.check()

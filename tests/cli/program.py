@@ -23,7 +23,7 @@ def run_cli(*arguments: object, **options: Any) -> subprocess.CompletedProcess[s
     words = [*map(str, arguments)]
     begin = preloaded.command(words[0] if words else "", options.get("env") or os.environ)
     command = [*(begin or COMMAND), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1200, **options)
 
 
 def ok(*arguments: object) -> str:

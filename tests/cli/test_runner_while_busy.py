@@ -144,7 +144,7 @@ def test_cancel_stops_requests_that_wait_too_and_each_answer_has_its_id(
         input="".join(json.dumps(request) + "\n" for request in requests),
         stdout=subprocess.PIPE,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
     events = [json.loads(line) for line in ended.stdout.splitlines()]
     answers = {

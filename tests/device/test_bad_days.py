@@ -156,7 +156,7 @@ def test_a_crash_of_the_engine(phone: StartPhone, tiny_bundle: pathlib.Path) -> 
         while process.poll() is None:
             device.shell("kill -SEGV $(pgrep moe_runner)")
             time.sleep(0.2)
-        stdout, _ = process.communicate(timeout=300)
+        stdout, _ = process.communicate(timeout=1200)
     error = json.loads(stdout)["error"]
     assert (process.returncode, error["code"]) == (10, "runtime")
     assert "SIGSEGV" in error["cause"]

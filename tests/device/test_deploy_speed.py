@@ -28,7 +28,7 @@ LIST = f"cd {TMP} && find */*/ -type f -exec stat -c '%n %s %Y' {{}} + | sort"
 
 def timed(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.deploy_speed", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1200)
 
 
 def test_the_same_bytes_are_sent_and_nothing_is_lost(

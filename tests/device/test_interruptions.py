@@ -40,7 +40,7 @@ def test_a_bench_takes_its_engine_along(phone: StartPhone, tiny_bundle: pathlib.
             wait_until(lambda: bool(engines(one)))
             time.sleep(0.5)
             process.send_signal(signal.Signals[f"SIG{number}"])
-            _, stderr = process.communicate(timeout=300)
+            _, stderr = process.communicate(timeout=1200)
         assert process.returncode == exit_code
         assert b"Traceback" not in stderr
         wait_until(lambda: not engines(one) and not clients(one))

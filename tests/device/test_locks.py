@@ -31,7 +31,7 @@ def test_one_command_at_a_time_deploys(
     command = [*COMMAND, "deploy", str(tiny_bundle)]
     pipe = subprocess.PIPE
     both = [subprocess.Popen(command, stdout=pipe, stderr=pipe) for _ in range(2)]
-    told = [process.communicate(timeout=300) for process in both]
+    told = [process.communicate(timeout=1200) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     ok("verify", tiny_bundle, "--device", "any")
 

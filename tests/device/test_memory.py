@@ -106,7 +106,7 @@ def assert_reported_as_killed(
     process: subprocess.Popen[str], phone: VirtualPhone, why: str
 ) -> None:
     """How a command has to end when its engine was killed: soon, and saying what to do."""
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=1200)
     assert process.returncode == 13, stdout + stderr
     assert "Traceback" not in stderr
     error: dict[str, Any] = json.loads(stdout)["error"]

@@ -165,7 +165,7 @@ def test_an_interruption_ends_all_deployments(
     ) as process:
         wait_until(lambda: min(one.traffic()[0] for one in both) > 1 << 23)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=300)
+        stdout, stderr = process.communicate(timeout=1200)
     assert process.returncode == 130, stderr
     assert stderr.count("stopped by the user") == 1
     assert json.loads(stdout)["error"]["code"] == "cancelled"

@@ -49,5 +49,5 @@ sys.exit(code)
 )
 def test_a_forked_process_does_not_hang(what: str, code: int, demo: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(demo), what]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert (result.returncode, result.stderr) == (code, "")

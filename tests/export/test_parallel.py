@@ -37,7 +37,7 @@ def test_the_bytes_do_not_depend_on_the_workers(
             seen.add(name)
             if len(seen) == min(workers, 2):
                 two.set()
-            assert two.wait(300)  # the first thread's packing ends only once another one packs
+            assert two.wait(1200)  # the first thread's packing ends only once another one packs
         return pack(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(torch.Tensor, "amax", watched)
@@ -48,7 +48,7 @@ def test_the_bytes_do_not_depend_on_the_workers(
 
 
 def test_as_many_are_made_at_once_as_there_are_workers() -> None:
-    all_at_once = threading.Barrier(3, timeout=300)  # raises if fewer come
+    all_at_once = threading.Barrier(3, timeout=1200)  # raises if fewer come
     assert sorted(in_order(lambda _: all_at_once.wait(), range(3), 3)) == [0, 1, 2]
 
 
@@ -57,7 +57,7 @@ def test_results_come_in_order_whatever_is_ready_first() -> None:
 
     def make(item: int) -> int:
         if item == 0:  # ends last of those made at once
-            assert ready[1].wait(300)
+            assert ready[1].wait(1200)
         if item < len(ready):
             ready[item].set()
         return item * item

@@ -65,7 +65,7 @@ class ExportServer:
     def close(self) -> None:
         for pipe in self._pipes():
             pipe.close()
-        self._process.wait(timeout=300)
+        self._process.wait(timeout=1200)
 
 
 @dataclass(frozen=True)

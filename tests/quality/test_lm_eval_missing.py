@@ -17,7 +17,7 @@ def without_harness(code: str) -> subprocess.CompletedProcess[str]:
     """Python code in a process in which lm_eval cannot be imported, installed or not."""
     hidden = f"import sys; sys.modules['lm_eval'] = None; {code}"
     return subprocess.run(
-        [sys.executable, "-c", hidden], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", hidden], capture_output=True, text=True, timeout=1200
     )
 
 

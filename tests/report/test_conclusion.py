@@ -234,7 +234,7 @@ def test_all_columns_are_there_at_1280_pixels(tmp_path: pathlib.Path) -> None:
     shown = subprocess.run(
         ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,900",
          "--virtual-time-budget=20000", "--dump-dom", f"file://{page}"],
-        capture_output=True, text=True, timeout=300, check=True,
+        capture_output=True, text=True, timeout=1200, check=True,
     ).stdout  # fmt: skip
     title = re.search(r"<title>(\{.*?\})</title>", shown)
     assert title is not None

@@ -74,7 +74,7 @@ def test_it_starts_where_there_is_nothing_else(runtime: Runtime, tmp_path: Path)
         input='{"id": 1, "command": "digest", "paths": ["/NOTICE"]}\n',
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout.splitlines()[-1])
@@ -123,7 +123,7 @@ def test_the_oldest_arm64_processor_and_a_kernel_are_enough(
         input="".join(json.dumps(request) + "\n" for request in requests),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     opened, generated = (

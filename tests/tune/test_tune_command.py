@@ -321,7 +321,7 @@ def test_an_interruption_ends_everything(demo: Path, tmp_path: Path, jobs: int) 
     )
     wait_until(lambda: rows.exists() and rows.stat().st_size > 0)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=300)
+    _, told = process.communicate(timeout=1200)
     assert process.returncode == 130, told
     assert "stopped by the user" in told
     assert "Traceback" not in told
@@ -338,7 +338,7 @@ def test_an_interruption_finds_workers_that_only_begin(demo: Path) -> None:
     workers = ["pgrep", "-g", str(process.pid), "-f", "spawn_main"]
     wait_until(lambda: len(subprocess.run(workers, capture_output=True).stdout.split()) == 2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, told = process.communicate(timeout=300)
+    _, told = process.communicate(timeout=1200)
     assert process.returncode == 130, told
     assert "Traceback" not in told
 

@@ -24,7 +24,7 @@ class RawClient:
 
     def __init__(self, phone: VirtualPhone, *, greet: bool = True) -> None:
         host, port = phone.serial.split(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=300)
+        self.socket = socket.create_connection((host, int(port)), timeout=1200)
         self._ids = iter(range(1, 1 << 30))
         if greet:
             self.send(packet(CNXN, VERSION, 1 << 20, b"host::features=shell_v2"))
@@ -85,7 +85,7 @@ class RawClient:
         except TimeoutError:
             return answer
         finally:
-            self.socket.settimeout(300)
+            self.socket.settimeout(1200)
 
     def sync(self, *requests: tuple[bytes, bytes]) -> bytes:
         """Answers of the file service to requests of (four letters, payload)."""

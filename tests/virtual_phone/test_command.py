@@ -250,7 +250,7 @@ def test_without_privileges(adb_server: int, abi: str) -> None:
         environment["MOE_MOBILE_PHONES_DIR"] = str(folder / "phones")
         command = [*prefix, python, "-c", UNPRIVILEGED, abi]
         result = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=300
+            command, env=environment, capture_output=True, text=True, timeout=1200
         )
         assert result.returncode == 0, result.stderr
         lines = result.stdout.split()

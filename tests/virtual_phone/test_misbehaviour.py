@@ -158,7 +158,7 @@ def test_the_low_memory_killer(one: VirtualPhone) -> None:
         assert client.stdout is not None
         client.stdout.readline()
         one.misbehave(kill="sleep")
-        assert client.wait(300) == 137
+        assert client.wait(1200) == 137
     assert "lowmemorykiller: Kill 'sleep' (" in shell(one, "logcat -d").stdout
     assert shell(one, "logcat -t 1").stdout == shell(one, "logcat -d").stdout
     assert shell(one, "logcat -c").returncode == 0
