@@ -91,3 +91,6 @@ CHECKPOINT_FILE_BYTES = 256 << 20
 OWN_BYTES = 1 << 20
 """A small file: the manifest of a runtime, a virtual phone's settings and record, an NDK's
 revision."""
+
+PROGRAM_BYTES = 64 << 20
+"""A program or library that is read whole, such as a file of glibc."""

@@ -33,6 +33,7 @@ def command() -> None:
         "moe-mobile runtime build --target linux-arm64     # for phones, once per version",
         "moe-mobile runtime build --target linux-x86_64    # for emulators; made on use anyway",
         "moe-mobile runtime build --target android-arm64   # with an NDK: docs/phone-runtime.md",
+        "moe-mobile runtime build --target app-arm64       # linux-arm64 as a part of an APK",
     )
 )
 @click.option(
@@ -40,7 +41,7 @@ def command() -> None:
     type=Choice(TARGETS),
     default=TARGETS[0],
     help="linux-arm64 needs Debian's g++-aarch64-linux-gnu; android-arm64 an NDK and an "
-    "ExecuTorch build for Android.",
+    "ExecuTorch build for Android; app-arm64 what linux-arm64 needs.",
 )
 @json_option
 def build(target: str, as_json: bool) -> None:

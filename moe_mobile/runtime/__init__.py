@@ -1,6 +1,6 @@
 # Copyright the moe-mobile authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The engine for phones: folders that ``adb shell`` can run it from without anything else.
+"""The engine for phones: folders that ``adb shell`` or an app can run it from without more.
 
 docs/phone-runtime.md describes their layout and what they need from a phone.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from moe_mobile.base.progress import Progress, silent
 from moe_mobile.errors import MoeMobileError, UnsupportedError
 from moe_mobile.runtime.android import build_android
+from moe_mobile.runtime.app import build_app, lay_out
 from moe_mobile.runtime.cross import build_arm64
 from moe_mobile.runtime.cross import recipe as arm64_recipe
 from moe_mobile.runtime.folder import (
@@ -32,12 +33,13 @@ __all__ = [
     "build_runtime",
     "current_folders",
     "find_runtime",
+    "lay_out",
     "runtimes_of",
     "target_folder",
 ]
 
-TARGETS = ("linux-arm64", "linux-x86_64", "android-arm64")
-"""What :func:`build_runtime` can build; phones get the first two."""
+TARGETS = ("linux-arm64", "linux-x86_64", "android-arm64", "app-arm64")
+"""What :func:`build_runtime` can build; `adb shell` of phones gets the first two."""
 
 
 def find_runtime(abi: str) -> Runtime:
@@ -87,6 +89,8 @@ def build_runtime(target: str, *, progress: Progress = silent) -> Runtime:
         return build_arm64(progress)
     if target == "android-arm64":
         return build_android(progress)
+    if target == "app-arm64":
+        return build_app(progress)
     raise UnsupportedError(
         f"unknown target {target}", setting="target", remedy=f"Known are {', '.join(TARGETS)}"
     )

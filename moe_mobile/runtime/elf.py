@@ -26,11 +26,17 @@ class Elf:
         machine: ``x86_64``, ``aarch64``, or the number of another one.
         interpreter: path of the loader it names, None for a library.
         needed: names of the libraries it needs, in the order it is searched.
+        soname: the name by which other files need it, None for a program.
+        alignment: the largest page size that it can be loaded with.
+        code: where the file holds instructions, as ranges of offsets.
     """
 
     machine: str
     interpreter: str | None
     needed: tuple[str, ...]
+    soname: str | None
+    alignment: int
+    code: tuple[range, ...]
 
 
 def machine_of(path: Path) -> str | None:
@@ -56,9 +62,11 @@ def read_elf(path: str | os.PathLike[str]) -> Elf:
     Raises IoError if it cannot be read, UnsupportedError if it is not such a file.
     """
     from elftools.common.exceptions import ELFError
+    from elftools.elf.constants import P_FLAGS
     from elftools.elf.elffile import ELFFile
 
-    interpreter, needed = None, list[str]()
+    interpreter, needed, soname = None, list[str](), None
+    alignments, code = list[int](), list[range]()
     try:
         with open_regular(path) as file:
             if file.read(len(_MAGIC)) != _MAGIC:
@@ -70,10 +78,17 @@ def read_elf(path: str | os.PathLike[str]) -> Elf:
                     interpreter = segment.get_interp_name()
                 elif segment.header.p_type == "PT_DYNAMIC":
                     needed = [tag.needed for tag in segment.iter_tags("DT_NEEDED")]
+                    soname = next((tag.soname for tag in segment.iter_tags("DT_SONAME")), None)
+                elif segment.header.p_type == "PT_LOAD":
+                    alignments.append(segment.header.p_align)
+                    if segment.header.p_flags & P_FLAGS.PF_X:
+                        start = segment.header.p_offset
+                        code.append(range(start, start + segment.header.p_filesz))
     except OSError as error:
         raise read_error(error, path) from error
     except (ELFError, ValueError, OverflowError, AttributeError) as error:
         raise IoError(
             "is a damaged ELF file", file=path, remedy="Build or install it again"
         ) from error
-    return Elf(machine, interpreter, tuple(needed))
+    alignment = min(alignments, default=0)
+    return Elf(machine, interpreter, tuple(needed), soname, alignment, tuple(code))

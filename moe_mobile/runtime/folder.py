@@ -38,7 +38,8 @@ _KEPT = 4
 # For a build by another process, and between two looks at whether it has ended.
 _PATIENCE_S = 3600.0
 _PAUSE_S = 0.2
-_MACHINES = {"arm64-v8a": "aarch64", "x86_64": "x86_64"}
+MACHINES = {"arm64-v8a": "aarch64", "x86_64": "x86_64"}
+"""Instruction sets as in :class:`moe_mobile.runtime.elf.Elf`, by Android's names."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Recipe:
     """What a runtime is made for and of, known before it is made.
 
     Args:
-        target: ``linux-arm64``, ``linux-x86_64`` or ``android-arm64``.
+        target: ``linux-arm64``, ``linux-x86_64``, ``android-arm64`` or ``app-arm64``.
         abi: Android's name of the instruction set, ``arm64-v8a`` or ``x86_64``.
         version: of moe-mobile.
         executorch: version of ExecuTorch.
@@ -68,7 +69,7 @@ class Runtime(Recipe):
     """A folder that a phone can run the engine from.
 
     Started inside it as ``./LOADER --library-path $PWD/lib ./moe_runner``; if ``loader`` is "",
-    as ``./moe_runner``.
+    as ``./moe_runner``. That of ``app-arm64`` is a part of an APK (docs/phone-runtime.md).
 
     Args:
         folder: absolute path on this machine.
@@ -143,7 +144,7 @@ def _check_machine(folder: Path, recipe: Recipe, files: Sequence[str]) -> None:
             machine = machine_of(folder / name)
         except OSError as error:
             raise read_error(error, folder / name) from error
-        if machine not in (None, _MACHINES.get(recipe.abi)):
+        if machine not in (None, MACHINES.get(recipe.abi)):
             raise UnsupportedError(
                 f"is made for {machine}, and its runtime is for {recipe.abi}",
                 file=folder / name,
