@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -18,12 +19,17 @@ namespace {
 // Larger programs are packed on the disk, where their bytes can leave memory.
 constexpr uint64_t kMostInMemory = 64 << 20;
 
+// The system call: Android's C library has a function for it since Android 11 only.
+UniqueFd file_in_memory() {
+  return UniqueFd(static_cast<int>(syscall(SYS_memfd_create, "moe-pack", MFD_CLOEXEC)));
+}
+
 // The file that XNNPACK packs into: in memory if the system can do that, because XNNPACK waits
 // until what it packed is on the disk.
 class Scratch {
  public:
   Scratch(const std::string& fallback, uint64_t program_bytes) {
-    if (program_bytes <= kMostInMemory) fd_ = UniqueFd(memfd_create("moe-pack", MFD_CLOEXEC));
+    if (program_bytes <= kMostInMemory) fd_ = file_in_memory();
     if (fd_.valid()) {
       path_ = "/proc/self/fd/" + std::to_string(fd_.get());
       // XNNPACK opens it by this path, which SELinux may not allow.
