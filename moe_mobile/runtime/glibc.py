@@ -5,10 +5,11 @@
 Android gives apps a list of system calls. A process that makes another one is killed. glibc makes
 four calls for the engine that are not on the list of Android 10: ``set_robust_list`` and ``rseq``
 when a program or a thread starts, ``clone3`` to start a thread (allowed since Android 15), and
-``faccessat2`` in ``realpath``. glibc can do without each of them, for kernels that do not know it
-and answer ENOSYS. So in a copy the instruction that makes the call is replaced by one that gives
-this answer. glibc makes other calls that are not on the list, but only in functions that neither
-the engine nor its libraries use.
+``faccessat2`` in ``realpath``. Rust's library asks it for a fifth, ``statx`` (allowed since Android
+11). Both can do without each of them, for kernels that do not know it and answer ENOSYS. So in a
+copy the instruction that makes the call is replaced by one that gives this answer. glibc makes
+other calls that are not on the list, but only in functions that neither the engine nor its
+libraries use.
 """
 
 from __future__ import annotations
@@ -28,14 +29,18 @@ LOADERS = ("ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2")
 LIBC = "libc.so.6"
 
 _NUMBERS = {
-    "aarch64": {"set_robust_list": 99, "rseq": 293, "clone3": 435, "faccessat2": 439},
-    "x86_64": {"set_robust_list": 273, "rseq": 334, "clone3": 435, "faccessat2": 439},
-}
+    "aarch64": {
+        "set_robust_list": 99, "rseq": 293, "clone3": 435, "faccessat2": 439, "statx": 291,
+    },
+    "x86_64": {
+        "set_robust_list": 273, "rseq": 334, "clone3": 435, "faccessat2": 439, "statx": 332,
+    },
+}  # fmt: skip
 
 # In how many places each call is made. Debian's builds of these releases were looked at; another
 # one may make calls in ways that are not found here.
-_OF_LOADER = {"set_robust_list": 1, "rseq": 1, "clone3": 0, "faccessat2": 0}
-_OF_LIBC = {"set_robust_list": 2, "rseq": 1, "clone3": 1, "faccessat2": 1}
+_OF_LOADER = {"set_robust_list": 1, "rseq": 1, "clone3": 0, "faccessat2": 0, "statx": 0}
+_OF_LIBC = {"set_robust_list": 2, "rseq": 1, "clone3": 1, "faccessat2": 1, "statx": 1}
 _PLACES = {
     ("2.36", "aarch64"): (_OF_LOADER, _OF_LIBC | {"clone3": 0}),  # it came later on arm64
     ("2.36", "x86_64"): (_OF_LOADER, _OF_LIBC),

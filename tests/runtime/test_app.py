@@ -250,9 +250,21 @@ def test_a_runner_of_androids_own_library_takes_the_place(tmp_path: Path) -> Non
     assert "Android NDK" in (tmp_path / "apk/assets/NOTICE").read_text()
 
 
+# What Rust's library calls when it opens a file.
+PROGRAM = """
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <sys/stat.h>
+int main(void) {
+  struct statx found;
+  return statx(AT_FDCWD, "/", 0, STATX_MODE, &found) == 0 && S_ISDIR(found.stx_mode) ? 7 : 1;
+}
+"""
+
+
 def compiled(folder: Path, *options: str | Path, compiler: str = "cc") -> Path:
     source, program = folder / "program.c", folder / "program"
-    source.write_text("int main(void) { return 7; }\n")
+    source.write_text(PROGRAM)
     subprocess.run([compiler, source, "-o", program, *options], check=True)
     return program
 
