@@ -57,7 +57,7 @@ def build_app(progress: Progress) -> Runtime:
 
 
 def lay_out(runtime: Runtime, folder: Path, *, runner: Path | None = None) -> None:
-    """Write what an APK holds of a runtime into ``folder``, under its names in the APK.
+    """Write what an APK holds of a runtime into ``folder``, a new one, under its names in the APK.
 
     ``lib/ABI/*.so`` are the programs and libraries, ``assets/runtime.json`` says what each of them
     is, ``assets/NOTICE`` by whom. The runtime is ``linux-arm64``, or ``linux-x86_64`` for tests:
@@ -126,9 +126,8 @@ def _app_name(name: str, runtime: Runtime) -> str:
 
 def _check(runtime: Runtime, sources: Mapping[str, Path]) -> None:
     """Whether a phone can load the files, and finds all that they need."""
-    for name, path in sources.items():
+    for path in sources.values():
         elf = read_elf(path)
-        again = f"Build it again: `{build_command(runtime.target)}`"
         if elf.machine != MACHINES[runtime.abi]:
             raise UnsupportedError(
                 f"is made for {elf.machine}, and the app's runtime is for {runtime.abi}",
@@ -149,7 +148,8 @@ def _check(runtime: Runtime, sources: Mapping[str, Path]) -> None:
             raise UnsupportedError(
                 f"needs {', '.join(sorted(missing))}, and the runtime has no such library",
                 file=path,
-                remedy=again if name != _RUNNER else "Link that statically",
+                remedy="Link that statically, or build the runtime again: "
+                f"`{build_command(runtime.target)}`",
             )
 
 
