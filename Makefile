@@ -5,6 +5,7 @@
 #   make demo    export, prepare and stream the demo model, here and on a virtual phone
 #   make bench   measure streaming on experts of real size
 #   make test    native and Python tests
+#   make app     the Android app as an APK; make app-test: its tests. Both need JDK 17 and Maven
 #   make lint    what a change must pass besides the tests; `make format` repairs most of it
 #   make clean   remove build output; `make distclean` removes the environment too
 #
@@ -13,7 +14,7 @@
 .DELETE_ON_ERROR:
 # Without its bytecode Python compiles PyTorch at each start: 9 s more for an import of ExecuTorch.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: venv demo bench test lint format clean distclean gtest phone-tools test-tools
+.PHONY: venv demo bench test app app-test lint format clean distclean gtest phone-tools test-tools
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -91,6 +92,13 @@ phone-tools test-tools:
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 	then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
 	else echo "Tools are missing: apt-get install$$missing"; exit 1; fi
+
+# APP_RUNTIME names a folder with the engine for phones; else it is built, or was before.
+app: venv
+	$(BIN)/python -m android_app.tools apk $(if $(APP_RUNTIME),--runtime $(APP_RUNTIME))
+
+app-test: venv
+	$(BIN)/python -m android_app.tools test
 
 lint: venv
 	$(BIN)/ruff check .

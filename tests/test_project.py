@@ -39,6 +39,7 @@ KNOWN_HOSTS = {
     "git-lfs.github.com",
     "json-schema.org",
     "keepachangelog.com",
+    "schemas.android.com",
     "semver.org",
     "www.apache.org",
     "www.w3.org",
