@@ -14,12 +14,15 @@ from android_app.tools.places import OUT, ROOT
 from android_app.tools.programs import run
 from moe_mobile.errors import UnsupportedError
 from moe_mobile.runner import find_runner
+from moe_mobile.runtime import build_runtime
+from moe_mobile.runtime.native import assemble_native
 
 ASSETS = OUT / "assets"
 """The app's assets, as the APK has them."""
 
 RUNTIME = OUT / "runtime"
-"""The engine for phones: ``lib/arm64-v8a/lib*.so``, runtime.json and NOTICE."""
+"""The engine for phones as an APK has it: ``lib/arm64-v8a/lib*.so``, and ``assets`` with NOTICE and
+runtime.json, which says what each of them is."""
 
 TEST_PARTS = OUT / "test-parts.properties"
 """What the tests run with, as system properties; Gradle reads it too."""
@@ -49,7 +52,9 @@ def assets() -> Path:
     The latter is there only if :data:`RUNTIME` is: tests have an engine of their own.
     """
     demo = demo_bundle()
-    described = [path for name in ("runtime.json", "NOTICE") if (path := RUNTIME / name).is_file()]
+    described = [
+        path for name in ("runtime.json", "NOTICE") if (path := RUNTIME / "assets" / name).is_file()
+    ]
 
     def copy() -> None:
         shutil.copytree(demo, ASSETS / "bundles/demo")
@@ -63,15 +68,13 @@ def assets() -> Path:
 def take_runtime(folder: Path | None) -> None:
     """Make :data:`RUNTIME` a copy of a folder, by default of the runtime of this installation."""
     if folder is None:
-        from moe_mobile.runtime import build_runtime
-
         folder = build_runtime(_TARGET).folder
     libraries = sorted((folder / "lib/arm64-v8a").glob("lib*.so"))
-    described = [folder / name for name in ("runtime.json", "NOTICE")]
+    described = [folder / "assets" / name for name in ("runtime.json", "NOTICE")]
     missing = [path for path in described if not path.is_file()]
     if not libraries or missing:
         raise UnsupportedError(
-            f"this is not a runtime for the app: there is no {missing[0].name}"
+            f"this is not a runtime for the app: there is no assets/{missing[0].name}"
             if missing
             else "this is not a runtime for the app: lib/arm64-v8a has no lib*.so",
             file=folder,
@@ -82,8 +85,9 @@ def take_runtime(folder: Path | None) -> None:
         (RUNTIME / "lib/arm64-v8a").mkdir(parents=True)
         for path in libraries:
             shutil.copy(path, RUNTIME / "lib/arm64-v8a" / path.name)
+        (RUNTIME / "assets").mkdir()
         for path in described:
-            shutil.copy(path, RUNTIME / path.name)
+            shutil.copy(path, RUNTIME / "assets" / path.name)
 
     # A folder may lie outside the checkout, where names alone count.
     hashes = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in libraries]
@@ -94,13 +98,12 @@ def take_runtime(folder: Path | None) -> None:
 
 def test_properties() -> dict[str, str]:
     """System properties of the tests: this machine's engine, the bundle, and Python's answers."""
-    demo, scratch = demo_bundle(), OUT / "scratch"
-    scratch.mkdir(parents=True, exist_ok=True)
+    demo = demo_bundle()
     properties = {
         "moe.runner": str(find_runner()),
         "moe.demo": str(demo),
         "moe.expected": str(expected_answers(demo)),
-        "moe.scratch": str(scratch),
+        "moe.runtime": str(assemble_native().folder),
     }
     lines = [f"{name}={value}\n" for name, value in properties.items()]
     TEST_PARTS.write_text("".join(lines), "utf-8")
