@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from android_app.tools import apk, app, parts
+from android_app.tools import apk, app, parts, steps
 from moe_mobile.errors import MoeMobileError
 
 
@@ -54,7 +54,8 @@ def main() -> int:
     arguments = parser.parse_args()
     start = time.monotonic()
     try:
-        arguments.run(arguments)
+        with steps.alone():
+            arguments.run(arguments)
     except MoeMobileError as error:
         print(f"android_app.tools: {error}", file=sys.stderr)
         return error.exit_code

@@ -29,7 +29,7 @@ def build_apk(runtime: Path | None) -> Path:
     parts.take_runtime(runtime)
     app = compiled_app()
     code = _shrunk(app)
-    libraries_ = _native_libraries(app)
+    libraries_ = native_libraries(app)
     unsigned = OUT / "unsigned.apk"
     steps.once(
         unsigned, [app.resources.linked, code, *libraries_], lambda: _pack(unsigned, app, code)
@@ -81,7 +81,7 @@ def _shrunk(app: App) -> Path:
     return steps.once(target, [r8, android, *app.jars, *rules, *app.classes], shrink)
 
 
-def _native_libraries(app: App) -> list[Path]:
+def native_libraries(app: App) -> list[Path]:
     """The engine's files and the libraries' own, checked to load with pages of 16 KiB."""
     found = sorted((parts.RUNTIME / "lib/arm64-v8a").glob("lib*.so"))
     for aar in app.aars:
@@ -112,7 +112,7 @@ def _pack(target: Path, app: App, code: Path) -> None:
                     name = entry.filename
                     if source != code or name.endswith(".dex") or name.startswith(_SERVICES):
                         add(name, opened.read(name))
-        for path in _native_libraries(app):
+        for path in native_libraries(app):
             add(f"lib/arm64-v8a/{path.name}", path.read_bytes())
 
 

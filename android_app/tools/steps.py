@@ -4,12 +4,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from android_app.tools.places import ROOT
+from android_app.tools.places import OUT, ROOT
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """While one build works in this checkout, others wait."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    with (OUT / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another build of this checkout", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def digest(inputs: Iterable[str | Path]) -> str:

@@ -26,32 +26,30 @@ internal class ChildProcess(
     private val onLine: (Line) -> Unit,
     private val onEnd: (Int?) -> Unit,
 ) {
-    private val process: Process
+    private val process: Process =
+        try {
+            ProcessBuilder(command.command).apply { environment().putAll(command.environment) }.start()
+        } catch (e: IOException) {
+            throw MoeException.RuntimeFailed(
+                "the engine cannot be started: ${e.message}",
+                command.command.first(),
+                remedy = "Install the app again: it may be for another kind of phone",
+            )
+        }
     private val requests = LinkedBlockingQueue<ByteArray>()
     private val words = ArrayDeque<String>()
-    private val writer: Thread
-    private val reader: Thread
-    private val drain: Thread
+    private val writer = thread(start = false, name = "moe-writer", isDaemon = true) { write() }
+    private val drain = thread(start = false, name = "moe-stderr", isDaemon = true) { drain() }
+    private val reader = thread(start = false, name = "moe-reader", isDaemon = true) { read() }
 
     /** Whether [kill] or [close] was asked for, so that its end is no surprise. */
     @Volatile
     var endedHere = false
         private set
 
-    init {
-        process =
-            try {
-                ProcessBuilder(command.command).apply { environment().putAll(command.environment) }.start()
-            } catch (e: IOException) {
-                throw MoeException.RuntimeFailed(
-                    "the engine cannot be started: ${e.message}",
-                    command.command.first(),
-                    remedy = "Install the app again: it may be for another kind of phone",
-                )
-            }
-        writer = thread(name = "moe-writer", isDaemon = true) { write() }
-        drain = thread(name = "moe-stderr", isDaemon = true) { process.errorStream.bufferedReader().use(::keepLastWords) }
-        reader = thread(name = "moe-reader", isDaemon = true) { read() }
+    /** From here on, lines come. */
+    fun start() {
+        for (one in listOf(writer, drain, reader)) one.start()
     }
 
     /** The last lines that it wrote to stderr. */
@@ -108,26 +106,30 @@ internal class ChildProcess(
         onEnd(code)
     }
 
-    private fun keepLastWords(from: BufferedReader) {
+    private fun drain() {
         try {
-            val line = StringBuilder()
-            while (true) {
-                val character = from.read()
-                if (character >= 0 && character != '\n'.code) {
-                    if (line.length < Limits.LINE_CHARACTERS) line.append(character.toChar())
-                    continue
-                }
-                if (line.isNotEmpty()) {
-                    synchronized(words) {
-                        words.addLast(withoutControls(line.toString()))
-                        if (words.size > Limits.LAST_LINES) words.removeFirst()
-                    }
-                }
-                line.clear()
-                if (character < 0) return
-            }
+            process.errorStream.bufferedReader().use(::keepLastWords)
         } catch (_: IOException) {
             // Closed here.
+        }
+    }
+
+    private fun keepLastWords(from: BufferedReader) {
+        val line = StringBuilder()
+        while (true) {
+            val character = from.read()
+            if (character >= 0 && character != '\n'.code) {
+                if (line.length < Limits.LINE_CHARACTERS) line.append(character.toChar())
+                continue
+            }
+            if (line.isNotEmpty()) {
+                synchronized(words) {
+                    words.addLast(withoutControls(line.toString()))
+                    if (words.size > Limits.LAST_LINES) words.removeFirst()
+                }
+            }
+            line.clear()
+            if (character < 0) return
         }
     }
 

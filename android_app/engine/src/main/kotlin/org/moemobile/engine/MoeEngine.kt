@@ -120,7 +120,7 @@ class MoeEngine private constructor(internal val client: RunnerClient, val opene
         /**
          * Opens a bundle, and prepares it first if that was not done.
          *
-         * @param onPlan called with the memory that it will take, before it takes any
+         * @param onPlan called with the memory that it will take, once it is prepared and before it takes any
          */
         suspend fun open(
             command: RunnerCommand,
@@ -156,7 +156,10 @@ class MoeEngine private constructor(internal val client: RunnerClient, val opene
             }
         }
 
-        /** The memory that an open bundle would take, without loading it. Fails as [open] would. */
+        /**
+         * The memory that an open bundle would take, without loading it. Fails as [open] would, and like it prepares a
+         * bundle first that was not prepared.
+         */
         suspend fun plan(command: RunnerCommand, bundle: File, options: EngineOptions = EngineOptions()): MemoryPlan =
             try {
                 open(command, bundle, options, onPlan = { throw Planned(it) }).close()

@@ -26,6 +26,10 @@ internal class RunnerClient(private val command: RunnerCommand, private val pati
     private val name = command.command.first()
     private val child = ChildProcess(command, ::mostBytes, ::onLine, ::onEnd)
 
+    init {
+        child.start()
+    }
+
     /** Why the process does not answer any more; null while it runs. */
     val ended: StateFlow<MoeException?> = end.asStateFlow()
 
