@@ -28,7 +28,12 @@ internal class ChildProcess(
 ) {
     private val process: Process =
         try {
-            ProcessBuilder(command.command).apply { environment().putAll(command.environment) }.start()
+            ProcessBuilder(command.command)
+                .apply {
+                    if (!command.inherits) environment().clear()
+                    environment().putAll(command.environment)
+                }
+                .start()
         } catch (e: IOException) {
             throw MoeException.RuntimeFailed(
                 "the engine cannot be started: ${e.message}",

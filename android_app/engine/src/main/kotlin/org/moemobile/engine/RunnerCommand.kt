@@ -23,23 +23,26 @@ fun interface ExitReasons {
  * How the engine's process is started.
  *
  * @property command the program and its arguments
- * @property environment variables in addition to this process's own
+ * @property environment variables for it
+ * @property inherits whether it also has this process's own variables
  * @property exitReasons asked when a process ended unasked
  */
 class RunnerCommand(
     val command: List<String>,
     val environment: Map<String, String> = emptyMap(),
+    val inherits: Boolean = true,
     val exitReasons: ExitReasons? = null,
 ) {
     companion object {
         /** `moe_runner` as a file that this machine can run. */
         fun of(program: File, environment: Map<String, String> = emptyMap(), exitReasons: ExitReasons? = null) =
-            RunnerCommand(listOf(program.path, ATTACHED), environment, exitReasons)
+            RunnerCommand(listOf(program.path, ATTACHED), environment, exitReasons = exitReasons)
 
         /**
          * The engine in an app. Android lets an app start programs only from the folder of its native libraries, and
          * keeps there only files with names like `lib*.so`; so glibc's loader is started, with a folder of links that
-         * have the names by which the libraries need each other.
+         * have the names by which the libraries need each other. It gets no other variables than it needs: one that names
+         * a library of Android would end it.
          *
          * Throws [MoeException.RuntimeFailed] if a file is missing. It makes files: not for a main thread.
          *
@@ -47,6 +50,7 @@ class RunnerCommand(
          * @param description the text of `assets/runtime/runtime.json`
          * @param links a folder of the app, which this function makes and fills
          * @param state a folder of the app for the secret by which packed weights are known to be of this phone
+         * @param scratch a folder of the app for short-lived files
          */
         fun ofApp(
             libraries: File,
@@ -89,6 +93,7 @@ class RunnerCommand(
                     listOf(loader, "--library-path", links.path, "--argv0", "moe_runner", runner, ATTACHED)
                 },
                 mapOf("MOE_MOBILE_STATE_DIR" to state.path, "TMPDIR" to scratch.path),
+                inherits = false,
                 exitReasons,
             )
         }
