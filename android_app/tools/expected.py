@@ -11,6 +11,7 @@ from android_app.tools import steps
 from android_app.tools.places import OUT, ROOT
 from moe_mobile.base.json_text import json_text
 from moe_mobile.runner import Runner, find_runner
+from moe_mobile.text.tokenizer import BundleText
 
 _PROMPT = [5, 6, 7, 100, 2000, 31, 8, 9]
 _REQUESTS: dict[str, dict[str, Any]] = {
@@ -24,11 +25,13 @@ _REQUESTS: dict[str, dict[str, Any]] = {
     },
     "score": {"command": "score", "token_ids": [*_PROMPT, 14, 15, 16]},
 }
+_TEXT = "And it came to pass, that Zoë went up: “day” by day"
 _SETTINGS = {"cache": "50%", "threads": 1}
 
 
 def expected_answers(demo: Path) -> Path:
-    """A file with settings, requests and their answers from the demo bundle."""
+    """A file with requests and their answers from the demo bundle, and a text with its
+    token ids."""
     path = OUT / "expected.json"
     runner = find_runner()
 
@@ -41,7 +44,8 @@ def expected_answers(demo: Path) -> Path:
             answers = {name: engine.request(**request) for name, request in _REQUESTS.items()}
         for answer in answers.values():
             del answer["stats"]
-        told = {"settings": _SETTINGS, "requests": _REQUESTS, "answers": answers}
+        words = {"text": _TEXT, "token_ids": BundleText(demo).encode(_TEXT)}
+        told = {"requests": _REQUESTS, "answers": answers, "words": words}
         path.write_text(json_text(told, indent=1), "utf-8")
 
     stat = runner.stat()

@@ -101,7 +101,12 @@ internal class ChildProcess(
             process.inputStream.use { stream -> LineReader(stream).forEach(mostBytes, onLine) }
         } catch (_: IOException) {
             // Closed here.
+        } finally {
+            end()
         }
+    }
+
+    private fun end() {
         val hasEnded = process.waitFor(Limits.CLOSE_MS, TimeUnit.MILLISECONDS)
         // Its last words come at the same time.
         if (hasEnded) drain.join(Limits.CLOSE_MS)

@@ -112,9 +112,17 @@ data class Bench(
  * @property units the answer may hold something for each: tokens, repetitions, characters
  */
 internal class Request(val command: String, val members: JsonObject, val tokens: Int = 0, val units: Long = 0) {
+    /** Whether it is answered also while another one runs. */
+    val isAnsweredAtOnce: Boolean
+        get() = command in AT_ONCE
+
     /** Bytes that a line of its answer may have. */
     val mostBytes: Long
         get() = minOf(Limits.ANSWER_BYTES + Limits.TOKEN_BYTES * units.coerceIn(0, 1L shl 32), Limits.LONGEST_BYTES)
+
+    private companion object {
+        val AT_ONCE = setOf("cancel", "resize", "residency")
+    }
 }
 
 internal fun request(command: String, build: JsonObjectBuilder.() -> Unit = {}) = Request(command, buildJsonObject(build))

@@ -81,14 +81,16 @@ internal class RunnerClient(private val command: RunnerCommand, private val pati
             end.value?.let { throw it }
             waiting[id] = awaited
         }
-        val message = JsonObject(mapOf("id" to JsonPrimitive(id), "command" to JsonPrimitive(request.command)) + request.members)
+        val head = mapOf("id" to JsonPrimitive(id), "command" to JsonPrimitive(request.command))
+        val message = JsonObject(head + request.members)
         child.send((message.toString() + "\n").toByteArray())
         return awaited
     }
 
-    /** `cancel` stops whatever runs. Long requests are sent one at a time, so that is this one. */
+    /** `cancel` stops whatever runs. Long requests are sent one at a time, so that is this one if it is long. */
     private fun abandon(awaited: Awaited) {
         awaited.abandoned = true
+        if (awaited.request.isAnsweredAtOnce) return
         try {
             send(request("cancel")).abandoned = true
         } catch (_: MoeException) {

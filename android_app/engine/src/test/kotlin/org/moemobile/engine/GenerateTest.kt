@@ -4,6 +4,7 @@
 package org.moemobile.engine
 
 import kotlinx.coroutines.CompletableDeferred
+import kotlinx.coroutines.CoroutineStart
 import kotlinx.coroutines.Job
 import kotlinx.coroutines.async
 import kotlinx.coroutines.cancelAndJoin
@@ -102,6 +103,18 @@ class GenerateTest {
         assertEquals(0, last.variant(0, 0))
         val uses = engine.stats!!.totals.uses
         assertEquals(uses.hits + uses.misses, last.hits.sum() + last.misses.sum())
+    }
+
+    @Test
+    fun whoDoesNotWaitForAGlanceStopsNothingElse() = withEngine { engine ->
+        val whole = engine.tokens(40)
+        val found = mutableListOf<Int>()
+        engine.generate(Machine.prompt, 40, ignoreEos = true).collect {
+            if (it is Generation.Token) found += it.id
+            // It has sent its request when it is cancelled.
+            launch(start = CoroutineStart.UNDISPATCHED) { engine.residency() }.cancel()
+        }
+        assertEquals(whole, found)
     }
 
     @Test
