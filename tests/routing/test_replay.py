@@ -356,12 +356,12 @@ def test_a_pipe_gets_what_a_file_would(option: str, near_choice: Path, tmp_path:
     pipe(tmp_path / "pipe")
     with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
         try:
-            ok("simulate", near_choice, option, tmp_path / "pipe")
+            ok("simulate", near_choice, "--cache", "50%", option, tmp_path / "pipe")
             assert reader.stdout is not None
             read = reader.stdout.read()
         finally:
             reader.kill()  # it would wait for a writer that failed
-    ok("simulate", near_choice, option, tmp_path / "file")
+    ok("simulate", near_choice, "--cache", "50%", option, tmp_path / "file")
     assert read == (tmp_path / "file").read_bytes()
 
 
@@ -372,7 +372,8 @@ def test_a_pipe_that_nobody_reads_is_an_error(
     monkeypatch.setattr(limits, "PIPE_S", 0.05)
     pipe(tmp_path / "pipe")
     with pytest.raises(IoError, match="nothing was read from this pipe") as caught:
-        command.main([str(near_choice), option, str(tmp_path / "pipe")], standalone_mode=False)
+        arguments = [str(near_choice), "--cache", "50%", option, str(tmp_path / "pipe")]
+        command.main(arguments, standalone_mode=False)
     assert caught.value.file == str(tmp_path / "pipe")
 
 
