@@ -78,7 +78,7 @@ def test_values_go_to_their_groups() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("cache", "50 %"),
+        ("cache", "50 parts"),
         ("cache", 5),
         ("pool", 5),
         ("eviction", 0.5),

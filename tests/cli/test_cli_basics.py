@@ -251,7 +251,7 @@ def test_doctor_says_what_exports_took(tmp_path: pathlib.Path) -> None:
         for name, peak in EXPORTS:
             assert f"{name} {size(peak, 'up')}" in check.detail
             assert (name in (check.remedy or "")) == (name in missing)
-    assert "Qwen3-30B-A3B 3.6 GiB" in ok("doctor", "--dir", tmp_path)
+    assert "Qwen3-30B-A3B 3.7 GiB" in ok("doctor", "--dir", tmp_path)
 
 
 def test_doctor_fails_without_a_runner() -> None:

@@ -185,8 +185,8 @@ def test_a_nonsensical_budget_is_refused_before_weights_are_packed(
     bundle: BundleMaker, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    with pytest.raises(UsageError, match="50 %"):
-        Engine(bundle("mixtral", "fp32"), "50 %", packed_dir=store)
+    with pytest.raises(UsageError, match="50 parts"):
+        Engine(bundle("mixtral", "fp32"), "50 parts", packed_dir=store)
     assert not store.exists()
 
 

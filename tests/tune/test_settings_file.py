@@ -96,6 +96,7 @@ def test_a_choice_for_each_size_of_the_cache() -> None:
     for cache, wanted in {
         "28.125%": small,
         " 28.1250% ": small,
+        "28.125 %": small,
         "49.9%": small,
         "50.0%": large,
         "100%": large,
@@ -105,7 +106,7 @@ def test_a_choice_for_each_size_of_the_cache() -> None:
         "28%": "smaller",
         "\u0665%": "not a share",
         "512MiB": "not a share",
-        "28.125 %": "not a share",
+        "28.125 parts": "not a share",
     }.items():
         with pytest.raises(UsageError, match=cause) as caught:
             FILE.pick(cache)
