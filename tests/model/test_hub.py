@@ -242,7 +242,7 @@ def test_weights_that_the_disk_has_no_room_for(hub: Hub) -> None:
     hub.claimed = {shard: 1 << 60, "consolidated.safetensors": 1 << 61}
     (answer,) = opened(hub, MODEL)
     assert answer["kind"] == "DiskFullError"
-    assert "the weights to be downloaded need about 1048576.0 TiB more" in answer["cause"]
+    assert "the weights to be downloaded need about 1048576.1 TiB more" in answer["cause"]
     assert hub.weights() == []
     # What is there needs no room, whatever the list says.
     hub.claimed = {}

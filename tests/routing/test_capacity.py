@@ -26,7 +26,7 @@ def test_capacities() -> None:
     assert parse_capacity("0" * 5000 + "7").of(60) == 7  # int() does not take as many digits
     assert parse_capacity("29%").of(100) == 29  # 28 with floating point
     assert [parse_capacity(text).of(60) for text in ("33%", "12.5%", "100%", "7")] == [19, 7, 60, 7]
-    for text in ("", "0", "0%", "101%", "1.5", "-1", "half", "5 %", "\u0663", "512MiB", "auto",
+    for text in ("", "0", "0%", "101%", "1.5", "-1", "half", "5 parts", "\u0663", "512MiB", "auto",
                  "9" * 5000):  # fmt: skip
         with pytest.raises(UsageError, match="invalid capacity"):
             parse_capacity(text)

@@ -371,8 +371,8 @@ def test_a_pipe_that_nobody_reads_is_an_error(
 ) -> None:
     monkeypatch.setattr(limits, "PIPE_S", 0.05)
     pipe(tmp_path / "pipe")
+    arguments = [str(near_choice), "--cache", "50%", option, str(tmp_path / "pipe")]
     with pytest.raises(IoError, match="nothing was read from this pipe") as caught:
-        arguments = [str(near_choice), "--cache", "50%", option, str(tmp_path / "pipe")]
         command.main(arguments, standalone_mode=False)
     assert caught.value.file == str(tmp_path / "pipe")
 
