@@ -6,6 +6,7 @@
 #   make bench   measure streaming on experts of real size
 #   make test    native and Python tests
 #   make app     the Android app as an APK; make app-test: its tests. Both need JDK 17 and Maven
+#   make text    the library that gives the app's moe_runner text, for this machine and for phones
 #   make lint    what a change must pass besides the tests; `make format` repairs most of it
 #   make clean   remove build output; `make distclean` removes the environment too
 #
@@ -14,11 +15,12 @@
 .DELETE_ON_ERROR:
 # Without its bytecode Python compiles PyTorch at each start: 9 s more for an import of ExecuTorch.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: venv demo bench test app app-test lint format clean distclean gtest phone-tools test-tools
+.PHONY: venv demo bench test app app-test text lint format clean distclean gtest phone-tools test-tools
 
 VENV := .venv
 BIN := $(VENV)/bin
 ENGINE := android_app/engine/src/main/cpp
+TEXT := android_app/engine/src/main/rust
 
 # Folders are listed too: removing a file changes only them.
 ENGINE_SOURCES := CMakeLists.txt $(shell find cmake $(ENGINE) -type d -o -type f)
@@ -100,18 +102,31 @@ app: venv
 app-test: venv
 	$(BIN)/python -m android_app.tools test
 
+# build/rust/[TARGET/]release/libmoe_text.a, for CMake's MOE_TEXT_LIBRARY. Only the app needs it.
+ARM64 := aarch64-unknown-linux-gnu
+text: export CARGO_TARGET_DIR := $(CURDIR)/build/rust
+text: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER := aarch64-linux-gnu-gcc
+text:
+	cd $(TEXT) && cargo build --release --locked --lib
+	cd $(TEXT) && { ! command -v rustup >/dev/null || rustup target add $(ARM64); } && \
+	  cargo build --release --locked --lib --target $(ARM64)
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@echo clang-format --dry-run
 	@$(if $(CPP_FILES),$(BIN)/clang-format --dry-run --Werror $(CPP_FILES))
+	@if command -v cargo >/dev/null; then cd $(TEXT) && cargo fmt --check && \
+	  CARGO_TARGET_DIR=$(CURDIR)/build/rust cargo clippy --locked --all-targets -- -D warnings; \
+	else echo "The Rust library of the app was not checked: cargo is not installed"; fi
 
 format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	@echo clang-format -i
 	@$(if $(CPP_FILES),$(BIN)/clang-format -i $(CPP_FILES))
+	@if command -v cargo >/dev/null; then cd $(TEXT) && cargo fmt; fi
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(VENV)/package.stamp

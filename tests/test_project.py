@@ -23,7 +23,7 @@ _CODE = {".py", ".cpp", ".h", ".cmake", ".txt", ".json", ".kt", ".kts", ".sh"}
 ROOT = Path(__file__).resolve().parent.parent
 ENGINE = ROOT / "android_app/engine/src/main/cpp"
 HEADER = ("Copyright the moe-mobile authors.", "SPDX-License-Identifier: Apache-2.0")
-CODE_SUFFIXES = {".py", ".h", ".cpp", ".cmake", ".kt", ".kts", ".java", ".sh"}
+CODE_SUFFIXES = {".py", ".h", ".cpp", ".cmake", ".kt", ".kts", ".java", ".rs", ".sh"}
 CODE_NAMES = {"CMakeLists.txt", "Makefile"}
 # A folder of someone's machine where a path begins, not in ./work, ${HOME}/tmp or an URL.
 MACHINE_PATH = re.compile(
@@ -37,6 +37,7 @@ KNOWN_HOSTS = {
     "clang.llvm.org",
     "docs.pytorch.org",
     "git-lfs.github.com",
+    "github.com",  # in Cargo.lock, the name of crates.io's index
     "json-schema.org",
     "keepachangelog.com",
     "schemas.android.com",
