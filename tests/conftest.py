@@ -41,7 +41,7 @@ BUILD_ROOT = Path(os.environ.get("MOE_NATIVE_BUILD_ROOT", ROOT / "build"))
 # The secret by which packed weights are known to be of this machine.
 os.environ["MOE_MOBILE_STATE_DIR"] = str(BUILD_ROOT / "state")
 
-SANITIZE = {"plain": "", "address": "address", "thread": "thread"}
+SANITIZE = {"plain": "", "address": "address", "thread": "thread", "text": ""}
 
 
 # Files of few tests that take minutes come among those of many, so that what is last is short.
@@ -60,8 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class NativeBuild:
     """One configured build folder of the native code, ``build/native-<flavour>``.
 
-    ``flavour`` is ``plain``, ``address`` (AddressSanitizer with UndefinedBehaviorSanitizer) or
-    ``thread`` (ThreadSanitizer).
+    ``flavour`` is ``plain``, ``address`` (AddressSanitizer with UndefinedBehaviorSanitizer),
+    ``thread`` (ThreadSanitizer) or ``text`` (moe_runner with the library in Rust).
     """
 
     flavour: str
@@ -116,6 +116,10 @@ def _native_build(flavour: str) -> NativeBuild:
         "Python_EXECUTABLE": sys.executable,
         "CMAKE_MAKE_PROGRAM": _tool("ninja"),
     }
+    if flavour == "text":
+        from tests.text.rust import built
+
+        definitions["MOE_TEXT_LIBRARY"] = str(built() / "libmoe_text.a")
     if SANITIZE[flavour]:
         # Half of GCC's time with sanitizers, and it checks the annotations of locks.
         definitions["CMAKE_CXX_COMPILER"] = _tool("clang++")

@@ -170,7 +170,8 @@ ENGINE_ROOMS = {
     "plan": "base bundle cache decoder routing",
     "executorch": "base bundle",
     "engine": "base bundle cache decoder executorch metrics plan routing",
-    "runner": "base bundle cache engine executorch metrics plan routing",
+    "text": "base bundle",
+    "runner": "base bundle cache engine executorch metrics plan routing text",
     "python": "base bundle cache engine plan routing",
 }
 

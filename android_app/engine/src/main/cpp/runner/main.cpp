@@ -63,7 +63,7 @@ int main(int argc, char** argv) {
     if (attached && busy) std::_Exit(moe_mobile::exit_code(ErrorCode::kCancelled));
   });
   while (const std::optional<std::string> line = input.next()) {
-    ended_with(session.handle(json::parse(*line, nullptr, /*allow_exceptions=*/false)));
+    ended_with(session.handle(json::parse(*line, nullptr, /*allow_exceptions=*/false), *line));
   }
   return exit_code;
 }

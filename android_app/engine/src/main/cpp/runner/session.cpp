@@ -5,6 +5,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <exception>
 #include <filesystem>
 #include <functional>
@@ -53,8 +54,9 @@ json id_of(const json& request) {
 
 Session::Session(Emit emit) : emit_(std::move(emit)) {}
 
-int Session::handle(const json& request) {
+int Session::handle(const json& request, const std::string& line) {
   ++current_;
+  line_ = &line;
   id_ = id_of(request);
   const Answer done = answer(id_, [&] {
     check_cancelled();
@@ -142,9 +144,14 @@ json Session::run(const std::string& command, const json& request) {
       {"open", {{"bundle", "settings"}, [&] { return open(request); }}},
       {"info", {{}, [&] { return info(); }}},
       {"generate",
-       {{"token_ids", "max_new_tokens", "sampling", "ignore_eos", "continues"},
+       {{"token_ids", "text", "messages", "chat_template_kwargs", "max_new_tokens", "sampling",
+         "ignore_eos", "continues"},
         [&] { return generate(request); }}},
-      {"score", {{"token_ids"}, [&] { return score(request); }}},
+      {"score",
+       {{"token_ids", "text", "messages", "chat_template_kwargs"}, [&] { return score(request); }}},
+      {"tokenize",
+       {{"text", "messages", "chat_template_kwargs"}, [&] { return tokenize(request); }}},
+      {"detokenize", {{"token_ids"}, [&] { return detokenize(request); }}},
       {"trace", {{"token_ids", "continues"}, [&] { return trace(request); }}},
       {"bench",
        {{"n_prompt", "n_gen", "repetitions", "warmup", "seed", "router_logits"},
@@ -221,6 +228,8 @@ json Session::digest(const json& request) {
 json Session::info() {
   json result = engine().info();
   result["pid"] = getpid();
+  result["text"] = no_text_.empty();
+  result["text_note"] = no_text_;
   return result;
 }
 
@@ -234,10 +243,14 @@ json Session::open(const json& request) {
     open_engine_ = nullptr;
   }
   engine_.reset();  // its memory must be free before the next one is planned
+  text_.reset();
   Stopwatch watch;
   engine_ = Engine::open(bundle, settings, progress(), [this](const MemoryPlan& plan) {
     emit_({{"id", id_}, {"event", "plan"}, {"plan", plan}});
   });
+  bundle_ = bundle;
+  no_text_ = BundleText::missing(Bundle::open(bundle));
+  held_.emplace();
   {
     const MutexLock lock(&open_mutex_);
     open_engine_ = engine_.get();
@@ -247,30 +260,112 @@ json Session::open(const json& request) {
   return result;
 }
 
-json Session::generate(const json& request) {
-  const std::vector<uint32_t> prompt = token_ids(request);
-  if (optional_bool(request, "continues", false))
-    engine().begin_turn();
-  else
-    engine().reset();
-  Generator generator(
-      &engine(), prompt, optional_uint(request, "max_new_tokens", kDefaultNewTokens),
-      parse_sampling(request.contains("sampling") ? request["sampling"] : json::object()),
-      optional_bool(request, "ignore_eos", false), progress());
-  json tokens = json::array();
-  while (const auto token = generator.next()) {
-    check_cancelled();
-    tokens.push_back(*token);
-    emit_({{"id", id_}, {"event", "token"}, {"token", *token}});
+BundleText& Session::text() {
+  engine();  // no bundle, no text
+  if (!text_) text_ = BundleText::open(Bundle::open(bundle_));
+  return *text_;
+}
+
+Session::Prompt Session::prompt(const json& request, bool needs_text) {
+  const auto has = [&](const char* name) {
+    return request.contains(name) && !request[name].is_null();
+  };
+  const bool is_chat = has("messages");
+  if (int{has("token_ids")} + int{has("text")} + int{is_chat} != 1) {
+    const char* names = needs_text ? "`text` and `messages`" : "`token_ids`, `text` and `messages`";
+    throw Error(ErrorCode::kUsage, Setting{needs_text ? "text" : "token_ids"},
+                std::string("exactly one of ") + names + " is needed",
+                "docs/runner.md lists the requests.");
   }
-  return {{"token_ids", tokens},
-          {"stop", generator.stop()},
-          {"position", engine().position()},
-          {"stats", engine().stats()}};
+  if (has("chat_template_kwargs") && !is_chat)
+    throw Error(ErrorCode::kUsage, Setting{"chat_template_kwargs"}, "it is for messages",
+                "Leave it out, or send `messages`.");
+  if (has("token_ids")) return {token_ids(request), false, false};
+  if (!is_chat) required_string(request, "text");
+  if (is_chat && !request["messages"].is_array())
+    throw Error(ErrorCode::kUsage, Setting{"messages"}, "it must be an array of messages",
+                "docs/runner.md lists the requests.");
+  return {text().encode(*line_), true, is_chat};
+}
+
+json Session::tokenize(const json& request) {
+  json result = {{"token_ids", prompt(request, /*needs_text=*/true).ids}};
+  result["text"] = text().render(*line_);
+  return result;
+}
+
+json Session::detokenize(const json& request) {
+  return {{"text", text().decode(token_ids(request))}};
+}
+
+json Session::generate(const json& request) {
+  const Prompt prompt = this->prompt(request);
+  bool continues = optional_bool(request, "continues", false);
+  if (continues && prompt.is_text)
+    throw Error(ErrorCode::kUsage, Setting{"continues"}, "it is for `token_ids`",
+                "Leave it out: messages that continue the conversation are found by themselves.");
+  const std::unique_ptr<TextStream> stream = prompt.is_text ? text().stream(prompt.ids) : nullptr;
+  const SamplingSettings sampling =
+      parse_sampling(request.contains("sampling") ? request["sampling"] : json::object());
+  const uint32_t max_new_tokens = optional_uint(request, "max_new_tokens", kDefaultNewTokens);
+  const bool ignore_eos = optional_bool(request, "ignore_eos", false);
+
+  // What the engine holds, and then what it is given. It is not known while the engine works.
+  std::optional<std::vector<uint32_t>> held = std::exchange(held_, std::nullopt);
+  Span<const uint32_t> unread(prompt.ids);
+  if (prompt.is_chat && held && !held->empty() && held->size() < prompt.ids.size() &&
+      std::equal(held->begin(), held->end(), prompt.ids.begin())) {
+    continues = true;
+    unread = {unread.data() + held->size(), unread.size() - held->size()};
+  }
+  if (!continues) held.emplace();
+  if (held) held->insert(held->end(), unread.begin(), unread.end());
+  const auto keep = [&] {
+    if (!held || engine().position() > held->size()) return;
+    held->resize(engine().position());
+    held_ = std::move(held);
+  };
+
+  json tokens = json::array();
+  std::string whole;
+  try {
+    if (continues)
+      engine().begin_turn();
+    else
+      engine().reset();
+    Generator generator(&engine(), unread, max_new_tokens, sampling, ignore_eos, progress());
+    while (const auto token = generator.next()) {
+      if (held) held->push_back(*token);
+      check_cancelled();
+      tokens.push_back(*token);
+      json event = {{"id", id_}, {"event", "token"}, {"token", *token}};
+      if (stream) {
+        const std::string piece = stream->step(*token);
+        event["text"] = piece;
+        whole += piece;
+      }
+      emit_(event);
+    }
+    json result = {{"token_ids", tokens},
+                   {"stop", generator.stop()},
+                   {"position", engine().position()},
+                   {"stats", engine().stats()}};
+    if (stream) {
+      result["text"] = whole + stream->finish();
+      result["prompt_tokens"] = prompt.ids.size();
+    }
+    keep();
+    return result;
+  } catch (...) {
+    keep();
+    throw;
+  }
 }
 
 json Session::score(const json& request) {
-  const std::vector<uint32_t> tokens = token_ids(request);
+  const Prompt prompt = this->prompt(request);
+  const std::vector<uint32_t>& tokens = prompt.ids;
+  held_.reset();
   engine().reset();
   json values = json::array();
   moe_mobile::score(&engine(), tokens, [&](size_t index, const float* logits) {
@@ -279,11 +374,14 @@ json Session::score(const json& request) {
       values.push_back(log_probability(logits, engine().model().vocab_size, tokens[index + 1]));
     if (index % 16 == 15) progress()("score", index + 1, tokens.size());
   });
-  return {{"log_probabilities", values}, {"stats", engine().stats()}};
+  json result = {{"log_probabilities", values}, {"stats", engine().stats()}};
+  if (prompt.is_text) result["token_ids"] = tokens;
+  return result;
 }
 
 json Session::trace(const json& request) {
   const std::vector<uint32_t> tokens = token_ids(request);
+  held_.reset();
   if (!optional_bool(request, "continues", false)) engine().reset();
   return {{"router_logits", base64(engine().trace(tokens, progress()))}};
 }
@@ -298,6 +396,7 @@ json Session::bench(const json& request) {
   bench.router_logits = optional_floats(request, "router_logits");
   const Cancellation cancellation(&engine());
   check_cancelled();
+  held_.reset();
   return {{"samples", run_bench(&engine(), bench, cancellation, progress())}};
 }
 
