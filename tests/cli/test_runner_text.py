@@ -18,6 +18,7 @@ from moe_mobile.runner import find_runner
 from moe_mobile.text.tokenizer import BundleText
 from tests.bundles import DemoMaker
 from tests.conftest import NativeBuild
+from tests.text.test_chat import CHAT_ML
 from tests.tokenizers import TEXT
 
 TALK = [{"role": "user", "content": "Tell me of Moses."}]
@@ -64,18 +65,25 @@ def program(native_build: Callable[[str], NativeBuild]) -> Path:
     return native_build("text").program("moe_runner")
 
 
+@pytest.fixture(scope="module")
+def bundle(demo_bundle: DemoMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model with a chat template, which it has not."""
+    folder = tmp_path_factory.mktemp("text") / "bundle"
+    return _changed(demo_bundle(), folder, "chat_template.jinja", CHAT_ML.encode())
+
+
 @pytest.fixture
-def session(program: Path, demo_bundle: DemoMaker) -> Iterator[Session]:
+def session(program: Path, bundle: Path) -> Iterator[Session]:
     opened = Session(program)
-    info = opened.result("open", bundle=str(demo_bundle()), settings={"threads": 1})
+    info = opened.result("open", bundle=str(bundle), settings={"threads": 1})
     assert (info["text"], info["text_note"]) == (True, "")
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def python(demo_bundle: DemoMaker) -> BundleText:
-    return BundleText(demo_bundle())
+def python(bundle: Path) -> BundleText:
+    return BundleText(bundle)
 
 
 def test_texts_and_messages_are_tokenized_as_in_python(
@@ -112,7 +120,7 @@ def test_an_answer_is_streamed_as_text(session: Session, python: BundleText, pro
 def test_a_conversation_is_read_from_where_it_goes_on(session: Session, python: BundleText) -> None:
     def read(told: dict[str, Any]) -> int:
         entries: list[dict[str, Any]] = told["stats"]["tokens"]
-        return sum(entry["tokens"] for entry in entries if entry["phase"] == "prefill")
+        return sum(entry["count"] for entry in entries if entry["phase"] == "prefill")
 
     first = session.result("generate", messages=TALK, max_new_tokens=8)
     assert read(first) == first["prompt_tokens"]
@@ -232,7 +240,7 @@ def test_broken_files_are_named(
         assert (error["code"], error["file"]) == ("bundle_invalid", str(bundle / name))
         assert cause in error["cause"]
     assert session.result("generate", token_ids=[5], max_new_tokens=1)["token_ids"]
-    (bundle / name).write_bytes(data.swapcase())
+    (bundle / name).write_bytes(b"x" + data[1:])
     session.result("open", bundle=str(bundle), settings={"threads": 1})
     assert session.error("generate", messages=TALK)["code"] == "bundle_corrupt"
     session.close()
