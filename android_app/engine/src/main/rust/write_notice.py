@@ -78,7 +78,8 @@ def notice() -> str:
                 sections += [f"{title}\n\n{text}" for text in texts(package, licence)]
     begin = (
         "Crates from crates.io that are compiled into a moe_runner with text, with Rust's\n"
-        "standard library (Apache-2.0). The text of the Apache License 2.0 is in moe-mobile's LICENSE."
+        "standard library (Apache-2.0). The text of the Apache License 2.0 is in moe-mobile's\n"
+        "LICENSE."
     )
     return "\n\n".join([begin, "\n".join(rows), *sections]) + "\n"
 
