@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -436,7 +437,7 @@ def _train(tokenizer: Tokenizer, alphabet: list[str], special: list[str] | None 
     tokenizer.train_from_iterator(TRAINED_ON * 3, trainer)
 
 
-KINDS = {
+KINDS: dict[str, Callable[[], Published]] = {
     "Qwen1.5-MoE-Chat": lambda: _qwen(QWEN2, thinking=False),
     "Qwen3": lambda: _qwen(QWEN3, thinking=True),
     "Qwen3-2507, template in a file": lambda: _qwen(QWEN3, thinking=True, as_file=True),

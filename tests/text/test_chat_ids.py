@@ -44,7 +44,7 @@ TOOL = {
     "type": "function",
     "function": {"name": "f", "description": "<b>a function</b>", "parameters": {"x": "int"}},
 }
-CALLED = [
+CALLED: list[dict[str, Any]] = [
     USER,
     {
         "role": "assistant",
