@@ -410,6 +410,7 @@ def test_templates_see_the_same_special_tokens(
         assert rust.render(messages) == BundleText(bundle).template.render(messages)
 
 
+@pytest.mark.slow
 def test_the_arm64_library_has_the_same_ids(tmp_path: Path) -> None:
     if shutil.which(QEMU) is None or shutil.which("aarch64-linux-gnu-gcc") is None:
         pytest.skip(f"needs {QEMU} and aarch64-linux-gnu-gcc: run `make test-tools`")
