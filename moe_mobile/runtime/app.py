@@ -56,7 +56,13 @@ def build_app(progress: Progress) -> Runtime:
         return publish(recipe, fill)
 
 
-def lay_out(runtime: Runtime, folder: Path, *, runner: Path | None = None) -> None:
+def lay_out(
+    runtime: Runtime,
+    folder: Path,
+    *,
+    runner: Path | None = None,
+    runner_notice: str = "",
+) -> None:
     """Write what an APK holds of a runtime into ``folder``, a new one, under its names in the APK.
 
     ``lib/ABI/*.so`` are the programs and libraries, ``assets/runtime.json`` says what each of them
@@ -65,7 +71,8 @@ def lay_out(runtime: Runtime, folder: Path, *, runner: Path | None = None) -> No
     apps. Or it is ``android-arm64``, which is one program.
 
     ``runner``: a program to take in place of the runtime's ``moe_runner``. It may need no other
-    libraries than that.
+    libraries than that. ``runner_notice``: a text to add to NOTICE, for one with text that of
+    ``android_app/engine/src/main/rust/NOTICE``.
 
     Raises UnsupportedError if glibc's files are not those that are known, if a file cannot be
     loaded with pages of 16 KiB, or if the runner needs what is not there; IoError (or
@@ -79,6 +86,8 @@ def lay_out(runtime: Runtime, folder: Path, *, runner: Path | None = None) -> No
     glibc = (runtime.loader, LIBC) if runtime.loader else ()
     rewritten = {name: without_refused_calls(sources[name]) for name in glibc}
     text = notice(sources, static=not glibc, names=names, rewritten=rewritten)
+    if runner_notice:
+        text += f"\n{'-' * 72}\n{runner_notice}"
     try:
         _write(runtime, folder, sources, names, rewritten, text)
     except OSError as error:

@@ -25,6 +25,7 @@ from moe_mobile.runtime.glibc import LIBC
 from tests.bundles import DemoMaker
 from tests.cli.program import ok_json
 from tests.runtime.app_folder import App, allowed_calls, install, launch, started
+from tests.text.rust import CRATE
 
 HERE = Path(__file__).resolve().parent
 QEMU = "qemu-aarch64-static"
@@ -274,6 +275,15 @@ def test_a_runner_that_was_built_otherwise(tmp_path: Path, policy: Path) -> None
     app = install(find_runtime("x86_64"), tmp_path / "app", runner=runner)
     assert (app.native / "libmoe_runner.so").read_bytes() == runner.read_bytes()
     assert subprocess.run(app.command(policy)).returncode == 7
+
+
+def test_a_runner_brings_a_notice(tmp_path: Path) -> None:
+    brought = (CRATE / "NOTICE").read_text(encoding="utf-8")
+    runtime, runner = find_runtime("x86_64"), compiled(tmp_path)
+    lay_out(runtime, tmp_path / "apk", runner=runner, runner_notice=brought)
+    text = (tmp_path / "apk/assets/NOTICE").read_text(encoding="utf-8")
+    assert "moe-mobile, with nlohmann/json" in text
+    assert text.endswith("-\n" + brought)
 
 
 def refusal(runtime: Runtime, folder: Path, runner: Path) -> str:
