@@ -117,16 +117,19 @@ lint: venv
 	$(BIN)/mypy
 	@echo clang-format --dry-run
 	@$(if $(CPP_FILES),$(BIN)/clang-format --dry-run --Werror $(CPP_FILES))
-	@if command -v cargo >/dev/null; then cd $(TEXT) && cargo fmt --check && \
+	@if cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 && \
+	  cd $(TEXT) && cargo fetch --quiet --locked; \
+	then cargo fmt --check && \
 	  CARGO_TARGET_DIR=$(CURDIR)/build/rust cargo clippy --locked --all-targets -- -D warnings; \
-	else echo "The Rust library of the app was not checked: cargo is not installed"; fi
+	else echo "The Rust library of the app was not checked: cargo with rustfmt and clippy, or a" \
+	  "crate, is not to be had here"; fi
 
 format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	@echo clang-format -i
 	@$(if $(CPP_FILES),$(BIN)/clang-format -i $(CPP_FILES))
-	@if command -v cargo >/dev/null; then cd $(TEXT) && cargo fmt; fi
+	@if cargo fmt --version >/dev/null 2>&1; then cd $(TEXT) && cargo fmt; fi
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(VENV)/package.stamp
