@@ -7,15 +7,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
-from tests.text.rust import CRATE, cargo
+from tests.text.rust import CRATE, fetch
 
 
 def test_the_notice_names_every_crate() -> None:
     """The program refuses a crate that is under no permissive licence."""
-    if cargo("fetch", "--locked").returncode != 0:
-        pytest.skip("cargo cannot fetch its crates")
+    fetch()
     command = [sys.executable, str(CRATE / "write_notice.py")]
     made = subprocess.run(command, capture_output=True, text=True)
     assert made.stderr == ""

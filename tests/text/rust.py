@@ -38,13 +38,19 @@ def cargo(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
+def fetch() -> None:
+    """Skips where the crates cannot be had. That Cargo.lock is not up to date is a failure."""
+    fetched = cargo("fetch", "--locked")
+    assert "because --locked was passed" not in fetched.stderr, fetched.stderr
+    if fetched.returncode != 0:
+        pytest.skip(f"cargo cannot fetch its crates: {fetched.stderr[-500:]}")
+
+
 @functools.cache
 def built(target: str | None = None) -> Path:
     """The folder with ``libmoe_text.a`` and ``examples/lines``. Skips where the crates that it is
     made of cannot be had."""
-    fetched = cargo("fetch", "--locked")
-    if fetched.returncode != 0:
-        pytest.skip(f"cargo cannot fetch its crates: {fetched.stderr[-500:]}")
+    fetch()
     only = () if target is None else ("--target", target)
     made = cargo("build", "--locked", "--lib", "--example", "lines", *only)
     if made.returncode != 0:

@@ -22,7 +22,7 @@ from moe_mobile.text.detokenizer import Detokenizer
 from moe_mobile.text.tokenizer import BundleText
 from tests.text import test_chat, test_chat_ids, test_detokenizer
 from tests.text.published import KINDS, write_bundle_texts
-from tests.text.rust import ARM64, RustText, built
+from tests.text.rust import ARM64, RustText, built, cargo
 from tests.tokenizers import sequence, word_level
 
 Both = tuple[BundleText, RustText]
@@ -44,6 +44,13 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], B
             return made[name]
 
         yield make
+
+
+def test_the_librarys_own_tests_pass() -> None:
+    built()
+    made = cargo("test", "--locked")
+    assert made.returncode == 0, made.stdout[-20000:] + made.stderr[-20000:]
+    assert " passed; 0 failed" in made.stdout
 
 
 def outcome(work: Callable[[], Any]) -> Any:
