@@ -45,7 +45,10 @@ SANITIZE = {"plain": "", "address": "address", "thread": "thread", "text": ""}
 
 
 # Files of few tests that take minutes come among those of many, so that what is last is short.
-LONG = {"test_native.py", "test_runtime.py", "test_app.py", "test_programs.py", "test_cost.py"}
+LONG = {
+    "test_native.py", "test_runtime.py", "test_runner_text.py", "test_app.py", "test_programs.py",
+    "test_cost.py",
+}  # fmt: skip
 AS_LONG_AS = 50  # tests
 
 
