@@ -17,6 +17,7 @@ from moe_mobile.base.special_tokens import CONFIG, DECODER, naming_files
 from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer
 from moe_mobile.errors import CheckpointError, UnsupportedError
 from moe_mobile.model.config import JsonObject, read_json_object
+from moe_mobile.model.own_tokenizer import SAVE_AGAIN
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
@@ -111,8 +112,7 @@ def _refuse(cause: str, file: Path) -> NoReturn:
     raise CheckpointError(
         f"it {cause}: with transformers, texts would get other ids, or ids another text",
         file=file,
-        remedy="Load the tokenizer with transformers and save it again "
-        "(AutoTokenizer.from_pretrained, save_pretrained), or take the token out",
+        remedy=f"{SAVE_AGAIN}, or take the token out",
     )
 
 

@@ -20,7 +20,7 @@ from moe_mobile.base.special_tokens import CONFIG
 from moe_mobile.base.tokenizer import TOKENIZER, TextTokenizer
 from moe_mobile.errors import CheckpointError
 from moe_mobile.model.config import JsonObject
-from moe_mobile.model.own_tokenizer import attempt
+from moe_mobile.model.own_tokenizer import SAVE_AGAIN, attempt
 
 _TEXTS = (
     "",
@@ -32,10 +32,6 @@ _TEXTS = (
     "na\u00efve e\u0301t\u00e9 \u212b \ufb01 \u0130 stra\u00dfe",
     "\u5929\u7a7a \uff21 \U0001f642\U0001f469\u200d\U0001f469\u200d\U0001f467 \u0915\u094d\u0937",
     "def f(x):\n    return x ** 2  # <p>a_b</p>\r\n",
-)
-_AGAIN = (
-    "Load the tokenizer with transformers and save it again (AutoTokenizer.from_pretrained, "
-    "save_pretrained)"
 )
 
 
@@ -65,12 +61,12 @@ def require_own_ids(
     named, name = _naming_a_class(files), type(theirs).__name__
     if named is not None:
         raise CheckpointError(
-            f"with it, transformers ({name}) {cause}", file=folder / named, remedy=_AGAIN
+            f"with it, transformers ({name}) {cause}", file=folder / named, remedy=SAVE_AGAIN
         )
     return (
         f"{CONFIG} names no tokenizer_class, and the bundle goes by {TOKENIZER} alone. "
         f"transformers takes {name}, by the model's type, and {cause}. If {TOKENIZER} is right, "
-        f'add "tokenizer_class": "PreTrainedTokenizerFast" to {CONFIG}. If not: {_AGAIN}'
+        f'add "tokenizer_class": "PreTrainedTokenizerFast" to {CONFIG}. If not: {SAVE_AGAIN}'
     )
 
 

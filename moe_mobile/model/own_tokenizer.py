@@ -13,6 +13,12 @@ from moe_mobile.base.quiet import quiet
 from moe_mobile.base.special_tokens import CONFIG, SPECIAL
 from moe_mobile.base.tokenizer import TOKENIZER, is_failure
 
+SAVE_AGAIN = (
+    "Load the tokenizer with transformers and save it again (AutoTokenizer.from_pretrained, "
+    "save_pretrained)"
+)
+"""The remedy where its files and ``tokenizer.json`` do not agree."""
+
 _FILES = (
     TOKENIZER,
     CONFIG,

@@ -47,7 +47,7 @@ internal class ChildProcess(
     private val drain = thread(start = false, name = "moe-stderr", isDaemon = true) { drain() }
     private val reader = thread(start = false, name = "moe-reader", isDaemon = true) { read() }
 
-    /** Whether [kill] or [close] was asked for, so that its end is no surprise. */
+    /** Whether this side ended the process, by [kill] or [close]. */
     @Volatile
     var endedHere = false
         private set
